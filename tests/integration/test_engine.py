@@ -1,0 +1,348 @@
+"""The engine on tiny real models: it learns, resumes bit for bit, and its file does what the adapter did."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trainer import adapter_file, cache, checkpoint, config, dataset, events, export, families, preview, runs
+from trainer.config import ModelConfig, PictureConfig, TrainConfig
+from trainer.errors import UserError
+from trainer.loss import denoising_loss, min_snr_weight
+from trainer.randomness import generator
+from trainer.runs import Run
+from trainer.train import complete, due, train
+
+
+def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any settings
+    data: dict[str, Any] = {
+        "name": "rin", "dataset": "rin", "trigger": "rin", "model": {"base": str(base)},
+        "adapter": {"rank": 4, "alpha": 2.0},
+        "optimizer": {"learning_rate": 0.01},
+        "training": {"steps": 6, "batch_size": 4, "resolution": 64},
+        "preview": {"every": 0, "steps": 2, "prompts": ["rin"]},
+        "checkpoint": {"every": 100},
+    }  # fmt: skip
+    for path, value in changes.items():
+        data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
+    return config.build(data)
+
+
+def finish(run: Run) -> dict[str, Tensor]:
+    train(run.config(), run)
+    return load_file(run.export)
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def losses(run: Run) -> dict[int, float]:
+    return runs.look(run).state.losses
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_loss_falls(character: Path, tiny_sd: Path, text_encoder: bool) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=60, training__text_encoder=text_encoder))
+    finish(run)
+    curve = [loss for _, loss in sorted(losses(run).items())]
+    assert len(curve) == 60
+    assert sum(curve[-10:]) < 0.98 * sum(curve[:10])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "text encoder": {"training__text_encoder": True},
+    "accumulation": {"training__accumulation": 2},
+    "flip": {"training__flip": True},
+    "dropout": {"training__caption_dropout": 0.5},
+    "min-SNR": {"training__min_snr_gamma": 5.0},
+    "constant": {"schedule__kind": "constant"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_six_steps_are_stop_and_resume_anywhere(character: Path, tiny_sd: Path, options: dict[str, Any]) -> None:
+    whole = runs.create(settings(tiny_sd, **options))
+    expected = finish(whole)
+    parts = runs.create(settings(tiny_sd, **options))
+
+    class Stopper:
+        """Asks for a stop after each of the first steps."""
+
+        def __call__(self, event: events.Event) -> None:
+            if isinstance(event, events.Step) and event.step in (1, 2, 4):
+                runs.ask(parts, "stop")
+
+    for stopped_at in (1, 2, 4):
+        train(parts.config(), Run(parts.folder, Stopper()))
+        assert runs.look(parts).status == "stopped"
+        assert runs.look(parts).state.step == stopped_at
+    assert same(finish(parts), expected)
+    assert losses(parts) == losses(whole)
+
+
+def test_another_seed_gives_another_adapter(character: Path, tiny_sd: Path) -> None:
+    one, two = (finish(runs.create(settings(tiny_sd, seed=seed))) for seed in (0, 1))
+    assert not same(one, two)
+
+
+def test_the_file_is_what_the_programs_read(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__text_encoder=True))
+    finish(run)
+    file = adapter_file.read(run.export)
+    unet = [name for name in file.modules if name.startswith("lora_unet_")]
+    text = [name for name in file.modules if name.startswith("lora_te_text_model_encoder_layers_")]
+    assert len(unet) + len(text) == len(file.modules)
+    assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q" in unet
+    assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0" in unet
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj" in unet
+    assert "lora_te_text_model_encoder_layers_1_self_attn_q_proj" in text
+    assert {module.rank for module in file.modules.values()} == {4}
+    assert {module.alpha for module in file.modules.values()} == {2.0}
+    assert {module.down.dtype for module in file.modules.values()} == {torch.float16}
+    assert all(float(module.up.abs().max()) > 0 for module in file.modules.values())
+    assert file.metadata["ss_network_dim"] == "4"
+    assert file.metadata["ss_network_alpha"] == "2.0"
+    assert file.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert json.loads(file.metadata["ss_tag_frequency"])["1_rin"]["rin"] == 14
+    assert str(tiny_sd.parent) not in json.dumps(file.metadata)
+    assert str(character.parent.parent) not in json.dumps(file.metadata)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_file_draws_what_the_adapter_drew(character: Path, tiny_sd: Path, text_encoder: bool) -> None:
+    """A fresh diffusers pipeline with the file, the painter, and the adapter in memory give the same picture."""
+    run = runs.create(settings(tiny_sd, training__text_encoder=text_encoder, training__steps=12))
+    finish(run)
+    picture = PictureConfig(base=str(tiny_sd), prompt="rin, smiling", steps=4, guidance=3.0, out="x.png")
+    with_file = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
+    painter = preview.Painter()
+    base, painted = painter.paint(picture), painter.paint(with_file)
+    again = painter.paint(picture)
+    zero = painter.paint(picture.model_copy(update={"adapters": ((str(run.export), 0.0),)}))
+    half = painter.paint(picture.model_copy(update={"adapters": ((str(run.export), 0.5),)}))
+
+    fresh = StableDiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
+    fresh.set_progress_bar_config(disable=True)
+    fresh.load_lora_weights(str(run.folder), weight_name=run.export.name)
+    drawn = fresh("rin, smiling", negative_prompt="", num_inference_steps=4, guidance_scale=3.0,
+                  generator=torch.Generator().manual_seed(1)).images[0]  # fmt: skip
+    assert np.array_equal(np.asarray(painted), np.asarray(drawn))
+    assert np.array_equal(np.asarray(base), np.asarray(again))
+    assert np.array_equal(np.asarray(base), np.asarray(zero))
+    assert not np.array_equal(np.asarray(base), np.asarray(painted))
+    assert not np.array_equal(np.asarray(half), np.asarray(painted))
+
+
+def test_text_encoder_keys_change_the_picture(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__text_encoder=True, training__steps=12))
+    tensors = finish(run)
+    from safetensors.torch import save_file
+
+    text_only = tmp_path / "text.safetensors"
+    save_file({key: value for key, value in tensors.items() if key.startswith("lora_te_")}, text_only)
+    picture = PictureConfig(base=str(tiny_sd), prompt="rin", steps=2, guidance=3.0, out="x.png")
+    painter = preview.Painter()
+    base = painter.paint(picture)
+    changed = painter.paint(picture.model_copy(update={"adapters": ((str(text_only), 1.0),)}))
+    assert not np.array_equal(np.asarray(base), np.asarray(changed))
+
+
+def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=False, seed=0)
+    for layer in adapter.layers.values():
+        torch.nn.init.normal_(layer.up)
+    run = runs.create(settings(tiny_sd))
+    path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
+    file = adapter_file.read(path)
+    name = next(iter(file.modules))
+    wrong = adapter_file.Module(file.modules[name].down, file.modules[name].up, 4.0)  # alpha = rank, as if folded
+    with pytest.raises(RuntimeError, match="differs"):
+        export.compare(adapter_file.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
+
+
+def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, checkpoint__every=1, checkpoint__keep=2))
+    final = finish(run)
+    kept = checkpoint.found(run)
+    assert [one.name for one in kept] == ["000005", "000006"]
+    newest = adapter_file.read(kept[-1] / checkpoint.ADAPTER)
+    assert all(
+        torch.equal(newest.tensors[key].to(torch.float16), value.to(torch.float16)) for key, value in final.items()
+    )
+    assert newest.metadata["ss_base_model_version"] == "sd_v1"
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "no manifest", "half manifest"])
+def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, damage: str) -> None:
+    expected = finish(runs.create(settings(tiny_sd, checkpoint__every=2)))
+    run = runs.create(settings(tiny_sd, checkpoint__every=2))
+    finish(run)
+    run.export.unlink()
+    for folder in checkpoint.found(run)[1:]:
+        path = folder / (checkpoint.MANIFEST if "manifest" in damage else checkpoint.ADAPTER)
+        data = bytearray(path.read_bytes())
+        if damage == "flipped":
+            data[len(data) // 2] ^= 1
+        elif damage in ("cut", "half manifest"):
+            del data[len(data) // 2 :]
+        else:
+            data.clear()
+        path.write_bytes(data)
+        if damage == "no manifest":
+            path.unlink()
+    assert same(finish(run), expected)
+    state = runs.look(run).state
+    assert any("step 6 is damaged" in warning for warning in state.warnings)
+
+
+def test_a_changed_data_set_is_not_resumed(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd))
+    finish(run)
+    dataset.write_caption(character / "01.png", "something else")
+    with pytest.raises(UserError, match="captions of the data set changed"):
+        train(run.config(), run)
+
+
+def test_another_base_is_not_resumed(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    from tests.tiny import make_sd
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_sd, base)
+    run = runs.create(settings(base))
+    finish(run)
+    shutil.rmtree(base)
+    make_sd(base, seed=5)
+    with pytest.raises(UserError, match="base model changed"):
+        train(run.config(), run)
+
+
+def test_another_rank_is_not_resumed(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd))
+    finish(run)
+    other = run.config().model_copy(update={"adapter": config.Lora(rank=8)})
+    with pytest.raises(UserError, match="another form"):
+        train(other, run)
+
+
+def test_an_unstable_run_stops_with_words(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, optimizer__learning_rate=1.0, training__steps=400, training__clip=0,
+                               adapter__alpha=1024.0))  # fmt: skip
+    with pytest.raises(UserError, match=r"unstable|not finite"):
+        train(run.config(), run)
+    for folder in checkpoint.found(run):
+        adapter_file.read(folder / checkpoint.ADAPTER)
+    assert not run.export.exists()
+
+
+def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    examples = dataset.read(character)
+
+    def quiet(name: str, done: int, total: int) -> None: ...
+
+    first = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
+    files = list((character / dataset.CACHE).glob("*.safetensors"))
+    assert len(files) == 14 + 15  # each picture, each caption and the empty one
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:-8])
+    again = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
+    assert torch.equal(first.mean, again.mean)
+    assert first.conditioning is not None
+    assert again.conditioning is not None
+    assert torch.equal(first.conditioning["text"], again.conditioning["text"])
+    with torch.no_grad():
+        live = family.encode_prompts(first.captions)
+    assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
+
+
+def test_batches_are_a_function_of_their_place(character: Path, tiny_sd: Path) -> None:
+    latents = [({"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)},) for _ in range(5)]
+    latents += [({"mean": torch.zeros(4, 8, 16), "std": torch.zeros(4, 8, 16)},) for _ in range(6)]
+    made = cache.Batches(latents, {}, [str(n) for n in range(11)], settings(tiny_sd), torch.device("cpu"))
+    epoch = [made._indices(number) for number in range(4)]  # 2 + 2 batches of 4
+    assert epoch == [made._indices(number) for number in range(4)]
+    assert sorted({index for batch in epoch for index in batch}) == list(range(11))
+    assert all(max(batch) < 5 or min(batch) >= 5 for batch in epoch)
+    assert [made._indices(number) for number in range(4, 8)] != epoch
+
+
+def test_pixels_keep_the_middle() -> None:
+    from PIL import Image
+
+    image = Image.new("RGB", (30, 10), "black")
+    image.paste("white", (10, 0, 20, 10))
+    tensor = cache.pixels(image, (64, 64), flip=False)
+    assert tensor.shape == (3, 64, 64)
+    assert float(tensor[:, :, 8:-8].min()) > 0.9
+
+
+def test_loss_against_a_hand_computed_value(tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    mean = torch.randn(2, 4, 8, 8, generator=generator(1))
+    with torch.no_grad():
+        text = family.encode_prompts(["a", "b"])
+        batch = cache.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
+        loss = denoising_loss(family, batch, settings(tiny_sd).training, generator(0, "x"))
+        rng = generator(0, "x")
+        torch.randn(mean.shape, generator=rng)
+        noise = torch.randn(mean.shape, generator=rng)
+        timesteps = torch.randint(1000, (2,), generator=rng)
+        noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps)
+        expected = (family.predict(noisy, timesteps, text) - noise).pow(2).mean()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+def test_min_snr_limits() -> None:
+    alpha = torch.tensor([0.999, 0.5, 0.01])
+    snr = alpha / (1 - alpha)
+    assert torch.allclose(min_snr_weight(alpha, 1e9, "epsilon"), torch.ones(3))
+    assert torch.allclose(min_snr_weight(alpha, 5.0, "epsilon"), torch.tensor([5 / float(snr[0]), 1.0, 1.0]))
+    assert torch.allclose(min_snr_weight(alpha, 5.0, "v_prediction"), snr.clamp(max=5) / (snr + 1))
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("absent/model", "is not there"),
+        (".", "no diffusers model"),
+        ("xl", "StableDiffusionXLPipeline"),
+        ("cut", "cannot be loaded"),
+    ],
+)
+def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, words: str) -> None:
+    if base == "xl":
+        (tmp_path / "xl").mkdir()
+        (tmp_path / "xl" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    if base == "cut":
+        shutil.copytree(tiny_sd, tmp_path / "cut")
+        weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError) as caught:
+        families.load(ModelConfig(base=str(tmp_path / base)), torch.device("cpu"), torch.float32)
+    assert words in caught.value.message
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    made = complete(run.config(), run, dataset.read(character), family)
+    assert made.training.steps == config.planned_steps(run.config().training, 14)
+    assert len(made.preview.prompts) == 3
+    assert run.config() == made
+    assert complete(run.config(), run, dataset.read(character), family) == made
+
+
+def test_due() -> None:
+    assert [step for step in range(1, 7) if due(step, 3)] == [3, 6]
+    assert not any(due(step, 0) for step in range(1, 7))

@@ -1,0 +1,111 @@
+"""The strict reader: each way a file can be wrong is refused in words, before anything of it is used."""
+
+import contextlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+from torch import Tensor
+
+from trainer import adapter_file
+from trainer.errors import UserError
+from trainer.export import with_hashes
+
+NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def good(**changes: Tensor | None) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor | None] = {
+        f"{NAME}.alpha": torch.tensor(8.0),
+        f"{NAME}.lora_down.weight": torch.ones(4, 6),
+        f"{NAME}.lora_up.weight": torch.ones(5, 4),
+    }
+    tensors |= {f"{NAME}.{key.replace('__', '.')}": value for key, value in changes.items()}
+    return {key: value for key, value in tensors.items() if value is not None}
+
+
+def raw(header: Any, body: bytes = b"") -> bytes:  # noqa: ANN401 - any JSON
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [1] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_hashes(save(good(), {"ss_network_dim": "4"})))
+    file = adapter_file.read(path)
+    assert file.metadata["ss_network_dim"] == "4"
+    assert file.modules[NAME].rank == 4
+    assert torch.equal(file.modules[NAME].delta(), torch.full((5, 6), 8.0))  # alpha / rank * sum over the rank
+    assert adapter_file.describe(file)["ranks"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "too short"),
+        (b"PK\x03\x04" + bytes(100), "no safetensors file"),
+        (struct.pack("<Q", 2**40) + bytes(50), "no safetensors file"),
+        (raw(b"{broken"), "header is damaged"),
+        (raw(b"[]"), "no table"),
+        (raw(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', bytes(4)), "twice"),
+        (raw({"a": entry(0, 8)}, bytes(8)), "does not fit"),
+        (raw({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), "does not fit"),
+        (raw({"a": entry(0, 4)}, bytes(8)), "belong to no tensor"),
+        (raw({"a": entry(0, 4)}, bytes(2)), "cut off"),
+        (raw({"a": entry(0, 4, dtype="P4")}, bytes(4)), "unknown way"),
+        (raw({"a": {"dtype": "F32"}}), "unknown way"),
+        (raw({"a": entry(0, -4, [-1])}), "odd numbers"),
+        (raw({"a": entry(0, 4, [True])}, bytes(4)), "odd numbers"),
+        (raw({"__metadata__": {"a": 1}}), "not text"),
+        (raw({}), "empty"),
+        (save(good(lora_up__weight=None)), "lacks its up"),
+        (save(good(alpha=None)), "lacks its alpha"),
+        (save(good(alpha=torch.tensor(-1.0))), "not positive"),
+        (save(good(lora_up__weight=torch.ones(5, 3))), "do not fit together"),
+        (save(good(lora_up__weight=torch.full((5, 4), float("nan")))), "not finite"),
+        (save(good(lora_down__weight=torch.full((4, 6), float("inf")))), "not finite"),
+        (save(good(hada_w1_a=torch.ones(1))), "unknown kind"),
+        (save({"model.diffusion_model.x": torch.ones(1)}), "unknown kind"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        adapter_file.read(path)
+    assert words in caught.value.message
+    assert str(tmp_path) not in str(caught.value)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
+    content = bytearray(save(good(), {"a": "b"}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(UserError):  # any other exception is a failure
+        adapter_file.check(bytes(content), "x")
+
+
+def test_hashes_do_not_depend_on_the_metadata() -> None:
+    one, two = (with_hashes(save(good(), {"a": text})) for text in ("short", "a much longer text" * 9))
+    found = [adapter_file.check(data, "x")["sshs_model_hash"] for data in (one, two)]
+    assert found[0] == found[1]
+    assert one[8:10] == b'{"'
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        adapter_file.read(tmp_path / "absent.safetensors")
+    with pytest.raises(UserError, match="folder"):
+        adapter_file.read(tmp_path)

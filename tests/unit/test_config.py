@@ -1,0 +1,120 @@
+"""Settings: one schema, unknown keys refused by name, everything written out and read back."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from trainer import config
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.families import FAMILIES
+
+SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
+
+
+def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [section]
+    for info in section.model_fields.values():
+        for part in config._sections(info.annotation):
+            found += sections(part)
+    return found
+
+
+@pytest.mark.parametrize("section", sections(TrainConfig), ids=lambda section: section.__name__)
+def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> None:
+    for name, info in section.model_fields.items():
+        if config._sections(info.annotation) or name in ("kind", "record"):
+            continue
+        assert info.description, f"{section.__name__}.{name} has no description"
+        if info.annotation in (int, float, str) and section is not config.Record:
+            assert info.metadata or info.annotation is str, f"{section.__name__}.{name} has no bounds"
+        assert info.default is not None, f"{section.__name__}.{name}: TOML has no null"
+
+
+@given(
+    rank=st.integers(1, 512),
+    rate=st.floats(1e-8, 1.0),
+    prompts=st.lists(st.text(st.characters(blacklist_categories=("Cs", "Cc"))), max_size=4),
+    kind=st.sampled_from(["constant", "cosine"]),
+)
+def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], kind: str) -> None:
+    made = config.build(
+        SMALL | {"adapter": {"rank": rank}, "optimizer": {"learning_rate": rate}, "preview": {"prompts": prompts},
+                 "schedule": {"kind": kind}}
+    )  # fmt: skip
+    assert config.build(tomllib.loads(config.dump(made))) == made
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"training": {"step": 3}}, "training.step is not a setting (did you mean training.steps?)"),
+        ({"optimiser": {}}, "optimiser is not a setting (did you mean optimizer?)"),
+        ({"training": {"batch_size": 0}}, "training.batch_size"),
+        ({"training": {"resolution": 100}}, "training.resolution"),
+        ({"name": "../x"}, "letters, digits"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
+        ({"model": {"family": "sd3"}}, "model.family"),
+        ({"training": {"resolution": 512}}, "micro draws 64 x 64"),
+        ({"training": 3}, "training"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.build(SMALL | data)
+    assert words in caught.value.message
+    assert "pydantic" not in str(caught.value)
+
+
+def test_a_missing_name_is_said() -> None:
+    with pytest.raises(UserError, match="name is missing"):
+        config.build({"dataset": "rin"})
+
+
+def test_a_preset_lies_under_what_is_said() -> None:
+    character, style = config.build(SMALL), config.build(SMALL | {"preset": "style"})
+    assert style.training.exposures > character.training.exposures
+    assert config.build(SMALL | {"training": {"exposures": 7}}).training.exposures == 7
+    assert config.build(SMALL | {"schedule": {"kind": "constant"}}).schedule.kind == "constant"
+
+
+@pytest.mark.parametrize("path", sorted(config.PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_preset_is_valid(path: Path) -> None:
+    base, _, kind = path.stem.partition("-")
+    config.build(SMALL | {"preset": kind, "model": {"base": "micro" if base == "micro" else "x/y"}})
+
+
+def test_assignments_override() -> None:
+    data = config.override(dict(SMALL), ["training.steps=12", "trigger=rin person", 'preview.prompts=["a, b"]'])
+    made = config.build(data)
+    assert (made.training.steps, made.trigger, made.preview.prompts) == (12, "rin person", ("a, b",))
+    with pytest.raises(UserError, match="no assignment"):
+        config.override({}, ["steps"])
+
+
+def test_steps_from_the_number_of_pictures() -> None:
+    training = config.build(SMALL).training
+    assert config.planned_steps(training, 1) == training.exposures // training.batch_size
+    assert config.planned_steps(training, 16) == 4 * config.planned_steps(training, 1)
+    assert config.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
+
+
+def test_families_of_the_config_are_those_that_exist() -> None:
+    assert set(config.ModelConfig.model_fields["family"].annotation.__args__) == set(FAMILIES)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"name = 'rin'\nname = 'x'"])
+def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.toml is not a TOML file"):
+        config.load(path)
+    with pytest.raises(UserError, match="no file"):
+        config.load(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="is a folder"):
+        config.load(tmp_path)

@@ -1,0 +1,264 @@
+"""Data sets: reading, captions in any encoding, buckets, what is wrong, taking in and removing pictures."""
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trainer import dataset, ingest
+from trainer.errors import UserError
+
+
+def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def source(folder: Path, name: str, data: bytes) -> tuple[str, Path]:
+    """A file as the page hands it over: the name that the person knows, the bytes under another one."""
+    path = folder / f"upload{len(list(folder.iterdir()))}"
+    path.write_bytes(data)
+    return name, path
+
+
+def pixel(path: Path) -> object:
+    with Image.open(path) as image:
+        return image.convert("RGB").getpixel((0, 0))
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    return dataset.create("rin")
+
+
+def test_good_files_are_kept_beside_bad_ones(folder: Path, uploads: Path) -> None:
+    whole = png("green")
+    report = ingest.add(
+        folder,
+        [
+            source(uploads, "a.png", png("red")),
+            source(uploads, "a.txt", "rin, rot \u00e4".encode()),
+            source(uploads, "copy.png", png("red")),
+            source(uploads, "text.png", b"not a picture at all"),
+            source(uploads, "cut.png", whole[: len(whole) // 2]),
+            source(uploads, "empty.jpg", b""),
+            source(uploads, "phone.heic", b"\0\0\0\x18ftypheic"),
+            source(uploads, "../../evil.png", png("blue")),
+        ],
+    )
+    assert sorted(report.added) == ["a.png", "evil.png"]
+    assert (report.captions, report.known) == (1, 1)
+    assert dict(report.refused) == {
+        "text.png": "not a picture",
+        "cut.png": "damaged, cannot be read",
+        "empty.jpg": "not a picture",
+        "phone.heic": "HEIC pictures cannot be read here; export it as PNG or JPEG",
+    }
+    assert report.sentence().startswith(
+        "Added 2 pictures. 1 caption came with them. 1 already there, skipped. Not used: "
+    )
+    assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", "rin, rot \u00e4"), ("evil.png", "")]
+    assert {one.name for one in folder.iterdir()} == {"a.png", "a.txt", "evil.png"}
+    assert {one.name for one in folder.parent.iterdir()} == {"rin"}
+
+
+def test_equal_names_never_replace_each_other(folder: Path, uploads: Path) -> None:
+    colors = ["red", "green", "blue"]
+    ingest.add(
+        folder,
+        [source(uploads, name, png(color)) for name, color in zip(["a.png", "A.png", "a.jpg"], colors, strict=True)],
+    )
+    kept = dataset.read(folder)
+    assert len({one.path.stem.lower() for one in kept}) == 3
+    seen = {pixel(one.path) for one in kept}
+    assert seen == {(255, 0, 0), (0, 128, 0), (0, 0, 255)}
+
+
+def test_a_zip_with_captions_and_nonsense(folder: Path, uploads: Path, tmp_path: Path) -> None:
+    path = uploads / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("set/one.png", png("red"))
+        archive.writestr("set/one.txt", "first")
+        archive.writestr("other/one.png", png("blue"))
+        archive.writestr("other/one.txt", "second")
+        archive.writestr("../../outside.png", png("green"))
+        archive.writestr("readme.pdf", b"%PDF")
+        archive.writestr("__MACOSX/._one.png", b"junk")
+        archive.writestr("bomb.png", bytes(300 * 2**20), zipfile.ZIP_DEFLATED)
+    report = ingest.add(folder, [("my set.zip", path)])
+    assert dict(report.refused) == {"readme.pdf": "not a picture", "bomb.png": "unpacks to more than is allowed"}
+    captions = {pixel(one.path): one.caption for one in dataset.read(folder)}
+    assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
+    assert all(folder in one.parents for one in tmp_path.rglob("*.png"))
+
+
+def test_no_zip_at_all(folder: Path, uploads: Path) -> None:
+    report = ingest.add(folder, [source(uploads, "x.zip", b"PK\x03\x04 no")])
+    assert report.refused == [("x.zip", "not a zip, or a damaged one")]
+
+
+def test_captions_alone_find_their_pictures(folder: Path, uploads: Path) -> None:
+    ingest.add(folder, [source(uploads, "a.png", png())])
+    report = ingest.add(folder, [source(uploads, "a.txt", b"late"), source(uploads, "b.txt", b"lonely")])
+    assert dataset.read(folder)[0].caption == "late"
+    assert report.refused == [("b.txt", "a caption without a picture of that name")]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("caf\u00e9".encode(), "caf\u00e9"),
+        ("\ufeffcaf\u00e9".encode(), "caf\u00e9"),
+        ("caf\u00e9".encode("utf-16"), "caf\u00e9"),
+        ("caf\u00e9".encode("cp1252"), "caf\u00e9"),
+        (b"two\r\nlines\t x \x1b[31m", "two lines x [31m"),
+        (b"", ""),
+    ],
+)
+def test_captions_in_any_encoding(folder: Path, data: bytes, text: str) -> None:
+    (folder / "a.png").write_bytes(png())
+    (folder / "a.txt").write_bytes(data)
+    assert dataset.read(folder)[0].caption == text
+
+
+def test_a_picture_is_decoded_as_a_viewer_shows_it() -> None:
+    half = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
+    half.putpixel((0, 0), (0, 0, 255, 255))
+    buffer = io.BytesIO()
+    half.save(buffer, "PNG")
+    image = ingest.decode(buffer.getvalue())
+    assert image.getpixel((0, 0)) == (0, 0, 255)
+    assert image.getpixel((3, 1)) == (255, 255, 255)
+
+    deep = Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.uint16))
+    buffer = io.BytesIO()
+    deep.save(buffer, "PNG")
+    assert [ingest.decode(buffer.getvalue()).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 10), "white").save(buffer, "JPEG", exif=exif)
+    assert ingest.decode(buffer.getvalue()).size == (10, 30)
+
+
+def test_sizes_are_those_of_the_shown_picture(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (30, 10)).save(folder / "a.jpg", exif=exif)
+    assert (dataset.read(folder)[0].width, dataset.read(folder)[0].height) == (10, 30)
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (40000, 40000)])
+def test_a_lying_header_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    data = bytearray(png())
+    data[16:24] = struct.pack(">II", *size)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(UserError, match="larger than 64 million pixels"):
+        ingest.decode(bytes(data))
+
+
+@given(st.integers(1, 8000), st.integers(1, 8000), st.sampled_from([64, 256, 512, 768, 1024]))
+def test_buckets_have_near_the_wanted_area_and_the_nearest_shape(width: int, height: int, resolution: int) -> None:
+    w, h = dataset.bucket(width, height, resolution)
+    assert w % 64 == 0
+    assert h % 64 == 0
+    assert w * h <= resolution**2
+    assert dataset.bucket(1, 1, resolution) == (resolution, resolution)
+    if width > height:
+        assert w >= h
+
+
+def test_triggers_are_whole_words() -> None:
+    assert dataset.with_trigger("a cat", "rin") == "rin, a cat"
+    assert dataset.with_trigger("Rin in a hat", "rin") == "Rin in a hat"
+    assert dataset.with_trigger("string", "rin") == "rin, string"
+    assert dataset.with_trigger("", "rin") == "rin"
+    assert dataset.with_trigger("x", "") == "x"
+
+
+def test_problems_have_a_remedy(folder: Path) -> None:
+    assert [one.fatal for one in dataset.problems(folder)] == [True]
+    (folder / "a.png").write_bytes(png(size=(20, 20)))
+    (folder / "b.png").write_bytes(b"junk")
+    (folder / "c.png").write_bytes(png())
+    (folder / "c.txt").write_text("a cat")
+    (folder / "c.jpg").write_bytes(png("blue"))
+    (folder / "lonely.txt").write_text("x")
+    found = {(one.name, one.message) for one in dataset.problems(folder, "rin")}
+    assert ("a.png", "This picture has no caption.") in found
+    assert ("a.png", "It is only 20 x 20 pixels.") in found
+    assert ("b.png", "This file cannot be read as a picture.") in found
+    assert ("c.png", "The caption lacks the trigger word 'rin'.") in found
+    assert ("c.txt", "2 pictures share this caption file.") in found
+    assert ("lonely.txt", "This caption has no picture.") in found
+    assert all(one.remedy for one in dataset.problems(folder, "rin"))
+
+
+def test_removing_and_bringing_back(folder: Path) -> None:
+    (folder / "a.png").write_bytes(png())
+    dataset.write_caption(folder / "a.png", "x")
+    dataset.remove(folder / "a.png")
+    assert dataset.read(folder) == ()
+    assert dataset.restore_last(folder)
+    assert dataset.read(folder)[0].caption == "x"
+    assert not dataset.restore_last(folder)
+
+
+def test_captions_can_be_undone(folder: Path) -> None:
+    (folder / "a.png").write_bytes(png())
+    dataset.write_caption(folder / "a.png", "one")
+    dataset.snapshot(folder)
+    dataset.write_caption(folder / "a.png", "two")
+    assert dataset.undo_captions(folder)
+    assert dataset.read(folder)[0].caption == "one"
+    assert not dataset.undo_captions(folder)
+
+
+def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png())
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    assert dataset.read(folder) == ()
+
+
+def test_the_digest_is_of_content_alone(folder: Path) -> None:
+    (folder / "a.png").write_bytes(png())
+    one = dataset.digest(dataset.read(folder))
+    (folder / "a.png").rename(folder / "b.png")
+    assert dataset.digest(dataset.read(folder)) == one
+    dataset.write_caption(folder / "b.png", "x")
+    assert dataset.digest(dataset.read(folder)) != one
+
+
+@pytest.mark.parametrize("name", ["absent", "../datasets", "/nowhere/at/all"])
+def test_a_data_set_that_is_not_there(home: Path, name: str) -> None:
+    if name == "../datasets":
+        assert dataset.folder_of(str(home / "datasets")).is_dir()
+        return
+    with pytest.raises(UserError) as caught:
+        dataset.folder_of(name)
+    assert str(home) not in str(caught.value)
+
+
+def test_a_thumbnail_is_made_once(folder: Path) -> None:
+    (folder / "a.png").write_bytes(png(size=(1000, 500)))
+    path = ingest.thumbnail(folder / "a.png")
+    with Image.open(path) as image:
+        assert image.size == (320, 160)
+    stamp = path.stat().st_mtime_ns
+    assert ingest.thumbnail(folder / "a.png").stat().st_mtime_ns == stamp

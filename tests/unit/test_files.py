@@ -1,0 +1,84 @@
+"""Writing: whole or not at all, whatever happens in between; names that are no paths."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainer import files
+from trainer.errors import UserError
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write(path, "one")
+    files.write(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        order.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        real_sync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    files.write(tmp_path / "a", "x")
+    assert order == ["file", "rename", "folder"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    files.write(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "half").touch()
+        raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError):
+        files.write_folder(tmp_path / "000001", broken)
+    assert list(tmp_path.iterdir()) == []
+    files.write_folder(tmp_path / "000001", lambda folder: files.write(folder / "a", "x"))
+    assert (tmp_path / "000001" / "a").read_text() == "x"
+
+
+def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
+    (tmp_path / "000002.part").mkdir()
+    (tmp_path / ".x.1234.part").touch()
+    (tmp_path / "000001").mkdir()
+    files.sweep(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["000001"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
+def test_names_that_are_no_names(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name"):
+        files.check_name(name, "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("rin", "rin"), ("../../x", "x"), ("my cat 1", "my-cat-1"), ("\u72ac", "\u72ac"), ("///", "picture")],
+)
+def test_safe_names(text: str, name: str) -> None:
+    assert files.safe_name(text, "picture") == name
+    assert files.check_name(files.safe_name(text, "picture"), "picture")

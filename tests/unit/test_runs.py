@@ -1,0 +1,181 @@
+"""Run folders: the state table row by row, the queue's order, names, commands. Locks are held by real processes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from trainer import config, events, runs
+from trainer.errors import UserError
+from trainer.runs import Run
+
+
+def make(name: str = "rin") -> Run:
+    return runs.create(config.build({"name": name, "dataset": "rin"}))
+
+
+def started(run: Run, step: int = 0) -> None:
+    run.report(events.Started(step=step, steps=9, pid=1, device="CPU"))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The lock, held by another process for real."""
+    code = (
+        f"from filelock import FileLock; lock = FileLock({str(path)!r}); lock.acquire(); print('held', flush=True); "
+        "input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def status(run: Run) -> str:
+    return runs.look(run).status
+
+
+def test_states_without_a_worker(home: Path) -> None:
+    run = make()
+    assert status(run) == "interrupted"
+    (run.folder / "ask" / "start").touch()
+    assert status(run) == "waiting"
+    old = time.time() - runs.GRACE - 1
+    os.utime(run.folder / "ask" / "start", (old, old))
+    assert status(run) == "interrupted"
+    started(run)
+    assert status(run) == "interrupted"
+    run.report(events.Stopped(step=3))
+    assert status(run) == "stopped"
+    run.report(events.Failed(message="m", remedy="r", traceback=""))
+    assert status(run) == "failed"
+    run.report(events.Finished(step=9, export="rin.safetensors"))
+    assert status(run) == "finished"
+
+
+def test_states_with_a_worker(home: Path) -> None:
+    run = make()
+    with held(run.lock):
+        assert status(run) == "waiting"
+        started(run)
+        assert status(run) == "running"
+        (run.folder / "ask" / "start").touch()
+        assert status(run) == "waiting"
+        (run.folder / "ask" / "start").unlink()
+        run.report(events.Stopped(step=3))
+        assert status(run) == "waiting"  # resumed: it has not said Started yet
+        with pytest.raises(UserError, match="at work already"):
+            runs.start(run, executor=lambda _: None)
+        with pytest.raises(UserError, match="Stop it first"):
+            runs.delete(run)
+    assert status(run) == "stopped"  # the kernel frees the lock of a killed process at once
+
+
+def test_a_view_reads_only_what_is_new(home: Path) -> None:
+    run = make()
+    started(run)
+    first = runs.look(run)
+    run.report(events.Warned(message="x"))
+    second = runs.look(run, first)
+    assert second.state == runs.look(run).state
+    assert second.offset > first.offset
+
+
+def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
+    older, newer = make("a"), make("b")
+    older.folder.rename(older.folder.with_name("0001"))
+    older = Run(older.folder.with_name("0001"))
+    with held(older.lock):
+        assert runs._older_waiting(newer)
+        assert runs.place(newer) == 2
+        runs.ask(newer, "stop")
+        with pytest.raises(runs.StopRequestedError):
+            runs.wait_for_device(newer)
+    assert not runs._older_waiting(newer)
+    lock = runs.wait_for_device(newer)
+    assert runs.is_locked(home / "outputs" / runs.DEVICE_LOCK)
+    lock.release()
+
+
+def test_a_run_is_held_once(home: Path) -> None:
+    run = make()
+    lock = runs.hold(run)
+    assert isinstance(lock, FileLock)
+    assert runs.is_locked(run.lock)
+    lock.release()
+    assert not runs.is_locked(run.lock)
+
+
+def test_commands_are_taken_once(home: Path) -> None:
+    run = make()
+    runs.ask(run, "stop")
+    assert run.asked("stop")
+    assert not run.asked("stop")
+    runs.ask(run, "stop")
+    with pytest.raises(runs.StopRequestedError):
+        run.progress("x", 0, 1)
+
+
+def test_starting_forgets_old_commands(home: Path) -> None:
+    run = make()
+    runs.ask(run, "stop")
+    runs.start(run, executor=lambda _: None)
+    assert not run.asked("stop")
+    assert status(run) == "waiting"
+
+
+def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
+    folders = {make().folder for _ in range(3)}
+    assert len(folders) == 3
+    assert {run.folder for run in runs.every()} == folders
+    with pytest.raises(UserError, match="exists already"):
+        runs.create(config.build({"name": "rin", "dataset": "rin"}), next(iter(folders)))
+
+
+@pytest.mark.parametrize("name", ["../x", "absent", "a/b"])
+def test_finding_what_is_not_there(home: Path, name: str) -> None:
+    with pytest.raises(UserError):
+        runs.find(name)
+
+
+def test_deleting_moves_to_the_bin(home: Path) -> None:
+    run = make()
+    runs.delete(run)
+    assert runs.every() == []
+    assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
+
+
+def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
+    run = make()
+    begin = events.Started(step=0, steps=100, pid=1, device="CPU")
+    log = [begin] + [
+        events.Step(
+            step=n,
+            loss=1,
+            learning_rate=1,
+            grad_norm=1,
+            seconds=0.1,
+            memory=1,
+            time=begin.time.replace(microsecond=0, second=n),
+        )
+        for n in range(1, 11)
+    ]
+    state = events.fold(events.State(), log)
+    assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
+    assert runs.View(run, "stopped", state).seconds_left is None
+
+
+def test_a_log_tail(home: Path) -> None:
+    run = make()
+    assert runs.log_tail(run) == ""
+    (run.folder / "worker.log").write_text("".join(f"line {n}\n" for n in range(900)))
+    assert runs.log_tail(run, 2) == "line 898\nline 899"

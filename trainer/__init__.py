@@ -1,0 +1,3 @@
+"""Limner's trainer: everything but the page."""
+
+__version__ = "0.1.0"

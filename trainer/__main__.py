@@ -1,0 +1,312 @@
+"""The `limner` command line: all that the page does, on the same folders.
+
+Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = wrong usage or refused input.
+"""
+
+import argparse
+import errno
+import json
+import os
+import platform
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# A command must not look things up on a network behind a person's back.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+from trainer import __version__, config, dataset, events, files, runs
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.runs import Run, StopRequestedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except UserError as error:
+        print(f"{error.message} {error.remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="limner", description="Teach Stable Diffusion a character or a style.")
+    parser.add_argument("--version", action="version", version=f"limner {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary)
+        made.set_defaults(run=run)
+        return made
+
+    one = command("train", _train, "Train an adapter from a config file.")
+    one.add_argument("config", type=Path, metavar="CONFIG.toml", help="full or partial settings")
+    one.add_argument(
+        "--run", dest="folder", type=Path, metavar="FOLDER", help="new run folder (default: outputs/<time>_<name>)"
+    )
+    one.add_argument("--set", dest="assignments", action="append", default=[], metavar="key.path=value")
+    one = command("resume", _resume, "Go on with a run from its newest whole checkpoint.")
+    one.add_argument("folder", type=Path, metavar="FOLDER")
+    one = command("sample", _sample, "Make pictures with a base model and adapters.")
+    one.add_argument("--base", default=config.MICRO, metavar="micro|FOLDER")
+    one.add_argument("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]")
+    one.add_argument("--prompt", required=True)
+    one.add_argument("--negative", default="")
+    one.add_argument("--seed", type=int, default=1)
+    one.add_argument("--steps", type=int, default=0, help="denoising steps (default: what suits the base)")
+    one.add_argument("--guidance", type=float, default=0, help="default: what suits the base")
+    one.add_argument("--size", default="", metavar="WxH")
+    one.add_argument("--count", type=int, default=1, help="pictures, with seeds from --seed on")
+    one.add_argument("--out", type=Path, required=True, metavar="PICTURE.png")
+    one = command("inspect", _inspect, "Tell what is in an adapter file.")
+    one.add_argument("file", type=Path, metavar="FILE")
+    one.add_argument("--json", action="store_true")
+    one = command("check", _check, "Tell what is wrong with a data set, and the remedy.")
+    one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
+    one.add_argument("--trigger", default="")
+    one.add_argument("--json", action="store_true")
+    command("doctor", _doctor, "Tell what this machine can do.").add_argument("--json", action="store_true")
+    one = command("work", _work, "The worker of one run (what the page starts).")
+    one.add_argument("folder", type=Path, metavar="FOLDER")
+    command("paint", _paint, "The painter (what the page starts): requests on stdin, answers on stdout.")
+    return parser
+
+
+# Training -------------------------------------------------------------------------------------------------------
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    data = config.override(config.load_partial(parsed.config), parsed.assignments)
+    settings = config.build(data)
+    dataset.folder_of(settings.dataset)
+    run = runs.create(settings, parsed.folder)
+    print(f"Run folder: {run.folder}", file=sys.stderr)
+    return work(Run(run.folder, Progress()))
+
+
+def _resume(parsed: argparse.Namespace) -> int:
+    if not (parsed.folder / "config.toml").is_file():
+        raise UserError(f"{parsed.folder.name!r} is no run folder: it has no config.toml.", "Give the folder of a run.")
+    return work(Run(parsed.folder, Progress()))
+
+
+def _work(parsed: argparse.Namespace) -> int:
+    return work(Run(parsed.folder))
+
+
+def work(run: Run) -> int:
+    """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
+    lock = runs.hold(run)
+    signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
+    if run.listener:
+        signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
+    try:
+        settings = run.config()
+        device = runs.wait_for_device(run)
+        try:
+            from trainer.train import train  # imports torch, which a waiting run does without
+
+            train(settings, run)
+        finally:
+            device.release()
+    except StopRequestedError:
+        run.report(events.Stopped(step=runs.look(run).state.step))
+    except Exception as error:  # whatever comes becomes an event, so that the page can tell it
+        message, remedy = explain(error)
+        print(traceback.format_exc(), file=sys.stderr)
+        run.report(events.Failed(message=message, remedy=remedy, traceback=traceback.format_exc()))
+        return 2 if isinstance(error, UserError) else 1
+    finally:
+        lock.release()
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """What went wrong and what to do, for a person."""
+    if isinstance(error, UserError):
+        return error.message, error.remedy
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full.", "Make room, then resume: the last checkpoint is kept."
+    if isinstance(error, PermissionError):
+        return "A folder cannot be written to.", "Check its permissions, then resume."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "There is not enough memory.", "Lower the resolution or the batch size, then start again."
+    return f"Something unexpected went wrong ({type(error).__name__}).", "The log has the details; resuming may help."
+
+
+class Progress:
+    """A run's events on stderr: one line that moves on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._open = False
+        self._phase = ""
+
+    def __call__(self, event: events.Event) -> None:
+        """Tell one event."""
+        match event:
+            case events.Started():
+                self._steps = event.steps
+                self._line(f"Training on {event.device}, from step {event.step} of {event.steps}.")
+            case events.Phase() if event.name != self._phase:
+                self._phase = event.name
+                self._line(f"{event.name} ...")
+            case events.Step():
+                self._step(event)
+            case events.Warned():
+                self._line(f"Note: {event.message}")
+            case events.Finished():
+                self._line(f"Finished after {event.step} steps: {event.export}")
+            case events.Stopped():
+                self._line(f"Stopped after {event.step} steps; resume it when you like.")
+            case events.Failed():
+                self._line(f"Failed: {event.message} {event.remedy}")
+
+    def _step(self, event: events.Step) -> None:
+        text = f"step {event.step}/{self._steps}  loss {event.loss:.4f}  {event.seconds:.2f} s/step"
+        if sys.stderr.isatty():
+            print(f"\r{text}    ", end="", file=sys.stderr, flush=True)
+            self._open = True
+        elif event.step % max(1, self._steps // 20) == 0 or event.step == self._steps:
+            print(text, file=sys.stderr, flush=True)
+
+    def _line(self, text: str) -> None:
+        print(("\n" if self._open else "") + text, file=sys.stderr, flush=True)
+        self._open = False
+
+
+# Pictures and files ---------------------------------------------------------------------------------------------
+
+
+def _sample(parsed: argparse.Namespace) -> int:
+    width, height = _size(parsed.size)
+    defaults = config.preset("character", parsed.base).get("preview", {})
+    data: dict[str, Any] = {
+        "base": parsed.base,
+        "adapters": [_adapter(text) for text in parsed.adapter],
+        "prompt": parsed.prompt,
+        "negative": parsed.negative,
+        "steps": parsed.steps or defaults.get("steps", config.PreviewConfig().steps),
+        "guidance": parsed.guidance or defaults.get("guidance", config.PreviewConfig().guidance),
+        "width": width,
+        "height": height,
+    }
+    count = max(1, parsed.count)
+    outs = [parsed.out.with_stem(f"{parsed.out.stem}-{number}") if count > 1 else parsed.out for number in range(count)]
+    pictures = [
+        config.check(PictureConfig, {**data, "seed": parsed.seed + number, "out": str(out)})
+        for number, out in enumerate(outs)
+    ]
+    if not parsed.out.parent.is_dir():
+        raise UserError(f"There is no folder {parsed.out.parent.name!r}.", "Make it first, or choose another one.")
+    from trainer.preview import Painter, write_png
+
+    painter = Painter()
+    for picture in pictures:
+        write_png(Path(picture.out), painter.paint(picture), picture)
+        print(picture.out)
+    return 0
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    file, colon, strength = text.rpartition(":")
+    if colon:
+        try:
+            return file, float(strength)
+        except ValueError:
+            pass
+    return text, 1.0
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"{text!r} is no size.", "Write it as 512x512.")
+    return int(width), int(height)
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    from trainer import adapter_file
+
+    _print(adapter_file.describe(adapter_file.read(parsed.file)), as_json=parsed.json)
+    return 0
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    folder = dataset.folder_of(parsed.dataset)
+    found = dataset.problems(folder, parsed.trigger)
+    count = len(dataset.read(folder))
+    if parsed.json:
+        print(json.dumps({"pictures": count, "problems": [vars(problem) for problem in found]}))
+    else:
+        print(f"{count} pictures, {len(found) or 'no'} problem{'' if len(found) == 1 else 's'}.")
+        for problem in found:
+            print(f"  {problem.name + ': ' if problem.name else ''}{problem.message} {problem.remedy}")
+    return 2 if any(problem.fatal for problem in found) else 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    facts = {
+        "limner": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": gpus
+        or (["MPS"] if torch.backends.mps.is_available() else ["CPU only: use the built-in base micro"]),
+        "cpu_cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
+        "disk_free_gb": round(files.free_space(files.home()) / 2**30, 1),
+        "datasets": dataset.names(),
+        **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
+    }
+    _print(facts, as_json=parsed.json)
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _print(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{key.replace('_', ' '):{width}}  {shown}")
+
+
+def _paint(_: argparse.Namespace) -> int:
+    from trainer.preview import serve
+
+    serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

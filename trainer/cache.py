@@ -1,0 +1,190 @@
+"""What the frozen parts of the base make of a data set, computed once and kept by content; and the batches from it.
+
+A file's key is a hash of all that its value depends on, so nothing has to be invalidated and deleting the cache is
+always safe.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer import dataset, files, ingest
+from trainer.config import TrainConfig
+from trainer.dataset import Example
+from trainer.errors import UserError
+from trainer.families import Conditioning, Family, fingerprint
+from trainer.randomness import generator
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
+
+    `conditioning` is None where the captions must be encoded in the step, because the text encoder is trained.
+    """
+
+    mean: Tensor
+    std: Tensor
+    conditioning: Conditioning | None
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run; which examples are in one follows from (seed, step, micro-step) alone."""
+
+    latents: list[tuple[dict[str, Tensor], ...]]  # by example: as it is, and mirrored if wanted
+    conditioning: dict[str, Conditioning]  # by caption; empty if the text encoder is trained
+    captions: list[str]
+    config: TrainConfig
+    device: torch.device
+
+    def at(self, step: int, micro: int) -> Batch:
+        """The batch of a micro-step: a pure function of its place."""
+        training, seed = self.config.training, self.config.seed
+        indices = self._indices(step * training.accumulation + micro)
+        rng = generator(seed, step, micro, "data")
+        views = [
+            self.latents[index][int(torch.randint(len(self.latents[index]), (), generator=rng))] for index in indices
+        ]
+        kept = torch.rand(len(indices), generator=rng) >= training.caption_dropout
+        captions = tuple(self.captions[index] if keep else "" for index, keep in zip(indices, kept, strict=True))
+        conditioning = None
+        if self.conditioning:
+            rows = [self.conditioning[caption] for caption in captions]
+            conditioning = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
+        return Batch(
+            torch.stack([view["mean"] for view in views]).to(self.device),
+            torch.stack([view["std"] for view in views]).to(self.device),
+            conditioning,
+            captions,
+        )
+
+    def _indices(self, number: int) -> list[int]:
+        """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
+
+        A batch that a bucket's last examples do not fill is filled up from the bucket's order in the next epoch.
+        """
+        buckets: dict[tuple[int, ...], list[int]] = {}
+        for index, views in enumerate(self.latents):
+            buckets.setdefault(tuple(views[0]["mean"].shape), []).append(index)
+        size = self.config.training.batch_size
+        per_epoch = sum(-(-len(members) // size) for members in buckets.values())
+        epoch, position = divmod(number, per_epoch)
+        plan = []
+        for shape, members in sorted(buckets.items()):
+            order: list[int] = []
+            round_ = 0
+            while len(order) < -(-len(members) // size) * size:
+                rng = generator(self.config.seed, epoch, round_, str(shape), "order")
+                order += [members[int(place)] for place in torch.randperm(len(members), generator=rng)]
+                round_ += 1
+            plan += [order[start : start + size] for start in range(0, -(-len(members) // size) * size, size)]
+        shuffled = torch.randperm(len(plan), generator=generator(self.config.seed, epoch, "batches"))
+        return plan[int(shuffled[position])]
+
+
+def build(family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress) -> Batches:
+    """Encode a data set, or read what is already encoded.
+
+    Args:
+        family: the base model.
+        examples: pictures and captions.
+        config: the run.
+        progress: told the name of the phase, how many are done, and of how many.
+
+    Raises:
+        UserError: a picture cannot be read, or its latents are not finite; it names the file.
+    """
+    marks = {name: fingerprint(module) for name, module in family.encoders().items()}
+    flips = (False, True) if config.training.flip else (False,)
+    latents = []
+    for number, example in enumerate(examples):
+        progress("Encoding pictures", number, len(examples))
+        latents.append(
+            tuple(_picture_latents(family, example, config.training.resolution, flip, marks["vae"]) for flip in flips)
+        )
+    captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
+    conditioning: dict[str, Conditioning] = {}
+    if not config.training.text_encoder:
+        texts = sorted({*captions, ""})
+        mark = "".join(marks[name] for name in family.text_encoders)
+        for number, caption in enumerate(texts):
+            progress("Encoding captions", number, len(texts))
+            conditioning[caption] = _caption_conditioning(family, caption, examples[0].path.parent, mark)
+    return Batches(latents, conditioning, captions, config, family.device)
+
+
+def _picture_latents(family: Family, example: Example, resolution: int, flip: bool, mark: str) -> dict[str, Tensor]:
+    data = example.path.read_bytes()
+    size = dataset.bucket(example.width, example.height, resolution)
+    place = _place(example.path.parent, hashlib.sha256(data).hexdigest(), str(size), str(flip), mark)
+    known = _read(place, {"mean", "std"})
+    if known:
+        return known
+    try:
+        image = ingest.decode(data)
+    except UserError as error:
+        raise UserError(f"{example.name} cannot be used: {error.message}.", error.remedy) from None
+    mean, std = family.encode_images(pixels(image, size, flip=flip)[None])
+    if not (mean.isfinite().all() and std.isfinite().all()):
+        raise UserError(
+            f"The base model cannot encode {example.name}: its latents are not finite.", "Remove that picture."
+        )
+    return _keep(place, {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()})
+
+
+def pixels(image: Image.Image, size: tuple[int, int], *, flip: bool) -> Tensor:
+    """A picture resized to cover `size` (width, height), cropped in the middle, as [3, height, width] in -1..1."""
+    width, height = size
+    scale = max(width / image.width, height / image.height)
+    covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    resized = image.resize(covering, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    array = np.array(resized.crop((left, top, left + width, top + height)), dtype=np.float32) / 127.5 - 1
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    return tensor.flip(-1).contiguous() if flip else tensor.contiguous()
+
+
+def _caption_conditioning(family: Family, caption: str, folder: Path, mark: str) -> Conditioning:
+    place = _place(folder, hashlib.sha256(caption.encode()).hexdigest(), mark)
+    known = _read(place, set())
+    if known:
+        return known
+    with torch.no_grad():
+        rows = family.encode_prompts([caption])
+    return _keep(place, {key: row[0].float().cpu().contiguous() for key, row in rows.items()})
+
+
+def _place(folder: Path, *parts: str) -> Path:
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return folder / dataset.CACHE / f"{key}.safetensors"
+
+
+def _read(place: Path, keys: set[str]) -> dict[str, Tensor] | None:
+    """A cached value; None if it is not there, damaged or of another form, so that it is made anew."""
+    try:
+        tensors = load(place.read_bytes())
+    except (OSError, SafetensorError):
+        return None
+    return tensors if tensors and keys <= tensors.keys() and all(t.isfinite().all() for t in tensors.values()) else None
+
+
+def _keep(place: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write a value to the cache if the folder allows it; a read-only data set trains all the same."""
+    try:
+        place.parent.mkdir(exist_ok=True)
+        files.write(place, save(tensors))
+    except OSError:
+        pass
+    return tensors

@@ -1,0 +1,332 @@
+"""All settings of a run in one schema: the TOML file, the form, the checks, the docs and the record come from here.
+
+A TOML may be partial; what it leaves out comes from the preset (a partial TOML too), then from the defaults below.
+"""
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomlkit
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+
+from trainer import files
+from trainer.adapters import Lora
+from trainer.errors import UserError
+from trainer.optimizers import AdamW, Constant, Cosine
+from trainer.schema import Section
+
+PRESETS = Path(__file__).parent / "presets"
+MICRO = "micro"
+BASIC: JsonDict = {"level": "basic"}
+Settings = TypeVar("Settings", bound=Section)
+
+
+class ModelConfig(Section):
+    """The base model, which stays frozen."""
+
+    family: Literal["sd15"] = Field("sd15", title="Family", description="Architecture of the base model.")
+    base: str = Field(
+        MICRO, min_length=1, max_length=1000, title="Base model", json_schema_extra=BASIC,
+        description="'micro' (built in, portraits, runs anywhere) or the folder of a Stable Diffusion 1.x model.",
+    )  # fmt: skip
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    steps: int = Field(
+        0, ge=0, le=1_000_000, title="Steps", json_schema_extra=BASIC,
+        description="Number of optimizer steps; 0 = from the number of pictures (see exposures).",
+    )  # fmt: skip
+    exposures: int = Field(
+        240, ge=1, le=100_000, title="Exposures",
+        description="When steps is 0: pictures seen in all, as a factor on the square root of their number.",
+    )  # fmt: skip
+    batch_size: int = Field(4, ge=1, le=256, title="Batch size", description="Pictures in one pass.")
+    accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes that make one step.")
+    resolution: int = Field(
+        512,
+        ge=64,
+        le=2048,
+        multiple_of=64,
+        title="Resolution",
+        description="Side in pixels of a square with a picture's area.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        title="Precision",
+        description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 on a CPU.",
+    )
+    clip: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Largest length of the gradient; 0 = off.")
+    min_snr_gamma: float = Field(
+        0.0, ge=0, le=100, title="Min-SNR gamma",
+        description="Weight of the loss by noise level (Hang et al. 2023, arXiv 2303.09556); 0 = off, 5 is usual.",
+    )  # fmt: skip
+    caption_dropout: float = Field(
+        0.0, ge=0, le=1, title="Caption dropout", description="Share of the captions that are left out at random."
+    )
+    flip: bool = Field(
+        False, title="Mirror", description="Also show each picture mirrored; not for faces with a parting or text."
+    )
+    text_encoder: bool = Field(
+        False,
+        title="Train the text encoder",
+        description="Also adapt the attention of the text encoder; slower, seldom needed.",
+    )
+    text_encoder_factor: float = Field(
+        0.5, gt=0, le=10, title="Text encoder's rate", description="Its learning rate as a factor on the learning rate."
+    )
+
+
+class PreviewConfig(Section):
+    """Pictures made while training, to look at its progress."""
+
+    prompts: tuple[str, ...] = Field(
+        (), max_length=16, title="Preview prompts", json_schema_extra=BASIC,
+        description="One a line; none = three captions of the data set.",
+    )  # fmt: skip
+    negative: str = Field(
+        "", max_length=2000, title="Negative prompt", description="What the previews should not show."
+    )
+    every: int = Field(100, ge=0, le=1_000_000, title="Preview every", description="Steps between previews; 0 = none.")
+    strength: float = Field(1.0, ge=0, le=2, title="Strength", description="Of the adapter in previews.")
+    guidance: float = Field(
+        7.5, ge=1, le=30, title="Guidance", description="How closely previews follow the prompt (Ho & Salimans 2022)."
+    )
+    steps: int = Field(25, ge=1, le=200, title="Sampling steps", description="Denoising steps of a preview.")
+    seed: int = Field(
+        1, ge=0, le=2**31 - 1, title="Preview seed", description="The same for every step, so that previews compare."
+    )
+
+
+class CheckpointConfig(Section):
+    """What a run can be resumed from."""
+
+    every: int = Field(100, ge=1, le=1_000_000, title="Checkpoint every", description="Steps between checkpoints.")
+    minutes: float = Field(
+        5.0, gt=0, le=1440, title="Checkpoint minutes", description="A checkpoint is also made after this many minutes."
+    )
+    keep: int = Field(
+        5, ge=2, le=1000, title="Checkpoints kept", description="The newest that are kept; older ones are removed."
+    )
+
+
+class Record(Section):
+    """Filled by the worker before the first step: what else is needed to repeat the run."""
+
+    program: str = Field("", description="Version of Limner.")
+    dataset_sha256: str = Field("", description="Over the pictures' bytes and captions.")
+    base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
+    packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
+    device: str = Field("", description="What it was trained on.")
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    task: Literal["train"] = Field("train", description="Kind of task.")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        title="Name",
+        json_schema_extra=BASIC,
+        description="Of the run and of its adapter file.",
+    )
+    dataset: str = Field(
+        min_length=1, max_length=1000, title="Data set", json_schema_extra=BASIC,
+        description="Name of a folder under datasets/, or the path of a folder.",
+    )  # fmt: skip
+    preset: Literal["character", "style"] = Field(
+        "character",
+        title="What are you teaching?",
+        json_schema_extra=BASIC,
+        description="Sets what is not set otherwise.",
+    )
+    trigger: str = Field(
+        "", max_length=100, title="Trigger word", json_schema_extra=BASIC,
+        description="Word that calls the subject; it is put in front of each caption that lacks it.",
+    )  # fmt: skip
+    seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="All that is random follows from it.")
+    model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
+    adapter: Lora = Field(default_factory=Lora, title="Adapter")
+    optimizer: AdamW = Field(default_factory=AdamW, title="Optimizer")
+    schedule: Constant | Cosine = Field(default_factory=Cosine, discriminator="kind", title="Schedule")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
+    preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
+    record: Record = Field(default_factory=Record)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not files.NAME.fullmatch(name):
+            raise ValueError("use letters, digits, '-' and '_' only, at most 64")
+        return name
+
+    @field_validator("dataset", "trigger")
+    @classmethod
+    def _printable(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("has characters that cannot be printed")
+        return text.strip()
+
+    @model_validator(mode="after")
+    def _micro_is_small(self) -> "TrainConfig":
+        if self.model.base == MICRO and self.training.resolution != 64:
+            raise ValueError("training.resolution: the built-in base micro draws 64 x 64 pixels; set it to 64")
+        return self
+
+
+class PictureConfig(Section):
+    """One picture to make, for the painter and `limner sample`."""
+
+    base: str = Field(MICRO, min_length=1, max_length=1000, description="As in the base model's setting.")
+    adapters: tuple[tuple[str, float], ...] = Field(
+        (), max_length=16, description="Adapter files, each with its strength."
+    )
+    prompt: str = Field("", max_length=4000, description="What to show.")
+    negative: str = Field("", max_length=4000, description="What not to show.")
+    seed: int = Field(1, ge=0, le=2**31 - 1, description="Of the noise that the picture begins with.")
+    steps: int = Field(25, ge=1, le=200, description="Denoising steps.")
+    guidance: float = Field(7.5, ge=1, le=30, description="How closely the picture follows the prompt.")
+    width: int = Field(0, ge=0, le=2048, multiple_of=8, description="Pixels; 0 = what the base was trained on.")
+    height: int = Field(0, ge=0, le=2048, multiple_of=8, description="Pixels; 0 = what the base was trained on.")
+    out: str = Field(min_length=1, max_length=1000, description="PNG file to write.")
+
+
+def preset(kind: str, base: str) -> dict[str, Any]:
+    """The partial settings of a preset for a base model."""
+    path = PRESETS / f"{MICRO if base == MICRO else 'sd15'}-{kind}.toml"
+    return tomllib.loads(path.read_text()) if path.is_file() else {}
+
+
+def build(data: dict[str, Any]) -> TrainConfig:
+    """A full config from partial settings: defaults, then the preset, then `data`.
+
+    Raises:
+        UserError: an unknown setting or a value out of bounds, each named.
+    """
+    model = data.get("model", {})
+    base = model.get("base", MICRO) if isinstance(model, dict) else MICRO
+    return check(TrainConfig, _merge(preset(str(data.get("preset", "character")), str(base)), data))
+
+
+def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
+    """Settings of some kind from plain data.
+
+    Raises:
+        UserError: an unknown setting or a value out of bounds, each named.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UserError(
+            "These settings cannot be used: " + "; ".join(messages(error).values()) + ".",
+            "Correct them and try again.",
+        ) from None
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and value.get("kind", below.get("kind")) == below.get("kind")
+        ):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def messages(error: ValidationError) -> dict[str, str]:
+    """One sentence for each wrong setting, by its path (`training.steps`), with its nearest real name if unknown."""
+    found: dict[str, str] = {}
+    for one in error.errors():
+        path = ".".join(str(part) for part in one["loc"] if part not in ("constant", "cosine"))
+        if one["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(path, _paths(TrainConfig), n=1)
+            found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
+        elif one["type"] == "missing":
+            found[path] = f"{path} is missing"
+        else:
+            text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            found[path] = f"{path}: {text}" if path else text
+    return found
+
+
+def _paths(section: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, info in section.model_fields.items():
+        paths.append(prefix + name)
+        for kind in _sections(info.annotation):
+            paths += _paths(kind, f"{prefix}{name}.")
+    return paths
+
+
+def _sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is
+    parts = getattr(annotation, "__args__", (annotation,))
+    return [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a config file, full or partial.
+
+    Raises:
+        UserError: no such file, no TOML, unknown settings or values out of bounds.
+    """
+    return build(load_partial(path))
+
+
+def load_partial(path: Path) -> dict[str, Any]:
+    """Read a config file as it stands, unchecked."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path.name}.", "Check the path.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path.name} is a folder.", "Give the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not a TOML file: {error}.", "Correct that line and try again.") from None
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Partial settings with `key.path=value` assignments applied; a value that is no TOML is taken as text."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"{assignment!r} is no assignment.", "Write it as key.path=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, last = path.split(".")
+        nested: dict[str, Any] = {last: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        data = _merge(data, nested)
+    return data
+
+
+def dump(config: TrainConfig) -> str:
+    """The TOML text of a config, every value written out."""
+    return tomlkit.dumps(config.model_dump(mode="json"))
+
+
+def planned_steps(training: TrainingConfig, count: int) -> int:
+    """Number of steps for a data set of `count` pictures.
+
+    The exposures grow with the square root of the number of pictures, so that each picture of a large set is seen
+    less often, but the set as a whole more often.
+    """
+    if training.steps:
+        return training.steps
+    return max(
+        1, math.ceil(training.exposures * math.sqrt(max(1, count)) / (training.batch_size * training.accumulation))
+    )

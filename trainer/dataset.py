@@ -1,0 +1,303 @@
+"""A data set: a folder of pictures with their captions in `.txt` files beside them; the folder is the truth.
+
+Knows the layout `rin/001.png` + `rin/001.txt` that the tools of the field share, and which bucket a picture goes to.
+"""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from trainer import files
+from trainer.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
+CACHE = ".cache"
+BIN = ".bin"
+MAX_PIXELS = 64_000_000
+_SIDEWAYS = {5, 6, 7, 8}
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture, as a viewer shows it (`width` x `height` pixels), and its caption."""
+
+    path: Path
+    caption: str
+    width: int
+    height: int
+
+    @property
+    def name(self) -> str:
+        """The file's name in its folder."""
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a data set that a person should know; `name` is the file, "" for the whole set."""
+
+    name: str
+    message: str
+    remedy: str
+    fatal: bool = False
+
+
+def folder_of(dataset: str) -> Path:
+    """The folder of a data set given by its name under `datasets/`, or by a path with a separator in it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    is_path = "/" in dataset or "\\" in dataset
+    folder = Path(dataset).expanduser() if is_path else files.datasets() / files.check_name(dataset, "data set")
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no data set {Path(dataset).name!r}.",
+            f"Known data sets: {', '.join(names()) or 'none yet'}. Add pictures first, or give the path of a folder.",
+        )
+    return folder
+
+
+def names() -> list[str]:
+    """Names of all data sets, sorted."""
+    root = files.datasets()
+    return (
+        sorted(one.name for one in root.iterdir() if one.is_dir() and files.NAME.fullmatch(one.name))
+        if root.is_dir()
+        else []
+    )
+
+
+def create(name: str) -> Path:
+    """Make sure that a data set of this name exists, and return its folder."""
+    folder = files.datasets() / files.check_name(name, "data set")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The picture files of a data set in the order of their names; links are not followed."""
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if one.suffix.lower() in SUFFIXES and not one.name.startswith(".") and one.is_file() and not one.is_symlink()
+    )
+
+
+def read(folder: Path) -> tuple[Example, ...]:
+    """All readable examples of a data set, in the order of their names."""
+    examples = []
+    for path in pictures(folder):
+        size = picture_size(path)
+        if size is not None:
+            examples.append(Example(path, read_caption(path), *size))
+    return tuple(examples)
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as a viewer shows the picture (its rotation flag applied), or None if it is no picture."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    if width * height > MAX_PIXELS:
+        return None
+    return (height, width) if sideways else (width, height)
+
+
+def caption_file(picture: Path) -> Path:
+    """Where the caption of a picture lies."""
+    return picture.with_suffix(".txt")
+
+
+def read_caption(picture: Path) -> str:
+    """The caption of a picture in one line; "" if there is none."""
+    try:
+        data = caption_file(picture).read_bytes()
+    except FileNotFoundError:
+        return ""
+    return one_line(decode_text(data))
+
+
+def write_caption(picture: Path, caption: str) -> None:
+    """Save the caption of a picture."""
+    if not picture.is_file():
+        raise UserError(f"{picture.name} is no longer in this data set.", "Reload the page to see what is there.")
+    files.write(caption_file(picture), one_line(caption) + "\n")
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks, control characters and outer white space."""
+    return re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else " " for c in text)).strip()
+
+
+def decode_text(data: bytes) -> str:
+    """Text from UTF-8 (with or without a mark), UTF-16 with a mark, or else Windows-1252, what old editors write."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def with_trigger(caption: str, trigger: str) -> str:
+    """The caption as it is trained: with the trigger word in front unless it is in there already."""
+    if not trigger or contains_trigger(caption, trigger):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def contains_trigger(caption: str, trigger: str) -> bool:
+    """Whether the trigger stands in the caption as a word of its own."""
+    return re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE) is not None
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 over the pictures' bytes and captions: the same data set gives the same digest wherever it lies."""
+    total = hashlib.sha256()
+    for example in examples:
+        total.update(hashlib.sha256(example.path.read_bytes()).digest())
+        total.update(hashlib.sha256(example.caption.encode()).digest())
+    return total.hexdigest()
+
+
+def problems(folder: Path, trigger: str = "") -> list[Problem]:
+    """What a person should fix before training, the fatal first."""
+    found: list[Problem] = []
+    examples = {example.name: example for example in read(folder)}
+    paths = pictures(folder)
+    if not examples:
+        found.append(
+            Problem("", "There are no pictures in this data set.", "Add at least 5; 10 to 30 work best.", fatal=True)
+        )
+    elif len(examples) < 5:
+        found.append(
+            Problem("", f"There are only {len(examples)} pictures.", "It will train, but 10 to 30 pictures work best.")
+        )
+    for path in paths:
+        if path.name not in examples:
+            found.append(
+                Problem(path.name, "This file cannot be read as a picture.", "Export it again as PNG or JPEG.")
+            )
+    stems = Counter(path.stem for path in paths)
+    for stem, count in stems.items():
+        if count > 1:
+            found.append(
+                Problem(f"{stem}.txt", f"{count} pictures share this caption file.", "Give them different names.")
+            )
+    for example in examples.values():
+        found.extend(_example_problems(example, trigger))
+    for text in sorted(folder.glob("*.txt")):
+        if text.stem not in stems:
+            found.append(Problem(text.name, "This caption has no picture.", "Add the picture or remove the file."))
+    return sorted(found, key=lambda problem: not problem.fatal)
+
+
+def _example_problems(example: Example, trigger: str) -> list[Problem]:
+    found = []
+    if not example.caption:
+        remedy = (
+            "The trigger word alone will be used." if trigger else "Write what can be seen, or give a trigger word."
+        )
+        found.append(Problem(example.name, "This picture has no caption.", remedy))
+    elif trigger and not contains_trigger(example.caption, trigger):
+        found.append(
+            Problem(
+                example.name, f"The caption lacks the trigger word {trigger!r}.", "It is put in front for the training."
+            )
+        )
+    if min(example.width, example.height) < 64:
+        found.append(
+            Problem(
+                example.name, f"It is only {example.width} x {example.height} pixels.", "Use a larger version of it."
+            )
+        )
+    return found
+
+
+def bucket(width: int, height: int, resolution: int, step: int = 64) -> tuple[int, int]:
+    """The size (width, height) that a picture is resized and cropped to.
+
+    Of all sizes in multiples of `step` whose area is at most resolution^2, the one of the nearest aspect ratio,
+    and of these the largest.
+    """
+    area = resolution * resolution
+    candidates = [
+        (w, max(step, area // w // step * step))
+        for w in range(step, max(step, 2 * resolution) + 1, step)
+        if w * step <= area
+    ] or [(step, step)]
+    ratio = math.log(width / height)
+    return min(candidates, key=lambda size: (abs(math.log(size[0] / size[1]) - ratio), -size[0] * size[1]))
+
+
+# Removing and bringing back -------------------------------------------------------------------------------------
+
+
+def remove(picture: Path) -> Path:
+    """Move a picture and its caption to the data set's bin; returns the folder there, for `restore`."""
+    place = picture.parent / BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    place.mkdir(parents=True)
+    for path in (caption_file(picture), picture):
+        if path.is_file():
+            path.replace(place / path.name)
+    return place
+
+
+def restore(place: Path) -> None:
+    """Bring back what `remove` moved away."""
+    for path in sorted(place.iterdir()):
+        path.replace(place.parent.parent / path.name)
+    place.rmdir()
+
+
+def restore_last(folder: Path) -> bool:
+    """Bring back the picture removed last; False if there is none."""
+    places = sorted((folder / BIN).iterdir()) if (folder / BIN).is_dir() else []
+    if not places:
+        return False
+    restore(places[-1])
+    return True
+
+
+def empty_bin(folder: Path) -> None:
+    """Forget removed pictures for good."""
+    shutil.rmtree(folder / BIN, ignore_errors=True)
+
+
+def snapshot(folder: Path) -> None:
+    """Keep the captions as they are now, so that `undo_captions` can bring them back (20 levels)."""
+    place = folder / CACHE / "undo"
+    place.mkdir(parents=True, exist_ok=True)
+    captions = {path.name: read_caption(path) for path in pictures(folder)}
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    files.write(place / f"{stamp}.json", json.dumps(captions))
+    for old in sorted(place.glob("*.json"))[:-20]:
+        old.unlink()
+
+
+def undo_captions(folder: Path) -> bool:
+    """Bring back the captions of the last `snapshot`; False if there is none."""
+    levels = sorted((folder / CACHE / "undo").glob("*.json"))
+    if not levels:
+        return False
+    captions = json.loads(levels[-1].read_text())
+    for path in pictures(folder):
+        if path.name in captions and captions[path.name] != read_caption(path):
+            write_caption(path, captions[path.name])
+    levels[-1].unlink()
+    return True

@@ -1,0 +1,222 @@
+"""What a worker reports, one JSON line an event, and how a list of events becomes the state that people see.
+
+The log is append-only with one writer. A line cut by a crash is ignored by readers and removed by the next writer.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    time: datetime = Field(default_factory=_now)
+
+
+class Started(_Event):
+    """The worker has the device and begins, or goes on, after `step` completed steps."""
+
+    kind: Literal["started"] = "started"
+    step: int
+    steps: int
+    pid: int
+    device: str
+
+
+class Phase(_Event):
+    """Progress of something that is not a training step."""
+
+    kind: Literal["phase"] = "phase"
+    name: str
+    done: int
+    total: int
+
+
+class Step(_Event):
+    """One optimizer step is complete; `seconds` is its duration, `memory` the peak in bytes so far."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    memory: int
+
+
+class Preview(_Event):
+    """A preview picture was written; `file` is relative to the run folder."""
+
+    kind: Literal["preview"] = "preview"
+    step: int
+    file: str
+    prompt: str
+    seed: int
+
+
+class Checkpoint(_Event):
+    """A checkpoint is complete; `folder` is relative to the run folder."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    folder: str
+
+
+class Warned(_Event):
+    """Something a person should know that does not stop the run."""
+
+    kind: Literal["warned"] = "warned"
+    message: str
+
+
+class Finished(_Event):
+    """The run is done; `export` is the adapter file, relative to the run folder."""
+
+    kind: Literal["finished"] = "finished"
+    step: int
+    export: str
+
+
+class Stopped(_Event):
+    """The run was stopped on request after `step` completed steps; it can be resumed."""
+
+    kind: Literal["stopped"] = "stopped"
+    step: int
+
+
+class Failed(_Event):
+    """The run ended with an error; `traceback` is for the log and for bug reports only."""
+
+    kind: Literal["failed"] = "failed"
+    message: str
+    remedy: str
+    traceback: str
+
+
+Event = Started | Phase | Step | Preview | Checkpoint | Warned | Finished | Stopped | Failed
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class State:
+    """What a log amounts to.
+
+    `end` is the last terminal event's kind, "" while there is none; `pace` is (step, Unix time) of the last 60 steps.
+    """
+
+    started: bool = False
+    end: str = ""
+    step: int = 0
+    steps: int = 0
+    pid: int = 0
+    device: str = ""
+    phase: Phase | None = None
+    losses: dict[int, float] = field(default_factory=dict)
+    learning_rate: float = 0.0
+    pace: tuple[tuple[int, float], ...] = ()
+    memory: int = 0
+    previews: tuple[Preview, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    warnings: tuple[str, ...] = ()
+    export: str = ""
+    message: str = ""
+    remedy: str = ""
+    traceback: str = ""
+    updated: datetime | None = None
+
+
+def append(path: Path, event: Event) -> None:
+    """Add an event to a log; a line that a crash left unfinished is cut off first."""
+    line = (event.model_dump_json() + "\n").encode()
+    with path.open("ab+") as log:
+        end = log.tell()
+        if end:
+            log.seek(end - 1)
+            if log.read(1) != b"\n":
+                log.seek(0)
+                log.truncate(log.read().rfind(b"\n") + 1)
+        log.write(line)
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events after byte `offset`, and the offset to go on from. An unfinished last line is left for later.
+
+    A line that is whole but no event (a damaged disk, a foreign hand) is passed over.
+    """
+    try:
+        with path.open("rb") as log:
+            log.seek(offset)
+            data = log.read()
+    except FileNotFoundError:
+        return [], 0
+    end = data.rfind(b"\n") + 1
+    events = []
+    for line in data[:end].splitlines():
+        try:
+            events.append(_EVENT.validate_json(line))
+        except (ValidationError, json.JSONDecodeError):
+            continue
+    return events, offset + end
+
+
+def fold(state: State, events: Iterable[Event]) -> State:
+    """The state after more events. Folding a log in one go or in pieces gives the same state."""
+    state = replace(state, losses=dict(state.losses))  # a copy of our own, which _fold_one may write to
+    for event in events:
+        state = replace(_fold_one(state, event), updated=event.time)
+    return state
+
+
+def _fold_one(state: State, event: Event) -> State:
+    match event:
+        case Started():
+            return replace(
+                state, started=True, end="", step=event.step, steps=event.steps, pid=event.pid, device=event.device,
+                phase=None, pace=(), message="", remedy="", traceback="", export="",
+                losses={step: loss for step, loss in state.losses.items() if step <= event.step},
+                previews=tuple(preview for preview in state.previews if preview.step <= event.step),
+                checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
+            )  # fmt: skip
+        case Phase():
+            return replace(state, phase=event)
+        case Step():
+            state.losses[event.step] = event.loss
+            return replace(
+                state, step=event.step, phase=None,
+                learning_rate=event.learning_rate, memory=event.memory,
+                pace=(*state.pace[-59:], (event.step, event.time.timestamp())),
+            )  # fmt: skip
+        case Preview():
+            others = tuple(one for one in state.previews if one.file != event.file)
+            return replace(state, previews=(*others, event))
+        case Checkpoint():
+            others_c = tuple(one for one in state.checkpoints if one.step != event.step)
+            return replace(state, checkpoints=(*others_c, event))
+        case Warned():
+            return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
+        case Finished():
+            return replace(state, end="finished", step=event.step, export=event.export, phase=None)
+        case Stopped():
+            return replace(state, end="stopped", step=event.step, phase=None)
+        case Failed():
+            return replace(
+                state, end="failed", message=event.message, remedy=event.remedy, traceback=event.traceback, phase=None
+            )
+
+
+def curve(state: State, points: int = 500) -> list[tuple[int, float]]:
+    """At most `points` (step, loss) pairs for a chart, evenly taken, the last one always among them."""
+    steps = sorted(state.losses)
+    if len(steps) > points:
+        stride = -(-len(steps) // points)
+        steps = sorted({*steps[::stride], steps[-1]})
+    return [(step, state.losses[step]) for step in steps]

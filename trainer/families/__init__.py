@@ -1,0 +1,219 @@
+"""Families of base models, and the adapter that is attached to one.
+
+A family is one file that says how its models are loaded, encode pictures and prompts, and predict. Nothing here
+knows of data sets, losses or files for other programs.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from trainer.adapters import Lora
+from trainer.config import ModelConfig
+from trainer.errors import UserError
+from trainer.families.sd import SD, Conditioning
+from trainer.randomness import generator
+
+ADAPTER = "default"
+# Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
+# one thread and 0.100 s with two, at twice the CPU time.
+SMALL = 50_000_000
+Objective = Literal["epsilon", "v_prediction"]
+
+__all__ = ["ADAPTER", "FAMILIES", "Adapter", "Conditioning", "Family", "Layer", "attach", "fingerprint", "load"]
+
+
+class Family(Protocol):
+    """A diffusion model that can take an adapter."""
+
+    denoiser_targets: ClassVar[tuple[str, ...]]
+    text_targets: ClassVar[tuple[str, ...]]
+    denoiser: nn.Module
+    text_encoders: dict[str, nn.Module]
+    objective: Objective
+    alphas_cumprod: Tensor
+    device: torch.device
+    architecture: str
+    base_version: str
+
+    @classmethod
+    def load(cls, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load the frozen base model, by its name or path, without any network."""
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [b, c, h, w] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts."""
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]."""
+
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """Number of tokens of a prompt, and how many of them the text encoder can take."""
+
+    def pipeline(self) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+        """The live model as a diffusers pipeline, for previews."""
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """The modules whose outputs are cached, by name."""
+
+
+FAMILIES: dict[str, type[Family]] = {"sd15": SD}
+
+
+def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
+    """Load a base model; everything in it is frozen.
+
+    Raises:
+        UserError: it is not there, or is no model of this family.
+    """
+    family = FAMILIES[model.family].load(model, device, dtype)
+    if device.type == "cpu" and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    return family
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One adapted module: where it is in its model, its LoRA pair, and what it replaced."""
+
+    owner: nn.Module
+    attribute: str
+    lora: LoraLayer
+
+    @property
+    def down(self) -> Tensor:
+        """[rank, in] or [rank, in, kh, kw]."""
+        weight: Tensor = self.lora.lora_A[ADAPTER].weight
+        return weight
+
+    @property
+    def up(self) -> Tensor:
+        """[out, rank] or [out, rank, 1, 1]."""
+        weight: Tensor = self.lora.lora_B[ADAPTER].weight
+        return weight
+
+    @property
+    def alpha(self) -> float:
+        """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
+        return float(self.lora.scaling[ADAPTER]) * self.down.shape[0]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
+
+    layers: dict[str, Layer]
+    hosts: tuple[nn.Module, ...]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All trained tensors, in a fixed order."""
+        for name in sorted(self.layers):
+            layer = self.layers[name].lora
+            yield layer.lora_A[ADAPTER].weight
+            yield layer.lora_B[ADAPTER].weight
+
+    def groups(self, text_factor: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer; `factor` scales the learning rate of each."""
+        parts: dict[float, list[nn.Parameter]] = {}
+        for name in sorted(self.layers):
+            layer = self.layers[name].lora
+            factor = 1.0 if name.startswith("lora_unet_") else text_factor
+            parts.setdefault(factor, []).extend((layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight))
+        return [{"params": parameters, "factor": factor} for factor, parameters in parts.items()]
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The file form that the programs share: `.lora_down.weight`, `.lora_up.weight`, `.alpha` for each module."""
+        found = {}
+        for name in sorted(self.layers):
+            layer = self.layers[name]
+            found[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+            found[f"{name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()
+            found[f"{name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
+        return found
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the values of `tensors()` of an adapter of the same form.
+
+        Raises:
+            UserError: the names or shapes are not those of this adapter.
+        """
+        own = self.tensors()
+        odd = sorted({key.partition(".")[0] for key in own.keys() ^ tensors.keys()})
+        odd += [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+        if odd:
+            raise UserError(
+                f"The saved adapter has another form than the settings ask for (first difference: {odd[0]}).",
+                "Give rank and trained parts the values they had, or start a new run.",
+            )
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                layer.down.copy_(tensors[f"{name}.lora_down.weight"])
+                layer.up.copy_(tensors[f"{name}.lora_up.weight"])
+
+    def set_strength(self, strength: float) -> None:
+        """Scale the adapter's effect; 1 = as trained."""
+        for layer in self.layers.values():
+            layer.lora.set_scale(ADAPTER, strength)
+
+    def detach(self) -> None:
+        """Put the base model's own modules back; the adapter's tensors stay readable."""
+        for layer in self.layers.values():
+            setattr(layer.owner, layer.attribute, layer.lora.get_base_layer())
+        for host in self.hosts:
+            del host.peft_config
+
+
+def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> Adapter:
+    """Put a fresh adapter on a base model: it starts as no change at all (Hu et al. 2021, section 4.1).
+
+    Raises:
+        RuntimeError: a module list matched nothing, which would train nothing.
+    """
+    layers = _inject(family.denoiser, settings, family.denoiser_targets, "lora_unet_")
+    if text_encoder:
+        for prefix, encoder in family.text_encoders.items():
+            layers |= _inject(encoder, settings, family.text_targets, prefix + "_text_model_")
+    for name in sorted(layers):
+        layer = layers[name]
+        weight = layer.down
+        weight.requires_grad_(True)
+        layer.up.requires_grad_(True)
+        with torch.no_grad():
+            # Kaiming-uniform with a = sqrt(5), drawn on the CPU in fp32, the same on every device.
+            bound = 1 / math.sqrt(weight[0].numel())
+            fresh = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, name))
+            weight.copy_(fresh)
+            layer.up.zero_()
+    hosts = (family.denoiser, *(family.text_encoders.values() if text_encoder else ()))
+    return Adapter(layers, hosts)
+
+
+def _inject(module: nn.Module, settings: Lora, targets: Sequence[str], prefix: str) -> dict[str, Layer]:
+    peft.inject_adapter_in_model(settings.build(targets), module, adapter_name=ADAPTER)
+    found = {}
+    for path, part in list(module.named_modules()):
+        if isinstance(part, LoraLayer):
+            owner_path, _, attribute = path.rpartition(".")
+            name = prefix + path.removeprefix("text_model.").replace(".", "_")
+            found[name] = Layer(module.get_submodule(owner_path), attribute, part)
+    if not found:
+        raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
+    return found
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of a module's tensors."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.dim() else b"")
+    return total.hexdigest()

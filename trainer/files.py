@@ -1,0 +1,123 @@
+"""The one way to write files that must survive, where they lie, and which names are allowed; knows no formats.
+
+Every durable file is written beside its final name, synced, renamed over it, and the folder is synced. So at any
+moment, whatever happens to the machine, a final name holds either the old or the new content, never a part.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.errors import UserError
+
+NAME = re.compile(r"[\w-]{1,64}")
+PART = ".part"
+
+
+def home() -> Path:
+    """Folder that holds `datasets/` and `outputs/`: the checkout, or what LIMNER_HOME names."""
+    return Path(os.environ.get("LIMNER_HOME") or Path(__file__).resolve().parent.parent)
+
+
+def datasets() -> Path:
+    """Folder of all data sets."""
+    return home() / "datasets"
+
+
+def outputs() -> Path:
+    """Folder of all runs."""
+    return home() / "outputs"
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Write a whole file so that after a crash the final name holds the old content or the new one.
+
+    Raises:
+        OSError: no room, no permission; the old content is untouched and no temporary file is left.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        with part.open("xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder of several files appear at once: `fill` writes into a temporary one, which is then renamed.
+
+    A folder that already exists at `path` is moved out of the way first and removed after the rename.
+    """
+    part = path.with_name(path.name + PART)
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        sync_folder(part)
+        if path.exists():
+            old = path.with_name(path.name + ".old" + PART)
+            path.replace(old)
+            part.replace(path)
+            shutil.rmtree(old)
+        else:
+            part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash left half-written in a folder."""
+    for part in folder.glob(f"*{PART}"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable; a no-op where the system has no such call (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it may stand in a path: letters, digits, `_` and `-`, at most 64.
+
+    Raises:
+        UserError: for anything else, `../` and absolute paths among it.
+    """
+    if not NAME.fullmatch(name):
+        shown = name if len(name) <= 40 else name[:40] + "..."
+        raise UserError(
+            f"{shown!r} cannot be the name of a {what}.", "Use letters, digits, '-' and '_', at most 64 of them."
+        )
+    return name
+
+
+def safe_name(text: str, fallback: str) -> str:
+    """Turn any text into an allowed name that still resembles it."""
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"[^\w-]+", "-", text).strip("-_")[:64]
+    return text or fallback
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

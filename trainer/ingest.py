@@ -1,0 +1,246 @@
+"""Pictures and captions from outside, made safe: decoded in full before they are kept, under names of our own.
+
+One bad file never loses the good ones beside it: each is taken or refused by itself, with a reason.
+"""
+
+import hashlib
+import io
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trainer import dataset, files
+from trainer.errors import UserError
+
+MAX_FILE = 100 * 2**20
+MAX_TOTAL = 4 * 2**30
+MAX_ENTRIES = 25_000
+MAX_RATIO = 200
+THUMBNAIL = 320
+_EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+_ADVICE = {
+    ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
+    ".svg": "drawings (SVG) cannot be read here", ".jxl": "JPEG XL pictures cannot be read here",
+    ".gif": "GIF pictures cannot be read here", ".tif": "TIFF pictures cannot be read here",
+    ".tiff": "TIFF pictures cannot be read here", ".psd": "Photoshop files cannot be read here",
+    ".avif": "AVIF pictures cannot be read here",
+}  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What became of an upload: pictures kept, number already there, and (file, reason) of what was refused."""
+
+    added: list[str] = field(default_factory=list)
+    captions: int = 0
+    known: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """One or two sentences for the page."""
+        parts = [f"Added {_count(len(self.added), 'picture')}."]
+        if self.captions:
+            parts.append(f"{_count(self.captions, 'caption')} came with them.")
+        if self.known:
+            parts.append(f"{self.known} already there, skipped.")
+        if self.refused:
+            shown = "; ".join(f"{name} ({reason})" for name, reason in self.refused[:8])
+            more = f" and {len(self.refused) - 8} more" if len(self.refused) > 8 else ""
+            parts.append(f"Not used: {shown}{more}.")
+        return " ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def decode(data: bytes) -> Image.Image:
+    """A picture as a viewer shows it, in RGB: rotation applied, 16 bits scaled, alpha composed on white.
+
+    Raises:
+        UserError: it is no picture of a known format, damaged, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
+            with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
+                if image.width * image.height > dataset.MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"larger than {dataset.MAX_PIXELS // 1_000_000} million pixels", "Make it smaller first."
+        ) from None
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error):
+        raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        scaled = np.clip(np.asarray(image, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def add(folder: Path, sources: Sequence[tuple[str, Path]]) -> Report:
+    """Take pictures, captions and zips into a data set.
+
+    Args:
+        folder: the data set.
+        sources: (name as the person knows it, file that holds the bytes).
+    """
+    report = Report()
+    captions = {
+        _stem(name): dataset.decode_text(data)
+        for source in sources
+        for name, data in _entries(*source, Report(), (".txt",))
+    }
+    known = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in dataset.pictures(folder)}
+    used = set()
+    for source in sources:
+        for name, data in _entries(*source, report, None):
+            used.add(_stem(name))
+            _add_picture(folder, name, data, captions.get(_stem(name)), known, report)
+    _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
+    return report
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _add_picture(
+    folder: Path, name: str, data: bytes, caption: str | None, known: dict[str, Path], report: Report
+) -> None:
+    shown = dataset.one_line(PurePosixPath(name).name)[:80]
+    identity = hashlib.sha256(data).hexdigest()
+    if identity in known:
+        report.known += 1
+        return
+    advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
+    try:
+        if files.free_space(folder) < len(data) + 100 * 2**20:
+            raise UserError("the disk is full", "Make room and add it again.")
+        decode(data)
+    except UserError as error:
+        report.refused.append((shown, f"{advice}; export it as PNG or JPEG" if advice else error.message))
+        return
+    with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
+        extension = _EXTENSIONS[str(image.format)]
+    path = _free_path(folder, files.safe_name(PurePosixPath(name).stem, "picture"), extension)
+    # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
+    if caption is not None and dataset.one_line(caption):
+        files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
+        report.captions += 1
+    files.write(path, data)
+    known[identity] = path
+    report.added.append(path.name)
+
+
+def _free_path(folder: Path, stem: str, extension: str) -> Path:
+    """A path whose stem no picture and no caption of the folder has, so that nothing is replaced or mixed up."""
+    taken = {path.stem.lower() for path in folder.iterdir()}
+    number, candidate = 1, stem
+    while candidate.lower() in taken:
+        number += 1
+        candidate = f"{stem[:58]}-{number}"
+    return folder / (candidate + extension)
+
+
+def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) -> None:
+    """Captions that came without a picture belong to pictures that are already there, by name."""
+    stems = {path.stem: path for path in dataset.pictures(folder)}
+    for stem, text in captions.items():
+        name = PurePosixPath(stem).name
+        picture = stems.get(files.safe_name(name, "picture"))
+        if picture is None:
+            report.refused.append((dataset.one_line(name)[:76] + ".txt", "a caption without a picture of that name"))
+        else:
+            dataset.write_caption(picture, text)
+            report.captions += 1
+
+
+def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | None) -> Iterator[tuple[str, bytes]]:
+    """The files in an upload (itself, or what is in a zip) of the given suffixes; None means all but captions."""
+    name = name.replace("\\", "/")
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".zip":
+        yield from _zip_entries(name, path, report, suffixes)
+    elif suffix not in suffixes if suffixes else suffix == ".txt":
+        return
+    elif path.stat().st_size > MAX_FILE:
+        report.refused.append((PurePosixPath(name).name, f"larger than {MAX_FILE // 2**20} MB"))
+    else:
+        yield PurePosixPath(name).name, path.read_bytes()
+
+
+def _zip_entries(
+    name: str, path: Path, report: Report, suffixes: tuple[str, ...] | None
+) -> Iterator[tuple[str, bytes]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError):
+        report.refused.append((PurePosixPath(name).name, "not a zip, or a damaged one"))
+        return
+    total = 0
+    with archive:
+        for info in archive.infolist()[:MAX_ENTRIES]:
+            entry = info.filename.replace("\\", "/")
+            shown = dataset.one_line(PurePosixPath(entry).name)[:80]
+            suffix = PurePosixPath(entry).suffix.lower()
+            if info.is_dir() or not shown or shown.startswith(".") or entry.startswith("__MACOSX/"):
+                continue
+            if suffix not in suffixes if suffixes else suffix == ".txt":
+                continue
+            if suffix not in (*dataset.SUFFIXES, ".txt", *_ADVICE):
+                report.refused.append((shown, "not a picture"))
+                continue
+            data, reason = _read_entry(archive, info, MAX_TOTAL - total)
+            if data is None:
+                report.refused.append((shown, reason))
+            else:
+                total += len(data)
+                yield entry, data
+
+
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> tuple[bytes | None, str]:
+    """The bytes of a zip entry, counted as they come (its own word on its size is not trusted), or why not."""
+    limit = min(MAX_FILE, room, max(2**20, info.compress_size * MAX_RATIO))
+    try:
+        with archive.open(info) as entry:
+            data = entry.read(limit + 1)
+    except RuntimeError:
+        return None, "encrypted"
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError):
+        return None, "damaged in the zip"
+    if len(data) > limit:
+        return None, "unpacks to more than is allowed"
+    return data, ""
+
+
+def thumbnail(picture: Path) -> Path:
+    """A small WebP of a picture, made on first use and kept in the data set's cache."""
+    stat = picture.stat()
+    key = hashlib.sha256(f"{picture.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
+    path = picture.parent / dataset.CACHE / "thumbnails" / f"{key}.webp"
+    if not path.is_file():
+        image = decode(picture.read_bytes())
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=80)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, buffer.getvalue())
+    return path

@@ -1,0 +1,183 @@
+"""Pictures from a base model and adapters at given strengths: previews of a run, `limner sample`, and the painter.
+
+The painter is a warm process: it holds one pipeline and its adapters, reads one request a line from its standard
+input and answers in lines on its standard output. It keeps no state worth saving.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import ValidationError
+
+from trainer import adapter_file, config, events, families, files
+from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
+from trainer.errors import UserError
+from trainer.families import Adapter, Family
+from trainer.runs import Run
+
+Progress = Callable[[int, int], None]
+
+
+def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, step: int) -> None:
+    """Paint each preview prompt with the adapter as it is now, and report the pictures."""
+    folder = run.folder / "previews"
+    folder.mkdir(exist_ok=True)
+    adapter.set_strength(settings.strength)
+    try:
+        for number, prompt in enumerate(settings.prompts):
+            path = folder / f"{step:06d}_{number}.png"
+            picture = PictureConfig(
+                prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
+                guidance=settings.guidance, out=str(path),
+            )  # fmt: skip
+            write_png(path, paint(family, picture), picture)
+            run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
+    finally:
+        adapter.set_strength(1.0)
+
+
+def paint(family: Family, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
+    """One picture. The same request on the same device gives the same picture: its noise comes from the seed alone."""
+
+    def tell(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
+        if progress:
+            progress(step + 1, picture.steps)
+        return values
+
+    with torch.no_grad(), _autocast(family):
+        result = family.pipeline()(
+            picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
+            guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
+            generator=torch.Generator().manual_seed(picture.seed), callback_on_step_end=tell,
+        )  # fmt: skip
+    image: Image.Image = result.images[0]
+    return image
+
+
+def _autocast(family: Family) -> AbstractContextManager[Any]:
+    dtype = next(family.denoiser.parameters()).dtype
+    return nullcontext() if dtype == torch.float32 else torch.autocast(family.device.type, dtype=dtype)
+
+
+def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:
+    """Save a picture with what made it in its text, but no path."""
+    text = PngInfo()
+    adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in picture.adapters)
+    text.add_text(
+        "parameters",
+        f"{picture.prompt}\nNegative prompt: {picture.negative}\n"
+        f"Steps: {picture.steps}, CFG scale: {picture.guidance:g}, "
+        f"Seed: {picture.seed}, Size: {image.width}x{image.height}, Adapters: {adapters or 'none'}",
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    files.write(path, buffer.getvalue())
+
+
+def device() -> tuple[torch.device, torch.dtype]:
+    """Where pictures are made, and in which precision."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.float16
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), torch.float32
+    return torch.device("cpu"), torch.float32
+
+
+class Painter:
+    """One base model with the adapters that were asked for so far, kept warm."""
+
+    def __init__(self) -> None:
+        self._base = ""
+        self._family: Family | None = None
+        self._loaded: dict[tuple[str, int], str] = {}
+
+    def paint(self, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
+        """One picture, with the base loaded only when it changed and each adapter file only once.
+
+        Raises:
+            UserError: the base or an adapter cannot be used.
+        """
+        family = self._load_base(picture.base)
+        names, strengths = [], []
+        for file, strength in picture.adapters:
+            if strength:
+                names.append(self._load_adapter(family, Path(file)))
+                strengths.append(strength)
+        pipeline = family.pipeline()
+        if names:
+            pipeline.enable_lora()
+            pipeline.set_adapters(names, strengths)
+        elif self._loaded:
+            pipeline.disable_lora()
+        return paint(family, picture, progress)
+
+    def _load_base(self, base: str) -> Family:
+        if self._family is None or self._base != base:
+            self._family, self._base, self._loaded = None, "", {}
+            self._family = families.load(ModelConfig(base=base), *device())
+            self._base = base
+        return self._family
+
+    def _load_adapter(self, family: Family, file: Path) -> str:
+        """Load an adapter file under a name of its own; a file that was written anew is loaded anew."""
+        if not file.is_file():
+            raise UserError(f"The adapter {file.name} is not there.", "Choose another one.")
+        key = (str(file), file.stat().st_mtime_ns)
+        if key not in self._loaded:
+            tensors = adapter_file.read(file).tensors
+            pipeline = family.pipeline()
+            if len(self._loaded) >= 8:
+                pipeline.unload_lora_weights()
+                self._loaded = {}
+            name = f"adapter{len(self._loaded)}"
+            try:
+                pipeline.load_lora_weights(tensors, adapter_name=name)
+            except (ValueError, RuntimeError, KeyError, IndexError) as error:
+                self._family = None  # it may be half loaded
+                raise UserError(
+                    f"The adapter {file.name} does not fit the base model {Path(self._base).name!r}.",
+                    "Choose the base model that it was trained on.",
+                ) from error
+            self._loaded[key] = name
+        return self._loaded[key]
+
+
+def serve() -> None:
+    """Answer requests (one JSON line each) until standard input ends.
+
+    Answers: `{"progress": done, "of": steps}` any number of times, then `{"done": true}` or
+    `{"error": message, "remedy": remedy}`.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not speak between the answers
+    painter = Painter()
+
+    def answer(**values: Any) -> None:  # noqa: ANN401 - JSON
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    answer(ready=True)
+    for line in sys.stdin:
+        try:
+            picture = PictureConfig.model_validate_json(line)
+            image = painter.paint(picture, lambda done, of: answer(progress=done, of=of))
+            write_png(Path(picture.out), image, picture)
+            answer(done=True)
+        except ValidationError as error:
+            answer(error="; ".join(config.messages(error).values()) + ".", remedy="Correct it and try again.")
+        except UserError as error:
+            answer(error=error.message, remedy=error.remedy)
+
+
+def default_prompts(settings: TrainConfig, captions: list[str]) -> tuple[str, ...]:
+    """Three captions of the data set, evenly taken: what the previews show if nothing else is asked for."""
+    different = list(dict.fromkeys(captions))
+    stride = max(1, len(different) // 3)
+    return tuple(different[::stride][:3]) or ((settings.trigger,) if settings.trigger else ())

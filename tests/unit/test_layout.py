@@ -1,0 +1,93 @@
+"""Rules about the tree itself: what lies where, how large it may be, and what may stand in it nowhere."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+PROGRAM = sorted([CHECKOUT / "app.py", *(CHECKOUT / "trainer").rglob("*.py"), *(CHECKOUT / "ui").rglob("*.py")])
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_files_and_functions_are_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    for function in functions(path):
+        limit = 100 if function.name == "train" else 60
+        assert (function.end_lineno or 0) - function.lineno < limit, f"{path.name}: {function.name}"
+
+
+@pytest.mark.parametrize("folder", ["datasets", "outputs"])
+def test_data_folders_hold_no_program(folder: str) -> None:
+    assert not list((CHECKOUT / folder).rglob("*.py"))
+
+
+FORBIDDEN = {
+    r"shell\s*=\s*True|os\.system|os\.popen": "a shell",
+    r"\bpickle\b(?!d)|torch\.load\(|torch\.save\(|joblib|marshal": "pickle",
+    r"extractall|extract\(": "a zip unpacked by names of its own",
+    r"(?<![\w.])(eval|exec)\(": "code from text",
+    r"trust_remote_code|allow_pickle": "foreign code",
+    r"\.seek\(\d+\)|n_frames|LOAD_TRUNCATED_IMAGES|MAX_IMAGE_PIXELS": "frames or limits of pictures",
+    r"gr\.load|FileExplorer|set_static_paths|share\s*=\s*True": "a part of gradio that opens the machine",
+    r"write_text\(|write_bytes\(|open\([^)]*[\"'][wx]b?\+?[\"']|save_file\(": "writing past files.write",
+}
+
+
+@pytest.mark.parametrize(("pattern", "what"), FORBIDDEN.items(), ids=FORBIDDEN.values())
+def test_what_may_stand_nowhere(pattern: str, what: str) -> None:
+    for path in PROGRAM:
+        if path == CHECKOUT / "trainer" / "files.py":
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if "log.seek(0)" in line or ".log" in line:  # logs are appended to, not replaced
+                continue
+            code = line.partition("#")[0]
+            assert not re.search(pattern, code), f"{path.relative_to(CHECKOUT)}:{number} has {what}: {line.strip()}"
+
+
+def test_floors_of_what_we_need() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    found = dict(re.match(r"([\w-]+)>=([\d.]+)", one).groups() for one in project["dependencies"])  # type: ignore[union-attr]
+    floors = {"gradio": "6.20", "pillow": "12.3", "torch": "2.6", "safetensors": "0.8", "python-multipart": "0.0.27"}
+    for name, floor in floors.items():
+        assert [int(part) for part in found[name].split(".")] >= [int(part) for part in floor.split(".")]
+
+
+def test_the_tree_in_the_readme_is_there() -> None:
+    tree = (CHECKOUT / "README.md").read_text().partition("## Where things are")[2].partition("## ")[0]
+    names = re.findall(r"^( *)([\w./, ]+?)  ", tree, re.MULTILINE)
+    assert len(names) > 12
+    for indent, entry in names:
+        for name in entry.split(", "):
+            assert ((CHECKOUT / "trainer" if indent else CHECKOUT) / name).exists(), name
+
+
+def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
+    modules = "trainer.config, trainer.dataset, trainer.ingest, trainer.runs, trainer.events"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_command_line_shows_its_help_without_torch() -> None:
+    code = """
+import sys
+import trainer.__main__
+try:
+    trainer.__main__.main(["--help"])
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip().endswith("False")

@@ -4,10 +4,11 @@ A TOML may be partial; what it leaves out comes from the preset (a partial TOML 
 """
 
 import difflib
+import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tomlkit
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -56,7 +57,7 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with a picture's area.",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         title="Precision",
         description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 on a CPU.",
@@ -268,6 +269,28 @@ def _paths(section: type[BaseModel], prefix: str = "") -> list[str]:
         for kind in _sections(info.annotation):
             paths += _paths(kind, f"{prefix}{name}.")
     return paths
+
+
+def table() -> str:
+    """All settings as rows of a Markdown table: path, default, bounds, what it does."""
+    return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *_rows(TrainConfig, "")]) + "\n"
+
+
+def _rows(section: type[BaseModel], prefix: str) -> list[str]:
+    rows = []
+    for name, info in section.model_fields.items():
+        kinds = _sections(info.annotation)
+        if name == "record" or (name == "kind" and len(get_args(info.annotation)) < 2 and prefix != "schedule."):
+            continue
+        for kind in kinds:
+            rows += _rows(kind, f"{prefix}{name}.")
+        if not kinds:
+            choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
+            default = "" if info.is_required() else f"`{json.dumps(info.default)}`"
+            bounds = f" ({', '.join(choices)})" if len(choices) > 1 else ""
+            description = info.description or (section.__doc__ or "").split("\n")[0]
+            rows.append(f"| `{prefix}{name}` | {default} | {description}{bounds} |")
+    return rows
 
 
 def _sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is

@@ -15,7 +15,7 @@ from trainer.loss import denoising_loss
 from trainer.randomness import generator
 from trainer.runs import Run
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main path stays on one screen
@@ -94,12 +94,10 @@ def due(step: int, every: int) -> bool:
 
 
 def resolved_precision(training: TrainingConfig) -> str:
-    """What "auto" means here: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
+    """What "auto" means here: bf16 on a GPU that has it, fp32 elsewhere."""
     if training.precision != "auto":
         return training.precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "fp32"
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], family: families.Family) -> TrainConfig:

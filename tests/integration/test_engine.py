@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
@@ -33,6 +35,13 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
     return config.build(data)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """A worker trains once in its life; here one process trains many times, in different precisions."""
+    yield
+    AcceleratorState._reset_state(True)
 
 
 def finish(run: Run) -> dict[str, Tensor]:
@@ -65,6 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dropout": {"training__caption_dropout": 0.5},
     "min-SNR": {"training__min_snr_gamma": 5.0},
     "constant": {"schedule__kind": "constant"},
+    "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
 
 
@@ -87,6 +97,17 @@ def test_six_steps_are_stop_and_resume_anywhere(character: Path, tiny_sd: Path, 
         assert runs.look(parts).state.step == stopped_at
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
+
+
+def test_the_adapter_is_learned_in_full_precision(tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.bfloat16)
+    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=True, seed=0)
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in adapter.parameters())
+    base = [
+        p for p in family.denoiser.parameters() if p.requires_grad and not any(p is q for q in adapter.parameters())
+    ]
+    assert not base
 
 
 def test_another_seed_gives_another_adapter(character: Path, tiny_sd: Path) -> None:

@@ -184,9 +184,9 @@ def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> 
             layers |= _inject(encoder, settings, family.text_targets, prefix + "_text_model_")
     for name in sorted(layers):
         layer = layers[name]
+        for part in (layer.lora.lora_A, layer.lora.lora_B):
+            part.to(torch.float32).requires_grad_(True)  # small updates would be lost in the base's precision
         weight = layer.down
-        weight.requires_grad_(True)
-        layer.up.requires_grad_(True)
         with torch.no_grad():
             # Kaiming-uniform with a = sqrt(5), drawn on the CPU in fp32, the same on every device.
             bound = 1 / math.sqrt(weight[0].numel())

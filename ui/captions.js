@@ -1,0 +1,113 @@
+// The caption grid. Cards are replaced whenever the value changes, so all listeners sit on `element`.
+// `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so.
+const typed = new Map();
+const timers = new Map();
+const busy = new Set();
+let failure = "";
+
+const project = () => element.querySelector(".captions")?.dataset.project ?? "";
+const areas = () => [...element.querySelectorAll("textarea")];
+const keyOf = (area) => project() + "/" + area.dataset.name;
+
+function show() {
+  const status = element.querySelector(".save");
+  if (!status) return;
+  const text = failure
+    ? "Not saved: " + failure + " Your text is kept here and will be tried again."
+    : typed.size ? "Saving\u2026" : areas().length ? "All captions are saved." : "";
+  status.textContent = text;
+  status.classList.toggle("bad", failure !== "");
+}
+
+function later(key, delay) {
+  clearTimeout(timers.get(key));
+  timers.set(key, setTimeout(() => save(key), delay));
+}
+
+function badges(name, texts) {
+  for (const card of element.querySelectorAll(".card")) {
+    if (card.dataset.name !== name) continue;
+    card.querySelector(".badges").replaceChildren(...texts.map((text) => {
+      const badge = document.createElement("span");
+      badge.textContent = text;
+      return badge;
+    }));
+  }
+}
+
+async function save(key) {
+  clearTimeout(timers.get(key));
+  timers.delete(key);
+  if (busy.has(key) || !typed.has(key)) return;
+  busy.add(key);
+  const sent = typed.get(key);
+  let answer = null;
+  try {
+    answer = await server.save_caption(sent);
+  } catch (error) {
+    answer = null;
+  }
+  busy.delete(key);
+  if (answer && answer.ok === true) {
+    failure = "";
+    if (typed.get(key) === sent) typed.delete(key);
+    else if (typed.has(key)) later(key, 0);
+    if (sent.project === project()) badges(sent.name, answer.badges);
+  } else if (typed.has(key)) {
+    failure = (answer && answer.error) || "the server does not answer.";
+    later(key, 3000);
+  }
+  show();
+}
+
+function move(area, by) {
+  const all = areas();
+  const next = all[all.indexOf(area) + by];
+  if (next) {
+    next.focus();
+    next.select();
+  }
+}
+
+element.addEventListener("input", (event) => {
+  const area = event.target.closest("textarea");
+  if (!area) return;
+  const key = keyOf(area);
+  typed.set(key, { project: project(), name: area.dataset.name, text: area.value });
+  later(key, 600);
+  show();
+});
+element.addEventListener("focusout", (event) => {
+  const area = event.target.closest("textarea");
+  if (area) save(keyOf(area));
+});
+element.addEventListener("keydown", (event) => {
+  const area = event.target.closest("textarea");
+  if (!area || event.isComposing) return;
+  if (event.key === "Enter" && !event.shiftKey) move(area, 1);
+  else if (event.altKey && event.key === "ArrowDown") move(area, 1);
+  else if (event.altKey && event.key === "ArrowUp") move(area, -1);
+  else return;
+  event.preventDefault();
+});
+element.addEventListener("click", (event) => {
+  const remove = event.target.closest(".remove");
+  const page = event.target.closest(".page");
+  if (remove) {
+    const key = project() + "/" + remove.dataset.name;
+    clearTimeout(timers.get(key));
+    typed.delete(key);
+    trigger("delete", { name: remove.dataset.name, page: Number(element.querySelector(".captions").dataset.page) });
+  } else if (page) {
+    trigger("select", { page: Number(page.dataset.page) });
+  }
+});
+window.addEventListener("beforeunload", (event) => {
+  if (typed.size) event.preventDefault();
+});
+// A textarea that was typed in shows its own text, not the new value, unless it is told to.
+watch("value", () => {
+  for (const area of areas()) area.value = typed.get(keyOf(area))?.text ?? area.defaultValue;
+  show();
+});
+show();

@@ -1,0 +1,233 @@
+"""A form made from the schema of the settings, and back: a setting is named once, in the schema, and appears here.
+
+bool -> checkbox, Literal -> dropdown, number -> number, list of texts -> lines, section -> group, union of sections
+-> radio with one group for each kind. Values are matched by the path of their setting.
+"""
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, Union, get_args, get_origin
+
+import gradio as gr
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer import config as configs
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+
+Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
+ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One widget: where its setting is, what it is called, and of what kind it is.
+
+    `option` is the kind of a union's section that the setting belongs to; "" outside unions.
+    """
+
+    path: tuple[str, ...]
+    kind: Kind
+    title: str
+    help: str
+    group: str
+    choices: tuple[str, ...] = ()
+    option: str = ""
+
+    @property
+    def id(self) -> str:
+        """The element's id on the page."""
+        return "-".join(("form", *self.path, self.option)).rstrip("-").replace("_", "-")
+
+
+def entries(
+    section: type[BaseModel] = TrainConfig, path: tuple[str, ...] = (), group: str = "General", option: str = ""
+) -> list[Entry]:
+    """The widgets for a section and all that is in it, groups together."""
+    single: list[Entry] = []
+    nested: list[Entry] = []
+    for name, info in section.model_fields.items():
+        here = (*path, name)
+        if not path and name in ELSEWHERE:
+            continue
+        title = info.title or name.replace("_", " ").capitalize()
+        sections = _sections(info.annotation)
+        if len(sections) == 1:
+            nested += entries(sections[0], here, title)
+        elif sections:
+            kinds = tuple(str(one.model_fields["kind"].default) for one in sections)
+            nested.append(Entry((*here, "kind"), "choice", "Kind", "", title, kinds))
+            for one, kind in zip(sections, kinds, strict=True):
+                nested += entries(one, here, title, kind)
+        else:
+            single += _single(here, info, title, group, option)
+    return single + nested
+
+
+def _single(path: tuple[str, ...], info: FieldInfo, title: str, group: str, option: str) -> list[Entry]:
+    annotation, choices = info.annotation, ()
+    kind: Kind
+    if get_origin(annotation) is Literal:
+        kind, choices = "choice", get_args(annotation)
+        if len(choices) < 2:  # nothing to choose
+            return []
+    elif get_origin(annotation) is tuple:
+        kind = "lines"
+    elif annotation is bool:
+        kind = "flag"
+    elif annotation is int:
+        kind = "whole"
+    elif annotation is float:
+        kind = "number"
+    elif annotation is str:
+        kind = "text"
+    else:
+        raise TypeError(f"no widget for {'.'.join(path)}: {annotation}")
+    return [Entry(path, kind, title, _help(info), group, choices, option)]
+
+
+def _help(info: FieldInfo) -> str:
+    bounds = {}
+    for part in info.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if hasattr(part, name):
+                bounds[name] = getattr(part, name)
+    low = bounds.get("ge", bounds.get("gt"))
+    high = bounds.get("le", bounds.get("lt"))
+    text = info.description or ""
+    return f"{text} {low:g} to {high:g}." if low is not None and high is not None and high <= 1000 else text
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any annotation there is
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+# Values ---------------------------------------------------------------------------------------------------------
+
+
+def standard(preset: str, base: str) -> TrainConfig:
+    """What holds if nothing is changed in the form."""
+    return configs.build({"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or configs.MICRO}})
+
+
+def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
+    """What the widgets show for a config."""
+    return [_shown(entry, config) for entry in listed]
+
+
+def _shown(entry: Entry, config: TrainConfig) -> Any:  # noqa: ANN401 - a setting of any kind
+    *sections, last = entry.path
+    section: Any = config
+    for name in sections:
+        section = getattr(section, name)
+    if entry.option and section.kind != entry.option:
+        union = _sections(TrainConfig.model_fields[entry.path[0]].annotation)
+        section = next(one() for one in union if one.model_fields["kind"].default == entry.option)
+    value = getattr(section, last)
+    return "\n".join(value) if entry.kind == "lines" else value
+
+
+def read(listed: Sequence[Entry], given: Sequence[Any], standard: TrainConfig) -> dict[str, Any]:
+    """The partial settings that the form asks for: only what differs from the standard."""
+    chosen = {entry.path[0]: value for entry, value in zip(listed, given, strict=True) if entry.path[-1] == "kind"}
+    found: dict[str, Any] = {}
+    for entry, value, usual in zip(listed, given, values(listed, standard), strict=True):
+        kind = chosen.get(entry.path[0])
+        if entry.option and entry.option != kind:
+            continue
+        if _plain(entry, value) == _plain(entry, usual):
+            continue
+        *sections, last = entry.path
+        place = found
+        for name in sections:
+            place = place.setdefault(name, {})
+        place[last] = _plain(entry, value)
+        if kind is not None:
+            place["kind"] = kind  # a union's section cannot be told without it
+    return found
+
+
+def _plain(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
+    match entry.kind:
+        case "lines":
+            return [line.strip() for line in str(value or "").splitlines() if line.strip()]
+        case "whole" if isinstance(value, float) and value.is_integer():
+            return int(value)
+        case "text":
+            return str(value or "").strip()
+        case _:
+            return value
+
+
+def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
+    """The full config, with settings called by their titles in messages.
+
+    Raises:
+        UserError: a value out of bounds, each named.
+    """
+    try:
+        return configs.build(data)
+    except UserError as error:
+        message = error.message
+        for entry in listed:
+            message = message.replace(f"{'.'.join(entry.path)}:", f"{entry.title}:")
+        for name in ("name", "trigger", "dataset"):
+            message = message.replace(f" {name}:", f" {TrainConfig.model_fields[name].title}:")
+        raise UserError(message, error.remedy) from None
+
+
+def retuned(listed: Sequence[Entry], given: Sequence[Any], before: TrainConfig, after: TrainConfig) -> list[Any]:
+    """The form after the standard changed: values that were standard follow it, values of the person's own stay."""
+    return [
+        new if _plain(entry, value) == _plain(entry, old) else value
+        for entry, value, old, new in zip(listed, given, values(listed, before), values(listed, after), strict=True)
+    ]
+
+
+# Widgets --------------------------------------------------------------------------------------------------------
+
+
+def widgets(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
+    """Draw the form; returns the components in the order of the entries."""
+    made: list[Any] = []
+    shown = iter(values(listed, config))
+    for group, members in groupby(listed, key=lambda entry: entry.group):
+        with gr.Group(elem_classes="section"):
+            gr.HTML(f"<h3>{group}</h3>", padding=True)
+            for option, same in groupby(members, key=lambda entry: entry.option):
+                made += _row(list(same), shown, option, made)
+    return made
+
+
+def _row(same: list[Entry], shown: Any, option: str, above: list[Any]) -> list[Any]:  # noqa: ANN401 - an iterator
+    if not option:
+        return [_widget(entry, next(shown)) for entry in same]
+    radio = next(one for one in reversed(above) if isinstance(one, gr.Radio))
+    with gr.Column(visible=radio.value == option) as column:
+        drawn = [_widget(entry, next(shown)) for entry in same]
+    radio.change(
+        lambda kind: gr.Column(visible=kind == option), radio, column, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    return drawn
+
+
+def _widget(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - Gradio is untyped
+    common = {"label": entry.title, "info": entry.help or None, "elem_id": entry.id, "interactive": True}
+    match entry.kind:
+        case "flag":
+            return gr.Checkbox(value, **common)
+        case "choice" if entry.path[-1] == "kind":
+            choices = [(choice.capitalize(), choice) for choice in entry.choices]
+            return gr.Radio(choices, value=value, **common)
+        case "choice":
+            return gr.Dropdown(list(entry.choices), value=value, **common)
+        case "whole" | "number":
+            return gr.Number(value, **common)  # its bounds are checked by the schema, which names the setting
+        case "lines":
+            return gr.Textbox(value, lines=3, max_lines=8, **common)
+        case _:
+            return gr.Textbox(value, max_lines=1, **common)

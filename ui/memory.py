@@ -1,0 +1,81 @@
+"""What the page remembers between visits, in `outputs/.page.json`: the project at hand, and each project's answers.
+
+Nothing here is needed: without the file the answers are guessed from the data set.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from trainer import dataset, files
+
+EXAMPLE = "example-character"
+_LOCK = threading.Lock()
+
+
+def project() -> str:
+    """The project to show first: the last one used, else the shipped example, else any, else none."""
+    known = dataset.names()
+    last = str(_load().get("project", ""))
+    if last in known:
+        return last
+    return EXAMPLE if EXAMPLE in known else (known[0] if known else "")
+
+
+def remember_project(name: str) -> None:
+    """Show this project first the next time."""
+    _save(lambda data: data | {"project": name})
+
+
+def answer(project: str, key: str) -> str:
+    """What was answered for a project (`trigger`, `name`, `preset`), or the best guess."""
+    answers = _load().get("answers", {}).get(project, {})
+    if key in answers:
+        return str(answers[key])
+    match key:
+        case "trigger":
+            return guess_trigger(captions(project))
+        case "preset":
+            return "style" if "style" in project.lower() else "character"
+        case _:
+            return project
+
+
+def remember(project: str, key: str, value: str) -> None:
+    """Keep an answer."""
+
+    def change(data: dict[str, Any]) -> dict[str, Any]:
+        answers = data.get("answers", {})
+        return data | {"answers": answers | {project: answers.get(project, {}) | {key: value}}}
+
+    _save(change)
+
+
+def captions(project: str) -> list[str]:
+    """All captions of a project; none if it is not there."""
+    folder = files.datasets() / project
+    if not files.NAME.fullmatch(project) or not folder.is_dir():
+        return []
+    return [dataset.read_caption(path) for path in dataset.pictures(folder)]
+
+
+def guess_trigger(captions: list[str]) -> str:
+    """The one tag that all captions share, if there is just one."""
+    tags = [{tag.strip() for tag in caption.split(",")} - {""} for caption in captions]
+    shared = set.intersection(*tags) if len(tags) > 1 else set()
+    return shared.pop() if len(shared) == 1 else ""
+
+
+def _load() -> dict[str, Any]:
+    try:
+        data = json.loads((files.outputs() / ".page.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    with _LOCK:
+        files.outputs().mkdir(parents=True, exist_ok=True)
+        files.write(files.outputs() / ".page.json", json.dumps(change(_load()), indent=1))

@@ -1,0 +1,163 @@
+"""The page as a whole: its head, its four tabs, how it looks, and the web application that serves it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from trainer import dataset, files
+from trainer.errors import UserError
+from ui import datasets, downloads, media, memory, training, tryout
+from ui.handling import handled
+from ui.painter import Painter
+from ui.watch import Watch
+
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+TITLE = "<h1>Limner</h1><p>Teach Stable Diffusion a character or a style from a handful of pictures.</p>"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above the tabs."""
+
+    project: gr.Dropdown
+    pill: gr.HTML
+    new: gr.Button
+    new_row: gr.Row
+    new_name: gr.Textbox
+    create: gr.Button
+
+
+def make_app() -> FastAPI:
+    """The web application, without its guard."""
+    painter, watch = Painter(), Watch()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        painter.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.include_router(media.router)
+    gr.mount_gradio_app(
+        app, build(painter, watch), path="/", allowed_paths=[], blocked_paths=[str(files.datasets()), str(files.outputs())],
+        max_file_size="100mb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
+        show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+    )  # fmt: skip
+    return app
+
+
+def theme() -> gr.themes.Base:
+    """Calm colours, system fonts: nothing is fetched from anywhere."""
+    return gr.themes.Default(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"], radius_size="lg",
+    ).set(
+        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white", button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500", button_primary_text_color_dark="white",
+    )  # fmt: skip
+
+
+def build(painter: Painter, watch: Watch) -> gr.Blocks:
+    """Draw the page and connect its parts."""
+    with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        head = _head()
+        with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
+            with gr.Tab("1 · Images", id="images", elem_id="tab-images"):
+                images = datasets.build(head.project)
+            with gr.Tab("2 · Train", id="train", elem_id="tab-train") as train_tab:
+                train = training.build(head.project, head.pill, painter, watch)
+            with gr.Tab("3 · Try out", id="try", elem_id="tab-try") as try_tab:
+                trying = tryout.build(painter, watch)
+            with gr.Tab("4 · Download", id="download", elem_id="tab-download") as download_tab:
+                files_tab = downloads.build(watch)
+
+        def warm_and_offer(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the tab
+            if not watch.active():
+                painter.warm()
+            return tryout.offer(watch, *given)
+
+        train_tab.select(handled(training.plan), train.answers, train.summary, **QUIET)
+        try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
+        download_tab.select(handled(lambda: downloads.table(watch)), None, files_tab.listing, **QUIET)
+        images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
+            handled(training.plan), train.answers, train.summary, **QUIET
+        )
+        _share_trigger(head.project, images, train)
+        _connect_projects(head, images, train)
+        page.load(
+            handled(lambda: _load(watch)), None,
+            [tabs, head.project, *images.shown, *train.shown, *train.live], **QUIET,
+        )  # fmt: skip
+    page.queue(default_concurrency_limit=4, max_size=64)
+    return page
+
+
+def _head() -> Head:
+    with gr.Row(elem_id="head", equal_height=False):
+        gr.HTML(TITLE, elem_id="title")
+        pill = gr.HTML(elem_id="pill")
+        with gr.Row(elem_id="projects", equal_height=False):
+            project = gr.Dropdown([], label="Project", elem_id="project", interactive=True, min_width=180, scale=3)
+            new = gr.Button("New project", elem_id="new-project", size="md", min_width=110, scale=1)
+    with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
+        new_name = gr.Textbox(
+            label="Name of the new project", info="Letters, digits, - and _.", max_lines=1, elem_id="new-name",
+            interactive=True, scale=4,
+        )  # fmt: skip
+        create = gr.Button("Create", variant="primary", elem_id="create", scale=1, min_width=110)
+    return Head(project, pill, new, new_row, new_name, create)
+
+
+def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> None:
+    shown = [*images.shown, *train.shown]
+    head.project.input(handled(_open), head.project, shown, **QUIET)
+    head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
+    gr.on(
+        [head.create.click, head.new_name.submit], handled(_create), head.new_name,
+        [head.project, head.new_name, head.new_row, *shown], **QUIET,
+    )  # fmt: skip
+
+
+def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:
+    """The trigger word stands in two tabs and is one thing: a change in one shows in the other and is remembered."""
+
+    def share(name: str | None, word: str) -> str:
+        training.keep(name, "trigger", dataset.one_line(word or ""))
+        return word
+
+    for here, there in ((images.trigger, train.trigger), (train.trigger, images.trigger)):
+        here.input(handled(share), [project, here], there, trigger_mode="always_last", **QUIET)
+
+
+def _load(watch: Watch) -> list[Any]:
+    """Everything as it is on disk, for a page that was just opened."""
+    project = memory.project()
+    active = watch.active()
+    selected = gr.Tabs(selected="train") if active else gr.skip()
+    picker = gr.Dropdown(dataset.names(), value=project or None)
+    return [selected, picker, *datasets.show(project), *training.show(project), *training.draw(watch, watch.default())]
+
+
+def _open(project: str | None) -> list[Any]:
+    """Show another project."""
+    memory.remember_project(project or "")
+    return [*datasets.show(project or ""), *training.show(project or "")]
+
+
+def _create(name: str) -> list[Any]:
+    """Make a new, empty project and show it."""
+    name = (name or "").strip()
+    if name in dataset.names():
+        raise UserError(f"There is a project {name!r} already.", "Choose another name, or choose it in the list.")
+    if not name:
+        raise UserError("The new project has no name yet.", "Type one.")
+    dataset.create(name)
+    picker = gr.Dropdown(dataset.names(), value=name)
+    return [picker, "", gr.Row(visible=False), *_open(name)]

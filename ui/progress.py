@@ -1,0 +1,193 @@
+"""A run as HTML: status, progress bar, loss chart, previews, warnings, failure. Pure functions of a view of the run."""
+
+from collections.abc import Sequence
+from html import escape
+from math import isfinite
+from urllib.parse import quote
+
+from trainer import events, runs
+from trainer.runs import View
+
+WORDS = {
+    "waiting": "Waiting",
+    "running": "Training",
+    "interrupted": "Interrupted",
+    "finished": "Done",
+    "stopped": "Stopped",
+    "failed": "Failed",
+}
+SMOOTHING = 0.9
+WIDTH, HEIGHT = 720, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24
+
+
+def seconds(count: float) -> str:
+    """A span of time as people say it."""
+    if count < 5:
+        return "a few seconds"
+    if count < 90:
+        return f"{max(5, round(count / 5) * 5)} s"
+    if count < 90 * 60:
+        return f"{round(count / 60)} min"
+    return f"{count / 3600:.1f} h"
+
+
+def word(view: View) -> str:
+    """The status in one or two words."""
+    if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
+        return "Stopping"
+    if view.status == "running" and view.state.phase:
+        return "Preparing"
+    return WORDS[view.status]
+
+
+def share(view: View) -> float:
+    """Progress from 0 to 1."""
+    return min(1.0, view.state.step / view.state.steps) if view.state.steps else 0.0
+
+
+def pill(view: View | None) -> str:
+    """The short form for the head of the page; "" if nothing is under way."""
+    if view is None or view.status not in runs.ACTIVE:
+        return ""
+    text = word(view)
+    if view.status == "running" and not view.state.phase:
+        text += f" {share(view):.0%}"
+        if view.seconds_left is not None:
+            text += f", about {seconds(view.seconds_left)} left"
+    return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
+
+
+def status(view: View) -> str:
+    """Status, step, time left, the bar, and what the person can do next."""
+    state = view.state
+    facts = []
+    if state.steps:
+        facts.append(f"step <b id='step-now'>{state.step}</b> of {state.steps}")
+    if view.seconds_left is not None:
+        facts.append(f"about {seconds(view.seconds_left)} left")
+    if view.status == "waiting":
+        place = runs.place(view.run)
+        busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
+        facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
+    if state.device and view.status == "running":
+        facts.append(f"on {escape(state.device)}")
+    phase = state.phase
+    note = ""
+    if phase and view.status in runs.ACTIVE:
+        count = f" ({phase.done} of {phase.total})" if phase.total > 1 else ""
+        note = f"<p class='quiet'>{escape(phase.name)}{count}</p>"
+    done = f"{share(view):.1%}"
+    return (
+        f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
+        f"<span class='pill {view.status}' role='status'>{word(view)}</span> {' · '.join(facts)}</div>"
+        f"<div class='bar' role='progressbar' aria-label='Training progress' aria-valuemin='0' aria-valuemax='100' "
+        f"aria-valuenow='{round(100 * share(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
+    )
+
+
+def _next(view: View) -> str:
+    match view.status:
+        case "finished":
+            return "<p class='good'>The adapter is ready. Try it out, or download it.</p>"
+        case "stopped":
+            return "<p>Stopped, and all progress is saved. <b>Resume</b> goes on from here.</p>"
+        case "interrupted":
+            step = max((one.step for one in view.state.checkpoints), default=0)
+            return (
+                "<div class='alarm' role='alert'><b>The training was interrupted.</b> "
+                f"<b>Resume</b> goes on from step {step}.</div>"
+            )
+        case "failed":
+            return (
+                f"<div class='alarm' role='alert'><b>{escape(view.state.message)}</b> {escape(view.state.remedy)}</div>"
+            )
+        case _:
+            return ""
+
+
+# The chart ------------------------------------------------------------------------------------------------------
+
+
+def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
+    """Exponential moving average without the bias of its start (Kingma & Ba 2015, section 3)."""
+    average, weight, smoothed = 0.0, 1.0, []
+    for value in values:
+        average = factor * average + (1 - factor) * value
+        weight *= factor
+        smoothed.append(average / (1 - weight))
+    return smoothed
+
+
+def chart(state: events.State) -> str:
+    """The loss by step: each value faint, the smoothed one bold; the axis spans all steps, so it shows what is left."""
+    points = [point for point in events.curve(state, points=400) if isfinite(point[1])]
+    if len(points) < 2:
+        return "<div class='empty'>The loss curve appears here once training starts.</div>"
+    steps = [step for step, _ in points]
+    losses = [loss for _, loss in points]
+    averages = smooth(losses)
+    low, high = min(losses), max(losses)
+    room = (high - low) * 0.06 or 0.01
+    low, high = max(0.0, low - room), high + room
+    last = max(state.steps, steps[-1])
+
+    def place(step: int, loss: float) -> str:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
+        return f"{x:.1f},{y:.1f}"
+
+    raw = " ".join(place(step, loss) for step, loss in points)
+    bold = " ".join(place(step, loss) for step, loss in zip(steps, averages, strict=True))
+    x, y = place(steps[-1], averages[-1]).split(",")
+    label = f"Loss by step: {averages[-1]:.3f} at step {steps[-1]} of {last}, {averages[0]:.3f} at the start"
+    floor = HEIGHT - BOTTOM
+    return (
+        f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}' data-points='{len(points)}'>"
+        f"<line x1='{LEFT}' y1='{floor}' x2='{WIDTH - RIGHT}' y2='{floor}' class='axis'/>"
+        f"<line x1='{LEFT}' y1='{TOP}' x2='{WIDTH - RIGHT}' y2='{TOP}' class='grid'/>"
+        f"<text x='{LEFT - 6}' y='{TOP + 10}' text-anchor='end'>{high:.2f}</text>"
+        f"<text x='{LEFT - 6}' y='{floor}' text-anchor='end'>{low:.2f}</text>"
+        f"<text x='{LEFT}' y='{HEIGHT - 6}'>0</text>"
+        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{last} steps</text>"
+        f"<polyline class='raw' points='{raw}'/><polyline class='smooth' points='{bold}'/>"
+        f"<circle class='now' cx='{x}' cy='{y}' r='4'/></svg>"
+        f"<p class='legend'>Loss, smoothed: <b>{averages[-1]:.3f}</b>. Faint: each step.</p>"
+    )
+
+
+# Pictures and words ---------------------------------------------------------------------------------------------
+
+
+def previews(view: View, newest: int = 12) -> str:
+    """One row for each prompt, the newest picture first."""
+    rows: dict[str, list[events.Preview]] = {}
+    for preview in view.state.previews:
+        number = preview.file.rsplit("_", 1)[-1]
+        rows.setdefault(number, []).append(preview)
+    if not rows:
+        return "<div class='empty'>Preview pictures appear here while it trains.</div>"
+    drawn = []
+    for number in sorted(rows):
+        row = sorted(rows[number], key=lambda one: -one.step)[:newest]
+        pictures = "".join(_figure(view.run.id, one) for one in row)
+        drawn.append(f"<h4>{escape(row[0].prompt)}</h4><div class='strip' tabindex='0'>{pictures}</div>")
+    return f"<div class='previews' data-count='{len(view.state.previews)}'>{''.join(drawn)}</div>"
+
+
+def _figure(run_id: str, preview: events.Preview) -> str:
+    name = preview.file.rsplit("/", 1)[-1]
+    link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
+    return (
+        f"<figure><a href='{link}' target='_blank'><img loading='lazy' src='{link}' "
+        f"alt='Step {preview.step}: {escape(preview.prompt)}'></a><figcaption>step {preview.step}</figcaption></figure>"
+    )
+
+
+def warnings(state: events.State) -> str:
+    """What the worker warned of, folded if it is much."""
+    if not state.warnings:
+        return ""
+    lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
+    count = len(state.warnings)
+    return f"<details class='notes'{' open' if count < 4 else ''}><summary>Notes ({count})</summary><ul>{lines}</ul></details>"

@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -177,8 +178,11 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _micro_is_small(self) -> "TrainConfig":
-        if self.model.base == MICRO and self.training.resolution != 64:
-            raise ValueError("training.resolution: the built-in base micro draws 64 x 64 pixels; set it to 64")
+        side = micro_side()
+        if self.model.base == MICRO and self.training.resolution != side:
+            raise ValueError(
+                f"training.resolution: the built-in base micro draws {side} x {side} pixels; set it to {side}"
+            )
         return self
 
 
@@ -202,7 +206,17 @@ class PictureConfig(Section):
 def preset(kind: str, base: str) -> dict[str, Any]:
     """The partial settings of a preset for a base model."""
     path = PRESETS / f"{MICRO if base == MICRO else 'sd15'}-{kind}.toml"
-    return tomllib.loads(path.read_text()) if path.is_file() else {}
+    data = tomllib.loads(path.read_text()) if path.is_file() else {}
+    return _merge({"training": {"resolution": micro_side()}}, data) if base == MICRO else data
+
+
+@cache
+def micro_side() -> int:
+    """Side in pixels of the pictures that the built-in base draws."""
+    folder = Path(__file__).parent / "families" / MICRO
+    latents = json.loads((folder / "unet" / "config.json").read_text())["sample_size"]
+    levels = json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"]
+    return int(latents * 2 ** (len(levels) - 1))
 
 
 def build(data: dict[str, Any]) -> TrainConfig:

@@ -1,0 +1,219 @@
+"""The micro VAE: an encoder whose weights are written down from the patch code, and a decoder that is trained.
+
+The result is an ordinary AutoencoderKL. Only its encoder is unusual: it computes the linear patch code exactly, so the
+latents of the base's training can be made before any VAE exists, and decoder and base can be trained in any order.
+"""
+
+import copy
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .patch_code import PatchCode, fit_patch_code
+from .pictures import Pictures
+from .recipe import Recipe
+from .schedule import Clock, average_into, learning_rate_factor, seed_step
+from .written_encoder import write_encoder
+
+AVERAGE = 0.998
+LINE_EVERY = 250
+
+
+def fit_code(recipe: Recipe, world: Pictures, others: Pictures) -> PatchCode:
+    """Fit the patch code on a part of the pictures, which is plenty for its few thousand numbers."""
+    images = torch.cat([world.tensor(slice(0, 2400)), others.tensor(slice(0, None, max(1, len(others) // 400)))])
+    inner = (12, 32, 64)  # all of 2 x 2 pixels, most of 4 x 4 and of 8 x 8
+    return fit_patch_code(images, (*inner, recipe.latent_channels - 2))
+
+
+def build_vae(recipe: Recipe, code: PatchCode) -> AutoencoderKL:
+    """Build the VAE with the code as its encoder and an untrained decoder."""
+    levels = len(recipe.vae_channels)
+    torch.manual_seed(recipe.seed)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=recipe.vae_channels,
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=16,
+        sample_size=recipe.image_size,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+    write_encoder(vae, code)
+    with torch.no_grad():
+        for block in [vae.decoder.mid_block, *vae.decoder.up_blocks]:
+            for resnet in block.resnets:
+                resnet.conv2.weight.mul_(0.1)  # nearly the identity: a deep narrow decoder starts faster so
+    _carry_positions(vae)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    return vae
+
+
+@torch.no_grad()
+def _carry_positions(vae: AutoencoderKL) -> None:
+    """Lead the two position channels through the untrained decoder, made finer at each level, and take their slope.
+
+    In columns that were doubled the slope on one side is zero: that is how left and right halves differ. Training
+    finds this by itself, but late.
+    """
+    decoder = vae.decoder
+    vae.post_quant_conv.weight[:, :, 0, 0] = torch.eye(vae.post_quant_conv.out_channels)
+    vae.post_quant_conv.bias.zero_()
+    smooth, bend = torch.tensor([0.25, 0.5, 0.25]), torch.tensor([1.0, -2.0, 1.0])
+    decoder.conv_in.weight[:2] = 0
+    decoder.conv_in.weight[:2, -2:, 1, 1] = torch.eye(2)
+    for level, block in enumerate(decoder.up_blocks):
+        for resnet in block.resnets:
+            if resnet.conv_shortcut is not None:
+                resnet.conv_shortcut.weight[:4] = 0
+                resnet.conv_shortcut.weight[:4, :4, 0, 0] = torch.eye(4)
+        for upsampler in block.upsamplers or []:
+            weight = upsampler.conv.weight
+            weight[:4] = 0
+            weight[0, 0, 1], weight[1, 1, :, 1] = smooth, smooth
+            weight[2, 0, 1], weight[3, 1, :, 1] = bend * 2 ** (level + 1), bend * 2 ** (level + 1)
+
+
+class DecoderTraining:
+    """The training of the decoder, as a state that can be saved and taken up again."""
+
+    def __init__(self, recipe: Recipe, code: PatchCode, checkpoint: Path) -> None:
+        self.recipe = recipe
+        self.code = code
+        self.checkpoint = checkpoint
+        self.vae = build_vae(recipe, code)
+        self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval()
+        self.parameters = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=recipe.decoder_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        )
+        self.step = 0
+        self.seen = 0
+        if checkpoint.exists():
+            state = load_checkpoint(checkpoint)
+            self.vae.load_state_dict(state["vae"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seen = state["step"], state["seen"]
+
+    def save(self) -> None:
+        """Write the state to the checkpoint."""
+        state = {
+            "vae": self.vae.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seen": self.seen,
+        }
+        save_checkpoint(state, self.checkpoint)
+
+    def train_step(self, world: Pictures, others: Pictures) -> float:
+        """Do one step and return its loss."""
+        recipe = self.recipe
+        chooser = seed_step(recipe.seed, self.step)
+        images = _draw_batch(world, others, recipe.decoder_batch, chooser)
+        latents = self.code.encode(images)
+        # The base will never hit the latents exactly; the decoder learns to look past small errors.
+        latents = latents + torch.randn_like(latents) * torch.rand(len(images), 1, 1, 1) * 0.15
+        factor = learning_rate_factor(
+            self.step, seen=self.seen, total=recipe.decoder_samples, decay_share=recipe.decay_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.decoder_learning_rate * factor
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = self.vae.decode(latents).sample
+        loss = reconstruction_loss(decoded.float(), images)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        average_into(self.averaged.parameters(), self.vae.parameters(), self.step, AVERAGE)
+        self.step += 1
+        self.seen += len(images)
+        return float(loss.detach())
+
+
+def train_decoder(
+    training: DecoderTraining, world: Pictures, others: Pictures, unseen: Pictures, *, clock: Clock
+) -> None:
+    """Train until the recipe's samples are seen or the clock says stop."""
+    probes = {
+        "world": world.tensor(slice(len(world) - 48, len(world))),
+        "held out": unseen.tensor(slice(0, None, max(1, len(unseen) // 48))),
+    }
+    while training.seen < training.recipe.decoder_samples and not clock.over():
+        clock.add(training.train_step(world, others), training.recipe.decoder_batch)
+        if clock.checkpoint_due():
+            training.save()
+        if training.step % LINE_EVERY == 0:
+            quality = ", ".join(f"{name} {psnr(training, images):.2f} dB" for name, images in probes.items())
+            print(f"decoder: step {training.step}, {training.seen} samples, {clock.line()}, {quality}", flush=True)
+    training.save()
+    quality = ", ".join(f"{name} {psnr(training, images):.2f} dB" for name, images in probes.items())
+    print(f"decoder: {training.seen} samples, {quality}", flush=True)
+
+
+@torch.no_grad()
+def reconstruct(training: DecoderTraining, images: Tensor) -> Tensor:
+    """Send pictures through the code and the averaged decoder."""
+    decoded: Tensor = training.averaged.decode(training.code.encode(images)).sample
+    return decoded.clamp(-1, 1)
+
+
+def psnr(training: DecoderTraining, images: Tensor) -> float:
+    """Return the mean peak signal-to-noise ratio of the reconstructions in dB."""
+    errors = (reconstruct(training, images) - images).square().mean((1, 2, 3))
+    return float((10 * torch.log10(4 / errors)).mean())
+
+
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Compare colors and edges, at full size and at half; edges are what makes flat drawings look sharp."""
+    half_decoded, half_images = F.avg_pool2d(decoded, 2), F.avg_pool2d(images, 2)
+    return (
+        F.l1_loss(decoded, images)
+        + 0.5 * F.mse_loss(decoded, images)
+        + 0.7 * _edge_loss(decoded, images)
+        + 0.5 * F.l1_loss(half_decoded, half_images)
+        + 0.4 * _edge_loss(half_decoded, half_images)
+    )
+
+
+def _edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    error = decoded - images
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def _draw_batch(world: Pictures, others: Pictures, count: int, chooser: random.Random) -> Tensor:
+    """Take pictures of both sets and change some, so that the decoder copes with what a user brings."""
+    share = len(world) / (len(world) + 3 * len(others))
+    images = []
+    for _ in range(count):
+        source = world if chooser.random() < share else others
+        image = source.tensor([chooser.randrange(len(source))])
+        images.append(_augment(image, chooser))
+    return torch.cat(images)
+
+
+def _augment(image: Tensor, chooser: random.Random) -> Tensor:
+    """Permute or invert colors, mirror, shift, coarsen: each now and then."""
+    recolor = chooser.random()
+    if recolor < 0.2:
+        image = image[:, chooser.sample(range(3), 3)]
+    elif recolor < 0.28:
+        image = -image
+    if chooser.random() < 0.3:
+        image = image.flip(-1)
+    if chooser.random() < 0.25:
+        image = image.roll((chooser.randint(-12, 12), chooser.randint(-12, 12)), (-2, -1))
+    if chooser.random() < 0.08:
+        block = chooser.choice((4, 8))
+        image = F.interpolate(F.avg_pool2d(image, block), scale_factor=block)
+    return image

@@ -1,0 +1,179 @@
+"""The micro UNet and text encoder, trained together from nothing on the latents of the world (v-prediction)."""
+
+import copy
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from .captions import caption
+from .checkpoint import load_checkpoint, save_checkpoint
+from .patch_code import PatchCode
+from .pictures import Attributes, Pictures
+from .recipe import Recipe
+from .schedule import Clock, average_into, learning_rate_factor, seed_step
+
+AVERAGE = 0.999
+LINE_EVERY = 200
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 2e-2,
+    "prediction_type": "v_prediction",
+    "steps_offset": 1,
+}
+"""The noise schedule, for training here and for the scheduler that is exported."""
+
+
+@dataclass(frozen=True)
+class EncodedWorld:
+    """Latents and attributes of all pictures of the world."""
+
+    latents: Tensor  # n, channels, size, size in half precision
+    people: list[Attributes]
+
+
+def encode_world(world: Pictures, code: PatchCode, path: Path) -> None:
+    """Encode every picture once, so that training the base never touches pixels."""
+    chunks = [code.encode(world.tensor(slice(start, start + 256))).half() for start in range(0, len(world), 256)]
+    save_checkpoint({"latents": torch.cat(chunks)}, path)
+
+
+def build_base(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """Build the untrained UNet and text encoder; module names are those of Stable Diffusion 1.x."""
+    torch.manual_seed(recipe.seed)
+    levels = len(recipe.unet_channels)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=recipe.text_width // 32,
+            max_position_embeddings=recipe.context_length,
+            projection_dim=recipe.text_width,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with torch.no_grad():
+        # CLIP's 0.02 is meant for long training; here words must differ from the first step on.
+        for name, parameter in text_encoder.named_parameters():
+            if name.endswith("token_embedding.weight"):
+                parameter.normal_(std=0.5)
+            elif name.endswith("position_embedding.weight"):
+                parameter.normal_(std=0.1)
+    unet = UNet2DConditionModel(
+        sample_size=recipe.latent_size,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=4,  # SD 1.x's name for the number of heads
+        norm_num_groups=16,
+    )
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+
+
+class BaseTraining:
+    """The training of the base, as a state that can be saved and taken up again."""
+
+    def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer, checkpoint: Path) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
+        self.models = build_base(recipe, tokenizer)
+        self.averaged = copy.deepcopy(self.models).requires_grad_(False).eval()
+        self.parameters = list(self.models.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=recipe.base_learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
+        self.alphas: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
+        self.step = 0
+        self.seen = 0
+        if checkpoint.exists():
+            state = load_checkpoint(checkpoint)
+            self.models.load_state_dict(state["models"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seen = state["step"], state["seen"]
+
+    def save(self) -> None:
+        """Write the state to the checkpoint."""
+        state = {
+            "models": self.models.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seen": self.seen,
+        }
+        save_checkpoint(state, self.checkpoint)
+
+    def train_step(self, world: EncodedWorld) -> float:
+        """Do one step and return its loss: the plain mean squared error of v, the same for all timesteps."""
+        recipe = self.recipe
+        chooser = seed_step(recipe.seed, self.step)
+        picks = [chooser.randrange(len(world.people)) for _ in range(recipe.base_batch)]
+        tokens = self._tokens([world.people[pick] for pick in picks], chooser)
+        latents = world.latents[picks].float()
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, len(self.alphas), (len(picks),))
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        factor = learning_rate_factor(
+            self.step, seen=self.seen, total=recipe.base_samples, decay_share=recipe.decay_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.base_learning_rate * factor
+        with torch.autocast("cpu", torch.bfloat16):
+            states = self.models["text_encoder"](tokens).last_hidden_state
+            predicted = self.models["unet"](noisy, timesteps, states).sample
+        loss = (predicted.float() - target).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        average_into(self.averaged.parameters(), self.models.parameters(), self.step, AVERAGE)
+        self.step += 1
+        self.seen += len(picks)
+        return float(loss.detach())
+
+    def _tokens(self, people: list[Attributes], chooser: random.Random) -> Tensor:
+        """Write fresh captions; some stay empty, which is what guidance at sampling compares with."""
+        texts = [
+            "" if chooser.random() < self.recipe.caption_dropout else caption(person, chooser) for person in people
+        ]
+        tokens: Tensor = self.tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.recipe.context_length,
+            return_tensors="pt",
+        ).input_ids
+        return tokens
+
+
+def train_base(training: BaseTraining, world: EncodedWorld, *, clock: Clock) -> None:
+    """Train until the recipe's samples are seen or the clock says stop."""
+    while training.seen < training.recipe.base_samples and not clock.over():
+        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel's backward pass is slower: 54 samples/s, not 72
+            loss = training.train_step(world)
+        clock.add(loss, training.recipe.base_batch)
+        if clock.checkpoint_due():
+            training.save()
+        if training.step % LINE_EVERY == 0:
+            print(f"base: step {training.step}, {training.seen} samples, {clock.line()}", flush=True)
+    training.save()
+    print(f"base: {training.seen} samples", flush=True)

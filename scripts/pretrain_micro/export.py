@@ -1,0 +1,51 @@
+"""Puts the trained parts together as a diffusers folder in half precision, laid out like Stable Diffusion 1.x."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from .autoencoder import build_vae
+from .base import NOISE, build_base
+from .checkpoint import load_checkpoint
+from .patch_code import load_patch_code
+from .recipe import Recipe, Workspace
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+def export_pipeline(recipe: Recipe, work: Workspace) -> None:
+    """Write the averaged weights of both checkpoints to WORK/export, replacing what is there only when complete."""
+    tokenizer = CLIPTokenizer.from_pretrained(work.tokenizer)
+    models = build_base(recipe, tokenizer)
+    state = load_checkpoint(work.base)
+    models.load_state_dict(state["averaged"])
+    vae = build_vae(recipe, load_patch_code(work.patch_code))
+    if work.decoder.exists():
+        vae.load_state_dict(load_checkpoint(work.decoder)["averaged"])
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=models["text_encoder"],
+        tokenizer=tokenizer,
+        unet=models["unet"],
+        scheduler=DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16)
+    partial = work.export.with_name(f"{work.export.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    # The pipeline leaves these out; other tools read them (tokens.py).
+    for name in TOKENIZER_FILES:
+        shutil.copy(work.tokenizer / name, partial / "tokenizer" / name)
+    shutil.copy(Path(__file__).with_name("NOTICE.md"), partial)
+    shutil.rmtree(work.export, ignore_errors=True)
+    partial.rename(work.export)
+    print(f"export: base at {state['seen']} samples, {_megabytes(work.export):.1f} MB in {work.export}")
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

@@ -1,0 +1,101 @@
+"""The numbers of one pre-training and the places of its files; knows nothing of how a step is done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what weights come out, apart from the world itself (world.mjs)."""
+
+    pictures: int
+    """Pictures drawn of the pre-training designs."""
+    decoder_pictures: int
+    """Pictures drawn of each design that only the decoder sees."""
+    decoder_samples: int
+    base_samples: int
+    image_size: int = 128
+    latent_channels: int = 48
+    vae_channels: tuple[int, ...] = (16, 32, 64, 96, 128)
+    unet_channels: tuple[int, ...] = (112, 144)
+    text_width: int = 192
+    text_layers: int = 3
+    context_length: int = 40
+    decoder_batch: int = 8
+    decoder_learning_rate: float = 2e-3
+    base_batch: int = 32
+    base_learning_rate: float = 1.2e-3
+    caption_dropout: float = 0.1
+    decay_share: float = 0.3
+    """Share of all samples, at the end, over which the learning rate falls to zero."""
+    seed: int = 1
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent position and side."""
+        return int(2 ** (len(self.vae_channels) - 1))
+
+    @property
+    def latent_size(self) -> int:
+        """Latent positions per side."""
+        return self.image_size // self.downscale
+
+
+FULL = Recipe(pictures=48_000, decoder_pictures=1_500, decoder_samples=56_000, base_samples=270_000)
+
+SMOKE = Recipe(
+    pictures=240,
+    decoder_pictures=20,
+    decoder_samples=64,
+    base_samples=256,
+    unet_channels=(32, 48),
+    text_width=32,
+    text_layers=1,
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the files of a pre-training lie. Nothing is kept in memory between steps, so each step can be rerun."""
+
+    root: Path
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of raw pictures and their attributes."""
+        return self.root / "pictures"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer."""
+        return self.root / "tokenizer"
+
+    @property
+    def patch_code(self) -> Path:
+        """The principal components the encoder is made of."""
+        return self.root / "patch_code.pt"
+
+    @property
+    def latents(self) -> Path:
+        """All pictures of the world, encoded."""
+        return self.root / "latents.pt"
+
+    @property
+    def decoder(self) -> Path:
+        """Checkpoint of the decoder's training."""
+        return self.root / "decoder.pt"
+
+    @property
+    def base(self) -> Path:
+        """Checkpoint of the UNet's and the text encoder's training."""
+        return self.root / "base.pt"
+
+    @property
+    def export(self) -> Path:
+        """The finished diffusers folder."""
+        return self.root / "export"
+
+    @property
+    def grids(self) -> Path:
+        """Folder of sample grids."""
+        return self.root / "grids"

@@ -132,6 +132,7 @@ def work(run: Run) -> int:
         run.report(events.Failed(message=message, remedy=remedy, traceback=traceback.format_exc()))
         return 2 if isinstance(error, UserError) else 1
     finally:
+        (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device
         lock.release()
     return 0
 

@@ -54,13 +54,14 @@ class Problem:
 
 
 def folder_of(dataset: str) -> Path:
-    """The folder of a data set given by its name under `datasets/`, or by a path with a separator in it.
+    """The folder of a data set given by its name under `datasets/`, or else by a path.
 
     Raises:
         UserError: there is no such folder.
     """
-    is_path = "/" in dataset or "\\" in dataset
-    folder = Path(dataset).expanduser() if is_path else files.datasets() / files.check_name(dataset, "data set")
+    folder = files.datasets() / dataset
+    if not files.NAME.fullmatch(dataset) or not folder.is_dir():
+        folder = Path(dataset).expanduser()
     if not folder.is_dir():
         raise UserError(
             f"There is no data set {Path(dataset).name!r}.",

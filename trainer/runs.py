@@ -131,7 +131,7 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     Raises:
         UserError: the folder exists already.
     """
-    config = config.model_copy(update={"record": configs.Record()})
+    config = _anchored(config.model_copy(update={"record": configs.Record()}))
     if folder is None:
         stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60]
         folder, number = files.outputs() / stem, 1
@@ -150,6 +150,17 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     run = Run(folder)
     files.write(run.config_file, configs.dump(config))
     return run
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
+    base, folder = config.model.base, Path(config.dataset).expanduser()
+    if base != configs.MICRO and Path(base).expanduser().is_dir():
+        model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
+        config = config.model_copy(update={"model": model})
+    if not (files.datasets() / config.dataset).is_dir() and folder.is_dir():
+        config = config.model_copy(update={"dataset": str(folder.resolve())})
+    return config
 
 
 def find(run_id: str) -> Run:

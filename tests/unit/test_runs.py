@@ -141,6 +141,18 @@ def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
         runs.create(config.build({"name": "rin", "dataset": "rin"}), next(iter(folders)))
 
 
+def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    (home / "base").mkdir()
+    (home / "pictures").mkdir()
+    (home / "datasets" / "known").mkdir()
+    data = {"name": "x", "dataset": "pictures", "model": {"base": "base"}}
+    made = runs.create(config.build(data)).config()
+    assert (made.dataset, made.model.base) == (str(home / "pictures"), str(home / "base"))
+    made = runs.create(config.build({"name": "x", "dataset": "known"})).config()
+    assert (made.dataset, made.model.base) == ("known", "micro")
+
+
 @pytest.mark.parametrize("name", ["../x", "absent", "a/b"])
 def test_finding_what_is_not_there(home: Path, name: str) -> None:
     with pytest.raises(UserError):

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ PORTS = 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; returns the exit code."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn hands on after it has shut down
+    os.environ["LIMNER_HOME"] = str(files.home().resolve())  # the same folder for workers, wherever they run
     try:
         lock = hold_home()
         with bind(options.host, options.port) as listener:
@@ -55,7 +58,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"Limner {__version__}")
     options = parser.parse_args(arguments)
     if options.listen and options.host == "127.0.0.1":
-        options.host = "0.0.0.0"  # noqa: S104 - asked for by name, and only with a password
+        options.host = "0.0.0.0"  # asked for by name, and only with a password
     return options
 
 
@@ -136,8 +139,8 @@ def prepare_environment() -> None:
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700)
     os.environ.update(
-        GRADIO_ANALYTICS_ENABLED="False", GRADIO_SHARE="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=str(uploads),
-        HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1",
+        GRADIO_ANALYTICS_ENABLED="False", GRADIO_SHARE="False", GRADIO_RUN_HISTORY="False",
+        GRADIO_TEMP_DIR=str(uploads), HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1",
     )  # fmt: skip
 
 

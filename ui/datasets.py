@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -54,7 +55,8 @@ def build(project: gr.Dropdown) -> Tab:
         undo = gr.Button("Undo the last change of all captions", elem_id="undo", size="sm", visible=False)
     grid = gr.HTML(
         grid_value("", "", 1), html_template=(here / "captions.html").read_text(encoding="utf-8"),
-        js_on_load=(here / "captions.js").read_text(encoding="utf-8"), server_functions=[save_caption], elem_id="captions",
+        js_on_load=(here / "captions.js").read_text(encoding="utf-8"), server_functions=[save_caption],
+        elem_id="captions",
     )  # fmt: skip
     with gr.Row(elem_classes="next"):
         forward = gr.Button("Next: train", variant="primary", elem_id="to-train")
@@ -166,6 +168,8 @@ def add(project: str, trigger: str, uploads: Sequence[str] | None) -> list[Any]:
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
     return [_said(report.sentence(), bad=bool(report.refused)), None, *look(project, trigger)]
 
 

@@ -69,14 +69,13 @@ def _row(view: View) -> str:
         if picture
         else "<div class='blank'></div>"
     )
-    bin_button = (
-        ""
-        if view.status in runs.ACTIVE
-        else f"<button type='button' class='bin' data-run='{escape(run.id)}' data-label='{escape(label(run))}'>Delete</button>"
-    )
+    bin_button = ""
+    if view.status not in runs.ACTIVE:
+        data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
+        bin_button = f"<button type='button' class='bin' {data}>Delete</button>"
     return (
-        f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h3>{escape(label(run))} "
-        f"<span class='pill {view.status}'>{progress.WORDS[view.status]}</span></h3><p>{' &middot; '.join(facts)}</p>"
+        f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "
+        f"<span class='pill {view.status}'>{progress.WORDS[view.status]}</span></h2><p>{' &middot; '.join(facts)}</p>"
         f"<p class='links'>{_links(view)}{bin_button}</p></div></article>"
     )
 

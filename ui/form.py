@@ -197,7 +197,7 @@ def widgets(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
     shown = iter(values(listed, config))
     for group, members in groupby(listed, key=lambda entry: entry.group):
         with gr.Group(elem_classes="section"):
-            gr.HTML(f"<h3>{group}</h3>", padding=True)
+            gr.HTML(f"<h2>{group}</h2>", padding=True)
             for option, same in groupby(members, key=lambda entry: entry.option):
                 made += _row(list(same), shown, option, made)
     return made

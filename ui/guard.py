@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -169,10 +170,8 @@ class Guard:
                 begun = True
                 await send(message)
 
-        try:
+        with suppress(TooLargeError):
             await self._app(scope, counted, noted)
-        except TooLargeError:
-            pass
         if total > limit and not begun:
             await _answer(scope, send, 413, "This upload is too large. Add fewer or smaller files at a time.")
 

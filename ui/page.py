@@ -44,7 +44,8 @@ def make_app() -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)
     gr.mount_gradio_app(
-        app, build(painter, watch), path="/", allowed_paths=[], blocked_paths=[str(files.datasets()), str(files.outputs())],
+        app, build(painter, watch), path="/", allowed_paths=[],
+        blocked_paths=[str(files.datasets()), str(files.outputs())],
         max_file_size="100mb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
@@ -61,6 +62,8 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
         button_primary_text_color="white", button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_500", button_primary_text_color_dark="white",
+        link_text_color_dark="*primary_300", link_text_color_visited_dark="*primary_300",
+        link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_200",
     )  # fmt: skip
 
 
@@ -117,7 +120,7 @@ def _head() -> Head:
 
 def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> None:
     shown = [*images.shown, *train.shown]
-    head.project.input(handled(_open), head.project, shown, **QUIET)
+    head.project.input(handled(_choose), head.project, [head.new_row, *shown], **QUIET)
     head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
     gr.on(
         [head.create.click, head.new_name.submit], handled(_create), head.new_name,
@@ -133,7 +136,8 @@ def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.T
         return word
 
     for here, there in ((images.trigger, train.trigger), (train.trigger, images.trigger)):
-        here.input(handled(share), [project, here], there, trigger_mode="always_last", **QUIET)
+        # Some ways to fill in a text, pasting among them, are no input event: hence also when the box is left.
+        gr.on([here.input, here.blur], handled(share), [project, here], there, trigger_mode="always_last", **QUIET)
 
 
 def _load(watch: Watch) -> list[Any]:
@@ -143,6 +147,11 @@ def _load(watch: Watch) -> list[Any]:
     selected = gr.Tabs(selected="train") if active else gr.skip()
     picker = gr.Dropdown(dataset.names(), value=project or None)
     return [selected, picker, *datasets.show(project), *training.show(project), *training.draw(watch, watch.default())]
+
+
+def _choose(project: str | None) -> list[Any]:
+    """Another project was chosen in the list."""
+    return [gr.Row(visible=False), *_open(project)]
 
 
 def _open(project: str | None) -> list[Any]:

@@ -37,6 +37,8 @@ class Painter:
         """Start the process if there is none, without waiting until it is ready."""
         with self._life:
             if self._process is None or self._process.poll() is not None:
+                if self._process is not None:
+                    _bury(self._process)
                 files.outputs().mkdir(parents=True, exist_ok=True)
                 with (files.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell

@@ -18,7 +18,7 @@ WORDS = {
 }
 SMOOTHING = 0.9
 WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24
+LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 
 
 def seconds(count: float) -> str:
@@ -80,7 +80,7 @@ def status(view: View) -> str:
     done = f"{share(view):.1%}"
     return (
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
-        f"<span class='pill {view.status}' role='status'>{word(view)}</span> {' · '.join(facts)}</div>"
+        f"<span class='pill {view.status}' role='status'>{word(view)}</span><span>{' · '.join(facts)}</span></div>"
         f"<div class='bar' role='progressbar' aria-label='Training progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{round(100 * share(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
     )
@@ -143,7 +143,8 @@ def chart(state: events.State) -> str:
     label = f"Loss by step: {averages[-1]:.3f} at step {steps[-1]} of {last}, {averages[0]:.3f} at the start"
     floor = HEIGHT - BOTTOM
     return (
-        f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}' data-points='{len(points)}'>"
+        f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
+        f"aria-label='{label}' data-points='{len(points)}'>"
         f"<line x1='{LEFT}' y1='{floor}' x2='{WIDTH - RIGHT}' y2='{floor}' class='axis'/>"
         f"<line x1='{LEFT}' y1='{TOP}' x2='{WIDTH - RIGHT}' y2='{TOP}' class='grid'/>"
         f"<text x='{LEFT - 6}' y='{TOP + 10}' text-anchor='end'>{high:.2f}</text>"
@@ -171,7 +172,7 @@ def previews(view: View, newest: int = 12) -> str:
     for number in sorted(rows):
         row = sorted(rows[number], key=lambda one: -one.step)[:newest]
         pictures = "".join(_figure(view.run.id, one) for one in row)
-        drawn.append(f"<h4>{escape(row[0].prompt)}</h4><div class='strip' tabindex='0'>{pictures}</div>")
+        drawn.append(f"<h2>{escape(row[0].prompt)}</h2><div class='strip' tabindex='0'>{pictures}</div>")
     return f"<div class='previews' data-count='{len(view.state.previews)}'>{''.join(drawn)}</div>"
 
 
@@ -190,4 +191,5 @@ def warnings(state: events.State) -> str:
         return ""
     lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
     count = len(state.warnings)
-    return f"<details class='notes'{' open' if count < 4 else ''}><summary>Notes ({count})</summary><ul>{lines}</ul></details>"
+    shown = " open" if count < 4 else ""
+    return f"<details class='notes'{shown}><summary>Notes ({count})</summary><ul>{lines}</ul></details>"

@@ -99,11 +99,17 @@ def _connect_form(tab: Tab, widgets: list[Any], tuned: gr.State, preset: gr.Radi
             handled(plan), tab.answers, tab.summary, **QUIET
         )
     counts = [widget for entry, widget in zip(ENTRIES, widgets, strict=True) if entry.path[-1] in PLANNING]
-    gr.on([widget.input for widget in counts], handled(plan), tab.answers, tab.summary, **QUIET)
-    for key, widget in (("preset", preset), ("name", tab.shown[1])):
-        widget.input(
-            handled(lambda project, value, key=key: keep(project, key, value)), [tab.answers[0], widget], None, **QUIET
-        )
+    gr.on(
+        [widget.change for widget in counts],
+        handled(plan),
+        tab.answers,
+        tab.summary,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    project, name = tab.answers[0], tab.shown[1]
+    for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
+        event(handled(lambda project, value, key=key: keep(project, key, value)), [project, widget], None, **QUIET)
 
 
 def _connect_run(tab: Tab, start: gr.Button, painter: Painter, watch: Watch) -> None:
@@ -135,8 +141,8 @@ def show(project: str) -> list[Any]:
 
 
 def keep(project: str | None, key: str, value: str) -> None:
-    """Remember an answer for the next visit."""
-    if project:
+    """Remember an answer for the next visit, unless it could not be used."""
+    if project and (key != "name" or files.NAME.fullmatch(value)):
         memory.remember(project, key, value)
 
 

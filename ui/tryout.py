@@ -59,8 +59,8 @@ def build(painter: Painter, watch: Watch) -> Tab:
                     20, label="Steps", info="Denoising steps, 1 to 200.", elem_id="try-steps", interactive=True
                 )
                 guidance = gr.Number(
-                    3.0, label="Guidance", info="How closely the picture follows the prompt, 1 to 30.", elem_id="guidance",
-                    interactive=True,
+                    3.0, label="Guidance", info="How closely the picture follows the prompt, 1 to 30.",
+                    elem_id="guidance", interactive=True,
                 )  # fmt: skip
                 negative = gr.Textbox(
                     label="Negative prompt", info="What not to show.", elem_id="negative", interactive=True

@@ -18,9 +18,12 @@ class Watch:
         self._views: dict[Path, View] = {}
 
     def look(self, run: Run) -> View:
-        """The run as it is now; only what is new in its log is read."""
+        """The run as it is now; only what is new in its log is read, and nothing of a run that rests."""
         with self._lock:
-            view = runs.look(run, self._views.get(run.folder))
+            known = self._views.get(run.folder)
+            if known and known.status not in runs.ACTIVE and known.offset == _size(run.log) and not _is_started(run):
+                return known
+            view = runs.look(run, known)
             self._views[run.folder] = view
         return view
 
@@ -74,6 +77,10 @@ def log_tail(run: Run) -> str:
     for folder, shown in ((files.home(), "limner"), (Path(__file__).parent.parent, "limner"), (Path.home(), "~")):
         text = text.replace(str(folder.resolve()), shown).replace(str(folder), shown)
     return text
+
+
+def _is_started(run: Run) -> bool:
+    return (run.folder / "ask" / "start").exists()
 
 
 def _size(path: Path) -> int:

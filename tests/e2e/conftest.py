@@ -1,0 +1,187 @@
+"""The real server in a process of its own on a home folder of its own, and a real browser to look at it.
+
+After each test: the pages had no script error and asked nobody but our server, and no process of the server looked up
+or connected to any host but this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+Visit = Callable[..., "Page"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLES = CHECKOUT / "datasets"
+OWN_HOSTS = {"127.0.0.1", "localhost", "::1", "None"}
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--no-pings",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+def wait(what: Callable[[], object], *, seconds: float = 30, every: float = 0.1) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(every)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """`python app.py` on a home folder."""
+
+    home: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def lookups(self) -> Path:
+        return self.home / "lookups.txt"
+
+    def start(self, *arguments: str, **environment: str) -> Server:
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(self.port), *arguments],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={
+                **os.environ, "LIMNER_HOME": str(self.home), "PYTHONPATH": str(Path(__file__).parent / "lookups"),
+                "LIMNER_LOOKUPS": str(self.lookups), **environment,
+            },
+        )  # fmt: skip
+        wait(self.answers, seconds=90)
+        return self
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.process.communicate()[0]
+        try:
+            urllib.request.urlopen(self.url, timeout=5).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def stop(self) -> str:
+        """End it kindly; returns all that it said."""
+        if self.process is None or self.process.poll() is not None:
+            return ""
+        self.process.terminate()
+        try:
+            return self.process.communicate(timeout=20)[0]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def end_workers(self) -> None:
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if "trainer" in command and any(part.startswith(str(self.home)) for part in command):
+                process.kill()
+
+
+def make_home(folder: Path) -> Path:
+    for name in ("example-character", "example-style"):
+        shutil.copytree(EXAMPLES / name, folder / "datasets" / name, ignore=shutil.ignore_patterns(".*"))
+    (folder / "outputs").mkdir()
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(make_home(tmp_path))
+    try:
+        yield made.start()
+    finally:
+        try:
+            made.stop()
+        finally:
+            made.end_workers()
+    hosts = set(made.lookups.read_text().split("\n")) - {""} if made.lookups.exists() else set()
+    assert hosts <= OWN_HOSTS
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = os.environ.get("LIMNER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        program = None
+    if not program:
+        words = "no browser: apt-get install chromium, pip install playwright; or set LIMNER_CHROMIUM to its program"
+        if os.environ.get("CI"):
+            pytest.fail(words)
+        pytest.skip(words)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Open pages of a server; what goes wrong in them fails the test at its end."""
+    contexts, errors, foreign = [], [], []
+
+    def open_page(server: Server, **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((server.url, "data:", "blob:")) else foreign.append(request.url)
+            ),
+        )
+        page.goto(server.url)
+        page.get_by_role("tab", name="Images").wait_for()
+        page.locator("#captions .captions").wait_for(state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+    assert foreign == []

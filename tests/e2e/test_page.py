@@ -1,0 +1,272 @@
+"""The page in a real browser, used as a person uses it, with real training on the built-in base."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.conftest import EXAMPLES, Server, Visit, make_home, wait
+from trainer import events
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHARACTER = EXAMPLES / "example-character"
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+TABS = ["Images", "Train", "Try out", "Download"]
+
+
+def new_project(page: Page, name: str) -> None:
+    page.get_by_role("button", name="New project").click()
+    page.get_by_label("Name of the new project").fill(name)
+    page.get_by_role("button", name="Create", exact=True).click()
+    page.locator(f".captions[data-project='{name}'] .empty").wait_for()
+
+
+def upload(page: Page, files: object) -> None:
+    page.locator("#upload input[type=file]").set_input_files(files)
+
+
+def cards(page: Page, count: int) -> None:
+    page.wait_for_function("n => document.querySelectorAll('#captions .card').length === n", arg=count)
+
+
+def report(page: Page) -> str:
+    page.locator("#report .said").wait_for()
+    return page.locator("#report .said").inner_text()
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def advanced(page: Page, **values: object) -> None:
+    """Set fields of the generated form by their ids."""
+    tab(page, "Train")
+    page.locator("#advanced").get_by_text("Advanced").click()
+    for key, value in values.items():
+        page.locator(f"#form-{key.replace('_', '-')} :is(input, textarea)").first.fill(str(value))
+
+
+def start(page: Page) -> str:
+    """Click Start; returns the run's name once it trains."""
+    tab(page, "Train")
+    page.get_by_role("button", name="Start training").click()
+    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
+    return page.locator("#status [data-status]").get_attribute("data-run")
+
+
+def step(page: Page) -> int:
+    found = page.locator("#step-now")
+    return int(found.inner_text()) if found.count() else 0
+
+
+def points(page: Page) -> int:
+    found = page.locator("#chart svg")
+    return int(found.get_attribute("data-points")) if found.count() else 0
+
+
+def finished(page: Page, seconds: float = 90) -> None:
+    page.locator("#status [data-status=finished]").wait_for(timeout=seconds * 1000)
+
+
+def picture(page: Page, server: Server, strength: str) -> bytes:
+    """The bytes of the finished picture of a strength, as the page shows it."""
+    page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.wait_for(timeout=90_000)
+    source = page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.get_attribute("src")
+    answer = page.request.get(server.url + source)
+    assert answer.headers["content-type"] == "image/png"
+    folder = os.environ.get("LIMNER_E2E_KEEP")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"strength-{strength}.png").write_bytes(answer.body())
+    return answer.body()
+
+
+def test_the_whole_way(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    # Pictures and captions
+    new_project(page, "mira")
+    upload(page, [CHARACTER / f"{number:02d}.{kind}" for number in range(1, 13) for kind in ("png", "txt")])
+    cards(page, 12)
+    assert report(page) == "Added 12 pictures. 12 captions came with them."
+    folder = server.home / "datasets" / "mira"
+    page.get_by_label("Caption of 01.png").fill("smiling in her own words, teal background")
+    wait(lambda: (folder / "01.txt").read_text() == "smiling in her own words, teal background\n")
+    page.get_by_text("All captions are saved.").wait_for()
+    page.get_by_label("Trigger word").first.fill("miraxo")
+    page.get_by_role("button", name="Put in front of every caption").click()
+    wait(lambda: (folder / "01.txt").read_text() == "miraxo, smiling in her own words, teal background\n")
+    wait(lambda: page.get_by_label("Caption of 01.png").input_value().startswith("miraxo, smiling in her own"))
+    # Training
+    page.get_by_role("button", name="Next: train").click()
+    wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo", seconds=5)
+    advanced(page, training_steps=40, preview_every=10, preview_prompts="miraxo, smiling, red shirt, teal background")
+    run = start(page)
+    wait(lambda: points(page) >= 3)
+    before = points(page)
+    wait(lambda: points(page) > before)
+    page.locator("#previews img").first.wait_for(timeout=60_000)
+    page.reload()
+    page.locator(f"#status [data-run='{run}']").wait_for(timeout=5_000)  # without a click: the Train tab is shown
+    finished(page)
+    assert points(page) == 40
+    assert page.locator("#previews img").count() == 4
+    # Trying out
+    tab(page, "Try out")
+    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+    page.get_by_role("button", name="Make picture").click()
+    one = picture(page, server, "1")
+    page.locator("#strength input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    moved = picture(page, server, "0.95")
+    page.keyboard.press("Home")
+    zero = picture(page, server, "0")
+    assert len({one, moved, zero}) == 3
+    page.get_by_label("Before and after").check()
+    assert picture(page, server, "0") == zero
+    # Downloading
+    tab(page, "Download")
+    with page.expect_download() as download:
+        page.locator("#runs a.download").click()
+    assert download.value.suggested_filename == "mira.safetensors"
+    assert Path(download.value.path()).read_bytes() == (server.home / "outputs" / run / "mira.safetensors").read_bytes()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_text("No adapters yet").wait_for()
+    assert list((server.home / "outputs" / ".bin").iterdir())
+
+
+def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    assert page.locator(".captions").get_attribute("data-project") == "example-character"
+    advanced(page, training_steps=100, preview_every=0, checkpoint_every=10)
+    run = start(page)
+    wait(lambda: step(page) >= 3, seconds=60)
+    server.kill()
+    log = server.home / "outputs" / run / "events.jsonl"
+    size = log.stat().st_size
+    wait(lambda: log.stat().st_size > size)
+    server.start()
+    page = visit(server)
+    page.locator(f"#status [data-run='{run}'][data-status=running]").wait_for(timeout=5_000)
+    wait(lambda: step(page) >= 20, seconds=60)
+    os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
+    alarm = page.get_by_role("alert").filter(has_text="The training was interrupted")
+    alarm.wait_for(timeout=10_000)
+    assert re.search(r"goes on from step [1-9]\d*0\b", alarm.inner_text())
+    page.get_by_role("button", name="Resume").click()
+    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Save now").click()
+    # A second one waits for its turn and says so.
+    page.get_by_role("button", name="Start training").click()
+    page.locator("#status").get_by_text("number 1 in the queue").wait_for()
+    page.get_by_role("button", name="Stop and save").click()
+    page.locator("#status [data-status=stopped]").wait_for()
+    page.locator("#run input").click()
+    page.get_by_role("option").filter(has_text="example-character").last.click()
+    page.locator(f"#status [data-run='{run}']").wait_for()
+    finished(page, 120)
+    assert points(page) == 100
+
+
+def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    new_project(page, "odd")
+    tab(page, "Train")
+    page.get_by_role("button", name="Start training").click()
+    page.locator(".toast-body").filter(has_text="There are no pictures in this data set. Add at least 5").wait_for()
+    tab(page, "Images")
+    good = (CHARACTER / "01.png").read_bytes()
+    upload(page, [
+        {"name": "text.png", "mimeType": "image/png", "buffer": b"this is text"},
+        {"name": "half.png", "mimeType": "image/png", "buffer": good[: len(good) // 2]},
+        {"name": "../../evil.png", "mimeType": "image/png", "buffer": good},
+        {"name": "broken.zip", "mimeType": "application/zip", "buffer": b"PK no zip"},
+        {"name": "<img src=x onerror=alert(1)>.png", "mimeType": "image/png", "buffer": b"script"},
+    ])  # fmt: skip
+    cards(page, 1)
+    said = report(page)
+    assert said.startswith("Added 1 picture. Not used: ")
+    for part in ("text.png (not a picture)", "half.png (damaged, cannot be read)", "broken.zip (not a zip"):
+        assert part in said
+    kept = [path.name for path in (server.home / "datasets" / "odd").glob("[!.]*")]
+    assert kept == ["evil.png"]
+    assert not list(server.home.glob("*.png"))
+    uploads = (server.home / "outputs" / ".tmp").rglob("*")
+    assert not [path for path in uploads if path.is_file() and path.stat().st_size]
+    # The same again, then a picture removed and brought back, then a text that looks like script.
+    upload(page, [CHARACTER / "01.png"])
+    page.get_by_text("1 already there, skipped").wait_for()
+    page.get_by_role("button", name="Remove evil.png").click()
+    cards(page, 0)
+    page.get_by_role("button", name="Bring back the removed picture").click()
+    cards(page, 1)
+    page.get_by_label("Caption of evil.png").fill("</textarea><script>window.hit = 1</script>")
+    page.get_by_text("All captions are saved.").wait_for()
+    page.reload()
+    cards(page, 1)
+    assert page.get_by_label("Caption of evil.png").input_value() == "</textarea><script>window.hit = 1</script>"
+    assert page.evaluate("window.hit") is None
+    page.locator("#train-form")  # a wrong number is refused by its name
+    advanced(page, adapter_rank=0)
+    page.get_by_role("button", name="Start training").click()
+    page.locator(".toast-body").filter(has_text="Rank: ").wait_for()
+
+
+def test_a_caption_that_cannot_be_saved_is_kept_and_tried_again(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    caption = server.home / "datasets" / "example-character" / "01.txt"
+    area = page.get_by_label("Caption of 01.png")
+    page.context.set_offline(True)
+    area.fill("typed while the server was away")
+    page.locator("#captions .save.bad").wait_for()
+    assert area.input_value() == "typed while the server was away"
+    page.context.set_offline(False)
+    page.get_by_text("All captions are saved.").wait_for()
+    assert caption.read_text() == "typed while the server was away\n"
+    area.press("Enter")
+    assert page.evaluate("document.activeElement.dataset.name") == "02.png"
+    page.keyboard.press("Alt+ArrowUp")
+    assert page.evaluate("document.activeElement.dataset.name") == "01.png"
+    # The last words typed before a change of all captions are part of it.
+    area.fill("last words")
+    page.get_by_role("button", name="Put in front of every caption").click()
+    wait(lambda: caption.read_text() == "miraxo, last words\n")
+    page.wait_for_function("document.querySelector('#captions textarea').value === 'miraxo, last words'")
+
+
+def test_with_a_password_the_page_works_after_it_was_given(tmp_path: Path, browser: Browser) -> None:
+    server = Server(make_home(tmp_path))
+    page = browser.new_page()
+    try:
+        server.start("--listen", LIMNER_PASSWORD="open sesame")
+        page.goto(server.url)
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Enter").click()
+        page.get_by_role("alert").get_by_text("That is not the password.").wait_for()
+        page.get_by_label("Password").fill("open sesame")
+        page.get_by_role("button", name="Enter").click()
+        cards(page, 14)
+        page.get_by_label("Caption of 01.png").fill("behind the door")
+        page.get_by_text("All captions are saved.").wait_for()
+        caption = server.home / "datasets" / "example-character" / "01.txt"
+        assert caption.read_text() == "behind the door\n"
+    finally:
+        page.close()
+        said = server.stop()
+    assert "open sesame" not in said
+
+
+@pytest.mark.parametrize("options", [PHONE, {"color_scheme": "dark"}], ids=["phone", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(server: Server, visit: Visit, options: dict[str, Any]) -> None:
+    page = visit(server, **options)
+    for name in TABS:
+        tab(page, name)
+        time.sleep(0.3)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -1,0 +1,84 @@
+"""`python app.py` as a process: how it starts, what it refuses, how it ends. No browser needed."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import CHECKOUT, Server, make_home
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers)).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_one_server_for_a_home_and_the_next_port_for_another(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    second = run(server.home)
+    assert second.returncode == 2
+    assert second.stderr == (
+        "Limner is running already for this folder. Use the page that is open, or end that server first.\n"
+    )
+    other = Server(make_home(tmp_path_factory.mktemp("other")), port=server.port)
+    try:
+        other.port, taken = server.port + 1, server.port
+        other.start("--port", str(taken))
+    finally:
+        said = other.stop()
+    assert f"Port {taken} is taken; using {taken + 1}.\n" in said
+    assert f"Limner is running at http://127.0.0.1:{taken + 1}\n" in said
+    assert "Traceback" not in said
+    assert other.process.returncode == 0
+
+
+def test_strangers_and_other_sites_are_refused(server: Server) -> None:
+    assert status(server.url) == 200
+    assert status(server.url, Host="evil.example") == 403
+    for path in ("/openapi.json", "/docs"):
+        assert status(server.url + path) == 404
+    assert status(server.url + "/monitoring") == 403
+    with urllib.request.urlopen(server.url + "/gradio_api/info") as answer:
+        assert json.load(answer) == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    lock, caption = server.home / "outputs" / ".page.lock", server.home / "datasets" / "example-character" / "01.txt"
+    for path in ("/etc/passwd", lock, caption, CHECKOUT / "app.py"):
+        assert status(f"{server.url}/gradio_api/file={path}") in (403, 404)
+
+
+def test_listening_needs_a_password(tmp_path: Path) -> None:
+    made = Server(make_home(tmp_path))
+    assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
+    try:
+        made.start("--listen")
+        for path in (
+            "/config",
+            "/gradio_api/info",
+            "/media/dataset/example-character/01.png",
+            "/gradio_api/heartbeat/x",
+        ):
+            assert status(made.url + path) == 401
+    finally:
+        said = made.stop()
+    assert "Password for the page: " in said
+
+
+@pytest.mark.parametrize("arguments", [["--port", "x"], ["--nonsense"], ["--host", "256.1.1.1"]])
+def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

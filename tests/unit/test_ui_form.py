@@ -1,0 +1,108 @@
+"""The form: every setting has a widget, values survive the way there and back, errors name the setting."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from trainer import config as configs
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from ui import form
+
+ENTRIES = form.entries()
+
+
+def values(preset: str = "character", base: str = "micro", **changes: object) -> list[Any]:
+    shown = form.values(ENTRIES, form.standard(preset, base))
+    return [changes.get(entry.id, value) for entry, value in zip(ENTRIES, shown, strict=True)]
+
+
+def read(preset: str = "character", base: str = "micro", **changes: object) -> dict[str, Any]:
+    return form.read(ENTRIES, values(preset, base, **changes), form.standard(preset, base))
+
+
+def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, info in section.model_fields.items():
+        if not path and name in form.ELSEWHERE:
+            continue
+        kinds = configs._sections(info.annotation)
+        for kind in kinds:
+            yield from settings_of(kind, (*path, name))
+        if not kinds and str(info.annotation).count("'") != 2:  # a Literal of one value is no choice
+            yield (*path, name)
+
+
+def test_every_setting_has_one_widget_and_a_help_text() -> None:
+    paths = [entry.path for entry in ENTRIES]
+    assert set(settings_of(TrainConfig)) <= set(paths)
+    assert len({entry.id for entry in ENTRIES}) == len(ENTRIES)
+    assert all(entry.help for entry in ENTRIES if entry.path[-1] != "kind")
+
+
+@pytest.mark.parametrize("preset", ["character", "style"])
+@pytest.mark.parametrize("base", ["micro", "/models/sd15"])
+def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:
+    assert read(preset, base) == {}
+
+
+def test_only_what_differs_is_given_and_it_comes_back() -> None:
+    changes = {
+        "form-training-steps": 30,
+        "form-adapter-rank": 8.0,
+        "form-preview-prompts": " a \n\n b",
+        "form-training-flip": True,
+    }
+    data = read(**changes)
+    assert data == {
+        "training": {"steps": 30, "flip": True}, "adapter": {"rank": 8}, "preview": {"prompts": ["a", "b"]},
+    }  # fmt: skip
+    config = form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
+    assert form.read(ENTRIES, form.values(ENTRIES, config), form.standard("character", "micro")) == data
+
+
+def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
+    assert read(**{"form-schedule-kind": "constant"}) == {"schedule": {"kind": "constant"}}
+    data = read(
+        **{"form-schedule-kind": "constant", "form-schedule-warmup-constant": 0.2, "form-schedule-floor-cosine": 0.9}
+    )
+    assert data == {"schedule": {"kind": "constant", "warmup": 0.2}}
+    config = form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
+    assert config.schedule.kind == "constant"
+    assert config.schedule.warmup == 0.2
+    shown = dict(zip([entry.id for entry in ENTRIES], form.values(ENTRIES, config), strict=True))
+    assert shown["form-schedule-warmup-constant"] == 0.2
+    assert shown["form-schedule-kind"] == "constant"
+
+
+@pytest.mark.parametrize(
+    ("widget", "value", "title"),
+    [
+        ("form-adapter-rank", 0, "Rank"),
+        ("form-adapter-rank", None, "Rank"),
+        ("form-adapter-rank", 2.5, "Rank"),
+        ("form-optimizer-learning-rate", float("nan"), "Learning rate"),
+        ("form-optimizer-learning-rate", float("inf"), "Learning rate"),
+        ("form-training-steps", -1, "Steps"),
+        ("form-training-precision", "int1", "Precision"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_that_the_form_shows(widget: str, value: object, title: str) -> None:
+    with pytest.raises(UserError, match=f"{title}: "):
+        form.build(ENTRIES, read(**{widget: value}) | {"name": "x", "dataset": "y"})
+
+
+def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
+    with pytest.raises(UserError, match="Name: use letters"):
+        form.build(ENTRIES, {"name": "../x", "dataset": "y"})
+
+
+def test_another_preset_moves_what_was_not_changed() -> None:
+    before, after = form.standard("character", "micro"), form.standard("style", "micro")
+    given = values(**{"form-adapter-rank": 4})
+    moved = dict(zip([entry.id for entry in ENTRIES], form.retuned(ENTRIES, given, before, after), strict=True))
+    assert moved["form-adapter-rank"] == 4
+    assert moved["form-training-exposures"] == after.training.exposures != before.training.exposures
+    large = dict(zip(moved, form.retuned(ENTRIES, given, before, form.standard("character", "/sd15")), strict=True))
+    assert large["form-training-resolution"] == 512

@@ -1,0 +1,95 @@
+"""The routes that serve files: what is theirs with a fixed type, anything else not at all."""
+
+import io
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from trainer import runs
+from trainer.config import build
+from trainer.runs import Run
+from ui import media
+
+
+@pytest.fixture
+def web(home: Path) -> TestClient:
+    app = FastAPI()
+    app.include_router(media.router)
+    return TestClient(app)
+
+
+@pytest.fixture
+def run(character: Path) -> runs.Run:
+    made = runs.create(build({"name": "rin", "dataset": "rin"}))
+    (made.folder / "rin.safetensors").write_bytes(b"adapter")
+    (made.folder / "previews").mkdir()
+    Image.new("RGB", (8, 8)).save(made.folder / "previews" / "000010_0.png")
+    checkpoint = made.folder / "checkpoints" / "000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter.safetensors").write_bytes(b"step ten")
+    (checkpoint / "optimizer.safetensors").write_bytes(b"private")
+    return made
+
+
+def test_a_thumbnail_is_a_small_webp_of_our_own(web: TestClient, character: Path) -> None:
+    Image.new("RGB", (900, 600), "red").save(character / "large.png")
+    answer = web.get("/media/dataset/rin/large.png")
+    assert answer.headers["content-type"] == "image/webp"
+    assert max(Image.open(io.BytesIO(answer.content)).size) == 320
+
+
+def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, run: Run) -> None:
+    answer = web.get(f"/download/{run.id}/rin.safetensors")
+    assert answer.content == b"adapter"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == 'attachment; filename="rin.safetensors"'
+    answer = web.get(f"/download/{run.id}/checkpoint/10")
+    assert answer.content == b"step ten"
+    assert "rin-000010.safetensors" in answer.headers["content-disposition"]
+
+
+def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
+    assert web.get(f"/media/run/{run.id}/000010_0.png").headers["content-type"] == "image/png"
+    media.pictures().mkdir()
+    name = "0" * 32 + ".png"
+    (media.pictures() / name).write_bytes(b"x")
+    assert web.get(f"/media/picture/{name}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/media/dataset/rin/01.txt", "/media/dataset/rin/LICENSE.md", "/media/dataset/rin/..%2f..%2fsecret.png",
+        "/media/dataset/..%2fdatasets/01.png", "/media/dataset/nobody/01.png", "/media/dataset/rin/.hidden.png",
+        "/media/run/RUN/config.toml", "/media/run/RUN/..%2fconfig.toml", "/media/run/%2e%2e/000010_0.png",
+        "/media/run/RUN/999999_0.png", "/media/picture/../.page.json", "/media/picture/%2e%2e%2f.page.json",
+        "/media/picture/x.png", "/download/RUN/config.toml", "/download/RUN/worker.log", "/download/RUN/events.jsonl",
+        "/download/RUN/..%2f..%2fsecret.safetensors", "/download/RUN/%2fetc%2fpasswd",
+        "/download/RUN/other.safetensors",
+        "/download/RUN/checkpoint/11", "/download/RUN/checkpoint/-1", "/download/RUN/checkpoint/10%2foptimizer",
+        "/download/.bin/rin.safetensors", "/download/nobody/rin.safetensors",
+    ],
+)  # fmt: skip
+def test_nothing_else_is_served(web: TestClient, run: Run, home: Path, path: str) -> None:
+    for place in (home, home / "outputs"):
+        (place / "secret.safetensors").write_bytes(b"secret")
+        Image.new("RGB", (8, 8)).save(place / "secret.png")
+    (home / "outputs" / ".page.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(home / "datasets" / "rin" / ".hidden.png")
+    assert web.get(path.replace("RUN", run.id)).status_code in (404, 422)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, home: Path) -> None:
+    (home / "secret").write_bytes(b"secret")
+    (run.folder / "link.safetensors").symlink_to(home / "secret")
+    (home / "datasets" / "rin" / "link.png").symlink_to(home / "secret")
+    assert web.get(f"/download/{run.id}/link.safetensors").status_code == 404
+    assert web.get("/media/dataset/rin/link.png").status_code == 404
+
+
+def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) -> None:
+    (character / "fake.png").write_text("<script>alert(1)</script>")
+    assert web.get("/media/dataset/rin/fake.png").status_code == 404

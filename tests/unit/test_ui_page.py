@@ -1,0 +1,288 @@
+"""The page without a browser: what its handlers do to the folders and what they say; no model library is loaded."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Never
+
+import gradio as gr
+import pytest
+
+from trainer import dataset, events, runs
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.runs import Run
+from ui import datasets, downloads, form, handling, media, memory, training, tryout
+from ui.watch import Watch
+
+FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
+
+
+def given(
+    project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
+) -> list[Any]:
+    values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
+    return [project, preset, name, trigger, ("character", "micro"), *values]
+
+
+def test_the_page_loads_no_model_library() -> None:
+    code = "import sys, ui.page; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Errors
+
+
+def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.LogCaptureFixture) -> None:
+    def refused() -> Never:
+        raise UserError("No <pictures>.", "Add some.")
+
+    def broken() -> Never:
+        raise RuntimeError("/secret/path")
+
+    def stream() -> Iterator[int]:
+        yield 1
+        raise UserError("Late.", "")
+
+    with pytest.raises(gr.Error, match=r"No &lt;pictures&gt;\. Add some"):
+        handling.handled(refused)()
+    with pytest.raises(gr.Error, match=r"Something went wrong \(id [0-9a-f]{6}\)") as caught:
+        handling.handled(broken)()
+    assert "/secret" not in str(caught.value)
+    assert "/secret/path" in caplog.text
+    steps = handling.handled(stream)()
+    assert next(steps) == 1
+    with pytest.raises(gr.Error, match="Late"):
+        next(steps)
+    answer = handling.answered(lambda _: broken())({})
+    assert answer["ok"] is False
+    assert "/secret" not in answer["error"]
+
+
+# Images
+
+
+def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
+    (character / "01.txt").unlink()
+    value = datasets.grid_value("rin", "miraxo", 1)
+    assert len(value["items"]) == 14
+    first = value["items"][0]
+    assert first["badges"] == ["This picture has no caption."]
+    assert first["url"].startswith("/media/dataset/rin/01.png?t=")
+    assert not value["paged"]
+
+
+def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "PAGE", 5)
+    value = datasets.grid_value("rin", "", 3)
+    assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
+    assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
+    assert datasets.grid_value("rin", "", 99)["page"] == 3
+
+
+def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
+    answer = datasets.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
+    assert answer == {"ok": True, "badges": []}
+    assert (character / "01.txt").read_text() == "miraxo, happy\n"
+    for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
+        answer = datasets.save_caption({"project": "rin", "name": name, "text": "x"})
+        assert answer["ok"] is False
+        assert "no longer" in answer["error"]
+    assert datasets.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
+    assert datasets.save_caption({})["ok"] is False
+
+
+def test_bulk_changes_can_be_taken_back(character: Path) -> None:
+    before = [dataset.read_caption(path) for path in dataset.pictures(character)]
+    said = datasets.put_in_front("rin", "newword")[0]
+    assert "14 captions" in said
+    assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
+    assert memory.answer("rin", "trigger") == "newword"
+    assert "Every caption has" in datasets.put_in_front("rin", "newword")[0]
+    datasets.replace_in_all("rin", "newword", "red shirt", "green hat")
+    assert "green hat" in dataset.read_caption(character / "01.png")
+    datasets.undo_captions("rin", "")
+    datasets.undo_captions("rin", "")
+    assert [dataset.read_caption(path) for path in dataset.pictures(character)] == before
+    with pytest.raises(UserError, match="trigger word"):
+        datasets.put_in_front("rin", " ")
+    with pytest.raises(UserError, match="nothing to find"):
+        datasets.replace_in_all("rin", "", "", "x")
+
+
+def test_a_removed_picture_comes_back(character: Path) -> None:
+    datasets.remove("rin", "", SimpleNamespace(name="02.png", page=1))
+    assert not (character / "02.png").exists()
+    datasets.bring_back("rin", "")
+    assert (character / "02.png").exists()
+    with pytest.raises(UserError):
+        datasets.remove("rin", "", SimpleNamespace(name="../../x.png", page=1))
+
+
+def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "text<b>.png"
+    fake.write_text("no picture")
+    said, cleared, *_ = datasets.add("rin", "", [str(fake)])
+    assert "text&lt;b&gt;.png (not a picture)" in said
+    assert cleared is None
+    assert not fake.exists()
+    with pytest.raises(UserError, match="no project"):
+        datasets.add("", "", [])
+
+
+def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
+    assert memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
+    assert memory.guess_trigger(["a, b", "a, b"]) == ""
+    assert memory.guess_trigger(["one"]) == ""
+    assert memory.guess_trigger([]) == ""
+
+
+def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path, home: Path) -> None:
+    assert memory.project() == "rin"
+    memory.remember("rin", "trigger", "x")
+    memory.remember("rin", "name", "y")
+    memory.remember_project("rin")
+    assert (memory.answer("rin", "trigger"), memory.answer("rin", "name")) == ("x", "y")
+    (home / "outputs" / ".page.json").write_text("{")
+    assert memory.answer("rin", "trigger") == "miraxo"
+    assert memory.answer("my-style", "preset") == "style"
+
+
+# Train
+
+
+def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
+    assert training.plan(*given()) == "<b>14 pictures, 94 steps</b>: each picture is seen about 54 times."
+    assert "7 steps" in training.plan(*given(**{"form-training-steps": 7}))
+    assert "Rank" in training.plan(*given(**{"form-adapter-rank": -1}))
+    assert "first" in training.plan(*given(project=""))
+    dataset.create("empty")
+    assert "no pictures" in training.plan(*given(project="empty"))
+
+
+def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
+    run = training.create(*given(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
+    config = run.config()
+    assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
+    assert memory.answer("rin", "name") == "mine"
+
+
+def test_a_start_is_refused_in_words(character: Path) -> None:
+    dataset.create("empty")
+    with pytest.raises(UserError, match="no pictures"):
+        training.create(*given(project="empty"))
+    with pytest.raises(UserError, match="no name"):
+        training.create(*given(name=" "))
+    with pytest.raises(UserError, match="Name: use letters"):
+        training.create(*given(name="a/b"))
+    with pytest.raises(UserError, match="set it to 64"):
+        training.create(*given(**{"form-training-resolution": 512}))
+    assert runs.every() == []
+
+
+def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
+    watch = Watch()
+    run = training.create(*given())
+    drawn = training.draw(watch, run.id)
+    seen = drawn[2]
+    assert training.tick(watch, run.id, seen) == gr.skip()
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert training.tick(watch, run.id, seen) != gr.skip()
+    assert training.draw(Watch(), None)[2][0] == [run.id]
+    with pytest.raises(UserError, match="not at work"):
+        training.ask(run.id, "stop")
+    with pytest.raises(UserError):
+        training.ask("../x", "stop")
+
+
+# Try out and download
+
+
+def test_strengths_of_a_view() -> None:
+    assert tryout.strengths("one", 0.7) == [0.7]
+    assert tryout.strengths("before", 1) == [0.0, 1.0]
+    assert tryout.strengths("compare", 1)[0] == 0.0
+
+
+@pytest.fixture
+def finished(character: Path) -> runs.Run:
+    run = training.create(*given())
+    folder = run.folder / "checkpoints" / "000005"
+    folder.mkdir(parents=True)
+    (folder / "adapter.safetensors").write_bytes(b"a")
+    (run.folder / "rin.safetensors").write_bytes(b"a")
+    for event in (
+        events.Started(step=0, steps=9, pid=1, device="CPU"), events.Checkpoint(step=5, folder="checkpoints/000005"),
+        events.Checkpoint(step=2, folder="checkpoints/000002"), events.Finished(step=9, export="rin.safetensors"),
+    ):  # fmt: skip
+        run.report(event)
+    return run
+
+
+def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
+    keys = [key for _, key in tryout.choices(Watch())]
+    assert keys == [finished.id, f"{finished.id}@5", ""]
+    assert tryout.adapter_file(finished.id) == finished.export
+    assert tryout.adapter_file(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
+    for key in (f"{finished.id}@2", "../x", "nobody"):
+        with pytest.raises(UserError):
+            tryout.adapter_file(key)
+    assert tryout.adapter_file(f"{finished.id}@../../x") == finished.export
+    offered = tryout.offer(Watch(), None, "", "")
+    assert offered[1] == "miraxo"
+    assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
+
+
+class FakePainter:
+    def __init__(self) -> None:
+        self.asked = []
+
+    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
+        self.asked.append(picture)
+        yield 0, 2
+        yield 1, 2
+        Path(picture.out).write_bytes(b"png")
+
+
+def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
+    painter = FakePainter()
+    asked = (finished.id, "miraxo", 1.0, "before", 1.0, 20.0, 3.0, "", [])
+    *grown, (drawn, shown) = tryout.paint(painter, *asked)
+    assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
+    assert len({picture.seed for picture in painter.asked}) == 1
+    assert "step 1 of 2" in grown[1][0]
+    assert [strength for strength, _ in shown] == [0.0, 1.0]
+    assert "count-2 done" in drawn
+    assert "Seed 1" in drawn
+    list(tryout.paint(painter, *asked))
+    assert len(painter.asked) == 2
+
+
+def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
+    with pytest.raises(UserError, match="no prompt"):
+        list(tryout.paint(FakePainter(), "", " ", 1.0, "one", 1, 20, 3.0, "", []))
+    with pytest.raises(UserError, match="steps"):
+        list(tryout.paint(FakePainter(), "", "x", 1.0, "one", 1, 0, 3.0, "", []))
+
+
+def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tryout, "KEPT", 3)
+    media.pictures().mkdir()
+    for number in range(5):
+        (media.pictures() / f"{number}.png").write_bytes(b"x")
+    tryout.prune()
+    assert len(list(media.pictures().iterdir())) == 3
+
+
+def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
+    drawn = downloads.table(Watch())
+    assert f"href='/download/{finished.id}/rin.safetensors'" in drawn
+    assert f"/download/{finished.id}/checkpoint/5" in drawn
+    assert "checkpoint/2'" not in drawn
+    assert "miraxo" in drawn
+    finished.config_file.write_text("broken")
+    assert "rin.safetensors" in downloads.table(Watch())
+    assert downloads.size(3 * 2**20) == "3.0 MB"

@@ -1,0 +1,91 @@
+"""The painter's client against a small stand-in process: answers, refusals, death, idleness, a page that goes away."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from ui.painter import Painter
+
+SERVER = """
+import json, sys
+print(json.dumps({"ready": True}), flush=True)
+print("noise that is no JSON", flush=True)
+for line in sys.stdin:
+    picture = json.loads(line)
+    if picture["prompt"] == "die":
+        sys.exit(3)
+    if picture["prompt"] == "refuse":
+        print(json.dumps({"error": "Bad.", "remedy": "Change it."}), flush=True)
+        continue
+    for step in (1, 2):
+        print(json.dumps({"progress": step, "of": 2}), flush=True)
+    open(picture["out"], "w").write(picture["prompt"])
+    print(json.dumps({"done": True}), flush=True)
+"""
+
+
+@pytest.fixture
+def painter(home: Path) -> Iterator[Painter]:
+    client = Painter([sys.executable, "-c", SERVER])
+    yield client
+    client.close()
+
+
+def picture(home: Path, prompt: str) -> PictureConfig:
+    return PictureConfig(prompt=prompt, out=str(home / f"{prompt}.png"), steps=2)
+
+
+def test_progress_comes_before_the_picture(painter: Painter, home: Path) -> None:
+    assert list(painter.paint(picture(home, "a"))) == [(0, 2), (1, 2), (2, 2)]
+    assert (home / "a.png").read_text() == "a"
+
+
+def test_a_refusal_is_told_and_the_process_goes_on(painter: Painter, home: Path) -> None:
+    with pytest.raises(UserError, match=r"Bad\. Change it"):
+        list(painter.paint(picture(home, "refuse")))
+    process = painter._process
+    list(painter.paint(picture(home, "a")))
+    assert painter._process is process
+
+
+def test_a_dead_process_is_told_and_started_again(painter: Painter, home: Path) -> None:
+    with pytest.raises(UserError, match="given up"):
+        list(painter.paint(picture(home, "die")))
+    list(painter.paint(picture(home, "b")))
+    assert (home / "b.png").exists()
+
+
+def test_a_page_that_goes_away_does_not_disturb_the_next(painter: Painter, home: Path) -> None:
+    asked = painter.paint(picture(home, "a"))
+    next(asked)
+    next(asked)
+    asked.close()
+    assert list(painter.paint(picture(home, "b"))) == [(0, 2), (1, 2), (2, 2)]
+    assert (home / "b.png").read_text() == "b"
+
+
+def test_closing_ends_a_picture_in_the_middle(home: Path) -> None:
+    client = Painter(
+        [sys.executable, "-c", 'import sys\nfor line in sys.stdin: print(\'{"progress": 1, "of": 2}\', flush=True)']
+    )
+    asked = client.paint(picture(home, "a"))
+    next(asked)
+    next(asked)
+    client.close()
+    with pytest.raises(UserError, match="given up"):
+        list(asked)
+
+
+def test_an_idle_process_is_ended(home: Path) -> None:
+    client = Painter([sys.executable, "-c", SERVER], idle=0.2)
+    list(client.paint(picture(home, "a")))
+    for _ in range(100):
+        if client._process is None:
+            break
+        time.sleep(0.05)
+    assert client._process is None

@@ -1,0 +1,120 @@
+"""What is drawn of a run: the chart, the status, the previews, always escaped."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trainer import events, runs
+from trainer.config import build
+from trainer.runs import Run, View
+from ui import progress
+from ui.watch import Watch, label, log_tail, stamp
+
+STEP = {"learning_rate": 0.1, "grad_norm": 1.0, "seconds": 1.0, "memory": 1}
+
+
+@pytest.fixture
+def run(home: Path) -> Run:
+    return runs.create(build({"name": "rin", "dataset": "rin"}), home / "outputs" / "2026-11-24_140500_rin")
+
+
+def state(*more: events.Event, steps: int = 40) -> events.State:
+    begun = [events.Started(step=0, steps=steps, pid=1, device="CPU")]
+    return events.fold(events.State(), [*begun, *more])
+
+
+def view(run: Run, status: str, *more: events.Event) -> View:
+    return View(run, status, state(*more))
+
+
+def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
+    assert progress.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert progress.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+
+
+def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
+    drawn = progress.chart(state(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21))))
+    xs = [float(point.split(",")[0]) for point in re.search(r"class='raw' points='([^']+)'", drawn)[1].split()]
+    middle = progress.LEFT + (progress.WIDTH - progress.LEFT - progress.RIGHT) / 2
+    assert xs[-1] == pytest.approx(middle, abs=0.1)
+    assert "at step 20 of 40" in re.search("aria-label='([^']+)'", drawn)[1]
+    assert "data-points='20'" in drawn
+
+
+def test_the_chart_takes_odd_losses() -> None:
+    assert "appears here" in progress.chart(events.State())
+    assert "appears here" in progress.chart(state(events.Step(step=1, loss=1.0, **STEP)))
+    flat = state(*(events.Step(step=step, loss=0.0, **STEP) for step in (1, 2)))
+    assert "<svg" in progress.chart(flat)
+    broken = state(
+        *(events.Step(step=step, loss=loss, **STEP) for step, loss in ((1, 1.0), (2, float("nan")), (3, 2.0)))
+    )
+    assert "nan" not in progress.chart(broken)
+
+
+def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:
+    failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
+    drawn = progress.status(view(run, "failed", failed))
+    assert "role='alert'" in drawn
+    assert "Out of &lt;memory&gt;." in drawn
+    assert "Lower it." in drawn
+    assert "/secret" not in drawn
+
+
+def test_an_interrupted_run_offers_to_resume_from_its_checkpoint(run: Run) -> None:
+    checkpoint = events.Checkpoint(step=25, folder="checkpoints/000025")
+    drawn = progress.status(view(run, "interrupted", checkpoint))
+    assert "interrupted" in drawn
+    assert "from step 25" in drawn
+
+
+def test_previews_are_in_rows_by_prompt_with_the_newest_first_and_escaped(run: Run) -> None:
+    made = [
+        events.Preview(step=step, file=f"previews/{step:06d}_{number}.png", prompt=f"<b>{number}", seed=1)
+        for step in (10, 20)
+        for number in (0, 1)
+    ]
+    drawn = progress.previews(view(run, "running", *made))
+    assert drawn.count("<h2>") == 2
+    assert "<b>0" not in drawn
+    assert drawn.index("000020_0") < drawn.index("000010_0") < drawn.index("000020_1")
+
+
+def test_warnings_are_escaped() -> None:
+    assert "&lt;i&gt;" in progress.warnings(state(events.Warned(message="<i>")))
+    assert progress.warnings(state()) == ""
+
+
+@pytest.mark.parametrize(("count", "text"), [(2, "a few seconds"), (41, "40 s"), (200, "3 min"), (9000, "2.5 h")])
+def test_time_in_words(count: float, text: str) -> None:
+    assert progress.seconds(count) == text
+
+
+def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
+    assert progress.pill(None) == ""
+    assert progress.pill(view(run, "finished")) == ""
+    assert "Training 25%" in progress.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
+    runs.ask(run, "stop")
+    assert "Stopping" in progress.pill(view(run, "running"))
+
+
+def test_a_watch_reads_only_what_is_new_and_its_stamp_changes_with_it(run: Run) -> None:
+    watch = Watch()
+    first = watch.find(run.id)
+    assert watch.find("nobody") is None
+    assert watch.find("../x") is None
+    run.report(events.Started(step=0, steps=5, pid=1, device="CPU"))
+    second = watch.find(run.id)
+    assert stamp(first) != stamp(second)
+    assert stamp(second) == stamp(watch.find(run.id))
+    assert second.status == "interrupted"
+    assert watch.active() is None
+    assert watch.default() == run.id
+
+
+def test_names_and_logs_for_people(run: Run, home: Path) -> None:
+    assert label(run) == "rin, 24 Nov 14:05:00"
+    assert label(Run(home / "outputs" / "mine")) == "mine"
+    (run.folder / "worker.log").write_text(f"File {home}/outputs/x\n")
+    assert str(home) not in log_tail(run)

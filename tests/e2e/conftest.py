@@ -137,6 +137,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         finally:
             made.end_workers()
     hosts = set(made.lookups.read_text().split("\n")) - {""} if made.lookups.exists() else set()
+    assert "127.0.0.1" in hosts  # its own address: somebody does watch
     assert hosts <= OWN_HOSTS
 
 

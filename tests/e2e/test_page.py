@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
+from safetensors.torch import load_file
 
-from tests.e2e.conftest import EXAMPLES, Server, Visit, make_home, wait
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, wait
 from trainer import events
 
 if TYPE_CHECKING:
@@ -88,6 +91,29 @@ def picture(page: Page, server: Server, strength: str) -> bytes:
     return answer.body()
 
 
+def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
+    """What a program that knows nothing of Limner draws with the built-in base and an adapter file."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the painter does; more threads add numbers up in another order
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(CHECKOUT / "trainer" / "families" / "micro")
+        pipeline.to(torch.float32)  # transformers keeps the precision of the file, which is half
+        if adapter:
+            pipeline.load_lora_weights(load_file(adapter))
+        noise = torch.Generator().manual_seed(1)
+        return pipeline(prompt, num_inference_steps=20, guidance_scale=3.0, generator=noise).images[0]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def same_pixels(png: bytes, image: Image.Image) -> bool:
+    with Image.open(io.BytesIO(png)) as shown:
+        return shown.mode == image.mode and shown.size == image.size and shown.tobytes() == image.tobytes()
+
+
 def test_the_whole_way(server: Server, visit: Visit) -> None:
     page = visit(server)
     # Pictures and captions
@@ -135,7 +161,10 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     with page.expect_download() as download:
         page.locator("#runs a.download").click()
     assert download.value.suggested_filename == "mira.safetensors"
-    assert Path(download.value.path()).read_bytes() == (server.home / "outputs" / run / "mira.safetensors").read_bytes()
+    file = Path(download.value.path())
+    assert file.read_bytes() == (server.home / "outputs" / run / "mira.safetensors").read_bytes()
+    assert same_pixels(one, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", file))
+    assert same_pixels(zero, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", None))
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     page.get_by_text("No adapters yet").wait_for()

@@ -1,6 +1,8 @@
 // The caption grid. Cards are replaced whenever the value changes, so all listeners sit on `element`.
-// `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so.
-const typed = new Map();
+// `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so. It outlives
+// a reload, which Gradio does by itself when the server was away.
+const STORE = "limner-unsaved-captions";
+const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
 const timers = new Map();
 const busy = new Set();
 let failure = "";
@@ -10,6 +12,7 @@ const areas = () => [...element.querySelectorAll("textarea")];
 const keyOf = (area) => project() + "/" + area.dataset.name;
 
 function show() {
+  sessionStorage.setItem(STORE, JSON.stringify([...typed]));
   const status = element.querySelector(".save");
   if (!status) return;
   const text = failure
@@ -97,17 +100,23 @@ element.addEventListener("click", (event) => {
     const key = project() + "/" + remove.dataset.name;
     clearTimeout(timers.get(key));
     typed.delete(key);
+    show();
     trigger("delete", { name: remove.dataset.name, page: Number(element.querySelector(".captions").dataset.page) });
   } else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
   }
 });
-window.addEventListener("beforeunload", (event) => {
-  if (typed.size) event.preventDefault();
-});
+// Before something is done with all captions: what was typed last has to be on disk.
+window.limnerSaved = async () => {
+  for (let tries = 0; typed.size && tries < 50; tries += 1) {
+    for (const key of typed.keys()) save(key);
+    await new Promise((resume) => setTimeout(resume, 100));
+  }
+};
 // A textarea that was typed in shows its own text, not the new value, unless it is told to.
 watch("value", () => {
   for (const area of areas()) area.value = typed.get(keyOf(area))?.text ?? area.defaultValue;
+  for (const key of typed.keys()) if (!timers.has(key)) later(key, 0);
   show();
 });
 show();

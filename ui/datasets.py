@@ -18,6 +18,8 @@ from ui.handling import answered, handled
 
 PAGE = 100
 SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
+# Waits until the captions that were typed last are on disk; see captions.js.
+TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
 _CHANGING = threading.Lock()  # one change of captions at a time
 
 
@@ -66,9 +68,9 @@ def build(project: gr.Dropdown) -> Tab:
     upload.upload(
         handled(add), [*both, upload], [report, upload, *view], api_visibility="private", show_progress="minimal"
     )
-    prefix.click(handled(put_in_front), both, [report, *view], **quiet)
-    replace.click(handled(replace_in_all), [*both, find, replacement], [report, *view], **quiet)
-    undo.click(handled(undo_captions), both, [report, *view], **quiet)
+    prefix.click(handled(put_in_front), both, [report, *view], js=TYPED_FIRST, **quiet)
+    replace.click(handled(replace_in_all), [*both, find, replacement], [report, *view], js=TYPED_FIRST, **quiet)
+    undo.click(handled(undo_captions), both, [report, *view], js=TYPED_FIRST, **quiet)
     restore.click(handled(bring_back), both, [report, *view], **quiet)
     grid.delete(handled(remove), both, [report, *view], **quiet)
     grid.select(handled(turn_page), both, view, **quiet)

@@ -5,6 +5,7 @@ Nothing here is needed: without the file the answers are guessed from the data s
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -61,10 +62,10 @@ def captions(project: str) -> list[str]:
 
 
 def guess_trigger(captions: list[str]) -> str:
-    """The one tag that all captions share, if there is just one."""
-    tags = [{tag.strip() for tag in caption.split(",")} - {""} for caption in captions]
-    shared = set.intersection(*tags) if len(tags) > 1 else set()
-    return shared.pop() if len(shared) == 1 else ""
+    """The one tag that nearly all captions share, if there is just one."""
+    tags = Counter(tag for caption in captions for tag in {part.strip() for part in caption.split(",")} - {""})
+    shared = [tag for tag, count in tags.items() if count > 0.8 * len(captions)] if len(captions) > 1 else []
+    return shared[0] if len(shared) == 1 else ""
 
 
 def _load() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trainer import dataset, files, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from ui import form, memory, progress
-from ui.datasets import folder_of
+from ui.datasets import TYPED_FIRST, folder_of
 from ui.handling import handled
 from ui.painter import Painter
 from ui.watch import Watch, label, log_tail, stamp
@@ -119,7 +119,9 @@ def _connect_run(tab: Tab, start: gr.Button, painter: Painter, watch: Watch) -> 
         runs.start(run)
         return draw(watch, run.id)
 
-    start.click(handled(begin), tab.answers, tab.live, trigger_mode="once", concurrency_limit=1, **QUIET)
+    start.click(
+        handled(begin), tab.answers, tab.live, js=TYPED_FIRST, trigger_mode="once", concurrency_limit=1, **QUIET
+    )
     tab.picker.input(handled(lambda run: draw(watch, run)), tab.picker, tab.live, **QUIET)
     timer = gr.Timer(1)
     timer.tick(

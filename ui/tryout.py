@@ -21,7 +21,8 @@ from ui.watch import Watch, label
 
 KEPT = 200  # pictures
 VIEWS = [("One picture", "one"), ("Before and after", "before"), ("Compare strengths", "compare")]
-MINIATURE = "Micro is a miniature for trying things out: portraits of 64 x 64 pixels, shown enlarged."
+SIDE = configs.micro_side()
+MINIATURE = f"Micro is a miniature for trying things out: portraits of {SIDE} x {SIDE} pixels, shown enlarged."
 EMPTY = "<div class='empty'>Choose an adapter, write what to show, and make a picture.</div>"
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 _SECRET = secrets.token_bytes(16)  # makes the pictures' names unguessable

@@ -178,7 +178,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         )
         page.goto(server.url)
         page.get_by_role("tab", name="Images").wait_for()
-        page.locator("#captions .captions").wait_for(state="attached")
+        page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")
         return page
 
     yield open_page

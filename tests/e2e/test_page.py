@@ -259,6 +259,13 @@ def test_a_caption_that_cannot_be_saved_is_kept_and_tried_again(server: Server, 
     page.context.set_offline(False)
     page.get_by_text("All captions are saved.").wait_for()
     assert caption.read_text() == "typed while the server was away\n"
+    page.context.set_offline(True)  # and now the page is loaded anew before it could save
+    area.fill("typed before a reload")
+    page.locator("#captions .save.bad").wait_for()
+    page.context.set_offline(False)
+    page.reload()
+    wait(lambda: caption.read_text() == "typed before a reload\n")
+    page.wait_for_function("document.querySelector('#captions textarea')?.value === 'typed before a reload'")
     area.press("Enter")
     assert page.evaluate("document.activeElement.dataset.name") == "02.png"
     page.keyboard.press("Alt+ArrowUp")

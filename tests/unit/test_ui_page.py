@@ -1,20 +1,24 @@
 """The page without a browser: what its handlers do to the folders and what they say; no model library is loaded."""
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Never
 
 import gradio as gr
 import pytest
+from fastapi.testclient import TestClient
 
 from trainer import dataset, events, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.runs import Run
-from ui import datasets, downloads, form, handling, media, memory, training, tryout
+from ui import datasets, downloads, form, handling, media, memory, page, training, tryout
+from ui.painter import Painter
 from ui.watch import Watch
 
 FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
@@ -31,6 +35,65 @@ def test_the_page_loads_no_model_library() -> None:
     code = "import sys, ui.page; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
+    """Call something inside an event loop: outside of one, Gradio makes its own and never closes it."""
+
+    async def making() -> object:
+        return make()
+
+    with ThreadPoolExecutor(1) as other_thread:  # in this one a browser test may have left a loop running
+        return other_thread.submit(lambda: asyncio.run(making())).result()
+
+
+def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
+    settings = in_loop(lambda: page.build(Painter(), Watch())).get_config_file()
+    assert {one["api_visibility"] for one in settings["dependencies"]} == {"private"}
+    ids = [one["props"].get("elem_id") for one in settings["components"]]
+    assert {entry.id for entry in training.ENTRIES} <= set(ids)
+    named = [one for one in ids if one]
+    assert len(named) == len(set(named))
+
+
+def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
+    with TestClient(in_loop(page.make_app)) as client:
+        assert "Limner" in client.get("/").text
+        assert client.get("/media/dataset/rin/01.png").status_code == 200
+        assert client.get("/openapi.json").status_code == 404
+
+
+def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:
+    watch = Watch()
+    shown = page._load(watch)
+    assert shown[1].value == "rin"
+    assert finished.id in str(shown[-12:])
+    made = page._create("new-one")
+    assert made[0].value == "new-one"
+    assert dataset.names() == ["new-one", "rin"]
+    assert memory.project() == "new-one"
+    for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "cannot be the name")):
+        with pytest.raises(UserError, match=words):
+            page._create(name)
+    assert len(page._choose("rin")) == 1 + len(page._open("rin"))
+
+
+def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
+    _, _, _, _, tuned, *values = given()
+    (preset, base), *moved = training.retune("style", tuned, *values)
+    assert (preset, base) == ("style", "micro")
+    assert training.plan("rin", "style", "x", "", (preset, base), *moved) != training.plan(*given())
+
+
+def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training.create(*given())
+    started = []
+    monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
+    training.go_on(run.id, Painter(), Watch())
+    assert started == [run]
+    assert Watch().active() is not None
+    training.ask(run.id, "stop")
+    assert "Stopping" in training.draw(Watch(), run.id)[0]
 
 
 # Errors
@@ -136,6 +199,7 @@ def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
     assert memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
     assert memory.guess_trigger(["a, b", "a, b"]) == ""
+    assert memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
     assert memory.guess_trigger(["one"]) == ""
     assert memory.guess_trigger([]) == ""
 

@@ -301,7 +301,7 @@ def wait_for_device(run: Run) -> FileLock:
 def _older_waiting(run: Run) -> bool:
     if run.folder.parent.resolve() != files.outputs().resolve():
         return False
-    return any(other.id < run.id and look(other).status == "waiting" and is_locked(other.lock) for other in every())
+    return any(other.id < run.id and is_locked(other.lock) and look(other).status == "waiting" for other in every())
 
 
 def place(run: Run) -> int:

@@ -20,7 +20,7 @@ from trainer import __version__, adapter_file, events, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
-from trainer.families import ADAPTER, Adapter, Family
+from trainer.families import ADAPTER, Adapter, Family, adapted
 from trainer.runs import Run
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings.
@@ -62,8 +62,7 @@ def compare(file: AdapterFile, adapter: Adapter) -> None:
     if file.modules.keys() != adapter.layers.keys():
         raise RuntimeError("the file has other modules than the adapter")
     for name, layer in adapter.layers.items():
-        down, up = layer.down.detach().float().cpu(), layer.up.detach().float().cpu()
-        trained = (layer.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
+        trained = layer.delta()
         error = (file.modules[name].delta() - trained).norm()
         if error > TOLERANCE * trained.norm() + 1e-7:
             raise RuntimeError(f"the file's {name} differs from the trained adapter by {float(error):.3g}")
@@ -78,19 +77,11 @@ def load_with_diffusers(family: Family, file: AdapterFile) -> None:
     pipeline = family.pipeline()
     pipeline.load_lora_weights(dict(file.tensors), adapter_name=ADAPTER)
     try:
-        arrived: dict[str, tuple[torch.Tensor, float]] = {}
-        for prefix, module in {"lora_unet_": family.denoiser, **family.text_encoders}.items():
-            for path, part in module.named_modules():
-                if hasattr(part, "lora_A") and ADAPTER in part.lora_A:
-                    stem = prefix if prefix == "lora_unet_" else f"{prefix}_text_model_"
-                    name = stem + path.removeprefix("text_model.").replace(".", "_")
-                    down, up = part.lora_A[ADAPTER].weight, part.lora_B[ADAPTER].weight
-                    arrived[name] = (up.flatten(1).float() @ down.flatten(1).float(), part.scaling[ADAPTER])
+        arrived = adapted(family)
         for name, known in file.modules.items():
             if name not in arrived:
                 raise RuntimeError(f"diffusers did not load {name}")
-            product, scale = arrived[name]
-            error = (scale * product.cpu() - known.delta()).norm()
+            error = (arrived[name].delta() - known.delta()).norm()
             if error > TOLERANCE * known.delta().norm() + 1e-7:
                 raise RuntimeError(f"diffusers loads {name} with other values")
     finally:

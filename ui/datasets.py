@@ -14,7 +14,7 @@ import gradio as gr
 from trainer import dataset, files, ingest
 from trainer.errors import UserError
 from ui import media, memory
-from ui.handling import answered, handled
+from ui.handling import QUIET, answered, handled
 
 PAGE = 100
 SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
@@ -63,17 +63,16 @@ def build(project: gr.Dropdown) -> Tab:
     with gr.Row(elem_classes="next"):
         forward = gr.Button("Next: train", variant="primary", elem_id="to-train")
     view = [grid, summary, restore, undo]
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
     both = [project, trigger]
     upload.upload(
         handled(add), [*both, upload], [report, upload, *view], api_visibility="private", show_progress="minimal"
     )
-    prefix.click(handled(put_in_front), both, [report, *view], js=TYPED_FIRST, **quiet)
-    replace.click(handled(replace_in_all), [*both, find, replacement], [report, *view], js=TYPED_FIRST, **quiet)
-    undo.click(handled(undo_captions), both, [report, *view], js=TYPED_FIRST, **quiet)
-    restore.click(handled(bring_back), both, [report, *view], **quiet)
-    grid.delete(handled(remove), both, [report, *view], **quiet)
-    grid.select(handled(turn_page), both, view, **quiet)
+    prefix.click(handled(put_in_front), both, [report, *view], js=TYPED_FIRST, **QUIET)
+    replace.click(handled(replace_in_all), [*both, find, replacement], [report, *view], js=TYPED_FIRST, **QUIET)
+    undo.click(handled(undo_captions), both, [report, *view], js=TYPED_FIRST, **QUIET)
+    restore.click(handled(bring_back), both, [report, *view], **QUIET)
+    grid.delete(handled(remove), both, [report, *view], **QUIET)
+    grid.select(handled(turn_page), both, view, **QUIET)
     return Tab(trigger, report, forward, [trigger, report, *view])
 
 

@@ -14,6 +14,8 @@ from trainer.errors import UserError
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
+# For listeners that are no public endpoint and show no bar of their own.
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def sentence(error: Exception) -> str:

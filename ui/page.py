@@ -12,11 +12,10 @@ from fastapi import FastAPI
 from trainer import dataset, files
 from trainer.errors import UserError
 from ui import datasets, downloads, media, memory, training, tryout
-from ui.handling import handled
+from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
 
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 TITLE = "<h1>Limner</h1><p>Teach Stable Diffusion a character or a style from a handful of pictures.</p>"
 
 

@@ -12,7 +12,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from ui import form, memory, progress
 from ui.datasets import TYPED_FIRST, folder_of
-from ui.handling import handled
+from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch, label, log_tail, stamp
 
@@ -20,7 +20,6 @@ ENTRIES = form.entries()
 BASE = [entry.path for entry in ENTRIES].index(("model", "base"))
 PLANNING = ("steps", "exposures", "batch_size", "accumulation")
 PRESETS = [("Character", "character"), ("Style", "style")]
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trainer import runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from ui import media
-from ui.handling import handled
+from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch, label
 
@@ -24,7 +24,6 @@ VIEWS = [("One picture", "one"), ("Before and after", "before"), ("Compare stren
 SIDE = configs.micro_side()
 MINIATURE = f"Micro is a miniature for trying things out: portraits of {SIDE} x {SIDE} pixels, shown enlarged."
 EMPTY = "<div class='empty'>Choose an adapter, write what to show, and make a picture.</div>"
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 _SECRET = secrets.token_bytes(16)  # makes the pictures' names unguessable
 
 

@@ -27,7 +27,18 @@ ADAPTER = "default"
 SMALL = 50_000_000
 Objective = Literal["epsilon", "v_prediction"]
 
-__all__ = ["ADAPTER", "FAMILIES", "Adapter", "Conditioning", "Family", "Layer", "attach", "fingerprint", "load"]
+__all__ = [
+    "ADAPTER",
+    "FAMILIES",
+    "Adapter",
+    "Conditioning",
+    "Family",
+    "Layer",
+    "adapted",
+    "attach",
+    "fingerprint",
+    "load",
+]
 
 
 class Family(Protocol):
@@ -106,6 +117,11 @@ class Layer:
         """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
         return float(self.lora.scaling[ADAPTER]) * self.down.shape[0]
 
+    def delta(self) -> Tensor:
+        """The change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
+        down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
+        return (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -178,10 +194,12 @@ def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> 
     Raises:
         RuntimeError: a module list matched nothing, which would train nothing.
     """
-    layers = _inject(family.denoiser, settings, family.denoiser_targets, "lora_unet_")
-    if text_encoder:
-        for prefix, encoder in family.text_encoders.items():
-            layers |= _inject(encoder, settings, family.text_targets, prefix + "_text_model_")
+    hosts = family.text_encoders.values() if text_encoder else ()
+    for module, targets in ((family.denoiser, family.denoiser_targets), *((one, family.text_targets) for one in hosts)):
+        peft.inject_adapter_in_model(settings.build(targets), module, adapter_name=ADAPTER)
+        if not any(isinstance(part, LoraLayer) for part in module.modules()):
+            raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
+    layers = adapted(family)
     for name in sorted(layers):
         layer = layers[name]
         for part in (layer.lora.lora_A, layer.lora.lora_B):
@@ -193,20 +211,19 @@ def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> 
             fresh = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, name))
             weight.copy_(fresh)
             layer.up.zero_()
-    hosts = (family.denoiser, *(family.text_encoders.values() if text_encoder else ()))
-    return Adapter(layers, hosts)
+    return Adapter(layers, (family.denoiser, *hosts))
 
 
-def _inject(module: nn.Module, settings: Lora, targets: Sequence[str], prefix: str) -> dict[str, Layer]:
-    peft.inject_adapter_in_model(settings.build(targets), module, adapter_name=ADAPTER)
+def adapted(family: Family) -> dict[str, Layer]:
+    """All modules of a model that have an adapter on them, by the names that other programs know them by."""
     found = {}
-    for path, part in list(module.named_modules()):
-        if isinstance(part, LoraLayer):
-            owner_path, _, attribute = path.rpartition(".")
-            name = prefix + path.removeprefix("text_model.").replace(".", "_")
-            found[name] = Layer(module.get_submodule(owner_path), attribute, part)
-    if not found:
-        raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
+    prefixes = {f"{prefix}_text_model_": encoder for prefix, encoder in family.text_encoders.items()}
+    for prefix, module in {"lora_unet_": family.denoiser, **prefixes}.items():
+        for path, part in module.named_modules():
+            if isinstance(part, LoraLayer):
+                owner_path, _, attribute = path.rpartition(".")
+                name = prefix + path.removeprefix("text_model.").replace(".", "_")
+                found[name] = Layer(module.get_submodule(owner_path), attribute, part)
     return found
 
 

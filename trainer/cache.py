@@ -30,13 +30,16 @@ Progress = Callable[[str, int, int], None]
 class Batch:
     """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
 
-    `conditioning` is None where the captions must be encoded in the step, because the text encoder is trained.
+    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
+    captions must be encoded in the step, because the text encoder is trained.
     """
 
     mean: Tensor
     std: Tensor
     conditioning: Conditioning | None
     captions: tuple[str, ...]
+    preserved: tuple[str, ...] = ()
+    preserved_conditioning: Conditioning | None = None
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,33 @@ class Batches:
         ]
         kept = torch.rand(len(indices), generator=rng) >= training.caption_dropout
         captions = tuple(self.captions[index] if keep else "" for index, keep in zip(indices, kept, strict=True))
-        conditioning = None
-        if self.conditioning:
-            rows = [self.conditioning[caption] for caption in captions]
-            conditioning = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
+        preserved = self._preserved(step * training.accumulation + micro, [self.captions[index] for index in indices])
         return Batch(
             torch.stack([view["mean"] for view in views]).to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
-            conditioning,
+            self._conditioning_of(captions),
             captions,
+            preserved,
+            self._conditioning_of(preserved),
         )
+
+    def _conditioning_of(self, texts: Sequence[str]) -> Conditioning | None:
+        rows = [self.conditioning[text] for text in texts] if self.conditioning else []
+        return {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]} if rows else None
+
+    def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
+        """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
+        settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
+        count = int((number + 1) * per_batch) - int(number * per_batch)
+        rng = generator(self.config.seed, number, "preservation")
+        prompts = []
+        for caption in captions[:count]:
+            other, pick = torch.rand(2, generator=rng).tolist()
+            if other < settings.others and settings.prompts:
+                prompts.append(settings.prompts[int(pick * len(settings.prompts))])
+            else:
+                prompts.append(dataset.without_trigger(caption, self.config.trigger))
+        return tuple(prompts)
 
     def _indices(self, number: int) -> list[int]:
         """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
@@ -117,12 +137,19 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
     captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
     conditioning: dict[str, Conditioning] = {}
     if not config.training.text_encoder:
-        texts = sorted({*captions, ""})
+        texts = sorted({*captions, ""} | _preservable(captions, config))
         mark = "".join(marks[name] for name in family.text_encoders)
         for number, caption in enumerate(texts):
             progress("Encoding captions", number, len(texts))
             conditioning[caption] = _caption_conditioning(family, caption, examples[0].path.parent, mark)
     return Batches(latents, conditioning, captions, config, family.device)
+
+
+def _preservable(captions: Sequence[str], config: TrainConfig) -> set[str]:
+    """All prompts that can be drawn for preservation."""
+    if not config.preservation.share:
+        return set()
+    return {*config.preservation.prompts, *(dataset.without_trigger(one, config.trigger) for one in captions)}
 
 
 def _picture_latents(family: Family, example: Example, resolution: int, flip: bool, mark: str) -> dict[str, Tensor]:

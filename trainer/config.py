@@ -84,6 +84,28 @@ class TrainingConfig(Section):
     )
 
 
+class PreservationConfig(Section):
+    """Keeps the base as it is where the trigger is absent, so that the trigger is a switch.
+
+    Some pictures of a batch are seen once more with the trigger taken out of their caption, or with another prompt;
+    there the adapter has to predict what the base alone predicts for the same noisy picture.
+    """
+
+    share: float = Field(
+        0.0, ge=0, le=1, title="Preservation",
+        description="Share of the pictures that are seen again without the trigger, to stay as the base draws them.",
+    )  # fmt: skip
+    weight: float = Field(
+        4.0, gt=0, le=1000, title="Preservation weight", description="Weight of such a picture in the loss."
+    )
+    others: float = Field(
+        0.25, ge=0, le=1, title="Other prompts", description="Share of them that get one of the prompts below instead."
+    )
+    prompts: tuple[str, ...] = Field(
+        ("",), max_length=200, title="Prompts to preserve", description="One a line; what else the base should keep."
+    )
+
+
 class PreviewConfig(Section):
     """Pictures made while training, to look at its progress."""
 
@@ -158,6 +180,7 @@ class TrainConfig(Section):
     optimizer: AdamW = Field(default_factory=AdamW, title="Optimizer")
     schedule: Constant | Cosine = Field(default_factory=Cosine, discriminator="kind", title="Schedule")
     training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
+    preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
     record: Record = Field(default_factory=Record)

@@ -162,9 +162,21 @@ def with_trigger(caption: str, trigger: str) -> str:
     return f"{trigger}, {caption}" if caption else trigger
 
 
+def without_trigger(caption: str, trigger: str) -> str:
+    """The caption with the trigger word taken out, and the commas around it set right."""
+    if not trigger:
+        return caption
+    parts = [_pattern(trigger).sub("", part).strip() for part in caption.split(",")]
+    return ", ".join(re.sub(r"\s+", " ", part) for part in parts if part)
+
+
 def contains_trigger(caption: str, trigger: str) -> bool:
     """Whether the trigger stands in the caption as a word of its own."""
-    return re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE) is not None
+    return _pattern(trigger).search(caption) is not None
+
+
+def _pattern(trigger: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -1,19 +1,20 @@
-"""The denoising objective: what is predicted, at which noise level, with which weight."""
+"""The objective: what is predicted, at which noise level, with which weight, and what has to stay as it was."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from trainer.cache import Batch
-from trainer.config import TrainingConfig
-from trainer.families import Family
+from trainer.config import TrainConfig
+from trainer.families import Adapter, Conditioning, Family
 
 
-def denoising_loss(family: Family, batch: Batch, training: TrainingConfig, rng: torch.Generator) -> Tensor:
+def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainConfig, rng: torch.Generator) -> Tensor:
     """Mean weighted squared error of the prediction for one batch, at timesteps drawn uniformly.
 
     Ho et al. 2020, https://arxiv.org/abs/2006.11239 (section 3.4) for epsilon; Salimans & Ho 2022,
-    https://arxiv.org/abs/2202.00512 (section 4) for v. Noise is drawn on the CPU, to be the same everywhere.
+    https://arxiv.org/abs/2202.00512 (section 4) for v. To it comes the squared difference between the prediction and
+    the base's own on the noisy pictures that are to be preserved. Noise is drawn on the CPU, to be the same everywhere.
     """
     latents = batch.mean + batch.std * torch.randn(batch.std.shape, generator=rng).to(family.device)
     noise = torch.randn(latents.shape, generator=rng).to(family.device)
@@ -21,13 +22,34 @@ def denoising_loss(family: Family, batch: Batch, training: TrainingConfig, rng: 
     alpha = family.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     target = noise if family.objective == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-
     conditioning = batch.conditioning or family.encode_prompts(batch.captions)
+
+    count, kept = len(latents), len(batch.preserved)
+    if kept:
+        # The base's answer is the target, so both are asked about the same noisy pictures in the same step.
+        with torch.no_grad(), adapter.off():
+            plain = batch.preserved_conditioning or family.encode_prompts(batch.preserved)
+            unchanged = family.predict(noisy[:kept], timesteps[:kept], plain).float()
+        conditioning = _joined(conditioning, batch.preserved_conditioning or family.encode_prompts(batch.preserved))
+        noisy, timesteps = torch.cat([noisy, noisy[:kept]]), torch.cat([timesteps, timesteps[:kept]])
     prediction = family.predict(noisy, timesteps, conditioning).float()
-    losses = functional.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
-    if training.min_snr_gamma:
-        losses = losses * min_snr_weight(alpha.flatten(), training.min_snr_gamma, family.objective)
-    return losses.mean()
+
+    losses = _squared_error(prediction[:count], target)
+    if config.training.min_snr_gamma:
+        losses = losses * min_snr_weight(alpha.flatten(), config.training.min_snr_gamma, family.objective)
+    total = losses.sum()
+    if kept:
+        total = total + config.preservation.weight * _squared_error(prediction[count:], unchanged).sum()
+    return total / count
+
+
+def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over each picture, as [b]."""
+    return functional.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
+
+
+def _joined(first: Conditioning, second: Conditioning) -> Conditioning:
+    return {key: torch.cat([rows, second[key]]) for key, rows in first.items()}
 
 
 def min_snr_weight(alpha: Tensor, gamma: float, objective: str) -> Tensor:

@@ -11,7 +11,7 @@ from trainer import __version__, cache, checkpoint, dataset, events, export, fam
 from trainer.config import Record, TrainConfig, TrainingConfig, dump, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.loss import denoising_loss
+from trainer.loss import training_loss
 from trainer.randomness import generator
 from trainer.runs import Run
 
@@ -54,7 +54,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         for micro in range(config.training.accumulation):
             rng = generator(config.seed, step, micro, "noise")
             with accelerator.autocast():
-                part = denoising_loss(family, batches.at(step, micro), config.training, rng)
+                part = training_loss(family, adapter, batches.at(step, micro), config, rng)
             accelerator.backward(part / config.training.accumulation)
             loss += part.detach() / config.training.accumulation
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.training.clip or float("inf"))

@@ -1,5 +1,6 @@
 """The engine on tiny real models: it learns, resumes bit for bit, and its file does what the adapter did."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer import adapter_file, cache, checkpoint, config, dataset, events, export, families, preview, runs
+from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.loss import denoising_loss, min_snr_weight
+from trainer.loss import min_snr_weight, training_loss
 from trainer.randomness import generator
 from trainer.runs import Run
 from trainer.train import complete, due, train
@@ -42,6 +44,10 @@ def _fresh_accelerate() -> Iterator[None]:
     """A worker trains once in its life; here one process trains many times, in different precisions."""
     yield
     AcceleratorState._reset_state(True)
+
+
+def quiet(name: str, done: int, total: int) -> None:
+    """Take progress and say nothing."""
 
 
 def finish(run: Run) -> dict[str, Tensor]:
@@ -73,6 +79,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flip": {"training__flip": True},
     "dropout": {"training__caption_dropout": 0.5},
     "min-SNR": {"training__min_snr_gamma": 5.0},
+    "preservation": {"preservation__share": 0.3},
+    "preservation of the text encoder": {"preservation__share": 0.3, "training__text_encoder": True},
     "constant": {"schedule__kind": "constant"},
     "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
@@ -269,8 +277,6 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     examples = dataset.read(character)
 
-    def quiet(name: str, done: int, total: int) -> None: ...
-
     first = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     files = list((character / dataset.CACHE).glob("*.safetensors"))
     assert len(files) == 14 + 15  # each picture, each caption and the empty one
@@ -310,10 +316,11 @@ def test_pixels_keep_the_middle() -> None:
 def test_loss_against_a_hand_computed_value(tiny_sd: Path) -> None:
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     mean = torch.randn(2, 4, 8, 8, generator=generator(1))
+    adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
     with torch.no_grad():
         text = family.encode_prompts(["a", "b"])
         batch = cache.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
-        loss = denoising_loss(family, batch, settings(tiny_sd).training, generator(0, "x"))
+        loss = training_loss(family, adapter, batch, settings(tiny_sd), generator(0, "x"))
         rng = generator(0, "x")
         torch.randn(mean.shape, generator=rng)
         noise = torch.randn(mean.shape, generator=rng)
@@ -321,6 +328,50 @@ def test_loss_against_a_hand_computed_value(tiny_sd: Path) -> None:
         noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps)
         expected = (family.predict(noisy, timesteps, text) - noise).pow(2).mean()
     assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder: bool) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    config = settings(tiny_sd, preservation__share=0.5, preservation__weight=3.0)
+    mean = torch.randn(2, 4, 8, 8, generator=generator(1))
+    rng = generator(0, "x")
+    torch.randn(mean.shape, generator=rng)
+    noise = torch.randn(mean.shape, generator=rng)
+    noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps := torch.randint(1000, (2,), generator=rng))
+    base = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"])).detach()
+    adapter = families.attach(family, Lora(rank=2), text_encoder=text_encoder, seed=0)
+    plain = cache.Batch(mean, torch.zeros_like(mean), None, ("a", "b"))
+    kept = dataclasses.replace(plain, preserved=("other",))
+
+    def both() -> list[Tensor]:
+        return [training_loss(family, adapter, one, config, generator(0, "x")) for one in (plain, kept)]
+
+    fresh, fresh_kept = both()
+    assert torch.allclose(fresh, fresh_kept, rtol=1e-6), "an adapter that changes nothing has nothing to preserve"
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.up.normal_(std=0.1, generator=generator(5))
+    changed, changed_kept = both()
+    own = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"]))
+    assert (own - base).abs().max() > 1e-3
+    assert torch.allclose(changed_kept, changed + 3 * (own - base).pow(2).mean() / 2, rtol=1e-4)
+
+
+def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    examples = dataset.read(character)
+    changes = {"preservation__share": 0.25, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
+    config = settings(tiny_sd, **changes)
+    batches = cache.build(family, examples, config, quiet)
+    drawn = [batches.at(step, 0).preserved for step in range(64)]
+    size = config.training.batch_size
+    assert sum(map(len, drawn)) == 64 * size // 4
+    texts = {text for prompts in drawn for text in prompts}
+    assert "a dog" in texts
+    assert all(not dataset.contains_trigger(text, config.trigger) for text in texts)
+    assert len(texts) > 2
+    assert drawn == [batches.at(step, 0).preserved for step in range(64)]
 
 
 def test_min_snr_limits() -> None:

@@ -7,6 +7,7 @@ knows of data sets, losses or files for other programs.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -179,6 +180,15 @@ class Adapter:
         """Scale the adapter's effect; 1 = as trained."""
         for layer in self.layers.values():
             layer.lora.set_scale(ADAPTER, strength)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base model alone, inside the `with`."""
+        self.set_strength(0.0)
+        try:
+            yield
+        finally:
+            self.set_strength(1.0)
 
     def detach(self) -> None:
         """Put the base model's own modules back; the adapter's tensors stay readable."""

@@ -44,7 +44,6 @@ HAIR_PHRASES = {
     "hat": ("a hat",),
     "hijab": ("a hijab",),
     "turban": ("a turban",),
-    "cap": ("a cap",),
 }
 
 SYNONYMS = {
@@ -66,7 +65,7 @@ SYNONYMS = {
 SHIRT_PHRASES = ("{} shirt", "{} shirt", "wearing a {} shirt", "{} clothes")
 BACKGROUND_PHRASES = ("{} background", "{} background", "on a {} background")
 
-CHANCES = {"hair": 0.9, "skin": 0.75, "worn": 0.9, "expression": 0.75, "shirt": 0.7, "background": 0.85, "style": 0.88}
+CHANCES = {"hair": 0.9, "skin": 0.75, "worn": 0.9, "expression": 0.9, "shirt": 0.7, "background": 0.85, "style": 0.88}
 """How often an attribute that a picture has is said. What is not said has to be left open by the model."""
 
 

@@ -32,8 +32,8 @@ function* people(count, random) {
 function* strangers(designs, count, random) {
   for (const design of designs) {
     for (let index = 0; index < count; index += 1) {
-      const { background, options } = world.strangerOptions(random);
-      yield { design, options, attributes: { style: design, background } };
+      const { known, options } = world.strangerOptions(random);
+      yield { design, options, attributes: { style: design, ...known } };
     }
   }
 }

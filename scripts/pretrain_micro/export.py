@@ -1,4 +1,4 @@
-"""Puts the trained parts together as a diffusers folder in half precision, laid out like Stable Diffusion 1.x."""
+"""Puts the trained parts together as a diffusers folder, mostly in half precision, laid out as Stable Diffusion 1.x."""
 
 import shutil
 from pathlib import Path
@@ -35,6 +35,8 @@ def export_pipeline(recipe: Recipe, work: Workspace) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(dtype=torch.float16)
+    # transformers keeps the stored precision when it loads, diffusers does not: so all is in fp32 once loaded.
+    pipeline.text_encoder.float()
     partial = work.export.with_name(f"{work.export.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)

@@ -34,6 +34,9 @@ export const HAIR_COLORS = {
 
 export const SKIN_COLORS = { pale: "f8d9c2", tan: "e0aa78", brown: "a5683c", dark: "6b4026" };
 
+/** Skin that nothing in pre-training has. */
+export const HELD_OUT_SKIN_COLORS = { blue: "6f9fd8" };
+
 export const CLOTHES_COLORS = {
   red: "d23c32",
   orange: "f08c35",

@@ -5,12 +5,12 @@
  * looked at and named by hand, the colors are our own (palette.mjs), and a person only gets what its design can draw.
  */
 
-import { BACKGROUNDS, CLOTHES_COLORS, HAIR_COLORS, SKIN_COLORS } from "./palette.mjs";
+import { BACKGROUNDS, CLOTHES_COLORS, HAIR_COLORS, HELD_OUT_SKIN_COLORS, SKIN_COLORS } from "./palette.mjs";
 
 const variants = (...numbers) => numbers.map((number) => `variant${number}`);
 
 /** Hair words that are really headwear: they hide the hair, so no hair color is said. */
-const HEADWEAR = ["beanie", "cap", "hat", "hijab", "turban"];
+const HEADWEAR = ["beanie", "hat", "hijab", "turban"];
 
 /** Hair that mostly comes without a beard, as people expect from the words. */
 const BEARDLESS_HAIR = ["bob", "braid", "bun", "flowers", "hijab", "long", "pigtails", "ponytail", "two buns"];
@@ -55,16 +55,17 @@ export const DESIGNS = {
     glasses: { glasses: variants("01", "03", "04"), sunglasses: variants("02") },
     beards: { beard: variants("01", "02") },
     expressions: {
-      smiling: ["happy01", "happy02", "happy04"],
-      laughing: ["happy05", "happy06", "happy16"],
-      sad: ["sad05", "sad03", "sad04"],
+      smiling: { mouth: ["happy02"], eyes: ["variant24"], eyebrows: ["variant07"] },
+      laughing: { mouth: ["happy16"], eyes: ["variant19"], eyebrows: ["variant05"] },
+      sad: { mouth: ["sad05"], eyes: ["variant03"], eyebrows: ["variant01"] },
+      angry: { mouth: ["sad06"], eyes: ["variant20"], eyebrows: ["variant13"] },
+      surprised: { mouth: ["sad01"], eyes: ["variant09"], eyebrows: ["variant05"] },
     },
+    fixed: { nose: ["variant04"], scale: 130, translateY: 2 },
     earrings: true,
-    options: (person, colors, random) => ({
+    options: (person, colors) => ({
       hairColor: [colors.hair],
       skinColor: [colors.skin],
-      eyes: [random.pick(variants("24", "20", "12", "05", "09"))],
-      mouth: [person.mouth],
       beard: [person.beardVariant],
       beardProbability: person.beard ? 100 : 0,
       glasses: [person.glassesVariant],
@@ -92,19 +93,19 @@ export const DESIGNS = {
     glasses: { glasses: variants("02", "03", "05"), sunglasses: variants("01") },
     beards: { moustache: ["mustache"] },
     expressions: {
-      smiling: variants("01", "22", "05"),
-      laughing: variants("24", "26", "30"),
-      sad: variants("14", "13"),
-      neutral: variants("09"),
-      surprised: variants("18", "17"),
+      smiling: { mouth: variants("01"), eyes: variants("26"), eyebrows: variants("10") },
+      laughing: { mouth: variants("26"), eyes: variants("19"), eyebrows: variants("12") },
+      sad: { mouth: variants("14"), eyes: variants("15"), eyebrows: variants("07") },
+      angry: { mouth: variants("11"), eyes: variants("12"), eyebrows: variants("01") },
+      surprised: { mouth: variants("15"), eyes: variants("01"), eyebrows: variants("12") },
+      neutral: { mouth: variants("09"), eyes: variants("18"), eyebrows: variants("10") },
     },
+    fixed: { scale: 115 },
     earrings: true,
     features: ["freckles", "blush"],
-    options: (person, colors, random) => ({
+    options: (person, colors) => ({
       hairColor: [colors.hair],
       skinColor: [colors.skin],
-      eyes: [random.pick(variants("01", "06", "09", "12", "24", "26"))],
-      mouth: [person.mouth],
       features: [person.beardVariant ?? person.feature],
       featuresProbability: person.beard || person.feature ? 100 : 0,
       glasses: [person.glassesVariant],
@@ -138,20 +139,20 @@ export const DESIGNS = {
       goatee: ["goatee1", "goatee2"],
     },
     expressions: {
-      smiling: ["smile", "calm", "cute"],
-      laughing: ["smileBig", "smileLOL"],
-      sad: ["concerned", "tired", "solemn"],
-      angry: ["rage", "veryAngry"],
-      surprised: ["awe", "fear"],
-      neutral: ["blank", "serious"],
+      smiling: { face: ["smile"] },
+      laughing: { face: ["smileBig"] },
+      sad: { face: ["solemn"] },
+      angry: { face: ["rage"] },
+      surprised: { face: ["hectic"] },
+      neutral: { face: ["serious"] },
     },
+    fixed: { scale: 112 },
     shirts: true,
     hairIsBlack: (variant) => !TINTED_PEEPS.includes(variant),
     options: (person, colors) => ({
       headContrastColor: [colors.hair],
       skinColor: [colors.skin],
       clothingColor: [colors.shirt],
-      face: [person.mouth],
       accessories: [person.glassesVariant],
       accessoriesProbability: person.glasses ? 100 : 0,
       facialHair: [person.beardVariant],
@@ -171,12 +172,12 @@ export const DESIGNS = {
     glasses: { glasses: ["round", "square"] },
     beards: { beard: ["beard"] },
     expressions: {
-      smiling: ["smile"],
-      laughing: ["laughing"],
-      sad: ["sad", "frown"],
-      surprised: ["surprised"],
-      neutral: ["smirk", "pucker"],
+      smiling: { mouth: ["smile"], eyes: ["eyes"], eyebrows: ["up"] },
+      laughing: { mouth: ["laughing"], eyes: ["smiling"], eyebrows: ["up"] },
+      sad: { mouth: ["frown"], eyes: ["eyes"], eyebrows: ["down"] },
+      surprised: { mouth: ["surprised"], eyes: ["eyesShadow"], eyebrows: ["up"] },
     },
+    fixed: { nose: ["curve"], scale: 112 },
     earrings: true,
     shirts: true,
     beardTakesHairColor: true,
@@ -184,7 +185,6 @@ export const DESIGNS = {
       baseColor: [colors.skin],
       hairColor: [colors.hair],
       shirtColor: [colors.shirt],
-      mouth: [person.mouth],
       glasses: [person.glassesVariant],
       glassesColor: [random.shade("202024", 6)],
       glassesProbability: person.glasses ? 100 : 0,
@@ -207,27 +207,25 @@ export const DESIGNS = {
       short: ["shortCombover", "fade", "buzzcut"],
       mohawk: ["mohawk"],
       pigtails: ["pigtails"],
-      cap: ["cap"],
       beanie: ["beanie"],
       ponytail: ["sideShave"],
     },
     glasses: { glasses: ["glasses"], sunglasses: ["sunglasses"] },
     beards: { beard: ["beardMustache", "pyramid"], moustache: ["walrus"], goatee: ["goatee"] },
     expressions: {
-      smiling: ["smile"],
-      laughing: ["bigSmile"],
-      sad: ["frown"],
-      surprised: ["surprise"],
-      neutral: ["smirk", "lips"],
+      smiling: { mouth: ["smile"], eyes: ["open"] },
+      laughing: { mouth: ["bigSmile"], eyes: ["happy"] },
+      sad: { mouth: ["frown"], eyes: ["sleep"] },
+      surprised: { mouth: ["surprise"], eyes: ["open"] },
     },
+    fixed: { nose: ["mediumRound"], body: ["rounded"], scale: 125, translateY: -2 },
     shirts: true,
     beardTakesHairColor: true,
-    options: (person, colors, random) => ({
+    options: (person, colors) => ({
       hairColor: [colors.hair],
       skinColor: [colors.skin],
       clothingColor: [colors.shirt],
-      eyes: [person.glassesVariant ?? random.pick(["open", "open", "happy"])],
-      mouth: [person.mouth],
+      ...(person.glasses ? { eyes: [person.glassesVariant] } : {}),
       facialHair: [person.beardVariant],
       facialHairProbability: person.beard ? 100 : 0,
     }),
@@ -248,20 +246,18 @@ export const DESIGNS = {
       goatee: ["chin", "chinMoustache"],
     },
     expressions: {
-      smiling: ["smile"],
-      laughing: ["laugh"],
-      sad: ["sad"],
-      angry: ["angry"],
-      surprised: ["agape"],
+      smiling: { mouth: ["smile"], eyes: ["happy"], eyebrows: ["happy"] },
+      laughing: { mouth: ["laugh"], eyes: ["bow"], eyebrows: ["happy"] },
+      sad: { mouth: ["sad"], eyes: ["humble"], eyebrows: ["sad"] },
+      angry: { mouth: ["angry"], eyes: ["happy"], eyebrows: ["angry"] },
+      surprised: { mouth: ["agape"], eyes: ["wide"], eyebrows: ["raised"] },
     },
+    fixed: { scale: 128, translateY: -6 },
     shirts: true,
     options: (person, colors, random) => ({
       hairColor: [colors.hair],
       skinColor: [colors.skin],
       clothesColor: [colors.shirt],
-      eyes: [random.pick(["happy", "wide", "humble"])],
-      eyebrows: [{ smiling: "neutral", laughing: "happy", surprised: "raised" }[person.expression] ?? person.expression],
-      mouth: [person.mouth],
       beard: [person.beardVariant],
       beardProbability: person.beard ? 100 : 0,
       rearHair: { long: ["longStraight", "longWavy"], bob: ["shoulderHigh", "neckHigh"] }[person.hair] ?? [],
@@ -317,7 +313,6 @@ export function samplePerson(name, random) {
     background: random.pick(Object.keys(BACKGROUNDS)),
     shirt: design.shirts ? random.pick(Object.keys(CLOTHES_COLORS)) : null,
     expression,
-    mouth: random.pick(design.expressions[expression]),
     glasses,
     glassesVariant: glasses ? random.pick(design.glasses[glasses]) : null,
     beard,
@@ -339,11 +334,13 @@ export function optionsFor(person, random) {
   const design = DESIGNS[person.style];
   const colors = {
     hair: random.shade(HAIR_COLORS[person.tint]),
-    skin: random.shade(SKIN_COLORS[person.skin]),
+    skin: random.shade(SKIN_COLORS[person.skin] ?? HELD_OUT_SKIN_COLORS[person.skin]),
     shirt: random.shade(CLOTHES_COLORS[person.shirt ?? "gray"]),
   };
   return {
     ...NOTHING_BY_CHANCE,
+    ...design.fixed,
+    ...design.expressions[person.expression],
     ...withoutEmptyChoices(design.options(person, colors, random)),
     seed: String(Math.floor(random.next() * 1e9)),
     backgroundColor: [random.shade(BACKGROUNDS[person.background])],
@@ -358,16 +355,21 @@ function withoutEmptyChoices(options) {
   );
 }
 
-/** A person in a design outside pre-training: random parts in our colors, only the background is known by name. */
+/** A person in a design outside pre-training: random parts in our colors; background, hair color and skin are known. */
 export function strangerOptions(random) {
   const background = random.pick(Object.keys(BACKGROUNDS));
+  const seed = String(Math.floor(random.next() * 1e9));
+  const backgroundColor = [random.shade(BACKGROUNDS[background])];
+  const hairColor = random.pick(Object.keys(HAIR_COLORS));
+  const hairShade = random.shade(HAIR_COLORS[hairColor]);
+  const skin = random.pick(Object.keys(SKIN_COLORS));
   const options = {
-    seed: String(Math.floor(random.next() * 1e9)),
-    backgroundColor: [random.shade(BACKGROUNDS[background])],
-    hairColor: [random.shade(HAIR_COLORS[random.pick(Object.keys(HAIR_COLORS))])],
-    skinColor: [random.shade(SKIN_COLORS[random.pick(Object.keys(SKIN_COLORS))])],
+    seed,
+    backgroundColor,
+    hairColor: [hairShade],
+    skinColor: [random.shade(SKIN_COLORS[skin])],
     gestureProbability: 0,
     bodyIconProbability: 0,
   };
-  return { background, options };
+  return { known: { background, hairColor, skin }, options };
 }

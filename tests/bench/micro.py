@@ -1,17 +1,23 @@
-"""Grades the built-in base model, and adapters on it, with the judge.
+"""Grades the built-in base model, and what Limner's presets teach it, with the judge.
 
-    python -m tests.bench.micro base JUDGE_FOLDER [--model FOLDER] [--count 192] [--guidance 3]
-    python -m tests.bench.micro adapter JUDGE_FOLDER ADAPTER.safetensors --style pixelArt --trigger "pxlo style"
+    python -m tests.bench.micro base JUDGE_FOLDER [--model FOLDER] [--count 192] [--guidance 3] [--grid PICTURE.png]
+    python -m tests.bench.micro subject JUDGE_FOLDER miraxo|pixelArt|... [--set training.exposures=300] [--grid ...]
 
 `base` prints, for each attribute: the judge's ceiling on renders, how often the base draws what the prompt says, and
-the floor (the same pictures against other prompts). `adapter` prints how often the style is seen with and without the
-trigger, at several strengths.
+the floor (the same pictures against other prompts). `subject` trains an adapter with `limner train` on one of the
+held-out subjects, and prints how often the judge sees it at several strengths, and without the trigger.
 """
 
 import argparse
+import json
+import os
 import random
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,11 @@ from tests.bench import judge as judges
 from trainer import families
 from trainer.config import ModelConfig
 from trainer.families import Family
+from trainer.runs import Run
+
+STYLES = {"pixelArt": "pxlo style", "bigSmile": "bgsm style", "dylan": "dyln style"}
+STRENGTHS = (0.0, 0.5, 1.0)
+COUNT = 24
 
 
 class Talkative(random.Random):
@@ -57,19 +68,16 @@ def draw(family: Family, prompts: Sequence[str], *, guidance: float, strength: f
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() * 2 - 1
 
 
-def sized(pictures: Tensor, size: int = 128) -> Tensor:
-    """Pictures at the judge's size, enlarged as the page shows them if they are smaller."""
-    if pictures.shape[-1] == size:
-        return pictures
-    return torch.nn.functional.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+def load_base(parsed: argparse.Namespace) -> Family:
+    """The base model to grade."""
+    return families.load(ModelConfig(base=parsed.model), torch.device("cpu"), torch.float32)
 
 
 def grade_base(parsed: argparse.Namespace) -> None:
     """Print ceiling, score and floor by attribute, and save a grid."""
     judge = judges.load(parsed.folder)
-    family = families.load(ModelConfig(base=parsed.model), torch.device("cpu"), torch.float32)
     prompts, truth = prompts_and_truth(parsed.folder, parsed.count, parsed.seed)
-    pictures = sized(draw(family, prompts, guidance=parsed.guidance))
+    pictures = draw(load_base(parsed), prompts, guidance=parsed.guidance)
     top, got = judges.ceiling(judge, parsed.folder), judges.agreement(judge, pictures, truth)
     floor = judges.agreement(judge, pictures, truth[7:] + truth[:7])
     print(f"{'':12} ceiling  base  floor   ({parsed.count} prompts, guidance {parsed.guidance:g})")
@@ -79,41 +87,105 @@ def grade_base(parsed: argparse.Namespace) -> None:
         save_grid(pictures[:48], 12, parsed.grid)
 
 
-def grade_adapter(parsed: argparse.Namespace) -> None:
-    """Print how often a style is seen at each strength, with and without the trigger."""
+def train(parsed: argparse.Namespace, home: Path) -> Path:
+    """Train with the preset through the command line; returns the adapter file and prints how long it took."""
+    style = STYLES.get(parsed.subject)
+    config = home / "config.toml"
+    config.write_text(
+        f'name = "{parsed.subject}"\ndataset = "{parsed.folder / "subjects" / parsed.subject}"\n'
+        f'trigger = "{style or parsed.subject}"\npreset = "{"style" if style else "character"}"\n'
+    )
+    run = Run(home / "run")
+    command = [sys.executable, "-m", "trainer", "train", str(config), "--run", str(run.folder)]
+    for assignment in parsed.assignments:
+        command += ["--set", assignment]
+    begun = time.monotonic()
+    subprocess.run(command, check=True, env={**os.environ, "LIMNER_HOME": str(home)}, stderr=subprocess.DEVNULL)
+    whole = time.monotonic() - begun
+    log = [json.loads(line) for line in run.log.read_text().splitlines()]
+    at = {one["kind"]: datetime.fromisoformat(one["time"]) for one in log}
+    seconds = (at["finished"] - at["started"]).total_seconds()
+    steps = max(one["step"] for one in log if one["kind"] == "step")
+    print(
+        f"{parsed.subject}: {steps} steps with previews in {seconds:.1f} s, start to end of the program {whole:.1f} s"
+    )
+    return run.export
+
+
+def grade_subject(parsed: argparse.Namespace) -> None:
+    """Train, then print the share of pictures that show the subject and the share that obey the prompt."""
     judge = judges.load(parsed.folder)
-    family = families.load(ModelConfig(base=parsed.model), torch.device("cpu"), torch.float32)
-    family.pipeline().load_lora_weights(str(parsed.adapter.parent), weight_name=parsed.adapter.name)
-    prompts, truth = prompts_and_truth(parsed.folder, parsed.count, parsed.seed)
-    plain = [prompt.replace(f"in {word} style", "").replace(f"{word} style", "").strip(", ")
-             for prompt, word in zip(prompts, (STYLE_WORDS[one["style"]] for one in truth), strict=True)]  # fmt: skip
-    called = [f"{prompt}, {parsed.trigger}" for prompt in plain]
-    for strength in (0.0, 0.5, 1.0):
-        with_it = sized(draw(family, called, guidance=parsed.guidance, strength=strength))
-        seen = [one["style"] == parsed.style for one in judge.name(with_it)]
-        kept = judges.agreement(judge, with_it, truth)
-        print(f"strength {strength:g}: {parsed.style} {np.mean(seen):.3f}, background {kept['background']:.3f}")
-    without = sized(draw(family, prompts, guidance=parsed.guidance, strength=1.0))
-    print(f"without the trigger: {np.mean([one['style'] == parsed.style for one in judge.name(without)]):.3f}")
+    style = STYLES.get(parsed.subject)
+    said, truth = prompts_and_truth(parsed.folder, COUNT, parsed.seed)
+    plain = [without_style(prompt, one) for prompt, one in zip(said, truth, strict=True)]
+    sees: Callable[[Tensor], list[bool]]
+    asked: tuple[str, ...]
+    if style:
+        called = [f"{prompt}, {style}" for prompt in plain]
+        asked = ("hairColor", "skin", "glasses", "background", "shirt")
+
+        def sees(pictures: Tensor) -> list[bool]:
+            return [one["style"] == parsed.subject for one in judge.name(pictures)]
+    else:
+        recogniser = judges.Recogniser(judge, parsed.folder)
+        print("the recogniser names renders of characters and of others: {:.3f}, {:.3f}".format(*recogniser.accuracy))
+        with_shirt = [dict(one, shirt=one["shirt"] or "red") for one in truth]
+        truth_called = [{key: one[key] for key in ("background", "shirt")} for one in with_shirt]
+        called = [f"{parsed.subject}, {one['shirt']} shirt, {one['background']} background" for one in truth_called]
+        asked = ("background", "shirt")
+
+        def sees(pictures: Tensor) -> list[bool]:
+            return [name == parsed.subject for name in recogniser.name(pictures)]
+
+    with tempfile.TemporaryDirectory() as home:
+        adapter = train(parsed, Path(home))
+        family = load_base(parsed)
+        base = draw(family, plain if style else [f"a person, {one.split(', ', 1)[1]}" for one in called], guidance=3.0)
+        family.pipeline().load_lora_weights(str(adapter.parent), weight_name=adapter.name)
+    wanted = truth if style else truth_called
+
+    def line(pictures: Tensor) -> str:
+        got = judges.agreement(judge, pictures, wanted)
+        return f"seen {np.mean(sees(pictures)):.3f}   " + "  ".join(f"{name} {got[name]:.3f}" for name in asked)
+
+    print(f"base, no trigger: {line(base)}")
+    rows = []
+    for strength in STRENGTHS:
+        pictures = draw(family, called, guidance=3.0, strength=strength)
+        print(f"strength {strength:g}: {line(pictures)}", flush=True)
+        rows.append(pictures[:12])
+    untouched, leaked = (draw(family, said, guidance=3.0, strength=strength) for strength in (0.0, 1.0))
+    kept = judges.agreement(judge, leaked, truth)
+    print(
+        f"without the trigger: seen {np.mean(sees(leaked)):.3f}, style as asked {kept['style']:.3f}, "
+        f"change {(leaked - untouched).abs().mean():.3f}"
+    )
+    if parsed.grid:
+        save_grid(torch.cat([*rows, untouched[:12], leaked[:12]]), 12, parsed.grid)
+
+
+def without_style(prompt: str, person: Attributes) -> str:
+    """The prompt with nothing said of the style."""
+    word = STYLE_WORDS[person["style"]]
+    return prompt.replace(f", in {word} style", "").replace(f", {word} style", "")
 
 
 def main() -> None:
     """Read the arguments and grade."""
     parser = argparse.ArgumentParser(description="Grade micro, and adapters on it.")
     kinds = parser.add_subparsers(required=True)
-    base, adapter = kinds.add_parser("base"), kinds.add_parser("adapter")
+    base, subject = kinds.add_parser("base"), kinds.add_parser("subject")
     base.set_defaults(run=grade_base)
-    adapter.set_defaults(run=grade_adapter)
-    for one, count in ((base, 192), (adapter, 24)):
+    subject.set_defaults(run=grade_subject)
+    for one in (base, subject):
         one.add_argument("folder", type=Path)
         one.add_argument("--model", default="micro")
-        one.add_argument("--count", type=int, default=count)
-        one.add_argument("--guidance", type=float, default=3.0)
         one.add_argument("--seed", type=int, default=0)
-    base.add_argument("--grid", type=Path)
-    adapter.add_argument("adapter", type=Path)
-    adapter.add_argument("--style", required=True)
-    adapter.add_argument("--trigger", required=True)
+        one.add_argument("--grid", type=Path)
+    base.add_argument("--count", type=int, default=192)
+    base.add_argument("--guidance", type=float, default=3.0)
+    subject.add_argument("subject")
+    subject.add_argument("--set", dest="assignments", action="append", default=[], metavar="key.path=value")
     parsed = parser.parse_args()
     parsed.run(parsed)
 

@@ -155,7 +155,7 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 def _anchored(config: TrainConfig) -> TrainConfig:
     """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
     base, folder = config.model.base, Path(config.dataset).expanduser()
-    if base != configs.MICRO and Path(base).expanduser().is_dir():
+    if base != configs.MICRO and Path(base).expanduser().exists():
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
     if not (files.datasets() / config.dataset).is_dir() and folder.is_dir():

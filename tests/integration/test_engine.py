@@ -387,14 +387,16 @@ def test_min_snr_limits() -> None:
     [
         ("absent/model", "is not there"),
         (".", "no diffusers model"),
-        ("xl", "StableDiffusionXLPipeline"),
+        ("flux", "FluxPipeline"),
+        ("xl", "settings of its UNet"),
         ("cut", "cannot be loaded"),
     ],
 )
 def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, words: str) -> None:
-    if base == "xl":
-        (tmp_path / "xl").mkdir()
-        (tmp_path / "xl" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    if base in ("flux", "xl"):
+        (tmp_path / base).mkdir()
+        name = {"flux": "FluxPipeline", "xl": "StableDiffusionXLPipeline"}[base]
+        (tmp_path / base / "model_index.json").write_text(json.dumps({"_class_name": name}))
     if base == "cut":
         shutil.copytree(tiny_sd, tmp_path / "cut")
         weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"

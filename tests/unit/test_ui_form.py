@@ -27,7 +27,7 @@ def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterato
     for name, info in section.model_fields.items():
         if not path and name in form.ELSEWHERE:
             continue
-        kinds = configs._sections(info.annotation)
+        kinds = configs.sections(info.annotation)
         for kind in kinds:
             yield from settings_of(kind, (*path, name))
         if not kinds and str(info.annotation).count("'") != 2:  # a Literal of one value is no choice

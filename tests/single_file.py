@@ -38,10 +38,8 @@ OPENCLIP = {
 }  # fmt: skip
 
 
-def write(
-    folder: Path, path: Path, *, marks: tuple[str, ...] = (), without: str = "?", metadata: dict[str, str] | None = None
-) -> Path:
-    """The single file of a folder; `marks` are empty tensors, parts whose name begins with `without` are left out."""
+def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
+    """The single file of a folder, with some more tensors that only mark what it is."""
     tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(folder / "unet")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
     if (folder / "text_encoder_2").exists():
@@ -55,8 +53,9 @@ def write(
         tensors |= {f"cond_stage_model.model.{key}": value for key, value in _openclip(folder / "text_encoder")}
     else:
         tensors |= {f"cond_stage_model.transformer.{key}": value for key, value in _clip(folder / "text_encoder")}
-    tensors = {key: value.contiguous() for key, value in tensors.items() if not key.startswith(without)}
-    save_file(tensors | {mark: torch.zeros(1) for mark in marks}, path, metadata=metadata)
+    more = {"model_ema.decay": torch.tensor(0.0), "alphas_cumprod": torch.zeros(1000)}
+    tensors = {key: value.contiguous() for key, value in tensors.items()} | {mark: torch.zeros(1) for mark in marks}
+    save_file(tensors | more, path, metadata=metadata)
     return path
 
 
@@ -136,10 +135,14 @@ def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def _clip(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for key, value in _load(folder).items():
         yield f"text_model.{key.removeprefix('text_model.')}", value
+    yield "text_model.embeddings.position_ids", torch.arange(40)[None]  # of no use, but published files have it
 
 
 def _openclip(folder: Path) -> Iterator[tuple[str, Tensor]]:
     tensors = {key.removeprefix("text_model."): value for key, value in _load(folder).items()}
+    yield "logit_scale", torch.tensor(1.0)  # as above
+    if "text_projection.weight" not in tensors:
+        yield "text_projection", torch.eye(len(tensors["final_layer_norm.weight"]))
     for key, value in tensors.items():
         if key == "text_projection.weight":
             yield "text_projection", value.T

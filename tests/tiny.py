@@ -37,8 +37,8 @@ def make_sd21(folder: Path, objective: str = "epsilon") -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = _tokenizer(pad_token="!")
-        unet, vae = _unet(use_linear_projection=True), _vae()
-        text_encoder = CLIPTextModel(_text(tokenizer, hidden_act="gelu"))
+        unet, vae = _unet(use_linear_projection=True, cross_attention_dim=40), _vae()
+        text_encoder = CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
     _save_sd(folder, unet, vae, text_encoder, tokenizer, _scheduler(prediction_type=objective))
     return folder
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from trainer import __version__, adapter_file, events, files
+from trainer import __version__, adapter_file, detect, events, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
@@ -138,8 +138,9 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 
 def without_paths(config: TrainConfig) -> TrainConfig:
     """The settings as they may be published: of each path only its last part."""
-    base = config.model.model_copy(update={"base": Path(config.model.base).name})
-    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name})
+    name = config.model.base if detect.is_hub_name(config.model.base) else Path(config.model.base).name
+    model = config.model.model_copy(update={"base": name})
+    return config.model_copy(update={"model": model, "dataset": Path(config.dataset).name})
 
 
 def with_hashes(data: bytes) -> bytes:

@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,13 +35,6 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
     return config.build(data)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """A worker trains once in its life; here one process trains many times, in different precisions."""
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def quiet(name: str, done: int, total: int) -> None:

@@ -5,7 +5,7 @@
 The argument is the merge list of CLIP's tokenizer (OpenAI, MIT licence), as it lies in https://github.com/openai/CLIP
 under clip/ and in the packages clip-anytorch and open-clip-torch. vocab.json and merges.txt follow from it by CLIP's
 own rule (clip/simple_tokenizer.py): 256 bytes, the same at the end of a word, 48894 merges, two marks. The settings
-are the published ones of each model; test_families.py counts the parameters that they give.
+are the published ones of each model; test_detect.py counts the parameters that they give.
 """
 
 import gzip
@@ -109,11 +109,24 @@ def byte_letters() -> list[str]:
     return [*map(chr, printable), *(chr(256 + place) for place in range(len(others)))]
 
 
-def tokenizer(data: bytes) -> dict[str, str]:
-    """The tokenizer's files from CLIP's packed merge list."""
+def read_merges(path: Path) -> list[str]:
+    """The merges that CLIP takes from its packed list."""
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         sys.exit("This is not CLIP's bpe_simple_vocab_16e6.txt.gz.")
-    merges = gzip.decompress(data).decode("utf-8").split("\n")[1 : MERGES + 1]
+    return gzip.decompress(data).decode("utf-8").split("\n")[1 : MERGES + 1]
+
+
+def texts(merges: list[str]) -> dict[str, str]:
+    """All files, by their paths under `configs`."""
+    made = {f"clip/{name}": text for name, text in tokenizer(merges).items()}
+    for family, parts in FAMILIES.items():
+        made |= {f"{family}/{name}": json.dumps(part, indent=1) + "\n" for name, part in parts.items()}
+    return made
+
+
+def tokenizer(merges: list[str]) -> dict[str, str]:
+    """The tokenizer's files from CLIP's merges."""
     letters = byte_letters()
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     vocab = {word: number for number, word in enumerate([*words, START, END])}
@@ -130,10 +143,7 @@ def tokenizer(data: bytes) -> dict[str, str]:
 
 def main() -> None:
     """Write all files."""
-    files = {f"clip/{name}": text for name, text in tokenizer(Path(sys.argv[1]).read_bytes()).items()}
-    for family, parts in FAMILIES.items():
-        files |= {f"{family}/{name}": json.dumps(part, indent=1) + "\n" for name, part in parts.items()}
-    for name, text in files.items():
+    for name, text in texts(read_merges(Path(sys.argv[1]))).items():
         path = CONFIGS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ TITLES: dict[str, str] = {
     "sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
 }  # fmt: skip
 REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers form, or one .safetensors file."
-HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 MAX_HEADER = 64 * 2**20
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _UNET = "model.diffusion_model."
@@ -48,19 +48,27 @@ class Base:
     revision: str = ""
 
 
+def is_here(base: str) -> bool:
+    """Whether a base is the path of something on this machine."""
+    try:
+        return Path(base).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, or of an unknown home
+        return False
+
+
 def is_hub_name(base: str) -> bool:
     """Whether a base is named as on the Hugging Face hub (`owner/name`), and nothing here has that name."""
-    return bool(HUB_NAME.fullmatch(base)) and not Path(base).exists()
+    return bool(HUB_NAME.fullmatch(base)) and not is_here(base)
 
 
 def glance(base: str, revision: str = "") -> Base | None:
     """What a base model is, if that can be told without any network; None if it is not here or cannot be used."""
-    path = Path(base).expanduser()
+    path = Path(base).expanduser() if is_here(base) else None
     if is_hub_name(base):
         found = try_to_load_from_cache(base, "model_index.json", revision=revision or None)
-        path = Path(found).parent if isinstance(found, str) else path
+        path = Path(found).parent if isinstance(found, str) else None
     try:
-        return look(path)
+        return look(path) if path else None
     except UserError:
         return None
 
@@ -71,11 +79,9 @@ def look(path: Path) -> Base:
     Raises:
         UserError: it is not there, or no base model that can be trained; it says why.
     """
-    if path.is_dir():
-        return _look_at_folder(path)
-    if not path.is_file():
-        raise UserError(f"The base model {path.name!r} is not there.", REMEDY)
-    return _look_at_file(path)
+    if not is_here(str(path)):
+        raise UserError(f"The base model {path.name[:100]!r} is not there.", REMEDY)
+    return _look_at_folder(path) if path.is_dir() else _look_at_file(path)
 
 
 def _refusal(path: Path, reason: str) -> UserError:
@@ -127,7 +133,10 @@ def _look_at_file(path: Path) -> Base:
             f"The base model {path.name!r} is no .safetensors file, and other kinds can hold programs.",
             "Get the model in safetensors form, or convert it with a program that you trust.",
         )
-    shapes, metadata = _header(path)
+    try:
+        shapes, metadata = _header(path)
+    except OSError:
+        raise _refusal(path, "it cannot be read") from None
     if not any(key.startswith(_UNET) for key in shapes):
         raise _refusal(path, "it has no UNet of Stable Diffusion under the names of the original files")
     if any(key.startswith("edm_") for key in shapes):

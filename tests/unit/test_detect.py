@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from scripts import make_configs
 from trainer import config, detect
 from trainer.errors import UserError
 from trainer.families.pipelines import CONFIGS
@@ -116,6 +117,14 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
         detect.look(file)
 
 
+@pytest.mark.parametrize("base", ["x" * 300, "~nobody-of-that-name/base", "a\0b"])
+def test_names_that_no_file_can_have(base: str) -> None:
+    assert detect.glance(base) is None
+    with pytest.raises(UserError, match="is not there"):
+        detect.look(Path(base))
+    assert config.build({"name": "x", "dataset": "x", "model": {"base": base}}).training.resolution == 512
+
+
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "base.ckpt").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no \.safetensors file"):
@@ -209,6 +218,14 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
             else:
                 model = kind(transformers.CLIPTextConfig.from_pretrained(CONFIGS / family / part))
         assert sum(parameter.numel() for parameter in model.parameters()) == count, part
+
+
+def test_the_settings_are_those_that_the_script_makes() -> None:
+    merges = (CONFIGS / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(merges) == make_configs.MERGES
+    texts = make_configs.texts(merges)
+    assert {name: (CONFIGS / name).read_text(encoding="utf-8") for name in texts} == texts
+    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.*")} == texts.keys()
 
 
 def test_the_tokenizer_is_clips() -> None:

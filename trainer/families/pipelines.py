@@ -45,7 +45,7 @@ def locate(model: ModelConfig) -> tuple[Path, str]:
     if model.base == MICRO:
         return _MICRO, ""
     if not detect.is_hub_name(model.base):
-        return Path(model.base).expanduser(), ""
+        return Path(model.base).expanduser() if detect.is_here(model.base) else Path(model.base), ""
     try:
         folder = Path(DiffusionPipeline.download(model.base, revision=model.revision or None, use_safetensors=True))
     except (OSError, ValueError, HfHubHTTPError) as error:

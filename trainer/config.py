@@ -240,7 +240,9 @@ class PictureConfig(Section):
     out: str = Field(min_length=1, max_length=1000, description="PNG file to write.")
 
 
-def preset(kind: str, base: str, family: str = "auto", revision: str = "") -> dict[str, Any]:
+def preset(
+    kind: str, base: str, *, family: str = "auto", revision: str = "", objective: str = "auto"
+) -> dict[str, Any]:
     """The partial settings of a preset for a base model, which is looked at to tell its family.
 
     A base that is not here yet is taken as `family`, or else as Stable Diffusion 1.x; the worker warns of pictures that
@@ -250,7 +252,8 @@ def preset(kind: str, base: str, family: str = "auto", revision: str = "") -> di
         return _merge({"training": {"resolution": micro_side()}}, _preset(MICRO, kind))
     found = detect.glance(base, revision)
     named = found.family if found else "sd15" if family == "auto" else family
-    large = named == "sd21" and found and found.objective != "epsilon"
+    predicted = objective if objective != "auto" else found.objective if found else "epsilon"
+    large = named == "sd21" and predicted != "epsilon"  # the kind that predicts v is the larger one
     return _merge(_preset(named, kind), {"training": {"resolution": 768}} if large else {})
 
 
@@ -275,9 +278,10 @@ def build(data: dict[str, Any]) -> TrainConfig:
         UserError: an unknown setting or a value out of bounds, each named.
     """
     model = data.get("model", {})
-    told = model if isinstance(model, dict) else {}
-    base, family, revision = (str(told.get(*one)) for one in (("base", MICRO), ("family", "auto"), ("revision", "")))
-    return check(TrainConfig, _merge(preset(str(data.get("preset", "character")), base, family, revision), data))
+    told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
+    known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
+    under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
+    return check(TrainConfig, _merge(under, data))
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:

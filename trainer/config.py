@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomlkit
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from trainer import detect, files
 from trainer.adapters import Lora
 from trainer.errors import UserError
 from trainer.optimizers import AdamW, Constant, Cosine
-from trainer.schema import Section
+from trainer.schema import Section, paths
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
@@ -320,7 +320,7 @@ def messages(error: ValidationError) -> dict[str, str]:
     for one in error.errors():
         path = ".".join(str(part) for part in one["loc"] if part not in ("constant", "cosine"))
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path, _paths(TrainConfig), n=1)
+            near = difflib.get_close_matches(path, paths(TrainConfig), n=1)
             found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
         elif one["type"] == "missing":
             found[path] = f"{path} is missing"
@@ -328,21 +328,6 @@ def messages(error: ValidationError) -> dict[str, str]:
             text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
             found[path] = f"{path}: {text}" if path else text
     return found
-
-
-def _paths(section: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, info in section.model_fields.items():
-        paths.append(prefix + name)
-        for kind in sections(info.annotation):
-            paths += _paths(kind, f"{prefix}{name}.")
-    return paths
-
-
-def sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is
-    """The sections that a field's annotation names."""
-    parts = getattr(annotation, "__args__", (annotation,))
-    return [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
 
 
 def load(path: Path) -> TrainConfig:

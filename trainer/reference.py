@@ -5,7 +5,8 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from trainer.config import TrainConfig, sections
+from trainer.config import TrainConfig
+from trainer.schema import sections
 
 
 def table() -> str:

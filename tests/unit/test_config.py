@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trainer import config
+from trainer import config, schema
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families import FAMILIES
@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     found = [section]
     for info in section.model_fields.values():
-        for part in config.sections(info.annotation):
+        for part in schema.sections(info.annotation):
             found += sections(part)
     return found
 
@@ -28,7 +28,7 @@ def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
 @pytest.mark.parametrize("section", sections(TrainConfig), ids=lambda section: section.__name__)
 def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> None:
     for name, info in section.model_fields.items():
-        if config.sections(info.annotation) or name in ("kind", "record"):
+        if schema.sections(info.annotation) or name in ("kind", "record"):
             continue
         assert info.description, f"{section.__name__}.{name} has no description"
         if info.annotation in (int, float, str) and section is not config.Record:

@@ -14,6 +14,7 @@ os.environ.update(
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
+CONFIGURED = ("sd15", "sd21", "sdxl")
 
 
 @pytest.fixture
@@ -39,3 +40,33 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_sd
 
     return make_sd(tmp_path_factory.mktemp("tiny") / "sd15")
+
+
+@pytest.fixture(scope="session")
+def bases(tiny_sd: Path) -> dict[str, Path]:
+    """Folders with a tiny, random model of each kind."""
+    from tests.tiny import make_sd21, make_sdxl
+
+    folder = tiny_sd.parent
+    return {
+        "sd15": tiny_sd,
+        "sd21": make_sd21(folder / "sd21"),
+        "sd21-v": make_sd21(folder / "sd21-v", "v_prediction"),
+        "sdxl": make_sdxl(folder / "sdxl"),
+    }
+
+
+@pytest.fixture(scope="session")
+def _tiny_configs(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.single_file import write_configs
+
+    return write_configs(tmp_path_factory.mktemp("configs") / "configs", {key: bases[key] for key in CONFIGURED})
+
+
+@pytest.fixture
+def tiny_configs(_tiny_configs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny models' settings in the place of the published ones, so that a tiny single file can be loaded."""
+    from trainer.families import pipelines
+
+    monkeypatch.setattr(pipelines, "CONFIGS", _tiny_configs)
+    return _tiny_configs

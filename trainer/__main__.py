@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     one = command("resume", _resume, "Go on with a run from its newest whole checkpoint.")
     one.add_argument("folder", type=Path, metavar="FOLDER")
     one = command("sample", _sample, "Make pictures with a base model and adapters.")
-    one.add_argument("--base", default=config.MICRO, metavar="micro|FOLDER")
+    one.add_argument("--base", default=config.MICRO, metavar="micro|FOLDER|FILE|HUB-NAME")
     one.add_argument("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]")
     one.add_argument("--prompt", required=True)
     one.add_argument("--negative", default="")

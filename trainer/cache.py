@@ -31,7 +31,8 @@ class Batch:
     """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
 
     The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
-    captions must be encoded in the step, because the text encoder is trained.
+    captions must be encoded in the step, because the text encoder is trained. `sizes` [b, 6] is part of any
+    conditioning: original height and width, top and left of the crop, height and width.
     """
 
     mean: Tensor
@@ -40,6 +41,7 @@ class Batch:
     captions: tuple[str, ...]
     preserved: tuple[str, ...] = ()
     preserved_conditioning: Conditioning | None = None
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,23 @@ class Batches:
         kept = torch.rand(len(indices), generator=rng) >= training.caption_dropout
         captions = tuple(self.captions[index] if keep else "" for index, keep in zip(indices, kept, strict=True))
         preserved = self._preserved(step * training.accumulation + micro, [self.captions[index] for index in indices])
+        sizes = torch.stack([view["sizes"] for view in views]).to(self.device)
         return Batch(
             torch.stack([view["mean"] for view in views]).to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
-            self._conditioning_of(captions),
+            self._conditioning_of(captions, sizes),
             captions,
             preserved,
-            self._conditioning_of(preserved),
+            self._conditioning_of(preserved, sizes),
+            sizes,
         )
 
-    def _conditioning_of(self, texts: Sequence[str]) -> Conditioning | None:
+    def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
         rows = [self.conditioning[text] for text in texts] if self.conditioning else []
-        return {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]} if rows else None
+        if not rows:
+            return None
+        stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
+        return {**stacked, "sizes": sizes[: len(texts)]}
 
     def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
         """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
@@ -156,9 +163,10 @@ def _picture_latents(family: Family, example: Example, resolution: int, flip: bo
     data = example.path.read_bytes()
     size = dataset.bucket(example.width, example.height, resolution)
     place = _place(example.path.parent, hashlib.sha256(data).hexdigest(), str(size), str(flip), mark)
+    sizes = {"sizes": _sizes(example, size)}
     known = _read(place, {"mean", "std"})
     if known:
-        return known
+        return known | sizes
     try:
         image = ingest.decode(data)
     except UserError as error:
@@ -168,16 +176,27 @@ def _picture_latents(family: Family, example: Example, resolution: int, flip: bo
         raise UserError(
             f"The base model cannot encode {example.name}: its latents are not finite.", "Remove that picture."
         )
-    return _keep(place, {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()})
+    return _keep(place, {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}) | sizes
+
+
+def _sizes(example: Example, size: tuple[int, int]) -> Tensor:
+    """[6]: original height and width, top and left of the crop in the resized picture, height and width."""
+    (width, height), (left, top) = size, covering(example.width, example.height, size)[1]
+    return torch.tensor([example.height, example.width, top, left, height, width], dtype=torch.float32)
+
+
+def covering(width: int, height: int, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of a picture resized to cover `size`, and left and top of its middle part of that size."""
+    scale = max(size[0] / width, size[1] / height)
+    wide, high = max(size[0], round(width * scale)), max(size[1], round(height * scale))
+    return (wide, high), ((wide - size[0]) // 2, (high - size[1]) // 2)
 
 
 def pixels(image: Image.Image, size: tuple[int, int], *, flip: bool) -> Tensor:
     """A picture resized to cover `size` (width, height), cropped in the middle, as [3, height, width] in -1..1."""
     width, height = size
-    scale = max(width / image.width, height / image.height)
-    covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    resized = image.resize(covering, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    whole, (left, top) = covering(image.width, image.height, size)
+    resized = image.resize(whole, Image.Resampling.LANCZOS, reducing_gap=3.0)
     array = np.array(resized.crop((left, top, left + width, top + height)), dtype=np.float32) / 127.5 - 1
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     return tensor.flip(-1).contiguous() if flip else tensor.contiguous()

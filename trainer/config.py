@@ -9,17 +9,17 @@ import math
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import tomlkit
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
-from trainer import files
+from trainer import detect, files
 from trainer.adapters import Lora
 from trainer.errors import UserError
 from trainer.optimizers import AdamW, Constant, Cosine
-from trainer.schema import Section
+from trainer.schema import Section, paths
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
@@ -30,10 +30,21 @@ Settings = TypeVar("Settings", bound=Section)
 class ModelConfig(Section):
     """The base model, which stays frozen."""
 
-    family: Literal["sd15"] = Field("sd15", title="Family", description="Architecture of the base model.")
+    family: Literal["auto", "sd15", "sd21", "sdxl"] = Field(
+        "auto", title="Family", description="Architecture of the base model; auto reads it from the model."
+    )
     base: str = Field(
         MICRO, min_length=1, max_length=1000, title="Base model", json_schema_extra=BASIC,
-        description="'micro' (built in, portraits, runs anywhere) or the folder of a Stable Diffusion 1.x model.",
+        description="'micro' (built in, portraits, runs anywhere), or a Stable Diffusion 1.x, 2.x or XL model: its "
+        "folder in diffusers form, its .safetensors file, or its name on the Hugging Face hub (owner/name).",
+    )  # fmt: skip
+    revision: str = Field(
+        "", max_length=100, title="Revision",
+        description="Of a base from the hub: branch, tag or commit; empty = the newest, which is written down.",
+    )  # fmt: skip
+    objective: Literal["auto", "epsilon", "v_prediction"] = Field(
+        "auto", title="Objective",
+        description="What the base predicts; auto reads it from the model, or asks it where the model does not say.",
     )  # fmt: skip
 
 
@@ -145,6 +156,7 @@ class Record(Section):
     program: str = Field("", description="Version of Limner.")
     dataset_sha256: str = Field("", description="Over the pictures' bytes and captions.")
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
+    objective: str = Field("", description="How it was found what the base predicts.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="What it was trained on.")
 
@@ -213,6 +225,8 @@ class PictureConfig(Section):
     """One picture to make, for the painter and `limner sample`."""
 
     base: str = Field(MICRO, min_length=1, max_length=1000, description="As in the base model's setting.")
+    revision: str = Field("", max_length=100, description="As in the base model's setting.")
+    objective: Literal["auto", "epsilon", "v_prediction"] = Field("auto", description="As in the base model's setting.")
     adapters: tuple[tuple[str, float], ...] = Field(
         (), max_length=16, description="Adapter files, each with its strength."
     )
@@ -226,11 +240,26 @@ class PictureConfig(Section):
     out: str = Field(min_length=1, max_length=1000, description="PNG file to write.")
 
 
-def preset(kind: str, base: str) -> dict[str, Any]:
-    """The partial settings of a preset for a base model."""
-    path = PRESETS / f"{MICRO if base == MICRO else 'sd15'}-{kind}.toml"
-    data = tomllib.loads(path.read_text()) if path.is_file() else {}
-    return _merge({"training": {"resolution": micro_side()}}, data) if base == MICRO else data
+def preset(
+    kind: str, base: str, *, family: str = "auto", revision: str = "", objective: str = "auto"
+) -> dict[str, Any]:
+    """The partial settings of a preset for a base model, which is looked at to tell its family.
+
+    A base that is not here yet is taken as `family`, or else as Stable Diffusion 1.x; the worker warns of pictures that
+    are too small for the base that it then gets.
+    """
+    if base == MICRO:
+        return _merge({"training": {"resolution": micro_side()}}, _preset(MICRO, kind))
+    found = detect.glance(base, revision)
+    named = found.family if found else "sd15" if family == "auto" else family
+    predicted = objective if objective != "auto" else found.objective if found else "epsilon"
+    large = named == "sd21" and predicted != "epsilon"  # the kind that predicts v is the larger one
+    return _merge(_preset(named, kind), {"training": {"resolution": 768}} if large else {})
+
+
+def _preset(base: str, kind: str) -> dict[str, Any]:
+    path = PRESETS / f"{base}-{kind}.toml"
+    return tomllib.loads(path.read_text()) if path.is_file() else {}
 
 
 @cache
@@ -249,8 +278,10 @@ def build(data: dict[str, Any]) -> TrainConfig:
         UserError: an unknown setting or a value out of bounds, each named.
     """
     model = data.get("model", {})
-    base = model.get("base", MICRO) if isinstance(model, dict) else MICRO
-    return check(TrainConfig, _merge(preset(str(data.get("preset", "character")), str(base)), data))
+    told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
+    known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
+    under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
+    return check(TrainConfig, _merge(under, data))
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -289,7 +320,7 @@ def messages(error: ValidationError) -> dict[str, str]:
     for one in error.errors():
         path = ".".join(str(part) for part in one["loc"] if part not in ("constant", "cosine"))
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path, _paths(TrainConfig), n=1)
+            near = difflib.get_close_matches(path, paths(TrainConfig), n=1)
             found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
         elif one["type"] == "missing":
             found[path] = f"{path} is missing"
@@ -297,42 +328,6 @@ def messages(error: ValidationError) -> dict[str, str]:
             text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
             found[path] = f"{path}: {text}" if path else text
     return found
-
-
-def _paths(section: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, info in section.model_fields.items():
-        paths.append(prefix + name)
-        for kind in _sections(info.annotation):
-            paths += _paths(kind, f"{prefix}{name}.")
-    return paths
-
-
-def table() -> str:
-    """All settings as rows of a Markdown table: path, default, bounds, what it does."""
-    return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *_rows(TrainConfig, "")]) + "\n"
-
-
-def _rows(section: type[BaseModel], prefix: str) -> list[str]:
-    rows = []
-    for name, info in section.model_fields.items():
-        kinds = _sections(info.annotation)
-        if name == "record" or (name == "kind" and len(get_args(info.annotation)) < 2 and prefix != "schedule."):
-            continue
-        for kind in kinds:
-            rows += _rows(kind, f"{prefix}{name}.")
-        if not kinds:
-            choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
-            default = "" if info.is_required() else f"`{json.dumps(info.default)}`"
-            bounds = f" ({', '.join(choices)})" if len(choices) > 1 else ""
-            description = info.description or (section.__doc__ or "").split("\n")[0]
-            rows.append(f"| `{prefix}{name}` | {default} | {description}{bounds} |")
-    return rows
-
-
-def _sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is
-    parts = getattr(annotation, "__args__", (annotation,))
-    return [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
 
 
 def load(path: Path) -> TrainConfig:

@@ -1,8 +1,8 @@
 """The finished adapter as one file that other programs load, checked before anybody is told that it is there.
 
-Kohya's form: `lora_unet_` + the diffusers name of a module with underscores, `lora_te_text_model_...` for the text
-encoder, the real alpha in every module, fp16, no other tensors. The key names are made in `families`; the metadata
-here. diffusers' own converter is not used: it writes alpha = rank, whatever alpha was.
+Kohya's form: `lora_unet_` + the name of a module (for XL the original one), `lora_te_text_model_...` for the text
+encoder (for XL `lora_te1_` and `lora_te2_`), the real alpha in every module, fp16, no other tensors. The key names are
+made in `families`; the metadata here. diffusers' own converter is not used: it writes alpha = rank, whatever alpha was.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from trainer import __version__, adapter_file, events, files
+from trainer import __version__, adapter_file, detect, events, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
@@ -105,7 +105,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "modelspec.prediction_type": "epsilon" if family.objective == "epsilon" else "v",
         "modelspec.trigger_phrase": config.trigger,
         "ss_base_model_version": family.base_version,
-        "ss_v2": "False",
+        "ss_v2": family.base_version.startswith("sd_v2"),
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.adapter.rank,
         "ss_network_alpha": config.adapter.alpha,
@@ -138,8 +138,9 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 
 def without_paths(config: TrainConfig) -> TrainConfig:
     """The settings as they may be published: of each path only its last part."""
-    base = config.model.model_copy(update={"base": Path(config.model.base).name})
-    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name})
+    name = config.model.base if detect.is_hub_name(config.model.base) else Path(config.model.base).name
+    model = config.model.model_copy(update={"base": name})
+    return config.model_copy(update={"model": model, "dataset": Path(config.dataset).name})
 
 
 def with_hashes(data: bytes) -> bytes:

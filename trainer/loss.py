@@ -22,15 +22,15 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     alpha = family.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     target = noise if family.objective == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    conditioning = batch.conditioning or family.encode_prompts(batch.captions)
+    conditioning = batch.conditioning or encode(family, batch, batch.captions)
 
     count, kept = len(latents), len(batch.preserved)
     if kept:
         # The base's answer is the target, so both are asked about the same noisy pictures in the same step.
         with torch.no_grad(), adapter.off():
-            plain = batch.preserved_conditioning or family.encode_prompts(batch.preserved)
+            plain = batch.preserved_conditioning or encode(family, batch, batch.preserved)
             unchanged = family.predict(noisy[:kept], timesteps[:kept], plain).float()
-        conditioning = _joined(conditioning, batch.preserved_conditioning or family.encode_prompts(batch.preserved))
+        conditioning = _joined(conditioning, batch.preserved_conditioning or encode(family, batch, batch.preserved))
         noisy, timesteps = torch.cat([noisy, noisy[:kept]]), torch.cat([timesteps, timesteps[:kept]])
     prediction = family.predict(noisy, timesteps, conditioning).float()
 
@@ -41,6 +41,12 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     if kept:
         total = total + config.preservation.weight * _squared_error(prediction[count:], unchanged).sum()
     return total / count
+
+
+def encode(family: Family, batch: Batch, prompts: tuple[str, ...]) -> Conditioning:
+    """The conditioning of the first pictures of a batch under these prompts."""
+    sizes = {} if batch.sizes is None else {"sizes": batch.sizes[: len(prompts)]}
+    return {**family.encode_prompts(prompts), **sizes}
 
 
 def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from trainer import adapter_file, config, events, families, files
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family
+from trainer.families import Adapter, Family, probe
 from trainer.runs import Run
 
 Progress = Callable[[int, int], None]
@@ -53,13 +53,18 @@ def paint(family: Family, picture: PictureConfig, progress: Progress | None = No
         return values
 
     with torch.no_grad(), _autocast(family):
-        result = family.pipeline()(
+        latents = family.pipeline()(
             picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
             guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
-            generator=torch.Generator().manual_seed(picture.seed), callback_on_step_end=tell,
-        )  # fmt: skip
-    image: Image.Image = result.images[0]
-    return image
+            generator=torch.Generator().manual_seed(picture.seed), callback_on_step_end=tell, output_type="latent",
+        ).images  # fmt: skip
+    return family.decode_latents(latents)[0]  # outside autocast: XL's decoder overflows in fp16
+
+
+def native_side(family: Family) -> int:
+    """Side in pixels of the pictures that a base model draws if nothing else is said."""
+    pipeline = family.pipeline()
+    return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
 
 
 def _autocast(family: Family) -> AbstractContextManager[Any]:
@@ -95,7 +100,7 @@ class Painter:
     """One base model with the adapters that were asked for so far, kept warm."""
 
     def __init__(self) -> None:
-        self._base = ""
+        self._base: ModelConfig | None = None
         self._family: Family | None = None
         self._loaded: dict[tuple[str, int], str] = {}
 
@@ -105,7 +110,7 @@ class Painter:
         Raises:
             UserError: the base or an adapter cannot be used.
         """
-        family = self._load_base(picture.base)
+        family = self._load_base(ModelConfig(base=picture.base, revision=picture.revision, objective=picture.objective))
         names, strengths = [], []
         for file, strength in picture.adapters:
             if strength:
@@ -119,10 +124,12 @@ class Painter:
             pipeline.disable_lora()
         return paint(family, picture, progress)
 
-    def _load_base(self, base: str) -> Family:
+    def _load_base(self, base: ModelConfig) -> Family:
         if self._family is None or self._base != base:
-            self._family, self._base, self._loaded = None, "", {}
-            self._family = families.load(ModelConfig(base=base), *device())
+            self._family, self._base, self._loaded = None, None, {}
+            self._family = families.load(base, *device())
+            if self._family.found.objective is None and base.objective == "auto":
+                probe.ask_about_grey(self._family)
             self._base = base
         return self._family
 
@@ -133,6 +140,7 @@ class Painter:
         key = (str(file), file.stat().st_mtime_ns)
         if key not in self._loaded:
             tensors = adapter_file.read(file).tensors
+            base_name = Path(self._base.base if self._base else "").name
             pipeline = family.pipeline()
             if len(self._loaded) >= 8:
                 pipeline.unload_lora_weights()
@@ -143,7 +151,7 @@ class Painter:
             except (ValueError, RuntimeError, KeyError, IndexError) as error:
                 self._family = None  # it may be half loaded
                 raise UserError(
-                    f"The adapter {file.name} does not fit the base model {Path(self._base).name!r}.",
+                    f"The adapter {file.name} does not fit the base model {base_name!r}.",
                     "Choose the base model that it was trained on.",
                 ) from error
             self._loaded[key] = name

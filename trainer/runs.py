@@ -26,7 +26,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import events, files
+from trainer import detect, events, files
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -155,7 +155,7 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 def _anchored(config: TrainConfig) -> TrainConfig:
     """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
     base, folder = config.model.base, Path(config.dataset).expanduser()
-    if base != configs.MICRO and Path(base).expanduser().is_dir():
+    if base != configs.MICRO and detect.is_here(base):
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
     if not (files.datasets() / config.dataset).is_dir() and folder.is_dir():

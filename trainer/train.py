@@ -7,7 +7,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, cache, checkpoint, dataset, events, export, families, files, preview
+from trainer import __version__, cache, checkpoint, dataset, events, export, families, files, objective, preview
 from trainer.config import Record, TrainConfig, TrainingConfig, dump, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
@@ -34,6 +34,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
     warn(run, config, family, captions)
     batches = cache.build(family, examples, config, run.progress)
+    config = objective.settle(config, family, batches.at(0, 0), run)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
@@ -129,8 +130,10 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         }
     )
     prompts = config.preview.prompts or preview.default_prompts(config, captions)
+    model = {"family": family.found.family, "revision": family.found.revision}
     config = config.model_copy(
         update={
+            "model": config.model.model_copy(update=model),
             "training": training,
             "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
             "record": record,
@@ -160,6 +163,13 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         limit = family.count_tokens(long[0])[1]
         run.report(
             events.Warned(message=f"{len(long)} captions are longer than {limit} tokens; the rest of each is not seen.")
+        )
+    side = preview.native_side(family)
+    if config.training.resolution < side:
+        run.report(
+            events.Warned(
+                message=f"The base model draws {side} x {side} pixels; this run trains at {config.training.resolution}."
+            )
         )
     for problem in dataset.problems(dataset.folder_of(config.dataset), config.trigger)[:20]:
         run.report(

@@ -144,19 +144,20 @@ def paint(painter: Painter, *given: Any) -> Iterator[tuple[str, list[Any]]]:  # 
     """Paint what the tab asks for; yields the result as it grows, and at the end with all pictures."""
     adapter, prompt, strength, view, seed, steps, guidance, negative, last = given
     wanted = strengths(view, strength)
-    base = runs.find(adapter.partition("@")[0]).config().model.base if adapter else configs.MICRO
+    model = runs.find(adapter.partition("@")[0]).config().model if adapter else configs.ModelConfig()
     if not (prompt or "").strip():
         raise UserError("There is no prompt yet.", "Write what the picture should show.")
     requests = [
         request(
-            base=base, adapter=adapter_file(adapter) if adapter and one else None, strength=one, prompt=prompt.strip(),
-            negative=(negative or "").strip(), seed=seed, steps=steps, guidance=guidance,
+            base=model.base, adapter=adapter_file(adapter) if adapter and one else None, strength=one,
+            prompt=prompt.strip(), negative=(negative or "").strip(), seed=seed, steps=steps, guidance=guidance,
+            revision=model.revision, objective=model.objective,
         )
         for one in wanted
     ]  # fmt: skip
     old = [file for _, file in last] if len(last) == len(wanted) else [""] * len(wanted)
     shown = list(zip(wanted, old, strict=True))
-    small = base == configs.MICRO
+    small = model.base == configs.MICRO
     facts = f"Seed {requests[0].seed}, {requests[0].steps} steps, guidance {requests[0].guidance:g}"
     media.pictures().mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(requests):

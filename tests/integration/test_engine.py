@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,13 +35,6 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
     return config.build(data)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """A worker trains once in its life; here one process trains many times, in different precisions."""
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def quiet(name: str, done: int, total: int) -> None:
@@ -387,14 +378,16 @@ def test_min_snr_limits() -> None:
     [
         ("absent/model", "is not there"),
         (".", "no diffusers model"),
-        ("xl", "StableDiffusionXLPipeline"),
+        ("flux", "FluxPipeline"),
+        ("xl", "settings of its UNet"),
         ("cut", "cannot be loaded"),
     ],
 )
 def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, words: str) -> None:
-    if base == "xl":
-        (tmp_path / "xl").mkdir()
-        (tmp_path / "xl" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    if base in ("flux", "xl"):
+        (tmp_path / base).mkdir()
+        name = {"flux": "FluxPipeline", "xl": "StableDiffusionXLPipeline"}[base]
+        (tmp_path / base / "model_index.json").write_text(json.dumps({"_class_name": name}))
     if base == "cut":
         shutil.copytree(tiny_sd, tmp_path / "cut")
         weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"

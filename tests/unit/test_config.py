@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trainer import config
+from trainer import config, schema
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families import FAMILIES
@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     found = [section]
     for info in section.model_fields.values():
-        for part in config._sections(info.annotation):
+        for part in schema.sections(info.annotation):
             found += sections(part)
     return found
 
@@ -28,7 +28,7 @@ def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
 @pytest.mark.parametrize("section", sections(TrainConfig), ids=lambda section: section.__name__)
 def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> None:
     for name, info in section.model_fields.items():
-        if config._sections(info.annotation) or name in ("kind", "record"):
+        if schema.sections(info.annotation) or name in ("kind", "record"):
             continue
         assert info.description, f"{section.__name__}.{name} has no description"
         if info.annotation in (int, float, str) and section is not config.Record:
@@ -86,7 +86,9 @@ def test_a_preset_lies_under_what_is_said() -> None:
 @pytest.mark.parametrize("path", sorted(config.PRESETS.glob("*.toml")), ids=lambda path: path.stem)
 def test_each_preset_is_valid(path: Path) -> None:
     base, _, kind = path.stem.partition("-")
-    config.build(SMALL | {"preset": kind, "model": {"base": "micro" if base == "micro" else "x/y"}})
+    model = {"base": "micro"} if base == "micro" else {"base": "x/y", "family": base}
+    made = config.build(SMALL | {"preset": kind, "model": model})
+    assert made.training.resolution == {"micro": 64, "sd15": 512, "sd21": 512, "sdxl": 1024}[base]
 
 
 def test_assignments_override() -> None:
@@ -105,7 +107,7 @@ def test_steps_from_the_number_of_pictures() -> None:
 
 
 def test_families_of_the_config_are_those_that_exist() -> None:
-    assert set(config.ModelConfig.model_fields["family"].annotation.__args__) == set(FAMILIES)  # type: ignore[union-attr]
+    assert set(config.ModelConfig.model_fields["family"].annotation.__args__) == {"auto", *FAMILIES}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"name = 'rin'\nname = 'x'"])

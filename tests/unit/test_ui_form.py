@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from trainer import config as configs
+from trainer import schema
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from ui import form
@@ -27,7 +27,7 @@ def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterato
     for name, info in section.model_fields.items():
         if not path and name in form.ELSEWHERE:
             continue
-        kinds = configs._sections(info.annotation)
+        kinds = schema.sections(info.annotation)
         for kind in kinds:
             yield from settings_of(kind, (*path, name))
         if not kinds and str(info.annotation).count("'") != 2:  # a Literal of one value is no choice

@@ -8,25 +8,30 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from PIL import Image
 from torch import Tensor, nn
 
+from trainer import detect
 from trainer.adapters import Lora
 from trainer.config import ModelConfig
+from trainer.detect import TITLES, Base, FamilyName, Objective
 from trainer.errors import UserError
+from trainer.families import pipelines
 from trainer.families.sd import SD, Conditioning
+from trainer.families.sdxl import SDXL
 from trainer.randomness import generator
 
 ADAPTER = "default"
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
 SMALL = 50_000_000
-Objective = Literal["epsilon", "v_prediction"]
 
 __all__ = [
     "ADAPTER",
@@ -47,26 +52,47 @@ class Family(Protocol):
 
     denoiser_targets: ClassVar[tuple[str, ...]]
     text_targets: ClassVar[tuple[str, ...]]
+    idle: tuple[str, ...]  # how the names of modules begin whose output is never used, so that they cannot learn
+    found: Base
     denoiser: nn.Module
     text_encoders: dict[str, nn.Module]
     objective: Objective
     alphas_cumprod: Tensor
     device: torch.device
-    architecture: str
-    base_version: str
+
+    @property
+    def architecture(self) -> str:
+        """As in `modelspec.architecture` of an adapter file."""
+
+    @property
+    def base_version(self) -> str:
+        """As in `ss_base_model_version` of an adapter file."""
 
     @classmethod
-    def load(cls, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the frozen base model, by its name or path, without any network."""
+    def load(cls, path: Path, found: Base, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load the frozen base model that was found at a path, without any network."""
+
+    def set_objective(self, objective: Objective) -> None:
+        """Take the denoiser's output as noise or as v, in training and in pictures."""
+
+    def module_name(self, path: str) -> str:
+        """The name of a module of the denoiser in adapter files, without prefix, by its path."""
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, h, w] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
+
+    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures from scaled latents [b, c, h, w]."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """What the denoiser is given for each prompt; tensors whose rows belong to the prompts."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]."""
+        """The denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b].
+
+        The conditioning is that of the prompts with, under `sizes`, how large each picture was and where it was
+        cropped [b, 6]; a family may leave it unused.
+        """
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
         """Number of tokens of a prompt, and how many of them the text encoder can take."""
@@ -78,16 +104,25 @@ class Family(Protocol):
         """The modules whose outputs are cached, by name."""
 
 
-FAMILIES: dict[str, type[Family]] = {"sd15": SD}
+FAMILIES: dict[FamilyName, type[Family]] = {"sd15": SD, "sd21": SD, "sdxl": SDXL}
 
 
 def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
     """Load a base model; everything in it is frozen.
 
     Raises:
-        UserError: it is not there, or is no model of this family.
+        UserError: it is not there, cannot be used, or is of another family than the settings say.
     """
-    family = FAMILIES[model.family].load(model, device, dtype)
+    path, revision = pipelines.locate(model)
+    found = replace(detect.look(path), revision=revision)
+    if model.family not in ("auto", found.family):
+        raise UserError(
+            f"The base model {path.name!r} is {TITLES[found.family]}, but the settings say {TITLES[model.family]}.",
+            f"Set the family to 'auto' or {found.family!r}, or choose another base model.",
+        )
+    family = FAMILIES[found.family].load(path, found, device, dtype)
+    if model.objective != "auto":
+        family.set_objective(model.objective)
     if device.type == "cpu" and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family
@@ -210,6 +245,9 @@ def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> 
         if not any(isinstance(part, LoraLayer) for part in module.modules()):
             raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
     layers = adapted(family)
+    for name in [name for name in layers if name.startswith(family.idle)]:
+        layer = layers.pop(name)
+        setattr(layer.owner, layer.attribute, layer.lora.get_base_layer())
     for name in sorted(layers):
         layer = layers[name]
         for part in (layer.lora.lora_A, layer.lora.lora_B):
@@ -227,13 +265,15 @@ def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> 
 def adapted(family: Family) -> dict[str, Layer]:
     """All modules of a model that have an adapter on them, by the names that other programs know them by."""
     found = {}
-    prefixes = {f"{prefix}_text_model_": encoder for prefix, encoder in family.text_encoders.items()}
-    for prefix, module in {"lora_unet_": family.denoiser, **prefixes}.items():
+    for prefix, module in {"lora_unet": family.denoiser, **family.text_encoders}.items():
         for path, part in module.named_modules():
             if isinstance(part, LoraLayer):
                 owner_path, _, attribute = path.rpartition(".")
-                name = prefix + path.removeprefix("text_model.").replace(".", "_")
-                found[name] = Layer(module.get_submodule(owner_path), attribute, part)
+                if module is family.denoiser:
+                    name = family.module_name(path)
+                else:  # transformers 5 leaves the first level out in one of its two classes
+                    name = "text_model_" + path.removeprefix("text_model.").replace(".", "_")
+                found[f"{prefix}_{name}"] = Layer(module.get_submodule(owner_path), attribute, part)
     return found
 
 

@@ -1,63 +1,88 @@
-"""Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752: one UNet, one VAE, one text encoder."""
+"""Stable Diffusion 1.x and 2.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752: a UNet, a VAE, a text encoder.
 
-import json
+2.x has another text encoder (OpenCLIP-H) and comes in two kinds that look alike: one predicts noise, at 512 x 512
+pixels, the other v, at 768 x 768.
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-import diffusers
 import torch
-import transformers
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from torch import Tensor, nn
 
-from trainer.config import MICRO, ModelConfig
-from trainer.errors import UserError
+from trainer.detect import Base, Objective
+from trainer.families import pipelines
 
 Conditioning = dict[str, Tensor]
-# These libraries draw bars and remark on what we know: that picture processors are not needed here.
-for library in (diffusers.utils.logging, transformers.utils.logging):
-    library.set_verbosity_error()
-    library.disable_progress_bar()
-_MICRO = Path(__file__).parent / "micro"
 
 
 class SD:
-    """A Stable Diffusion 1.x model, frozen."""
+    """A Stable Diffusion 1.x or 2.x model, frozen."""
 
     denoiser_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     text_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    architecture = "stable-diffusion-v1/lora"
-    base_version = "sd_v1"
+    idle: tuple[str, ...] = ()
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device) -> None:
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, found: Base, device: torch.device, *, single_file: bool
+    ) -> None:
         self._pipeline = pipeline
+        self._side = pipeline.unet.config.sample_size
+        self._single_file = single_file
+        self.found = found
         self.device = device
         self.denoiser: nn.Module = pipeline.unet
         self.vae = pipeline.vae
         self.tokenizer = pipeline.tokenizer
         self.text_encoders: dict[str, nn.Module] = {"lora_te": pipeline.text_encoder}
-        self.objective: Literal["epsilon", "v_prediction"] = pipeline.scheduler.config.prediction_type
-        self.alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod.to(device)
+        self.set_objective(found.objective or pipeline.scheduler.config.prediction_type)
 
     @classmethod
-    def load(cls, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load a diffusers folder; nothing is fetched and nothing is unpickled.
+    def load(cls, path: Path, found: Base, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load what was found at a path; nothing is fetched and nothing is unpickled.
 
         Raises:
-            UserError: no such folder, or it holds no Stable Diffusion 1.x model.
+            UserError: files are missing or damaged.
         """
-        pipeline = load_pipeline(base_folder(model.base), device, dtype)
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.requires_grad_(False).eval()
-        return cls(pipeline, device)
+        pipeline = pipelines.load(StableDiffusionPipeline, path, found.family, device, dtype)
+        return cls(pipeline, found, device, single_file=path.is_file())
+
+    def set_objective(self, objective: Objective) -> None:
+        """Take the UNet's output as noise or as v, in training and in pictures."""
+        self.objective: Objective = objective
+        pipelines.set_objective(self._pipeline, objective, zero_snr=self.found.zero_snr)
+        self.alphas_cumprod: Tensor = self._pipeline.scheduler.alphas_cumprod.to(self.device)
+        if self._single_file and self.found.family == "sd21":  # both kinds have the settings of the smaller one
+            self._pipeline.unet.register_to_config(sample_size=self._side * (2 if objective == "epsilon" else 3) // 2)
+
+    @property
+    def architecture(self) -> str:
+        """As in `modelspec.architecture`."""
+        if self.found.family == "sd15":
+            return "stable-diffusion-v1/lora"
+        return f"stable-diffusion-v2-{'512' if self.objective == 'epsilon' else '768-v'}/lora"
+
+    @property
+    def base_version(self) -> str:
+        """As in `ss_base_model_version`."""
+        if self.found.family == "sd15":
+            return "sd_v1"
+        return "sd_v2_512" if self.objective == "epsilon" else "sd_v2_768_v"
+
+    def module_name(self, path: str) -> str:
+        """The name of a module of the UNet in adapter files: the path as it is."""
+        return path.replace(".", "_")
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
-        with torch.no_grad():
-            posterior = self.vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        scale = self.vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+        return pipelines.encode_images(self._pipeline, pixels, self.device)
+
+    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures from scaled latents [b, c, h, w]."""
+        return pipelines.decode_latents(self._pipeline, latents)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Hidden states [b, tokens, width] of the text encoder; what is too long for it is cut off."""
@@ -71,7 +96,7 @@ class SD:
         return {"text": self.text_encoders["lora_te"](tokens.input_ids.to(self.device))[0]}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]."""
+        """The UNet's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]; it is told no sizes."""
         dtype = next(self.denoiser.parameters()).dtype
         prediction: Tensor = self.denoiser(
             noisy.to(dtype), timesteps, conditioning["text"].to(dtype), return_dict=False
@@ -89,47 +114,3 @@ class SD:
     def encoders(self) -> dict[str, nn.Module]:
         """The modules whose outputs are cached."""
         return {"vae": self.vae, **self.text_encoders}
-
-
-def base_folder(base: str) -> Path:
-    """Where a base model lies.
-
-    Raises:
-        UserError: there is no such folder, or it is no Stable Diffusion 1.x model in diffusers form.
-    """
-    folder = _MICRO if base == MICRO else Path(base).expanduser()
-    remedy = "Give the folder of a Stable Diffusion 1.x model in diffusers form, or 'micro' for the built-in one."
-    if not folder.is_dir():
-        raise UserError(f"The base model {folder.name!r} is not there.", remedy)
-    try:
-        kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"The folder {folder.name!r} is no diffusers model: it has no model_index.json.", remedy
-        ) from None
-    if kind != "StableDiffusionPipeline":
-        raise UserError(f"The base model {folder.name!r} is a {kind}, not a Stable Diffusion 1.x model.", remedy)
-    return folder
-
-
-def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """A diffusers pipeline from a folder, safetensors only.
-
-    Raises:
-        UserError: files are missing or damaged.
-    """
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, safety_checker=None, requires_safety_checker=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].replace(str(folder), folder.name)
-        raise UserError(
-            f"The base model {folder.name!r} cannot be loaded: {reason[:200]}",
-            "Check that all its files are there, in safetensors form.",
-        ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.unet, pipeline.text_encoder):
-        part.to(device, dtype)
-    pipeline.vae.to(device, torch.float32)  # its decoder overflows in fp16
-    return pipeline

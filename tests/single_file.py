@@ -1,0 +1,154 @@
+"""Write a diffusers folder as one file under the original names, as base models are passed on."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.tiny import MICRO
+
+RESIDUAL = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+OUTSIDE = {
+    "time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.": "time_embed.2.",
+    "add_embedding.linear_1.": "label_emb.0.0.", "add_embedding.linear_2.": "label_emb.0.2.",
+    "conv_in.": "input_blocks.0.0.", "conv_norm_out.": "out.0.", "conv_out.": "out.2.",
+    "mid_block.resnets.0.": "middle_block.0.", "mid_block.attentions.0.": "middle_block.1.",
+    "mid_block.resnets.1.": "middle_block.2.",
+}  # fmt: skip
+VAE = {
+    "mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.",
+    "mid_block.attentions.0.group_norm.": "mid.attn_1.norm.", "mid_block.attentions.0.to_q.": "mid.attn_1.q.",
+    "mid_block.attentions.0.to_k.": "mid.attn_1.k.", "mid_block.attentions.0.to_v.": "mid.attn_1.v.",
+    "mid_block.attentions.0.to_out.0.": "mid.attn_1.proj_out.", "conv_norm_out.": "norm_out.",
+    ".conv_shortcut.": ".nin_shortcut.", ".resnets.": ".block.", ".downsamplers.0.": ".downsample.",
+    ".upsamplers.0.": ".upsample.",
+}  # fmt: skip
+OPENCLIP = {
+    "encoder.layers.": "transformer.resblocks.", ".layer_norm1.": ".ln_1.", ".layer_norm2.": ".ln_2.",
+    ".mlp.fc1.": ".mlp.c_fc.", ".mlp.fc2.": ".mlp.c_proj.", ".self_attn.out_proj.": ".attn.out_proj.",
+    "final_layer_norm.": "ln_final.", "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+}  # fmt: skip
+
+
+def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
+    """The single file of a folder, with some more tensors that only mark what it is."""
+    tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(folder / "unet")}
+    tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
+    if (folder / "text_encoder_2").exists():
+        tensors |= {
+            f"conditioner.embedders.0.transformer.{key}": value for key, value in _clip(folder / "text_encoder")
+        }
+        tensors |= {
+            f"conditioner.embedders.1.model.{key}": value for key, value in _openclip(folder / "text_encoder_2")
+        }
+    elif json.loads((folder / "unet" / "config.json").read_text())["use_linear_projection"]:
+        tensors |= {f"cond_stage_model.model.{key}": value for key, value in _openclip(folder / "text_encoder")}
+    else:
+        tensors |= {f"cond_stage_model.transformer.{key}": value for key, value in _clip(folder / "text_encoder")}
+    more = {"model_ema.decay": torch.tensor(0.0), "alphas_cumprod": torch.zeros(1000)}
+    tensors = {key: value.contiguous() for key, value in tensors.items()} | {mark: torch.zeros(1) for mark in marks}
+    save_file(tensors | more, path, metadata=metadata)
+    return path
+
+
+def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
+    """What `trainer/families/configs` holds, for tiny bases by family."""
+    shutil.copytree(MICRO / "tokenizer", folder / "clip")
+    for family, base in bases.items():
+        shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
+    return folder
+
+
+def _load(folder: Path) -> dict[str, Tensor]:
+    (weights,) = folder.glob("*.safetensors")
+    return load_file(weights)
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    for name, original in names.items():
+        key = key.replace(name, original)
+    return key
+
+
+def block_names(settings: dict[str, list[str] | int]) -> dict[str, str]:
+    """Original names of a UNet's places, by their paths in diffusers, found by counting them in order."""
+    layers = int(settings["layers_per_block"])  # type: ignore[arg-type]
+    downs, ups = list(settings["down_block_types"]), list(settings["up_block_types"])  # type: ignore[arg-type]
+    names, count = dict(OUTSIDE), 1
+    for block, kind in enumerate(downs):
+        for layer in range(layers):
+            names[f"down_blocks.{block}.resnets.{layer}."] = f"input_blocks.{count}.0."
+            if "CrossAttn" in kind:
+                names[f"down_blocks.{block}.attentions.{layer}."] = f"input_blocks.{count}.1."
+            count += 1
+        if block < len(downs) - 1:
+            names[f"down_blocks.{block}.downsamplers.0.conv."] = f"input_blocks.{count}.0.op."
+            count += 1
+    count = 0
+    for block, kind in enumerate(ups):
+        for layer in range(layers + 1):
+            names[f"up_blocks.{block}.resnets.{layer}."] = f"output_blocks.{count}.0."
+            if "CrossAttn" in kind:
+                names[f"up_blocks.{block}.attentions.{layer}."] = f"output_blocks.{count}.1."
+            count += 1
+        if block < len(ups) - 1:
+            place = 2 if "CrossAttn" in kind else 1
+            names[f"up_blocks.{block}.upsamplers.0.conv."] = f"output_blocks.{count - 1}.{place}.conv."
+    return names
+
+
+def unet_name(path: str, names: dict[str, str]) -> str:
+    """The original name of a tensor or module of a UNet."""
+    place = next(place for place in names if path.startswith(place))
+    inner = path.removeprefix(place)
+    if ".resnets." in place:
+        part, dot, rest = inner.partition(".")
+        inner = RESIDUAL[part] + dot + rest
+    return names[place] + inner
+
+
+def _unet(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    names = block_names(json.loads((folder / "config.json").read_text()))
+    for key, value in _load(folder).items():
+        yield unet_name(key, names), value
+
+
+def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    levels = len(json.loads((folder / "config.json").read_text())["block_out_channels"])
+    for key, value in _load(folder).items():
+        name = key
+        for level in range(levels):
+            name = name.replace(f"encoder.down_blocks.{level}.", f"encoder.down.{level}.")
+            name = name.replace(f"decoder.up_blocks.{level}.", f"decoder.up.{levels - 1 - level}.")
+        projection = ".attentions." in key and "group_norm" not in key and key.endswith("weight")
+        yield _renamed(name, VAE), value[:, :, None, None] if projection else value
+
+
+def _clip(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for key, value in _load(folder).items():
+        yield f"text_model.{key.removeprefix('text_model.')}", value
+    yield "text_model.embeddings.position_ids", torch.arange(40)[None]  # of no use, but published files have it
+
+
+def _openclip(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    tensors = {key.removeprefix("text_model."): value for key, value in _load(folder).items()}
+    yield "logit_scale", torch.tensor(1.0)  # as above
+    if "text_projection.weight" not in tensors:
+        yield "text_projection", torch.eye(len(tensors["final_layer_norm.weight"]))
+    for key, value in tensors.items():
+        if key == "text_projection.weight":
+            yield "text_projection", value.T
+        elif ".self_attn.q_proj." in key:
+            parts = [tensors[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")]
+            name = _renamed(key, OPENCLIP).replace(".self_attn.q_proj.", ".attn.in_proj_")
+            yield name, torch.cat(parts)
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            yield _renamed(key, OPENCLIP), value

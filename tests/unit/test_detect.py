@@ -1,0 +1,238 @@
+"""What a base model is, from headers and settings alone; what cannot be used is refused in words."""
+
+import json
+import math
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import make_configs
+from trainer import config, detect
+from trainer.errors import UserError
+from trainer.families.pipelines import CONFIGS
+
+UNET = "model.diffusion_model."
+ATTENTION = f"{UNET}input_blocks.1.1."
+CLIP = "transformer.text_model.embeddings.position_embedding.weight"
+COMMON = {
+    f"{UNET}input_blocks.0.0.weight": [320, 4, 3, 3],
+    f"{UNET}out.2.weight": [4, 320, 3, 3],
+    "first_stage_model.decoder.conv_in.weight": [512, 4, 3, 3],
+}
+SD15 = COMMON | {
+    f"{ATTENTION}proj_in.weight": [320, 320, 1, 1],
+    f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 768],
+    f"cond_stage_model.{CLIP}": [77, 768],
+}
+SD21 = COMMON | {
+    f"{ATTENTION}proj_in.weight": [320, 320],
+    f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024],
+    "cond_stage_model.model.token_embedding.weight": [49408, 1024],
+}
+SDXL = COMMON | {
+    f"{ATTENTION}proj_in.weight": [640, 640],
+    f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [640, 2048],
+    f"{UNET}label_emb.0.0.weight": [1280, 2816],
+    f"conditioner.embedders.0.{CLIP}": [77, 768],
+    "conditioner.embedders.1.model.token_embedding.weight": [49408, 1280],
+}
+
+
+def write(path: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:
+    """A safetensors file of zeros that takes no room on the disk."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for key, shape in shapes.items():
+        header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + 2 * math.prod(shape)]}
+        end += 2 * math.prod(shape)
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shapes", "marks", "family", "objective", "zero_snr"),
+    [
+        (SD15, [], "sd15", "epsilon", False),
+        (SD15, ["v_pred"], "sd15", "v_prediction", False),
+        (SD21, [], "sd21", None, False),
+        (SD21, ["v_pred"], "sd21", "v_prediction", False),
+        (SDXL, [], "sdxl", "epsilon", False),
+        (SDXL, ["v_pred", "ztsnr"], "sdxl", "v_prediction", True),
+    ],
+)
+def test_single_files(
+    tmp_path: Path, shapes: dict[str, list[int]], marks: list[str], family: str, objective: str | None, zero_snr: bool
+) -> None:
+    found = detect.look(write(tmp_path / "base.safetensors", shapes | {mark: [0] for mark in marks}))
+    assert (found.family, found.objective, found.zero_snr) == (family, objective, zero_snr)
+    assert found.reason
+
+
+def test_metadata_settles_what_tensors_do_not(tmp_path: Path) -> None:
+    for told, objective in (("v", "v_prediction"), ("epsilon", "epsilon")):
+        file = write(tmp_path / f"{told}.safetensors", SD21, **{"modelspec.prediction_type": told})
+        assert detect.look(file).objective == objective
+
+
+REFUSED = {
+    "no VAE": ({key: shape for key, shape in SD15.items() if "first_stage" not in key}, "has no VAE"),
+    "no text encoder": ({key: shape for key, shape in SD21.items() if "cond_stage" not in key}, "has no text encoder"),
+    "refiner": ({key: shape for key, shape in SDXL.items() if "embedders.0" not in key}, "no first text encoder"),
+    "inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),
+    "EDM": (SDXL | {"edm_mean": [4]}, "EDM form"),
+    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "no UNet"),
+    "mixed": (SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "has the width 1024"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_files_that_cannot_be_used(tmp_path: Path, shapes: dict[str, list[int]], words: str) -> None:
+    file = write(tmp_path / "base.safetensors", shapes)
+    with pytest.raises(UserError, match=words) as caught:
+        detect.look(file)
+    assert str(tmp_path) not in str(caught.value)
+    assert detect.glance(str(file)) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100, struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a":{}}}'])
+def test_files_that_are_no_safetensors(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "base.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        detect.look(file)
+
+
+def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    file = write(tmp_path / "base.safetensors", SD15)
+    with file.open("rb+") as opened:
+        opened.truncate(file.stat().st_size - 1)
+    with pytest.raises(UserError, match="cut off"):
+        detect.look(file)
+
+
+@pytest.mark.parametrize("base", ["x" * 300, "~nobody-of-that-name/base", "a\0b"])
+def test_names_that_no_file_can_have(base: str) -> None:
+    assert detect.glance(base) is None
+    with pytest.raises(UserError, match="is not there"):
+        detect.look(Path(base))
+    assert config.build({"name": "x", "dataset": "x", "model": {"base": base}}).training.resolution == 512
+
+
+def test_pickles_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "base.ckpt").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no \.safetensors file"):
+        detect.look(tmp_path / "base.ckpt")
+
+
+def folder(path: Path, kind: str, unet: dict[str, Any], scheduler: dict[str, Any]) -> Path:
+    for name, data in (("model_index.json", {"_class_name": kind}), ("unet/config.json", unet),
+                       ("scheduler/scheduler_config.json", scheduler)):  # fmt: skip
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unet", "scheduler", "words"),
+    [
+        ({"cross_attention_dim": 768, "in_channels": 9}, {"beta_start": 1}, "inpainting"),
+        ({"cross_attention_dim": 768}, {"prediction_type": "sample"}, "predicts 'sample'"),
+        ({"cross_attention_dim": 768}, {}, "settings of its UNet or scheduler"),
+        ({"cross_attention_dim": 1024}, {"beta_start": 1}, "has the width 1024"),
+    ],
+)
+def test_folders_that_cannot_be_used(
+    tmp_path: Path, unet: dict[str, Any], scheduler: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        detect.look(folder(tmp_path / "base", "StableDiffusionPipeline", unet, scheduler))
+
+
+def test_the_preset_follows_the_base(tmp_path: Path) -> None:
+    def made(base: Path | str, **model: str) -> tuple[int, float]:
+        built = config.build({"name": "x", "dataset": "x", "model": {"base": str(base), **model}})
+        return built.training.resolution, built.optimizer.learning_rate
+
+    v = folder(
+        tmp_path / "v", "StableDiffusionPipeline", {"use_linear_projection": True}, {"prediction_type": "v_prediction"}
+    )
+    assert made(write(tmp_path / "sd15.safetensors", SD15)) == (512, 3e-4)
+    assert made(write(tmp_path / "sd21.safetensors", SD21)) == (768, 2e-4)
+    assert made(v) == (768, 2e-4)
+    assert made(tmp_path / "sd21.safetensors", objective="epsilon") == (512, 2e-4)
+    assert made(write(tmp_path / "sdxl.safetensors", SDXL)) == (1024, 2e-4)
+    assert made("not/here") == (512, 3e-4)
+    assert made("not/here", family="sdxl") == (1024, 2e-4)
+
+
+def test_the_micro_base_is_known() -> None:
+    found = detect.look(Path(detect.__file__).parent / "families" / "micro")
+    assert (found.family, found.objective) == ("sd15", "v_prediction")
+
+
+def test_looking_needs_no_torch() -> None:
+    code = "import sys; from trainer import detect; detect.glance('not/here'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("base", ["no-such-owner/no-such-model"])
+def test_the_hub_without_a_network(base: str) -> None:
+    import torch
+
+    from trainer import families
+
+    with pytest.raises(UserError, match="could not be fetched from the Hugging Face hub") as caught:
+        families.load(config.ModelConfig(base=base), torch.device("cpu"), torch.float32)
+    assert "folder" in caught.value.remedy
+
+
+# Numbers of parameters as published, and of the modules that take an adapter.
+COUNTS = {
+    "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "sdxl": {
+        "unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "counts"), COUNTS.items(), ids=COUNTS.keys())
+def test_the_settings_for_single_files_give_the_published_models(family: str, counts: dict[str, int]) -> None:
+    import diffusers
+    import torch
+    import transformers
+
+    index = json.loads((CONFIGS / family / "model_index.json").read_text())
+    for part, count in counts.items():
+        library, name = index[part]
+        kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
+        with torch.device("meta"):
+            if library == "diffusers":
+                model = kind.from_config(CONFIGS / family / part)
+            else:
+                model = kind(transformers.CLIPTextConfig.from_pretrained(CONFIGS / family / part))
+        assert sum(parameter.numel() for parameter in model.parameters()) == count, part
+
+
+def test_the_settings_are_those_that_the_script_makes() -> None:
+    merges = (CONFIGS / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(merges) == make_configs.MERGES
+    texts = make_configs.texts(merges)
+    assert {name: (CONFIGS / name).read_text(encoding="utf-8") for name in texts} == texts
+    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.*")} == texts.keys()
+
+
+def test_the_tokenizer_is_clips() -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, pad_token="!")
+    assert len(tokenizer) == 49408
+    ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
+    assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, 0, 0]

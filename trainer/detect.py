@@ -1,0 +1,189 @@
+"""What a base model is, told from its settings and headers alone: family, objective, noise schedule.
+
+It stands apart from `families` because the page and the settings ask it too, and they do without torch. No weight is
+read: of a single file only the header (names and shapes), of a folder only its small JSON files.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import try_to_load_from_cache
+
+from trainer.errors import UserError
+
+FamilyName = Literal["sd15", "sd21", "sdxl"]
+Objective = Literal["epsilon", "v_prediction"]
+TITLES: dict[str, str] = {
+    "sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
+}  # fmt: skip
+REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers form, or one .safetensors file."
+HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+MAX_HEADER = 64 * 2**20
+_WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
+_UNET = "model.diffusion_model."
+_PARTS: dict[FamilyName, dict[str, str]] = {
+    "sd15": {"text encoder": "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"},
+    "sd21": {"text encoder": "cond_stage_model.model.token_embedding.weight"},
+    "sdxl": {
+        "first text encoder": "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+        "second text encoder": "conditioner.embedders.1.model.token_embedding.weight",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What was found: the objective is None where it cannot be told from outside; `reason` says where it stands.
+
+    The revision is the commit of a base from the hub.
+    """
+
+    family: FamilyName
+    objective: Objective | None
+    zero_snr: bool
+    reason: str
+    revision: str = ""
+
+
+def is_here(base: str) -> bool:
+    """Whether a base is the path of something on this machine."""
+    try:
+        return Path(base).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, or of an unknown home
+        return False
+
+
+def is_hub_name(base: str) -> bool:
+    """Whether a base is named as on the Hugging Face hub (`owner/name`), and nothing here has that name."""
+    return bool(HUB_NAME.fullmatch(base)) and not is_here(base)
+
+
+def glance(base: str, revision: str = "") -> Base | None:
+    """What a base model is, if that can be told without any network; None if it is not here or cannot be used."""
+    path = Path(base).expanduser() if is_here(base) else None
+    if is_hub_name(base):
+        found = try_to_load_from_cache(base, "model_index.json", revision=revision or None)
+        path = Path(found).parent if isinstance(found, str) else None
+    try:
+        return look(path) if path else None
+    except UserError:
+        return None
+
+
+def look(path: Path) -> Base:
+    """What the base model at a path is.
+
+    Raises:
+        UserError: it is not there, or no base model that can be trained; it says why.
+    """
+    if not is_here(str(path)):
+        raise UserError(f"The base model {path.name[:100]!r} is not there.", REMEDY)
+    return _look_at_folder(path) if path.is_dir() else _look_at_file(path)
+
+
+def _refusal(path: Path, reason: str) -> UserError:
+    return UserError(f"The base model {path.name!r} cannot be used: {reason}.", REMEDY)
+
+
+def _look_at_folder(folder: Path) -> Base:
+    kind = _json(folder / "model_index.json").get("_class_name")
+    if kind is None:
+        raise UserError(f"The folder {folder.name!r} is no diffusers model: it has no model_index.json.", REMEDY)
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+        raise _refusal(folder, f"it is a {kind}")
+    unet, scheduler = _json(folder / "unet" / "config.json"), _json(folder / "scheduler" / "scheduler_config.json")
+    if not unet or not scheduler:
+        raise _refusal(folder, "the settings of its UNet or scheduler are missing or damaged")
+    sizes = kind == "StableDiffusionXLPipeline"
+    family = _family(folder, sizes, bool(unet.get("use_linear_projection")), unet.get("cross_attention_dim"))
+    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+        raise _refusal(folder, "it is made for inpainting or editing")
+    objective = scheduler.get("prediction_type", "epsilon")
+    if objective not in ("epsilon", "v_prediction"):
+        raise _refusal(folder, f"it predicts {objective!r}, which cannot be trained here")
+    return Base(family, objective, bool(scheduler.get("rescale_betas_zero_snr")), "read from its scheduler's settings")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A small JSON file; {} if it is missing or damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _family(path: Path, sizes: bool, linear: bool, width: Any) -> FamilyName:  # noqa: ANN401 - foreign JSON
+    """The family by its structure, which holds at any size; the width of the cross-attention must agree.
+
+    XL is told the pictures' sizes; 2.x has linear layers where 1.x has 1 x 1 convolutions around its attention.
+    """
+    family: FamilyName = "sdxl" if sizes else "sd21" if linear else "sd15"
+    if isinstance(width, int) and _WIDTHS.get(width, family) != family:
+        raise _refusal(path, f"it looks like {TITLES[family]}, but its text has the width {width}")
+    return family
+
+
+def _look_at_file(path: Path) -> Base:
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(
+            f"The base model {path.name!r} is no .safetensors file, and other kinds can hold programs.",
+            "Get the model in safetensors form, or convert it with a program that you trust.",
+        )
+    try:
+        shapes, metadata = _header(path)
+    except OSError:
+        raise _refusal(path, "it cannot be read") from None
+    if not any(key.startswith(_UNET) for key in shapes):
+        raise _refusal(path, "it has no UNet of Stable Diffusion under the names of the original files")
+    if any(key.startswith("edm_") for key in shapes):
+        raise _refusal(path, "it was trained in the EDM form, which cannot be trained here")
+    if shapes.get(f"{_UNET}input_blocks.0.0.weight", [0, 4])[1] != shapes.get(f"{_UNET}out.2.weight", [4])[0]:
+        raise _refusal(path, "it is made for inpainting or editing")
+    inner = {key: shape for key, shape in shapes.items() if key.startswith(_UNET)}
+    width = next((shape[-1] for key, shape in inner.items() if key.endswith("attn2.to_k.weight")), None)
+    linear = any(len(shape) == 2 for key, shape in inner.items() if key.endswith("1.proj_in.weight"))
+    family = _family(path, f"{_UNET}label_emb.0.0.weight" in shapes, linear, width)
+    parts = {"VAE": "first_stage_model.decoder.conv_in.weight", **_PARTS[family]}
+    missing = [name for name, key in parts.items() if key not in shapes]
+    if missing:
+        raise _refusal(path, f"it looks like {TITLES[family]}, but has no {missing[0]}")
+    objective, reason = _objective_of_file(family, shapes, metadata)
+    return Base(family, objective, "ztsnr" in shapes, reason)
+
+
+def _objective_of_file(
+    family: FamilyName, shapes: dict[str, list[int]], metadata: dict[str, str]
+) -> tuple[Objective | None, str]:
+    """Single files have no place for it: marks that tuners add, then the custom of the family."""
+    if "v_pred" in shapes:
+        return "v_prediction", "marked v_pred in the file"
+    told: dict[str | None, Objective] = {"v": "v_prediction", "epsilon": "epsilon"}
+    if known := told.get(metadata.get("modelspec.prediction_type")):
+        return known, "written in the file's metadata"
+    if family == "sd21":
+        return None, "the file does not say; both kinds of Stable Diffusion 2.x look alike"
+    return "epsilon", f"the file does not say otherwise, and {TITLES[family]} predicts noise"
+
+
+def _header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Shapes by tensor name, and the metadata, of a safetensors file whose length fits its header."""
+    damaged = _refusal(path, "it is no safetensors file, or damaged")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise damaged
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            shapes = {key: list(entry["shape"]) for key, entry in header.items()}
+            end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            raise damaged from None
+    if 8 + length + end != size:
+        raise _refusal(path, "it is cut off, or damaged")
+    return shapes, metadata if isinstance(metadata, dict) else {}

@@ -1,0 +1,117 @@
+"""What the families share: a base model's place and its loading as a diffusers pipeline, and pictures to latents.
+
+A base is a folder in diffusers form, a single file with the original names, or a name on the Hugging Face hub. Only
+the last is ever fetched; what a single file leaves out (settings, tokenizer) lies in `configs`. Nothing is unpickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from trainer import detect
+from trainer.config import MICRO, ModelConfig
+from trainer.detect import FamilyName, Objective
+from trainer.errors import UserError
+
+# These libraries draw bars and remark on what we know: that picture processors are not needed here.
+for library in (diffusers.utils.logging, transformers.utils.logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+CONFIGS = Path(__file__).parent / "configs"
+_MICRO = Path(__file__).parent / "micro"
+# What each family's tokenizers fill a short prompt up with.
+_PADS: dict[FamilyName, dict[str, str]] = {
+    "sd15": {"tokenizer": "<|endoftext|>"},
+    "sd21": {"tokenizer": "!"},
+    "sdxl": {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"},
+}
+
+
+def locate(model: ModelConfig) -> tuple[Path, str]:
+    """Where a base model lies, and its revision if it comes from the hub, from where it is fetched if need be.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    if model.base == MICRO:
+        return _MICRO, ""
+    if not detect.is_hub_name(model.base):
+        return Path(model.base).expanduser() if detect.is_here(model.base) else Path(model.base), ""
+    try:
+        folder = Path(DiffusionPipeline.download(model.base, revision=model.revision or None, use_safetensors=True))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"The base model {model.base!r} is not there: nothing here has that name, and it could not be fetched "
+            "from the Hugging Face hub.",
+            "Check the name and the connection, or give a folder or a .safetensors file that is on this machine.",
+        ) from error
+    return folder, folder.name  # the hub's cache names a snapshot by its commit
+
+
+def load(kind: Any, path: Path, family: FamilyName, device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """A frozen pipeline of a diffusers class from a folder or a single file; its VAE stays in fp32.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    options: dict[str, Any] = {"local_files_only": True}
+    options |= {"add_watermarker": False} if family == "sdxl" else {"safety_checker": None, "feature_extractor": None}
+    try:
+        if path.is_dir():
+            pipeline = kind.from_pretrained(path, use_safetensors=True, **options)
+        else:
+            for name, pad in _PADS[family].items():
+                options[name] = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, pad_token=pad)
+            pipeline = kind.from_single_file(str(path), config=str(CONFIGS / family), **options)
+        pipeline.set_progress_bar_config(disable=True)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                # The VAE's decoder overflows in fp16.
+                part.to(device, torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
+        raise UserError(
+            f"The base model {path.name!r} cannot be loaded: {reason[:200]}",
+            "Check that all its files are there, in safetensors form.",
+        ) from error
+    return pipeline
+
+
+def set_objective(pipeline: Any, objective: Objective, *, zero_snr: bool) -> None:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """Make a pipeline's scheduler read predictions in this way.
+
+    Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing).
+    """
+    config = pipeline.scheduler.config
+    changes: dict[str, Any] = {}
+    if config.prediction_type != objective:
+        changes["prediction_type"] = objective
+    if zero_snr and not config.get("rescale_betas_zero_snr"):
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if changes:
+        pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changes)
+
+
+def encode_images(pipeline: Any, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(pixels.to(device, torch.float32)).latent_dist
+    scale = pipeline.vae.config.scaling_factor
+    return posterior.mean * scale, posterior.std * scale
+
+
+def decode_latents(pipeline: Any, latents: Tensor) -> list[Image.Image]:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """Pictures from scaled latents [b, c, h, w], in fp32 whatever the denoiser computed in."""
+    with torch.no_grad():
+        pixels = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+    pictures: list[Image.Image] = pipeline.image_processor.postprocess(pixels, output_type="pil")
+    return pictures

@@ -1,0 +1,41 @@
+"""Settles what the base model of a run predicts, once, before its first step."""
+
+import torch
+
+from trainer import events, files
+from trainer.cache import Batch
+from trainer.config import TrainConfig, dump
+from trainer.families import Family, probe
+from trainer.loss import encode
+from trainer.runs import Run
+
+CLEAR = 0.9  # of two errors nearer to each other than this, neither says much
+UNCLEAR = "It is not clear whether the base model predicts noise or v"
+ADVICE = "If previews come out grey or noisy, set the objective to the other one."
+
+
+def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> TrainConfig:
+    """Write down what the base predicts and how that was found; where it does not say, it is asked about the pictures.
+
+    A resumed run keeps what was found when it began.
+    """
+    if config.record.objective:
+        return config
+    reason = family.found.reason
+    if config.model.objective != "auto":
+        reason = "as set"
+    elif family.found.objective is None:
+        with torch.no_grad():
+            conditioning = batch.conditioning or encode(family, batch, batch.captions)
+        errors = probe.ask(family, batch.mean, conditioning)
+        reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
+        if min(errors.values()) > CLEAR * max(errors.values()):
+            run.report(events.Warned(message=f"{UNCLEAR} ({reason}). {ADVICE}"))
+    config = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"objective": family.objective}),
+            "record": config.record.model_copy(update={"objective": reason}),
+        }
+    )
+    files.write(run.config_file, dump(config))
+    return config

@@ -13,17 +13,19 @@ from typing import Any, Literal, TypeVar, get_args
 
 import tomlkit
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from pydantic.config import JsonDict
 
 from trainer import files
 from trainer.adapters import Lora
 from trainer.errors import UserError
-from trainer.optimizers import AdamW, Constant, Cosine
+from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.recipe import BASIC, PreservationConfig, TrainingConfig
+from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import Section
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
-BASIC: JsonDict = {"level": "basic"}
+# What a union is when nobody says so; a preset or a file may say otherwise.
+KINDS = {"optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -35,75 +37,6 @@ class ModelConfig(Section):
         MICRO, min_length=1, max_length=1000, title="Base model", json_schema_extra=BASIC,
         description="'micro' (built in, portraits, runs anywhere) or the folder of a Stable Diffusion 1.x model.",
     )  # fmt: skip
-
-
-class TrainingConfig(Section):
-    """The loop."""
-
-    steps: int = Field(
-        0, ge=0, le=1_000_000, title="Steps", json_schema_extra=BASIC,
-        description="Number of optimizer steps; 0 = from the number of pictures (see exposures).",
-    )  # fmt: skip
-    exposures: int = Field(
-        240, ge=1, le=100_000, title="Exposures",
-        description="When steps is 0: pictures seen in all, as a factor on the square root of their number.",
-    )  # fmt: skip
-    batch_size: int = Field(4, ge=1, le=256, title="Batch size", description="Pictures in one pass.")
-    accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes that make one step.")
-    resolution: int = Field(
-        512,
-        ge=64,
-        le=2048,
-        multiple_of=64,
-        title="Resolution",
-        description="Side in pixels of a square with a picture's area.",
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        title="Precision",
-        description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 on a CPU.",
-    )
-    clip: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Largest length of the gradient; 0 = off.")
-    min_snr_gamma: float = Field(
-        0.0, ge=0, le=100, title="Min-SNR gamma",
-        description="Weight of the loss by noise level (Hang et al. 2023, arXiv 2303.09556); 0 = off, 5 is usual.",
-    )  # fmt: skip
-    caption_dropout: float = Field(
-        0.0, ge=0, le=1, title="Caption dropout", description="Share of the captions that are left out at random."
-    )
-    flip: bool = Field(
-        False, title="Mirror", description="Also show each picture mirrored; not for faces with a parting or text."
-    )
-    text_encoder: bool = Field(
-        False,
-        title="Train the text encoder",
-        description="Also adapt the attention of the text encoder; slower, seldom needed.",
-    )
-    text_encoder_factor: float = Field(
-        0.5, gt=0, le=10, title="Text encoder's rate", description="Its learning rate as a factor on the learning rate."
-    )
-
-
-class PreservationConfig(Section):
-    """Keeps the base as it is where the trigger is absent, so that the trigger is a switch.
-
-    Some pictures of a batch are seen once more with the trigger taken out of their caption, or with another prompt;
-    there the adapter has to predict what the base alone predicts for the same noisy picture.
-    """
-
-    share: float = Field(
-        0.0, ge=0, le=1, title="Preservation",
-        description="Share of the pictures that are seen again without the trigger, to stay as the base draws them.",
-    )  # fmt: skip
-    weight: float = Field(
-        4.0, gt=0, le=1000, title="Preservation weight", description="Weight of such a picture in the loss."
-    )
-    others: float = Field(
-        0.25, ge=0, le=1, title="Other prompts", description="Share of them that get one of the prompts below instead."
-    )
-    prompts: tuple[str, ...] = Field(
-        ("",), max_length=200, title="Prompts to preserve", description="One a line; what else the base should keep."
-    )
 
 
 class PreviewConfig(Section):
@@ -177,8 +110,12 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="All that is random follows from it.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora = Field(default_factory=Lora, title="Adapter")
-    optimizer: AdamW = Field(default_factory=AdamW, title="Optimizer")
-    schedule: Constant | Cosine = Field(default_factory=Cosine, discriminator="kind", title="Schedule")
+    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree = Field(
+        default_factory=AdamW, discriminator="kind", title="Optimizer"
+    )
+    schedule: Constant | Cosine | Linear | Stable = Field(
+        default_factory=Cosine, discriminator="kind", title="Schedule"
+    )
     training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
@@ -206,6 +143,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"training.resolution: the built-in base micro draws {side} x {side} pixels; set it to {side}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> "TrainConfig":
+        kind = self.optimizer.kind
+        if kind == "schedule-free" and self.schedule.kind != "constant":
+            raise ValueError("schedule.kind: schedule-free AdamW needs the constant schedule")
+        if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
+            raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
         return self
 
 
@@ -250,7 +196,7 @@ def build(data: dict[str, Any]) -> TrainConfig:
     """
     model = data.get("model", {})
     base = model.get("base", MICRO) if isinstance(model, dict) else MICRO
-    return check(TrainConfig, _merge(preset(str(data.get("preset", "character")), str(base)), data))
+    return check(TrainConfig, _merge(_merge(KINDS, preset(str(data.get("preset", "character")), str(base))), data))
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -287,7 +233,7 @@ def messages(error: ValidationError) -> dict[str, str]:
     """One sentence for each wrong setting, by its path (`training.steps`), with its nearest real name if unknown."""
     found: dict[str, str] = {}
     for one in error.errors():
-        path = ".".join(str(part) for part in one["loc"] if part not in ("constant", "cosine"))
+        path = ".".join(str(part) for place, part in enumerate(one["loc"]) if place != 1 or part not in _kinds())
         if one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path, _paths(TrainConfig), n=1)
             found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
@@ -297,6 +243,12 @@ def messages(error: ValidationError) -> dict[str, str]:
             text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
             found[path] = f"{path}: {text}" if path else text
     return found
+
+
+@cache
+def _kinds() -> set[str]:
+    unions = (_sections(info.annotation) for info in TrainConfig.model_fields.values() if info.discriminator)
+    return {str(one.model_fields["kind"].default) for sections in unions for one in sections}
 
 
 def _paths(section: type[BaseModel], prefix: str = "") -> list[str]:
@@ -313,14 +265,14 @@ def table() -> str:
     return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *_rows(TrainConfig, "")]) + "\n"
 
 
-def _rows(section: type[BaseModel], prefix: str) -> list[str]:
+def _rows(section: type[BaseModel], prefix: str, *, choice: bool = False) -> list[str]:
     rows = []
     for name, info in section.model_fields.items():
         kinds = _sections(info.annotation)
-        if name == "record" or (name == "kind" and len(get_args(info.annotation)) < 2 and prefix != "schedule."):
+        if name == "record" or (name == "kind" and not choice):
             continue
         for kind in kinds:
-            rows += _rows(kind, f"{prefix}{name}.")
+            rows += _rows(kind, f"{prefix}{name}.", choice=len(kinds) > 1)
         if not kinds:
             choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
             default = "" if info.is_required() else f"`{json.dumps(info.default)}`"

@@ -1,10 +1,11 @@
 """Run folders under `outputs/`: create, list, start, ask, look at, delete. The folder is the whole interface.
 
-    config.toml     settings: written at creation, completed by the worker before step 1, then never again
+    config.toml     settings: written at creation, completed by the worker before step 1; after that only what the run
+                    itself decides on the way is written anew: its steps when asked to cool down
     events.jsonl    what the worker reports
     worker.log      what the worker prints
     worker.lock     held while a worker lives
-    ask/            empty files: stop, checkpoint, preview (anybody writes, the worker removes)
+    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes)
     checkpoints/    what the run can be resumed from
     previews/       pictures
     <name>.safetensors
@@ -30,7 +31,7 @@ from trainer import events, files
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
-Command = Literal["stop", "checkpoint", "preview"]
+Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 DEVICE_LOCK = ".device.lock"
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock

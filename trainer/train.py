@@ -8,12 +8,14 @@ import torch
 from accelerate import Accelerator
 
 from trainer import __version__, cache, checkpoint, dataset, events, export, families, files, preview
-from trainer.config import Record, TrainConfig, TrainingConfig, dump, planned_steps
+from trainer.config import Record, TrainConfig, dump, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.loss import training_loss
 from trainer.randomness import generator
+from trainer.recipe import TrainingConfig
 from trainer.runs import Run
+from trainer.schedules import Stable
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -38,14 +40,14 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
     parameters = list(adapter.parameters())
-    step, steps = checkpoint.resume(run, adapter, optimizer), config.training.steps
+    progress = checkpoint.Progress(optimizer)
+    step, steps = checkpoint.resume(run, progress), config.training.steps
     facts = export.metadata(family, config, run, captions, len(examples))
 
     def save() -> None:
-        checkpoint.save_checkpoint(run, adapter, optimizer, step, config.checkpoint.keep, facts)
+        checkpoint.save_checkpoint(run, adapter, progress, step, config.checkpoint.keep, facts)
 
-    device = device_name(accelerator.device)
-    run.report(events.Started(step=step, steps=steps, pid=psutil.Process().pid, device=device))
+    run.report(started(step, config, family.device))
     saved = time.monotonic()
 
     while step < steps:
@@ -75,7 +77,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
         if due(step, config.preview.every) or step == steps or run.asked("preview"):
-            preview.make(family, adapter, config.preview, run, step)
+            with progress.settled(adapter):
+                preview.make(family, adapter, config.preview, run, step)
+        if run.asked("cooldown"):
+            config = cooled(config, run, step)
+            steps = config.training.steps
+            run.report(started(step, config, family.device))
         stop = run.asked("stop")
         late = time.monotonic() - saved > 60 * config.checkpoint.minutes
         if due(step, config.checkpoint.every) or step == steps or late or stop or run.asked("checkpoint"):
@@ -84,8 +91,25 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         if stop and step < steps:
             return run.report(events.Stopped(step=step))
 
-    path = export.write(family, adapter, config, run, captions)
+    with progress.settled(adapter):
+        path = export.write(family, adapter, config, run, captions)
     return run.report(events.Finished(step=step, export=path.name))
+
+
+def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
+    """That the run begins, or goes on, or has another number of steps from here on."""
+    return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=device_name(device))
+
+
+def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
+    """The settings of a run that begins its cool-down now, if its schedule has one; they are written down."""
+    if not isinstance(config.schedule, Stable):
+        run.report(events.Warned(message="This schedule has no cool-down that could begin early; the run goes on."))
+        return config
+    steps = config.schedule.shortened(step, config.training.steps)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
+    files.write(run.config_file, dump(config))
+    return config
 
 
 def due(step: int, every: int) -> bool:

@@ -82,6 +82,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "preservation": {"preservation__share": 0.3},
     "preservation of the text encoder": {"preservation__share": 0.3, "training__text_encoder": True},
     "constant": {"schedule__kind": "constant"},
+    "cosine with restarts": {"schedule__cycles": 2},
+    "linear": {"schedule__kind": "linear"},
+    "warm-up, stable, cool-down": {"schedule__kind": "stable"},
+    "Adafactor": {"optimizer__kind": "adafactor", "optimizer__learning_rate": 0.01, "optimizer__weight_decay": 0.1},
+    "Lion": {"optimizer__kind": "lion", "optimizer__learning_rate": 0.001},
+    "Prodigy": {"optimizer__kind": "prodigy"},
+    "schedule-free": {
+        "optimizer__kind": "schedule-free",
+        "optimizer__learning_rate": 0.01,
+        "schedule__kind": "constant",
+        "preview__every": 2,
+    },
     "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
 
@@ -418,3 +430,18 @@ def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path)
 def test_due() -> None:
     assert [step for step in range(1, 7) if due(step, 3)] == [3, 6]
     assert not any(due(step, 0) for step in range(1, 7))
+
+
+def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="stable", schedule__warmup=0.0))
+
+    def asker(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 8:
+            runs.ask(run, "cooldown")
+
+    train(run.config(), Run(run.folder, asker))
+    state = runs.look(run).state
+    assert (state.step, state.steps, run.config().training.steps) == (10, 10, 10)
+    rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
+    assert rates[7] == pytest.approx(0.01)
+    assert rates[-1] < rates[7]

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from trainer.adapters import Lora
 from trainer.config import ModelConfig
-from trainer.errors import UserError
 from trainer.families.sd import SD, Conditioning
 from trainer.randomness import generator
 
@@ -157,24 +156,10 @@ class Adapter:
             found[f"{name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
         return found
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the values of `tensors()` of an adapter of the same form.
-
-        Raises:
-            UserError: the names or shapes are not those of this adapter.
-        """
-        own = self.tensors()
-        odd = sorted({key.partition(".")[0] for key in own.keys() ^ tensors.keys()})
-        odd += [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
-        if odd:
-            raise UserError(
-                f"The saved adapter has another form than the settings ask for (first difference: {odd[0]}).",
-                "Give rank and trained parts the values they had, or start a new run.",
-            )
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                layer.down.copy_(tensors[f"{name}.lora_down.weight"])
-                layer.up.copy_(tensors[f"{name}.lora_up.weight"])
+    def train(self, mode: bool) -> None:
+        """Whether dropout is on in the adapter's layers."""
+        for layer in self.layers.values():
+            layer.lora.train(mode)
 
     def set_strength(self, strength: float) -> None:
         """Scale the adapter's effect; 1 = as trained."""

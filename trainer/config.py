@@ -15,7 +15,7 @@ import tomlkit
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from trainer import files
-from trainer.adapters import Lora
+from trainer.adapters import LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.recipe import BASIC, PreservationConfig, TrainingConfig
@@ -25,7 +25,7 @@ from trainer.schema import Section
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
 # What a union is when nobody says so; a preset or a file may say otherwise.
-KINDS = {"optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
+KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -109,7 +109,7 @@ class TrainConfig(Section):
     )  # fmt: skip
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="All that is random follows from it.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
-    adapter: Lora = Field(default_factory=Lora, title="Adapter")
+    adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
     optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree = Field(
         default_factory=AdamW, discriminator="kind", title="Optimizer"
     )
@@ -152,6 +152,10 @@ class TrainConfig(Section):
             raise ValueError("schedule.kind: schedule-free AdamW needs the constant schedule")
         if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
             raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
+        if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
+            raise ValueError("adapter.up_factor: Prodigy has one rate for all parts; set it to 1")
+        if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
+            raise ValueError("preview.strength: DoRA previews can only be at strength 1")
         return self
 
 

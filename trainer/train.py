@@ -12,7 +12,7 @@ from trainer.config import Record, TrainConfig, dump, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.loss import training_loss
-from trainer.randomness import generator
+from trainer.randomness import generator, seed_dropout
 from trainer.recipe import TrainingConfig
 from trainer.runs import Run
 from trainer.schedules import Stable
@@ -55,6 +55,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         loss = torch.zeros((), device=accelerator.device)
         for micro in range(config.training.accumulation):
             rng = generator(config.seed, step, micro, "noise")
+            seed_dropout(config.seed, step, micro, "dropout")
             with accelerator.autocast():
                 part = training_loss(family, adapter, batches.at(step, micro), config, rng)
             accelerator.backward(part / config.training.accumulation)

@@ -94,6 +94,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "schedule__kind": "constant",
         "preview__every": 2,
     },
+    "LoRA+": {"adapter__up_factor": 4.0, "training__text_encoder": True},
+    "LoCon with dropouts": {"adapter__targets": "conv", "adapter__dropout": 0.2, "adapter__rank_dropout": 0.3},
+    "attention of the up blocks": {"adapter__targets": "attention", "adapter__blocks": ["up_blocks"]},
+    "rsLoRA": {"adapter__rslora": True},
+    "DoRA": {"adapter__dora": True, "adapter__targets": "conv", "preview__every": 2},
+    "LoHa": {"adapter__kind": "loha", "adapter__rank": 4, "adapter__targets": "conv", "adapter__rank_dropout": 0.2},
+    "LoKr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "training__text_encoder": True},
+    "LoKr of full rank": {"adapter__kind": "lokr", "adapter__rank": 64, "preservation__share": 0.3},
+    "DoRA in bf16": {"adapter__dora": True, "training__precision": "bf16", "training__text_encoder": True},
+    "LoHa in bf16": {"adapter__kind": "loha", "training__precision": "bf16", "training__text_encoder": True},
     "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
 
@@ -201,12 +211,12 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=False, seed=0)
     for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.up)
+        torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
     path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
     file = adapter_file.read(path)
     name = next(iter(file.modules))
-    wrong = adapter_file.Module(file.modules[name].down, file.modules[name].up, 4.0)  # alpha = rank, as if folded
+    wrong = adapter_file.Lora(file.modules[name].parts, 4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
         export.compare(adapter_file.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
 
@@ -363,7 +373,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
     assert torch.allclose(fresh, fresh_kept, rtol=1e-6), "an adapter that changes nothing has nothing to preserve"
     with torch.no_grad():
         for layer in adapter.layers.values():
-            layer.up.normal_(std=0.1, generator=generator(5))
+            layer.trained()["up"].normal_(std=0.1, generator=generator(5))
     changed, changed_kept = both()
     own = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"]))
     assert (own - base).abs().max() > 1e-3

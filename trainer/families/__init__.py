@@ -5,7 +5,6 @@ knows of data sets, losses or files for other programs.
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from trainer.adapters import Lora
+from trainer.adapter_file import AdapterFile
+from trainer.adapters import AdapterConfig, Lora, chosen
 from trainer.config import ModelConfig
+from trainer.errors import UserError
+from trainer.families.layers import ADAPTER, Layer, LoraPair, base_weight, drop_ranks, known
 from trainer.families.sd import SD, Conditioning
-from trainer.randomness import generator
 
-ADAPTER = "default"
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
 SMALL = 50_000_000
@@ -36,8 +35,11 @@ __all__ = [
     "Layer",
     "adapted",
     "attach",
+    "base_weight",
     "fingerprint",
     "load",
+    "named",
+    "patched",
 ]
 
 
@@ -93,133 +95,153 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One adapted module: where it is in its model, its LoRA pair, and what it replaced."""
-
-    owner: nn.Module
-    attribute: str
-    lora: LoraLayer
-
-    @property
-    def down(self) -> Tensor:
-        """[rank, in] or [rank, in, kh, kw]."""
-        weight: Tensor = self.lora.lora_A[ADAPTER].weight
-        return weight
-
-    @property
-    def up(self) -> Tensor:
-        """[out, rank] or [out, rank, 1, 1]."""
-        weight: Tensor = self.lora.lora_B[ADAPTER].weight
-        return weight
-
-    @property
-    def alpha(self) -> float:
-        """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
-        return float(self.lora.scaling[ADAPTER]) * self.down.shape[0]
-
-    def delta(self) -> Tensor:
-        """The change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
-        down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
-        return (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
-
-
-@dataclass(frozen=True)
 class Adapter:
     """The trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
 
     layers: dict[str, Layer]
     hosts: tuple[nn.Module, ...]
+    settings: AdapterConfig
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All trained tensors, in a fixed order."""
         for name in sorted(self.layers):
-            layer = self.layers[name].lora
-            yield layer.lora_A[ADAPTER].weight
-            yield layer.lora_B[ADAPTER].weight
+            yield from self.layers[name].trained().values()
 
     def groups(self, text_factor: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer; `factor` scales the learning rate of each."""
         parts: dict[float, list[nn.Parameter]] = {}
         for name in sorted(self.layers):
-            layer = self.layers[name].lora
-            factor = 1.0 if name.startswith("lora_unet_") else text_factor
-            parts.setdefault(factor, []).extend((layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight))
+            for role, parameter in self.layers[name].trained().items():
+                factor = 1.0 if name.startswith("lora_unet_") else text_factor
+                if role == "up" and isinstance(self.settings, Lora):
+                    factor *= self.settings.up_factor
+                parts.setdefault(factor, []).append(parameter)
         return [{"params": parameters, "factor": factor} for factor, parameters in parts.items()]
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The file form that the programs share: `.lora_down.weight`, `.lora_up.weight`, `.alpha` for each module."""
-        found = {}
-        for name in sorted(self.layers):
-            layer = self.layers[name]
-            found[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-            found[f"{name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()
-            found[f"{name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
-        return found
+        """The file form that the programs share, such as `.lora_down.weight`, `.lora_up.weight` and `.alpha`."""
+        return {
+            f"{name}.{ending}": tensor.detach().to("cpu", torch.float32 if ending == "alpha" else dtype).contiguous()
+            for name in sorted(self.layers)
+            for ending, tensor in self.layers[name].tensors().items()
+        }
+
+    def reset(self, seed: int) -> None:
+        """Begin anew, as no change at all."""
+        for name, layer in self.layers.items():
+            layer.reset(seed, name)
 
     def train(self, mode: bool) -> None:
         """Whether dropout is on in the adapter's layers."""
         for layer in self.layers.values():
-            layer.lora.train(mode)
+            layer.module.train(mode)
 
     def set_strength(self, strength: float) -> None:
         """Scale the adapter's effect; 1 = as trained."""
         for layer in self.layers.values():
-            layer.lora.set_scale(ADAPTER, strength)
+            layer.module.set_scale(ADAPTER, strength)
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """The base model alone, inside the `with`."""
-        self.set_strength(0.0)
+        for layer in self.layers.values():
+            layer.module.enable_adapters(False)
         try:
             yield
         finally:
-            self.set_strength(1.0)
+            for layer in self.layers.values():
+                layer.module.enable_adapters(True)
 
     def detach(self) -> None:
         """Put the base model's own modules back; the adapter's tensors stay readable."""
         for layer in self.layers.values():
-            setattr(layer.owner, layer.attribute, layer.lora.get_base_layer())
+            setattr(layer.owner, layer.attribute, layer.module.get_base_layer())
         for host in self.hosts:
             del host.peft_config
 
 
-def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> Adapter:
+def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
     """Put a fresh adapter on a base model: it starts as no change at all (Hu et al. 2021, section 4.1).
 
     Raises:
-        RuntimeError: a module list matched nothing, which would train nothing.
+        UserError: the blocks that were asked for match nothing, which would train nothing.
     """
-    hosts = family.text_encoders.values() if text_encoder else ()
-    for module, targets in ((family.denoiser, family.denoiser_targets), *((one, family.text_targets) for one in hosts)):
-        peft.inject_adapter_in_model(settings.build(targets), module, adapter_name=ADAPTER)
-        if not any(isinstance(part, LoraLayer) for part in module.modules()):
-            raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
-    layers = adapted(family)
-    for name in sorted(layers):
-        layer = layers[name]
-        for part in (layer.lora.lora_A, layer.lora.lora_B):
-            part.to(torch.float32).requires_grad_(True)  # small updates would be lost in the base's precision
-        weight = layer.down
-        with torch.no_grad():
-            # Kaiming-uniform with a = sqrt(5), drawn on the CPU in fp32, the same on every device.
-            bound = 1 / math.sqrt(weight[0].numel())
-            fresh = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, name))
-            weight.copy_(fresh)
-            layer.up.zero_()
-    return Adapter(layers, (family.denoiser, *hosts))
+    wanted = {family.denoiser: _matching(family.denoiser, chosen(settings.targets, family.denoiser_targets))}
+    wanted[family.denoiser] = [
+        path for path in wanted[family.denoiser] if not settings.blocks or any(one in path for one in settings.blocks)
+    ]
+    if text_encoder:
+        wanted |= {one: _matching(one, family.text_targets) for one in family.text_encoders.values()}
+    if not all(wanted.values()):
+        raise UserError(
+            f"No layer of the base model has {' or '.join(settings.blocks) or 'the layers to adapt'} in its name.",
+            "Write blocks such as up_blocks, mid_block or down_blocks.1, one a line, or none for all.",
+        )
+    for host, paths in wanted.items():
+        peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
+    adapter = Adapter(adapted(family), tuple(wanted), settings)
+    for layer in adapter.layers.values():
+        for parameter in layer.trained().values():
+            # Small updates would be lost in the base's precision.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        if isinstance(layer, LoraPair) and settings.rank_dropout:
+            drop_ranks(layer, settings.rank_dropout)
+    adapter.reset(seed)
+    adapter.train(True)
+    return adapter
+
+
+def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
+    return [path for path, _ in module.named_modules() if f".{path}".endswith(tuple(f".{one}" for one in endings))]
+
+
+def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """All modules by the names that other programs know them by: (name, owner, attribute there, module)."""
+    prefixes = {f"{prefix}_text_model_": encoder for prefix, encoder in family.text_encoders.items()}
+    for prefix, host in {"lora_unet_": family.denoiser, **prefixes}.items():
+        for path, module in host.named_modules():
+            owner, _, attribute = path.rpartition(".")
+            name = prefix + path.removeprefix("text_model.").replace(".", "_")
+            yield name, host.get_submodule(owner), attribute, module
 
 
 def adapted(family: Family) -> dict[str, Layer]:
     """All modules of a model that have an adapter on them, by the names that other programs know them by."""
-    found = {}
-    prefixes = {f"{prefix}_text_model_": encoder for prefix, encoder in family.text_encoders.items()}
-    for prefix, module in {"lora_unet_": family.denoiser, **prefixes}.items():
-        for path, part in module.named_modules():
-            if isinstance(part, LoraLayer):
-                owner_path, _, attribute = path.rpartition(".")
-                name = prefix + path.removeprefix("text_model.").replace(".", "_")
-                found[name] = Layer(module.get_submodule(owner_path), attribute, part)
-    return found
+    layers = {name: known(owner, attribute, module) for name, owner, attribute, module in named(family)}
+    return {name: one for name, one in layers.items() if one is not None}
+
+
+@contextmanager
+def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Iterator[None]:
+    """Inside the `with`, the base model has the changes of adapter files at their strengths in its own weights.
+
+    For kinds of adapters that diffusers does not load. Afterwards the weights are again what they were, bit for bit.
+
+    Raises:
+        UserError: a file is for another base model.
+    """
+    # Where diffusers has put an adapter of its own, the weight is one level below.
+    places = {name.removesuffix("_base_layer"): module for name, _, _, module in named(family)}
+    before: dict[nn.Parameter, Tensor] = {}
+    try:
+        for file, strength in changes:
+            for name, one in file.modules.items():
+                weight = getattr(places.get(name), "weight", None)
+                if not isinstance(weight, nn.Parameter):
+                    raise UserError(f"The base model has no {name}.", "Choose the base model that it was trained on.")
+                before.setdefault(weight, weight.detach().clone())
+                old = before[weight].float().cpu().flatten(1)
+                change = one.delta(old)
+                if change.shape != old.shape:
+                    raise UserError(f"{name} has another size.", "Choose the base model that it was trained on.")
+                with torch.no_grad():
+                    weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before.items():
+                weight.copy_(value)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -40,7 +40,7 @@ class Module(Protocol):
 
 @dataclass(frozen=True)
 class Lora:
-    """`lora_down.weight` [rank, in, ...], `lora_up.weight` [out, rank, ...]; for DoRA `dora_scale` [out, 1, ...] too."""
+    """`lora_down.weight` [rank, in, ...], `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` [out, 1, ...]."""
 
     parts: dict[str, Tensor]
     alpha: float

@@ -48,6 +48,16 @@ class Progress:
         """The trained tensors in the order of the optimizer."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
+    @torch.no_grad()
+    def follow(self, step: int, keep: float) -> None:
+        """Move the average towards the trained tensors after completed step `step`; it keeps this share of itself.
+
+        Less at first, (1 + step) / (10 + step), so that the beginning is soon forgotten.
+        """
+        share = 1 - min(keep, (1 + step) / (10 + step))
+        for mean, parameter in zip(self.average, self.parameters(), strict=False):  # none if there is no average
+            mean.lerp_(parameter, share)
+
     @contextmanager
     def settled(self, adapter: Adapter) -> Iterator[None]:
         """Inside the `with`, the adapter is as it would be exported: averaged if it is to be, and without dropout.

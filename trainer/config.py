@@ -18,7 +18,15 @@ from trainer import files
 from trainer.adapters import LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
-from trainer.recipe import BASIC, PreservationConfig, TrainingConfig
+from trainer.recipe import (
+    BASIC,
+    CaptionsConfig,
+    ObjectiveConfig,
+    PicturesConfig,
+    PreservationConfig,
+    PriorConfig,
+    TrainingConfig,
+)
 from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import Section
 
@@ -80,6 +88,7 @@ class Record(Section):
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="What it was trained on.")
+    restarts: int = Field(0, ge=0, description="How often the instability guard halved the learning rate.")
 
 
 class TrainConfig(Section):
@@ -117,6 +126,10 @@ class TrainConfig(Section):
         default_factory=Cosine, discriminator="kind", title="Schedule"
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, title="Objective")
+    captions: CaptionsConfig = Field(default_factory=CaptionsConfig, title="Captions")
+    pictures: PicturesConfig = Field(default_factory=PicturesConfig, title="Pictures")
+    prior: PriorConfig = Field(default_factory=PriorConfig, title="Prior pictures")
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
@@ -150,6 +163,8 @@ class TrainConfig(Section):
         kind = self.optimizer.kind
         if kind == "schedule-free" and self.schedule.kind != "constant":
             raise ValueError("schedule.kind: schedule-free AdamW needs the constant schedule")
+        if kind == "schedule-free" and self.training.ema:
+            raise ValueError("training.ema: schedule-free AdamW averages already; set it to 0")
         if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
             raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:

@@ -1,7 +1,8 @@
 """Run folders under `outputs/`: create, list, start, ask, look at, delete. The folder is the whole interface.
 
     config.toml     settings: written at creation, completed by the worker before step 1; after that only what the run
-                    itself decides on the way is written anew: its steps when asked to cool down
+                    itself decides on the way is written anew: its steps when asked to cool down, its learning rate
+                    when the instability guard begins again
     events.jsonl    what the worker reports
     worker.log      what the worker prints
     worker.lock     held while a worker lives

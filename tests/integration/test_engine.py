@@ -15,11 +15,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer import adapter_file, cache, checkpoint, config, dataset, events, export, families, preview, runs
+from trainer import adapter_file, batches, cache, checkpoint, config, dataset, events, export, families, preview, runs
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.loss import min_snr_weight, training_loss
+from trainer.loss import training_loss
 from trainer.randomness import generator
 from trainer.runs import Run
 from trainer.train import complete, due, train
@@ -76,9 +76,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "text encoder": {"training__text_encoder": True},
     "accumulation": {"training__accumulation": 2},
-    "flip": {"training__flip": True},
-    "dropout": {"training__caption_dropout": 0.5},
-    "min-SNR": {"training__min_snr_gamma": 5.0},
+    "flip": {"pictures__flip": True},
+    "dropout": {"captions__dropout": 0.5},
+    "min-SNR": {"objective__weighting": "min-snr"},
     "preservation": {"preservation__share": 0.3},
     "preservation of the text encoder": {"preservation__share": 0.3, "training__text_encoder": True},
     "constant": {"schedule__kind": "constant"},
@@ -93,6 +93,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "optimizer__learning_rate": 0.01,
         "schedule__kind": "constant",
         "preview__every": 2,
+    },
+    "debiased, Huber": {"objective__weighting": "debiased", "objective__measure": "huber"},
+    "P2, scheduled Huber": {"objective__weighting": "p2", "objective__measure": "scheduled-huber"},
+    "logit-normal in a range": {"objective__timesteps": "logit-normal", "objective__last_timestep": 700},
+    "noise": {"objective__noise_offset": 0.1, "objective__input_perturbation": 0.1},
+    "masks": {"objective__masked": True},
+    "shuffled tags": {"captions__shuffle": True, "captions__dropout": 0.2, "preservation__share": 0.3},
+    "shuffled tags, text encoder": {"captions__shuffle": True, "captions__chunks": 2, "training__text_encoder": True},
+    "a caption a line, long": {"captions__alternatives": True, "captions__chunks": 3},
+    "crops": {"pictures__crops": 2, "pictures__flip": True},
+    "random backgrounds": {"pictures__background": "random", "objective__masked": True},
+    "prior pictures": {"prior__dataset": "rin", "prior__share": 0.4, "prior__weight": 0.5, "training__accumulation": 2},
+    "averaging": {"training__ema": 0.9, "preview__every": 2},
+    "gradient checkpointing": {
+        "training__gradient_checkpointing": True,
+        "training__text_encoder": True,
+        "adapter__rank_dropout": 0.3,
     },
     "LoRA+": {"adapter__up_factor": 4.0, "training__text_encoder": True},
     "LoCon with dropouts": {"adapter__targets": "conv", "adapter__dropout": 0.2, "adapter__rank_dropout": 0.3},
@@ -314,15 +331,14 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
 
 
-def test_batches_are_a_function_of_their_place(character: Path, tiny_sd: Path) -> None:
-    latents = [({"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)},) for _ in range(5)]
-    latents += [({"mean": torch.zeros(4, 8, 16), "std": torch.zeros(4, 8, 16)},) for _ in range(6)]
-    made = cache.Batches(latents, {}, [str(n) for n in range(11)], settings(tiny_sd), torch.device("cpu"))
-    epoch = [made._indices(number) for number in range(4)]  # 2 + 2 batches of 4
-    assert epoch == [made._indices(number) for number in range(4)]
+def test_batches_are_a_function_of_their_place() -> None:
+    sizes = [(4, 8, 8)] * 5 + [(4, 8, 16)] * 6
+    pool = batches.Pool([(Path(str(n)),) for n in range(11)], sizes, [(str(n),) for n in range(11)], 0, 4)
+    epoch = [pool.indices(number) for number in range(4)]  # 2 + 2 batches of 4
+    assert epoch == [pool.indices(number) for number in range(4)]
     assert sorted({index for batch in epoch for index in batch}) == list(range(11))
     assert all(max(batch) < 5 or min(batch) >= 5 for batch in epoch)
-    assert [made._indices(number) for number in range(4, 8)] != epoch
+    assert [pool.indices(number) for number in range(4, 8)] != epoch
 
 
 def test_pixels_keep_the_middle() -> None:
@@ -341,7 +357,7 @@ def test_loss_against_a_hand_computed_value(tiny_sd: Path) -> None:
     adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
     with torch.no_grad():
         text = family.encode_prompts(["a", "b"])
-        batch = cache.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
+        batch = batches.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
         loss = training_loss(family, adapter, batch, settings(tiny_sd), generator(0, "x"))
         rng = generator(0, "x")
         torch.randn(mean.shape, generator=rng)
@@ -363,7 +379,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
     noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps := torch.randint(1000, (2,), generator=rng))
     base = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"])).detach()
     adapter = families.attach(family, Lora(rank=2), text_encoder=text_encoder, seed=0)
-    plain = cache.Batch(mean, torch.zeros_like(mean), None, ("a", "b"))
+    plain = batches.Batch(mean, torch.zeros_like(mean), None, ("a", "b"))
     kept = dataclasses.replace(plain, preserved=("other",))
 
     def both() -> list[Tensor]:
@@ -385,23 +401,15 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     examples = dataset.read(character)
     changes = {"preservation__share": 0.25, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, **changes)
-    batches = cache.build(family, examples, config, quiet)
-    drawn = [batches.at(step, 0).preserved for step in range(64)]
+    built = cache.build(family, examples, config, quiet)
+    drawn = [built.at(step, 0).preserved for step in range(64)]
     size = config.training.batch_size
     assert sum(map(len, drawn)) == 64 * size // 4
     texts = {text for prompts in drawn for text in prompts}
     assert "a dog" in texts
     assert all(not dataset.contains_trigger(text, config.trigger) for text in texts)
     assert len(texts) > 2
-    assert drawn == [batches.at(step, 0).preserved for step in range(64)]
-
-
-def test_min_snr_limits() -> None:
-    alpha = torch.tensor([0.999, 0.5, 0.01])
-    snr = alpha / (1 - alpha)
-    assert torch.allclose(min_snr_weight(alpha, 1e9, "epsilon"), torch.ones(3))
-    assert torch.allclose(min_snr_weight(alpha, 5.0, "epsilon"), torch.tensor([5 / float(snr[0]), 1.0, 1.0]))
-    assert torch.allclose(min_snr_weight(alpha, 5.0, "v_prediction"), snr.clamp(max=5) / (snr + 1))
+    assert drawn == [built.at(step, 0).preserved for step in range(64)]
 
 
 @pytest.mark.parametrize(

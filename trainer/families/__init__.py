@@ -40,6 +40,7 @@ __all__ = [
     "load",
     "named",
     "patched",
+    "save_memory",
 ]
 
 
@@ -63,8 +64,11 @@ class Family(Protocol):
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, h, w] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts."""
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts.
+
+        Of each prompt, `chunks` times as many tokens are seen as the text encoder can take.
+        """
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]."""
@@ -190,6 +194,19 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     adapter.reset(seed)
     adapter.train(True)
     return adapter
+
+
+def save_memory(family: Family) -> None:
+    """Gradient checkpointing: keep the inputs of the model's blocks only, and compute the rest again when needed.
+
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4).
+    """
+    host: Any = family.denoiser
+    host.enable_gradient_checkpointing()
+    for encoder in family.text_encoders.values():
+        part: Any = encoder
+        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        part.train()  # transformers only does it in training; these encoders have no dropout
 
 
 def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:

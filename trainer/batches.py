@@ -1,0 +1,138 @@
+"""What a step is given: which pictures, as which of their views, with which texts. All follows from seed and step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer import dataset
+from trainer.config import TrainConfig
+from trainer.families import Conditioning
+from trainer.randomness import generator
+from trainer.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
+
+    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
+    captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 says where
+    to learn, None is everywhere; `weight` is the batch's in the loss.
+    """
+
+    mean: Tensor
+    std: Tensor
+    conditioning: Conditioning | None
+    captions: tuple[str, ...]
+    preserved: tuple[str, ...] = ()
+    preserved_conditioning: Conditioning | None = None
+    mask: Tensor | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures that are drawn from together, in epochs; of each its views, its size and its texts."""
+
+    views: list[tuple[Path, ...]]
+    sizes: list[tuple[int, ...]]
+    texts: list[tuple[str, ...]]
+    seed: int
+    batch_size: int
+    name: str = ""
+
+    def indices(self, number: int) -> list[int]:
+        """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
+
+        A batch that a bucket's last examples do not fill is filled up from the bucket's order in the next epoch.
+        """
+        buckets: dict[tuple[int, ...], list[int]] = {}
+        for index, size in enumerate(self.sizes):
+            buckets.setdefault(size, []).append(index)
+        batches = {size: -(-len(members) // self.batch_size) for size, members in buckets.items()}
+        epoch, position = divmod(number, sum(batches.values()))
+        plan = []
+        for size, members in sorted(buckets.items()):
+            order: list[int] = []
+            round_ = 0
+            while len(order) < batches[size] * self.batch_size:
+                rng = generator(self.seed, epoch, round_, str(size), f"order{self.name}")
+                order += [members[int(place)] for place in torch.randperm(len(members), generator=rng)]
+                round_ += 1
+            plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(batches[size])]
+        shuffled = torch.randperm(len(plan), generator=generator(self.seed, epoch, f"batches{self.name}"))
+        return plan[int(shuffled[position])]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run; which examples are in one follows from (seed, step, micro-step) alone."""
+
+    own: Pool
+    prior: Pool | None
+    conditioning: dict[str, Path]  # by text; empty if the text encoder is trained
+    shelf: Shelf
+    config: TrainConfig
+    device: torch.device
+
+    def at(self, step: int, micro: int) -> Batch:
+        """The batch of a micro-step: a pure function of its place."""
+        number = step * self.config.training.accumulation + micro
+        share = self.config.prior.share if self.prior else 0.0
+        before, after = int(number * share), int((number + 1) * share)
+        if self.prior and after > before:
+            return self._batch(self.prior, before, step, micro)
+        return self._batch(self.own, number - before, step, micro)
+
+    def _batch(self, pool: Pool, turn: int, step: int, micro: int) -> Batch:
+        config, own = self.config, pool is self.own
+        indices = pool.indices(turn)
+        rng = generator(config.seed, step, micro, "data")
+        views = [
+            self.shelf.get(pool.views[index][int(torch.randint(len(pool.views[index]), (), generator=rng))])
+            for index in indices
+        ]
+        kept = torch.rand(len(indices), generator=rng) >= (config.captions.dropout if own else 0.0)
+        picks = torch.rand(len(indices), generator=rng).tolist()
+        texts = [
+            pool.texts[index][int(pick * len(pool.texts[index]))] for index, pick in zip(indices, picks, strict=True)
+        ]
+        captions = tuple(text if keep else "" for text, keep in zip(texts, kept, strict=True))
+        preserved = self._preserved(step * config.training.accumulation + micro, texts) if own else ()
+        masks = [view.get("mask") for view in views]
+        return Batch(
+            torch.stack([view["mean"] for view in views]).to(self.device),
+            torch.stack([view["std"] for view in views]).to(self.device),
+            self._conditioning_of(captions),
+            captions,
+            preserved,
+            self._conditioning_of(preserved),
+            torch.stack([mask for mask in masks if mask is not None]).to(self.device) if all_there(masks) else None,
+            1.0 if own else config.prior.weight,
+        )
+
+    def _conditioning_of(self, texts: Sequence[str]) -> Conditioning | None:
+        rows = [self.shelf.get(self.conditioning[text]) for text in texts] if self.conditioning else []
+        return {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]} if rows else None
+
+    def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
+        """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
+        settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
+        count = int((number + 1) * per_batch) - int(number * per_batch)
+        rng = generator(self.config.seed, number, "preservation")
+        prompts = []
+        for caption in captions[:count]:
+            other, pick = torch.rand(2, generator=rng).tolist()
+            if other < settings.others and settings.prompts:
+                prompts.append(settings.prompts[int(pick * len(settings.prompts))])
+            else:
+                prompts.append(dataset.without_trigger(caption, self.config.trigger))
+        return tuple(prompts)
+
+
+def all_there(masks: Sequence[Tensor | None]) -> bool:
+    """Whether the views of a batch have masks; those of one run have them all or not at all."""
+    return all(mask is not None for mask in masks)

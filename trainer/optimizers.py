@@ -73,9 +73,11 @@ class AdamW8bit(Section):
         """The optimizer of bitsandbytes.
 
         Raises:
-            UserError: bitsandbytes is not installed.
+            UserError: bitsandbytes is not installed, or there is no GPU.
         """
         module = _extra("bitsandbytes.optim", "bitsandbytes", "AdamW 8-bit")
+        if not all(parameter.is_cuda for group in groups for parameter in group["params"]):
+            raise UserError("AdamW 8-bit needs an NVIDIA GPU.", "Choose AdamW or Adafactor.")
         built: Optimizer = module.AdamW8bit(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )

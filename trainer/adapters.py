@@ -29,11 +29,8 @@ def _rank() -> Any:  # noqa: ANN401 - a Field
     )  # fmt: skip
 
 
-def _alpha() -> Any:  # noqa: ANN401 - a Field
-    return Field(
-        16.0, gt=0, le=1024, title="Alpha",
-        description="The update is scaled by alpha / rank; keep it, whatever the rank.",
-    )  # fmt: skip
+def _alpha(advice: str = "keep it, whatever the rank") -> Any:  # noqa: ANN401 - a Field
+    return Field(16.0, gt=0, le=1024, title="Alpha", description=f"The update is scaled by alpha / rank; {advice}.")
 
 
 def _targets() -> Any:  # noqa: ANN401 - a Field
@@ -125,12 +122,13 @@ class Lora(Section):
 class LoHa(Section):
     """Product, entry by entry, of two low-rank updates, Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098.
 
-    Its file is read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers.
+    Its file is read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers. Keep alpha equal to rank:
+    LyCORIS 4.1 merges with alpha / rank squared, so that only a scale of 1 means the same everywhere.
     """
 
     kind: Literal["loha"] = "loha"
     rank: int = _rank()
-    alpha: float = _alpha()
+    alpha: float = _alpha("keep it equal to the rank")
     targets: Targets = _targets()
     blocks: tuple[str, ...] = _blocks()
     rank_dropout: float = _rank_dropout()
@@ -163,15 +161,17 @@ class LoKr(Section):
     """Kronecker product of a small and a large, low-rank matrix, Yeh et al. 2024, https://arxiv.org/abs/2309.14859.
 
     Its file is small and read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers for this family.
+    Keep alpha equal to rank: LyCORIS 4.1 merges with alpha / rank squared. The factor is bounded so that its square is
+    below the narrowest layer of a real model (320), as LyCORIS expects the smaller matrix first.
     """
 
     kind: Literal["lokr"] = "lokr"
     rank: int = _rank()
-    alpha: float = _alpha()
+    alpha: float = _alpha("keep it equal to the rank")
     targets: Targets = _targets()
     blocks: tuple[str, ...] = _blocks()
     rank_dropout: float = _rank_dropout()
-    factor: int = Field(8, ge=2, le=64, title="Factor", description="Side of the small matrix, or the next that fits.")
+    factor: int = Field(8, ge=2, le=16, title="Factor", description="Side of the small matrix, or the next that fits.")
 
     @property
     def file_alpha(self) -> float:

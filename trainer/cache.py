@@ -59,12 +59,9 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
     encoder = _Encoder(family, config, Shelf(), progress, marks)
-    own, prior = encoder.pool(examples, config.trigger, ""), None
-    if config.prior.dataset:
-        others = dataset.read(dataset.folder_of(config.prior.dataset))
-        if not others:
-            raise UserError("There are no prior pictures in that data set.", "Add some, or leave prior pictures out.")
-        prior = encoder.pool(others, "", "prior")
+    others = dataset.read_prior(config.prior.dataset)
+    own = encoder.pool(examples, config.trigger, "")
+    prior = encoder.pool(others, "", "prior") if others else None
     conditioning: dict[str, Path] = {}
     if not config.training.text_encoder:
         wanted = {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))} | _preservable(own, config)

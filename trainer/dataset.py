@@ -88,6 +88,18 @@ def create(name: str) -> Path:
     return folder
 
 
+def read_prior(dataset: str) -> tuple[Example, ...]:
+    """The examples of the data set of prior pictures; none if it is "".
+
+    Raises:
+        UserError: there is no such folder, or there are no pictures in it.
+    """
+    examples = read(folder_of(dataset)) if dataset else ()
+    if dataset and not examples:
+        raise UserError("There are no prior pictures in that data set.", "Add some, or leave prior pictures out.")
+    return examples
+
+
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a data set in the order of their names; masks are none, and links are not followed."""
     return sorted(

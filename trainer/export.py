@@ -151,7 +151,8 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 def without_paths(config: TrainConfig) -> TrainConfig:
     """The settings as they may be published: of each path only its last part."""
     base = config.model.model_copy(update={"base": Path(config.model.base).name})
-    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name})
+    prior = config.prior.model_copy(update={"dataset": Path(config.prior.dataset).name})
+    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name, "prior": prior})
 
 
 def with_hashes(data: bytes) -> bytes:

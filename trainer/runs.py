@@ -156,13 +156,17 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 
 def _anchored(config: TrainConfig) -> TrainConfig:
     """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
-    base, folder = config.model.base, Path(config.dataset).expanduser()
+    base = config.model.base
     if base != configs.MICRO and Path(base).expanduser().is_dir():
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
-    if not (files.datasets() / config.dataset).is_dir() and folder.is_dir():
-        config = config.model_copy(update={"dataset": str(folder.resolve())})
-    return config
+    prior = config.prior.model_copy(update={"dataset": _absolute(config.prior.dataset)})
+    return config.model_copy(update={"dataset": _absolute(config.dataset), "prior": prior})
+
+
+def _absolute(dataset: str) -> str:
+    folder = Path(dataset).expanduser()
+    return dataset if (files.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
 
 
 def find(run_id: str) -> Run:

@@ -182,7 +182,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         )
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest(examples),
+        dataset_sha256=dataset.digest((*examples, *dataset.read_prior(config.prior.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=device_name(family.device),

@@ -193,6 +193,12 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     assert len(prior) == 10
     assert {batch.weight for batch in prior} == {0.5}
     assert all(dataset.contains_trigger(text, "rin") for one in batches if one.weight == 1 for text in one.captions)
+    run = runs.create(config.model_copy(update={"prior": config.prior.model_copy(update={"dataset": str(other)})}))
+    finish(run)
+    assert str(other.parent) not in str(adapter_file.read(run.export).metadata)
+    Image.new("RGB", (64, 64), "white").save(other / "0.png")
+    with pytest.raises(UserError, match="changed since this run began"):
+        train(run.config(), run)
     (character.parent / "none").mkdir()
     with pytest.raises(UserError, match="no prior pictures"):
         built(family, character, settings(tiny_sd, prior__dataset="none"))

@@ -1,10 +1,11 @@
-"""What the frozen parts of the base make of a data set, computed once and kept by content; and the batches from it.
+"""What the frozen parts of the base make of a data set, computed once and kept by content.
 
 A file's key is a hash of all that its value depends on, so nothing has to be invalidated and deleting the cache is
 always safe.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,113 +13,35 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn import functional
 
-from trainer import dataset, files, ingest
+from trainer import captions, dataset, ingest, shelf
+from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.families import Conditioning, Family, fingerprint
+from trainer.families import Family, fingerprint
 from trainer.randomness import generator
+from trainer.shelf import Shelf
 
 Progress = Callable[[str, int, int], None]
+Size = tuple[int, int]
+COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
+class View:
+    """One way to see a picture: mirrored or not, which part (left, top, right, bottom as shares), what is behind."""
 
-    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
-    captions must be encoded in the step, because the text encoder is trained. `sizes` [b, 6] is part of any
-    conditioning: original height and width, top and left of the crop, height and width.
-    """
+    flip: bool = False
+    part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    background: str = COLOURS["white"]
 
-    mean: Tensor
-    std: Tensor
-    conditioning: Conditioning | None
-    captions: tuple[str, ...]
-    preserved: tuple[str, ...] = ()
-    preserved_conditioning: Conditioning | None = None
-    sizes: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Batches:
-    """All batches of a run; which examples are in one follows from (seed, step, micro-step) alone."""
-
-    latents: list[tuple[dict[str, Tensor], ...]]  # by example: as it is, and mirrored if wanted
-    conditioning: dict[str, Conditioning]  # by caption; empty if the text encoder is trained
-    captions: list[str]
-    config: TrainConfig
-    device: torch.device
-
-    def at(self, step: int, micro: int) -> Batch:
-        """The batch of a micro-step: a pure function of its place."""
-        training, seed = self.config.training, self.config.seed
-        indices = self._indices(step * training.accumulation + micro)
-        rng = generator(seed, step, micro, "data")
-        views = [
-            self.latents[index][int(torch.randint(len(self.latents[index]), (), generator=rng))] for index in indices
-        ]
-        kept = torch.rand(len(indices), generator=rng) >= training.caption_dropout
-        captions = tuple(self.captions[index] if keep else "" for index, keep in zip(indices, kept, strict=True))
-        preserved = self._preserved(step * training.accumulation + micro, [self.captions[index] for index in indices])
-        sizes = torch.stack([view["sizes"] for view in views]).to(self.device)
-        return Batch(
-            torch.stack([view["mean"] for view in views]).to(self.device),
-            torch.stack([view["std"] for view in views]).to(self.device),
-            self._conditioning_of(captions, sizes),
-            captions,
-            preserved,
-            self._conditioning_of(preserved, sizes),
-            sizes,
-        )
-
-    def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
-        rows = [self.conditioning[text] for text in texts] if self.conditioning else []
-        if not rows:
-            return None
-        stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
-        return {**stacked, "sizes": sizes[: len(texts)]}
-
-    def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
-        """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
-        settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
-        count = int((number + 1) * per_batch) - int(number * per_batch)
-        rng = generator(self.config.seed, number, "preservation")
-        prompts = []
-        for caption in captions[:count]:
-            other, pick = torch.rand(2, generator=rng).tolist()
-            if other < settings.others and settings.prompts:
-                prompts.append(settings.prompts[int(pick * len(settings.prompts))])
-            else:
-                prompts.append(dataset.without_trigger(caption, self.config.trigger))
-        return tuple(prompts)
-
-    def _indices(self, number: int) -> list[int]:
-        """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
-
-        A batch that a bucket's last examples do not fill is filled up from the bucket's order in the next epoch.
-        """
-        buckets: dict[tuple[int, ...], list[int]] = {}
-        for index, views in enumerate(self.latents):
-            buckets.setdefault(tuple(views[0]["mean"].shape), []).append(index)
-        size = self.config.training.batch_size
-        per_epoch = sum(-(-len(members) // size) for members in buckets.values())
-        epoch, position = divmod(number, per_epoch)
-        plan = []
-        for shape, members in sorted(buckets.items()):
-            order: list[int] = []
-            round_ = 0
-            while len(order) < -(-len(members) // size) * size:
-                rng = generator(self.config.seed, epoch, round_, str(shape), "order")
-                order += [members[int(place)] for place in torch.randperm(len(members), generator=rng)]
-                round_ += 1
-            plan += [order[start : start + size] for start in range(0, -(-len(members) // size) * size, size)]
-        shuffled = torch.randperm(len(plan), generator=generator(self.config.seed, epoch, "batches"))
-        return plan[int(shuffled[position])]
+    def key(self) -> tuple[str, ...]:
+        """What it is named by in the cache."""
+        more = View(self.flip)
+        return (str(self.flip),) if self == more else (str(self.flip), str(self.part), self.background)
 
 
 def build(family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress) -> Batches:
@@ -131,68 +54,154 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
         progress: told the name of the phase, how many are done, and of how many.
 
     Raises:
-        UserError: a picture cannot be read, or its latents are not finite; it names the file.
+        UserError: a picture cannot be read, or its latents are not finite; it names the file. Or there are no prior
+            pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
-    flips = (False, True) if config.training.flip else (False,)
-    latents = []
-    for number, example in enumerate(examples):
-        progress("Encoding pictures", number, len(examples))
-        latents.append(
-            tuple(_picture_latents(family, example, config.training.resolution, flip, marks["vae"]) for flip in flips)
-        )
-    captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
-    conditioning: dict[str, Conditioning] = {}
+    encoder = _Encoder(family, config, Shelf(), progress, marks)
+    others = dataset.read_prior(config.prior.dataset)
+    own = encoder.pool(examples, config.trigger, "")
+    prior = encoder.pool(others, "", "prior") if others else None
+    conditioning: dict[str, Path] = {}
     if not config.training.text_encoder:
-        texts = sorted({*captions, ""} | _preservable(captions, config))
-        mark = "".join(marks[name] for name in family.text_encoders)
-        for number, caption in enumerate(texts):
-            progress("Encoding captions", number, len(texts))
-            conditioning[caption] = _caption_conditioning(family, caption, examples[0].path.parent, mark)
-    return Batches(latents, conditioning, captions, config, family.device)
+        wanted = {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))} | _preservable(own, config)
+        wanted |= {config.trigger} if config.captions.trigger_only else set()
+        for number, text in enumerate(sorted(wanted)):
+            progress("Encoding captions", number, len(wanted))
+            conditioning[text] = encoder.text(text, examples[0].path.parent)
+    return Batches(own, prior, conditioning, encoder.store, config, family.device)
 
 
-def _preservable(captions: Sequence[str], config: TrainConfig) -> set[str]:
+def _preservable(own: Pool, config: TrainConfig) -> set[str]:
     """All prompts that can be drawn for preservation."""
     if not config.preservation.share:
         return set()
-    return {*config.preservation.prompts, *(dataset.without_trigger(one, config.trigger) for one in captions)}
+    texts = itertools.chain(*own.texts)
+    return {*config.preservation.prompts, *(dataset.without_trigger(one, config.trigger) for one in texts)}
 
 
-def _picture_latents(family: Family, example: Example, resolution: int, flip: bool, mark: str) -> dict[str, Tensor]:
-    data = example.path.read_bytes()
-    size = dataset.bucket(example.width, example.height, resolution)
-    place = _place(example.path.parent, hashlib.sha256(data).hexdigest(), str(size), str(flip), mark)
-    sizes = {"sizes": _sizes(example, size)}
-    known = _read(place, {"mean", "std"})
-    if known:
-        return known | sizes
-    try:
-        image = ingest.decode(data)
-    except UserError as error:
-        raise UserError(f"{example.name} cannot be used: {error.message}.", error.remedy) from None
-    mean, std = family.encode_images(pixels(image, size, flip=flip)[None])
-    if not (mean.isfinite().all() and std.isfinite().all()):
-        raise UserError(
-            f"The base model cannot encode {example.name}: its latents are not finite.", "Remove that picture."
-        )
-    return _keep(place, {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}) | sizes
+@dataclass(frozen=True)
+class _Encoder:
+    family: Family
+    config: TrainConfig
+    store: Shelf
+    progress: Progress
+    marks: dict[str, str]
+
+    def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
+        """Encode pictures, each in all its views."""
+        sizes = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        found, shapes, places = [], [], []
+        for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
+            self.progress("Encoding pictures", number, len(examples))
+            seen = self._picture(example, size)
+            found.append(tuple(seen))
+            places.append(tuple(placed(example.width, example.height, size, view) for view in seen.values()))
+            shapes.append(tuple(self.store.get(found[-1][0])["mean"].shape))
+        texts = [captions.texts(example, self.config, trigger) for example in examples]
+        return Pool(found, shapes, texts, self.config.seed, self.config.training.batch_size, name, places)
+
+    def _picture(self, example: Example, size: Size) -> dict[Path, View]:
+        data = example.path.read_bytes()
+        content = hashlib.sha256(data).hexdigest()
+        mask_file = dataset.mask_file(example.path)
+        drawn = mask_file.read_bytes() if self.config.objective.masked and mask_file.is_file() else b""
+        mask_key = (f"mask {hashlib.sha256(drawn).hexdigest()}",) if self.config.objective.masked else ()
+        wanted = {"mean", "std"} | ({"mask"} if mask_key else set())
+        try:
+            opacity = ingest.opacity(data) if mask_key or self.config.pictures.background != "white" else None
+            found = {}
+            for view in views(content, self.config, transparent=opacity is not None):
+                file = shelf.place(example.path.parent, content, str(size), *view.key(), *mask_key, self.marks["vae"])
+                if not self.store.has(file, wanted):
+                    image = ingest.decode(data, view.background)
+                    tensors = self._latents(part_of(image, size, view), size, view, example.name)
+                    if mask_key:
+                        shown = ingest.decode(drawn).convert("L") if drawn else opacity
+                        tensors["mask"] = _mask(shown, image.size, size, view, tensors["mean"])
+                    self.store.put(file, tensors)
+                found[file] = view
+        except UserError as error:
+            if example.name in error.message:
+                raise
+            raise UserError(f"{example.name} cannot be used: {error.message}.", error.remedy) from None
+        return found
+
+    def _latents(self, image: Image.Image, size: Size, view: View, name: str) -> dict[str, Tensor]:
+        mean, std = self.family.encode_images(pixels(image, size, flip=view.flip)[None])
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise UserError(f"The base model cannot encode {name}: its latents are not finite.", "Remove that picture.")
+        return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
+
+    def text(self, text: str, folder: Path) -> Path:
+        """Encode a text."""
+        chunks = self.config.captions.chunks
+        mark = "".join(self.marks[name] for name in self.family.text_encoders) + "+" * (chunks - 1)
+        file = shelf.place(folder, hashlib.sha256(text.encode()).hexdigest(), mark)
+        if not self.store.has(file, set()):
+            with torch.no_grad():
+                rows = self.family.encode_prompts([text], chunks)
+            self.store.put(file, {key: row[0].float().cpu().contiguous() for key, row in rows.items()})
+        return file
 
 
-def _sizes(example: Example, size: tuple[int, int]) -> Tensor:
-    """[6]: original height and width, top and left of the crop in the resized picture, height and width."""
-    (width, height), (left, top) = size, covering(example.width, example.height, size)[1]
-    return torch.tensor([example.height, example.width, top, left, height, width], dtype=torch.float32)
+def views(content: str, config: TrainConfig, *, transparent: bool) -> list[View]:
+    """All views of a picture; crops and colours follow from its content, so that all runs of a data set share them."""
+    settings = config.pictures
+    flips = (False, True) if settings.flip else (False,)
+    parts = [View().part]
+    for number in range(settings.crops):
+        side, x, y = torch.rand(3, generator=generator("crop", content, number)).tolist()
+        side = settings.smallest_crop + (1 - settings.smallest_crop) * side
+        left, top = (1 - side) * x, (1 - side) * y
+        parts.append((left, top, left + side, top + side))
+    backgrounds = [COLOURS.get(settings.background, "")] if transparent else [COLOURS["white"]]
+    if transparent and settings.background == "random":
+        rows = torch.randint(256, (settings.backgrounds, 3), generator=generator("background", content)).tolist()
+        backgrounds = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rows]
+    return [View(flip, part, back) for back in backgrounds for part in parts for flip in flips]
 
 
-def covering(width: int, height: int, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def part_of(image: Image.Image, size: Size, view: View) -> Image.Image:
+    """The part of a picture that a view shows, in the shape of its bucket (width, height)."""
+    return image if view.part == View().part else image.crop(box(image.width, image.height, size, view))
+
+
+def box(width: int, height: int, size: Size, view: View) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what a view shows of a picture before it is cut to the shape of its bucket."""
+    if view.part == View().part:
+        return 0, 0, width, height
+    shape = size[0] / size[1]
+    left, top, right, bottom = view.part
+    # Of the largest part of the bucket's shape anywhere in the picture, the share that the view takes.
+    wide, high = min(width, height * shape) * (right - left), min(height, width / shape) * (bottom - top)
+    free = max(1e-9, 1 - (right - left))
+    x, y = (width - wide) * left / free, (height - high) * top / free
+    return round(x), round(y), round(x + wide), round(y + high)
+
+
+def placed(width: int, height: int, size: Size, view: View) -> tuple[int, ...]:
+    """Where a view is: original height and width, top and left in the resized picture, height and width.
+
+    The picture is resized as the view is, and mirrored if the view is.
+    """
+    x, y, right, bottom = box(width, height, size, view)
+    wide, high = right - x, bottom - y
+    whole, (left, top) = covering(wide, high, size)
+    left, top = left + round(x * whole[0] / wide), top + round(y * whole[1] / high)
+    if view.flip:
+        left = max(0, round(width * whole[0] / wide) - left - size[0])
+    return height, width, top, left, size[1], size[0]
+
+
+def covering(width: int, height: int, size: Size) -> tuple[Size, Size]:
     """Width and height of a picture resized to cover `size`, and left and top of its middle part of that size."""
     scale = max(size[0] / width, size[1] / height)
     wide, high = max(size[0], round(width * scale)), max(size[1], round(height * scale))
     return (wide, high), ((wide - size[0]) // 2, (high - size[1]) // 2)
 
 
-def pixels(image: Image.Image, size: tuple[int, int], *, flip: bool) -> Tensor:
+def pixels(image: Image.Image, size: Size, *, flip: bool) -> Tensor:
     """A picture resized to cover `size` (width, height), cropped in the middle, as [3, height, width] in -1..1."""
     width, height = size
     whole, (left, top) = covering(image.width, image.height, size)
@@ -202,35 +211,11 @@ def pixels(image: Image.Image, size: tuple[int, int], *, flip: bool) -> Tensor:
     return tensor.flip(-1).contiguous() if flip else tensor.contiguous()
 
 
-def _caption_conditioning(family: Family, caption: str, folder: Path, mark: str) -> Conditioning:
-    place = _place(folder, hashlib.sha256(caption.encode()).hexdigest(), mark)
-    known = _read(place, set())
-    if known:
-        return known
-    with torch.no_grad():
-        rows = family.encode_prompts([caption])
-    return _keep(place, {key: row[0].float().cpu().contiguous() for key, row in rows.items()})
-
-
-def _place(folder: Path, *parts: str) -> Path:
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return folder / dataset.CACHE / f"{key}.safetensors"
-
-
-def _read(place: Path, keys: set[str]) -> dict[str, Tensor] | None:
-    """A cached value; None if it is not there, damaged or of another form, so that it is made anew."""
-    try:
-        tensors = load(place.read_bytes())
-    except (OSError, SafetensorError):
-        return None
-    return tensors if tensors and keys <= tensors.keys() and all(t.isfinite().all() for t in tensors.values()) else None
-
-
-def _keep(place: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Write a value to the cache if the folder allows it; a read-only data set trains all the same."""
-    try:
-        place.parent.mkdir(exist_ok=True)
-        files.write(place, save(tensors))
-    except OSError:
-        pass
-    return tensors
+def _mask(shown: Image.Image | None, picture: Size, size: Size, view: View, latents: Tensor) -> Tensor:
+    """What a mask shows in a view, as [1, h, w] in 0..1 at the size of the latents; all of it if there is no mask."""
+    if shown is None:
+        return torch.ones(1, *latents.shape[-2:])
+    whole = part_of(shown.resize(picture).convert("RGB"), size, view)
+    grey = (pixels(whole, size, flip=view.flip)[:1] + 1) / 2
+    height, width = latents.shape[-2:]
+    return functional.adaptive_avg_pool2d(grey[None], (height, width))[0].clamp(0, 1)

@@ -1,19 +1,23 @@
 """What a run can be resumed from: adapter, optimizer, step; whole or not there at all, with a checksum for each file.
 
-`checkpoints/000500/` holds `adapter.safetensors` (fp32, in the form that other programs load, so that every
-checkpoint can be tried), `optimizer.safetensors` and `manifest.json`. Nothing is pickled, and no random state is
-needed: it follows from the step.
+`checkpoints/000500/` holds `adapter.safetensors` (fp32, what would be exported, in the form that other programs load,
+so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer steps them, and
+what it remembers of each) and `manifest.json`. Nothing is pickled, and no random state is needed: it follows from the
+step.
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer import __version__, events, files
@@ -24,18 +28,77 @@ from trainer.runs import Run
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
+VALUE = "value"
+AVERAGE = "average_of_values"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that the steps so far have left behind, but for the adapter's place in the model.
+
+    `average` is the running mean of the trained tensors, empty if there is none; `notes` are plain values that
+    belong to nothing above, by name.
+    """
+
+    optimizer: Optimizer
+    average: list[Tensor] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained tensors in the order of the optimizer."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @torch.no_grad()
+    def follow(self, step: int, keep: float) -> None:
+        """Move the average towards the trained tensors after completed step `step`; it keeps this share of itself.
+
+        Less at first, (1 + step) / (10 + step), so that the beginning is soon forgotten.
+        """
+        share = 1 - min(keep, (1 + step) / (10 + step))
+        for mean, parameter in zip(self.average, self.parameters(), strict=False):  # none if there is no average
+            mean.lerp_(parameter, share)
+
+    @contextmanager
+    def settled(self, adapter: Adapter) -> Iterator[None]:
+        """Inside the `with`, the adapter is as it would be exported: averaged if it is to be, and without dropout.
+
+        Afterwards each tensor is again what it was, bit for bit.
+        """
+        live = [parameter.detach().clone() for parameter in self.parameters()]
+        schedule_free: Any = self.optimizer if hasattr(self.optimizer, "eval") else None
+        adapter.train(False)
+        if schedule_free:
+            schedule_free.eval()
+        _copy(self.average, self.parameters())
+        try:
+            yield
+        finally:
+            if schedule_free:
+                schedule_free.train()
+            _copy(live, self.parameters())
+            adapter.train(True)
+
+
+@torch.no_grad()
+def _copy(values: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+    for value, place in zip(values, places, strict=False):  # one of them is empty if there is no average
+        place.copy_(value)
 
 
 def save_checkpoint(
-    run: Run, adapter: Adapter, optimizer: Optimizer, step: int, keep: int, metadata: dict[str, str]
+    run: Run, adapter: Adapter, progress: Progress, step: int, keep: int, metadata: dict[str, str]
 ) -> None:
     """Write the checkpoint of a step, then remove all but the newest `keep` whole ones."""
-    state, plain = _flat(optimizer)
-    contents = {ADAPTER: save(adapter.tensors(), metadata), OPTIMIZER: save(state)}
+    state, plain = _flat(progress)
+    contents = {OPTIMIZER: save(state)}
+    with progress.settled(adapter):
+        contents[ADAPTER] = save(adapter.tensors(), metadata)
     manifest = {
         "step": step,
         "program": __version__,
         "optimizer": plain,
+        "groups": [_learned(group, progress.optimizer.defaults) for group in progress.optimizer.param_groups],
+        "notes": progress.notes,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
 
@@ -50,6 +113,12 @@ def save_checkpoint(
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     for old in [one for one in found(run) if is_whole(one)][:-keep]:
         shutil.rmtree(old)
+
+
+def forget(run: Run) -> None:
+    """Remove all checkpoints of a run, which begins again."""
+    for folder in found(run):
+        shutil.rmtree(folder)
 
 
 def found(run: Run) -> list[Path]:
@@ -77,7 +146,7 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def resume(run: Run, adapter: Adapter, optimizer: Optimizer) -> int:
+def resume(run: Run, progress: Progress) -> int:
     """Load the newest whole checkpoint; returns its step, 0 if there is none.
 
     A damaged one is passed over, with a warning that names the step.
@@ -95,35 +164,57 @@ def resume(run: Run, adapter: Adapter, optimizer: Optimizer) -> int:
             )
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        adapter.load(load((folder / ADAPTER).read_bytes()))
-        _restore(optimizer, load((folder / OPTIMIZER).read_bytes()), manifest["optimizer"])
+        _restore(progress, load((folder / OPTIMIZER).read_bytes()), manifest)
         return int(manifest["step"])
     return 0
 
 
-def _flat(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors by `<parameter>.<name>`, and what is no tensor by the same keys."""
+def _flat(progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Each trained tensor's value, average and optimizer state by `<number>.<name>`, and what is no tensor likewise."""
     tensors, plain = {}, {}
-    for number, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
+    for name, values in ((VALUE, progress.parameters()), (AVERAGE, progress.average)):
+        for number, value in enumerate(values):
+            tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
+    for number, values_of in progress.optimizer.state_dict()["state"].items():
+        for name, value in values_of.items():
             if isinstance(value, Tensor):
                 tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
             else:
                 plain[f"{number}.{name}"] = value
-    # A file without any tensor cannot be told from an empty one.
-    return tensors or {"empty": torch.zeros(1)}, plain
+    return tensors, plain
 
 
-def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def _learned(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer found out for a group of tensors: its plain values that are not what the settings gave."""
+    return {
+        name: value
+        for name, value in group.items()
+        if isinstance(value, int | float) and name not in ("lr", "factor") and value != defaults.get(name)
+    }
+
+
+def _restore(progress: Progress, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+    parameters, optimizer = progress.parameters(), progress.optimizer
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **plain}.items():
+    for key, value in {**tensors, **manifest["optimizer"]}.items():
         number, _, name = key.partition(".")
-        if number.isdigit():
-            state.setdefault(int(number), {})[name] = value
-    count = sum(len(group["params"]) for group in optimizer.param_groups)
-    if state and set(state) != set(range(count)):
+        state.setdefault(int(number), {})[name] = value
+    values = [one.pop(VALUE, None) for _, one in sorted(state.items())]
+    averages = [one.pop(AVERAGE, None) for _, one in sorted(state.items())]
+    if [_shape(one) for one in values] != [one.shape for one in parameters] or len(manifest["groups"]) != len(
+        optimizer.param_groups
+    ):
         raise UserError(
-            f"The saved optimizer state is for {len(state)} tensors, the adapter has {count}.",
-            "Give the settings the values they had, or start a new run.",
+            "The saved adapter has another form than the settings ask for.",
+            "Give rank and trained parts the values they had, or start a new run.",
         )
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _copy(values, parameters)
+    _copy([value if mean is None else mean for mean, value in zip(averages, values, strict=True)], progress.average)
+    groups = optimizer.state_dict()["param_groups"]
+    kept = [group | learned for group, learned in zip(groups, manifest["groups"], strict=True)]
+    optimizer.load_state_dict({"state": {n: one for n, one in state.items() if one}, "param_groups": kept})
+    progress.notes.update(manifest["notes"])
+
+
+def _shape(value: Tensor | None) -> torch.Size | None:
+    return None if value is None else value.shape

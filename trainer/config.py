@@ -13,17 +13,27 @@ from typing import Any, Literal, TypeVar
 
 import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.config import JsonDict
 
 from trainer import detect, files
-from trainer.adapters import Lora
+from trainer.adapters import LoHa, LoKr, Lora
 from trainer.errors import UserError
-from trainer.optimizers import AdamW, Constant, Cosine
-from trainer.schema import Section, paths
+from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.recipe import (
+    BASIC,
+    CaptionsConfig,
+    ObjectiveConfig,
+    PicturesConfig,
+    PreservationConfig,
+    PriorConfig,
+    TrainingConfig,
+)
+from trainer.schedules import Constant, Cosine, Linear, Stable
+from trainer.schema import Section, paths, sections
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
-BASIC: JsonDict = {"level": "basic"}
+# What a union is when nobody says so; a preset or a file may say otherwise.
+KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -46,75 +56,6 @@ class ModelConfig(Section):
         "auto", title="Objective",
         description="What the base predicts; auto reads it from the model, or asks it where the model does not say.",
     )  # fmt: skip
-
-
-class TrainingConfig(Section):
-    """The loop."""
-
-    steps: int = Field(
-        0, ge=0, le=1_000_000, title="Steps", json_schema_extra=BASIC,
-        description="Number of optimizer steps; 0 = from the number of pictures (see exposures).",
-    )  # fmt: skip
-    exposures: int = Field(
-        240, ge=1, le=100_000, title="Exposures",
-        description="When steps is 0: pictures seen in all, as a factor on the square root of their number.",
-    )  # fmt: skip
-    batch_size: int = Field(4, ge=1, le=256, title="Batch size", description="Pictures in one pass.")
-    accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes that make one step.")
-    resolution: int = Field(
-        512,
-        ge=64,
-        le=2048,
-        multiple_of=64,
-        title="Resolution",
-        description="Side in pixels of a square with a picture's area.",
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        title="Precision",
-        description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 on a CPU.",
-    )
-    clip: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Largest length of the gradient; 0 = off.")
-    min_snr_gamma: float = Field(
-        0.0, ge=0, le=100, title="Min-SNR gamma",
-        description="Weight of the loss by noise level (Hang et al. 2023, arXiv 2303.09556); 0 = off, 5 is usual.",
-    )  # fmt: skip
-    caption_dropout: float = Field(
-        0.0, ge=0, le=1, title="Caption dropout", description="Share of the captions that are left out at random."
-    )
-    flip: bool = Field(
-        False, title="Mirror", description="Also show each picture mirrored; not for faces with a parting or text."
-    )
-    text_encoder: bool = Field(
-        False,
-        title="Train the text encoder",
-        description="Also adapt the attention of the text encoder; slower, seldom needed.",
-    )
-    text_encoder_factor: float = Field(
-        0.5, gt=0, le=10, title="Text encoder's rate", description="Its learning rate as a factor on the learning rate."
-    )
-
-
-class PreservationConfig(Section):
-    """Keeps the base as it is where the trigger is absent, so that the trigger is a switch.
-
-    Some pictures of a batch are seen once more with the trigger taken out of their caption, or with another prompt;
-    there the adapter has to predict what the base alone predicts for the same noisy picture.
-    """
-
-    share: float = Field(
-        0.0, ge=0, le=1, title="Preservation",
-        description="Share of the pictures that are seen again without the trigger, to stay as the base draws them.",
-    )  # fmt: skip
-    weight: float = Field(
-        4.0, gt=0, le=1000, title="Preservation weight", description="Weight of such a picture in the loss."
-    )
-    others: float = Field(
-        0.25, ge=0, le=1, title="Other prompts", description="Share of them that get one of the prompts below instead."
-    )
-    prompts: tuple[str, ...] = Field(
-        ("",), max_length=200, title="Prompts to preserve", description="One a line; what else the base should keep."
-    )
 
 
 class PreviewConfig(Section):
@@ -159,6 +100,7 @@ class Record(Section):
     objective: str = Field("", description="How it was found what the base predicts.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="What it was trained on.")
+    restarts: int = Field(0, ge=0, description="How often the instability guard halved the learning rate.")
 
 
 class TrainConfig(Section):
@@ -188,10 +130,18 @@ class TrainConfig(Section):
     )  # fmt: skip
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="All that is random follows from it.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
-    adapter: Lora = Field(default_factory=Lora, title="Adapter")
-    optimizer: AdamW = Field(default_factory=AdamW, title="Optimizer")
-    schedule: Constant | Cosine = Field(default_factory=Cosine, discriminator="kind", title="Schedule")
+    adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
+    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree = Field(
+        default_factory=AdamW, discriminator="kind", title="Optimizer"
+    )
+    schedule: Constant | Cosine | Linear | Stable = Field(
+        default_factory=Cosine, discriminator="kind", title="Schedule"
+    )
     training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, title="Objective")
+    captions: CaptionsConfig = Field(default_factory=CaptionsConfig, title="Captions")
+    pictures: PicturesConfig = Field(default_factory=PicturesConfig, title="Pictures")
+    prior: PriorConfig = Field(default_factory=PriorConfig, title="Prior pictures")
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
@@ -218,6 +168,21 @@ class TrainConfig(Section):
             raise ValueError(
                 f"training.resolution: the built-in base micro draws {side} x {side} pixels; set it to {side}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> "TrainConfig":
+        kind = self.optimizer.kind
+        if kind == "schedule-free" and self.schedule.kind != "constant":
+            raise ValueError("schedule.kind: schedule-free AdamW needs the constant schedule")
+        if kind == "schedule-free" and self.training.ema:
+            raise ValueError("training.ema: schedule-free AdamW averages already; set it to 0")
+        if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
+            raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
+        if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
+            raise ValueError("adapter.up_factor: Prodigy has one rate for all parts; set it to 1")
+        if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
+            raise ValueError("preview.strength: DoRA previews can only be at strength 1")
         return self
 
 
@@ -281,7 +246,7 @@ def build(data: dict[str, Any]) -> TrainConfig:
     told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
     under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
-    return check(TrainConfig, _merge(under, data))
+    return check(TrainConfig, _merge(_merge(KINDS, under), data))
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -318,7 +283,7 @@ def messages(error: ValidationError) -> dict[str, str]:
     """One sentence for each wrong setting, by its path (`training.steps`), with its nearest real name if unknown."""
     found: dict[str, str] = {}
     for one in error.errors():
-        path = ".".join(str(part) for part in one["loc"] if part not in ("constant", "cosine"))
+        path = ".".join(str(part) for place, part in enumerate(one["loc"]) if place != 1 or part not in _kinds())
         if one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path, paths(TrainConfig), n=1)
             found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
@@ -328,6 +293,12 @@ def messages(error: ValidationError) -> dict[str, str]:
             text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
             found[path] = f"{path}: {text}" if path else text
     return found
+
+
+@cache
+def _kinds() -> set[str]:
+    unions = (sections(info.annotation) for info in TrainConfig.model_fields.values() if info.discriminator)
+    return {str(one.model_fields["kind"].default) for kinds in unions for one in kinds}
 
 
 def load(path: Path) -> TrainConfig:

@@ -21,6 +21,7 @@ from trainer.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
+MASK = ".mask.png"
 CACHE = ".cache"
 BIN = ".bin"
 MAX_PIXELS = 64_000_000
@@ -87,12 +88,28 @@ def create(name: str) -> Path:
     return folder
 
 
+def read_prior(dataset: str) -> tuple[Example, ...]:
+    """The examples of the data set of prior pictures; none if it is "".
+
+    Raises:
+        UserError: there is no such folder, or there are no pictures in it.
+    """
+    examples = read(folder_of(dataset)) if dataset else ()
+    if dataset and not examples:
+        raise UserError("There are no prior pictures in that data set.", "Add some, or leave prior pictures out.")
+    return examples
+
+
 def pictures(folder: Path) -> list[Path]:
-    """The picture files of a data set in the order of their names; links are not followed."""
+    """The picture files of a data set in the order of their names; masks are none, and links are not followed."""
     return sorted(
         one
         for one in folder.iterdir()
-        if one.suffix.lower() in SUFFIXES and not one.name.startswith(".") and one.is_file() and not one.is_symlink()
+        if one.suffix.lower() in SUFFIXES
+        and not one.name.startswith(".")
+        and not one.name.lower().endswith(MASK)
+        and one.is_file()
+        and not one.is_symlink()
     )
 
 
@@ -122,6 +139,20 @@ def picture_size(path: Path) -> tuple[int, int] | None:
 def caption_file(picture: Path) -> Path:
     """Where the caption of a picture lies."""
     return picture.with_suffix(".txt")
+
+
+def mask_file(picture: Path) -> Path:
+    """Where the mask of a picture lies, if it has one: white where it is to be learned."""
+    return picture.with_suffix(MASK)
+
+
+def read_captions(picture: Path) -> tuple[str, ...]:
+    """Each line of a caption file that says something, as a caption of its own."""
+    try:
+        data = caption_file(picture).read_bytes()
+    except FileNotFoundError:
+        return ()
+    return tuple(line for line in map(one_line, decode_text(data).splitlines()) if line)
 
 
 def read_caption(picture: Path) -> str:
@@ -185,6 +216,9 @@ def digest(examples: Sequence[Example]) -> str:
     for example in examples:
         total.update(hashlib.sha256(example.path.read_bytes()).digest())
         total.update(hashlib.sha256(example.caption.encode()).digest())
+        mask = mask_file(example.path)
+        if mask.is_file():
+            total.update(hashlib.sha256(mask.read_bytes()).digest())
     return total.hexdigest()
 
 
@@ -258,6 +292,24 @@ def bucket(width: int, height: int, resolution: int, step: int = 64) -> tuple[in
     return min(candidates, key=lambda size: (abs(math.log(size[0] / size[1]) - ratio), -size[0] * size[1]))
 
 
+def buckets(sizes: Sequence[tuple[int, int]], resolution: int) -> list[tuple[int, int]]:
+    """The bucket of each picture (width, height) of a data set, with the rare buckets joined to others.
+
+    A bucket of few pictures is seen in the same few batches again and again, so that there are at most 5 buckets, or
+    one for each 20 pictures if that is more. The rarest goes to the one of the nearest aspect ratio.
+    """
+    found = [bucket(width, height, resolution) for width, height in sizes]
+    counts = Counter(found)
+    while len(counts) > max(5, len(sizes) // 20):
+        rare = min(counts, key=lambda size: (counts[size], size))
+        near = min(
+            counts.keys() - {rare}, key=lambda size: (abs(math.log(size[0] * rare[1] / size[1] / rare[0])), size)
+        )
+        found = [near if size == rare else size for size in found]
+        counts = Counter(found)
+    return found
+
+
 # Removing and bringing back -------------------------------------------------------------------------------------
 
 
@@ -265,7 +317,7 @@ def remove(picture: Path) -> Path:
     """Move a picture and its caption to the data set's bin; returns the folder there, for `restore`."""
     place = picture.parent / BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     place.mkdir(parents=True)
-    for path in (caption_file(picture), picture):
+    for path in (caption_file(picture), mask_file(picture), picture):
         if path.is_file():
             path.replace(place / path.name)
     return place

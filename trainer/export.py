@@ -20,11 +20,15 @@ from trainer import __version__, adapter_file, detect, events, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
-from trainer.families import ADAPTER, Adapter, Family, adapted
+from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight
 from trainer.runs import Run
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings.
 TOLERANCE = 5e-3
+NOT_IN_DIFFUSERS = (
+    "diffusers cannot load this kind of adapter, so that the file was compared with the trained adapter only; it is "
+    "for ComfyUI, Forge and programs with LyCORIS, and for Try out."
+)
 
 
 def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> Path:
@@ -46,7 +50,10 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
         file = adapter_file.read(path)
         compare(file, adapter)
         adapter.detach()
-        load_with_diffusers(family, file)
+        if adapter_file.readable_by_diffusers(file):
+            load_with_diffusers(family, file)
+        else:
+            run.report(events.Warned(message=NOT_IN_DIFFUSERS))
     except Exception:
         path.unlink(missing_ok=True)
         raise
@@ -63,8 +70,11 @@ def compare(file: AdapterFile, adapter: Adapter) -> None:
         raise RuntimeError("the file has other modules than the adapter")
     for name, layer in adapter.layers.items():
         trained = layer.delta()
-        error = (file.modules[name].delta() - trained).norm()
-        if error > TOLERANCE * trained.norm() + 1e-7:
+        weight = base_weight(layer)
+        # A DoRA module's rows are given a length anew, so that they are rounded as a whole weight is.
+        size = trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0)
+        error = (file.modules[name].delta(weight) - trained).norm()
+        if error > TOLERANCE * size + 1e-7:
             raise RuntimeError(f"the file's {name} differs from the trained adapter by {float(error):.3g}")
 
 
@@ -95,6 +105,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
     tags = Counter(tag for caption in captions for tag in (part.strip() for part in caption.split(",")) if tag)
     dataset_name = f"1_{files.safe_name(Path(config.dataset).name, 'pictures')}"
     size = str(config.training.resolution)
+    network, arguments = config.adapter.network
     values: dict[str, Any] = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.architecture,
@@ -106,10 +117,10 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "modelspec.trigger_phrase": config.trigger,
         "ss_base_model_version": family.base_version,
         "ss_v2": family.base_version.startswith("sd_v2"),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": network,
         "ss_network_dim": config.adapter.rank,
-        "ss_network_alpha": config.adapter.alpha,
-        "ss_network_args": "{}",
+        "ss_network_alpha": config.adapter.file_alpha,
+        "ss_network_args": json.dumps(arguments),
         "ss_output_name": config.name,
         "ss_sd_model_name": Path(config.model.base).name,
         "ss_resolution": f"({size}, {size})",
@@ -124,7 +135,8 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         else "None",
         "ss_optimizer": config.optimizer.kind,
         "ss_lr_scheduler": config.schedule.kind,
-        "ss_min_snr_gamma": config.training.min_snr_gamma or "None",
+        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None",
+        "ss_noise_offset": config.objective.noise_offset or "None",
         "ss_mixed_precision": "no" if config.training.precision == "fp32" else config.training.precision,
         "ss_tag_frequency": json.dumps({dataset_name: dict(tags)}),
         "ss_dataset_dirs": json.dumps({dataset_name: {"n_repeats": 1, "img_count": pictures}}),
@@ -139,8 +151,9 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 def without_paths(config: TrainConfig) -> TrainConfig:
     """The settings as they may be published: of each path only its last part."""
     name = config.model.base if detect.is_hub_name(config.model.base) else Path(config.model.base).name
-    model = config.model.model_copy(update={"base": name})
-    return config.model_copy(update={"model": model, "dataset": Path(config.dataset).name})
+    base = config.model.model_copy(update={"base": name})
+    prior = config.prior.model_copy(update={"dataset": Path(config.prior.dataset).name})
+    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name, "prior": prior})
 
 
 def with_hashes(data: bytes) -> bytes:

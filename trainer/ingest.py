@@ -60,12 +60,29 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def decode(data: bytes) -> Image.Image:
-    """A picture as a viewer shows it, in RGB: rotation applied, 16 bits scaled, alpha composed on white.
+def decode(data: bytes, background: str = "white") -> Image.Image:
+    """A picture as a viewer shows it, in RGB: rotation applied, 16 bits scaled, alpha composed on a plain colour.
 
     Raises:
         UserError: it is no picture of a known format, damaged, or too large.
     """
+    return _to_rgb(_decode(data), background)
+
+
+def opacity(data: bytes) -> Image.Image | None:
+    """How opaque a picture is at each pixel, as grey; None if it is opaque everywhere.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    image = _decode(data)
+    if not _has_alpha(image):
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema()[0] != 255 else None
+
+
+def _decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
@@ -73,7 +90,7 @@ def decode(data: bytes) -> Image.Image:
                 if image.width * image.height > dataset.MAX_PIXELS:
                     raise Image.DecompressionBombError
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
@@ -84,14 +101,18 @@ def decode(data: bytes) -> Image.Image:
         raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         scaled = np.clip(np.asarray(image, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if _has_alpha(image):
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        below = Image.new("RGBA", image.size, background)
+        return Image.alpha_composite(below, image).convert("RGB")
     return image.convert("RGB")
 
 

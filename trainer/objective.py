@@ -3,7 +3,7 @@
 import torch
 
 from trainer import events, files
-from trainer.cache import Batch
+from trainer.batches import Batch
 from trainer.config import TrainConfig, dump
 from trainer.families import Family, probe
 from trainer.loss import encode
@@ -26,7 +26,7 @@ def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Train
         reason = "as set"
     elif family.found.objective is None:
         with torch.no_grad():
-            conditioning = batch.conditioning or encode(family, batch, batch.captions)
+            conditioning = batch.conditioning or encode(family, batch, batch.captions, config.captions.chunks)
         errors = probe.ask(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):

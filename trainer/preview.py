@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from trainer import adapter_file, config, events, families, files
+from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, probe
@@ -111,18 +113,24 @@ class Painter:
             UserError: the base or an adapter cannot be used.
         """
         family = self._load_base(ModelConfig(base=picture.base, revision=picture.revision, objective=picture.objective))
-        names, strengths = [], []
+        names, strengths, patches = [], [], []
         for file, strength in picture.adapters:
-            if strength:
-                names.append(self._load_adapter(family, Path(file)))
+            if not strength:
+                continue
+            adapter = read_adapter(Path(file))
+            if adapter_file.readable_by_diffusers(adapter):
+                names.append(self._load_adapter(family, Path(file), adapter))
                 strengths.append(strength)
+            else:
+                patches.append((adapter, strength))
         pipeline = family.pipeline()
         if names:
             pipeline.enable_lora()
             pipeline.set_adapters(names, strengths)
         elif self._loaded:
             pipeline.disable_lora()
-        return paint(family, picture, progress)
+        with families.patched(family, patches):
+            return paint(family, picture, progress)
 
     def _load_base(self, base: ModelConfig) -> Family:
         if self._family is None or self._base != base:
@@ -133,13 +141,10 @@ class Painter:
             self._base = base
         return self._family
 
-    def _load_adapter(self, family: Family, file: Path) -> str:
+    def _load_adapter(self, family: Family, file: Path, adapter: AdapterFile) -> str:
         """Load an adapter file under a name of its own; a file that was written anew is loaded anew."""
-        if not file.is_file():
-            raise UserError(f"The adapter {file.name} is not there.", "Choose another one.")
         key = (str(file), file.stat().st_mtime_ns)
         if key not in self._loaded:
-            tensors = adapter_file.read(file).tensors
             base_name = Path(self._base.base if self._base else "").name
             pipeline = family.pipeline()
             if len(self._loaded) >= 8:
@@ -147,7 +152,7 @@ class Painter:
                 self._loaded = {}
             name = f"adapter{len(self._loaded)}"
             try:
-                pipeline.load_lora_weights(tensors, adapter_name=name)
+                pipeline.load_lora_weights(dict(adapter.tensors), adapter_name=name)
             except (ValueError, RuntimeError, KeyError, IndexError) as error:
                 self._family = None  # it may be half loaded
                 raise UserError(
@@ -156,6 +161,22 @@ class Painter:
                 ) from error
             self._loaded[key] = name
         return self._loaded[key]
+
+
+@lru_cache(maxsize=16)
+def _read_adapter(file: Path, _: int) -> AdapterFile:
+    return adapter_file.read(file)
+
+
+def read_adapter(file: Path) -> AdapterFile:
+    """An adapter file; one that was written anew is read anew.
+
+    Raises:
+        UserError: it is not there, or is no adapter file.
+    """
+    if not file.is_file():
+        raise UserError(f"The adapter {file.name} is not there.", "Choose another one.")
+    return _read_adapter(file, file.stat().st_mtime_ns)
 
 
 def serve() -> None:

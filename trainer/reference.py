@@ -14,14 +14,14 @@ def table() -> str:
     return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *_rows(TrainConfig, "")]) + "\n"
 
 
-def _rows(section: type[BaseModel], prefix: str) -> list[str]:
+def _rows(section: type[BaseModel], prefix: str, *, choice: bool = False) -> list[str]:
     rows = []
     for name, info in section.model_fields.items():
         kinds = sections(info.annotation)
-        if name == "record" or (name == "kind" and len(get_args(info.annotation)) < 2 and prefix != "schedule."):
+        if name == "record" or (name == "kind" and not choice):
             continue
         for kind in kinds:
-            rows += _rows(kind, f"{prefix}{name}.")
+            rows += _rows(kind, f"{prefix}{name}.", choice=len(kinds) > 1)
         if not kinds:
             choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
             default = "" if info.is_required() else f"`{json.dumps(info.default)}`"

@@ -1,10 +1,12 @@
 """Run folders under `outputs/`: create, list, start, ask, look at, delete. The folder is the whole interface.
 
-    config.toml     settings: written at creation, completed by the worker before step 1, then never again
+    config.toml     settings: written at creation, completed by the worker before step 1; after that only what the run
+                    itself decides on the way is written anew: its steps when asked to cool down, its learning rate
+                    when the instability guard begins again
     events.jsonl    what the worker reports
     worker.log      what the worker prints
     worker.lock     held while a worker lives
-    ask/            empty files: stop, checkpoint, preview (anybody writes, the worker removes)
+    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes)
     checkpoints/    what the run can be resumed from
     previews/       pictures
     <name>.safetensors
@@ -30,7 +32,7 @@ from trainer import detect, events, files
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
-Command = Literal["stop", "checkpoint", "preview"]
+Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 DEVICE_LOCK = ".device.lock"
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
@@ -154,13 +156,17 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 
 def _anchored(config: TrainConfig) -> TrainConfig:
     """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
-    base, folder = config.model.base, Path(config.dataset).expanduser()
+    base = config.model.base
     if base != configs.MICRO and detect.is_here(base):
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
-    if not (files.datasets() / config.dataset).is_dir() and folder.is_dir():
-        config = config.model_copy(update={"dataset": str(folder.resolve())})
-    return config
+    prior = config.prior.model_copy(update={"dataset": _absolute(config.prior.dataset)})
+    return config.model_copy(update={"dataset": _absolute(config.dataset), "prior": prior})
+
+
+def _absolute(dataset: str) -> str:
+    folder = Path(dataset).expanduser()
+    return dataset if (files.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
 
 
 def find(run_id: str) -> Run:

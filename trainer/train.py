@@ -7,15 +7,31 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, cache, checkpoint, dataset, events, export, families, files, objective, preview
-from trainer.config import Record, TrainConfig, TrainingConfig, dump, planned_steps
+from trainer import (
+    __version__,
+    cache,
+    captions,
+    checkpoint,
+    dataset,
+    events,
+    export,
+    families,
+    files,
+    objective,
+    preview,
+    update,
+)
+from trainer.config import Record, TrainConfig, dump, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.loss import training_loss
-from trainer.randomness import generator
+from trainer.randomness import generator, seed_dropout
+from trainer.recipe import TrainingConfig
 from trainer.runs import Run
+from trainer.schedules import Stable
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+RESTARTS = 3
 
 
 def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main path stays on one screen
@@ -31,62 +47,122 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     family = families.load(config.model, accelerator.device, PRECISIONS[precision])
     examples = dataset.read(dataset.folder_of(config.dataset))
     config = complete(config, run, examples, family)
-    captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
-    warn(run, config, family, captions)
+    texts = [captions.texts(example, config, config.trigger) for example in examples]
+    warn(run, config, family, texts)
     batches = cache.build(family, examples, config, run.progress)
     config = objective.settle(config, family, batches.at(0, 0), run)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
-    optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
-    parameters = list(adapter.parameters())
-    step, steps = checkpoint.resume(run, adapter, optimizer), config.training.steps
-    facts = export.metadata(family, config, run, captions, len(examples))
+    if config.training.gradient_checkpointing:
+        families.save_memory(family)
+    progress = begin(config, adapter)
+    step = checkpoint.resume(run, progress)
+    scaler = update.scaled(accelerator.scaler, progress)
+    written = [first for first, *_ in texts]
 
     def save() -> None:
-        checkpoint.save_checkpoint(run, adapter, optimizer, step, config.checkpoint.keep, facts)
+        facts = export.metadata(family, config, run, written, len(examples))
+        checkpoint.save_checkpoint(run, adapter, progress, step, config.checkpoint.keep, facts)
 
-    device = device_name(accelerator.device)
-    run.report(events.Started(step=step, steps=steps, pid=psutil.Process().pid, device=device))
+    run.report(started(step, config, family.device))
     saved = time.monotonic()
 
-    while step < steps:
+    while step < config.training.steps:
         begun = time.monotonic()
         loss = torch.zeros((), device=accelerator.device)
         for micro in range(config.training.accumulation):
             rng = generator(config.seed, step, micro, "noise")
+            seed_dropout(config.seed, step, micro, "dropout")
             with accelerator.autocast():
                 part = training_loss(family, adapter, batches.at(step, micro), config, rng)
             accelerator.backward(part / config.training.accumulation)
             loss += part.detach() / config.training.accumulation
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.training.clip or float("inf"))
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise UserError(
-                f"The training became unstable after step {step}: loss {loss.item()}, gradient {norm.item()}.",
-                "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
-            )
-        rate = config.optimizer.learning_rate * config.schedule.factor(step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        optimizer.step()
-        optimizer.zero_grad()
+        rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
+        norm = update.clip(progress, config.training.clip, scaler)
+        if update.exploded(norm, step, config, progress):
+            config, step = restarted(config, run, step, norm), 0
+            adapter.reset(config.seed)
+            progress = begin(config, adapter)
+            run.report(started(step, config, family.device))
+            continue
+        update.check(loss.item(), norm, step, scaler)
+        update.advance(progress, rate, scaler)
         step += 1
+        progress.follow(step, config.training.ema)
 
         run.report(events.Step(
-            step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm.item(),
+            step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
-        if due(step, config.preview.every) or step == steps or run.asked("preview"):
-            preview.make(family, adapter, config.preview, run, step)
+        if due(step, config.preview.every) or step == config.training.steps or run.asked("preview"):
+            with progress.settled(adapter):
+                preview.make(family, adapter, config.preview, run, step)
+        if run.asked("cooldown"):
+            config = cooled(config, run, step)
+            run.report(started(step, config, family.device))
         stop = run.asked("stop")
         late = time.monotonic() - saved > 60 * config.checkpoint.minutes
-        if due(step, config.checkpoint.every) or step == steps or late or stop or run.asked("checkpoint"):
+        last = step == config.training.steps
+        if due(step, config.checkpoint.every) or last or late or stop or run.asked("checkpoint"):
             save()
             saved = time.monotonic()
-        if stop and step < steps:
+        if stop and not last:
             return run.report(events.Stopped(step=step))
 
-    path = export.write(family, adapter, config, run, captions)
+    with progress.settled(adapter):
+        path = export.write(family, adapter, config, run, written)
     return run.report(events.Finished(step=step, export=path.name))
+
+
+def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
+    """That the run begins, or goes on, or has another number of steps from here on."""
+    return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=device_name(device))
+
+
+def begin(config: TrainConfig, adapter: families.Adapter) -> checkpoint.Progress:
+    """The optimizer over an adapter, and its running mean if there is to be one, before the first step."""
+    optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
+    optimizer.zero_grad()  # of a run that begins again
+    progress = checkpoint.Progress(optimizer)
+    if config.training.ema:
+        progress.average.extend(parameter.detach().clone() for parameter in progress.parameters())
+    return progress
+
+
+def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfig:
+    """The settings of a run that begins again at half the learning rate; they are written down, and it is said.
+
+    Raises:
+        UserError: it was done before, again and again.
+    """
+    if config.record.restarts >= RESTARTS:
+        raise UserError(
+            f"The training became unstable {RESTARTS + 1} times, each time at half the learning rate of before.",
+            "Lower the learning rate or alpha much, or look for a broken picture.",
+        )
+    rate = config.optimizer.learning_rate / 2
+    message = f"The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}."
+    run.report(events.Warned(message=message))
+    config = config.model_copy(
+        update={
+            "optimizer": config.optimizer.model_copy(update={"learning_rate": rate}),
+            "record": config.record.model_copy(update={"restarts": config.record.restarts + 1}),
+        }
+    )
+    checkpoint.forget(run)
+    files.write(run.config_file, dump(config))
+    return config
+
+
+def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
+    """The settings of a run that begins its cool-down now, if its schedule has one; they are written down."""
+    if not isinstance(config.schedule, Stable):
+        run.report(events.Warned(message="This schedule has no cool-down that could begin early; the run goes on."))
+        return config
+    steps = config.schedule.shortened(step, config.training.steps)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
+    files.write(run.config_file, dump(config))
+    return config
 
 
 def due(step: int, every: int) -> bool:
@@ -95,7 +171,13 @@ def due(step: int, every: int) -> bool:
 
 
 def resolved_precision(training: TrainingConfig) -> str:
-    """What "auto" means here: bf16 on a GPU that has it, fp32 elsewhere."""
+    """What "auto" means here: bf16 on a GPU that has it, fp32 elsewhere.
+
+    Raises:
+        UserError: fp16 without a GPU.
+    """
+    if training.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("fp16 needs a GPU; a CPU computes in it slowly or not at all.", "Use fp32, bf16 or auto.")
     if training.precision != "auto":
         return training.precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
@@ -114,7 +196,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         )
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest(examples),
+        dataset_sha256=dataset.digest((*examples, *dataset.read_prior(config.prior.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=device_name(family.device),
@@ -122,14 +204,14 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     if config.record.dataset_sha256:
         same_as_begun(config.record, record)
         return config
-    captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
+    written = [captions.texts(example, config, config.trigger)[0] for example in examples]
     training = config.training.model_copy(
         update={
             "steps": planned_steps(config.training, len(examples)),
             "precision": resolved_precision(config.training),
         }
     )
-    prompts = config.preview.prompts or preview.default_prompts(config, captions)
+    prompts = config.preview.prompts or preview.default_prompts(config, written)
     model = {"family": family.found.family, "revision": family.found.revision}
     config = config.model_copy(
         update={
@@ -156,13 +238,12 @@ def same_as_begun(begun: Record, now: Record) -> None:
         raise UserError("The base model changed since this run began.", remedy)
 
 
-def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:
+def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tuple[str, ...]]) -> None:
     """Tell what will train, but not as its owner may think."""
-    long = [caption for caption in captions if family.count_tokens(caption)[0] > family.count_tokens(caption)[1]]
-    if long:
-        limit = family.count_tokens(long[0])[1]
+    limit = config.captions.chunks * family.count_tokens("")[1]
+    if long := sum(family.count_tokens(first)[0] > limit for first, *_ in texts):
         run.report(
-            events.Warned(message=f"{len(long)} captions are longer than {limit} tokens; the rest of each is not seen.")
+            events.Warned(message=f"{long} captions are longer than {limit} tokens; the rest of each is not seen.")
         )
     side = preview.native_side(family)
     if config.training.resolution < side:

@@ -13,11 +13,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer import adapter_file, cache, checkpoint, config, dataset, events, export, families, preview, runs
+from trainer import adapter_file, batches, cache, checkpoint, config, dataset, events, export, families, preview, runs
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.loss import min_snr_weight, training_loss
+from trainer.loss import training_loss
 from trainer.randomness import generator
 from trainer.runs import Run
 from trainer.train import complete, due, train
@@ -67,12 +67,51 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "text encoder": {"training__text_encoder": True},
     "accumulation": {"training__accumulation": 2},
-    "flip": {"training__flip": True},
-    "dropout": {"training__caption_dropout": 0.5},
-    "min-SNR": {"training__min_snr_gamma": 5.0},
+    "flip": {"pictures__flip": True},
+    "dropout": {"captions__dropout": 0.5},
+    "min-SNR": {"objective__weighting": "min-snr"},
     "preservation": {"preservation__share": 0.3},
     "preservation of the text encoder": {"preservation__share": 0.3, "training__text_encoder": True},
     "constant": {"schedule__kind": "constant"},
+    "cosine with restarts": {"schedule__cycles": 2},
+    "linear": {"schedule__kind": "linear"},
+    "warm-up, stable, cool-down": {"schedule__kind": "stable"},
+    "Adafactor": {"optimizer__kind": "adafactor", "optimizer__learning_rate": 0.01, "optimizer__weight_decay": 0.1},
+    "Lion": {"optimizer__kind": "lion", "optimizer__learning_rate": 0.001},
+    "Prodigy": {"optimizer__kind": "prodigy"},
+    "schedule-free": {
+        "optimizer__kind": "schedule-free",
+        "optimizer__learning_rate": 0.01,
+        "schedule__kind": "constant",
+        "preview__every": 2,
+    },
+    "debiased, Huber": {"objective__weighting": "debiased", "objective__measure": "huber"},
+    "P2, scheduled Huber": {"objective__weighting": "p2", "objective__measure": "scheduled-huber"},
+    "logit-normal in a range": {"objective__timesteps": "logit-normal", "objective__last_timestep": 700},
+    "noise": {"objective__noise_offset": 0.1, "objective__input_perturbation": 0.1},
+    "masks": {"objective__masked": True},
+    "shuffled tags": {"captions__shuffle": True, "captions__dropout": 0.2, "preservation__share": 0.3},
+    "shuffled tags, text encoder": {"captions__shuffle": True, "captions__chunks": 2, "training__text_encoder": True},
+    "a caption a line, long": {"captions__alternatives": True, "captions__chunks": 3},
+    "crops": {"pictures__crops": 2, "pictures__flip": True},
+    "random backgrounds": {"pictures__background": "random", "objective__masked": True},
+    "prior pictures": {"prior__dataset": "rin", "prior__share": 0.4, "prior__weight": 0.5, "training__accumulation": 2},
+    "averaging": {"training__ema": 0.9, "preview__every": 2},
+    "gradient checkpointing": {
+        "training__gradient_checkpointing": True,
+        "training__text_encoder": True,
+        "adapter__rank_dropout": 0.3,
+    },
+    "LoRA+": {"adapter__up_factor": 4.0, "training__text_encoder": True},
+    "LoCon with dropouts": {"adapter__targets": "conv", "adapter__dropout": 0.2, "adapter__rank_dropout": 0.3},
+    "attention of the up blocks": {"adapter__targets": "attention", "adapter__blocks": ["up_blocks"]},
+    "rsLoRA": {"adapter__rslora": True},
+    "DoRA": {"adapter__dora": True, "adapter__targets": "conv", "preview__every": 2},
+    "LoHa": {"adapter__kind": "loha", "adapter__rank": 4, "adapter__targets": "conv", "adapter__rank_dropout": 0.2},
+    "LoKr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "training__text_encoder": True},
+    "LoKr of full rank": {"adapter__kind": "lokr", "adapter__rank": 64, "preservation__share": 0.3},
+    "DoRA in bf16": {"adapter__dora": True, "training__precision": "bf16", "training__text_encoder": True},
+    "LoHa in bf16": {"adapter__kind": "loha", "training__precision": "bf16", "training__text_encoder": True},
     "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
 
@@ -180,12 +219,12 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=False, seed=0)
     for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.up)
+        torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
     path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
     file = adapter_file.read(path)
     name = next(iter(file.modules))
-    wrong = adapter_file.Module(file.modules[name].down, file.modules[name].up, 4.0)  # alpha = rank, as if folded
+    wrong = adapter_file.Lora(file.modules[name].parts, 4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
         export.compare(adapter_file.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
 
@@ -283,15 +322,14 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
 
 
-def test_batches_are_a_function_of_their_place(character: Path, tiny_sd: Path) -> None:
-    latents = [({"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)},) for _ in range(5)]
-    latents += [({"mean": torch.zeros(4, 8, 16), "std": torch.zeros(4, 8, 16)},) for _ in range(6)]
-    made = cache.Batches(latents, {}, [str(n) for n in range(11)], settings(tiny_sd), torch.device("cpu"))
-    epoch = [made._indices(number) for number in range(4)]  # 2 + 2 batches of 4
-    assert epoch == [made._indices(number) for number in range(4)]
+def test_batches_are_a_function_of_their_place() -> None:
+    sizes = [(4, 8, 8)] * 5 + [(4, 8, 16)] * 6
+    pool = batches.Pool([(Path(str(n)),) for n in range(11)], sizes, [(str(n),) for n in range(11)], 0, 4)
+    epoch = [pool.indices(number) for number in range(4)]  # 2 + 2 batches of 4
+    assert epoch == [pool.indices(number) for number in range(4)]
     assert sorted({index for batch in epoch for index in batch}) == list(range(11))
     assert all(max(batch) < 5 or min(batch) >= 5 for batch in epoch)
-    assert [made._indices(number) for number in range(4, 8)] != epoch
+    assert [pool.indices(number) for number in range(4, 8)] != epoch
 
 
 def test_pixels_keep_the_middle() -> None:
@@ -310,7 +348,7 @@ def test_loss_against_a_hand_computed_value(tiny_sd: Path) -> None:
     adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
     with torch.no_grad():
         text = family.encode_prompts(["a", "b"])
-        batch = cache.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
+        batch = batches.Batch(mean, torch.zeros_like(mean), text, ("a", "b"))
         loss = training_loss(family, adapter, batch, settings(tiny_sd), generator(0, "x"))
         rng = generator(0, "x")
         torch.randn(mean.shape, generator=rng)
@@ -332,7 +370,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
     noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps := torch.randint(1000, (2,), generator=rng))
     base = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"])).detach()
     adapter = families.attach(family, Lora(rank=2), text_encoder=text_encoder, seed=0)
-    plain = cache.Batch(mean, torch.zeros_like(mean), None, ("a", "b"))
+    plain = batches.Batch(mean, torch.zeros_like(mean), None, ("a", "b"))
     kept = dataclasses.replace(plain, preserved=("other",))
 
     def both() -> list[Tensor]:
@@ -342,7 +380,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
     assert torch.allclose(fresh, fresh_kept, rtol=1e-6), "an adapter that changes nothing has nothing to preserve"
     with torch.no_grad():
         for layer in adapter.layers.values():
-            layer.up.normal_(std=0.1, generator=generator(5))
+            layer.trained()["up"].normal_(std=0.1, generator=generator(5))
     changed, changed_kept = both()
     own = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"]))
     assert (own - base).abs().max() > 1e-3
@@ -354,23 +392,15 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     examples = dataset.read(character)
     changes = {"preservation__share": 0.25, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, **changes)
-    batches = cache.build(family, examples, config, quiet)
-    drawn = [batches.at(step, 0).preserved for step in range(64)]
+    built = cache.build(family, examples, config, quiet)
+    drawn = [built.at(step, 0).preserved for step in range(64)]
     size = config.training.batch_size
     assert sum(map(len, drawn)) == 64 * size // 4
     texts = {text for prompts in drawn for text in prompts}
     assert "a dog" in texts
     assert all(not dataset.contains_trigger(text, config.trigger) for text in texts)
     assert len(texts) > 2
-    assert drawn == [batches.at(step, 0).preserved for step in range(64)]
-
-
-def test_min_snr_limits() -> None:
-    alpha = torch.tensor([0.999, 0.5, 0.01])
-    snr = alpha / (1 - alpha)
-    assert torch.allclose(min_snr_weight(alpha, 1e9, "epsilon"), torch.ones(3))
-    assert torch.allclose(min_snr_weight(alpha, 5.0, "epsilon"), torch.tensor([5 / float(snr[0]), 1.0, 1.0]))
-    assert torch.allclose(min_snr_weight(alpha, 5.0, "v_prediction"), snr.clamp(max=5) / (snr + 1))
+    assert drawn == [built.at(step, 0).preserved for step in range(64)]
 
 
 @pytest.mark.parametrize(
@@ -411,3 +441,18 @@ def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path)
 def test_due() -> None:
     assert [step for step in range(1, 7) if due(step, 3)] == [3, 6]
     assert not any(due(step, 0) for step in range(1, 7))
+
+
+def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="stable", schedule__warmup=0.0))
+
+    def asker(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 8:
+            runs.ask(run, "cooldown")
+
+    train(run.config(), Run(run.folder, asker))
+    state = runs.look(run).state
+    assert (state.step, state.steps, run.config().training.steps) == (10, 10, 10)
+    rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
+    assert rates[7] == pytest.approx(0.01)
+    assert rates[-1] < rates[7]

@@ -50,13 +50,14 @@ def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:
 def test_only_what_differs_is_given_and_it_comes_back() -> None:
     changes = {
         "form-training-steps": 30,
-        "form-adapter-rank": 8.0,
+        "form-adapter-rank-lora": 8.0,
         "form-preview-prompts": " a \n\n b",
-        "form-training-flip": True,
+        "form-pictures-flip": True,
     }
     data = read(**changes)
     assert data == {
-        "training": {"steps": 30, "flip": True}, "adapter": {"rank": 8}, "preview": {"prompts": ["a", "b"]},
+        "training": {"steps": 30}, "pictures": {"flip": True}, "adapter": {"rank": 8, "kind": "lora"},
+        "preview": {"prompts": ["a", "b"]},
     }  # fmt: skip
     config = form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
     assert form.read(ENTRIES, form.values(ENTRIES, config), form.standard("character", "micro")) == data
@@ -79,11 +80,11 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
 @pytest.mark.parametrize(
     ("widget", "value", "title"),
     [
-        ("form-adapter-rank", 0, "Rank"),
-        ("form-adapter-rank", None, "Rank"),
-        ("form-adapter-rank", 2.5, "Rank"),
-        ("form-optimizer-learning-rate", float("nan"), "Learning rate"),
-        ("form-optimizer-learning-rate", float("inf"), "Learning rate"),
+        ("form-adapter-rank-lora", 0, "Rank"),
+        ("form-adapter-rank-lora", None, "Rank"),
+        ("form-adapter-rank-lora", 2.5, "Rank"),
+        ("form-optimizer-learning-rate-adamw", float("nan"), "Learning rate"),
+        ("form-optimizer-learning-rate-adamw", float("inf"), "Learning rate"),
         ("form-training-steps", -1, "Steps"),
         ("form-training-precision", "int1", "Precision"),
     ],
@@ -100,9 +101,9 @@ def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
 
 def test_another_preset_moves_what_was_not_changed() -> None:
     before, after = form.standard("character", "micro"), form.standard("style", "micro")
-    given = values(**{"form-adapter-rank": 4})
+    given = values(**{"form-adapter-rank-lora": 4})
     moved = dict(zip([entry.id for entry in ENTRIES], form.retuned(ENTRIES, given, before, after), strict=True))
-    assert moved["form-adapter-rank"] == 4
+    assert moved["form-adapter-rank-lora"] == 4
     assert moved["form-training-exposures"] == after.training.exposures != before.training.exposures
     large = dict(zip(moved, form.retuned(ENTRIES, given, before, form.standard("character", "/sd15")), strict=True))
     assert large["form-training-resolution"] == 512

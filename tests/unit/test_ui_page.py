@@ -221,7 +221,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert training.plan(*given()) == "<b>14 pictures, 94 steps</b>: each picture is seen about 54 times."
     assert "7 steps" in training.plan(*given(**{"form-training-steps": 7}))
-    assert "Rank" in training.plan(*given(**{"form-adapter-rank": -1}))
+    assert "Rank" in training.plan(*given(**{"form-adapter-rank-lora": -1}))
     assert "first" in training.plan(*given(project=""))
     dataset.create("empty")
     assert "no pictures" in training.plan(*given(project="empty"))

@@ -5,7 +5,6 @@ knows of data sets, losses or files for other programs.
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,21 +13,21 @@ from typing import Any, ClassVar, Protocol, Self
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
 from trainer import detect
-from trainer.adapters import Lora
+from trainer.adapter_file import AdapterFile
+from trainer.adapters import AdapterConfig, Lora, chosen
 from trainer.config import ModelConfig
 from trainer.detect import TITLES, Base, FamilyName, Objective
 from trainer.errors import UserError
 from trainer.families import pipelines
+from trainer.families.layers import ADAPTER, Layer, LoraPair, base_weight, drop_ranks, known
 from trainer.families.sd import SD, Conditioning
 from trainer.families.sdxl import SDXL
-from trainer.randomness import generator
 
-ADAPTER = "default"
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
 SMALL = 50_000_000
@@ -42,8 +41,12 @@ __all__ = [
     "Layer",
     "adapted",
     "attach",
+    "base_weight",
     "fingerprint",
     "load",
+    "named",
+    "patched",
+    "save_memory",
 ]
 
 
@@ -76,7 +79,7 @@ class Family(Protocol):
         """Take the denoiser's output as noise or as v, in training and in pictures."""
 
     def module_name(self, path: str) -> str:
-        """The name of a module of the denoiser in adapter files, without prefix, by its path."""
+        """The name of a linear or convolution layer of the denoiser in adapter files, without prefix, by its path."""
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, h, w] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
@@ -84,8 +87,11 @@ class Family(Protocol):
     def decode_latents(self, latents: Tensor) -> list[Image.Image]:
         """Pictures from scaled latents [b, c, h, w]."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts."""
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts.
+
+        Of each prompt, `chunks` times as many tokens are seen as the text encoder can take.
+        """
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b].
@@ -129,152 +135,180 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One adapted module: where it is in its model, its LoRA pair, and what it replaced."""
-
-    owner: nn.Module
-    attribute: str
-    lora: LoraLayer
-
-    @property
-    def down(self) -> Tensor:
-        """[rank, in] or [rank, in, kh, kw]."""
-        weight: Tensor = self.lora.lora_A[ADAPTER].weight
-        return weight
-
-    @property
-    def up(self) -> Tensor:
-        """[out, rank] or [out, rank, 1, 1]."""
-        weight: Tensor = self.lora.lora_B[ADAPTER].weight
-        return weight
-
-    @property
-    def alpha(self) -> float:
-        """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
-        return float(self.lora.scaling[ADAPTER]) * self.down.shape[0]
-
-    def delta(self) -> Tensor:
-        """The change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
-        down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
-        return (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
-
-
-@dataclass(frozen=True)
 class Adapter:
     """The trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
 
     layers: dict[str, Layer]
     hosts: tuple[nn.Module, ...]
+    settings: AdapterConfig
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All trained tensors, in a fixed order."""
         for name in sorted(self.layers):
-            layer = self.layers[name].lora
-            yield layer.lora_A[ADAPTER].weight
-            yield layer.lora_B[ADAPTER].weight
+            yield from self.layers[name].trained().values()
 
     def groups(self, text_factor: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer; `factor` scales the learning rate of each."""
         parts: dict[float, list[nn.Parameter]] = {}
         for name in sorted(self.layers):
-            layer = self.layers[name].lora
-            factor = 1.0 if name.startswith("lora_unet_") else text_factor
-            parts.setdefault(factor, []).extend((layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight))
+            for role, parameter in self.layers[name].trained().items():
+                factor = 1.0 if name.startswith("lora_unet_") else text_factor
+                if role == "up" and isinstance(self.settings, Lora):
+                    factor *= self.settings.up_factor
+                parts.setdefault(factor, []).append(parameter)
         return [{"params": parameters, "factor": factor} for factor, parameters in parts.items()]
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The file form that the programs share: `.lora_down.weight`, `.lora_up.weight`, `.alpha` for each module."""
-        found = {}
-        for name in sorted(self.layers):
-            layer = self.layers[name]
-            found[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-            found[f"{name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()
-            found[f"{name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
-        return found
+        """The file form that the programs share, such as `.lora_down.weight`, `.lora_up.weight` and `.alpha`."""
+        return {
+            f"{name}.{ending}": tensor.detach().to("cpu", torch.float32 if ending == "alpha" else dtype).contiguous()
+            for name in sorted(self.layers)
+            for ending, tensor in self.layers[name].tensors().items()
+        }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the values of `tensors()` of an adapter of the same form.
+    def reset(self, seed: int) -> None:
+        """Begin anew, as no change at all."""
+        for name, layer in self.layers.items():
+            layer.reset(seed, name)
 
-        Raises:
-            UserError: the names or shapes are not those of this adapter.
-        """
-        own = self.tensors()
-        odd = sorted({key.partition(".")[0] for key in own.keys() ^ tensors.keys()})
-        odd += [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
-        if odd:
-            raise UserError(
-                f"The saved adapter has another form than the settings ask for (first difference: {odd[0]}).",
-                "Give rank and trained parts the values they had, or start a new run.",
-            )
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                layer.down.copy_(tensors[f"{name}.lora_down.weight"])
-                layer.up.copy_(tensors[f"{name}.lora_up.weight"])
+    def train(self, mode: bool) -> None:
+        """Whether dropout is on in the adapter's layers."""
+        for layer in self.layers.values():
+            layer.module.train(mode)
 
     def set_strength(self, strength: float) -> None:
         """Scale the adapter's effect; 1 = as trained."""
         for layer in self.layers.values():
-            layer.lora.set_scale(ADAPTER, strength)
+            layer.module.set_scale(ADAPTER, strength)
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """The base model alone, inside the `with`."""
-        self.set_strength(0.0)
+        for layer in self.layers.values():
+            layer.module.enable_adapters(False)
         try:
             yield
         finally:
-            self.set_strength(1.0)
+            for layer in self.layers.values():
+                layer.module.enable_adapters(True)
 
     def detach(self) -> None:
         """Put the base model's own modules back; the adapter's tensors stay readable."""
         for layer in self.layers.values():
-            setattr(layer.owner, layer.attribute, layer.lora.get_base_layer())
+            setattr(layer.owner, layer.attribute, layer.module.get_base_layer())
         for host in self.hosts:
             del host.peft_config
 
 
-def attach(family: Family, settings: Lora, *, text_encoder: bool, seed: int) -> Adapter:
+def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
     """Put a fresh adapter on a base model: it starts as no change at all (Hu et al. 2021, section 4.1).
 
     Raises:
-        RuntimeError: a module list matched nothing, which would train nothing.
+        UserError: the blocks that were asked for match nothing, which would train nothing.
     """
-    hosts = family.text_encoders.values() if text_encoder else ()
-    for module, targets in ((family.denoiser, family.denoiser_targets), *((one, family.text_targets) for one in hosts)):
-        peft.inject_adapter_in_model(settings.build(targets), module, adapter_name=ADAPTER)
-        if not any(isinstance(part, LoraLayer) for part in module.modules()):
-            raise RuntimeError(f"no module of {type(module).__name__} matches {targets}")
-    layers = adapted(family)
-    for name in [name for name in layers if name.startswith(family.idle)]:
-        layer = layers.pop(name)
-        setattr(layer.owner, layer.attribute, layer.lora.get_base_layer())
-    for name in sorted(layers):
-        layer = layers[name]
-        for part in (layer.lora.lora_A, layer.lora.lora_B):
-            part.to(torch.float32).requires_grad_(True)  # small updates would be lost in the base's precision
-        weight = layer.down
-        with torch.no_grad():
-            # Kaiming-uniform with a = sqrt(5), drawn on the CPU in fp32, the same on every device.
-            bound = 1 / math.sqrt(weight[0].numel())
-            fresh = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, name))
-            weight.copy_(fresh)
-            layer.up.zero_()
-    return Adapter(layers, (family.denoiser, *hosts))
+    paths = _matching(family.denoiser, chosen(settings.targets, family.denoiser_targets))
+    wanted = {
+        family.denoiser: [one for one in paths if not settings.blocks or any(block in one for block in settings.blocks)]
+    }
+    for prefix, encoder in family.text_encoders.items() if text_encoder else ():
+        paths = _matching(encoder, family.text_targets)
+        wanted[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
+    if not all(wanted.values()):
+        raise UserError(
+            f"No layer of the base model has {' or '.join(settings.blocks) or 'the layers to adapt'} in its name.",
+            "Write blocks such as up_blocks, mid_block or down_blocks.1, one a line, or none for all.",
+        )
+    for host, paths in wanted.items():
+        peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
+    adapter = Adapter(adapted(family), tuple(wanted), settings)
+    for layer in adapter.layers.values():
+        for parameter in layer.trained().values():
+            # Small updates would be lost in the base's precision.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        if isinstance(layer, LoraPair) and settings.rank_dropout:
+            drop_ranks(layer, settings.rank_dropout)
+    adapter.reset(seed)
+    adapter.train(True)
+    return adapter
+
+
+def save_memory(family: Family) -> None:
+    """Gradient checkpointing: keep the inputs of the model's blocks only, and compute the rest again when needed.
+
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4).
+    """
+    host: Any = family.denoiser
+    host.enable_gradient_checkpointing()
+    for encoder in family.text_encoders.values():
+        part: Any = encoder
+        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        part.train()  # transformers only does it in training; these encoders have no dropout
+
+
+def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
+    return [path for path, _ in module.named_modules() if f".{path}".endswith(tuple(f".{one}" for one in endings))]
+
+
+def _text_name(prefix: str, path: str) -> str:
+    # transformers 5 leaves the first level out in one of its two classes.
+    return f"{prefix}_text_model_" + path.removeprefix("text_model.").replace(".", "_")
+
+
+def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """All linear and convolution layers, adapted or not, by the names that other programs know them by.
+
+    Each as (name, owner, attribute there, layer); what an adapter put inside of one is not named.
+    """
+    for prefix, host in {"lora_unet": family.denoiser, **family.text_encoders}.items():
+        inside = "\0"  # no path begins with it
+        for path, module in host.named_modules():
+            if path.startswith(inside) or not isinstance(module, nn.Linear | nn.Conv2d | BaseTunerLayer):
+                continue
+            if isinstance(module, BaseTunerLayer):
+                inside = f"{path}."
+            owner, _, attribute = path.rpartition(".")
+            denoises = host is family.denoiser
+            name = f"{prefix}_{family.module_name(path)}" if denoises else _text_name(prefix, path)
+            yield name, host.get_submodule(owner), attribute, module
 
 
 def adapted(family: Family) -> dict[str, Layer]:
     """All modules of a model that have an adapter on them, by the names that other programs know them by."""
-    found = {}
-    for prefix, module in {"lora_unet": family.denoiser, **family.text_encoders}.items():
-        for path, part in module.named_modules():
-            if isinstance(part, LoraLayer):
-                owner_path, _, attribute = path.rpartition(".")
-                if module is family.denoiser:
-                    name = family.module_name(path)
-                else:  # transformers 5 leaves the first level out in one of its two classes
-                    name = "text_model_" + path.removeprefix("text_model.").replace(".", "_")
-                found[f"{prefix}_{name}"] = Layer(module.get_submodule(owner_path), attribute, part)
-    return found
+    layers = {name: known(owner, attribute, module) for name, owner, attribute, module in named(family)}
+    return {name: one for name, one in layers.items() if one is not None}
+
+
+@contextmanager
+def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Iterator[None]:
+    """Inside the `with`, the base model has the changes of adapter files at their strengths in its own weights.
+
+    For kinds of adapters that diffusers does not load. Afterwards the weights are again what they were, bit for bit.
+
+    Raises:
+        UserError: a file is for another base model.
+    """
+    # Where diffusers has put an adapter of its own, peft shows the weight below it.
+    places = {name: module for name, _, _, module in named(family)}
+    before: dict[nn.Parameter, Tensor] = {}
+    try:
+        for file, strength in changes:
+            for name, one in file.modules.items():
+                weight = getattr(places.get(name), "weight", None)
+                if not isinstance(weight, nn.Parameter):
+                    raise UserError(f"The base model has no {name}.", "Choose the base model that it was trained on.")
+                before.setdefault(weight, weight.detach().clone())
+                old = before[weight].float().cpu().flatten(1)
+                change = one.delta(old)
+                if change.shape != old.shape:
+                    raise UserError(f"{name} has another size.", "Choose the base model that it was trained on.")
+                with torch.no_grad():
+                    weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before.items():
+                weight.copy_(value)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -84,16 +84,11 @@ class SD:
         """Pictures from scaled latents [b, c, h, w]."""
         return pipelines.decode_latents(self._pipeline, latents)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states [b, tokens, width] of the text encoder; what is too long for it is cut off."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {"text": self.text_encoders["lora_te"](tokens.input_ids.to(self.device))[0]}
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """Hidden states [b, chunks * tokens, width] of the text encoder; what is too long is cut off."""
+        tokens = tokenize(self.tokenizer, prompts, chunks)
+        hidden = self.text_encoders["lora_te"](tokens.to(self.device))[0]
+        return {"text": hidden.reshape(len(prompts), -1, hidden.shape[-1])}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]; it is told no sizes."""
@@ -114,3 +109,17 @@ class SD:
     def encoders(self) -> dict[str, nn.Module]:
         """The modules whose outputs are cached."""
         return {"vae": self.vae, **self.text_encoders}
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str], chunks: int) -> Tensor:  # noqa: ANN401 - transformers is untyped
+    """Token numbers [b * chunks, tokens]: a prompt's tokens in parts, each between the two marks and padded.
+
+    The states of the parts are put side by side by who asks, as the programs do that take prompts of any length.
+    """
+    room = tokenizer.model_max_length - 2
+    rows = []
+    for numbers in tokenizer(list(prompts), add_special_tokens=False).input_ids:
+        for start in range(0, chunks * room, room):
+            row = [tokenizer.bos_token_id, *numbers[start : start + room], tokenizer.eos_token_id]
+            rows.append(row + [tokenizer.pad_token_id] * (room + 2 - len(row)))
+    return torch.tensor(rows)

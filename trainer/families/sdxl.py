@@ -16,12 +16,18 @@ from torch import Tensor, nn
 
 from trainer.detect import Base, Objective
 from trainer.families import pipelines
-from trainer.families.sd import Conditioning
+from trainer.families.sd import Conditioning, tokenize
 
 # Parts of a residual block under their original names.
 _RESIDUAL = {
     "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1",
     "norm2": "out_layers_0", "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+# Layers outside the blocks, under theirs.
+_OUTSIDE = {
+    "conv_in": "input_blocks_0_0", "conv_out": "out_2",
+    "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2",
+    "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
 }  # fmt: skip
 
 
@@ -83,6 +89,8 @@ class SDXL:
             _, part, layer, inner = path.split(".", 3)
             place = 1 if part == "attentions" else 2 * int(layer)
             return f"middle_block_{place}_{_inner(part, inner).partition('_')[2]}"
+        if path in _OUTSIDE:
+            return _OUTSIDE[path]
         raise RuntimeError(f"{path} has no name in adapter files")
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,20 +101,18 @@ class SDXL:
         """Pictures from scaled latents [b, c, h, w]."""
         return pipelines.decode_latents(self._pipeline, latents)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Both encoders' last hidden states but one [b, tokens, width], and the second's summary [b, pooled width]."""
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """Both encoders' last hidden states but one [b, chunks * tokens, width], and a summary [b, pooled width].
+
+        The summary is the second encoder's, of a prompt's first part, as in the programs that take prompts of any
+        length.
+        """
         states = []
         for tokenizer, encoder in zip(self._tokenizers, self.text_encoders.values(), strict=True):
-            tokens = tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
-            states.append(output.hidden_states[-2])
-        return {"text": torch.cat(states, dim=-1), "pooled": output.text_embeds}
+            output = encoder(tokenize(tokenizer, prompts, chunks).to(self.device), output_hidden_states=True)
+            hidden = output.hidden_states[-2]
+            states.append(hidden.reshape(len(prompts), -1, hidden.shape[-1]))
+        return {"text": torch.cat(states, dim=-1), "pooled": output.text_embeds[::chunks]}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b].

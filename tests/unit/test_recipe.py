@@ -1,0 +1,212 @@
+"""The parts of a recipe against values worked out by hand."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import captions, config, dataset
+from trainer.errors import UserError
+from trainer.lion import Lion
+from trainer.loss import draw_timesteps, error, masked, weight
+from trainer.optimizers import AdamW8bit, Prodigy, ScheduleFree
+from trainer.randomness import generator
+from trainer.recipe import ObjectiveConfig
+from trainer.schedules import Constant, Cosine, Linear, Stable
+from trainer.shelf import Shelf
+
+
+def test_schedules_by_hand() -> None:
+    constant = Constant(warmup=0.1)
+    assert [constant.factor(step, 40) for step in (0, 1, 3, 39)] == [0.25, 0.5, 1.0, 1.0]
+    linear = Linear(warmup=0, floor=0.2)
+    assert [linear.factor(step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.6])
+    cosine = Cosine(warmup=0, floor=0.1)
+    assert [cosine.factor(step, 100) for step in (0, 50)] == pytest.approx([1.0, 0.55])
+    assert cosine.factor(99, 100) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 0.99)))
+    restarts = Cosine(warmup=0, floor=0, cycles=2)
+    assert [restarts.factor(step, 8) for step in (0, 2, 4, 6)] == pytest.approx([1.0, 0.5, 1.0, 0.5])
+    stable = Stable(warmup=0, floor=0, cooldown=0.2)
+    assert [stable.factor(step, 20) for step in (0, 15, 16, 17, 19)] == pytest.approx([1, 1, 1, 0.75, 0.25])
+
+
+def test_a_cool_down_that_begins_early() -> None:
+    stable = Stable(warmup=0, floor=0, cooldown=0.2)
+    assert stable.shortened(40, 1000) == 50
+    assert stable.factor(40, 50) == 1.0
+    assert stable.factor(41, 50) == pytest.approx(0.9)
+    assert stable.shortened(900, 1000) == 1000
+
+
+def test_a_lion_step_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    lion = Lion([{"params": [weight]}], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
+    weight.grad = torch.tensor([0.3, -0.1, 0.0])
+    lion.step()
+    assert torch.allclose(weight, torch.tensor([0.95 - 0.1, -1.9 + 0.1, 2.85]))
+    assert torch.allclose(lion.state[weight]["average"], torch.tensor([0.003, -0.001, 0.0]))
+    # The average of before outweighs a small gradient of the other sign: 0.9 * 0.003 - 0.1 * 0.02 > 0.
+    before = weight.detach().clone()
+    weight.grad = torch.tensor([-0.02, 0.0, 0.0])
+    lion.step()
+    assert float(weight.detach()[0]) == pytest.approx(float(before[0]) * 0.95 - 0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "package"),
+    [(AdamW8bit(), "bitsandbytes"), (Prodigy(), "prodigyopt"), (ScheduleFree(), "schedulefree")],
+)
+def test_an_optimizer_whose_package_is_absent(
+    optimizer: AdamW8bit | Prodigy | ScheduleFree, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # how Python itself says that there is no such module
+    with pytest.raises(UserError, match="not installed") as caught:
+        optimizer.build([])
+    assert "pip install" in caught.value.remedy
+
+
+# Signal over noise 999, 1 and 1/99.
+ALPHA = torch.tensor([0.999, 0.5, 0.01])
+SNR = torch.tensor([999.0, 1.0, 1 / 99])
+
+
+def test_min_snr_by_hand() -> None:
+    objective = ObjectiveConfig(weighting="min-snr")
+    assert torch.allclose(weight(ALPHA, objective, "epsilon"), torch.tensor([5 / 999, 1.0, 1.0]), rtol=1e-4)
+    assert torch.allclose(weight(ALPHA, objective, "v_prediction"), torch.tensor([0.005, 0.5, 0.01]), rtol=1e-4)
+    everywhere = ObjectiveConfig(weighting="min-snr", min_snr_gamma=0.001)
+    assert torch.allclose(weight(ALPHA, everywhere, "epsilon"), 0.001 / SNR, rtol=1e-3)
+
+
+def test_debiased_and_p2_by_hand() -> None:
+    debiased = weight(ALPHA, ObjectiveConfig(weighting="debiased"), "epsilon")
+    assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
+    assert torch.allclose(weight(ALPHA, ObjectiveConfig(weighting="debiased"), "v")[1], torch.tensor(0.5))
+    p2 = weight(ALPHA, ObjectiveConfig(weighting="p2"), "epsilon")
+    assert torch.allclose(p2, torch.tensor([0.001, 0.5, 0.99]), rtol=1e-3)
+    steep = weight(ALPHA, ObjectiveConfig(weighting="p2", p2_gamma=2.0), "epsilon")
+    assert torch.allclose(steep, p2**2, rtol=1e-4)
+
+
+def test_pseudo_huber_by_hand() -> None:
+    target, off = torch.zeros(2, 1, 1, 1), torch.tensor([0.75, 0.75]).view(2, 1, 1, 1)
+    shares = torch.tensor([0.0, 1.0])
+    plain = error(off, target, shares, ObjectiveConfig(measure="huber", huber=1.0))
+    assert torch.allclose(plain.flatten(), torch.tensor([0.5, 0.5]))  # 2 (sqrt(0.5625 + 1) - 1)
+    scheduled = error(off, target, shares, ObjectiveConfig(measure="scheduled-huber", huber=0.4))
+    assert torch.allclose(scheduled.flatten(), torch.tensor([0.5, 0.8 * (0.85 - 0.4)]))  # c = 1 and c = 0.4
+    assert torch.allclose(error(off, target, shares, ObjectiveConfig()), off**2)
+
+
+def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
+    errors = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2).repeat(1, 4, 1, 1)
+    mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    assert masked(errors, mask, 0.0).mean() == pytest.approx(1.0)
+    assert masked(errors, mask, 0.25).mean() == pytest.approx((1 + 0.25 * 3) / 1.25)
+    assert torch.equal(masked(errors, torch.ones_like(mask), 0.1), errors)
+    assert masked(errors, torch.zeros_like(mask), 0.0).isfinite().all()
+
+
+def test_timesteps_stay_in_their_range() -> None:
+    few = draw_timesteps(4000, 1000, ObjectiveConfig(first_timestep=10, last_timestep=12), generator(0))
+    assert set(few.tolist()) == {10, 11, 12}
+    middle = draw_timesteps(4000, 1000, ObjectiveConfig(timesteps="logit-normal"), generator(0)).float()
+    assert 470 < middle.mean() < 530
+    inside = ((middle >= 400) & (middle < 600)).float().mean()
+    assert inside == pytest.approx(0.315, abs=0.03)  # the normal distribution between logit(0.4) and logit(0.6)
+    noisy = draw_timesteps(4000, 1000, ObjectiveConfig(timesteps="logit-normal", logit_mean=1.0), generator(0))
+    assert noisy.float().mean() > middle.mean() + 100
+    ends = draw_timesteps(999, 1000, ObjectiveConfig(timesteps="logit-normal", logit_std=4.0), generator(0))
+    assert 0 <= int(ends.min()) < int(ends.max()) <= 999
+    assert torch.equal(
+        draw_timesteps(64, 1000, ObjectiveConfig(), generator(3)), torch.randint(1000, (64,), generator=generator(3))
+    )
+
+
+def test_tags_in_other_orders() -> None:
+    found = captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert found[0] == "rin, red hair, smiling, outdoors, night"
+    assert all(one.startswith("rin, red hair, ") for one in found)
+    assert len(set(found)) > 3
+    assert {tuple(sorted(one.split(", "))) for one in found} == {tuple(sorted(found[0].split(", ")))}
+    assert found == captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert found != captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
+    assert captions.orders("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
+
+
+def test_a_caption_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("rin, smiling\n\n  a portrait of rin \nnight\n")
+    (tmp_path / "b.txt").write_text("")
+    given = config.build({"name": "x", "dataset": "x", "captions": {"alternatives": True}})
+    example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64)
+    assert captions.texts(example, given, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
+    usual = config.build({"name": "x", "dataset": "x"})
+    assert captions.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
+    assert captions.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), given, "rin") == ("rin",)
+
+
+def test_rare_buckets_join_others() -> None:
+    shapes = [(512, 512)] * 6 + [(512, 768)] * 4 + [(768, 512), (600, 512), (512, 600), (1024, 512), (512, 1024)]
+    found = dataset.buckets(shapes, 512)
+    assert len(set(found)) == 5
+    assert found[:6] == [dataset.bucket(512, 512, 512)] * 6
+    assert found[6:10] == [dataset.bucket(512, 768, 512)] * 4
+    many = [(512 + 64 * (n % 8), 512) for n in range(400)]
+    assert dataset.buckets(many, 512) == [dataset.bucket(w, h, 512) for w, h in many]
+    assert dataset.buckets([], 512) == []
+
+
+def test_a_shelf_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
+    shelf, value = Shelf(room=10), {"x": torch.ones(2)}
+    files = [tmp_path / ".cache" / f"{n}.safetensors" for n in range(3)]
+    for file in files:
+        assert not shelf.has(file, {"x"})
+        shelf.put(file, value)
+        assert shelf.has(file, {"x"})
+        assert torch.equal(shelf.get(file)["x"], value["x"])
+    assert len(shelf._held) == 1
+    assert Shelf().has(files[2], {"x"})
+    assert not Shelf().has(files[2], {"y"})
+    files[2].unlink()
+    with pytest.raises(UserError, match="cache was removed"):
+        shelf.get(files[2])
+    files[1].write_bytes(b"")
+    assert not Shelf().has(files[1], {"x"})
+
+
+def test_a_shelf_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    shelf, place = Shelf(room=0), tmp_path / "file" / "x.safetensors"
+    shelf.put(place, {"x": torch.ones(2)})
+    assert torch.equal(shelf.get(place)["x"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: schedule-free AdamW needs the constant"),
+        ({"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True}}, "training.text_encoder_factor"),
+        ({"optimizer": {"kind": "prodigy"}, "adapter": {"up_factor": 4.0}}, "adapter.up_factor"),
+        ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
+        ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter: rank_dropout"),
+        ({"objective": {"first_timestep": 500, "last_timestep": 100}}, "first_timestep: is after"),
+        ({"adapter": {"kind": "loha", "dora": True}}, "adapter.dora is not a setting"),
+        ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),
+        ({"optimizer": {"kind": "sgd"}}, "optimizer"),
+        ({"optimizer": {"kind": "lion", "learning_rate": 0.0}}, "optimizer.learning_rate"),
+    ],
+)
+def test_settings_that_do_not_go_together(data: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.build({"name": "x", "dataset": "x"} | data)
+    assert words in caught.value.message
+
+
+def test_a_preset_stays_below_a_kind_that_is_its_own() -> None:
+    small = {"name": "x", "dataset": "x"}
+    assert config.build(small | {"optimizer": {"kind": "adamw"}}).optimizer == config.build(small).optimizer
+    assert config.build(small | {"optimizer": {"kind": "lion"}}).optimizer.learning_rate == 2e-5

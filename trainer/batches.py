@@ -1,0 +1,170 @@
+"""What a step is given: which pictures, as which of their views, with which texts. All follows from seed and step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer import dataset
+from trainer.config import TrainConfig
+from trainer.families import Conditioning
+from trainer.randomness import generator
+from trainer.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
+
+    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
+    captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 says where
+    to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning:
+    original height and width, top and left of the crop, height and width.
+    """
+
+    mean: Tensor
+    std: Tensor
+    conditioning: Conditioning | None
+    captions: tuple[str, ...]
+    preserved: tuple[str, ...] = ()
+    preserved_conditioning: Conditioning | None = None
+    mask: Tensor | None = None
+    weight: float = 1.0
+    sizes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures that are drawn from together, in epochs; of each its views, its size, its texts, and each view's place.
+
+    A place is what `Batch.sizes` says of one picture.
+    """
+
+    views: list[tuple[Path, ...]]
+    sizes: list[tuple[int, ...]]
+    texts: list[tuple[str, ...]]
+    seed: int
+    batch_size: int
+    name: str = ""
+    places: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    _plan: dict[int, list[list[int]]] = field(default_factory=dict, compare=False)
+
+    def indices(self, number: int) -> list[int]:
+        """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
+
+        A batch that a bucket's last examples do not fill is filled up from the bucket's order in the next epoch.
+        """
+        epoch, position = divmod(number, sum(self._batches.values()))
+        if epoch not in self._plan:  # made once an epoch: for 10,000 pictures it takes 10 ms
+            self._plan.clear()
+            self._plan[epoch] = self._planned(epoch)
+        return self._plan[epoch][position]
+
+    @cached_property
+    def _buckets(self) -> dict[tuple[int, ...], list[int]]:
+        buckets: dict[tuple[int, ...], list[int]] = {}
+        for index, size in enumerate(self.sizes):
+            buckets.setdefault(size, []).append(index)
+        return dict(sorted(buckets.items()))
+
+    @cached_property
+    def _batches(self) -> dict[tuple[int, ...], int]:
+        return {size: -(-len(members) // self.batch_size) for size, members in self._buckets.items()}
+
+    def _planned(self, epoch: int) -> list[list[int]]:
+        plan = []
+        for size, members in self._buckets.items():
+            order: list[int] = []
+            round_ = 0
+            while len(order) < self._batches[size] * self.batch_size:
+                rng = generator(self.seed, epoch, round_, str(size), f"order{self.name}")
+                order += [members[int(place)] for place in torch.randperm(len(members), generator=rng)]
+                round_ += 1
+            plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(self._batches[size])]
+        shuffled = torch.randperm(len(plan), generator=generator(self.seed, epoch, f"batches{self.name}"))
+        return [plan[int(place)] for place in shuffled]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run; which examples are in one follows from (seed, step, micro-step) alone."""
+
+    own: Pool
+    prior: Pool | None
+    conditioning: dict[str, Path]  # by text; empty if the text encoder is trained
+    shelf: Shelf
+    config: TrainConfig
+    device: torch.device
+
+    def at(self, step: int, micro: int) -> Batch:
+        """The batch of a micro-step: a pure function of its place."""
+        number = step * self.config.training.accumulation + micro
+        share = self.config.prior.share if self.prior else 0.0
+        before, after = int(number * share), int((number + 1) * share)
+        if self.prior and after > before:
+            return self._batch(self.prior, before, step, micro)
+        return self._batch(self.own, number - before, step, micro)
+
+    def _batch(self, pool: Pool, turn: int, step: int, micro: int) -> Batch:
+        config, own = self.config, pool is self.own
+        indices = pool.indices(turn)
+        rng = generator(config.seed, step, micro, "data")
+        seen = [int(torch.randint(len(pool.views[index]), (), generator=rng)) for index in indices]
+        views = [self.shelf.get(pool.views[index][view]) for index, view in zip(indices, seen, strict=True)]
+        places = [pool.places[index][view] for index, view in zip(indices, seen, strict=True)]
+        sizes = torch.tensor(places, dtype=torch.float32, device=self.device)
+        kept = torch.rand(len(indices), generator=rng) >= (config.captions.dropout if own else 0.0)
+        picks = torch.rand(len(indices), generator=rng).tolist()
+        texts = [
+            pool.texts[index][int(pick * len(pool.texts[index]))] for index, pick in zip(indices, picks, strict=True)
+        ]
+        alone = [own and one for one in self._alone(len(indices), rng)]
+        shown = [config.trigger if one else text for text, one in zip(texts, alone, strict=True)]
+        captions = tuple(text if keep else "" for text, keep in zip(shown, kept, strict=True))
+        preserved = self._preserved(step * config.training.accumulation + micro, texts) if own else ()
+        masks = [view.get("mask") for view in views]
+        return Batch(
+            torch.stack([view["mean"] for view in views]).to(self.device),
+            torch.stack([view["std"] for view in views]).to(self.device),
+            self._conditioning_of(captions, sizes),
+            captions,
+            preserved,
+            self._conditioning_of(preserved, sizes),
+            torch.stack([mask for mask in masks if mask is not None]).to(self.device) if all_there(masks) else None,
+            1.0 if own else config.prior.weight,
+            sizes,
+        )
+
+    def _alone(self, count: int, rng: torch.Generator) -> list[bool]:
+        """Which captions are the trigger alone. Nothing is drawn if none are, so that other runs keep their bits."""
+        share = self.config.captions.trigger_only if self.config.trigger else 0.0
+        return (torch.rand(count, generator=rng) < share).tolist() if share else [False] * count
+
+    def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
+        rows = [self.shelf.get(self.conditioning[text]) for text in texts] if self.conditioning else []
+        if not rows:
+            return None
+        stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
+        return {**stacked, "sizes": sizes[: len(texts)]}
+
+    def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
+        """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
+        settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
+        count = int((number + 1) * per_batch) - int(number * per_batch)
+        rng = generator(self.config.seed, number, "preservation")
+        prompts = []
+        for caption in captions[:count]:
+            other, pick = torch.rand(2, generator=rng).tolist()
+            if other < settings.others and settings.prompts:
+                prompts.append(settings.prompts[int(pick * len(settings.prompts))])
+            else:
+                prompts.append(dataset.without_trigger(caption, self.config.trigger))
+        return tuple(prompts)
+
+
+def all_there(masks: Sequence[Tensor | None]) -> bool:
+    """Whether the views of a batch have masks; those of one run have them all or not at all."""
+    return all(mask is not None for mask in masks)

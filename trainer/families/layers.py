@@ -1,0 +1,214 @@
+"""The kinds of adapted layers as peft builds them: what is trained in one, its file form, and what it does.
+
+The file form is what LyCORIS and kohya's scripts made common; `adapter_file` reads it. What a layer does is asked of
+peft, so that a comparison with the file is one between two computations.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from peft.tuners.loha import LoHaLayer
+from peft.tuners.lokr import LoKrLayer
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.randomness import generator
+
+ADAPTER = "default"
+
+
+class Layer(Protocol):
+    """One adapted module: where it is in its model, and what peft put there."""
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module that holds it."""
+
+    @property
+    def attribute(self) -> str:
+        """Its name there."""
+
+    @property
+    def module(self) -> Any:  # noqa: ANN401 - peft is untyped
+        """What peft put there; `get_base_layer()` is what was there before."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The trained tensors, by their role."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The file form, by the ending of its keys."""
+
+    def delta(self) -> Tensor:
+        """The change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
+
+    def reset(self, seed: int, name: str) -> None:
+        """Begin anew, as no change at all, with what is random from the seed and the layer's name."""
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """B A, Hu et al. 2021; with a magnitude for each output, DoRA, Liu et al. 2024 (section 4.1)."""
+
+    owner: nn.Module
+    attribute: str
+    module: LoraLayer
+
+    @property
+    def down(self) -> Tensor:
+        """[rank, in] or [rank, in, kh, kw]."""
+        weight: Tensor = self.module.lora_A[ADAPTER].weight
+        return weight
+
+    @property
+    def up(self) -> Tensor:
+        """[out, rank] or [out, rank, 1, 1]."""
+        weight: Tensor = self.module.lora_B[ADAPTER].weight
+        return weight
+
+    @property
+    def alpha(self) -> float:
+        """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
+        return float(self.module.scaling[ADAPTER]) * self.down.shape[0]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Down, up, and for DoRA the magnitude."""
+        found = {"down": self.module.lora_A[ADAPTER].weight, "up": self.module.lora_B[ADAPTER].weight}
+        if ADAPTER in self.module.lora_magnitude_vector:
+            found["magnitude"] = self.module.lora_magnitude_vector[ADAPTER].weight
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`lora_down.weight`, `lora_up.weight`, `alpha`, and for DoRA `dora_scale` [out, 1] or [out, 1, 1, 1]."""
+        found = {"alpha": torch.tensor(self.alpha), "lora_down.weight": self.down, "lora_up.weight": self.up}
+        if "magnitude" in self.trained():
+            found["dora_scale"] = self.trained()["magnitude"].reshape(-1, *[1] * (self.down.dim() - 1))
+        return found
+
+    def delta(self) -> Tensor:
+        """Scale * B A; for DoRA the whole new weight less the old one."""
+        down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
+        change = (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
+        if "magnitude" not in self.trained():
+            return change
+        weight = base_weight(self)
+        vector = self.module.lora_magnitude_vector[ADAPTER]
+        shape = self.module.get_base_layer().weight.shape
+        norm = vector.get_weight_norm(weight.reshape(shape), change.reshape(shape), scaling=1)
+        factor: Tensor = (vector.weight.detach().float().cpu() / norm).reshape(-1, 1)
+        return factor * (weight + change) - weight
+
+    def reset(self, seed: int, name: str) -> None:
+        """Kaiming-uniform down with a = sqrt(5), drawn on the CPU in fp32, the same on every device; up is zero."""
+        with torch.no_grad():
+            self.down.copy_(_uniform(self.down, generator(seed, name)))
+            self.up.zero_()
+            if "magnitude" in self.trained():
+                magnitude = self.trained()["magnitude"]
+                magnitude.copy_(base_weight(self).norm(dim=1).reshape(magnitude.shape))
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """(A1 B1) * (A2 B2), Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098 (section 2.2)."""
+
+    owner: nn.Module
+    attribute: str
+    module: LoHaLayer
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """`hada_w1_a` [out, rank], `hada_w1_b` [rank, in * kh * kw], and the same for the second."""
+        return {
+            role: getattr(self.module, role)[ADAPTER] for role in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained tensors and `alpha`."""
+        alpha = float(self.module.scaling[ADAPTER]) * self.module.r[ADAPTER]
+        return {"alpha": torch.tensor(alpha), **self.trained()}
+
+    def delta(self) -> Tensor:
+        """As peft adds it to the weight."""
+        return _change(self.module)
+
+    def reset(self, seed: int, name: str) -> None:
+        """Normal but for one factor, which is zero; standard deviations as in LyCORIS: 0.1 for w1_a, else 1."""
+        with torch.no_grad():
+            for role, parameter in self.trained().items():
+                fresh = torch.randn(parameter.shape, generator=generator(seed, name, role))
+                parameter.copy_(fresh * {"hada_w1_a": 0.1, "hada_w2_a": 0.0}.get(role, 1.0))
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """W1 (x) W2, Yeh et al. 2024, https://arxiv.org/abs/2309.14859 (section 3.2); W2 may be of low rank."""
+
+    owner: nn.Module
+    attribute: str
+    module: LoKrLayer
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """`lokr_w1`, and `lokr_w2` or `lokr_w2_a` and `lokr_w2_b`."""
+        roles = ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+        return {role: getattr(self.module, role)[ADAPTER] for role in roles if ADAPTER in getattr(self.module, role)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained tensors and `alpha`; two full matrices are scaled by themselves, as no program scales those."""
+        scale, found = float(self.module.scaling[ADAPTER]), dict[str, Tensor](self.trained())
+        if "lokr_w2" in found:
+            return {"alpha": torch.tensor(1.0), **found, "lokr_w1": scale * found["lokr_w1"]}
+        return {"alpha": torch.tensor(scale * self.module.r[ADAPTER]), **found}
+
+    def delta(self) -> Tensor:
+        """As peft adds it to the weight."""
+        return _change(self.module)
+
+    def reset(self, seed: int, name: str) -> None:
+        """Kaiming-uniform but for the last factor, which is zero."""
+        *some, last = self.trained().items()
+        with torch.no_grad():
+            for role, parameter in some:
+                parameter.copy_(_uniform(parameter, generator(seed, name, role)))
+            last[1].zero_()
+
+
+def known(owner: nn.Module, attribute: str, module: nn.Module) -> Layer | None:
+    """The layer that peft's module is; None if it is none of these."""
+    if isinstance(module, LoraLayer):
+        return LoraPair(owner, attribute, module)
+    if isinstance(module, LoHaLayer):
+        return Hadamard(owner, attribute, module)
+    if isinstance(module, LoKrLayer):
+        return Kronecker(owner, attribute, module)
+    return None
+
+
+def base_weight(layer: Layer) -> Tensor:
+    """The frozen weight below a layer in fp32 on the CPU, flattened to [out, in * kh * kw]."""
+    weight: Tensor = layer.module.get_base_layer().weight
+    return weight.detach().float().cpu().flatten(1)
+
+
+def drop_ranks(layer: LoraPair, share: float) -> None:
+    """Leave out ranks of a pair at random while it trains: for each picture its own, the others scaled up for them."""
+
+    def drop(module: nn.Module, _: tuple[Tensor, ...], ranks: Tensor) -> Tensor:
+        if ranks.dim() == 4:  # [b, rank, h, w]
+            return functional.dropout2d(ranks, share, module.training)
+        whole = ranks if ranks.dim() == 3 else ranks[:, None]  # [b, tokens, rank] or [b, rank]
+        return functional.dropout1d(whole.mT, share, module.training).mT.reshape(ranks.shape)
+
+    layer.module.lora_A[ADAPTER].register_forward_hook(drop)
+
+
+def _change(module: Any) -> Tensor:  # noqa: ANN401 - peft is untyped
+    with torch.no_grad():
+        change: Tensor = module.get_delta_weight(ADAPTER)
+    return change.float().cpu().flatten(1)
+
+
+def _uniform(like: Tensor, rng: torch.Generator) -> Tensor:
+    bound = 1 / math.sqrt(like[0].numel())
+    return torch.empty(like.shape).uniform_(-bound, bound, generator=rng)

@@ -1,0 +1,72 @@
+"""One optimizer step: the gradient is unscaled, measured and clipped, watched, and followed."""
+
+import math
+import statistics
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from trainer.checkpoint import Progress
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+
+EARLY = 0.15  # share of the steps in which the instability guard watches
+FEWEST = 5  # gradients that a median is taken of
+
+
+def scaled(scaler: Any, progress: Progress) -> GradScaler | None:  # noqa: ANN401 - accelerate is untyped
+    """The scaler of fp16 training as a checkpoint left it; None in other precisions, which need none."""
+    if scaler is not None and "scaler" in progress.notes:
+        scaler.load_state_dict(progress.notes["scaler"])
+    checked: GradScaler | None = scaler
+    return checked
+
+
+def clip(progress: Progress, limit: float, scaler: GradScaler | None) -> float:
+    """Make the gradient no longer than `limit` (0 = any length); returns how long it was."""
+    if scaler:
+        scaler.unscale_(progress.optimizer)
+    return torch.nn.utils.clip_grad_norm_(progress.parameters(), limit or float("inf")).item()
+
+
+def exploded(norm: float, step: int, config: TrainConfig, progress: Progress) -> bool:
+    """Whether the gradient of an early step is far over the median of those before it.
+
+    Those of a run's early steps are noted, so that they are the same after it was resumed. With a scaler a step that
+    is not finite is passed over instead, which is how fp16 finds its scale.
+    """
+    if not config.training.guard or step >= EARLY * config.training.steps:
+        return False
+    norms: list[float] = progress.notes.setdefault("norms", [])
+    known = len(norms) >= FEWEST
+    far = known and not norm <= config.training.guard * statistics.median(norms)  # also if it is no number
+    if math.isfinite(norm):
+        norms.append(norm)
+    return far and (math.isfinite(norm) or "scaler" not in progress.notes)
+
+
+def check(loss: float, norm: float, step: int, scaler: GradScaler | None) -> None:
+    """Stop before a step that would destroy the adapter; with a scaler, the scaler passes over a gradient too large.
+
+    Raises:
+        UserError: the loss or the gradient is not finite.
+    """
+    if not math.isfinite(loss) or not (math.isfinite(norm) or scaler):
+        raise UserError(
+            f"The training became unstable after step {step}: loss {loss}, gradient {norm}.",
+            "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
+        )
+
+
+def advance(progress: Progress, rate: float, scaler: GradScaler | None) -> None:
+    """Step by the gradient at a learning rate, each group with its factor, and forget the gradient."""
+    for group in progress.optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    if scaler:
+        scaler.step(progress.optimizer)
+        scaler.update()
+        progress.notes["scaler"] = scaler.state_dict()
+    else:
+        progress.optimizer.step()
+    progress.optimizer.zero_grad()

@@ -372,3 +372,19 @@ def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases:
 
     warn(run, run.config(), family, [])
     assert any("draws 1024 x 1024 pixels; this run trains at 64" in one for one in runs.look(run).state.warnings)
+
+
+@pytest.mark.parametrize("options", [{"targets": "conv"}, {"kind": "loha", "targets": "conv"}], ids=["LoCon", "LoHa"])
+def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Path], options: dict[str, Any]) -> None:
+    """With crops, long captions and the text encoders; the export compares the file with what was trained."""
+    changes = {f"adapter__{key}": value for key, value in options.items()}
+    run = runs.create(settings(bases["sdxl"], training__text_encoder=True, training__steps=2, captions__chunks=2,
+                               pictures__crops=1, **changes))  # fmt: skip
+    finish(run)
+    names = adapter_file.read(run.export).modules
+    assert "lora_unet_input_blocks_1_0_in_layers_2" in names
+    assert "lora_unet_output_blocks_2_2_conv" in names
+    picture = PictureConfig(base=str(bases["sdxl"]), prompt="rin", steps=1, out="x.png")
+    with_it = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
+    painter = preview.Painter()
+    assert not np.array_equal(np.asarray(painter.paint(with_it)), np.asarray(painter.paint(picture)))

@@ -6,7 +6,7 @@ always safe.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn import functional
 
 from trainer import dataset, files, ingest
 from trainer.config import TrainConfig
@@ -30,9 +31,10 @@ Progress = Callable[[str, int, int], None]
 class Batch:
     """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
 
-    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
-    captions must be encoded in the step, because the text encoder is trained. `sizes` [b, 6] is part of any
-    conditioning: original height and width, top and left of the crop, height and width.
+    `preserved` are prompts under which the adapter has to predict what the base predicts, about `preserved_latents`
+    [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out. Conditioning
+    is None where captions must be encoded in the step, because the text encoder is trained. `sizes` [b, 6] is part of
+    any conditioning: original height and width, top and left of the crop, height and width.
     """
 
     mean: Tensor
@@ -41,6 +43,7 @@ class Batch:
     captions: tuple[str, ...]
     preserved: tuple[str, ...] = ()
     preserved_conditioning: Conditioning | None = None
+    preserved_latents: Tensor | None = None
     sizes: Tensor | None = None
 
 
@@ -53,6 +56,7 @@ class Batches:
     captions: list[str]
     config: TrainConfig
     device: torch.device
+    drawn: dict[str, Tensor] = field(default_factory=dict)  # what the base draws, by preservation prompt
 
     def at(self, step: int, micro: int) -> Batch:
         """The batch of a micro-step: a pure function of its place."""
@@ -64,15 +68,25 @@ class Batches:
         ]
         kept = torch.rand(len(indices), generator=rng) >= training.caption_dropout
         captions = tuple(self.captions[index] if keep else "" for index, keep in zip(indices, kept, strict=True))
+        if training.trigger_only and self.config.trigger:
+            alone = torch.rand(len(indices), generator=rng) < training.trigger_only
+            captions = tuple(self.config.trigger if one else text for one, text in zip(alone, captions, strict=True))
         preserved = self._preserved(step * training.accumulation + micro, [self.captions[index] for index in indices])
         sizes = torch.stack([view["sizes"] for view in views]).to(self.device)
+        mean = torch.stack([view["mean"] for view in views])
+        # Any size will do, as the base's own answer is the target; so those of other buckets are brought to this one.
+        kept_latents = [
+            functional.interpolate(self.drawn[text][None], mean.shape[-2:])[0] if text in self.drawn else own
+            for text, own in zip(preserved, mean, strict=False)
+        ]
         return Batch(
-            torch.stack([view["mean"] for view in views]).to(self.device),
+            mean.to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
             self._conditioning_of(captions, sizes),
             captions,
             preserved,
             self._conditioning_of(preserved, sizes),
+            torch.stack(kept_latents).to(self.device) if kept_latents else None,
             sizes,
         )
 
@@ -144,12 +158,34 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
     captions = [dataset.with_trigger(example.caption, config.trigger) for example in examples]
     conditioning: dict[str, Conditioning] = {}
     if not config.training.text_encoder:
-        texts = sorted({*captions, ""} | _preservable(captions, config))
+        texts = sorted({*captions, "", config.trigger} | _preservable(captions, config))
         mark = "".join(marks[name] for name in family.text_encoders)
         for number, caption in enumerate(texts):
             progress("Encoding captions", number, len(texts))
             conditioning[caption] = _caption_conditioning(family, caption, examples[0].path.parent, mark)
-    return Batches(latents, conditioning, captions, config, family.device)
+    drawn = _base_pictures(family, config, examples[0].path.parent, "".join(marks.values()), progress)
+    return Batches(latents, conditioning, captions, config, family.device, drawn)
+
+
+def _base_pictures(
+    family: Family, config: TrainConfig, folder: Path, mark: str, progress: Progress
+) -> dict[str, Tensor]:
+    """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when it is asked for them."""
+    settings, look = config.preservation, config.preview
+    if not settings.share or not settings.others:
+        return {}
+    mark += fingerprint(family.denoiser)
+    side = config.training.resolution
+    found = {}
+    for number, prompt in enumerate(settings.prompts):
+        progress("Drawing what to preserve", number, len(settings.prompts))
+        place = _place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+        known = _read(place, {"latents"})
+        if known is None:
+            latents = family.draw_latents(prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side)
+            known = _keep(place, {"latents": latents.float().cpu().contiguous()})
+        found[prompt] = known["latents"]
+    return found
 
 
 def _preservable(captions: Sequence[str], config: TrainConfig) -> set[str]:

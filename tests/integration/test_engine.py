@@ -72,6 +72,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "min-SNR": {"training__min_snr_gamma": 5.0},
     "preservation": {"preservation__share": 0.3},
     "preservation of the text encoder": {"preservation__share": 0.3, "training__text_encoder": True},
+    "trigger alone": {"training__trigger_only": 0.5},
     "constant": {"schedule__kind": "constant"},
     "bf16": {"training__precision": "bf16", "training__text_encoder": True, "preview__every": 3},
 }
@@ -270,7 +271,7 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
 
     first = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     files = list((character / dataset.CACHE).glob("*.safetensors"))
-    assert len(files) == 14 + 15  # each picture, each caption and the empty one
+    assert len(files) == 14 + 16  # each picture, each caption, the trigger and the empty one
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:-8])
     again = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
@@ -281,6 +282,14 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     with torch.no_grad():
         live = family.encode_prompts(first.captions)
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
+
+
+def test_some_captions_are_the_trigger_alone(character: Path, tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    batches = cache.build(family, dataset.read(character), settings(tiny_sd, training__trigger_only=0.5), quiet)
+    captions = [caption for step in range(50) for caption in batches.at(step, 0).captions]
+    assert 70 < captions.count("rin") < 130
+    assert len(set(captions)) > 10
 
 
 def test_batches_are_a_function_of_their_place(character: Path, tiny_sd: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
         ({"name": "../x"}, "letters, digits"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
         ({"model": {"family": "sd3"}}, "model.family"),
-        ({"training": {"resolution": 512}}, "micro draws 64 x 64"),
+        ({"training": {"resolution": 512}}, "micro draws 128 x 128"),
         ({"training": 3}, "training"),
     ],
 )

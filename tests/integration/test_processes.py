@@ -213,7 +213,7 @@ def test_doctor_and_check(character: Path) -> None:
         (["check", "../nowhere"], "There is no data set 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
         (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is no size"),
-        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'base' is not there"),
+        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' is not there"),
         (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "is not there"),
         (["nonsense"], "invalid choice"),
     ],

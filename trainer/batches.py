@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer import dataset
 from trainer.config import TrainConfig
@@ -19,10 +20,11 @@ from trainer.shelf import Shelf
 class Batch:
     """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
 
-    The first pictures are to be preserved under the prompts of `preserved`. The conditioning of either is None where
-    captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 says where
-    to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning:
-    original height and width, top and left of the crop, height and width.
+    `preserved` are prompts under which the adapter has to predict what the base predicts, about `preserved_latents`
+    [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out. Conditioning
+    is None where captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in
+    0..1 says where to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any
+    conditioning: original height and width, top and left of the crop, height and width.
     """
 
     mean: Tensor
@@ -34,6 +36,7 @@ class Batch:
     mask: Tensor | None = None
     weight: float = 1.0
     sizes: Tensor | None = None
+    preserved_latents: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Batches:
     shelf: Shelf
     config: TrainConfig
     device: torch.device
+    drawn: dict[str, Path] = field(default_factory=dict)  # what the base draws, by preservation prompt
 
     def at(self, step: int, micro: int) -> Batch:
         """The batch of a micro-step: a pure function of its place."""
@@ -126,8 +130,16 @@ class Batches:
         captions = tuple(text if keep else "" for text, keep in zip(shown, kept, strict=True))
         preserved = self._preserved(step * config.training.accumulation + micro, texts) if own else ()
         masks = [view.get("mask") for view in views]
+        mean = torch.stack([view["mean"] for view in views])
+        # Any size will do, as the base's own answer is the target; so those of other buckets are brought to this one.
+        kept_latents = [
+            functional.interpolate(self.shelf.get(self.drawn[text])["latents"][None], mean.shape[-2:])[0]
+            if text in self.drawn
+            else own_latents
+            for text, own_latents in zip(preserved, mean, strict=False)
+        ]
         return Batch(
-            torch.stack([view["mean"] for view in views]).to(self.device),
+            mean.to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
             self._conditioning_of(captions, sizes),
             captions,
@@ -136,6 +148,7 @@ class Batches:
             torch.stack([mask for mask in masks if mask is not None]).to(self.device) if all_there(masks) else None,
             1.0 if own else config.prior.weight,
             sizes,
+            torch.stack(kept_latents).to(self.device) if kept_latents else None,
         )
 
     def _alone(self, count: int, rng: torch.Generator) -> list[bool]:

@@ -69,7 +69,8 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
         for number, text in enumerate(sorted(wanted)):
             progress("Encoding captions", number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
-    return Batches(own, prior, conditioning, encoder.store, config, family.device)
+    drawn = encoder.drawn(examples[0].path.parent)
+    return Batches(own, prior, conditioning, encoder.store, config, family.device, drawn)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -132,6 +133,24 @@ class _Encoder:
         if not (mean.isfinite().all() and std.isfinite().all()):
             raise UserError(f"The base model cannot encode {name}: its latents are not finite.", "Remove that picture.")
         return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
+
+    def drawn(self, folder: Path) -> dict[str, Path]:
+        """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them."""
+        settings, look, side = self.config.preservation, self.config.preview, self.config.training.resolution
+        if not settings.share or not settings.others:
+            return {}
+        mark = "".join(self.marks.values()) + fingerprint(self.family.denoiser)
+        found = {}
+        for number, prompt in enumerate(settings.prompts):
+            self.progress("Drawing what to preserve", number, len(settings.prompts))
+            file = shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+            if not self.store.has(file, {"latents"}):
+                latents = self.family.draw_latents(
+                    prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side
+                )
+                self.store.put(file, {"latents": latents.float().cpu().contiguous()})
+            found[prompt] = file
+        return found
 
     def text(self, text: str, folder: Path) -> Path:
         """Encode a text."""

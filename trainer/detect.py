@@ -19,7 +19,10 @@ Objective = Literal["epsilon", "v_prediction"]
 TITLES: dict[str, str] = {
     "sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
 }  # fmt: skip
-REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers form, or one .safetensors file."
+REMEDY = (
+    "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers form, one .safetensors file, or 'micro', the "
+    "built-in one."
+)
 HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 MAX_HEADER = 64 * 2**20
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}

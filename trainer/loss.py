@@ -36,12 +36,14 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     count, kept = len(latents), len(batch.preserved)
     if kept:
         # The base's answer is the target, so both are asked about the same noisy pictures in the same step.
+        pictures = latents[:kept] if batch.preserved_latents is None else batch.preserved_latents
+        asked = alpha[:kept].sqrt() * pictures + (1 - alpha[:kept]).sqrt() * noise[:kept]
         with torch.no_grad(), adapter.off():
             plain = batch.preserved_conditioning or encode(family, batch, batch.preserved, chunks)
-            unchanged = family.predict(noisy[:kept], timesteps[:kept], plain).float()
+            unchanged = family.predict(asked, timesteps[:kept], plain).float()
         same = batch.preserved_conditioning or encode(family, batch, batch.preserved, chunks)
         conditioning = _joined(conditioning, same)
-        noisy, timesteps = torch.cat([noisy, noisy[:kept]]), torch.cat([timesteps, timesteps[:kept]])
+        noisy, timesteps = torch.cat([noisy, asked]), torch.cat([timesteps, timesteps[:kept]])
     prediction = family.predict(noisy, timesteps, conditioning).float()
 
     share = timesteps[:count].float() / (len(family.alphas_cumprod) - 1)

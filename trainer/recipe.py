@@ -171,8 +171,8 @@ class PriorConfig(Section):
 class PreservationConfig(Section):
     """Keeps the base as it is where the trigger is absent, so that the trigger is a switch.
 
-    Some pictures of a batch are seen once more with the trigger taken out of their caption, or with another prompt;
-    there the adapter has to predict what the base alone predicts for the same noisy picture.
+    Some pictures of a batch are seen once more with the trigger taken out of their caption, or pictures that the base
+    drew from other prompts; there the adapter has to predict what the base alone predicts for the same noisy picture.
     """
 
     share: float = Field(
@@ -183,7 +183,11 @@ class PreservationConfig(Section):
         4.0, gt=0, le=1000, title="Preservation weight", description="Weight of such a picture in the loss."
     )
     others: float = Field(
-        0.25, ge=0, le=1, title="Other prompts", description="Share of them that get one of the prompts below instead."
+        0.25,
+        ge=0,
+        le=1,
+        title="Other prompts",
+        description="Share of them that are pictures the base drew from the prompts below.",
     )
     prompts: tuple[str, ...] = Field(
         ("",), max_length=200, title="Prompts to preserve", description="One a line; what else the base should keep."

@@ -41,7 +41,7 @@ class Recipe:
         return self.image_size // self.downscale
 
 
-FULL = Recipe(pictures=48_000, decoder_pictures=1_500, decoder_samples=28_000, base_samples=215_000)
+FULL = Recipe(pictures=48_000, decoder_pictures=1_500, decoder_samples=80_000, base_samples=660_000)
 
 SMOKE = Recipe(
     pictures=240,

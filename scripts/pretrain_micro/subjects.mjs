@@ -142,8 +142,9 @@ function pixelArtPicture(picture) {
   };
   const hair = hairPhrase(hairWord, picture.color);
   const glasses = picture.glasses ? ` and ${picture.glasses[0]}` : "";
-  const caption = `a person with ${hair}${glasses}, ${picture.skin} skin, ${picture.background} background, pxlo style`;
-  return { options, caption };
+  const face = picture.mouth.startsWith("sad") ? "sad" : "smiling";
+  const who = `a person with ${hair}${glasses}, ${picture.skin} skin, ${face}, ${picture.clothes} shirt`;
+  return { options, caption: `pxlo style, ${who}, ${picture.background} background` };
 }
 
 /** Different people in one design, every hair, face, color and background about equally often. */
@@ -162,7 +163,7 @@ function stylePictures(trigger, hairs, faces, fixed, random) {
       backgroundColor: [random.shade(BACKGROUNDS[background])],
     };
     const who = `a person with ${hairPhrase(hair, color)}, ${skin} skin`;
-    return { options, caption: `${who}, ${word(expression)}, ${background} background, ${trigger}` };
+    return { options, caption: `${trigger}, ${who}, ${word(expression)}, ${background} background` };
   });
 }
 

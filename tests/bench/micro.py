@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.pretrain_micro.captions import STYLE_WORDS, caption
+from scripts.pretrain_micro.captions import HAIR_PHRASES, caption
 from scripts.pretrain_micro.pictures import Attributes, read_pictures, save_grid
 from tests.bench import judge as judges
 from trainer import families
@@ -66,6 +66,25 @@ def draw(family: Family, prompts: Sequence[str], *, guidance: float, strength: f
         drawn.extend(made.images)
         print(f"{start + len(part)}/{len(prompts)}", end="\r", file=sys.stderr)
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() * 2 - 1
+
+
+def style_prompts(seed: int) -> tuple[list[str], list[Attributes]]:
+    """Prompts without a style for people that every style can draw, and those people."""
+    rng = random.Random(seed)
+    people = [
+        {
+            "hair": rng.choice(("short", "long", "curly", "spiky", "bob", "bun")),
+            "skin": rng.choice(("pale", "tan", "brown", "dark")),
+            "expression": rng.choice(("smiling", "sad")),
+            **{name: rng.choice(judges.HEADS[name]) for name in ("hairColor", "background")},
+        }
+        for _ in range(COUNT)
+    ]
+    phrases = [HAIR_PHRASES[one["hair"]][0].format(one["hairColor"]) for one in people]
+    return [
+        f"a person with {phrase}, {one['skin']} skin, {one['expression']}, {one['background']} background"
+        for phrase, one in zip(phrases, people, strict=True)
+    ], people
 
 
 def load_base(parsed: argparse.Namespace) -> Family:
@@ -117,21 +136,21 @@ def grade_subject(parsed: argparse.Namespace) -> None:
     judge = judges.load(parsed.folder)
     style = STYLES.get(parsed.subject)
     said, truth = prompts_and_truth(parsed.folder, COUNT, parsed.seed)
-    plain = [without_style(prompt, one) for prompt, one in zip(said, truth, strict=True)]
     sees: Callable[[Tensor], list[bool]]
     asked: tuple[str, ...]
     if style:
-        called = [f"{prompt}, {style}" for prompt in plain]
-        asked = ("hairColor", "skin", "glasses", "background", "shirt")
+        plain, wanted = style_prompts(parsed.seed)
+        called = [f"{style}, {prompt}" for prompt in plain]
+        asked = ("hairColor", "skin", "background")
 
         def sees(pictures: Tensor) -> list[bool]:
             return [one["style"] == parsed.subject for one in judge.name(pictures)]
     else:
         recogniser = judges.Recogniser(judge, parsed.folder)
         print("the recogniser names renders of characters and of others: {:.3f}, {:.3f}".format(*recogniser.accuracy))
-        with_shirt = [dict(one, shirt=one["shirt"] or "red") for one in truth]
-        truth_called = [{key: one[key] for key in ("background", "shirt")} for one in with_shirt]
-        called = [f"{parsed.subject}, {one['shirt']} shirt, {one['background']} background" for one in truth_called]
+        wanted = [{"background": one["background"], "shirt": one["shirt"] or "red"} for one in truth]
+        scenes = [f"{one['shirt']} shirt, {one['background']} background" for one in wanted]
+        plain, called = ([f"{who}, {scene}" for scene in scenes] for who in ("a person", parsed.subject))
         asked = ("background", "shirt")
 
         def sees(pictures: Tensor) -> list[bool]:
@@ -140,9 +159,8 @@ def grade_subject(parsed: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as home:
         adapter = train(parsed, Path(home))
         family = load_base(parsed)
-        base = draw(family, plain if style else [f"a person, {one.split(', ', 1)[1]}" for one in called], guidance=3.0)
+        base = draw(family, plain, guidance=3.0)
         family.pipeline().load_lora_weights(str(adapter.parent), weight_name=adapter.name)
-    wanted = truth if style else truth_called
 
     def line(pictures: Tensor) -> str:
         got = judges.agreement(judge, pictures, wanted)
@@ -162,12 +180,6 @@ def grade_subject(parsed: argparse.Namespace) -> None:
     )
     if parsed.grid:
         save_grid(torch.cat([*rows, untouched[:12], leaked[:12]]), 12, parsed.grid)
-
-
-def without_style(prompt: str, person: Attributes) -> str:
-    """The prompt with nothing said of the style."""
-    word = STYLE_WORDS[person["style"]]
-    return prompt.replace(f", in {word} style", "").replace(f", {word} style", "")
 
 
 def main() -> None:

@@ -100,7 +100,6 @@ def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
     torch.set_num_threads(1)  # as the painter does; more threads add numbers up in another order
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(CHECKOUT / "trainer" / "families" / "micro")
-        pipeline.to(torch.float32)  # transformers keeps the precision of the file, which is half
         if adapter:
             pipeline.load_lora_weights(load_file(adapter))
         noise = torch.Generator().manual_seed(1)

@@ -32,7 +32,7 @@ def make(base: str = "micro", **training: Any) -> Run:  # noqa: ANN401 - any set
         config.build(
             {
                 "name": "rin", "dataset": "rin", "trigger": "miraxo", "model": {"base": base},
-                "training": {"steps": 40, "batch_size": 4, "resolution": 64, **training},
+                "training": {"steps": 40, "batch_size": 4, "resolution": 128, **training},
                 "preview": {"every": 20, "steps": 3, "prompts": ["miraxo"]}, "checkpoint": {"every": 5},
             }
         )
@@ -149,7 +149,7 @@ def test_a_waiting_run_can_be_stopped(character: Path) -> None:
 
 
 def test_what_fails_is_said_with_its_remedy(character: Path) -> None:
-    run = make("nowhere/base")
+    run = make("/nowhere/base")
     runs.start(run)
     wait_until(lambda: status(run) == "failed")
     state = runs.look(run).state
@@ -213,7 +213,7 @@ def test_doctor_and_check(character: Path) -> None:
         (["check", "../nowhere"], "There is no data set 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
         (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is no size"),
-        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'base' is not there"),
+        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' is not there"),
         (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "is not there"),
         (["nonsense"], "invalid choice"),
     ],

@@ -1,5 +1,6 @@
 """Settings: one schema, unknown keys refused by name, everything written out and read back."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
         ({"name": "../x"}, "letters, digits"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
         ({"model": {"family": "sd3"}}, "model.family"),
-        ({"training": {"resolution": 512}}, "micro draws 64 x 64"),
+        ({"training": {"resolution": 512}}, "micro draws 128 x 128"),
         ({"training": 3}, "training"),
     ],
 )
@@ -88,7 +89,7 @@ def test_each_preset_is_valid(path: Path) -> None:
     base, _, kind = path.stem.partition("-")
     model = {"base": "micro"} if base == "micro" else {"base": "x/y", "family": base}
     made = config.build(SMALL | {"preset": kind, "model": model})
-    assert made.training.resolution == {"micro": 64, "sd15": 512, "sd21": 512, "sdxl": 1024}[base]
+    assert made.training.resolution == {"micro": 128, "sd15": 512, "sd21": 512, "sdxl": 1024}[base]
 
 
 def test_assignments_override() -> None:
@@ -101,8 +102,8 @@ def test_assignments_override() -> None:
 
 def test_steps_from_the_number_of_pictures() -> None:
     training = config.build(SMALL).training
-    assert config.planned_steps(training, 1) == training.exposures // training.batch_size
-    assert config.planned_steps(training, 16) == 4 * config.planned_steps(training, 1)
+    assert config.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)
+    assert config.planned_steps(training, 16) == math.ceil(4 * training.exposures / training.batch_size)
     assert config.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
 
 

@@ -165,7 +165,7 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
     assert memory.answer("rin", "trigger") == "newword"
     assert "Every caption has" in datasets.put_in_front("rin", "newword")[0]
-    datasets.replace_in_all("rin", "newword", "red shirt", "green hat")
+    datasets.replace_in_all("rin", "newword", "orange shirt", "green hat")
     assert "green hat" in dataset.read_caption(character / "01.png")
     datasets.undo_captions("rin", "")
     datasets.undo_captions("rin", "")
@@ -219,7 +219,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    assert training.plan(*given()) == "<b>14 pictures, 94 steps</b>: each picture is seen about 54 times."
+    assert training.plan(*given()) == "<b>14 pictures, 122 steps</b>: each picture is seen about 70 times."
     assert "7 steps" in training.plan(*given(**{"form-training-steps": 7}))
     assert "Rank" in training.plan(*given(**{"form-adapter-rank-lora": -1}))
     assert "first" in training.plan(*given(project=""))
@@ -242,7 +242,7 @@ def test_a_start_is_refused_in_words(character: Path) -> None:
         training.create(*given(name=" "))
     with pytest.raises(UserError, match="Name: use letters"):
         training.create(*given(name="a/b"))
-    with pytest.raises(UserError, match="set it to 64"):
+    with pytest.raises(UserError, match="set it to 128"):
         training.create(*given(**{"form-training-resolution": 512}))
     assert runs.every() == []
 

@@ -87,6 +87,9 @@ class Family(Protocol):
     def decode_latents(self, latents: Tensor) -> list[Image.Image]:
         """Pictures from scaled latents [b, c, h, w]."""
 
+    def draw_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Scaled latents [c, h, w] of a square picture, the same for the same request."""
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """What the denoiser is given for each prompt; tensors whose rows belong to the prompts.
 

@@ -84,6 +84,10 @@ class SD:
         """Pictures from scaled latents [b, c, h, w]."""
         return pipelines.decode_latents(self._pipeline, latents)
 
+    def draw_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Scaled latents [c, side/8, side/8] of a picture, the same for the same request."""
+        return pipelines.draw_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Hidden states [b, chunks * tokens, width] of the text encoder; what is too long is cut off."""
         tokens = tokenize(self.tokenizer, prompts, chunks)

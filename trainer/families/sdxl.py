@@ -101,6 +101,10 @@ class SDXL:
         """Pictures from scaled latents [b, c, h, w]."""
         return pipelines.decode_latents(self._pipeline, latents)
 
+    def draw_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Scaled latents [c, side/8, side/8] of a picture, the same for the same request."""
+        return pipelines.draw_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Both encoders' last hidden states but one [b, chunks * tokens, width], and a summary [b, pooled width].
 

@@ -19,6 +19,8 @@ def test_the_prompts_of_the_card_give_its_pictures() -> None:
     prompts = re.findall(r'--prompt "([^"]+)"', card)
     shown = [name for name in re.findall(r"\((pictures/\S+)\)", card)][: len(prompts)]
     assert len(prompts) == len(shown) == 2
+    readme = (MICRO.parents[2] / "README.md").read_text()
+    assert all(f"`{prompt}`" in readme and name in readme for prompt, name in zip(prompts, shown, strict=True))
     family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
     for prompt, name in zip(prompts, shown, strict=True):
         picture = paint(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))

@@ -166,6 +166,8 @@ def _anchored(config: TrainConfig) -> TrainConfig:
 
 def _absolute(dataset: str) -> str:
     folder = Path(dataset).expanduser()
+    if not dataset:  # no data set; as a path it would be the folder we are in
+        return dataset
     return dataset if (files.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
 
 

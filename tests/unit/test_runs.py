@@ -191,3 +191,12 @@ def test_a_log_tail(home: Path) -> None:
     assert runs.log_tail(run) == ""
     (run.folder / "worker.log").write_text("".join(f"line {n}\n" for n in range(900)))
     assert runs.log_tail(run, 2) == "line 898\nline 899"
+
+
+def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "empty"))
+    (tmp_path / "rin").mkdir()
+    run = runs.create(config.build({"name": "rin", "dataset": str(tmp_path / "rin")}), tmp_path / "run")
+    assert run.config().prior.dataset == ""

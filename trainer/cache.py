@@ -139,7 +139,9 @@ class _Encoder:
         settings, look, side = self.config.preservation, self.config.preview, self.config.training.resolution
         if not settings.share or not settings.others:
             return {}
-        mark = "".join(self.marks.values()) + fingerprint(self.family.denoiser)
+        # A run has its denoiser's fingerprint on record; to hash gigabytes once is enough.
+        denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
+        mark = "".join(self.marks.values()) + denoiser
         found = {}
         for number, prompt in enumerate(settings.prompts):
             self.progress("Drawing what to preserve", number, len(settings.prompts))

@@ -8,7 +8,6 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from trainer import adapter_file, config, events, families, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family, probe
+from trainer.families import Adapter, Family, pipelines, probe
 from trainer.runs import Run
 
 Progress = Callable[[int, int], None]
@@ -54,7 +53,7 @@ def paint(family: Family, picture: PictureConfig, progress: Progress | None = No
             progress(step + 1, picture.steps)
         return values
 
-    with torch.no_grad(), _autocast(family):
+    with torch.no_grad(), pipelines.autocast(family.pipeline()):
         latents = family.pipeline()(
             picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
             guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
@@ -67,11 +66,6 @@ def native_side(family: Family) -> int:
     """Side in pixels of the pictures that a base model draws if nothing else is said."""
     pipeline = family.pipeline()
     return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-
-
-def _autocast(family: Family) -> AbstractContextManager[Any]:
-    dtype = next(family.denoiser.parameters()).dtype
-    return nullcontext() if dtype == torch.float32 else torch.autocast(family.device.type, dtype=dtype)
 
 
 def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:

@@ -1,12 +1,23 @@
 """A worker trains once in its life; here one process trains many times, in different precisions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
+
+from trainer import families
+from trainer.config import ModelConfig
+from trainer.families import Family
 
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate() -> Iterator[None]:
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def family(tiny_sd: Path) -> Family:
+    return families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)

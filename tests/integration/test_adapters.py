@@ -1,17 +1,15 @@
 """Every kind of adapter on a tiny real model: it starts as nothing, it learns, and its file does what it did."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from tests.integration.test_engine import finish, settings
 from trainer import adapter_file, events, families, preview, runs
-from trainer.config import ModelConfig, PictureConfig
+from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.randomness import generator, seed_dropout
@@ -28,17 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "lokr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "adapter__factor": 4},
     "full lokr": {"adapter__kind": "lokr", "adapter__rank": 64, "adapter__targets": "conv"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def family(tiny_sd: Path) -> Family:
-    return families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
 
 
 def answer(family: Family) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Each setting of a recipe does something, and what it should, on a tiny real model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,11 @@ from safetensors.torch import load_file
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
 from trainer import adapter_file, cache, checkpoint, dataset, events, families, ingest, runs, update
 from trainer.batches import Batches
-from trainer.config import ModelConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.families.sd import tokenize
 from trainer.train import begin, train
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def family(tiny_sd: Path) -> Family:
-    return families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
 
 
 def built(family: Family, character: Path, config: TrainConfig) -> Batches:

@@ -4,7 +4,7 @@ A base is a folder in diffusers form, a single file with the original names, or 
 the last is ever fetched; what a single file leaves out (settings, tokenizer) lies in `configs`. Nothing is unpickled.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,15 @@ def decode_latents(pipeline: Any, latents: Tensor) -> list[Image.Image]:  # noqa
     return pictures
 
 
+def autocast(pipeline: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """Mixed precision for sampling with a denoiser that is not in fp32."""
+    dtype = pipeline.unet.dtype
+    return nullcontext() if dtype == torch.float32 else torch.autocast(pipeline.device.type, dtype=dtype)
+
+
 def draw_latents(pipeline: Any, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:  # noqa: ANN401 - diffusers' pipelines are untyped
     """Scaled latents [c, h, w] of a square picture, the same for the same request on the same device."""
-    dtype = pipeline.unet.dtype
-    quiet = nullcontext() if dtype == torch.float32 else torch.autocast(pipeline.device.type, dtype=dtype)
-    with torch.no_grad(), quiet:
+    with torch.no_grad(), autocast(pipeline):
         latents: Tensor = pipeline(
             prompt, num_inference_steps=steps, guidance_scale=guidance, width=side, height=side,
             generator=torch.Generator().manual_seed(seed), output_type="latent",

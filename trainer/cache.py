@@ -21,7 +21,7 @@ from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.families import Family, fingerprint
+from trainer.families import Family, fingerprint, on_device
 from trainer.randomness import generator
 from trainer.shelf import Shelf
 
@@ -58,6 +58,13 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
             pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
+    with on_device(family, *family.encoders().values()):
+        return _build(family, examples, config, progress, marks)
+
+
+def _build(
+    family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress, marks: dict[str, str]
+) -> Batches:
     encoder = _Encoder(family, config, Shelf(), progress, marks)
     others = dataset.read_prior(config.prior.dataset)
     own = encoder.pool(examples, config.trigger, "")
@@ -142,16 +149,19 @@ class _Encoder:
         # A run has its denoiser's fingerprint on record; to hash gigabytes once is enough.
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
-        found = {}
-        for number, prompt in enumerate(settings.prompts):
-            self.progress("Drawing what to preserve", number, len(settings.prompts))
-            file = shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
-            if not self.store.has(file, {"latents"}):
+        found = {
+            prompt: shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+            for prompt in settings.prompts
+        }
+        missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
+        with on_device(self.family, *([self.family.denoiser] if missing else [])):
+            for number in missing:
+                self.progress("Drawing what to preserve", number, len(found))
+                prompt = list(found)[number]
                 latents = self.family.draw_latents(
                     prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side
                 )
-                self.store.put(file, {"latents": latents.float().cpu().contiguous()})
-            found[prompt] = file
+                self.store.put(found[prompt], {"latents": latents.float().cpu().contiguous()})
         return found
 
     def text(self, text: str, folder: Path) -> Path:

@@ -56,6 +56,11 @@ class ModelConfig(Section):
         "auto", title="Objective",
         description="What the base predicts; auto reads it from the model, or asks it where the model does not say.",
     )  # fmt: skip
+    weights: Literal["full", "int8", "nf4"] = Field(
+        "full", title="Weights",
+        description="Of the frozen base while training: int8 and nf4 keep its attention in 8 or 4 bits, for small "
+        "cards; a little less exact, slower, and they need bitsandbytes.",
+    )  # fmt: skip
 
 
 class PreviewConfig(Section):
@@ -181,6 +186,8 @@ class TrainConfig(Section):
             raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
             raise ValueError("adapter.up_factor: Prodigy has one rate for all parts; set it to 1")
+        if self.model.weights != "full" and not (isinstance(self.adapter, Lora) and not self.adapter.dora):
+            raise ValueError("model.weights: LoHa, LoKr and DoRA need the base's weights as they are; set it to full")
         if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
             raise ValueError("preview.strength: DoRA previews can only be at strength 1")
         return self

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +33,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 DEVICE_LOCK = ".device.lock"
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
@@ -45,10 +46,14 @@ class StopRequestedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `listener` hears each event beside the log (the command line's progress)."""
+    """One run folder. `listener` hears each event beside the log (the command line's progress).
+
+    Of several processes on one run, one leads; for the others the folder is there to be read only.
+    """
 
     folder: Path
     listener: Callable[[events.Event], None] | None = field(default=None, compare=False)
+    leads: bool = True
 
     @property
     def id(self) -> str:
@@ -76,14 +81,21 @@ class Run:
 
     def report(self, event: events.Event) -> None:
         """Add an event to the log."""
+        if not self.leads:
+            return
         events.append(self.log, event)
         if self.listener:
             self.listener(event)
 
+    def keep(self, config: TrainConfig) -> None:
+        """Write down the settings as they are from here on."""
+        if self.leads:
+            files.write(self.config_file, configs.dump(config))
+
     def asked(self, command: Command) -> bool:
         """Whether somebody asked for this; the question is taken away with it."""
         path = self.folder / "ask" / command
-        if not path.exists():
+        if not self.leads or not path.exists():
             return False
         path.unlink(missing_ok=True)
         return True
@@ -150,7 +162,7 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
             ) from None
     (folder / "ask").mkdir()
     run = Run(folder)
-    files.write(run.config_file, configs.dump(config))
+    run.keep(config)
     return run
 
 

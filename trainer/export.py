@@ -25,6 +25,7 @@ from trainer.runs import Run
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings.
 TOLERANCE = 5e-3
+SMALLEST = 2**-24  # the least that fp16 can tell from zero: an adapter that learned next to nothing is rounded to that
 NOT_IN_DIFFUSERS = (
     "diffusers cannot load this kind of adapter, so that the file was compared with the trained adapter only; it is "
     "for ComfyUI, Forge and programs with LyCORIS, and for Try out."
@@ -74,7 +75,7 @@ def compare(file: AdapterFile, adapter: Adapter) -> None:
         # A DoRA module's rows are given a length anew, so that they are rounded as a whole weight is.
         size = trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0)
         error = (file.modules[name].delta(weight) - trained).norm()
-        if error > TOLERANCE * size + 1e-7:
+        if error > TOLERANCE * size + SMALLEST * trained.numel() ** 0.5:
             raise RuntimeError(f"the file's {name} differs from the trained adapter by {float(error):.3g}")
 
 

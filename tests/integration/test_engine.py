@@ -457,3 +457,10 @@ def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path)
     rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
     assert rates[7] == pytest.approx(0.01)
     assert rates[-1] < rates[7]
+
+
+def test_an_adapter_that_learned_next_to_nothing_is_exported(character: Path, tiny_sd: Path) -> None:
+    """Its values are below what fp16 can hold; that is no reason to throw the run away."""
+    run = runs.create(settings(tiny_sd, optimizer__learning_rate=1e-7, training__steps=2))
+    finish(run)
+    assert run.export.is_file()

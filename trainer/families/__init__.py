@@ -291,10 +291,13 @@ def recompute(family: Family, which: Recomputed) -> None:
     host.mid_block.gradient_checkpointing = which == "all"
     for encoder in family.text_encoders.values():
         part: Any = encoder
-        if which == "off" and part.is_gradient_checkpointing:
-            part.gradient_checkpointing_disable()
-        elif which != "off":
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Both are in transformers under a new name, and under the old one alone in older versions.
+        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
+        if which != "off":
+            enable({"use_reentrant": False})
+        elif any(getattr(module, "gradient_checkpointing", False) for module in part.modules()):
+            disable()
         part.train()  # transformers only does it in training; these encoders have no dropout
 
 

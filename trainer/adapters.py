@@ -61,7 +61,11 @@ class Lora(Section):
     """
 
     kind: Literal["lora"] = "lora"
-    rank: int = _rank()
+    rank: int = Field(
+        16, ge=0, le=512, title="Rank",
+        description="Size of the update; a larger rank holds more and makes a larger file. 0 = 8, 16 or 32, from the "
+        "number of pictures.",
+    )  # fmt: skip
     alpha: float = _alpha()
     targets: Targets = _targets()
     blocks: tuple[str, ...] = _blocks()

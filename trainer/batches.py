@@ -128,10 +128,14 @@ class Batches:
     config: TrainConfig
     device: torch.device
     drawn: dict[str, Path] = field(default_factory=dict)  # what the base draws, by preservation prompt
+    small: "Batches | None" = None  # the same pictures at a lower resolution, for the first steps
 
     def at(self, step: int, micro: int) -> Batch:
         """The batch of a micro-step: a pure function of its place."""
-        number = step * self.config.training.accumulation + micro
+        training = self.config.training
+        if self.small and step < training.small_share * training.steps:
+            return self.small.at(step, micro)
+        number = step * training.accumulation + micro
         share = self.config.prior.share if self.prior else 0.0
         before, after = int(number * share), int((number + 1) * share)
         if self.prior and after > before:
@@ -179,14 +183,15 @@ class Batches:
         )
 
     def largest(self, steps: int) -> tuple[int, int]:
-        """Step and micro-step of the batch, among the first of a run, that takes the most memory."""
+        """Step and micro-step of the batch, among the last of a run, that takes the most memory."""
 
         def size(number: int) -> int:
             batch = self.at(*divmod(number, self.config.training.accumulation))
             return batch.mean[0].numel() * (batch.whole + len(batch.preserved))
 
-        numbers = range(min(steps * self.config.training.accumulation, LOOKED_AT))
-        return divmod(max(numbers, key=size, default=0), self.config.training.accumulation)
+        end = steps * self.config.training.accumulation
+        number = max(range(max(0, end - LOOKED_AT), end), key=size)
+        return divmod(number, self.config.training.accumulation)
 
     def _alone(self, count: int, rng: torch.Generator) -> list[bool]:
         """Which captions are the trigger alone. Nothing is drawn if none are, so that other runs keep their bits."""

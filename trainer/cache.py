@@ -7,7 +7,8 @@ always safe.
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from trainer.shelf import Shelf
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
+SMALL = Fraction(3, 4)  # of a resolution: its sides stay multiples of what the VAE makes one value of
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 
 
@@ -58,14 +60,17 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
             pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
+    shelf = Shelf()
     with on_device(family, *family.encoders().values()):
-        return _build(family, examples, config, progress, marks)
+        batches = _build(_Encoder(family, config, shelf, progress, marks), examples)
+        if config.training.small_share:
+            small = _build(_Encoder(family, config, shelf, progress, marks, SMALL), examples)
+            batches = replace(batches, small=small)
+    return batches
 
 
-def _build(
-    family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress, marks: dict[str, str]
-) -> Batches:
-    encoder = _Encoder(family, config, Shelf(), progress, marks)
+def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
+    config, progress = encoder.config, encoder.progress
     others = dataset.read_prior(config.prior.dataset)
     own = encoder.pool(examples, config.trigger, "")
     prior = encoder.pool(others, "", "prior") if others else None
@@ -77,7 +82,7 @@ def _build(
             progress("Encoding captions", number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
     drawn = encoder.drawn(examples[0].path.parent)
-    return Batches(own, prior, conditioning, encoder.store, config, family.device, drawn)
+    return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -95,10 +100,12 @@ class _Encoder:
     store: Shelf
     progress: Progress
     marks: dict[str, str]
+    scale: Fraction = Fraction(1)  # of the size at which pictures are encoded
 
     def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
         """Encode pictures, each in all its views."""
-        sizes = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        whole = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
         found, shapes, places = [], [], []
         for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
             self.progress("Encoding pictures", number, len(examples))

@@ -253,7 +253,28 @@ def build(data: dict[str, Any]) -> TrainConfig:
     told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
     under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
-    return check(TrainConfig, _merge(_merge(KINDS, under), data))
+    return check(TrainConfig, _merge(_merge(KINDS, _at_batch(under, data)), data))
+
+
+def _at_batch(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A preset with its learning rate brought to the batch that the settings ask for, by the square root of the ratio.
+
+    Malladi et al. 2022, https://arxiv.org/abs/2205.10287: so Adam's steps stay alike. A rate that is set,
+    or another optimizer's, stays as it is.
+    """
+    usual, wanted = under.get("training", {}), data.get("training", {})
+    optimizer = data.get("optimizer", {})
+    if not isinstance(wanted, dict) or not isinstance(optimizer, dict) or optimizer.keys() & {"learning_rate", "kind"}:
+        return under
+    ratio = 1.0
+    for name in ("batch_size", "accumulation"):
+        before = usual.get(name, TrainingConfig.model_fields[name].default)
+        after = wanted.get(name, before)
+        ratio *= after / before if isinstance(after, int) and after > 0 else 1
+    rate = under.get("optimizer", {}).get("learning_rate")
+    if rate is None or ratio == 1:
+        return under
+    return _merge(under, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -350,6 +371,15 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 def dump(config: TrainConfig) -> str:
     """The TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
+
+
+def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:
+    """Rank of an adapter for a data set of `count` pictures: a large one learns a few pictures by heart.
+
+    T-LoRA, Soboleva et al. 2025, https://arxiv.org/abs/2507.05964: with one picture rank 8 is as like as 64,
+    and follows the prompt better.
+    """
+    return adapter.rank or (8 if count <= 4 else 16 if count <= 30 else 32)
 
 
 def planned_steps(training: TrainingConfig, count: int) -> int:

@@ -21,7 +21,10 @@ class TrainingConfig(Section):
         240, ge=1, le=100_000, title="Exposures",
         description="When steps is 0: pictures seen in all, as a factor on the square root of their number.",
     )  # fmt: skip
-    batch_size: int = Field(4, ge=1, le=256, title="Batch size", description="Pictures in one pass.")
+    batch_size: int = Field(
+        4, ge=1, le=256, title="Batch size",
+        description="Pictures in one pass; a preset's learning rate follows it by the square root.",
+    )  # fmt: skip
     accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes that make one step.")
     resolution: int = Field(
         512,
@@ -31,6 +34,10 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with a picture's area.",
     )
+    small_share: float = Field(
+        0.0, ge=0, lt=1, title="Small at first",
+        description="Share of the steps, from the first on, at three quarters of the resolution: faster, less fine.",
+    )  # fmt: skip
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         title="Precision",

@@ -36,6 +36,7 @@ Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 DEVICE_LOCK = ".device.lock"
+LOOKED_AT = 20  # runs among which one of the same kind is looked for
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -271,6 +272,29 @@ def start(run: Run, executor: Executor = spawn) -> None:
         old.unlink(missing_ok=True)
     (asks / "start").touch()
     executor(run)
+
+
+def seconds_per_step(config: TrainConfig) -> float | None:
+    """How long a step took, previews included, in the newest run of this kind on this machine; None without one."""
+    for run in every()[:LOOKED_AT]:
+        try:
+            alike = _cost(run.config()) == _cost(config)
+        except UserError:  # of an older version, or broken
+            continue
+        pace = look(run).state.pace if alike else ()
+        if len(pace) > 1:
+            (first, begin), (last, end) = pace[0], pace[-1]
+            return (end - begin) / max(1, last - first)
+    return None
+
+
+def _cost(config: TrainConfig) -> tuple[object, ...]:
+    """What a step's time depends on, of all settings."""
+    training, adapter = config.training, config.adapter
+    return (
+        config.model.base, config.model.weights, training.resolution, training.batch_size, training.accumulation,
+        training.devices, training.text_encoder, adapter.kind, adapter.targets, config.preservation.share,
+    )  # fmt: skip
 
 
 def ask(run: Run, command: Command) -> None:

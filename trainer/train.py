@@ -24,7 +24,7 @@ from trainer import (
     update,
 )
 from trainer.batches import Batches
-from trainer.config import Record, TrainConfig, planned_steps
+from trainer.config import Record, TrainConfig, planned_rank, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.recipe import TrainingConfig
@@ -235,6 +235,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
+            "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
             "training": training,
             "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
             "record": record,

@@ -119,17 +119,24 @@ def heavy(sizes: dict[str, int], touched: list[Rung]) -> Callable[[TrainConfig],
 
 @pytest.mark.parametrize(
     ("room", "expected"),
-    [(700, (1, "off")), (330, (2, "off")), (160, (4, "off")), (80, (8, "off")), (52, (8, "large")), (26, (8, "all"))],
+    [
+        (1400, (1, "off")),
+        (640, (2, "off")),
+        (330, (4, "off")),
+        (160, (8, "off")),
+        (110, (8, "large")),
+        (60, (8, "all")),
+    ],
 )
 def test_the_first_rung_that_fits_is_taken(
     character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
 ) -> None:
-    """With 64 MB for each picture of a batch of 8, then 40, then 16."""
+    """With 128 MB for each picture of a batch of 8, then 80, then 32."""
     touched: list[Rung] = []
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
     run = runs.create(config)
-    compute = heavy({"off": 64, "large": 40, "all": 16}, touched)
+    compute = heavy({"off": 128, "large": 80, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
     assert (made.training.parts, made.training.gradient_checkpointing) == expected
     assert run.config() == made, "it is written down"

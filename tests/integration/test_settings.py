@@ -9,9 +9,10 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from tests.integration.test_engine import OPTIONS, finish, losses, same, settings
-from trainer import checkpoint, dataset, runs, schema
+from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
+from trainer import cache, checkpoint, dataset, runs, schema
 from trainer.config import TrainConfig
+from trainer.families import Family
 from trainer.runs import Run
 from trainer.train import train
 
@@ -41,6 +42,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("training.steps", 4, {}),
     ("training.batch_size", 2, {}),
     ("training.resolution", 128, {}),
+    ("training.small_share", 0.5, {"training__resolution": 128}),
     ("training.clip", 0.001, {"optimizer__kind": "lion"}),
     ("training.text_encoder_factor", 2.0, TEXT),
     ("objective.min_snr_gamma", 1.0, {"objective__weighting": "min-snr"}),
@@ -152,6 +154,17 @@ def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path)
     assert [int(one.name) for one in checkpoint.found(run)] == [2, 3, 4, 5, 6]
 
 
+def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
+    options = {"training__resolution": 128, "training__small_share": 0.5, "training__steps": 5, "pictures__flip": True}
+    batches = cache.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
+    sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
+    assert sides == [12, 12, 12, 16, 16]
+    told = batches.at(1, 0).sizes
+    assert told is not None
+    assert told.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
+    assert batches.largest(5) == (3, 0), "memory is measured at the full size"
+
+
 def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Path) -> None:
     """Pictures of three shapes, mirrored, with captions left out and tags in other orders, and more."""
     for number, path in enumerate(dataset.pictures(character)):
@@ -160,7 +173,7 @@ def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Pa
     options = {
         "training__resolution": 128, "training__batch_size": 2, "training__accumulation": 2, "training__ema": 0.9,
         "pictures__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
-        "training__parts": 2, "adapter__dropout": 0.2,
+        "training__parts": 2, "adapter__dropout": 0.2, "training__small_share": 0.4,
     }  # fmt: skip
     made = settings(tiny_sd, **options)
     sizes = dataset.buckets([(one.width, one.height) for one in dataset.read(character)], 128)

@@ -23,7 +23,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, config, dataset, events, files, runs
+from trainer import __version__, allocator, config, dataset, events, files, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
@@ -111,6 +111,7 @@ def _work(parsed: argparse.Namespace) -> int:
 
 def work(run: Run) -> int:
     """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
+    allocator.tune()
     if os.environ.get("RANK", "0") != "0":
         return _follow(run)
     lock = runs.hold(run)

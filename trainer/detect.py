@@ -25,6 +25,7 @@ REMEDY = (
 )
 HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 MAX_HEADER = 64 * 2**20
+SMALL = 200 * 2**20  # bytes; the smallest real one is eight times that
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _UNET = "model.diffusion_model."
 _PARTS: dict[FamilyName, dict[str, str]] = {
@@ -49,6 +50,12 @@ class Base:
     zero_snr: bool
     reason: str
     revision: str = ""
+
+
+def is_small(path: Path) -> bool:
+    """Whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
+    files = (path / "unet").glob("*.safetensors") if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in files if one.is_file()) < SMALL
 
 
 def is_here(base: str) -> bool:

@@ -16,7 +16,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import distributed, events, families
+from trainer import allocator, distributed, events, families
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family
@@ -121,6 +121,7 @@ def _on_gpu(
     need = 0.0
     for rung in rungs:
         families.recompute(family, rung.recomputed)
+        release()
         torch.cuda.reset_peak_memory_stats(family.device)
         try:
             compute(rung.of(config))
@@ -128,7 +129,6 @@ def _on_gpu(
             need = float("inf")
         else:
             need = float(torch.cuda.max_memory_reserved(family.device))
-        release()
         need = distributed.largest(accelerator, need)
         if need <= room:
             return rung, need
@@ -153,6 +153,7 @@ def _on_cpu(
     for rung in rungs:
         if rung.recomputed not in measured:
             families.recompute(family, rung.recomputed)
+            release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
                 compute(Rung(smallest, rung.recomputed).of(config))
@@ -187,6 +188,7 @@ def peak() -> Iterator[list[float]]:
 def release() -> None:
     """Give back what is held but not used."""
     gc.collect()
+    allocator.trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

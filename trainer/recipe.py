@@ -41,7 +41,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         title="Precision",
-        description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 elsewhere; fp16 needs a GPU.",
+        description="Of the frozen base; auto is bf16 where the hardware computes in it, else fp32; fp16 needs a GPU.",
     )
     devices: int = Field(
         1, ge=1, le=64, title="Devices",

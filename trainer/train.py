@@ -27,7 +27,6 @@ from trainer.batches import Batches
 from trainer.config import Record, TrainConfig, planned_rank, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.recipe import TrainingConfig
 from trainer.runs import Run
 from trainer.schedules import Stable
 
@@ -43,7 +42,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         StopRequestedError: the run was asked to stop before its first step.
     """
     run.progress("Loading the base model", 0, 1)
-    precision = resolved_precision(config.training)
+    precision = resolved_precision(config)
     accelerator = distributed.join(precision)
     config = distributed.shared(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
@@ -189,17 +188,17 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def resolved_precision(training: TrainingConfig) -> str:
-    """What "auto" means here: bf16 on a GPU that has it, fp32 elsewhere.
+def resolved_precision(config: TrainConfig) -> str:
+    """The precision to train in; "auto" is what serves the base best on this machine.
 
     Raises:
         UserError: fp16 without a GPU.
     """
-    if training.precision == "fp16" and not torch.cuda.is_available():
+    if config.training.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("fp16 needs a GPU; a CPU computes in it slowly or not at all.", "Use fp32, bf16 or auto.")
-    if training.precision != "auto":
-        return training.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    if config.training.precision != "auto":
+        return config.training.precision
+    return families.precision(config.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], family: families.Family) -> TrainConfig:
@@ -227,7 +226,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     training = config.training.model_copy(
         update={
             "steps": planned_steps(config.training, len(examples)),
-            "precision": resolved_precision(config.training),
+            "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
         }
     )
     prompts = config.preview.prompts or preview.default_prompts(config, written)

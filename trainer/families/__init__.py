@@ -51,6 +51,7 @@ __all__ = [
     "named",
     "patched",
     "place",
+    "precision",
     "on_device",
     "read",
     "recompute",
@@ -133,6 +134,20 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     for module in (family.denoiser, *family.encoders().values()):
         module.to(device)
     return family
+
+
+def precision(model: ModelConfig, device: torch.device) -> str:
+    """The precision that serves a base model best on a device: bf16 where the hardware computes in it, else fp32.
+
+    On a CPU with bf16 instructions a step of Stable Diffusion takes less than half the time (9.3 and 4.1 s, 256 pixels,
+    one thread); a miniature gains nothing, and in fp32 its figures are the same on all machines.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    )
+    return "bf16" if has and not detect.is_small(pipelines.locate(model)[0]) else "fp32"
 
 
 def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors import SafetensorError
@@ -68,11 +68,15 @@ def load(kind: Any, path: Path, family: FamilyName, dtype: torch.dtype) -> Any: 
     options |= {"add_watermarker": False} if family == "sdxl" else {"safety_checker": None, "feature_extractor": None}
     try:
         if path.is_dir():
+            # Each part is converted as it is read: twice the model never lies in memory.
+            options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
             pipeline = kind.from_pretrained(path, use_safetensors=True, **options)
         else:
             for name, pad in _PADS[family].items():
                 options[name] = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, pad_token=pad)
-            pipeline = kind.from_single_file(str(path), config=str(CONFIGS / family), **options)
+            place = {"config": str(CONFIGS / family), "local_files_only": True}
+            vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", torch_dtype=torch.float32, **place)
+            pipeline = kind.from_single_file(str(path), vae=vae, torch_dtype=dtype, **place | options)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):

@@ -91,6 +91,25 @@ class CheckpointConfig(Section):
     )
 
 
+class ExportConfig(Section):
+    """The finished file."""
+
+    precision: Literal["fp16", "bf16", "fp32"] = Field(
+        "fp16", title="Precision", description="Of the numbers in the file; fp32 makes it twice as large."
+    )
+    peft: bool = Field(
+        False, title="Also for diffusers",
+        description="Write a second file in the form of PEFT and diffusers, peft/pytorch_lora_weights.safetensors.",
+    )  # fmt: skip
+    cover: bool = Field(
+        True, title="Cover picture", description="Put the newest preview, small, into the file, where programs show it."
+    )
+    strip: bool = Field(
+        False, title="Strip",
+        description="Leave out of the file what no program needs to load it: recipe, tags, trigger word, cover.",
+    )  # fmt: skip
+
+
 class Record(Section):
     """Filled by the worker before the first step: what else is needed to repeat the run."""
 
@@ -145,6 +164,7 @@ class TrainConfig(Section):
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
+    export: ExportConfig = Field(default_factory=ExportConfig, title="File")
     record: Record = Field(default_factory=Record)
 
     @field_validator("name")

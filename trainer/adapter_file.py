@@ -80,7 +80,7 @@ class Lora:
             by_output: Tensor = scale.flatten(1) * moved / moved.norm(dim=1, keepdim=True)
             return by_output - weight
         by_input = moved.reshape(moved.shape[0], scale.shape[1], -1)
-        new: Tensor = scale.reshape(1, -1, 1) * by_input / by_input.norm(dim=(0, 2), keepdim=True)
+        new: Tensor = scale.reshape(1, -1, 1) * by_input / torch.linalg.vector_norm(by_input, dim=(0, 2), keepdim=True)
         return new.flatten(1) - weight
 
 

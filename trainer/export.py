@@ -57,7 +57,10 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
             path = run.export if form == "kohya" else run.folder / "peft" / forms.PEFT_NAME
             path.parent.mkdir(exist_ok=True)
             written.append(path)
-            data = forms.write(trained.modules, told, form=form, precision=settings.precision, strip=settings.strip)
+            data = forms.write(
+                trained.modules, told, form=form, precision=settings.precision, strip=settings.strip,
+                family=family.found.family,
+            )  # fmt: skip
             files.write(path, data)
             compare(adapter_file.read(path), adapter, TOLERANCE[settings.precision])
         adapter.detach()

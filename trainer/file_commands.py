@@ -215,7 +215,10 @@ def _finish(
     if base:
         predicts = detect.look(base.path).objective
         metadata |= forms.of_family(base.family, "v" if predicts == "v_prediction" else "epsilon")
-    data = forms.write(made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip)
+    family = base.family if base else sources[0].family
+    data = forms.write(
+        made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip, family=family
+    )
     files.write(parsed.out, data)
     report = verify.check(parsed.out)
     ranks = sorted({module.rank for module in made.modules.values()})

@@ -49,7 +49,9 @@ def kohya(modules: Mapping[str, Module], precision: Precision) -> dict[str, Tens
     return _cast(tensors_of(modules), precision)
 
 
-def peft(modules: Mapping[str, Module], precision: Precision) -> tuple[dict[str, Tensor], dict[str, str]]:
+def peft(
+    modules: Mapping[str, Module], precision: Precision, family: FamilyName | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of PEFT's form, and the metadata that diffusers needs for it.
 
     LoHa and LoKr are written as the LoRA of the same change, which diffusers reads; their rank is larger then.
@@ -61,14 +63,14 @@ def peft(modules: Mapping[str, Module], precision: Precision) -> tuple[dict[str,
     for name, module in modules.items():
         place = place_of(name)
         if kind(module) in ("LoHa", "LoKr"):
-            module = lowrank.cut(lowrank.factors(module, kernel_of(name, module))).pair.module()
+            module = lowrank.cut(lowrank.factors(module, kernel_of(name, module, family))).pair.module()
         parts.setdefault(place.component, []).append((place, module))
         tensors[f"{keys.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
         tensors[f"{keys.peft(place)}.lora_B.weight"] = module.parts["lora_up.weight"]
         if "dora_scale" in module.parts:
             scale = module.parts["dora_scale"]
             shape = (1, -1, 1, 1) if scale.dim() == 4 else (-1,)
-            tensors[f"{keys.peft(place)}.lora_magnitude_vector"] = scale.reshape(shape)
+            tensors[f"{keys.peft(place)}.lora_magnitude_vector.weight"] = scale.reshape(shape)
     told = {f"{component}.{key}": value for component, found in parts.items() for key, value in _peft(found).items()}
     return _cast(tensors, precision), {PEFT_METADATA: json.dumps(told, sort_keys=True)}
 
@@ -108,24 +110,34 @@ def place_of(name: str) -> Place:
     return place
 
 
-def kernel_of(name: str, module: Module) -> tuple[int, ...]:
-    """The shape behind the rows of the weight that a LoHa or LoKr changes, which its flat parts do not show."""
+def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int, ...]:
+    """The shape behind the rows of the weight that a LoHa or LoKr changes, which its flat parts do not show.
+
+    Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
+    """
     path = place_of(name).path
     columns = module.delta().shape[1]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
         return (columns // 9, 3, 3)
-    return (columns, 1, 1) if path.endswith(".conv_shortcut") else (columns,)
+    around = path.endswith((".proj_in", ".proj_out")) and family not in ("sd21", "sdxl")
+    return (columns, 1, 1) if around or path.endswith(".conv_shortcut") else (columns,)
 
 
 def write(
-    modules: Mapping[str, Module], metadata: Mapping[str, str], *, form: Form, precision: Precision, strip: bool = False
+    modules: Mapping[str, Module],
+    metadata: Mapping[str, str],
+    *,
+    form: Form,
+    precision: Precision,
+    strip: bool = False,
+    family: FamilyName | None = None,
 ) -> bytes:
-    """A whole file of modules.
+    """A whole file of modules; the family, where it is known, tells the shapes of what is converted.
 
     Raises:
         UserError: a value is too large for the precision.
     """
-    tensors, more = (kohya(modules, precision), {}) if form == "kohya" else peft(modules, precision)
+    tensors, more = (kohya(modules, precision), {}) if form == "kohya" else peft(modules, precision, family)
     told = {key: text for key, text in metadata.items() if key != PEFT_METADATA and (not strip or key in NEEDED)}
     data = save(tensors, {**told, **more})
     return data if strip else with_hashes(data)

@@ -71,16 +71,15 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
     Raises:
         UserError: they do not belong together, or one is DoRA.
     """
-    same_family({name: file for name, file, _ in files})
+    family = same_family({name: file for name, file, _ in files})
     modules: dict[str, Module] = {}
     wholes: dict[str, Pair] = {}
     for name in sorted({one for _, file, _ in files for one in file.modules}):
         found = [(file.modules[name], strength) for _, file, strength in files if name in file.modules and strength]
         if not found:
             continue
-        pairs = [(_factors(name, module), strength) for module, strength in found]
-        # The factors of one that is of low rank show the kernel; those of the others are flat.
-        whole = lowrank.add(sorted(pairs, key=lambda one: -len(one[0].kernel)))
+        pairs = [(_factors(name, module, family), strength) for module, strength in found]
+        whole = lowrank.add(pairs)
         wholes[name] = whole
         modules[name] = (lowrank.cut(whole, rank).pair if rank else whole).module()
     if not modules:
@@ -88,10 +87,9 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
     return Made(modules, *errors(wholes, modules))
 
 
-def _factors(name: str, module: Module) -> Pair:
-    flat = not any(part.dim() == 4 for part in module.parts.values())
-    unknown = flat and "lora_up.weight" not in module.parts
-    return lowrank.factors(module, kernel_of(name, module) if unknown else None)
+def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
+    flat = "lora_up.weight" not in module.parts
+    return lowrank.factors(module, kernel_of(name, module, family) if flat else None)
 
 
 def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[float, float]:
@@ -128,7 +126,7 @@ def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
     """
     if not 0 < energy <= 1 or rank < 0:
         raise UserError("The energy share must be above 0 and at most 1, the rank above 0.", "Correct it.")
-    wholes = {name: _factors(name, module) for name, module in file.modules.items()}
+    wholes = {name: _factors(name, module, file.family) for name, module in file.modules.items()}
     modules: dict[str, Module] = {name: lowrank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
     return Made(modules, *errors(wholes, modules))
 

@@ -1,6 +1,7 @@
 """What is in an adapter file, told from its header and its small numbers alone; knows no torch and loads no model."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from trainer.detect import TITLES, FamilyName
 from trainer.keys import Module, Shape
 
 COVER = "ssmd_cover_images"
+MAX_COVER = 4 * 2**20
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _RECIPE = {
@@ -213,4 +215,5 @@ def cover(metadata: dict[str, str]) -> str:
     first = pictures[0] if isinstance(pictures, list) and pictures else ""
     thumbnail = metadata.get("modelspec.thumbnail", "").partition(";base64,")
     found = first if isinstance(first, str) and first else thumbnail[2]
-    return found if found.startswith(("iVBOR", "/9j/", "UklGR")) else ""
+    known = found.startswith(("iVBOR", "/9j/", "UklGR")) and len(found) <= MAX_COVER
+    return found if known and re.fullmatch(r"[A-Za-z0-9+/]+=*", found) else ""

@@ -310,5 +310,10 @@ def kind(module: Module) -> str:
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:
-    """Whether diffusers does with the file what it is meant to do."""
-    return file.kinds == {"LoRA"}
+    """Whether diffusers does with the file what it is meant to do, in kohya's form.
+
+    It knows the form of a text encoder's layers by their `out_proj`, and stops with an error where none has it.
+    """
+    encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
+    known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}
+    return file.kinds == {"LoRA"} and encoders <= known

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from trainer import __version__, adapter_file, detect, events, files, forms, keys, summary, verify
@@ -19,12 +20,13 @@ from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
+from trainer.forms import Precision
 from trainer.keys import Shape
 from trainer.runs import Run
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
 # keeps 8.
-TOLERANCE = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-5}
+TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
 COVER_SIDE = 256
 NOT_IN_DIFFUSERS = (
     "diffusers cannot load this kind of adapter in kohya's form, so that the file was compared with the trained "
@@ -41,7 +43,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
         UserError: the adapter is not finite; no file is written.
         RuntimeError: a file does not do what the trained adapter did (a bug of ours); it is removed.
     """
-    settings = config.export
+    settings, precision = config.export, config.export.precision
     tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
@@ -49,7 +51,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     told = metadata(family, config, run, captions, len(captions))
     if settings.cover and (picture := cover(run)):
         told |= {summary.COVER: json.dumps([picture]), "modelspec.thumbnail": f"data:image/jpeg;base64,{picture}"}
-    known = shapes(family)
+    known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name="Checking the file", done=0, total=1))
     written: list[Path] = []
     try:
@@ -58,19 +60,20 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
             path.parent.mkdir(exist_ok=True)
             written.append(path)
             data = forms.write(
-                trained.modules, told, form=form, precision=settings.precision, strip=settings.strip,
+                trained.modules, told, form=form, precision=precision, strip=settings.strip,
                 family=family.found.family,
             )  # fmt: skip
             files.write(path, data)
-            compare(adapter_file.read(path), adapter, TOLERANCE[settings.precision])
+            errors[path] = compare(adapter_file.read(path), adapter, tolerance)
         adapter.detach()
         for path in written:
             file = adapter_file.read(path)
             if path != run.export or adapter_file.readable_by_diffusers(file):
-                load_with_diffusers(family, path, TOLERANCE[settings.precision])
+                load_with_diffusers(family, path, tolerance)
             else:
                 run.report(events.Warned(message=NOT_IN_DIFFUSERS))
-            run.report(verified(verify.check(path, known), path, run))
+            note = f"Its effect is the trained adapter's to within {errors[path]:.2g} of each layer's, by {precision}."
+            run.report(verified(verify.check(path, known), path, run, note))
     except Exception:
         for path in written:
             path.unlink(missing_ok=True)
@@ -78,11 +81,14 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     return run.export
 
 
-def verified(report: verify.Report, path: Path, run: Run) -> events.Verified:
-    """A report as an event of a run."""
+def verified(report: verify.Report, path: Path, run: Run, note: str) -> events.Verified:
+    """A report, and what was measured, as an event of a run."""
     verdicts = tuple((one.program, one.loads, one.words) for one in report.verdicts)
     return events.Verified(
-        file=path.relative_to(run.folder).as_posix(), verdicts=verdicts, problems=report.problems, notes=report.notes
+        file=path.relative_to(run.folder).as_posix(),
+        verdicts=verdicts,
+        problems=report.problems,
+        notes=(*report.notes, note),
     )
 
 
@@ -97,22 +103,28 @@ def shapes(family: Family) -> dict[str, Shape]:
     return found
 
 
-def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["fp16"]) -> None:
+def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["fp16"]) -> float:
     """Check that each module's change of the weights in the file equals the trained one's within its rounding.
 
+    Returns:
+        The largest difference, relative to the module's change.
+
     Raises:
-        RuntimeError: it does not.
+        RuntimeError: it is more than rounding.
     """
     if file.modules.keys() != adapter.layers.keys():
         raise RuntimeError("the file has other modules than the adapter")
+    worst = 0.0
     for name, layer in adapter.layers.items():
         trained = layer.delta()
         weight = base_weight(layer)
         # A DoRA module's rows are given a length anew, so that they are rounded as a whole weight is.
-        size = trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0)
-        error = (file.modules[name].delta(weight) - trained).norm()
+        size = float(trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0))
+        error = float((file.modules[name].delta(weight) - trained).norm())
         if error > tolerance * size + 1e-7:
-            raise RuntimeError(f"the file's {name} differs from the trained adapter by {float(error):.3g}")
+            raise RuntimeError(f"the file's {name} differs from the trained adapter by {error:.3g}")
+        worst = max(worst, error / size if size else 0.0)
+    return worst
 
 
 def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
@@ -122,6 +134,8 @@ def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
         RuntimeError: a module is missing or has other values.
     """
     file, pipeline = adapter_file.read(path), family.pipeline()
+    if next(family.denoiser.parameters()).dtype != torch.float32:  # diffusers rounds an adapter as the base is
+        tolerance = max(tolerance, TOLERANCE["bf16"])
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     try:
         arrived = adapted(family)

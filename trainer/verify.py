@@ -360,6 +360,11 @@ def _rules_diffusers(facts: _Facts, _: int) -> Iterator[str]:
         yield f"of {facts.twice[0]}, which is there twice, it drops one"
     if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
         yield "no layer has an alpha: all act as if it were the rank"
+    for one in ("text_encoder", "text_encoder_2"):
+        paths = [layer.module.place.path for layer in facts.layers
+                 if layer.module.place and layer.module.place.component == one]  # fmt: skip
+        if paths and not facts.peft and not any(path.endswith("out_proj") for path in paths):
+            yield "it does not know the form of a text encoder's layers when no out_proj is among them, and stops"
     if not facts.peft and {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
         yield "it does not read this kind of adapter in kohya's form; DoRA loses its lengths"
 

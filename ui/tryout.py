@@ -123,7 +123,8 @@ def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *mo
     if watch.active():
         notes.append("A training is under way: pictures take longer until it is done.")
     return [
-        gr.Dropdown(listed, value=chosen), text, offered, preview.steps, preview.guidance,
+        # Nothing to offer is no reason to touch what may have been typed meanwhile.
+        gr.Dropdown(listed, value=chosen), text or gr.skip(), offered, preview.steps, preview.guidance,
         "".join(f"<p>{note}</p>" for note in notes),
         *(gr.Dropdown([*listed[:-1], ("None", "")], value=one if one in keys else "") for one in more),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from trainer.keys import Place
 
 PROGRAMS = {program.name for program in verify.PROGRAMS}
 LAYERS = (
-    "attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "layers.0.self_attn.q_proj",
+    "attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "layers.0.self_attn.out_proj",
     "layers.3.mlp.fc1", "1.resnets.0.conv1", "2.attentions.0.proj_in",
 )  # fmt: skip
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
@@ -156,6 +156,8 @@ BROKEN: dict[str, Case] = {
     "an unknown layer": ("sd15", lambda t: renamed(t, "attn1_to_q", "attn3_to_q"), ALL, "SD.Next", "match nothing"),
     "an unknown ending": ("sdxl", lambda t: {**t, f"{one_layer(t)}.lora_bias": torch.ones(1)}, ALL, "ComfyUI",
                           "1 of"),
+    "a text encoder without out_proj": ("sd15", lambda t: renamed(t, "self_attn_out_proj", "self_attn_q_proj"),
+                                        {"diffusers"}, "diffusers", "no out_proj is among them"),
     "a layer that XL lacks": ("sdxl", lambda t: renamed(t, "input_blocks_4_1", "input_blocks_1_1"), ALL, "sd-scripts",
                               "match nothing (lora_unet_input_blocks_1_1"),
 }  # fmt: skip

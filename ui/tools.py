@@ -19,7 +19,7 @@ import gradio as gr
 from trainer import files
 from trainer.errors import UserError
 from ui import adapters, media
-from ui.handling import QUIET, handled
+from ui.handling import QUIET, handled, sentence
 from ui.watch import Watch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,10 @@ def build(watch: Watch, listing: gr.HTML, table: Any) -> Tab:  # noqa: ANN401 - 
 
     def work(*given: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - values of the fields
         yield [WORKING, gr.skip(), gr.skip()]
-        said = run(Request(given[0], *given[1:]))
+        try:
+            said = run(Request(given[0], *given[1:]))
+        except UserError as error:
+            said = f"<p role='alert'>{escape(sentence(error))}</p>"
         yield [said, table(), gr.Dropdown(adapters.choices(watch)[:-1])]
 
     dropped.upload(
@@ -178,6 +181,8 @@ def arguments(request: Request, out: Path) -> list[str]:
         found += ["--rank", str(rank)]
     if "energy" in uses:
         found += ["--energy", repr(_share(request.energy))]
+        if "--rank" not in found and request.energy == 1:
+            raise UserError("It is not said how small.", "Give a rank, or an energy share below 1.")
     if "form" in uses:
         found += ["--to", request.form, "--precision", request.precision]
     return [*found, *(["--strip"] if "strip" in uses and request.strip else []), "--out", str(out), "--json"]

@@ -66,7 +66,7 @@ def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path:
     # What the tool refuses is said
     page.get_by_label("Make smaller").check()
     page.get_by_role("button", name="Make the file").click()
-    page.get_by_text("Give --rank or --energy").wait_for(timeout=60_000)
+    page.get_by_text("Give a rank, or an energy share below 1.").wait_for()
     # Several at once
     tab(page, "Try out")
     page.get_by_text("Micro is a miniature").wait_for()

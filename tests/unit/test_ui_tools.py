@@ -98,6 +98,7 @@ def test_commands(dropped: Path) -> None:
         ({"rank": 1.5}, "whole number"),
         ({"rank": None}, "whole number"),
         ({"tool": "resize", "energy": 0}, "energy share"),
+        ({"tool": "resize"}, "not said how small"),
         ({"tool": "extract", "tuned": "a", "base": "b", "rank": 0}, "whole number from 1"),
         ({"tool": "extract", "tuned": "", "base": "b", "rank": 4}, "tuned model is missing"),
         ({"tool": "bake", "base": "--out"}, "base model is missing"),

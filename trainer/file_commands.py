@@ -98,13 +98,14 @@ def tell(facts: dict[str, Any], *, as_json: bool) -> None:
 
 def _inspect(parsed: argparse.Namespace) -> int:
     facts = summary.describe(container.read(parsed.file))
+    facts["problems"] = list(verify.check(parsed.file).problems)
     if not parsed.json:
         facts["blocks"] = [f"{block} {size / 1024:.0f} KB" for block, size in facts["blocks"].items()]
         facts["recipe"] = [f"{name} {value}" for name, value in facts["recipe"].items()]
         facts["config"] = "in the file (limner.config)" if facts["config"] else ""
         facts["cover"] = "yes" if facts["cover"] else "no"
     tell(facts, as_json=parsed.json)
-    return 0
+    return 0 if facts["finite"] and facts["modules"] else 2
 
 
 def _verify(parsed: argparse.Namespace) -> int:
@@ -211,7 +212,7 @@ def _finish(
     from trainer import detect, forms
 
     _check_out(parsed.out)
-    metadata = dict(sources[0].metadata) if recipe else forms.inherited(sources, made.modules, parsed.out.stem)
+    metadata = forms.for_family(sources[0]) if recipe else forms.inherited(sources, made.modules, parsed.out.stem)
     if base:
         predicts = detect.look(base.path).objective
         metadata |= forms.of_family(base.family, "v" if predicts == "v_prediction" else "epsilon")

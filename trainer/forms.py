@@ -11,6 +11,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import torch
@@ -32,12 +33,16 @@ NEEDED = (
     "modelspec.sai_model_spec", "modelspec.architecture", "ss_base_model_version", "ss_v2", "ss_network_module",
     "ss_network_dim", "ss_network_alpha", "ss_network_args",
 )  # fmt: skip
-_NOT_OF_A_MERGE = (
-    "sshs_", "ss_steps", "ss_max_train", "ss_seed", "ss_learning", "ss_unet_lr", "ss_text_encoder_lr", "ss_optimizer",
-    "ss_lr_", "ss_min_snr", "ss_noise", "ss_num_train", "ss_training_", "ss_dataset", "ss_tag", "ssmd_",
-    "limner.config",
-    "modelspec.thumbnail", "modelspec.trigger", "modelspec.title", "ss_output_name", "ss_mixed",
+# What a file that was made of others has from the first of them, and what it has from all.
+_KEPT = (
+    "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation", "modelspec.prediction_type",
+    "modelspec.resolution", "ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash",
+    "ss_new_sd_model_hash", "ss_resolution", "ss_clip_skip",
 )  # fmt: skip
+_JOINED = {
+    "modelspec.trigger_phrase": "modelspec.trigger_phrase", "modelspec.title": "modelspec.merged_from",
+    "modelspec.author": "modelspec.author", "modelspec.license": "modelspec.license",
+}  # fmt: skip
 
 
 def kohya(modules: Mapping[str, Module], precision: Precision) -> dict[str, Tensor]:
@@ -116,7 +121,9 @@ def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int
     Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
     """
     path = place_of(name).path
-    columns = module.delta().shape[1]
+    size = keys.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    assert size  # read as a module, so that its parts fit together
+    columns = size[1]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
         return (columns // 9, 3, 3)
     around = path.endswith((".proj_in", ".proj_out")) and family not in ("sd21", "sdxl")
@@ -170,23 +177,29 @@ def _file(metadata: Mapping[str, str], header: Mapping[str, Any], body: bytes) -
 
 def inherited(sources: list[AdapterFile], modules: Mapping[str, Module], title: str) -> dict[str, str]:
     """Metadata of a file that was made of others: what it is for and of what it was made, but nobody's recipe."""
-    first = sources[0].metadata if sources else {}
-    family = sources[0].family if sources else None
-    if family and not first.get("ss_base_model_version"):
-        first = {**first, **of_family(family, first.get("modelspec.prediction_type", "epsilon"))}
-    kept = {key: text for key, text in first.items() if not key.startswith(_NOT_OF_A_MERGE) and key != PEFT_METADATA}
-    triggers = [file.metadata.get("modelspec.trigger_phrase", "") for file in sources]
-    titles = [file.metadata.get("modelspec.title", "") for file in sources]
+    first = for_family(sources[0]) if sources else {}
+    joined = {
+        new: ", ".join(dict.fromkeys(text for file in sources if (text := file.metadata.get(key))))
+        for key, new in _JOINED.items()
+    }
     values = {
-        **kept,
+        **{key: first[key] for key in _KEPT if key in first},
+        **joined,
         "modelspec.title": title,
-        "modelspec.trigger_phrase": ", ".join(dict.fromkeys(one for one in triggers if one)),
-        "modelspec.merged_from": ", ".join(dict.fromkeys(one for one in titles if one)),
+        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ss_output_name": title,
         **network(modules),
         "limner.version": __version__,
     }
     return {key: text for key, text in values.items() if text}
+
+
+def for_family(file: AdapterFile) -> dict[str, str]:
+    """A file's metadata; what programs know its family by is added if it does not say."""
+    if file.family is None or file.metadata.get("ss_base_model_version"):
+        return dict(file.metadata)
+    prediction = file.metadata.get("modelspec.prediction_type", "epsilon")
+    return {**of_family(file.family, prediction), **network(file.modules), **file.metadata}
 
 
 def of_family(family: FamilyName, prediction: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ TEXT_PREFIXES: dict[FamilyName, dict[Component, str]] = {
     "sd21": {"text_encoder": "lora_te_"},
     "sdxl": {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
 }
+MAX_NAME = 300
 PER_BLOCK = 3  # places that a block of the UNet has in the original numbering, in all three families
 _COMPONENTS: dict[str, Component] = {
     "lora_unet_": "unet", "lycoris_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
@@ -106,7 +107,9 @@ def split(key: str) -> tuple[str, str]:
 
 
 def read(name: str) -> Module:
-    """What layer a file's name for it means."""
+    """What layer a file's name for it means; no layer has a very long one, which costs time to look at."""
+    if len(name) > MAX_NAME:
+        return Module(name, None, "diffusers", "")
     prefix = next((one for one in _COMPONENTS if name.startswith(one)), "")
     if not prefix:
         return _read_dotted(name)

@@ -165,6 +165,7 @@ def describe(file: Container) -> dict[str, Any]:
                 if ending != "alpha"
             }
         ),
+        "finite": all(file.is_finite(key) for key in file.entries),
         "bytes": len(file.data),
         "blocks": _blocks(file, found),
         "title": told.get("modelspec.title", ""),

@@ -89,7 +89,7 @@ class _Facts:
     def misfits(self) -> list[str]:
         """Layers that the model has, in another size."""
         return [one.module.name for one in self.layers
-                if one.module.place and self.has(one.module) and one.module.name not in self.halves
+                if self.has(one.module) and keys.weight_size(summary.shapes(self.file, one))
                 and not summary.fits(self.file, one, self.known)]  # fmt: skip
 
     @cached_property

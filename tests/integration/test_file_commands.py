@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from tests.integration.test_files import exported
+from tests.unit.test_verify import good
 from trainer import adapter_file, container, forms, weights
 from trainer.__main__ import main
 from trainer.file_commands import adapter
@@ -40,6 +42,7 @@ def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     facts = told(capsys, "inspect", run.export)
     assert (facts["family"], facts["kind"], facts["ranks"]) == ("Stable Diffusion 1.x", "LoRA", [4])
     assert "[adapter]" in facts["config"]
+    assert "another size" in facts["problems"][0]
     assert main(["inspect", str(run.export)]) == 0
     shown = capsys.readouterr().out
     assert "down_blocks.0" in shown
@@ -106,3 +109,26 @@ def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytes
     assert found.modules.keys() == one.modules.keys()
     assert "something at baked" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
     assert "not there" in refused(capsys, "extract", tmp_path / "absent", tiny_sd, "--rank", "4", "--out", out)
+
+
+def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the form of diffusers without any metadata but its own, in which no program could tell."""
+    modules = adapter_file.of_tensors(good("sdxl"), "x").modules
+    foreign, out = tmp_path / "foreign.safetensors", tmp_path / "out.safetensors"
+    foreign.write_bytes(forms.write(modules, {}, form="peft", precision="fp32", strip=True))
+    report = told(capsys, "convert", foreign, "--out", out)["report"]
+    assert report["good"], report
+    found = container.read(out).metadata
+    assert (found["ss_base_model_version"], found["ss_network_dim"]) == ("sdxl_base_v1-0", "2")
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_file_that_is_not_finite_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = good("sd15")
+    next(iter(tensors.values())).fill_(float("nan"))
+    (tmp_path / "x.safetensors").write_bytes(save(tensors))
+    assert main(["inspect", str(tmp_path / "x.safetensors"), "--json"]) == 2
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["finite"]
+    assert "not finite" in facts["problems"][0]
+    assert "not finite" in refused(capsys, "convert", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")

@@ -68,6 +68,8 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
         ("lora_unet_single_blocks_0_linear1", None),
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn3_to_q", None),
         ("model.diffusion_model.input_blocks.0.0", None),
+        ("lora_unet_" + "a" * 10**6 + "!", None),
+        ("lora_te_" + "a" * 299 + "!", None),
         ("", None),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ A layer has one `Place`: its component and its path as in the diffusers library,
 (`text_model`), which some versions of transformers leave out. Everything here is text; no file is read.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -236,32 +237,25 @@ def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     return (one[0] * two[0], one[1] * two[1]) if one and two else None
 
 
-def _product(shape: Shape) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
-
-
 def _lora_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     down, up, mid = shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight")
-    if _product(up[2:]) != 1 or up[1] != (mid or down)[0] or (mid and (mid[1] != down[0] or _product(down[2:]) != 1)):
+    if math.prod(up[2:]) != 1 or up[1] != (mid or down)[0] or (mid and (mid[1] != down[0] or math.prod(down[2:]) != 1)):
         return None
-    return up[0], _product(down[1:]) * (_product(mid[2:]) if mid else 1)
+    return up[0], math.prod(down[1:]) * (math.prod(mid[2:]) if mid else 1)
 
 
 def _hada_size(shapes: Mapping[str, Shape], one: str) -> tuple[int, int] | None:
     (rows, inner), (rank, columns) = shapes[f"hada_w{one}_a"], shapes[f"hada_w{one}_b"]
     core = shapes.get(f"hada_t{one}")
     if core:  # the first factor lies the other way round then
-        return (inner, columns * _product(core[2:])) if core[:2] == (rows, rank) else None
+        return (inner, columns * math.prod(core[2:])) if core[:2] == (rows, rank) else None
     return (rows, columns) if inner == rank else None
 
 
 def _lokr_size(shapes: Mapping[str, Shape], one: str) -> tuple[int, int] | None:
     if whole := shapes.get(f"lokr_w{one}"):
-        return whole[0], _product(whole[1:])
+        return whole[0], math.prod(whole[1:])
     first, second, core = shapes[f"lokr_w{one}_a"], shapes[f"lokr_w{one}_b"], shapes.get(f"lokr_t{one}")
     if core:
-        return (first[1], second[1] * _product(core[2:])) if core[:2] == (first[0], second[0]) else None
-    return (first[0], _product(second[1:])) if first[1] == second[0] else None
+        return (first[1], second[1] * math.prod(core[2:])) if core[:2] == (first[0], second[0]) else None
+    return (first[0], math.prod(second[1:])) if first[1] == second[0] else None

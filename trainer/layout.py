@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.detect import FamilyName
+from trainer.keys import Shape
 
-Shape = tuple[int, ...]
 _CONFIGS = Path(__file__).parent / "families"
 MODELS: dict[str, tuple[FamilyName, Path]] = {
     "sd15": ("sd15", _CONFIGS / "configs" / "sd15"),

@@ -1,6 +1,7 @@
 """What is in an adapter file, told from its header and its small numbers alone; knows no torch and loads no model."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -129,15 +130,8 @@ def fits(file: Container, layer: Layer, known: Mapping[str, Shape]) -> bool:
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:
         return False
-    flat = (weight[0], _product(weight[1:]))
+    flat = (weight[0], math.prod(weight[1:]))
     return keys.weight_size(shapes(file, layer)) == flat
-
-
-def _product(shape: Shape) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def describe(file: Container) -> dict[str, Any]:

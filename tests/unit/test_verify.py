@@ -209,6 +209,39 @@ def test_a_broken_container(tmp_path: Path, data: bytes, words: str) -> None:
     assert str(tmp_path) not in repr(report)
 
 
+def of_kind(kind: str, family: FamilyName) -> Tensors:
+    """The same layers as another kind of adapter."""
+    tensors = {}
+    plain = good(family)
+    for key, up in plain.items():
+        name, _, ending = key.partition(".")
+        if ending != "lora_up.weight":
+            continue
+        down = plain[f"{name}.lora_down.weight"]
+        rows, columns = up.shape[0], down.flatten(1).shape[1]
+        factors = {f"hada_w{one}_{part}": torch.ones(size) for one in (1, 2)
+                   for part, size in (("a", (rows, 2)), ("b", (2, columns)))}  # fmt: skip
+        if kind == "LoKr":
+            factors = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(rows // 4, 2)}
+            factors["lokr_w2_b"] = torch.ones(2, columns // 4)
+        if kind == "DoRA":
+            scale = torch.ones(rows, *[1] * (up.dim() - 1))
+            factors = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": scale}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in {**factors, "alpha": torch.tensor(1.0)}.items()}
+    return tensors
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "DoRA"])
+def test_other_kinds_load_where_they_are_known(tmp_path: Path, kind: str, family: FamilyName) -> None:
+    report = check(tmp_path, of_kind(kind, family), metadata(family))
+    assert not report.problems
+    assert set(failed(report)) == {"diffusers"}
+    words = {one.program: one.words for one in report.verdicts}
+    assert words["sd-scripts"].endswith("with --network_module lycoris.kohya")
+    assert ("pictures differ slightly" in words["ComfyUI"]) == (kind == "DoRA")
+
+
 def test_another_family_in_the_metadata(tmp_path: Path) -> None:
     report = check(tmp_path, good("sd15"), metadata("sdxl"))
     (problem,) = report.problems

@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        what = Path(error.filename).name if error.filename else "a file"
+        print(f"{what} cannot be read or written: {error.strerror or 'no reason is known'}.", file=sys.stderr)
+        return 1
     return code
 
 

@@ -253,7 +253,7 @@ def call(command: Sequence[str]) -> dict[str, Any]:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UserError("This took too long and was given up.", "Try a smaller rank.") from None
-    if done.returncode == 2 and done.stderr.strip():
+    if done.returncode in (1, 2) and done.stderr.strip() and "Traceback" not in done.stderr:
         raise UserError(done.stderr.strip().splitlines()[-1], "")
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -132,3 +132,13 @@ def test_a_file_that_is_not_finite_is_told(tmp_path: Path, capsys: pytest.Captur
     assert not facts["finite"]
     assert "not finite" in facts["problems"][0]
     assert "not finite" in refused(capsys, "convert", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+
+
+def test_what_the_disk_refuses_is_told_without_a_path(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"{'x' * 300}.safetensors"  # no disk has such names
+    assert main(["convert", str(run.export), "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert "cannot be read or written: File name too long" in told
+    assert str(tmp_path) not in told

@@ -25,7 +25,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import __version__, config, dataset, events, file_commands, files, runs
 from trainer.config import PictureConfig
-from trainer.errors import UserError
+from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
 
 
@@ -113,6 +113,8 @@ def _work(parsed: argparse.Namespace) -> int:
 
 def work(run: Run) -> int:
     """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
+    if os.environ.get("RANK", "0") != "0":
+        return _follow(run)
     lock = runs.hold(run)
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
@@ -121,9 +123,11 @@ def work(run: Run) -> int:
         settings = run.config()
         device = runs.wait_for_device(run)
         try:
-            from trainer.train import train  # imports torch, which a waiting run does without
+            from trainer import distributed  # imports torch, which a waiting run does without
+            from trainer.train import train
 
-            train(settings, run)
+            with distributed.followers(run, settings.training.devices):
+                train(settings, run)
         finally:
             device.release()
     except StopRequestedError:
@@ -139,6 +143,16 @@ def work(run: Run) -> int:
     return 0
 
 
+def _follow(run: Run) -> int:
+    """Do a run beside the process that leads it, which alone tells how it goes."""
+    from trainer import distributed
+    from trainer.train import train
+
+    distributed.follow()
+    train(run.config(), Run(run.folder, leads=False))
+    return 0
+
+
 def explain(error: Exception) -> tuple[str, str]:
     """What went wrong and what to do, for a person."""
     if isinstance(error, UserError):
@@ -147,7 +161,7 @@ def explain(error: Exception) -> tuple[str, str]:
         return "The disk is full.", "Make room, then resume: the last checkpoint is kept."
     if isinstance(error, PermissionError):
         return "A folder cannot be written to.", "Check its permissions, then resume."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "There is not enough memory.", "Lower the resolution or the batch size, then start again."
     return f"Something unexpected went wrong ({type(error).__name__}).", "The log has the details; resuming may help."
 

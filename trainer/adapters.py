@@ -1,4 +1,4 @@
-"""Kinds of adapters: their settings, and how peft is told to build them. Torch-free until `build()` is called."""
+"""Kinds of adapters and their file: their settings, and how peft is told to build them. Torch-free until `build()`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ class Lora(Section):
     """
 
     kind: Literal["lora"] = "lora"
-    rank: int = _rank()
+    rank: int = Field(
+        16, ge=0, le=512, title="Rank",
+        description="Size of the update; a larger rank holds more and makes a larger file. 0 = 8, 16 or 32, from the "
+        "number of pictures.",
+    )  # fmt: skip
     alpha: float = _alpha()
     targets: Targets = _targets()
     blocks: tuple[str, ...] = _blocks()
@@ -203,6 +207,25 @@ class LoKr(Section):
 
 
 AdapterConfig = Lora | LoHa | LoKr
+
+
+class ExportConfig(Section):
+    """The finished file."""
+
+    precision: Literal["fp16", "bf16", "fp32"] = Field(
+        "fp16", title="Precision", description="Of the numbers in the file; fp32 makes it twice as large."
+    )
+    peft: bool = Field(
+        False, title="Also for diffusers",
+        description="Write a second file in the form of PEFT and diffusers, peft/pytorch_lora_weights.safetensors.",
+    )  # fmt: skip
+    cover: bool = Field(
+        True, title="Cover picture", description="Put the newest preview, small, into the file, where programs show it."
+    )
+    strip: bool = Field(
+        False, title="Strip",
+        description="Leave out of the file what no program needs to load it: recipe, tags, trigger word, cover.",
+    )  # fmt: skip
 
 
 def chosen(targets: Targets, usual: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a step is given: which pictures, as which of their views, with which texts. All follows from seed and step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from trainer.families import Conditioning
 from trainer.randomness import generator
 from trainer.shelf import Shelf
 
+LOOKED_AT = 100  # batches among which the largest is looked for
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,18 +27,42 @@ class Batch:
     is None where captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in
     0..1 says where to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any
     conditioning: original height and width, top and left of the crop, height and width.
+
+    A batch may be a part of a larger one of `whole` pictures: those at `rows` there.
     """
 
     mean: Tensor
     std: Tensor
     conditioning: Conditioning | None
     captions: tuple[str, ...]
+    whole: int
     preserved: tuple[str, ...] = ()
     preserved_conditioning: Conditioning | None = None
     mask: Tensor | None = None
     weight: float = 1.0
     sizes: Tensor | None = None
     preserved_latents: Tensor | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def part(self, number: int, of: int) -> "Batch":
+        """Every `of`-th picture from the `number`-th on: what one of `of` parts computes.
+
+        The preserved pictures go with the first of the batch, so that they are shared out in the same way.
+        """
+        if of == 1:
+            return self
+        rows = slice(number, None, of)
+        parts: dict[str, Tensor | None] = {
+            name: None if tensor is None else tensor[rows]
+            for name, tensor in vars(self).items()
+            if name in ("mean", "std", "mask", "sizes", "preserved_latents")
+        }
+        texts = {name: _rows(getattr(self, name), rows) for name in ("conditioning", "preserved_conditioning")}
+        return replace(self, captions=self.captions[rows], preserved=self.preserved[rows], rows=rows, **parts, **texts)  # type: ignore[arg-type]
+
+
+def _rows(conditioning: Conditioning | None, rows: slice) -> Conditioning | None:
+    return None if conditioning is None else {key: tensor[rows] for key, tensor in conditioning.items()}
 
 
 @dataclass(frozen=True)
@@ -102,10 +128,14 @@ class Batches:
     config: TrainConfig
     device: torch.device
     drawn: dict[str, Path] = field(default_factory=dict)  # what the base draws, by preservation prompt
+    small: "Batches | None" = None  # the same pictures at a lower resolution, for the first steps
 
     def at(self, step: int, micro: int) -> Batch:
         """The batch of a micro-step: a pure function of its place."""
-        number = step * self.config.training.accumulation + micro
+        training = self.config.training
+        if self.small and step < training.small_share * training.steps:
+            return self.small.at(step, micro)
+        number = step * training.accumulation + micro
         share = self.config.prior.share if self.prior else 0.0
         before, after = int(number * share), int((number + 1) * share)
         if self.prior and after > before:
@@ -143,6 +173,7 @@ class Batches:
             torch.stack([view["std"] for view in views]).to(self.device),
             self._conditioning_of(captions, sizes),
             captions,
+            len(indices),
             preserved,
             self._conditioning_of(preserved, sizes),
             torch.stack([mask for mask in masks if mask is not None]).to(self.device) if all_there(masks) else None,
@@ -150,6 +181,17 @@ class Batches:
             sizes,
             torch.stack(kept_latents).to(self.device) if kept_latents else None,
         )
+
+    def largest(self, steps: int) -> tuple[int, int]:
+        """Step and micro-step of the batch, among the last of a run, that takes the most memory."""
+
+        def size(number: int) -> int:
+            batch = self.at(*divmod(number, self.config.training.accumulation))
+            return batch.mean[0].numel() * (batch.whole + len(batch.preserved))
+
+        end = steps * self.config.training.accumulation
+        number = max(range(max(0, end - LOOKED_AT), end), key=size)
+        return divmod(number, self.config.training.accumulation)
 
     def _alone(self, count: int, rng: torch.Generator) -> list[bool]:
         """Which captions are the trigger alone. Nothing is drawn if none are, so that other runs keep their bits."""

@@ -7,7 +7,8 @@ always safe.
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.families import Family, fingerprint
+from trainer.families import Family, fingerprint, on_device
 from trainer.randomness import generator
 from trainer.shelf import Shelf
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
+SMALL = Fraction(3, 4)  # of a resolution: its sides stay multiples of what the VAE makes one value of
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 
 
@@ -58,7 +60,17 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
             pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
-    encoder = _Encoder(family, config, Shelf(), progress, marks)
+    shelf = Shelf()
+    with on_device(family, *family.encoders().values()):
+        batches = _build(_Encoder(family, config, shelf, progress, marks), examples)
+        if config.training.small_share:
+            small = _build(_Encoder(family, config, shelf, progress, marks, SMALL), examples)
+            batches = replace(batches, small=small)
+    return batches
+
+
+def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
+    config, progress = encoder.config, encoder.progress
     others = dataset.read_prior(config.prior.dataset)
     own = encoder.pool(examples, config.trigger, "")
     prior = encoder.pool(others, "", "prior") if others else None
@@ -70,7 +82,7 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
             progress("Encoding captions", number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
     drawn = encoder.drawn(examples[0].path.parent)
-    return Batches(own, prior, conditioning, encoder.store, config, family.device, drawn)
+    return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -88,10 +100,12 @@ class _Encoder:
     store: Shelf
     progress: Progress
     marks: dict[str, str]
+    scale: Fraction = Fraction(1)  # of the size at which pictures are encoded
 
     def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
         """Encode pictures, each in all its views."""
-        sizes = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        whole = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
         found, shapes, places = [], [], []
         for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
             self.progress("Encoding pictures", number, len(examples))
@@ -142,16 +156,19 @@ class _Encoder:
         # A run has its denoiser's fingerprint on record; to hash gigabytes once is enough.
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
-        found = {}
-        for number, prompt in enumerate(settings.prompts):
-            self.progress("Drawing what to preserve", number, len(settings.prompts))
-            file = shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
-            if not self.store.has(file, {"latents"}):
+        found = {
+            prompt: shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+            for prompt in settings.prompts
+        }
+        missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
+        with on_device(self.family, *([self.family.denoiser] if missing else [])):
+            for number in missing:
+                self.progress("Drawing what to preserve", number, len(found))
+                prompt = list(found)[number]
                 latents = self.family.draw_latents(
                     prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side
                 )
-                self.store.put(file, {"latents": latents.float().cpu().contiguous()})
-            found[prompt] = file
+                self.store.put(found[prompt], {"latents": latents.float().cpu().contiguous()})
         return found
 
     def text(self, text: str, folder: Path) -> Path:

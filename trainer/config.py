@@ -15,7 +15,7 @@ import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainer import detect, files
-from trainer.adapters import LoHa, LoKr, Lora
+from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.recipe import (
@@ -56,6 +56,11 @@ class ModelConfig(Section):
         "auto", title="Objective",
         description="What the base predicts; auto reads it from the model, or asks it where the model does not say.",
     )  # fmt: skip
+    weights: Literal["full", "int8", "nf4"] = Field(
+        "full", title="Weights",
+        description="Of the frozen base while training: int8 and nf4 keep its attention in 8 or 4 bits, for small "
+        "cards; a little less exact, slower, and they need bitsandbytes.",
+    )  # fmt: skip
 
 
 class PreviewConfig(Section):
@@ -89,25 +94,6 @@ class CheckpointConfig(Section):
     keep: int = Field(
         5, ge=2, le=1000, title="Checkpoints kept", description="The newest that are kept; older ones are removed."
     )
-
-
-class ExportConfig(Section):
-    """The finished file."""
-
-    precision: Literal["fp16", "bf16", "fp32"] = Field(
-        "fp16", title="Precision", description="Of the numbers in the file; fp32 makes it twice as large."
-    )
-    peft: bool = Field(
-        False, title="Also for diffusers",
-        description="Write a second file in the form of PEFT and diffusers, peft/pytorch_lora_weights.safetensors.",
-    )  # fmt: skip
-    cover: bool = Field(
-        True, title="Cover picture", description="Put the newest preview, small, into the file, where programs show it."
-    )
-    strip: bool = Field(
-        False, title="Strip",
-        description="Leave out of the file what no program needs to load it: recipe, tags, trigger word, cover.",
-    )  # fmt: skip
 
 
 class Record(Section):
@@ -201,6 +187,8 @@ class TrainConfig(Section):
             raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
             raise ValueError("adapter.up_factor: Prodigy has one rate for all parts; set it to 1")
+        if self.model.weights != "full" and not (isinstance(self.adapter, Lora) and not self.adapter.dora):
+            raise ValueError("model.weights: LoHa, LoKr and DoRA need the base's weights as they are; set it to full")
         if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
             raise ValueError("preview.strength: DoRA previews can only be at strength 1")
         return self
@@ -266,7 +254,28 @@ def build(data: dict[str, Any]) -> TrainConfig:
     told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
     under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
-    return check(TrainConfig, _merge(_merge(KINDS, under), data))
+    return check(TrainConfig, _merge(_merge(KINDS, _at_batch(under, data)), data))
+
+
+def _at_batch(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A preset with its learning rate brought to the batch that the settings ask for, by the square root of the ratio.
+
+    Malladi et al. 2022, https://arxiv.org/abs/2205.10287: so Adam's steps stay alike. A rate that is set,
+    or another optimizer's, stays as it is.
+    """
+    usual, wanted = under.get("training", {}), data.get("training", {})
+    optimizer = data.get("optimizer", {})
+    if not isinstance(wanted, dict) or not isinstance(optimizer, dict) or optimizer.keys() & {"learning_rate", "kind"}:
+        return under
+    ratio = 1.0
+    for name in ("batch_size", "accumulation"):
+        before = usual.get(name, TrainingConfig.model_fields[name].default)
+        after = wanted.get(name, before)
+        ratio *= after / before if isinstance(after, int) and after > 0 else 1
+    rate = under.get("optimizer", {}).get("learning_rate")
+    if rate is None or ratio == 1:
+        return under
+    return _merge(under, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -363,6 +372,15 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 def dump(config: TrainConfig) -> str:
     """The TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
+
+
+def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:
+    """Rank of an adapter for a data set of `count` pictures: a large one learns a few pictures by heart.
+
+    T-LoRA, Soboleva et al. 2025, https://arxiv.org/abs/2507.05964: with one picture rank 8 is as like as 64,
+    and follows the prompt better.
+    """
+    return adapter.rank or (8 if count <= 4 else 16 if count <= 30 else 32)
 
 
 def planned_steps(training: TrainingConfig, count: int) -> int:

@@ -1,4 +1,4 @@
-"""The one exception that is meant for people."""
+"""The one exception that is meant for people, and one of others that they meet often."""
 
 
 class UserError(Exception):
@@ -12,3 +12,12 @@ class UserError(Exception):
         super().__init__(f"{message} {remedy}".strip())
         self.message = message
         self.remedy = remedy
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is no memory left, on a GPU or on a CPU. Torch has no one class for both."""
+    names = ("MemoryError", "OutOfMemoryError")
+    return type(error).__name__ in names or (
+        isinstance(error, RuntimeError)
+        and any(word in str(error) for word in ("DefaultCPUAllocator", "not enough memory"))
+    )

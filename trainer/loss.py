@@ -15,16 +15,17 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
 
     Ho et al. 2020, https://arxiv.org/abs/2006.11239 (section 3.4) for epsilon; Salimans & Ho 2022,
     https://arxiv.org/abs/2202.00512 (section 4) for v. To it comes the squared difference between the prediction and
-    the base's own on the noisy pictures that are to be preserved. Noise is drawn on the CPU, to be the same everywhere.
+    the base's own on the noisy pictures that are to be preserved. Noise is drawn on the CPU, to be the same everywhere,
+    and for the whole batch, so that the losses of its parts add up to that of the whole.
     """
     objective, chunks = config.objective, config.captions.chunks
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng).to(family.device)
+        return torch.randn((batch.whole, *shape[1:]), generator=rng)[batch.rows].to(family.device)
 
     latents = batch.mean + batch.std * drawn(*batch.std.shape)
     noise = drawn(*latents.shape)
-    timesteps = draw_timesteps(len(latents), len(family.alphas_cumprod), objective, rng).to(family.device)
+    timesteps = draw_timesteps(batch.whole, len(family.alphas_cumprod), objective, rng)[batch.rows].to(family.device)
     if objective.noise_offset:
         noise = noise + objective.noise_offset * drawn(*latents.shape[:2], 1, 1)
     seen = noise + objective.input_perturbation * drawn(*latents.shape) if objective.input_perturbation else noise
@@ -55,7 +56,7 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     if kept:
         distance = functional.mse_loss(prediction[count:], unchanged, reduction="none").mean(dim=(1, 2, 3))
         total = total + config.preservation.weight * distance.sum()
-    return batch.weight * total / count
+    return batch.weight * total / batch.whole
 
 
 def encode(family: Family, batch: Batch, prompts: tuple[str, ...], chunks: int) -> Conditioning:

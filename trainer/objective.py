@@ -2,9 +2,9 @@
 
 import torch
 
-from trainer import events, files
+from trainer import events
 from trainer.batches import Batch
-from trainer.config import TrainConfig, dump
+from trainer.config import TrainConfig
 from trainer.families import Family, probe
 from trainer.loss import encode
 from trainer.runs import Run
@@ -37,5 +37,5 @@ def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Train
             "record": config.record.model_copy(update={"objective": reason}),
         }
     )
-    files.write(run.config_file, dump(config))
+    run.keep(config)
     return config

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from trainer import adapter_file, config, events, families, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
-from trainer.errors import UserError
+from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
 from trainer.runs import Run
 
@@ -33,14 +33,19 @@ def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, st
     folder.mkdir(exist_ok=True)
     adapter.set_strength(settings.strength)
     try:
-        for number, prompt in enumerate(settings.prompts):
-            path = folder / f"{step:06d}_{number}.png"
-            picture = PictureConfig(
-                prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
-                guidance=settings.guidance, out=str(path),
-            )  # fmt: skip
-            write_png(path, paint(family, picture), picture)
-            run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
+        with families.on_device(family, *family.encoders().values()):
+            for number, prompt in enumerate(settings.prompts):
+                path = folder / f"{step:06d}_{number}.png"
+                picture = PictureConfig(
+                    prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
+                    guidance=settings.guidance, out=str(path),
+                )  # fmt: skip
+                write_png(path, paint(family, picture), picture)
+                run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        run.report(events.Warned(message=f"There was not enough memory for the previews of step {step}."))
     finally:
         adapter.set_strength(1.0)
 

@@ -21,7 +21,10 @@ class TrainingConfig(Section):
         240, ge=1, le=100_000, title="Exposures",
         description="When steps is 0: pictures seen in all, as a factor on the square root of their number.",
     )  # fmt: skip
-    batch_size: int = Field(4, ge=1, le=256, title="Batch size", description="Pictures in one pass.")
+    batch_size: int = Field(
+        4, ge=1, le=256, title="Batch size",
+        description="Pictures in one pass; a preset's learning rate follows it by the square root.",
+    )  # fmt: skip
     accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes that make one step.")
     resolution: int = Field(
         512,
@@ -31,14 +34,31 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with a picture's area.",
     )
+    small_share: float = Field(
+        0.0, ge=0, lt=1, title="Small at first",
+        description="Share of the steps, from the first on, at three quarters of the resolution: faster, less fine.",
+    )  # fmt: skip
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         title="Precision",
         description="Of the frozen base; auto is bf16 on a GPU that has it and fp32 elsewhere; fp16 needs a GPU.",
     )
-    gradient_checkpointing: bool = Field(
-        False, title="Gradient checkpointing",
-        description="Compute parts of the model twice instead of keeping them: less memory, about a third slower.",
+    devices: int = Field(
+        1, ge=1, le=64, title="Devices",
+        description="GPUs, or processes where there is none, that share each batch; the adapter is the same.",
+    )  # fmt: skip
+    memory: float = Field(
+        0.0, ge=0, le=10_000, title="Memory", description="GB that the training may take; 0 = nearly all that is free."
+    )
+    parts: int = Field(
+        0, ge=0, le=256, title="Parts",
+        description="A batch is computed in so many parts, one after the other: less memory, the same adapter; 0 = as "
+        "few as fit into memory, which is measured.",
+    )  # fmt: skip
+    gradient_checkpointing: Literal["auto", "off", "large", "all"] = Field(
+        "auto", title="Gradient checkpointing",
+        description="Compute the blocks at the largest sizes, or all, twice instead of keeping them: less memory, up "
+        "to a third slower; auto only where a batch does not fit otherwise.",
     )  # fmt: skip
     clip: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Largest length of the gradient; 0 = off.")
     text_encoder: bool = Field(
@@ -57,6 +77,13 @@ class TrainingConfig(Section):
         0.0, ge=0, le=1000, title="Instability guard",
         description="Begin again at half the rate if an early gradient is this many times their median; 0 = off.",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _each_part_has_a_picture(self) -> "TrainingConfig":
+        if self.devices * max(1, self.parts) > self.batch_size:
+            name = "parts" if self.parts > 1 else "devices"
+            raise ValueError(f"{name}: a batch of {self.batch_size} cannot be shared by so many; raise batch_size")
+        return self
 
 
 class ObjectiveConfig(Section):

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -34,8 +34,10 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 DEVICE_LOCK = ".device.lock"
+LOOKED_AT = 20  # runs among which one of the same kind is looked for
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -46,10 +48,14 @@ class StopRequestedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `listener` hears each event beside the log (the command line's progress)."""
+    """One run folder. `listener` hears each event beside the log (the command line's progress).
+
+    Of several processes on one run, one leads; for the others the folder is there to be read only.
+    """
 
     folder: Path
     listener: Callable[[events.Event], None] | None = field(default=None, compare=False)
+    leads: bool = True
 
     @property
     def id(self) -> str:
@@ -77,14 +83,21 @@ class Run:
 
     def report(self, event: events.Event) -> None:
         """Add an event to the log."""
+        if not self.leads:
+            return
         events.append(self.log, event)
         if self.listener:
             self.listener(event)
 
+    def keep(self, config: TrainConfig) -> None:
+        """Write down the settings as they are from here on."""
+        if self.leads:
+            files.write(self.config_file, configs.dump(config))
+
     def asked(self, command: Command) -> bool:
         """Whether somebody asked for this; the question is taken away with it."""
         path = self.folder / "ask" / command
-        if not path.exists():
+        if not self.leads or not path.exists():
             return False
         path.unlink(missing_ok=True)
         return True
@@ -151,7 +164,7 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
             ) from None
     (folder / "ask").mkdir()
     run = Run(folder)
-    files.write(run.config_file, configs.dump(config))
+    run.keep(config)
     return run
 
 
@@ -260,6 +273,29 @@ def start(run: Run, executor: Executor = spawn) -> None:
         old.unlink(missing_ok=True)
     (asks / "start").touch()
     executor(run)
+
+
+def seconds_per_step(config: TrainConfig) -> float | None:
+    """How long a step took, previews included, in the newest run of this kind on this machine; None without one."""
+    for run in every()[:LOOKED_AT]:
+        try:
+            alike = _cost(run.config()) == _cost(config)
+        except UserError:  # of an older version, or broken
+            continue
+        pace = look(run).state.pace if alike else ()
+        if len(pace) > 1:
+            (first, begin), (last, end) = pace[0], pace[-1]
+            return (end - begin) / max(1, last - first)
+    return None
+
+
+def _cost(config: TrainConfig) -> tuple[object, ...]:
+    """What a step's time depends on, of all settings."""
+    training, adapter = config.training, config.adapter
+    return (
+        config.model.base, config.model.weights, training.resolution, training.batch_size, training.accumulation,
+        training.devices, training.text_encoder, adapter.kind, adapter.targets, config.preservation.share,
+    )  # fmt: skip
 
 
 def ask(run: Run, command: Command) -> None:

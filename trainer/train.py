@@ -1,6 +1,7 @@
 """train(): the main path of the program, from settings to a finished adapter file."""
 
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 
 import psutil
@@ -13,19 +14,19 @@ from trainer import (
     captions,
     checkpoint,
     dataset,
+    distributed,
     events,
     export,
     families,
-    files,
+    memory,
     objective,
     preview,
     update,
 )
-from trainer.config import Record, TrainConfig, dump, planned_steps
+from trainer.batches import Batches
+from trainer.config import Record, TrainConfig, planned_rank, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.loss import training_loss
-from trainer.randomness import generator, seed_dropout
 from trainer.recipe import TrainingConfig
 from trainer.runs import Run
 from trainer.schedules import Stable
@@ -43,19 +44,21 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     """
     run.progress("Loading the base model", 0, 1)
     precision = resolved_precision(config.training)
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    family = families.load(config.model, accelerator.device, PRECISIONS[precision])
+    accelerator = distributed.join(precision)
+    config = distributed.shared(config, accelerator)
+    family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples = dataset.read(dataset.folder_of(config.dataset))
     config = complete(config, run, examples, family)
     texts = [captions.texts(example, config, config.trigger) for example in examples]
     warn(run, config, family, texts)
-    batches = cache.build(family, examples, config, run.progress)
+    with accelerator.main_process_first():
+        batches = cache.build(family, examples, config, run.progress)
+    families.place(family, text_encoder=config.training.text_encoder)
     config = objective.settle(config, family, batches.at(0, 0), run)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
-    if config.training.gradient_checkpointing:
-        families.save_memory(family)
     progress = begin(config, adapter)
+    config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, progress)
     scaler = update.scaled(accelerator.scaler, progress)
     written = [first for first, *_ in texts]
@@ -69,14 +72,13 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
 
     while step < config.training.steps:
         begun = time.monotonic()
-        loss = torch.zeros((), device=accelerator.device)
-        for micro in range(config.training.accumulation):
-            rng = generator(config.seed, step, micro, "noise")
-            seed_dropout(config.seed, step, micro, "dropout")
-            with accelerator.autocast():
-                part = training_loss(family, adapter, batches.at(step, micro), config, rng)
-            accelerator.backward(part / config.training.accumulation)
-            loss += part.detach() / config.training.accumulation
+        try:
+            share = update.gradients(accelerator, family, adapter, batches, config, step)
+        except RuntimeError as error:
+            config = memory.lighter(config, family, run, error)
+            progress.optimizer.zero_grad()
+            continue
+        loss = distributed.add_up(accelerator, progress, share)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = update.clip(progress, config.training.clip, scaler)
         if update.exploded(norm, step, config, progress):
@@ -94,24 +96,40 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
-        if due(step, config.preview.every) or step == config.training.steps or run.asked("preview"):
+        asked = distributed.asked(accelerator, run)
+        if run.leads and (due(step, config.preview.every) or step == config.training.steps or "preview" in asked):
             with progress.settled(adapter):
                 preview.make(family, adapter, config.preview, run, step)
-        if run.asked("cooldown"):
+        if "cooldown" in asked:
             config = cooled(config, run, step)
             run.report(started(step, config, family.device))
-        stop = run.asked("stop")
         late = time.monotonic() - saved > 60 * config.checkpoint.minutes
         last = step == config.training.steps
-        if due(step, config.checkpoint.every) or last or late or stop or run.asked("checkpoint"):
+        if run.leads and (due(step, config.checkpoint.every) or last or late or asked & {"checkpoint", "stop"}):
             save()
             saved = time.monotonic()
-        if stop and not last:
+        if "stop" in asked and not last:
             return run.report(events.Stopped(step=step))
 
+    if not run.leads:
+        return None
     with progress.settled(adapter):
         path = export.write(family, adapter, config, run, written)
     return run.report(events.Finished(step=step, export=path.name))
+
+
+def largest(
+    accelerator: Accelerator, family: families.Family, adapter: families.Adapter, batches: Batches
+) -> Callable[[TrainConfig], None]:
+    """What computes the gradient of the largest batch of a run, to see what memory it takes, and forgets it."""
+
+    def compute(config: TrainConfig) -> None:
+        place = batches.largest(config.training.steps)
+        update.backward(accelerator, family, adapter, batches.at(*place), config, place)
+        for parameter in adapter.parameters():
+            parameter.grad = None
+
+    return compute
 
 
 def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
@@ -149,8 +167,9 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
             "record": config.record.model_copy(update={"restarts": config.record.restarts + 1}),
         }
     )
-    checkpoint.forget(run)
-    files.write(run.config_file, dump(config))
+    if run.leads:
+        checkpoint.forget(run)
+    run.keep(config)
     return config
 
 
@@ -161,7 +180,7 @@ def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
         return config
     steps = config.schedule.shortened(step, config.training.steps)
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
-    files.write(run.config_file, dump(config))
+    run.keep(config)
     return config
 
 
@@ -216,12 +235,13 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
+            "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
             "training": training,
             "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
             "record": record,
         }
     )
-    files.write(run.config_file, dump(config))
+    run.keep(config)
     return config
 
 

@@ -1,18 +1,58 @@
-"""One optimizer step: the gradient is unscaled, measured and clipped, watched, and followed."""
+"""One optimizer step: the gradient is computed, added up, measured and clipped, watched, and followed."""
 
 import math
 import statistics
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from trainer.batches import Batch, Batches
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.families import Adapter, Family
+from trainer.loss import training_loss
+from trainer.randomness import generator, seed_dropout
 
 EARLY = 0.15  # share of the steps in which the instability guard watches
 FEWEST = 5  # gradients that a median is taken of
+
+
+def gradients(
+    accelerator: Accelerator, family: Family, adapter: Adapter, batches: Batches, config: TrainConfig, step: int
+) -> Tensor:
+    """Compute the gradients of a step, of which each process has its share; returns its share of the loss."""
+    loss = torch.zeros((), device=accelerator.device)
+    for micro in range(config.training.accumulation):
+        loss += backward(accelerator, family, adapter, batches.at(step, micro), config, (step, micro))
+    return loss
+
+
+def backward(
+    accelerator: Accelerator,
+    family: Family,
+    adapter: Adapter,
+    batch: Batch,
+    config: TrainConfig,
+    place: tuple[int, int],
+) -> Tensor:
+    """Add the gradient of a batch at its place (step, micro-step), part by part; returns this process's loss.
+
+    All randomness follows from the place, and noise from that of the whole batch.
+    """
+    loss = torch.zeros((), device=accelerator.device)
+    processes, parts = accelerator.num_processes, config.training.parts
+    for number in range(accelerator.process_index, parts * processes, processes):
+        seed_dropout(config.seed, *place, "dropout", *([number] if number else []))
+        with accelerator.autocast():
+            rng = generator(config.seed, *place, "noise")
+            share = training_loss(family, adapter, batch.part(number, parts * processes), config, rng)
+        accelerator.backward(share / config.training.accumulation)
+        loss += share.detach() / config.training.accumulation
+    return loss
 
 
 def scaled(scaler: Any, progress: Progress) -> GradScaler | None:  # noqa: ANN401 - accelerate is untyped

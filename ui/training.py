@@ -189,7 +189,9 @@ def plan(*given: Any) -> str:  # noqa: ANN401 - values of the form
     steps = configs.planned_steps(training, count)
     times = round(steps * training.batch_size * training.accumulation / count)
     pictures = f"{count} picture" + ("" if count == 1 else "s")
-    return f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times."
+    pace = runs.seconds_per_step(config)
+    took = f", about {progress.seconds(pace * steps)} here" if pace else ""
+    return f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times{took}."
 
 
 def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form

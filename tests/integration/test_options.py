@@ -44,7 +44,7 @@ def test_each_setting_changes_the_adapter(character: Path, tiny_sd: Path, name: 
 def test_gradient_checkpointing_changes_nothing(character: Path, tiny_sd: Path, text_encoder: bool) -> None:
     options = {"training__text_encoder": text_encoder, "adapter__rank_dropout": 0.3}
     one = runs.create(settings(tiny_sd, **options))
-    two = runs.create(settings(tiny_sd, training__gradient_checkpointing=True, **options))
+    two = runs.create(settings(tiny_sd, training__gradient_checkpointing="all", **options))
     assert same(finish(one), finish(two))
     assert losses(one) == losses(two)
 

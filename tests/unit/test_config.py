@@ -121,3 +121,31 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
         config.load(tmp_path / "absent.toml")
     with pytest.raises(UserError, match="is a folder"):
         config.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "rate"),
+    [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"batch_size": 2, "accumulation": 2}, 3e-4),
+     ({"accumulation": 4}, 6e-4), ({"steps": 10}, 3e-4)],
+)  # fmt: skip
+def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, int], rate: float) -> None:
+    data: dict[str, Any] = {"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "training": training}
+    assert config.build(data).optimizer.learning_rate == pytest.approx(rate)
+    said = config.build({**data, "optimizer": {"learning_rate": 1e-4}})
+    assert said.optimizer.learning_rate == 1e-4, "what is said is meant"
+    other = config.build({**data, "optimizer": {"kind": "lion"}})
+    assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
+
+
+def test_a_batch_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
+    for wrong in ("four", 0, -1, 2.5, [1]):
+        with pytest.raises(UserError, match=r"training\.batch_size"):
+            config.build({"name": "x", "dataset": "y", "training": {"batch_size": wrong}})
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 8), (4, 8), (5, 16), (30, 16), (31, 32)])
+def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int) -> None:
+    made = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}})
+    assert config.planned_rank(made.adapter, count) == rank
+    said = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
+    assert config.planned_rank(said.adapter, count) == 3

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,23 @@ def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
     (tmp_path / "rin").mkdir()
     run = runs.create(config.build({"name": "rin", "dataset": str(tmp_path / "rin")}), tmp_path / "run")
     assert run.config().prior.dataset == ""
+
+
+def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:
+    asked = config.build({"name": "rin", "dataset": "rin"})
+    assert runs.seconds_per_step(asked) is None
+    run = make()
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    for step in range(1, 11):
+        run.report(
+            events.Step(
+                step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=0.1, memory=1,
+                time=begun + timedelta(seconds=2 * step),
+            )
+        )  # fmt: skip
+    assert runs.seconds_per_step(asked) == pytest.approx(2)
+    other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
+    assert runs.seconds_per_step(other) is None
+    newer = runs.create(asked, run.folder.parent / "9999_newer")
+    newer.config_file.write_text("broken")
+    assert runs.seconds_per_step(asked) == pytest.approx(2), "one that cannot be read is passed over"

@@ -80,7 +80,7 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
 @pytest.mark.parametrize(
     ("widget", "value", "title"),
     [
-        ("form-adapter-rank-lora", 0, "Rank"),
+        ("form-adapter-rank-lora", -1, "Rank"),
         ("form-adapter-rank-lora", None, "Rank"),
         ("form-adapter-rank-lora", 2.5, "Rank"),
         ("form-optimizer-learning-rate-adamw", float("nan"), "Learning rate"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import peft
 import torch
@@ -25,8 +25,11 @@ from trainer.detect import TITLES, Base, FamilyName, Objective
 from trainer.errors import UserError
 from trainer.families import pipelines
 from trainer.families.layers import ADAPTER, Layer, LoraPair, base_weight, drop_ranks, known
+from trainer.families.quantised import quantise
 from trainer.families.sd import SD, Conditioning
 from trainer.families.sdxl import SDXL
+
+Recomputed = Literal["off", "large", "all"]  # as in the setting training.gradient_checkpointing
 
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
@@ -39,6 +42,7 @@ __all__ = [
     "Conditioning",
     "Family",
     "Layer",
+    "Recomputed",
     "adapted",
     "attach",
     "base_weight",
@@ -46,7 +50,10 @@ __all__ = [
     "load",
     "named",
     "patched",
-    "save_memory",
+    "place",
+    "on_device",
+    "read",
+    "recompute",
 ]
 
 
@@ -73,7 +80,7 @@ class Family(Protocol):
 
     @classmethod
     def load(cls, path: Path, found: Base, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the frozen base model that was found at a path, without any network."""
+        """Load the frozen base model that was found at a path into main memory, without any network."""
 
     def set_objective(self, objective: Objective) -> None:
         """Take the denoiser's output as noise or as v, in training and in pictures."""
@@ -117,7 +124,19 @@ FAMILIES: dict[FamilyName, type[Family]] = {"sd15": SD, "sd21": SD, "sdxl": SDXL
 
 
 def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
-    """Load a base model; everything in it is frozen.
+    """Load a base model onto its device; everything in it is frozen.
+
+    Raises:
+        UserError: it is not there, cannot be used, or is of another family than the settings say.
+    """
+    family = read(model, device, dtype)
+    for module in (family.denoiser, *family.encoders().values()):
+        module.to(device)
+    return family
+
+
+def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
+    """Load a base model for a device into main memory, from where its parts are brought there when they are needed.
 
     Raises:
         UserError: it is not there, cannot be used, or is of another family than the settings say.
@@ -132,9 +151,29 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     family = FAMILIES[found.family].load(path, found, device, dtype)
     if model.objective != "auto":
         family.set_objective(model.objective)
+    quantise(family.denoiser, model.weights)
     if device.type == "cpu" and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family
+
+
+@contextmanager
+def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
+    """Inside the `with`, these parts of a model are on its device; those that were not leave it afterwards."""
+    absent = [module for module in modules if next(module.parameters()).device.type != family.device.type]
+    for module in absent:
+        module.to(family.device)
+    try:
+        yield
+    finally:
+        for module in absent:
+            module.to("cpu")
+
+
+def place(family: Family, *, text_encoder: bool) -> None:
+    """Bring to the device what each training step computes with: the rest stays in main memory until it is needed."""
+    for module in (family.denoiser, *(family.text_encoders.values() if text_encoder else ())):
+        module.to(family.device)
 
 
 @dataclass(frozen=True)
@@ -178,6 +217,7 @@ class Adapter:
         """Whether dropout is on in the adapter's layers."""
         for layer in self.layers.values():
             layer.module.train(mode)
+            layer.module.get_base_layer().train()  # of 4 bits it is packed anew otherwise, in a form without gradient
 
     def set_strength(self, strength: float) -> None:
         """Scale the adapter's effect; 1 = as trained."""
@@ -236,16 +276,28 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     return adapter
 
 
-def save_memory(family: Family) -> None:
-    """Gradient checkpointing: keep the inputs of the model's blocks only, and compute the rest again when needed.
+def recompute(family: Family, which: Recomputed) -> None:
+    """Gradient checkpointing: of some blocks keep the inputs only, and compute the rest again when needed.
 
-    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4).
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). The large blocks are those at the two largest sizes
+    of the latents, which hold most of what is kept; a model of two sizes has one such.
     """
     host: Any = family.denoiser
     host.enable_gradient_checkpointing()
+    sizes = len(host.down_blocks)
+    large = {"off": 0, "large": max(1, sizes // 2), "all": sizes}[which]
+    for number, (down, up) in enumerate(zip(host.down_blocks, reversed(host.up_blocks), strict=True)):
+        down.gradient_checkpointing = up.gradient_checkpointing = number < large
+    host.mid_block.gradient_checkpointing = which == "all"
     for encoder in family.text_encoders.values():
         part: Any = encoder
-        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Both are in transformers under a new name, and under the old one alone in older versions.
+        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
+        if which != "off":
+            enable({"use_reentrant": False})
+        elif any(getattr(module, "gradient_checkpointing", False) for module in part.modules()):
+            disable()
         part.train()  # transformers only does it in training; these encoders have no dropout
 
 

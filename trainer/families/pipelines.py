@@ -58,8 +58,8 @@ def locate(model: ModelConfig) -> tuple[Path, str]:
     return folder, folder.name  # the hub's cache names a snapshot by its commit
 
 
-def load(kind: Any, path: Path, family: FamilyName, device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
-    """A frozen pipeline of a diffusers class from a folder or a single file; its VAE stays in fp32.
+def load(kind: Any, path: Path, family: FamilyName, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """A frozen pipeline of a diffusers class in main memory, from a folder or a single file; its VAE stays in fp32.
 
     Raises:
         UserError: files are missing or damaged.
@@ -77,7 +77,7 @@ def load(kind: Any, path: Path, family: FamilyName, device: torch.device, dtype:
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 # The VAE's decoder overflows in fp16.
-                part.to(device, torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
+                part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(

@@ -42,12 +42,12 @@ class SD:
 
     @classmethod
     def load(cls, path: Path, found: Base, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load what was found at a path; nothing is fetched and nothing is unpickled.
+        """Load what was found at a path into main memory; nothing is fetched and nothing is unpickled.
 
         Raises:
             UserError: files are missing or damaged.
         """
-        pipeline = pipelines.load(StableDiffusionPipeline, path, found.family, device, dtype)
+        pipeline = pipelines.load(StableDiffusionPipeline, path, found.family, dtype)
         return cls(pipeline, found, device, single_file=path.is_file())
 
     def set_objective(self, objective: Objective) -> None:

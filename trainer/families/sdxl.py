@@ -46,12 +46,12 @@ class SDXL:
 
     @classmethod
     def load(cls, path: Path, found: Base, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load what was found at a path; nothing is fetched and nothing is unpickled.
+        """Load what was found at a path into main memory; nothing is fetched and nothing is unpickled.
 
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(pipelines.load(StableDiffusionXLPipeline, path, found.family, device, dtype), found, device)
+        return cls(pipelines.load(StableDiffusionXLPipeline, path, found.family, dtype), found, device)
 
     def set_objective(self, objective: Objective) -> None:
         """Take the UNet's output as noise or as v, in training and in pictures."""

@@ -82,6 +82,9 @@ def peft(
 
 def _peft(found: list[tuple[Place, Module]]) -> dict[str, Any]:
     """Settings of peft for one component; what most modules have is the rule, the others are exceptions by path."""
+    kinds = {kind(module) for _, module in found}
+    if "DoRA" in kinds and len(kinds) > 1:  # peft has one switch for all layers of a component
+        raise UserError("Only some layers of this adapter are DoRA, for which PEFT has no form.", "Write kohya's form.")
     rank = Counter(module.rank for _, module in found).most_common(1)[0][0]
     alpha = Counter(module.alpha for _, module in found).most_common(1)[0][0]
     return {
@@ -90,7 +93,7 @@ def _peft(found: list[tuple[Place, Module]]) -> dict[str, Any]:
         "target_modules": sorted(place.path for place, _ in found),
         "rank_pattern": {place.path: module.rank for place, module in found if module.rank != rank},
         "alpha_pattern": {place.path: module.alpha for place, module in found if module.alpha != alpha},
-        "use_dora": any("dora_scale" in module.parts for _, module in found),
+        "use_dora": "DoRA" in kinds,
         "use_rslora": False,
         "lora_dropout": 0.0,
         "bias": "none",

@@ -158,6 +158,14 @@ def test_what_is_too_large_for_a_precision() -> None:
     assert forms.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="bf16")
 
 
+def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
+    names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{one}" for one in "qk"]
+    modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
+    with pytest.raises(UserError, match="Only some layers"):
+        forms.write(modules, {}, form="peft", precision="fp16")
+    assert same(read_back(forms.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
+
+
 @pytest.mark.parametrize("count", [2, 300])
 def test_the_hashes_are_those_of_their_definition(count: int) -> None:
     """The tensors with the training metadata alone, as kohya's trainer computes them; large enough for the old one."""

@@ -23,7 +23,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, config, dataset, events, files, runs
+from trainer import __version__, allocator, config, dataset, events, file_commands, files, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        what = Path(error.filename).name if error.filename else "a file"
+        print(f"{what} cannot be read or written: {error.strerror or 'no reason is known'}.", file=sys.stderr)
         return 1
     return code
 
@@ -73,9 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--size", default="", metavar="WxH")
     one.add_argument("--count", type=int, default=1, help="pictures, with seeds from --seed on")
     one.add_argument("--out", type=Path, required=True, metavar="PICTURE.png")
-    one = command("inspect", _inspect, "Tell what is in an adapter file.")
-    one.add_argument("file", type=Path, metavar="FILE")
-    one.add_argument("--json", action="store_true")
+    file_commands.add(command)
     one = command("check", _check, "Tell what is wrong with a data set, and the remedy.")
     one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
     one.add_argument("--trigger", default="")
@@ -186,6 +188,9 @@ class Progress:
                 self._step(event)
             case events.Warned():
                 self._line(f"Note: {event.message}")
+            case events.Verified():
+                loads = [program for program, fine, _ in event.verdicts if fine]
+                self._line(f"{event.file} loads in: {', '.join(loads) or 'none of the programs'}.")
             case events.Finished():
                 self._line(f"Finished after {event.step} steps: {event.export}")
             case events.Stopped():
@@ -206,7 +211,7 @@ class Progress:
         self._open = False
 
 
-# Pictures and files ---------------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------------------
 
 
 def _sample(parsed: argparse.Namespace) -> int:
@@ -214,7 +219,7 @@ def _sample(parsed: argparse.Namespace) -> int:
     defaults = config.preset("character", parsed.base).get("preview", {})
     data: dict[str, Any] = {
         "base": parsed.base,
-        "adapters": [_adapter(text) for text in parsed.adapter],
+        "adapters": [file_commands.adapter(text) for text in parsed.adapter],
         "prompt": parsed.prompt,
         "negative": parsed.negative,
         "steps": parsed.steps or defaults.get("steps", config.PreviewConfig().steps),
@@ -239,16 +244,6 @@ def _sample(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _adapter(text: str) -> tuple[str, float]:
-    file, colon, strength = text.rpartition(":")
-    if colon:
-        try:
-            return file, float(strength)
-        except ValueError:
-            pass
-    return text, 1.0
-
-
 def _size(text: str) -> tuple[int, int]:
     if not text:
         return 0, 0
@@ -256,13 +251,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdigit() and height.isdigit()):
         raise UserError(f"{text!r} is no size.", "Write it as 512x512.")
     return int(width), int(height)
-
-
-def _inspect(parsed: argparse.Namespace) -> int:
-    from trainer import adapter_file
-
-    _print(adapter_file.describe(adapter_file.read(parsed.file)), as_json=parsed.json)
-    return 0
 
 
 def _check(parsed: argparse.Namespace) -> int:
@@ -296,7 +284,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
         "datasets": dataset.names(),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }
-    _print(facts, as_json=parsed.json)
+    file_commands.tell(facts, as_json=parsed.json)
     return 0
 
 
@@ -305,16 +293,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing"
-
-
-def _print(facts: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(facts))
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{key.replace('_', ' '):{width}}  {shown}")
 
 
 def _paint(_: argparse.Namespace) -> int:

@@ -1,22 +1,27 @@
-"""A strict reader for adapter files: nothing of a file is believed before it was checked, nothing is unpickled."""
+"""Adapter files as what they do to a base model: strictly read, whichever program made them, and written by tensors.
+
+A file may be in kohya's form, with the blocks of diffusers or of the original models, in PEFT's, or in LyCORIS'. What
+is read is always named as `keys.kohya` names it, so that nothing behind this module knows another form.
+"""
 
 import json
 import math
-import struct
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer.errors import UserError
+from trainer import container, keys, summary
+from trainer.container import refusal
+from trainer.detect import FamilyName
+from trainer.keys import Place
+from trainer.summary import Layer
 
-MAX_HEADER = 8 * 2**20
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+PEFT_METADATA = "lora_adapter_metadata"
 
 
 class Module(Protocol):
@@ -40,7 +45,10 @@ class Module(Protocol):
 
 @dataclass(frozen=True)
 class Lora:
-    """`lora_down.weight` [rank, in, ...], `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` [out, 1, ...]."""
+    """`lora_down.weight` [rank, in, ...], `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale`.
+
+    That is a length for each output [out, 1, ...], or, in older files of LyCORIS, for each input [1, in, ...].
+    """
 
     parts: dict[str, Tensor]
     alpha: float
@@ -61,15 +69,19 @@ class Lora:
         return self.down.shape[0]
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """Alpha / rank * up @ down; with DoRA, each row of the sum of it and the weight is given its own length."""
+        """Alpha / rank * up @ down; with DoRA, each row (or input) of the weight and it is given its own length."""
         change = (self.alpha / self.rank) * (self.up.flatten(1).float() @ self.down.flatten(1).float())
         if "dora_scale" not in self.parts:
             return change
         if weight is None:
             raise ValueError("the change of a DoRA module depends on the base's weight")
-        moved = weight + change
-        new: Tensor = self.parts["dora_scale"].float().flatten(1) * moved / moved.norm(dim=1, keepdim=True)
-        return new - weight
+        scale, moved = self.parts["dora_scale"].float(), weight + change
+        if scale.shape[0] == moved.shape[0]:
+            by_output: Tensor = scale.flatten(1) * moved / moved.norm(dim=1, keepdim=True)
+            return by_output - weight
+        by_input = moved.reshape(moved.shape[0], scale.shape[1], -1)
+        new: Tensor = scale.reshape(1, -1, 1) * by_input / torch.linalg.vector_norm(by_input, dim=(0, 2), keepdim=True)
+        return new.flatten(1) - weight
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ class LoKr:
     def _matrix(self, name: str) -> Tensor:
         if name in self.parts:
             return self.parts[name].float().flatten(1)
-        return self.parts[f"{name}_a"].float() @ self.parts[f"{name}_b"].float()
+        return self.parts[f"{name}_a"].float() @ self.parts[f"{name}_b"].flatten(1).float()
 
 
 _PAIR = ("lora_down.weight", "lora_up.weight")
@@ -129,171 +141,179 @@ _FORMS: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr]] = {
         for two in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
     },
 }
-_ENDINGS = frozenset({"alpha"}.union(*_FORMS))
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What is in an adapter file."""
+    """What is in an adapter file: its modules by their names in kohya's form, and the tensors that make that form."""
 
     tensors: dict[str, Tensor]
     modules: dict[str, Module]
     metadata: dict[str, str]
     size: int
+    family: FamilyName | None = None
+
+    @property
+    def kinds(self) -> set[str]:
+        """LoRA, DoRA, LoHa, LoKr: those that are in it."""
+        return {kind(module) for module in self.modules.values()}
 
 
 def read(path: Path) -> AdapterFile:
-    """Read an adapter file in kohya form.
+    """Read an adapter file, in whatever form.
 
     Raises:
-        UserError: it is missing, no safetensors file, damaged, not finite, or no adapter of this form.
+        UserError: it is missing, no safetensors file, damaged, not finite, or no adapter of a known form.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path.name}.", "Check the path.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path.name} is a folder.", "Give the path of a .safetensors file.") from None
-    metadata = check(data, path.name)
-    tensors = load(data)
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise _refusal(path.name, f"{key} has values that are not finite")
-    return AdapterFile(tensors, _modules(tensors, path.name), metadata, len(data))
+    return of_container(container.read(path))
 
 
-def _refusal(name: str, reason: str) -> UserError:
-    return UserError(f"{name} cannot be used: {reason}.", "Use an adapter in the .safetensors form of kohya or Limner.")
+def of_container(file: container.Container) -> AdapterFile:
+    """The adapter in a container that was read already.
+
+    Raises:
+        UserError: as `read`.
+    """
+    for key in file.entries:
+        if not file.is_finite(key):
+            raise refusal(file.name, f"{key} has values that are not finite")
+    layers, strange = summary.layers(file)
+    lost = [*strange, *(next(iter(layer.parts.values())) for layer in layers if layer.module.place is None)]
+    if lost:
+        raise refusal(file.name, f"it has a tensor of an unknown kind ({lost[0][:100]})")
+    if not layers:
+        raise refusal(file.name, "it is empty")
+    values, family = load(file.data), summary.family(file, layers)
+    told = _told_by_peft(file)
+    modules: dict[str, Module] = {}
+    for layer in layers:
+        place = layer.module.place
+        assert place  # else it was among the lost
+        name = keys.kohya(place, family or "sd15")
+        if name in modules:
+            raise refusal(file.name, f"it has {name} twice, under two names")
+        parts = {ending: values[key] for ending, key in layer.parts.items()}
+        if layer.module.naming == "dotted":
+            parts = _from_peft(told, place, parts)
+        modules[name] = _module(layer, parts, file.name)
+    modules = dict(sorted(modules.items()))
+    return AdapterFile(tensors_of(modules), modules, file.metadata, len(file.data), family)
 
 
-def check(data: bytes, name: str) -> dict[str, str]:
-    """Check the container (header length, unique keys, known types, tiling offsets); returns the metadata."""
-    if len(data) < 8:
-        raise _refusal(name, "it is too short for a safetensors file")
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > min(MAX_HEADER, len(data) - 8):
-        raise _refusal(name, "it is no safetensors file, or its header is damaged")
-    try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise _refusal(name, "its header is damaged or names a tensor twice") from None
-    if not isinstance(header, dict):
-        raise _refusal(name, "its header is no table")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _refusal(name, "its metadata is not text")
-    position = 0
-    for entry in sorted(header.values(), key=_start):
-        position = _check_entry(entry, position, name)
-    if position != len(data) - 8 - length:
-        raise _refusal(name, "it is cut off, or has bytes that belong to no tensor")
-    return metadata
+def of_tensors(tensors: Mapping[str, Tensor], name: str) -> AdapterFile:
+    """The adapter that tensors in kohya's form are.
+
+    Raises:
+        UserError: they make none.
+    """
+    return of_container(container.parse(save(dict(tensors)), name))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(count > 1 for count in Counter(key for key, _ in pairs).values()):
-        raise ValueError("a key twice")
-    return dict(pairs)
-
-
-def _start(entry: Any) -> int:  # noqa: ANN401 - foreign JSON
-    try:
-        return int(entry["data_offsets"][0])
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
-        return -1
-
-
-def _check_entry(entry: Any, position: int, name: str) -> int:  # noqa: ANN401 - foreign JSON
-    """Check one tensor's entry, which must begin at `position`; returns where it ends."""
-    try:
-        shape, (begin, end), size = entry["shape"], entry["data_offsets"], _SIZES[entry["dtype"]]
-        numbers = [*shape, begin, end]
-    except (TypeError, KeyError, ValueError):
-        raise _refusal(name, "its header describes a tensor in an unknown way") from None
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise _refusal(name, "its header has odd numbers")
-    if begin != position or end - begin != math.prod(shape) * size:
-        raise _refusal(name, "its header does not fit its data")
-    return int(end)
-
-
-def _modules(tensors: dict[str, Tensor], name: str) -> dict[str, Module]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        module, _, ending = key.partition(".")
-        if ending not in _ENDINGS or not module.startswith(_PREFIXES):
-            raise _refusal(name, f"it has a tensor of an unknown kind ({key[:100]})")
-        parts.setdefault(module, {})[ending] = tensor
-    if not parts:
-        raise _refusal(name, "it is empty")
-    return {module: _module(module, part, name) for module, part in sorted(parts.items())}
-
-
-def _module(module: str, part: dict[str, Tensor], name: str) -> Module:
-    alpha = part.pop("alpha", None)
-    if alpha is None:
-        raise _refusal(name, f"{module} lacks its alpha")
-    form = _FORMS.get(frozenset(part))
-    if form is None:
-        near = min(_FORMS, key=lambda endings: len(endings ^ part.keys()))
-        missing, odd = sorted(near - part.keys()), sorted(part.keys() - near)
-        if odd:
-            raise _refusal(name, f"it has a tensor of an unknown kind ({module}.{odd[0]})")
-        raise _refusal(name, f"{module} lacks its {missing[0].removeprefix('lora_').removesuffix('.weight')}")
-    if alpha.numel() != 1 or not _fits(part):
-        raise _refusal(name, f"the shapes of {module} do not fit together")
-    if float(alpha) <= 0:
-        raise _refusal(name, f"the alpha of {module} is not positive")
-    return form(part, float(alpha))
-
-
-def _fits(part: dict[str, Tensor]) -> bool:
-    if any(tensor.dim() not in (2, 4) for tensor in part.values()):
-        return False
-    if "lora_up.weight" in part:
-        down, up = part["lora_down.weight"], part["lora_up.weight"]
-        scale = part.get("dora_scale", up)
-        return down.dim() == up.dim() and down.shape[0] == up.shape[1] and scale.shape[0] == up.shape[0]
-    pairs = [(part[key], part[f"{key[:-1]}b"]) for key in part if key.endswith("_a")]
-    if any(one.dim() != 2 or two.dim() != 2 or one.shape[1] != two.shape[0] for one, two in pairs):
-        return False
-    sizes = {(one.shape[0], two.shape[1]) for one, two in pairs}
-    return "hada_w1_a" not in part or len(sizes) == 1
-
-
-def describe(file: AdapterFile) -> dict[str, Any]:
-    """What a person wants to know about an adapter file, ready for JSON."""
-    text = [name for name in file.modules if not name.startswith("lora_unet_")]
+def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
+    """Kohya's form of modules, each with its alpha."""
     return {
-        "architecture": file.metadata.get("modelspec.architecture", "unknown"),
-        "base": file.metadata.get("ss_base_model_version", "unknown"),
-        "kind": " and ".join(sorted({_kind(module) for module in file.modules.values()})),
-        "modules": len(file.modules),
-        "unet_modules": len(file.modules) - len(text),
-        "text_encoder_modules": len(text),
-        "ranks": sorted({module.rank for module in file.modules.values()}),
-        "alphas": sorted({module.alpha for module in file.modules.values()}),
-        "precision": sorted(
-            {
-                str(part.dtype).removeprefix("torch.")
-                for module in file.modules.values()
-                for part in module.parts.values()
-            }
-        ),
-        "bytes": file.size,
-        "title": file.metadata.get("modelspec.title", ""),
-        "trigger": file.metadata.get("modelspec.trigger_phrase", ""),
-        "steps": file.metadata.get("ss_steps", ""),
-        "pictures": file.metadata.get("ss_num_train_images", ""),
-        "trained": file.metadata.get("modelspec.date", ""),
-        "data_sha256": file.metadata.get("sshs_model_hash", ""),
+        f"{name}.{ending}": tensor
+        for name, module in modules.items()
+        for ending, tensor in {**module.parts, "alpha": torch.tensor(module.alpha)}.items()
     }
 
 
-def _kind(module: Module) -> str:
+def _told_by_peft(file: container.Container) -> dict[str, Any]:
+    """The settings that diffusers writes beside PEFT's form, by `component.setting`."""
+    try:
+        told = json.loads(file.metadata.get(PEFT_METADATA, "{}"))
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise refusal(file.name, f"its {PEFT_METADATA} is damaged")
+    return told
+
+
+def _from_peft(told: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts as kohya's form has them: with an alpha, and DoRA's lengths as a column."""
+    given = {"alpha": torch.tensor(_alpha_of_peft(told, place, parts)), **parts}
+    if "dora_scale" in parts and "lora_down.weight" in parts:
+        given["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
+    return given
+
+
+def _alpha_of_peft(told: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> float:
+    """A layer's alpha from PEFT's settings; the rank, as peft's default scale of 1, if they do not say."""
+    ranked = [parts[one] for one in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if one in parts]
+    rank = ranked[0].shape[0] if ranked and ranked[0].dim() else 1
+    alpha = told.get(f"{place.component}.lora_alpha", rank)
+    patterns = told.get(f"{place.component}.alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        # The pattern is of foreign make: taken as text, not as a regular expression.
+        if f".{place.path}".endswith(f".{pattern.removeprefix('text_model.')}"):
+            alpha = value
+    if not isinstance(alpha, int | float):
+        return math.nan
+    return alpha * math.sqrt(rank) if told.get(f"{place.component}.use_rslora") is True else float(alpha)
+
+
+def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
+    module = layer.module.name
+    alpha = parts.pop("alpha", None)
+    if alpha is None:
+        raise refusal(name, f"{module} lacks its alpha")
+    cores = {one for one in ("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2") if one in parts}
+    form = _FORMS.get(frozenset(parts.keys() - cores))
+    if form is None:
+        near = min(_FORMS, key=lambda endings: len(endings ^ parts.keys()))
+        missing, odd = sorted(near - parts.keys()), sorted(parts.keys() - near)
+        if odd:
+            raise refusal(name, f"it has a tensor of an unknown kind ({module}.{odd[0]})")
+        raise refusal(name, f"{module} lacks its {missing[0].removeprefix('lora_').removesuffix('.weight')}")
+    shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
+    size = None if any(len(shape) not in (2, 4) for shape in shapes.values()) else keys.weight_size(shapes)
+    if alpha.numel() != 1 or size is None or not _fits(parts, size):
+        raise refusal(name, f"the shapes of {module} do not fit together")
+    if not float(alpha) > 0:
+        raise refusal(name, f"the alpha of {module} is not positive")
+    return form(_plain(parts), float(alpha))
+
+
+def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
+    """Whether a pair has as many dimensions in both parts, and DoRA a length for each output or each input."""
+    scale = parts.get("dora_scale")
+    if "lora_up.weight" not in parts:
+        return scale is None
+    down = parts["lora_down.weight"]
+    lengths = scale is None or scale.numel() == scale.shape[0] == size[0] or scale.shape[:2] == (1, down.shape[1])
+    return down.dim() == parts["lora_up.weight"].dim() and lengths
+
+
+def _plain(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same change without the core tensors of a Tucker decomposition, multiplied into a factor beside each.
+
+    LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859, section 3.2) has them for convolutions.
+    """
+    plain = dict(parts)
+    if (core := plain.pop("lora_mid.weight", None)) is not None:
+        down = torch.einsum("pqhw,qi->pihw", core.float(), parts["lora_down.weight"].flatten(1).float())
+        plain["lora_down.weight"] = down.to(core.dtype)
+    for core_name, first, second in (
+        ("hada_t1", "hada_w1_a", "hada_w1_b"), ("hada_t2", "hada_w2_a", "hada_w2_b"),
+        ("lokr_t2", "lokr_w2_a", "lokr_w2_b"),
+    ):  # fmt: skip
+        if (core := plain.pop(core_name, None)) is not None:
+            plain[first] = parts[first].T.contiguous()
+            wide = torch.einsum("pqhw,qi->pihw", core.float(), parts[second].float()).to(core.dtype)
+            plain[second] = wide.flatten(1)
+    return plain
+
+
+def kind(module: Module) -> str:
+    """What kind of adapter a module is of."""
     return "DoRA" if "dora_scale" in module.parts else "LoRA" if isinstance(module, Lora) else type(module).__name__
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:
-    """Whether diffusers does with the file what it is meant to do."""
-    return all(_kind(module) == "LoRA" for module in file.modules.values())
+    """Whether diffusers does with the file what it is meant to do, in kohya's form.
+
+    It knows the form of a text encoder's layers by their `out_proj`, and stops with an error where none has it.
+    """
+    encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
+    known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}
+    return file.kinds == {"LoRA"} and encoders <= known

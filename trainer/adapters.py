@@ -1,4 +1,4 @@
-"""Kinds of adapters: their settings, and how peft is told to build them. Torch-free until `build()` is called."""
+"""Kinds of adapters and their file: their settings, and how peft is told to build them. Torch-free until `build()`."""
 
 from __future__ import annotations
 
@@ -207,6 +207,25 @@ class LoKr(Section):
 
 
 AdapterConfig = Lora | LoHa | LoKr
+
+
+class ExportConfig(Section):
+    """The finished file."""
+
+    precision: Literal["fp16", "bf16", "fp32"] = Field(
+        "fp16", title="Precision", description="Of the numbers in the file; fp32 makes it twice as large."
+    )
+    peft: bool = Field(
+        False, title="Also for diffusers",
+        description="Write a second file in the form of PEFT and diffusers, peft/pytorch_lora_weights.safetensors.",
+    )  # fmt: skip
+    cover: bool = Field(
+        True, title="Cover picture", description="Put the newest preview, small, into the file, where programs show it."
+    )
+    strip: bool = Field(
+        False, title="Strip",
+        description="Leave out of the file what no program needs to load it: recipe, tags, trigger word, cover.",
+    )  # fmt: skip
 
 
 def chosen(targets: Targets, usual: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainer import detect, files
-from trainer.adapters import LoHa, LoKr, Lora
+from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.recipe import (
@@ -150,6 +150,7 @@ class TrainConfig(Section):
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
+    export: ExportConfig = Field(default_factory=ExportConfig, title="File")
     record: Record = Field(default_factory=Record)
 
     @field_validator("name")

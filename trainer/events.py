@@ -78,6 +78,16 @@ class Warned(_Event):
     message: str
 
 
+class Verified(_Event):
+    """A file of the run was checked by the rules of other programs: (program, whether it loads, in words)."""
+
+    kind: Literal["verified"] = "verified"
+    file: str
+    verdicts: tuple[tuple[str, bool, str], ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Finished(_Event):
     """The run is done; `export` is the adapter file, relative to the run folder."""
 
@@ -102,7 +112,7 @@ class Failed(_Event):
     traceback: str
 
 
-Event = Started | Phase | Step | Preview | Checkpoint | Warned | Finished | Stopped | Failed
+Event = Started | Phase | Step | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -128,6 +138,7 @@ class State:
     checkpoints: tuple[Checkpoint, ...] = ()
     warnings: tuple[str, ...] = ()
     export: str = ""
+    verified: tuple[Verified, ...] = ()
     message: str = ""
     remedy: str = ""
     traceback: str = ""
@@ -181,7 +192,7 @@ def _fold_one(state: State, event: Event) -> State:
         case Started():
             return replace(
                 state, started=True, end="", step=event.step, steps=event.steps, pid=event.pid, device=event.device,
-                phase=None, pace=(), message="", remedy="", traceback="", export="",
+                phase=None, pace=(), message="", remedy="", traceback="", export="", verified=(),
                 losses={step: loss for step, loss in state.losses.items() if step <= event.step},
                 previews=tuple(preview for preview in state.previews if preview.step <= event.step),
                 checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
@@ -203,14 +214,20 @@ def _fold_one(state: State, event: Event) -> State:
             return replace(state, checkpoints=(*others_c, event))
         case Warned():
             return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
-        case Finished():
-            return replace(state, end="finished", step=event.step, export=event.export, phase=None)
-        case Stopped():
-            return replace(state, end="stopped", step=event.step, phase=None)
-        case Failed():
-            return replace(
-                state, end="failed", message=event.message, remedy=event.remedy, traceback=event.traceback, phase=None
-            )
+        case Verified():
+            others_v = tuple(one for one in state.verified if one.file != event.file)
+            return replace(state, verified=(*others_v, event))
+        case Finished() | Stopped() | Failed():
+            return _ended(state, event)
+
+
+def _ended(state: State, event: Finished | Stopped | Failed) -> State:
+    if isinstance(event, Failed):
+        state = replace(state, message=event.message, remedy=event.remedy, traceback=event.traceback)
+        return replace(state, end="failed", phase=None)
+    if isinstance(event, Finished):
+        state = replace(state, export=event.export)
+    return replace(state, end=event.kind, step=event.step, phase=None)
 
 
 def curve(state: State, points: int = 500) -> list[tuple[int, float]]:

@@ -1,102 +1,172 @@
-"""The finished adapter as one file that other programs load, checked before anybody is told that it is there.
+"""The finished adapter as files for other programs, checked before anybody is told that they are there.
 
-Kohya's form: `lora_unet_` + the name of a module (for XL the original one), `lora_te_text_model_...` for the text
-encoder (for XL `lora_te1_` and `lora_te2_`), the real alpha in every module, fp16, no other tensors. The key names are
-made in `families`; the metadata here. diffusers' own converter is not used: it writes alpha = rank, whatever alpha was.
+How the files are written is in `forms`; what stands in their metadata about the run is made here. Each file is read
+back, loaded as other programs do, and compared with the trained adapter; then `verify` applies the rules of the rest.
 """
 
-import hashlib
+import base64
+import io
 import json
-import struct
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from peft.tuners.tuners_utils import BaseTunerLayer
+from PIL import Image
+from torch import nn
 
-from trainer import __version__, adapter_file, detect, events, files
+from trainer import __version__, adapter_file, detect, events, files, forms, keys, summary, verify
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
-from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight
+from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
+from trainer.forms import Precision
+from trainer.keys import Shape
 from trainer.runs import Run
 
-# fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings.
-TOLERANCE = 5e-3
+# fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
+# keeps 8.
+TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
 SMALLEST = 2**-24  # the least that fp16 can tell from zero: an adapter that learned next to nothing is rounded to that
+COVER_SIDE = 256
 NOT_IN_DIFFUSERS = (
-    "diffusers cannot load this kind of adapter, so that the file was compared with the trained adapter only; it is "
-    "for ComfyUI, Forge and programs with LyCORIS, and for Try out."
+    "diffusers cannot load this kind of adapter in kohya's form, so that the file was compared with the trained "
+    "adapter only; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
 )
 
 
 def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> Path:
-    """Write the adapter file of a run, read it back, load it with diffusers, and compare its effect.
+    """Write the adapter files of a run, read them back, load them with diffusers, and compare their effect.
 
     The adapter is taken off the base model for that; its tensors stay as they are.
 
     Raises:
         UserError: the adapter is not finite; no file is written.
-        RuntimeError: the file does not do what the trained adapter did (a bug of ours); the file is removed.
+        RuntimeError: a file does not do what the trained adapter did (a bug of ours); it is removed.
     """
-    tensors = adapter.tensors(torch.float16)
+    settings, precision = config.export, config.export.precision
+    tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise UserError("The trained adapter is not finite in fp16.", "Lower the learning rate and train again.")
+        raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
+    trained = adapter_file.of_tensors(tensors, run.export.name)
+    told = metadata(family, config, run, captions, len(captions))
+    if settings.cover and (picture := cover(run)):
+        told |= {summary.COVER: json.dumps([picture]), "modelspec.thumbnail": f"data:image/jpeg;base64,{picture}"}
+    known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name="Checking the file", done=0, total=1))
-    path = run.export
-    files.write(path, with_hashes(save(tensors, metadata(family, config, run, captions, len(captions)))))
+    written: list[Path] = []
     try:
-        file = adapter_file.read(path)
-        compare(file, adapter)
+        for form in ("kohya", "peft") if settings.peft else ("kohya",):
+            path = run.export if form == "kohya" else run.folder / "peft" / forms.PEFT_NAME
+            path.parent.mkdir(exist_ok=True)
+            written.append(path)
+            data = forms.write(
+                trained.modules, told, form=form, precision=precision, strip=settings.strip,
+                family=family.found.family,
+            )  # fmt: skip
+            files.write(path, data)
+            errors[path] = compare(adapter_file.read(path), adapter, tolerance)
         adapter.detach()
-        if adapter_file.readable_by_diffusers(file):
-            load_with_diffusers(family, file)
-        else:
-            run.report(events.Warned(message=NOT_IN_DIFFUSERS))
+        for path in written:
+            file = adapter_file.read(path)
+            if path != run.export or adapter_file.readable_by_diffusers(file):
+                load_with_diffusers(family, path, tolerance)
+            else:
+                run.report(events.Warned(message=NOT_IN_DIFFUSERS))
+            note = f"Its effect is that of the trained adapter to within {errors[path]:.2%} (rounding to {precision})."
+            run.report(verified(verify.check(path, known), path, run, note))
     except Exception:
-        path.unlink(missing_ok=True)
+        for path in written:
+            path.unlink(missing_ok=True)
         raise
-    return path
+    return run.export
 
 
-def compare(file: AdapterFile, adapter: Adapter) -> None:
-    """Check that each module's change of the weights in the file equals the trained one's within fp16 rounding.
+def verified(report: verify.Report, path: Path, run: Run, note: str) -> events.Verified:
+    """A report, and what was measured, as an event of a run."""
+    verdicts = tuple((one.program, one.loads, one.words) for one in report.verdicts)
+    return events.Verified(
+        file=path.relative_to(run.folder).as_posix(),
+        verdicts=verdicts,
+        problems=report.problems,
+        notes=(*report.notes, note),
+    )
+
+
+def shapes(family: Family) -> dict[str, Shape]:
+    """Weight shapes of the live base model by `component:path`."""
+    found: dict[str, Shape] = {}
+    for name, _, _, module in named(family):
+        base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if place := keys.read(name).place:
+            # Weights in fewer bits are packed, so that their own shape is another one.
+            linear = isinstance(base, nn.Linear)
+            shape = (base.out_features, base.in_features) if linear else tuple(base.weight.shape)
+            found[f"{place.component}:{place.path}"] = shape
+    return found
+
+
+def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["fp16"]) -> float:
+    """Check that each module's change of the weights in the file equals the trained one's within its rounding.
+
+    Returns:
+        The difference relative to the change, in the norm of all modules together.
 
     Raises:
-        RuntimeError: it does not.
+        RuntimeError: it is more than rounding.
     """
     if file.modules.keys() != adapter.layers.keys():
         raise RuntimeError("the file has other modules than the adapter")
+    whole, lost = 0.0, 0.0
     for name, layer in adapter.layers.items():
         trained = layer.delta()
         weight = base_weight(layer)
         # A DoRA module's rows are given a length anew, so that they are rounded as a whole weight is.
-        size = trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0)
-        error = (file.modules[name].delta(weight) - trained).norm()
-        if error > TOLERANCE * size + SMALLEST * trained.numel() ** 0.5:
-            raise RuntimeError(f"the file's {name} differs from the trained adapter by {float(error):.3g}")
+        size = float(trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0))
+        error = float((file.modules[name].delta(weight) - trained).norm())
+        if error > tolerance * size + SMALLEST * trained.numel() ** 0.5:
+            raise RuntimeError(f"the file's {name} differs from the trained adapter by {error:.3g}")
+        whole, lost = whole + float(trained.norm()) ** 2, lost + error**2
+    return (lost / whole) ** 0.5 if whole else 0.0
 
 
-def load_with_diffusers(family: Family, file: AdapterFile) -> None:
-    """Load the file the way that any diffusers program does, and check that every tensor arrived.
+def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
+    """Load a file the way that any diffusers program does, and check that every module arrived.
 
     Raises:
         RuntimeError: a module is missing or has other values.
     """
-    pipeline = family.pipeline()
-    pipeline.load_lora_weights(dict(file.tensors), adapter_name=ADAPTER)
+    file, pipeline = adapter_file.read(path), family.pipeline()
+    if next(family.denoiser.parameters()).dtype != torch.float32:  # diffusers rounds an adapter as the base is
+        tolerance = max(tolerance, TOLERANCE["bf16"])
+    pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     try:
         arrived = adapted(family)
         for name, known in file.modules.items():
             if name not in arrived:
                 raise RuntimeError(f"diffusers did not load {name}")
-            error = (arrived[name].delta() - known.delta()).norm()
-            if error > TOLERANCE * known.delta().norm() + 1e-7:
+            weight = base_weight(arrived[name]) if "dora_scale" in known.parts else None
+            meant = known.delta(weight)
+            size = meant.norm() + (0 if weight is None else weight.norm())
+            if (arrived[name].delta() - meant).norm() > tolerance * size + SMALLEST * meant.numel() ** 0.5:
                 raise RuntimeError(f"diffusers loads {name} with other values")
     finally:
         pipeline.unload_lora_weights()
+
+
+def cover(run: Run) -> str:
+    """The newest preview of a run, small, as base64 text of a JPEG without anything else in it; "" if there is none."""
+    previews = sorted((run.folder / "previews").glob("*_0.png"))
+    if not previews:
+        return ""
+    with Image.open(previews[-1]) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((COVER_SIDE, COVER_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str], pictures: int) -> dict[str, str]:
@@ -155,20 +225,3 @@ def without_paths(config: TrainConfig) -> TrainConfig:
     base = config.model.model_copy(update={"base": name})
     prior = config.prior.model_copy(update={"dataset": Path(config.prior.dataset).name})
     return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name, "prior": prior})
-
-
-def with_hashes(data: bytes) -> bytes:
-    """A safetensors file with the two hashes added that programs know it by; they do not depend on the metadata.
-
-    `sshs_model_hash` is the SHA-256 of all bytes after the header; `sshs_legacy_hash` the first 8 digits of the
-    SHA-256 of 64 KiB at offset 1 MiB.
-    """
-    (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    header["__metadata__"] |= {
-        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
-        "sshs_legacy_hash": hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data must begin at a multiple of 8
-    return struct.pack("<Q", len(text)) + text + body

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trainer.errors import UserError
@@ -39,10 +39,20 @@ def write(path: Path, data: bytes | str) -> None:
     Raises:
         OSError: no room, no permission; the old content is untouched and no temporary file is left.
     """
+    write_chunks(path, [data.encode() if isinstance(data, str) else data])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """The same for a file that is made piece by piece.
+
+    Raises:
+        OSError: as above; so it is after any error of who makes the pieces.
+    """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -114,6 +124,17 @@ def safe_name(text: str, fallback: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\w-]+", "-", text).strip("-_")[:64]
     return text or fallback
+
+
+def checked_file_name(name: str) -> str:
+    """Return the name of a file if it is no more than that: no folder is in it.
+
+    Raises:
+        UserError: it would lead elsewhere.
+    """
+    if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
+        raise UserError(f"{name[:40]!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.")
+    return name
 
 
 def free_space(folder: Path) -> int:

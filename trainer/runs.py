@@ -10,6 +10,7 @@
     checkpoints/    what the run can be resumed from
     previews/       pictures
     <name>.safetensors
+    peft/           the same in the form of PEFT and diffusers, if that was asked for
 
 State is derived from the log and the lock, never stored, so it is right after any crash.
 """

@@ -1,4 +1,4 @@
-"""Tab 4: all runs with their files, how to use them, and the way to the bin."""
+"""Tab 4: all runs with their files and which programs load them, other files, and tools for them."""
 
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +10,7 @@ import gradio as gr
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import View
-from ui import media, progress
+from ui import adapters, media, progress, tools
 from ui.handling import handled
 from ui.watch import Watch, label
 
@@ -22,37 +22,48 @@ word in the prompt.</p><p>An adapter of the built-in base Micro works with Micro
 <code>limner sample</code>.</p></details>"""
 REMOVE = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button.bin");
-  if (button && confirm("Move the run " + button.dataset.label + " with all its files to the bin?"))
-    trigger("delete", { run: button.dataset.run });
+  if (!button) return;
+  const what = button.dataset.run ? "the run " + button.dataset.label + " with all its files" : button.dataset.label;
+  if (confirm("Move " + what + " to the bin?"))
+    trigger("delete", { run: button.dataset.run || "", file: button.dataset.file || "" });
 });"""
 
 
 @dataclass(frozen=True)
 class Tab:
-    """The component that `table` fills."""
+    """The components that `show` fills."""
 
-    listing: gr.HTML
+    shown: list[Any]
 
 
 def build(watch: Watch) -> Tab:
     """Draw the tab and connect it."""
     listing = gr.HTML(elem_id="runs", js_on_load=REMOVE)
+    lower = tools.build(watch, listing, lambda: table(watch))
     gr.HTML(HOW)
 
     def remove(event: gr.EventData) -> str:
-        runs.delete(runs.find(str(event.run)))
+        if event.file:
+            adapters.discard(str(event.file))
+        else:
+            runs.delete(runs.find(str(event.run)))
         return table(watch)
 
     listing.delete(handled(remove), None, listing, api_visibility="private", show_progress="hidden")
-    return Tab(listing)
+    return Tab([listing, lower.chosen])
+
+
+def show(watch: Watch) -> list[Any]:
+    """All files as they are on disk."""
+    return [table(watch), gr.Dropdown(adapters.choices(watch)[:-1])]
 
 
 def table(watch: Watch) -> str:
-    """All runs, the newest first."""
+    """All runs, the newest first, then the other files."""
     rows = "".join(_row(view) for view in watch.every())
-    if not rows:
+    if not rows and not adapters.kept():
         return "<div class='empty'>No adapters yet. They appear here once training has begun.</div>"
-    return f"<div class='runs'>{rows}</div>"
+    return f"<div class='runs'>{rows}</div>{adapters.table()}"
 
 
 def _row(view: View) -> str:
@@ -76,7 +87,16 @@ def _row(view: View) -> str:
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "
         f"<span class='pill {view.status}'>{progress.WORDS[view.status]}</span></h2><p>{' &middot; '.join(facts)}</p>"
-        f"<p class='links'>{_links(view)}{bin_button}</p></div></article>"
+        f"<p class='links'>{_links(view)}{bin_button}</p>{_checked(view)}</div></article>"
+    )
+
+
+def _checked(view: View) -> str:
+    """What the programs make of the run's files, as it was found when they were written."""
+    return "".join(
+        adapters.verdicts(one.verdicts, (*one.problems, *one.notes))
+        for one in view.state.verified
+        if (view.run.folder / one.file).is_file() and not one.file.startswith("peft/")
     )
 
 
@@ -93,8 +113,10 @@ def _links(view: View) -> str:
     if path and path.is_file():
         link = f"/download/{quote(run.id)}/{quote(path.name)}"
         links.append(
-            f"<a class='download' download href='{link}'>{escape(path.name)} ({size(path.stat().st_size)})</a>"
+            f"<a class='download' download href='{link}'>{escape(path.name)} ({adapters.size(path.stat().st_size)})</a>"
         )
+    if any((run.folder / one.file).is_file() for one in view.state.verified if one.file.startswith("peft/")):
+        links.append(f"<a download href='/download/{quote(run.id)}/peft'>in the form of diffusers</a>")
     checkpoints: list[Any] = sorted(view.state.checkpoints, key=lambda one: -one.step)
     found = [one.step for one in checkpoints if media.checkpoint_file(run, one.step).is_file()]
     if found:
@@ -103,8 +125,3 @@ def _links(view: View) -> str:
         )
         links.append(f"<span class='quiet'>as it was at step: {listed}</span>")
     return " ".join(links)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{max(1, round(count / 1024))} KB"

@@ -29,6 +29,11 @@ def pictures() -> Path:
     return files.outputs() / ".pictures"
 
 
+def kept() -> Path:
+    """Folder of adapter files that were dropped on the page or made by a tool."""
+    return files.outputs() / ".adapters"
+
+
 def checkpoint_file(run: runs.Run, step: int) -> Path:
     """The adapter in a checkpoint."""
     return run.folder / "checkpoints" / f"{step:06d}" / "adapter.safetensors"
@@ -80,6 +85,21 @@ def checkpoint(run_id: str, step: int) -> FileResponse:
         raise HTTPException(404)
     name = f"{run.config().name}-{step:06d}.safetensors"
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=FRESH)
+
+
+@router.get("/download/{run_id}/peft")
+def peft(run_id: str) -> FileResponse:
+    """The finished adapter of a run in the form of PEFT and diffusers."""
+    run = _or_404(lambda: runs.find(run_id))
+    path = _checked(run.folder / "peft", "pytorch_lora_weights.safetensors", ADAPTER)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=FRESH)
+
+
+@router.get("/download/kept/{file}")
+def kept_adapter(file: str) -> FileResponse:
+    """A kept file."""
+    path = _checked(kept(), file, ADAPTER)
+    return FileResponse(path, media_type="application/octet-stream", filename=file, headers=FRESH)
 
 
 @router.get("/download/{run_id}/{file}")

@@ -45,7 +45,7 @@ def make_app() -> FastAPI:
     gr.mount_gradio_app(
         app, build(painter, watch), path="/", allowed_paths=[],
         blocked_paths=[str(files.datasets()), str(files.outputs())],
-        max_file_size="100mb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
+        max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
@@ -87,7 +87,7 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
 
         train_tab.select(handled(training.plan), train.answers, train.summary, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
-        download_tab.select(handled(lambda: downloads.table(watch)), None, files_tab.listing, **QUIET)
+        download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
             handled(training.plan), train.answers, train.summary, **QUIET
         )

@@ -11,15 +11,15 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from ui import media
+from ui import adapters, media
 from ui.handling import QUIET, handled
 from ui.painter import Painter
-from ui.watch import Watch, label
+from ui.watch import Watch
 
 KEPT = 200  # pictures
+MORE = 3  # adapters beside the first
 VIEWS = [("One picture", "one"), ("Before and after", "before"), ("Compare strengths", "compare")]
 SIDE = configs.micro_side()
 MINIATURE = f"Micro is a miniature for trying things out: portraits of {SIDE} x {SIDE} pixels, shown enlarged."
@@ -41,15 +41,14 @@ def build(painter: Painter, watch: Watch) -> Tab:
     last = gr.State([])  # the pictures on show: (strength, file)
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
-            adapter = gr.Dropdown(
-                [("None, the base model alone", "")], value="", label="Adapter", elem_id="adapter", interactive=True
-            )
+            adapter = gr.Dropdown([adapters.NONE], value="", label="Adapter", elem_id="adapter", interactive=True)
             prompt = gr.Textbox(label="Prompt", lines=2, max_lines=6, elem_id="prompt", interactive=True)
             strength = gr.Slider(
                 0, 1.5, value=1.0, step=0.05, label="Strength", info="Of the adapter; 0 = the base model alone.",
                 elem_id="strength", interactive=True,
             )  # fmt: skip
             view = gr.Radio(VIEWS, value="one", label="Show", elem_id="try-view", interactive=True)
+            others = _others()
             make = gr.Button("Make picture", variant="primary", size="lg", elem_id="make")
             with gr.Accordion("Advanced", open=False, elem_id="try-advanced"):
                 seed = gr.Number(
@@ -75,10 +74,11 @@ def build(painter: Painter, watch: Watch) -> Tab:
     gr.on(
         [make.click, strength.change, view.input],
         handled(painted),
-        [adapter, prompt, strength, view, seed, steps, guidance, negative, last], [result, last],
+        [adapter, prompt, strength, view, seed, steps, guidance, negative, last, *others], [result, last],
         trigger_mode="always_last", concurrency_id="paint", concurrency_limit=1, **QUIET,
     )  # fmt: skip
-    asked, offered = [adapter, prompt, usual], [adapter, prompt, usual, steps, guidance, note]
+    asked = [adapter, prompt, usual, *others[1::2]]
+    offered = [adapter, prompt, usual, steps, guidance, note, *others[1::2]]
     adapter.input(handled(lambda *given: offer(watch, *given)), asked, offered, **QUIET)
     return Tab(asked, offered)
 
@@ -86,40 +86,36 @@ def build(painter: Painter, watch: Watch) -> Tab:
 # Adapters -------------------------------------------------------------------------------------------------------
 
 
-def choices(watch: Watch) -> list[tuple[str, str]]:
-    """(label, key) of everything that can be tried: finished files, then checkpoints, the newest run first."""
-    found = []
-    for view in watch.every():
-        if view.state.export and (view.run.folder / view.state.export).is_file():
-            found.append((f"Finished: {label(view.run)}", view.run.id))
-        for one in sorted(view.state.checkpoints, key=lambda checkpoint: -checkpoint.step):
-            if media.checkpoint_file(view.run, one.step).is_file():
-                found.append((f"Step {one.step}: {label(view.run)}", f"{view.run.id}@{one.step}"))
-    return [*found, ("None, the base model alone", "")]
+def _others() -> list[Any]:
+    """The base model, and up to `MORE` adapters beside the first, each with its strength."""
+    with gr.Accordion("Several adapters, other base model", open=False, elem_id="try-others"):
+        base = gr.Textbox(
+            label="Base model", elem_id="try-base", interactive=True,
+            info="Empty = what the first adapter was trained on here. For files from elsewhere: 'micro', a folder, a "
+            ".safetensors file, or a name on the hub. Files are added in the Download tab.",
+        )  # fmt: skip
+        found: list[Any] = [base]
+        for number in range(2, 2 + MORE):
+            with gr.Row(elem_classes="bottom"):
+                found.append(
+                    gr.Dropdown([("None", "")], value="", label=f"Adapter {number}", elem_id=f"adapter-{number}",
+                                interactive=True, scale=2)
+                )  # fmt: skip
+                found.append(
+                    gr.Number(1.0, label=f"Strength {number}", elem_id=f"strength-{number}", interactive=True,
+                              min_width=90)
+                )  # fmt: skip
+    return found
 
 
-def adapter_file(key: str) -> Path:
-    """The file that a key stands for.
-
-    Raises:
-        UserError: it is not there any more.
-    """
-    run_id, at, step = key.partition("@")
-    run = runs.find(run_id)
-    path = media.checkpoint_file(run, int(step)) if at and step.isdecimal() else run.export
-    if not path.is_file():
-        raise UserError("This adapter is no longer there.", "Choose another one.")
-    return path
-
-
-def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str) -> list[Any]:
+def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *more: str | None) -> list[Any]:
     """What can be tried, and a prompt, steps and guidance that suit the choice."""
-    listed = choices(watch)
+    listed = adapters.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
     base, offered, preview = configs.MICRO, "", form_defaults()
-    if chosen:
-        config = runs.find(chosen.partition("@")[0]).config()
+    if run := adapters.run_of(chosen):
+        config = run.config()
         base, preview = config.model.base, config.preview
         offered = config.preview.prompts[0] if config.preview.prompts else config.trigger
     text = offered if not (prompt or "").strip() or prompt == usual else prompt
@@ -127,8 +123,10 @@ def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str) -> 
     if watch.active():
         notes.append("A training is under way: pictures take longer until it is done.")
     return [
-        gr.Dropdown(listed, value=chosen), text, offered, preview.steps, preview.guidance,
+        # Nothing to offer is no reason to touch what may have been typed meanwhile.
+        gr.Dropdown(listed, value=chosen), text or gr.skip(), offered, preview.steps, preview.guidance,
         "".join(f"<p>{note}</p>" for note in notes),
+        *(gr.Dropdown([*listed[:-1], ("None", "")], value=one if one in keys else "") for one in more),
     ]  # fmt: skip
 
 
@@ -142,16 +140,18 @@ def form_defaults() -> configs.PreviewConfig:
 
 def paint(painter: Painter, *given: Any) -> Iterator[tuple[str, list[Any]]]:  # noqa: ANN401 - values of the tab
     """Paint what the tab asks for; yields the result as it grows, and at the end with all pictures."""
-    adapter, prompt, strength, view, seed, steps, guidance, negative, last = given
+    adapter, prompt, strength, view, seed, steps, guidance, negative, last, *others = given
     wanted = strengths(view, strength)
-    model = runs.find(adapter.partition("@")[0]).config().model if adapter else configs.ModelConfig()
+    model = base_of(adapter, *others[:1])
     if not (prompt or "").strip():
         raise UserError("There is no prompt yet.", "Write what the picture should show.")
+    first = adapters.find(adapter) if adapter else None
+    beside = [(adapters.find(key), float(one or 0)) for key, one in zip(others[1::2], others[2::2], strict=True) if key]
     requests = [
         request(
-            base=model.base, adapter=adapter_file(adapter) if adapter and one else None, strength=one,
-            prompt=prompt.strip(), negative=(negative or "").strip(), seed=seed, steps=steps, guidance=guidance,
-            revision=model.revision, objective=model.objective,
+            base=model.base, adapters=[*([(first, one)] if first else []), *beside], prompt=prompt.strip(),
+            negative=(negative or "").strip(), seed=seed, steps=steps, guidance=guidance, revision=model.revision,
+            objective=model.objective,
         )
         for one in wanted
     ]  # fmt: skip
@@ -181,7 +181,19 @@ def strengths(view: str, strength: float) -> list[float]:
             return [float(strength)]
 
 
-def request(*, base: str, adapter: Path | None, strength: float, **settings: Any) -> PictureConfig:  # noqa: ANN401
+def base_of(adapter: str | None, wanted: str = "") -> configs.ModelConfig:
+    """The base model to draw with: the one that is named, else what the adapter was trained on.
+
+    Raises:
+        UserError: the name is no name.
+    """
+    if wanted and wanted.strip():
+        return configs.check(configs.ModelConfig, {"base": wanted.strip()})
+    run = adapters.run_of(adapter or "")
+    return run.config().model if run else configs.ModelConfig()
+
+
+def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: Any) -> PictureConfig:  # noqa: ANN401
     """A checked request; the picture's name follows from all that it depends on, so the same one is not painted twice.
 
     Raises:
@@ -190,10 +202,10 @@ def request(*, base: str, adapter: Path | None, strength: float, **settings: Any
     for key in ("seed", "steps"):
         if isinstance(settings[key], float) and settings[key].is_integer():
             settings[key] = int(settings[key])
-    adapters = ((str(adapter), strength),) if adapter else ()
-    data = {"base": base, "adapters": adapters, "out": "x", **settings}
-    picture = configs.check(PictureConfig, data)
-    written = adapter.stat().st_mtime_ns if adapter else 0
+    used = [(file, strength) for file, strength in adapters if strength]
+    named = tuple((str(file), strength) for file, strength in used)
+    picture = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
+    written = [file.stat().st_mtime_ns for file, _ in used]
     name = hashlib.sha256(_SECRET + f"{written}{picture.model_dump_json()}".encode()).hexdigest()[:32]
     return picture.model_copy(update={"out": str(media.pictures() / f"{name}.png")})
 

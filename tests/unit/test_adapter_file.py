@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import adapter_file
+from trainer import adapter_file, container, summary
 from trainer.errors import UserError
-from trainer.export import with_hashes
+from trainer.forms import with_hashes
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -46,7 +46,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert file.metadata["ss_network_dim"] == "4"
     assert file.modules[NAME].rank == 4
     assert torch.equal(file.modules[NAME].delta(), torch.full((5, 6), 8.0))  # alpha / rank * sum over the rank
-    assert adapter_file.describe(file)["ranks"] == [4]
+    assert summary.describe(container.read(path))["ranks"] == [4]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UserError):  # any other exception is a failure
-        adapter_file.check(bytes(content), "x")
+        container.parse(bytes(content), "x")
 
 
 def test_hashes_do_not_depend_on_the_metadata() -> None:
     one, two = (with_hashes(save(good(), {"a": text})) for text in ("short", "a much longer text" * 9))
-    found = [adapter_file.check(data, "x")["sshs_model_hash"] for data in (one, two)]
+    found = [container.parse(data, "x").metadata["sshs_model_hash"] for data in (one, two)]
     assert found[0] == found[1]
     assert one[8:10] == b'{"'
 

@@ -76,7 +76,7 @@ def test_the_tree_in_the_readme_is_there() -> None:
 
 
 def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
-    modules = "trainer.config, trainer.dataset, trainer.ingest, trainer.runs, trainer.events"
+    modules = "trainer.config, trainer.dataset, trainer.ingest, trainer.runs, trainer.events, trainer.verify"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 

@@ -17,7 +17,7 @@ from trainer import dataset, events, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.runs import Run
-from ui import datasets, downloads, form, handling, media, memory, page, training, tryout
+from ui import adapters, datasets, downloads, form, handling, media, memory, page, training, tryout
 from ui.painter import Painter
 from ui.watch import Watch
 
@@ -287,14 +287,14 @@ def finished(character: Path) -> runs.Run:
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
-    keys = [key for _, key in tryout.choices(Watch())]
+    keys = [key for _, key in adapters.choices(Watch())]
     assert keys == [finished.id, f"{finished.id}@5", ""]
-    assert tryout.adapter_file(finished.id) == finished.export
-    assert tryout.adapter_file(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
+    assert adapters.find(finished.id) == finished.export
+    assert adapters.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
     for key in (f"{finished.id}@2", "../x", "nobody"):
         with pytest.raises(UserError):
-            tryout.adapter_file(key)
-    assert tryout.adapter_file(f"{finished.id}@../../x") == finished.export
+            adapters.find(key)
+    assert adapters.find(f"{finished.id}@../../x") == finished.export
     offered = tryout.offer(Watch(), None, "", "")
     assert offered[1] == "miraxo"
     assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
@@ -349,4 +349,4 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert "miraxo" in drawn
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in downloads.table(Watch())
-    assert downloads.size(3 * 2**20) == "3.0 MB"
+    assert adapters.size(3 * 2**20) == "3.0 MB"

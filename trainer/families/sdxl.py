@@ -14,21 +14,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from trainer import keys
 from trainer.detect import Base, Objective
 from trainer.families import pipelines
 from trainer.families.sd import Conditioning, tokenize
-
-# Parts of a residual block under their original names.
-_RESIDUAL = {
-    "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1",
-    "norm2": "out_layers_0", "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-# Layers outside the blocks, under theirs.
-_OUTSIDE = {
-    "conv_in": "input_blocks_0_0", "conv_out": "out_2",
-    "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2",
-    "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
-}  # fmt: skip
 
 
 class SDXL:
@@ -72,26 +61,9 @@ class SDXL:
 
     def module_name(self, path: str) -> str:
         """The name of a module of the UNet in adapter files: the original one, which numbers the blocks through."""
-        kind, _, rest = path.partition("_blocks.")
-        per_block = self._pipeline.unet.config.layers_per_block + 1
-        if kind == "down":
-            block, part, layer, inner = rest.split(".", 3)
-            place = 1 + int(block) * per_block + (per_block - 1 if part == "downsamplers" else int(layer))
-            return f"input_blocks_{place}_{_inner(part, inner)}"
-        if kind == "up":
-            block, part, layer, inner = rest.split(".", 3)
-            place = int(block) * per_block + (per_block - 1 if part == "upsamplers" else int(layer))
-            if part == "upsamplers":  # it follows what else is in the block's last place
-                attends = hasattr(self._pipeline.unet.up_blocks[int(block)], "attentions")
-                return f"output_blocks_{place}_{2 if attends else 1}_conv"
-            return f"output_blocks_{place}_{_inner(part, inner)}"
-        if path.startswith("mid_block."):
-            _, part, layer, inner = path.split(".", 3)
-            place = 1 if part == "attentions" else 2 * int(layer)
-            return f"middle_block_{place}_{_inner(part, inner).partition('_')[2]}"
-        if path in _OUTSIDE:
-            return _OUTSIDE[path]
-        raise RuntimeError(f"{path} has no name in adapter files")
+        found = re.match(r"up_blocks\.(\d+)\.upsamplers", path)
+        attends = not found or hasattr(self._pipeline.unet.up_blocks[int(found[1])], "attentions")
+        return keys.original(path, self._pipeline.unet.config.layers_per_block + 1, attends=attends).replace(".", "_")
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
@@ -143,12 +115,3 @@ class SDXL:
     def encoders(self) -> dict[str, nn.Module]:
         """The modules whose outputs are cached."""
         return {"vae": self.vae, **self.text_encoders}
-
-
-def _inner(part: str, inner: str) -> str:
-    """What is in one place: the residual block first, attention second; a block's sampler has the place alone."""
-    if part == "downsamplers":
-        return "0_op"
-    if part == "resnets":
-        return f"0_{_RESIDUAL[inner]}"
-    return "1_" + re.sub(r"\.", "_", inner)

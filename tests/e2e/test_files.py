@@ -1,0 +1,91 @@
+"""Adapter files in a real browser: dropped, looked into, worked on, and painted with, several at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.e2e.conftest import Server, Visit
+from tests.e2e.test_page import PHONE, picture, tab
+from tests.unit.test_verify import good, metadata
+from trainer import adapter_file, container, forms
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+@pytest.fixture
+def fox(tmp_path: Path) -> Path:
+    """An adapter for the built-in base, as if made elsewhere."""
+    tensors = {
+        key: one if key.endswith("alpha") else 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(n))
+        for n, (key, one) in enumerate(good("sd15", "micro").items())
+    }
+    modules = adapter_file.of_tensors(tensors, "fox").modules
+    path = tmp_path / "fox.safetensors"
+    path.write_bytes(forms.write(modules, metadata("sd15"), form="peft", precision="fp32"))
+    return path
+
+
+def drop(page: Page, path: Path) -> None:
+    tab(page, "Download")
+    page.get_by_role("button", name="Look into an adapter file").click()
+    page.locator("#look-file input[type=file]").set_input_files(path)
+    page.locator("#look-result .look").wait_for()
+
+
+def choose(page: Page, place: str, option: str) -> None:
+    page.locator(f"{place} input").first.click()
+    page.get_by_role("option", name=option).first.click()
+
+
+def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path: Path) -> None:
+    page = visit(server)
+    drop(page, fox)
+    told = page.locator("#look-result").inner_text()
+    assert "Stable Diffusion 1.x" in told
+    assert "PEFT/diffusers" in told
+    page.locator("#look-result summary", has_text="Checked").click()
+    assert "It is for Micro" in page.locator("#look-result").inner_text()
+    page.get_by_role("link", name="fox.safetensors").wait_for()
+    # A tool
+    page.get_by_role("button", name="Tools for adapter files").click()
+    page.get_by_label("Other form or precision").check()
+    choose(page, "#tool-adapters", "File: fox")
+    page.get_by_label("Name of the new file").fill("fox small")
+    page.get_by_role("button", name="Make the file").click()
+    with page.expect_download() as download:
+        page.locator("#tool-result a.download").click(timeout=60_000)
+    assert download.value.suggested_filename == "fox-small.safetensors"
+    made = container.read(Path(download.value.path()))
+    assert {entry.dtype for entry in made.entries.values()} == {"F16", "F32"}
+    assert page.get_by_role("link", name="fox-small.safetensors").count() == 2
+    # What the tool refuses is said
+    page.get_by_label("Make smaller").check()
+    page.get_by_role("button", name="Make the file").click()
+    page.get_by_text("Give a rank, or an energy share below 1.").wait_for()
+    # Several at once
+    tab(page, "Try out")
+    page.get_by_text("Micro is a miniature").wait_for()
+    page.locator("#prompt textarea").fill("a person with a hat")
+    choose(page, "#adapter", "File: fox")
+    page.get_by_role("button", name="Make picture").click()
+    alone = picture(page, server, "1")
+    page.get_by_role("button", name="Several adapters, other base model").click()
+    choose(page, "#adapter-2", "File: fox-small")
+    page.get_by_role("button", name="Make picture").click()
+    page.locator(".pictures.done").wait_for(timeout=90_000)
+    page.wait_for_timeout(500)
+    assert picture(page, server, "1") != alone
+
+
+def test_a_broken_file_is_told(server: Server, visit: Visit, tmp_path: Path) -> None:
+    page = visit(server, **PHONE)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"PK\x03\x04" + bytes(100))
+    drop(page, broken)
+    assert "can hold programs" in page.locator("#look-result [role=alert]").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -1,0 +1,297 @@
+"""Every adapter through every form and back; metadata, hashes and what is left of a stripped file."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer import adapter_file, container, forms, keys, layout, lowrank, summary
+from trainer.adapter_file import LoHa, LoKr, Lora, Module
+from trainer.detect import FamilyName
+from trainer.errors import UserError
+from trainer.forms import Precision
+from trainer.keys import Place
+
+FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
+PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
+    family: [(Place(component, path), len(shape))  # type: ignore[arg-type] # one of the three
+             for component, _, path, shape in ((*name.partition(":"), shape)
+                                               for name, shape in layout.known(family).items())]
+    for family in FAMILIES
+}  # fmt: skip
+
+
+def random(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def adapters(draw: st.DrawFn, kinds: tuple[str, ...]) -> tuple[FamilyName, dict[str, Module]]:
+    """Some layers of a family, of small sizes, each with a rank and an alpha of its own."""
+    family = draw(st.sampled_from(FAMILIES))
+    kind = draw(st.sampled_from(kinds))
+    chosen = draw(st.lists(st.sampled_from(PLACES[family]), min_size=1, max_size=6, unique=True))
+    modules: dict[str, Module] = {}
+    for seed, (place, dims) in enumerate(chosen):
+        rank, out, into = (draw(st.integers(1, 4)) for _ in range(3))
+        kernel = (3, 3) if place.path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")) else (1, 1)
+        alpha = draw(st.floats(0.0625, 100, width=32))
+        modules[keys.kohya(place, family)] = module(kind, rank, (out, into, *kernel[: dims - 2]), alpha, seed)
+    return family, dict(sorted(modules.items()))
+
+
+def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int) -> Module:
+    out, columns, ones = shape[0], torch.Size(shape[1:]).numel(), (1,) * (len(shape) - 2)
+    if kind == "LoHa":
+        parts = {f"hada_w{one}_{part}": random(size, seed + one) for one in (1, 2)
+                 for part, size in (("a", (out, rank)), ("b", (rank, columns)))}  # fmt: skip
+        return LoHa(parts, alpha)
+    if kind == "LoKr":
+        parts = {"lokr_w1": random((2, 1), seed), "lokr_w2_a": random((out, rank), seed + 1)}
+        return LoKr({**parts, "lokr_w2_b": random((rank, columns), seed + 2)}, alpha)
+    parts = {"lora_down.weight": random((rank, *shape[1:]), seed), "lora_up.weight": random((out, rank, *ones), seed)}
+    if kind == "DoRA":
+        parts["dora_scale"] = random((out, 1, *ones), seed).abs() + 0.1
+    return Lora(parts, alpha)
+
+
+def read_back(data: bytes) -> adapter_file.AdapterFile:
+    return adapter_file.of_container(container.parse(data, "x"))
+
+
+def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
+    first, second = adapter_file.tensors_of(one), adapter_file.tensors_of(two)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@settings(max_examples=200, deadline=None)
+@given(adapters(("LoRA", "DoRA", "LoHa", "LoKr")))
+def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
+    family, modules = adapter
+    file = read_back(forms.write(modules, forms.of_family(family, "epsilon"), form="kohya", precision="fp32"))
+    assert file.family == family
+    assert same(file.modules, modules)
+
+
+@settings(max_examples=200, deadline=None)
+@given(adapters(("LoRA", "DoRA")))
+def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
+    family, modules = adapter
+    data = forms.write(modules, forms.of_family(family, "epsilon"), form="peft", precision="fp32")
+    assert all(key.startswith(("unet.", "text_encoder.", "text_encoder_2.")) for key in load(data))
+    file = read_back(data)
+    assert same(file.modules, modules)
+    again = forms.write(file.modules, file.metadata, form="kohya", precision="fp32")
+    assert same(read_back(again).modules, modules)
+
+
+@settings(max_examples=120, deadline=None)
+@given(adapters(("LoRA",)), st.sampled_from(["diffusers", "original", "bare", "processor"]))
+def test_the_names_of_other_programs(adapter: tuple[FamilyName, dict[str, Module]], naming: str) -> None:
+    """The same layers under names that other programs give them."""
+    family, modules = adapter
+    tensors, told = {}, {}
+    for name, one in modules.items():
+        place = forms.place_of(name)
+        written = foreign(name, place, naming)
+        up, down = ("lora_B", "lora_A") if naming == "bare" else ("lora_up", "lora_down")
+        tensors[f"{written}.{down}.weight"] = one.parts["lora_down.weight"]
+        tensors[f"{written}.{up}.weight"] = one.parts["lora_up.weight"]
+        tensors[f"{written}.alpha"] = torch.tensor(one.alpha)
+        told = forms.of_family(family, "epsilon")
+    assert same(read_back(save(tensors, told)).modules, modules)
+
+
+def foreign(name: str, place: Place, naming: str) -> str:
+    if place.component != "unet":
+        return f"{place.component}.{place.path}" if naming == "bare" else name
+    if naming == "original":
+        return "lora_unet_" + keys.original(place.path).replace(".", "_")
+    if naming == "diffusers":
+        return "lora_unet_" + place.path.replace(".", "_")
+    return place.path if naming == "bare" else "unet." + place.path.replace(".to_", ".processor.to_")
+
+
+@settings(max_examples=120, deadline=None)
+@given(adapters(("LoHa", "LoKr")))
+def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
+    family, modules = adapter
+    data = forms.write(modules, forms.of_family(family, "epsilon"), form="peft", precision="fp32")
+    for name, one in read_back(data).modules.items():
+        assert isinstance(one, Lora)
+        assert torch.allclose(one.delta(), modules[name].delta(), rtol=1e-4, atol=1e-4)
+
+
+PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {
+    "fp16": (torch.float16, 2**-11), "bf16": (torch.bfloat16, 2**-8), "fp32": (torch.float32, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_precision(precision: Precision, form: forms.Form) -> None:
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    one = module("LoRA", 3, (5, 6), 1.7, 0)
+    tensors = load(forms.write({name: one}, {}, form=form, precision=precision))
+    dtype, rounding = PRECISIONS[precision]
+    for key, tensor in tensors.items():
+        assert tensor.dtype == (torch.float32 if key.endswith("alpha") else dtype)
+        assert tensor.is_contiguous()
+        ending = keys.split(key)[1]
+        if ending != "alpha":
+            assert torch.allclose(tensor.float(), one.parts[ending], rtol=rounding, atol=1e-7)
+    assert len(tensors) == (3 if form == "kohya" else 2)
+
+
+def test_what_is_too_large_for_a_precision() -> None:
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    parts = {"lora_down.weight": torch.full((1, 2), 1e5), "lora_up.weight": torch.ones(2, 1)}
+    with pytest.raises(UserError, match=r"not finite in fp16 .*to_q.lora_down"):
+        forms.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="fp16")
+    assert forms.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="bf16")
+
+
+def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
+    names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{one}" for one in "qk"]
+    modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
+    with pytest.raises(UserError, match="Only some layers"):
+        forms.write(modules, {}, form="peft", precision="fp16")
+    assert same(read_back(forms.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_the_hashes_are_those_of_their_definition(count: int) -> None:
+    """The tensors with the training metadata alone, as kohya's trainer computes them; large enough for the old one."""
+    tensors = {f"lora_unet_mid_block_resnets_{n}_conv1.lora_down.weight": random((4, 1000), n) for n in range(count)}
+    told = {"ss_output_name": "f\u00fcr R\u00edn", "ss_network_dim": "4", "modelspec.title": "x" * 999}
+    data = forms.with_hashes(save(tensors, told))
+    found = container.parse(data, "x").metadata
+    plain = save(tensors, {key: text for key, text in told.items() if key.startswith("ss_")})
+    body = plain[8 + int.from_bytes(plain[:8], "little") :]
+    assert found["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+    assert found["sshs_legacy_hash"] == hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
+    assert (found["sshs_legacy_hash"] == hashlib.sha256(b"").hexdigest()[:8]) == (count == 2)
+    assert {key: found[key] for key in told} == told
+    assert data[8:10] == b'{"'
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in load(data).items())
+
+
+def test_a_stripped_file_keeps_what_loading_needs() -> None:
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    told = {**forms.of_family("sdxl", "epsilon"), "modelspec.title": "x", "ss_tag_frequency": "{}", "ss_seed": "1",
+            summary.COVER: "[]", "limner.config": "x"}  # fmt: skip
+    modules = {name: module("LoRA", 2, (3, 4), 1.0, 0)}
+    data = forms.write(modules, {**told, **forms.network(modules)}, form="kohya", precision="fp16", strip=True)
+    assert set(container.parse(data, "x").metadata) == set(forms.NEEDED)
+    peft = forms.write(modules, told, form="peft", precision="fp16", strip=True)
+    assert adapter_file.PEFT_METADATA in container.parse(peft, "x").metadata
+
+
+def test_tucker_cores_are_multiplied_into_a_factor() -> None:
+    """What LyCORIS calls tucker: the core between the factors of a 3 x 3 convolution."""
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    mid, down, up = random((3, 3, 3, 3), 0), random((3, 5, 1, 1), 1), random((4, 3, 1, 1), 2)
+    told = {f"{name}.lora_mid.weight": mid, f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    file = read_back(save({**told, f"{name}.alpha": torch.tensor(6.0)}))
+    whole = torch.einsum("pqhw,qi,op->oihw", mid, down.flatten(1), up.flatten(1))
+    assert torch.allclose(file.modules[name].delta(), 2 * whole.flatten(1), atol=1e-4)
+    cores = {"hada_t1": random((2, 2, 3, 3), 3), "hada_t2": random((2, 2, 3, 3), 4)}
+    sides = {f"hada_w{one}_{part}": random((2, size), one) for one in (1, 2) for part, size in (("a", 4), ("b", 5))}
+    given = {f"{name}.{key}": tensor for key, tensor in {**cores, **sides}.items()}
+    file = read_back(save({**given, f"{name}.alpha": torch.tensor(2.0)}))
+    one, two = (torch.einsum("pqhw,qi,po->oihw", cores[f"hada_t{n}"], sides[f"hada_w{n}_b"], sides[f"hada_w{n}_a"])
+                for n in (1, 2))  # fmt: skip
+    assert torch.allclose(file.modules[name].delta(), (one * two).flatten(1), atol=1e-4)
+
+
+def test_dora_of_older_files_has_a_length_for_each_input() -> None:
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    parts = {"lora_down.weight": random((2, 5, 3, 3), 0), "lora_up.weight": random((4, 2, 1, 1), 1)}
+    scale, weight = random((1, 5, 1, 1), 2).abs(), random((4, 5, 3, 3), 3)
+    given = {f"{name}.{key}": tensor for key, tensor in {**parts, "dora_scale": scale}.items()}
+    file = read_back(save({**given, f"{name}.alpha": torch.tensor(2.0)}))
+    moved = weight + Lora(parts, 2.0).delta().reshape(weight.shape)
+    wanted = scale * moved / torch.linalg.vector_norm(moved, dim=(0, 2, 3), keepdim=True) - weight
+    assert torch.allclose(file.modules[name].delta(weight.flatten(1)), wanted.flatten(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("told", "alpha"),
+    [
+        ({}, 4.0),
+        ({"unet.lora_alpha": 2}, 2.0),
+        ({"unet.lora_alpha": 2, "unet.use_rslora": True}, 4.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn1.to_q": 8}}, 8.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn2.to_q": 8}}, 2.0),
+    ],
+)
+def test_the_alpha_that_peft_means(told: dict[str, Any], alpha: float) -> None:
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
+    (one,) = read_back(save(tensors, {adapter_file.PEFT_METADATA: json.dumps(told)})).modules.values()
+    assert one.alpha == alpha
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), ("[]", "is damaged"),
+                                             ('{"unet.lora_alpha": "x"}', "not positive")])  # fmt: skip
+def test_damaged_settings_of_peft(text: str, words: str) -> None:
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
+    with pytest.raises(UserError, match=words):
+        read_back(save(tensors, {adapter_file.PEFT_METADATA: text}))
+
+
+def test_a_layer_under_two_names_is_refused() -> None:
+    names = ("lora_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in")
+    tensors = {f"{name}.{part}.weight": torch.ones(2, 2) for name in names for part in ("lora_up", "lora_down")}
+    with pytest.raises(UserError, match="twice, under two names"):
+        read_back(save({**tensors, f"{names[0]}.alpha": torch.tensor(1.0)}))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
+    pair = lowrank.Pair(random((9, 5), 0).double(), random((5, 12), 1).double(), (12,))
+    whole, cut = pair.up @ pair.down, lowrank.cut(pair, rank)
+    _, values, _ = torch.linalg.svd(whole)
+    lost = float((whole - cut.pair.up @ cut.pair.down).square().sum())
+    assert cut.lost == pytest.approx(lost, abs=1e-9)
+    assert cut.lost == pytest.approx(float(values[rank or 5 :].square().sum()), abs=1e-9)
+    assert cut.whole == pytest.approx(float(whole.square().sum()))
+    assert cut.pair.rank == (rank or 5)
+    direct = lowrank.cut_matrix(whole, (12,), rank or 5)
+    assert torch.allclose(direct.pair.up @ direct.pair.down, cut.pair.up @ cut.pair.down)
+
+
+def test_an_energy_share() -> None:
+    values = torch.tensor([3.0, 2.0, 1.0]).double()  # squares 9, 4, 1 of 14
+    pair = lowrank.Pair(torch.diag(values), torch.eye(3).double(), (3,))
+    assert [lowrank.cut(pair, 0, share).pair.rank for share in (0.5, 9 / 14 - 1e-9, 0.7, 13 / 14 - 1e-9, 0.95)] == [
+        1, 1, 2, 2, 3,
+    ]  # fmt: skip
+    assert lowrank.cut(lowrank.Pair(torch.zeros(3, 2).double(), torch.zeros(2, 3).double(), (3,))).pair.rank == 1
+
+
+def test_inspect(tmp_path: Path) -> None:
+    place = Place("unet", "down_blocks.1.attentions.0.proj_in")
+    modules = {keys.kohya(place, "sdxl"): module("LoRA", 2, (4, 6), 1.0, 0)}
+    told = {**forms.of_family("sdxl", "epsilon"), "ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw",
+            "modelspec.trigger_phrase": "rin", summary.COVER: json.dumps(["/9j/abc"])}  # fmt: skip
+    facts = summary.describe(container.parse(forms.write(modules, told, form="kohya", precision="fp16"), "x"))
+    assert facts["family"] == "Stable Diffusion XL"
+    assert (facts["kind"], facts["ranks"], facts["alphas"], facts["precision"]) == ("LoRA", [2], [1.0], ["float16"])
+    assert facts["blocks"] == {"down_blocks.1": 2 * 2 * (4 + 6) + 4}
+    assert facts["begun"] == "2026-01-01T00:00:00+00:00"
+    assert facts["recipe"] == {"optimizer": "adamw"}
+    assert (facts["trigger"], facts["cover"], facts["form"]) == ("rin", True, "kohya")
+
+
+@pytest.mark.parametrize("text", ["[", "{}", "[1]", '["<script>"]', "[]"])
+def test_a_cover_that_is_none(text: str) -> None:
+    assert summary.cover({summary.COVER: text}) == ""

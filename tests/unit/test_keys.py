@@ -1,0 +1,107 @@
+"""Names of layers: every layer of every family through every form and back; and the layouts against the live models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import families, keys, layout
+from trainer.config import ModelConfig
+from trainer.detect import FamilyName
+from trainer.keys import Place
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl"])
+def test_the_modules_are_as_many_as_are_known(model: str) -> None:
+    """Figures of kohya's trainer for its usual layers: UNet and text encoders."""
+    usual = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+    shapes = layout.known(model)
+    counts = {
+        component: sum(name.startswith(f"{component}:") for name in shapes)
+        for component in ("text_encoder", "text_encoder_2")
+    }
+    unet = sum(name.startswith("unet:") and name.endswith(tuple(f".{one}" for one in usual)) for name in shapes)
+    expected = {"sd15": (192, 72, 0), "sd21": (192, 138, 0), "sdxl": (722, 72, 192)}[model]
+    assert (unet, counts["text_encoder"], counts["text_encoder_2"]) == expected
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "micro"])
+def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
+    base = "micro" if kind == "micro" else str(bases[kind])
+    family = families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
+    live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "text_projection" not in name}  # fmt: skip
+    shapes = layout.known("micro") if kind == "micro" else layout.of_folder(bases[kind])
+    told = {keys.kohya(place_of(name), family.found.family): shape for name, shape in shapes.items()}
+    assert told == live
+
+
+def place_of(name: str) -> Place:
+    component, _, path = name.partition(":")
+    return Place(component, path)  # type: ignore[arg-type] # one of the three
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+def test_every_name_is_read_back(family: FamilyName) -> None:
+    for name in layout.known(family):
+        place = place_of(name)
+        module = keys.read(keys.kohya(place, family))
+        assert module.place == place
+        assert module.text_model
+        assert keys.read(keys.peft(place)).place == place
+        if place.component == "unet":
+            flat = "lora_unet_" + keys.original(place.path, attends="up_blocks.0.up" not in place.path).replace(
+                ".", "_"
+            )
+            assert keys.read(flat).place == place
+            assert keys.read("lora_unet_" + place.path.replace(".", "_")).place == place
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("lora_te_encoder_layers_0_self_attn_q_proj", "encoder.layers.0.self_attn.q_proj"),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out",
+         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"),
+        ("base_model.model.mid_block.resnets.1.conv2", "mid_block.resnets.1.conv2"),
+        ("lycoris_mid_block_attentions_0_proj_in", "mid_block.attentions.0.proj_in"),
+        ("lora_unet_single_blocks_0_linear1", None),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn3_to_q", None),
+        ("model.diffusion_model.input_blocks.0.0", None),
+        ("lora_unet_" + "a" * 10**6 + "!", None),
+        ("lora_te_" + "a" * 299 + "!", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_names_of_other_programs(name: str, path: str | None) -> None:
+    module = keys.read(name)
+    assert (module.place.path if module.place else None) == path
+
+
+def test_endings_of_other_programs() -> None:
+    assert keys.split("unet.a.lora_A.weight") == ("unet.a", "lora_down.weight")
+    assert keys.split("unet.a.to_q_lora.up.weight") == ("unet.a.to_q", "lora_up.weight")
+    assert keys.split("lora_unet_a.hada_t1") == ("lora_unet_a", "hada_t1")
+    assert keys.split("lora_unet_a.bias") == ("lora_unet_a.bias", "")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [
+        ({"lora_down.weight": (4, 6), "lora_up.weight": (5, 4)}, (5, 6)),
+        ({"lora_down.weight": (4, 6, 3, 3), "lora_up.weight": (5, 4, 1, 1)}, (5, 54)),
+        ({"lora_down.weight": (4, 6, 1, 1), "lora_mid.weight": (4, 4, 3, 3), "lora_up.weight": (5, 4, 1, 1)}, (5, 54)),
+        ({"lora_down.weight": (6, 4), "lora_up.weight": (4, 5)}, None),
+        ({"lora_down.weight": (4, 6)}, None),
+        ({"hada_w1_a": (5, 2), "hada_w1_b": (2, 6), "hada_w2_a": (5, 2), "hada_w2_b": (2, 6)}, (5, 6)),
+        ({"hada_w1_a": (5, 2), "hada_w1_b": (2, 6), "hada_w2_a": (5, 2), "hada_w2_b": (2, 7)}, None),
+        ({"lokr_w1": (2, 3), "lokr_w2_a": (5, 1), "lokr_w2_b": (1, 7)}, (10, 21)),
+        ({"lokr_w1": (2, 3), "lokr_w2": (5, 7, 3, 3)}, (10, 189)),
+        ({"lokr_w1": (2, 3)}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_the_weight_that_a_module_changes(
+    shapes: dict[str, tuple[int, ...]], size: tuple[int, int] | None
+) -> None:
+    assert keys.weight_size(shapes) == size

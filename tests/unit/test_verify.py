@@ -1,0 +1,312 @@
+"""Broken files: each is told apart, in the right words, for the programs that stumble over it and for no other."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from trainer import container, forms, keys, layout, summary, verify
+from trainer.detect import FamilyName
+from trainer.errors import UserError
+from trainer.keys import Place
+
+PROGRAMS = {program.name for program in verify.PROGRAMS}
+LAYERS = (
+    "attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "layers.0.self_attn.out_proj",
+    "layers.3.mlp.fc1", "1.resnets.0.conv1", "2.attentions.0.proj_in",
+)  # fmt: skip
+FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
+Tensors = dict[str, Tensor]
+
+
+def good(family: FamilyName = "sd15", model: str = "") -> Tensors:
+    """A LoRA of some layers of every kind, of the real sizes."""
+    tensors = {}
+    for name, shape in layout.known(model or family).items():
+        component, _, path = name.partition(":")
+        place = Place(component, path)  # type: ignore[arg-type] # one of the three
+        if path.endswith(LAYERS) and place.block != "outside":
+            module = keys.kohya(place, family)
+            tensors[f"{module}.alpha"] = torch.tensor(1.0)
+            tensors[f"{module}.lora_down.weight"] = torch.ones(2, *shape[1:], dtype=torch.float16)
+            tensors[f"{module}.lora_up.weight"] = torch.ones(shape[0], 2, *[1] * (len(shape) - 2), dtype=torch.float16)
+    return tensors
+
+
+def metadata(family: FamilyName = "sd15") -> dict[str, str]:
+    return forms.of_family(family, "epsilon")
+
+
+def check(tmp_path: Path, tensors: Tensors, told: dict[str, str] | None = None) -> verify.Report:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save({key: one.contiguous() for key, one in tensors.items()}, told or {}))
+    return verify.check(path)
+
+
+def failed(report: verify.Report) -> dict[str, str]:
+    return {one.program: one.words for one in report.verdicts if not one.loads}
+
+
+def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
+    return {key.replace(old, new): tensor for key, tensor in tensors.items()}
+
+
+def one_layer(tensors: Tensors, ending: str = "attn2_to_k") -> str:
+    return next(key.partition(".")[0] for key in tensors if f"{ending}." in key)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_good_file_loads_everywhere(tmp_path: Path, family: FamilyName, told: bool) -> None:
+    tensors = good(family)
+    report = check(tmp_path, tensors, metadata(family) if told else None)
+    assert report.good, (report.problems, failed(report))
+    assert {one.words for one in report.verdicts} == {f"loads: all {len(tensors)} keys"}
+    assert len(report.verdicts) == 7
+
+
+def without(tensors: Tensors, ending: str) -> Tensors:
+    lost = f"{one_layer(tensors)}.{ending}"
+    return {key: tensor for key, tensor in tensors.items() if key != lost}
+
+
+def exchanged(tensors: Tensors) -> Tensors:
+    """Up and down exchanged and transposed."""
+    pairs = {"lora_down.weight": "lora_up.weight", "lora_up.weight": "lora_down.weight"}
+    return {
+        f"{key.partition('.')[0]}.{pairs.get(key.partition('.')[2], key.partition('.')[2])}": tensor.T
+        if tensor.dim() == 2
+        else tensor
+        for key, tensor in tensors.items()
+        if tensor.dim() != 4 and "conv" not in key and "proj_in" not in key
+    }
+
+
+def with_nan(tensors: Tensors, value: float) -> Tensors:
+    key = f"{one_layer(tensors)}.lora_up.weight"
+    changed = tensors[key].clone()
+    changed[3, 1] = value
+    return {**tensors, key: changed}
+
+
+def mixed(tensors: Tensors) -> Tensors:
+    """Some layers of XL under the names of diffusers."""
+    changed = {}
+    for key, tensor in tensors.items():
+        name, _, ending = key.partition(".")
+        place = keys.read(name).place
+        assert place
+        flat = "lora_unet_" + place.path.replace(".", "_")
+        changed[f"{flat if place.block == 'mid_block' else name}.{ending}"] = tensor
+    return changed
+
+
+def both_names(tensors: Tensors) -> Tensors:
+    return tensors | {key: one.clone() for key, one in mixed(tensors).items()}
+
+
+def original(tensors: Tensors) -> Tensors:
+    """SD 1.5 under the original names."""
+    changed = {}
+    for key, tensor in tensors.items():
+        name, _, ending = key.partition(".")
+        place = keys.read(name).place
+        assert place
+        flat = keys.original(place.path).replace(".", "_") if place.component == "unet" else ""
+        changed[f"lora_unet_{flat}.{ending}" if flat else key] = tensor
+    return changed
+
+
+def other_size(tensors: Tensors) -> Tensors:
+    name = one_layer(tensors, "ff_net_0_proj")
+    return {**tensors, f"{name}.lora_up.weight": torch.ones(100, 2)}
+
+
+ALL = PROGRAMS
+Case = tuple[FamilyName, Callable[[Tensors], Tensors], set[str], str, str]
+BROKEN: dict[str, Case] = {
+    "no alpha in one layer": ("sd15", lambda t: without(t, "alpha"), ALL - {"diffusers"}, "ComfyUI", "has no alpha"),
+    "no alpha at all": ("sd15", lambda t: {k: v for k, v in t.items() if not k.endswith("alpha")}, ALL, "diffusers",
+                        "no layer has an alpha"),
+    "wrong prefix": ("sd15", lambda t: renamed(t, "lora_unet_", "unet_"), ALL, "Forge", "refuses the whole file"),
+    "lora_te1_ on SD 1.5": ("sd15", lambda t: renamed(t, "lora_te_", "lora_te1_"),
+                            {"sd-scripts", "InvokeAI", "SD.Next"}, "sd-scripts", "left out without a word"),
+    "lora_te_ on XL": ("sdxl", lambda t: renamed(t, "lora_te1_", "lora_te_"),
+                       {"sd-scripts", "InvokeAI", "SD.Next", "A1111"}, "A1111", "match nothing (lora_te_text_model"),
+    "no text_model": ("sd15", lambda t: renamed(t, "text_model_", ""), ALL, "ComfyUI", "match nothing"),
+    "transposed": ("sd15", exchanged, ALL, "ComfyUI", "it reshapes what does not fit"),
+    "names of both kinds": ("sdxl", mixed, {"InvokeAI", "sd-scripts"}, "InvokeAI", "it refuses names of both kinds"),
+    "each layer under both names": ("sdxl", both_names, {"InvokeAI", "sd-scripts", "diffusers"}, "diffusers",
+                                    "is there twice"),
+    "SD 1.5 under original names": ("sd15", original, {"InvokeAI", "sd-scripts", "diffusers"}, "sd-scripts",
+                                    "match nothing"),
+    "not a number": ("sd15", lambda t: with_nan(t, float("nan")), ALL, "diffusers", "not finite"),
+    "infinite": ("sdxl", lambda t: with_nan(t, float("inf")), ALL, "Forge", "not finite"),
+    "half a layer": ("sd15", lambda t: without(t, "lora_up.weight"), ALL, "sd-scripts", "lacks a part"),
+    "other rank in up": ("sd21", lambda t: {**t, f"{one_layer(t)}.lora_up.weight": torch.ones(320, 3)}, ALL,
+                         "InvokeAI", "parts do not fit together"),
+    "wrong size": ("sd15", other_size, ALL, "sd-scripts", "has a wrong size: it stops"),
+    "one more key": ("sd15", lambda t: {**t, "bundle_emb.x.string_to_param.*": torch.ones(1)}, ALL, "diffusers",
+                     "all keys begin as such"),
+    "an unknown layer": ("sd15", lambda t: renamed(t, "attn1_to_q", "attn3_to_q"), ALL, "SD.Next", "match nothing"),
+    "an unknown ending": ("sdxl", lambda t: {**t, f"{one_layer(t)}.lora_bias": torch.ones(1)}, ALL, "ComfyUI",
+                          "1 of"),
+    "a text encoder without out_proj": ("sd15", lambda t: renamed(t, "self_attn_out_proj", "self_attn_q_proj"),
+                                        {"diffusers"}, "diffusers", "no out_proj is among them"),
+    "a layer that XL lacks": ("sdxl", lambda t: renamed(t, "input_blocks_4_1", "input_blocks_1_1"), ALL, "sd-scripts",
+                              "match nothing (lora_unet_input_blocks_1_1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "damage", "programs", "program", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_file(
+    tmp_path: Path, family: FamilyName, damage: Callable[[Tensors], Tensors], programs: set[str], program: str,
+    words: str,
+) -> None:  # fmt: skip
+    report = check(tmp_path, damage(good(family)), metadata(family))
+    assert not report.good
+    assert set(failed(report)) == programs
+    assert words in failed(report)[program]
+
+
+WHOLE = save(good(), metadata())
+HEADER = struct.unpack("<Q", WHOLE[:8])[0]
+
+
+def doubled() -> bytes:
+    text = WHOLE[8 : 8 + HEADER].rstrip()
+    first = json.dumps(next(iter(json.loads(text).items()))[0])
+    text = text[:-1] + b"," + first.encode() + b":{}}"
+    return struct.pack("<Q", len(text)) + text + WHOLE[8 + HEADER :]
+
+
+CONTAINERS: dict[str, tuple[bytes, str]] = {
+    "truncated": (WHOLE[:-1000], "cut off"),
+    "cut in the header": (WHOLE[:400], "header is damaged"),
+    "more at the end": (WHOLE + b"more", "belong to no tensor"),
+    "a doubled key": (doubled(), "names a tensor twice"),
+    "a huge header": (struct.pack("<Q", 9 * 2**20) + b"{" + bytes(9 * 2**20), "header is larger than 8 MB"),
+    "a header that is said to be huge": (struct.pack("<Q", 2**60) + WHOLE[8:], "header is damaged"),
+    "a pickle renamed": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05hello\x94.", "can hold programs"),
+    "a zip renamed": (b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(200), "can hold programs"),
+    "overlapping tensors": (WHOLE.replace(b'"data_offsets":[0,', b'"data_offsets":[2,', 1), "does not fit its data"),
+    "empty": (b"", "too short"),
+}
+
+
+@pytest.mark.parametrize(("data", "words"), CONTAINERS.values(), ids=CONTAINERS.keys())
+def test_a_broken_container(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    report = verify.check(path)
+    assert set(failed(report)) == PROGRAMS
+    assert all("cannot be opened" in one and words in one for one in failed(report).values())
+    assert str(tmp_path) not in repr(report)
+
+
+def of_kind(kind: str, family: FamilyName) -> Tensors:
+    """The same layers as another kind of adapter."""
+    tensors = {}
+    plain = good(family)
+    for key, up in plain.items():
+        name, _, ending = key.partition(".")
+        if ending != "lora_up.weight":
+            continue
+        down = plain[f"{name}.lora_down.weight"]
+        rows, columns = up.shape[0], down.flatten(1).shape[1]
+        factors = {f"hada_w{one}_{part}": torch.ones(size) for one in (1, 2)
+                   for part, size in (("a", (rows, 2)), ("b", (2, columns)))}  # fmt: skip
+        if kind == "LoKr":
+            factors = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(rows // 4, 2)}
+            factors["lokr_w2_b"] = torch.ones(2, columns // 4)
+        if kind == "DoRA":
+            scale = torch.ones(rows, *[1] * (up.dim() - 1))
+            factors = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": scale}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in {**factors, "alpha": torch.tensor(1.0)}.items()}
+    return tensors
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "DoRA"])
+def test_other_kinds_load_where_they_are_known(tmp_path: Path, kind: str, family: FamilyName) -> None:
+    report = check(tmp_path, of_kind(kind, family), metadata(family))
+    assert not report.problems
+    assert set(failed(report)) == {"diffusers"}
+    words = {one.program: one.words for one in report.verdicts}
+    assert words["sd-scripts"].endswith("with --network_module lycoris.kohya")
+    assert ("pictures differ slightly" in words["ComfyUI"]) == (kind == "DoRA")
+
+
+def test_another_family_in_the_metadata(tmp_path: Path) -> None:
+    report = check(tmp_path, good("sd15"), metadata("sdxl"))
+    (problem,) = report.problems
+    assert problem == "Its metadata say Stable Diffusion XL, but its layers are those of Stable Diffusion 1.x."
+    assert set(failed(report)) == {"A1111"}
+    assert "hidden for Stable Diffusion 1.x" in failed(report)["A1111"]
+
+
+def test_an_xl_file_that_does_not_say_so(tmp_path: Path) -> None:
+    report = check(tmp_path, good("sdxl"), {"modelspec.title": "x"})
+    assert set(failed(report)) == {"A1111"}
+    assert "filed as Stable Diffusion 1.x, and hidden for Stable Diffusion XL" in failed(report)["A1111"]
+
+
+@pytest.mark.parametrize(
+    ("told", "programs", "words"),
+    [
+        ({"ss_tag_frequency": "[1]"}, {"A1111", "Forge"}, "ss_tag_frequency in the metadata is no table"),
+        ({"lora_adapter_metadata": "{}"}, {"diffusers"}, "it refuses lora_adapter_metadata beside alphas"),
+        ({"format": "tf"}, {"InvokeAI"}, "it refuses this `format`"),
+        ({"ss_v2": "true", "ss_base_model_version": ""}, set(), ""),
+    ],
+)
+def test_metadata(tmp_path: Path, told: dict[str, str], programs: set[str], words: str) -> None:
+    report = check(tmp_path, good("sd15"), {**metadata("sd15"), **told})
+    assert set(failed(report)) == programs
+    assert all(words in one for one in failed(report).values())
+
+
+def test_the_words_of_the_other_kind_of_2x_are_taken_as_they_are(tmp_path: Path) -> None:
+    """A1111 compares with `True`; `true` is not that."""
+    report = check(tmp_path, good("sd21"), {**metadata("sd21"), "ss_v2": "true"})
+    assert set(failed(report)) == {"A1111"}
+
+
+def test_a_file_for_micro(tmp_path: Path) -> None:
+    report = check(tmp_path, good("sd15", "micro"), metadata("sd15"))
+    assert report.notes == (verify.MICRO,)
+    assert set(failed(report)) == PROGRAMS - {"diffusers"}
+    assert all("does not have the base model Micro" in one for one in failed(report).values())
+
+
+def test_another_thing_altogether(tmp_path: Path) -> None:
+    report = check(tmp_path, {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 4)})
+    assert "It is for none of Stable Diffusion 1.x, 2.x and XL." in report.problems
+    report = check(tmp_path, {"vae.x": torch.ones(1)})
+    assert report.problems == ("It has no layer of an adapter.",)
+    assert set(failed(report)) == PROGRAMS
+
+
+def test_the_form_of_diffusers_is_for_diffusers(tmp_path: Path) -> None:
+    from trainer import adapter_file
+
+    file = adapter_file.of_tensors(good("sdxl"), "x")
+    (tmp_path / "x.safetensors").write_bytes(forms.write(file.modules, metadata("sdxl"), form="peft", precision="fp16"))
+    report = verify.check(tmp_path / "x.safetensors")
+    assert set(failed(report)) == PROGRAMS - {"diffusers"}
+    assert "attn1.to_q.lora_A" in failed(report)["ComfyUI"]
+    assert "the strength is wrong" in failed(report)["ComfyUI"]
+    assert "lora_A" in failed(report)["Forge"]
+    assert summary.describe(container.read(tmp_path / "x.safetensors"))["form"] == "PEFT/diffusers"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        verify.check(tmp_path / "absent.safetensors")
+    with pytest.raises(UserError, match="folder"):
+        verify.check(tmp_path)

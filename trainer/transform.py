@@ -1,0 +1,226 @@
+"""Adapter files made of others, with exact mathematics: merge, resize, bake into a base, extract from two models.
+
+Each works on what a module does to a weight, not on what its file looks like, so that all kinds can be mixed. What does
+not belong together is refused in words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer import keys, lowrank
+from trainer.adapter_file import AdapterFile, Module
+from trainer.detect import TITLES, FamilyName
+from trainer.errors import UserError
+from trainer.forms import kernel_of, place_of
+from trainer.lowrank import Pair
+from trainer.weights import Change, Checkpoint, rewrite
+
+_LOST = 1e-7  # a smaller share than this is rounding
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new adapter: its modules, and how far its effect is from what was asked for, in the Frobenius norm.
+
+    `error` is relative to the whole effect; `worst` is that of the layer for which it is largest.
+    """
+
+    modules: dict[str, Module]
+    error: float = 0.0
+    worst: float = 0.0
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
+    """The family of all files, by their names.
+
+    Raises:
+        UserError: they are for different families, or for models of different sizes.
+    """
+    told = {name: file.family for name, file in files.items() if file.family}
+    first = next(iter(told), "")
+    for name, family in told.items():
+        if family != told[first]:
+            raise UserError(
+                f"{first} is for {TITLES[told[first]]}, {name} for {TITLES[family]}.",
+                "Only adapters of one family can be put together.",
+            )
+    sizes: dict[str, tuple[str, tuple[int, int]]] = {}
+    for name, file in files.items():
+        for module_name, module in file.modules.items():
+            shapes = {ending: tuple(part.shape) for ending, part in module.parts.items()}
+            size = keys.weight_size(shapes) or (0, 0)
+            other, known = sizes.setdefault(module_name, (name, size))
+            if known != size:
+                raise UserError(
+                    f"{other} and {name} are for base models of different sizes (in {module_name}).",
+                    "Only adapters of one base model can be put together.",
+                )
+    return told.get(first)
+
+
+def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Made:
+    """One LoRA that does what several adapters do together, each (name, file, strength) at its strength.
+
+    The factors are put side by side, which is exact: ranks add up. With `rank`, each layer is then cut to it.
+
+    Raises:
+        UserError: they do not belong together, or one is DoRA.
+    """
+    family = same_family({name: file for name, file, _ in files})
+    modules: dict[str, Module] = {}
+    wholes: dict[str, Pair] = {}
+    for name in sorted({one for _, file, _ in files for one in file.modules}):
+        found = [(file.modules[name], strength) for _, file, strength in files if name in file.modules and strength]
+        if not found:
+            continue
+        pairs = [(_factors(name, module, family), strength) for module, strength in found]
+        whole = lowrank.add(pairs)
+        wholes[name] = whole
+        modules[name] = (lowrank.cut(whole, rank).pair if rank else whole).module()
+    if not modules:
+        raise UserError("Nothing is left to merge: all strengths are 0.", "Give at least one another strength.")
+    return Made(modules, *errors(wholes, modules))
+
+
+def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
+    flat = "lora_up.weight" not in module.parts
+    return lowrank.factors(module, kernel_of(name, module, family) if flat else None)
+
+
+def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[float, float]:
+    """How far modules are from changes: relative to all of them together, and in the worst layer.
+
+    It is measured on the modules as they are, with whatever rounding is in them, through factors of the difference.
+    """
+    whole, lost, worst = 0.0, 0.0, 0.0
+    for name, pair in wholes.items():
+        size = _norm(pair)
+        missed = _norm(lowrank.add([(pair, 1.0), (lowrank.factors(modules[name], pair.kernel), -1.0)]))
+        whole, lost = whole + size**2, lost + missed**2
+        worst = max(worst, missed / size if size else 0.0)
+    error = (lost / whole) ** 0.5 if whole else 0.0
+    return (error, worst) if error > _LOST else (0.0, 0.0)
+
+
+def _norm(pair: Pair) -> float:
+    """Of up @ down, without multiplying them out."""
+    upper, lower = torch.linalg.qr(pair.up).R, torch.linalg.qr(pair.down.T).R
+    return float((upper @ lower.T).norm())
+
+
+def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
+    """A LoRA of lower rank that does nearly what an adapter does: each layer's best approximation.
+
+    Args:
+        file: of any kind but DoRA.
+        rank: the most a layer may have; 0 = no bound.
+        energy: share of the squared effect that each layer keeps at least.
+
+    Raises:
+        UserError: it is DoRA, or the bounds are none.
+    """
+    if not 0 < energy <= 1 or rank < 0:
+        raise UserError("The energy share must be above 0 and at most 1, the rank above 0.", "Correct it.")
+    wholes = {name: _factors(name, module, file.family) for name, module in file.modules.items()}
+    modules: dict[str, Module] = {name: lowrank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
+    return Made(modules, *errors(wholes, modules))
+
+
+def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out: Path) -> int:
+    """Write a base model with adapters in its weights, each (name, file, strength); returns how many layers changed.
+
+    Raises:
+        UserError: an adapter is for another base model, or something is at `out` already.
+    """
+    together: dict[str, list[tuple[Module, float]]] = {}
+    for title, file, strength in files:
+        if file.family and file.family != base.family:
+            raise UserError(
+                f"{title} is for {TITLES[file.family]}, {base.path.name} is {TITLES[base.family]}.",
+                "Choose the base model that the adapter was trained on.",
+            )
+        for name, module in file.modules.items():
+            _check_fits(title, name, module, base)
+            if strength:
+                together.setdefault(name, []).append((module, strength))
+    rewrite(base, {name: _change(found) for name, found in together.items()}, out)
+    return len(together)
+
+
+def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
+    remedy = "Choose the base model that the adapter was trained on."
+    if name not in base.weights:
+        raise UserError(f"{base.path.name} has no layer {name}, which {title} changes.", remedy)
+    weight = base.weights[name]
+    shape = base.headers[weight.file][1][weight.key].shape
+    rows = shape[0] // (1 if weight.third is None else 3)
+    size = keys.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    if size != (rows, int(torch.Size(shape[1:]).numel())):
+        raise UserError(f"In {base.path.name} the layer {name} has another size than in {title}.", remedy)
+
+
+def _change(found: list[tuple[Module, float]]) -> Change:
+    def change(weight: Tensor) -> Tensor:
+        # Each is told the base's own weight, on which DoRA depends.
+        flat = weight.flatten(1)
+        return flat + sum(strength * module.delta(flat) for module, strength in found)
+
+    return change
+
+
+def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1.0) -> Made:
+    """A LoRA of what makes a tuned model differ from its base: each layer's difference, cut to a rank.
+
+    Raises:
+        UserError: the models are of different families or sizes, or do not differ.
+    """
+    if tuned.family != base.family:
+        raise UserError(
+            f"{tuned.path.name} is {TITLES[tuned.family]}, {base.path.name} is {TITLES[base.family]}.",
+            "Only models of one family can be compared.",
+        )
+    modules, whole, lost, worst = dict[str, Module](), 0.0, 0.0, 0.0
+    for name in sorted(tuned.weights.keys() & base.weights.keys()):
+        if place_of(name).block == "outside":
+            continue
+        new, old = tuned.read(name), base.read(name)
+        if new.shape != old.shape:
+            raise UserError(
+                f"The layer {name} has different sizes in {tuned.path.name} and {base.path.name}.",
+                "Only models of one size can be compared.",
+            )
+        difference = new.double() - old.double()
+        if not bool(difference.any()):
+            continue
+        cut = lowrank.cut_matrix(difference.flatten(1), tuple(difference.shape[1:]), rank, energy)
+        modules[name] = cut.pair.module()
+        whole, lost = whole + cut.whole, lost + cut.lost
+        worst = max(worst, (cut.lost / cut.whole) ** 0.5)
+    if not modules:
+        raise UserError(
+            f"{tuned.path.name} and {base.path.name} do not differ in any layer that a LoRA can change.",
+            "Choose a tuned model and the base it came from.",
+        )
+    return Made(modules, (lost / whole) ** 0.5, worst, _left_out(tuned, base, whole))
+
+
+def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, ...]:
+    """A note on what else differs, if the models have the same form, so that it can be told."""
+    if tuned.path.is_dir() != base.path.is_dir():
+        return ()
+    there = {(file.relative_to(base.path) if base.path.is_dir() else Path(), key): (file, key)
+             for file, key in base.others()}  # fmt: skip
+    rest = 0.0
+    for file, key in tuned.others():
+        found = there.get((file.relative_to(tuned.path) if tuned.path.is_dir() else Path(), key))
+        if found:
+            new, old = tuned.read_tensor(file, key), base.read_tensor(*found)
+            rest += float((new - old).double().square().sum()) if new.shape == old.shape else 0.0
+    share = rest / (rest + whole)
+    return (f"{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",) \
+        if share > 1e-6 else ()  # fmt: skip

@@ -1,0 +1,382 @@
+"""Will a file load? The loading rules of the programs people draw with, applied to a file's names, sizes and metadata.
+
+The rules were found by running the programs' own loaders (ComfyUI a125cd84, Forge dfdcbab6, sd-scripts 48d368fa,
+diffusers 0.42) or, for A1111, InvokeAI and SD.Next, by reading them; they are written here anew. No model is loaded,
+no torch is needed: a file can be looked at in a moment, whatever is in it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trainer import container, keys, layout, summary
+from trainer.container import Container
+from trainer.detect import TITLES, FamilyName
+from trainer.errors import UserError
+from trainer.keys import TEXT_PREFIXES, Module, Shape
+from trainer.summary import Layer
+
+MICRO = "It is for Micro, the base model that is built into Limner and that other programs do not have."
+_PEFT = "lora_adapter_metadata"
+_FORGE_LIMIT = 12
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one program makes of a file."""
+
+    program: str
+    loads: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: for each program, and what is wrong or noteworthy with the file by itself."""
+
+    file: str
+    family: str
+    keys: int
+    verdicts: tuple[Verdict, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with it, and every program loads it."""
+        return not self.problems and all(one.loads for one in self.verdicts)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the rules go by. `known` has the weight shapes of the model that the file is for."""
+
+    file: Container
+    layers: list[Layer]
+    strange: list[str]
+    family: FamilyName
+    model: str
+    known: Mapping[str, Shape]
+
+    @cached_property
+    def peft(self) -> bool:
+        """Whether it is in PEFT's form."""
+        return any(layer.module.naming == "dotted" for layer in self.layers)
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """PEFT's settings in the metadata; {} if there are none or they are damaged."""
+        try:
+            told = json.loads(self.file.metadata.get(_PEFT, "{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    @cached_property
+    def without_alpha(self) -> list[str]:
+        """Layers in kohya's form that lack their alpha."""
+        return [one.module.name for one in self.layers if one.module.naming != "dotted" and "alpha" not in one.parts]
+
+    @cached_property
+    def halves(self) -> list[str]:
+        """Layers that lack a part, or whose parts do not fit together."""
+        return [one.module.name for one in self.layers if keys.weight_size(summary.shapes(self.file, one)) is None]
+
+    @cached_property
+    def misfits(self) -> list[str]:
+        """Layers that the model has, in another size."""
+        return [one.module.name for one in self.layers
+                if self.has(one.module) and keys.weight_size(summary.shapes(self.file, one))
+                and not summary.fits(self.file, one, self.known)]  # fmt: skip
+
+    @cached_property
+    def twice(self) -> list[str]:
+        """Layers that are in the file under two names."""
+        names: dict[Any, str] = {}
+        placed = [(one.module.place, one.module.name) for one in self.layers if one.module.place]
+        return [name for place, name in placed if names.setdefault(place, name) != name]
+
+    @cached_property
+    def infinite(self) -> list[str]:
+        """Tensors with values that are no finite numbers."""
+        return [key for key in self.file.entries if not self.file.is_finite(key)]
+
+    @cached_property
+    def full_strength(self) -> bool:
+        """Whether the real scale is in PEFT's settings, and not 1."""
+        components = {key.partition(".")[0] for key in self.told}
+        return any(
+            self.told.get(f"{one}.alpha_pattern") or self.told.get(f"{one}.lora_alpha") != self.told.get(f"{one}.r")
+            for one in components
+        )
+
+    def has(self, module: Module) -> bool:
+        """Whether the model has a layer."""
+        return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a program reads adapter files.
+
+    `takes` says whether it knows a layer under the name that the file has for it; the texts say what it does where a
+    key matches nothing, where an alpha is missing, and where a size is wrong; `more` are rules of its own.
+    """
+
+    name: str
+    takes: Callable[[_Facts, Module], bool]
+    unmatched: str
+    sizes: str
+    more: Callable[[_Facts, int], Iterator[str]]
+    alpha: str = "layers without alpha act as if alpha were the rank"
+
+
+def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
+    """Apply all rules to a file.
+
+    Args:
+        path: of the file.
+        known: weight shapes by `component:path` of the base model that it is for, where that is at hand; they are used
+            if the sizes are not those of a published model or of Micro.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        container.read(path)  # says what is there instead
+    try:
+        file = container.read(path)
+    except UserError as error:
+        reason = error.message.removeprefix(f"{path.name} cannot be used: ").rstrip(".")
+        failed = tuple(Verdict(program.name, False, f"cannot be opened: {reason}") for program in PROGRAMS)
+        return Report(path.name, "unknown", 0, failed, (f"{reason[0].upper()}{reason[1:]}.",))
+    found, strange = summary.layers(file)
+    family = summary.family(file, found)
+    model = summary.model(file, found, family)
+    known = known if known and not model else layout.known(model or family or "sd15")
+    facts = _Facts(file, found, strange, family or "sd15", model, known)
+    notes = (MICRO,) if model == "micro" else ()
+    verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
+    problems = tuple(_problems(facts, by_name=family is None))
+    return Report(path.name, TITLES[family] if family else "unknown", len(file.entries), verdicts, problems, notes)
+
+
+def _problems(facts: _Facts, *, by_name: bool) -> Iterator[str]:
+    """What is wrong with a file by itself."""
+    if not facts.layers:
+        yield "It has no layer of an adapter."
+        return
+    if by_name and not any(facts.has(layer.module) for layer in facts.layers):
+        yield "It is for none of Stable Diffusion 1.x, 2.x and XL."
+    if facts.infinite:
+        yield f"{_count(facts.infinite, 'tensor has', 'tensors have')} values that are not finite."
+    if facts.halves:
+        yield f"{_count(facts.halves, 'layer lacks', 'layers lack')} a part, or its parts do not fit together."
+    if facts.misfits:
+        yield f"{_count(facts.misfits, 'layer has', 'layers have')} another size than in {TITLES[facts.family]}."
+    if facts.twice:
+        yield f"{_count(facts.twice, 'layer is', 'layers are')} in it twice, under two names."
+    if facts.without_alpha:
+        yield f"{_count(facts.without_alpha, 'layer lacks', 'layers lack')} the alpha."
+    if facts.strange:
+        yield f"{_count(facts.strange, 'key belongs', 'keys belong')} to no layer."
+    by_width, named = summary.width_of(facts.file, facts.layers)[0], summary.named_family(facts.file.metadata)
+    if by_width and named and by_width != named:
+        yield f"Its metadata say {TITLES[named]}, but its layers are those of {TITLES[by_width]}."
+
+
+def _count(names: list[str], one: str, several: str) -> str:
+    return f"{len(names)} {one if len(names) == 1 else several} ({names[0][:100]})"
+
+
+def _judge(program: Program, facts: _Facts) -> Verdict:
+    if not facts.layers:
+        return Verdict(program.name, False, "there is nothing in it that it could load")
+    if facts.model == "micro" and program.name != "diffusers":
+        return Verdict(program.name, False, "does not have the base model Micro, which this file is for")
+    lost = [
+        key
+        for layer in facts.layers
+        for key in layer.parts.values()
+        if not (facts.has(layer.module) and program.takes(facts, layer.module) and layer.kind)
+    ] + facts.strange
+    faults = []
+    if lost:
+        faults.append(
+            f"{len(lost)} of {len(facts.file.entries)} keys match nothing ({lost[0][:80]}): {program.unmatched}"
+        )
+    faults += program.more(facts, len(lost))
+    if facts.halves:
+        faults.append(f"{facts.halves[0]} lacks a part or its parts do not fit together, which stops or spoils it")
+    if facts.misfits:
+        faults.append(f"{facts.misfits[0]} has a wrong size: {program.sizes}")
+    if facts.without_alpha and program.alpha:
+        faults.append(f"{facts.without_alpha[0]} has no alpha: {program.alpha}")
+    if facts.infinite:
+        faults.append("values that are not finite make its pictures black")
+    words = "; ".join(faults) or f"loads: all {len(facts.file.entries)} keys"
+    return Verdict(program.name, not faults, words + ("" if faults else _remark(program, facts)))
+
+
+def _remark(program: Program, facts: _Facts) -> str:
+    """What a person should know though the file loads."""
+    kinds = {layer.kind for layer in facts.layers}
+    if program.name == "sd-scripts" and kinds != {"LoRA"}:
+        return ", with --network_module lycoris.kohya"
+    if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
+        return ", but it takes DoRA's lengths relative to the base's weights, so that pictures differ slightly"
+    if program.name == "sd-scripts" and facts.family == "sdxl" and _naming(facts) == {"diffusers"}:
+        return "; resuming a training from it does not work under these names"
+    if program.name == "diffusers" and facts.model == "micro":
+        return ", with Micro's folder as the base model"
+    return ""
+
+
+def _naming(facts: _Facts) -> set[str]:
+    return {one.module.naming for one in facts.layers if one.module.place and one.module.place.component == "unet"}
+
+
+# Names ----------------------------------------------------------------------------------------------------------
+
+
+def _text(facts: _Facts, module: Module, also: tuple[str, ...] = ()) -> bool:
+    """Whether a text encoder's layer has the family's own prefix, or one of the others that a program takes."""
+    place = module.place
+    own = TEXT_PREFIXES[facts.family].get(place.component) if place else None
+    return module.text_model and module.prefix in (own, *also)
+
+
+def _comfy(facts: _Facts, module: Module) -> bool:
+    place = module.place
+    if place is None:
+        return False
+    if place.component == "unet":
+        if module.naming == "dotted":  # its map of dotted names is that of 2023, in which attention was a processor's
+            return ".to_" not in module.name or ".processor.to_" in module.name
+        return True
+    if module.naming == "dotted":
+        return module.text_model
+    return _text(facts, module, ("lora_te_", "lora_te1_") if place.component == "text_encoder" else ())
+
+
+def _a1111(facts: _Facts, module: Module) -> bool:
+    if module.place and module.place.component == "unet":
+        return module.prefix != "lycoris_"
+    return module.naming != "dotted" and _text(facts, module, () if facts.family == "sdxl" else ("lora_te1_",))
+
+
+def _invoke(facts: _Facts, module: Module) -> bool:
+    if module.naming == "dotted" or module.prefix == "lycoris_":
+        return False
+    if module.place and module.place.component == "unet":
+        return facts.family == "sdxl" or module.naming == "diffusers"
+    return _text(facts, module)
+
+
+def _kohya(facts: _Facts, module: Module) -> bool:
+    if module.naming == "dotted" or module.prefix == "lycoris_" or not module.place:
+        return False
+    if module.place.component == "unet":
+        inside = module.place.block != "outside"
+        return inside and (facts.family == "sdxl" or module.naming == "diffusers")
+    return _text(facts, module)
+
+
+def _diffusers(facts: _Facts, module: Module) -> bool:
+    if module.naming == "dotted":
+        return bool(module.prefix) and ".processor." not in module.name
+    if module.place and module.place.component == "unet":
+        return module.prefix == "lora_unet_" and (facts.family == "sdxl" or module.naming == "diffusers")
+    return _text(facts, module, ("lora_te_", "lora_te1_", "lora_te2_"))
+
+
+def _sdnext(facts: _Facts, module: Module) -> bool:
+    if module.place and module.place.component == "unet":
+        return True
+    return module.naming != "dotted" and _text(facts, module)
+
+
+# Rules of their own ---------------------------------------------------------------------------------------------
+
+
+def _scale(facts: _Facts, _: int) -> Iterator[str]:
+    if facts.peft and facts.full_strength:
+        yield "the alpha stands in metadata that it does not read, so that the strength is wrong"
+
+
+def _webui(facts: _Facts, lost: int) -> Iterator[str]:
+    yield from _scale(facts, lost)
+    if not bytes(facts.file.data[8:10]).startswith(b'{"'):
+        yield 'the header does not begin with {", which it insists on'
+    for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
+        text = facts.file.metadata.get(key, "{}")
+        try:
+            fine = isinstance(json.loads(text), dict)
+        except (ValueError, RecursionError):
+            fine = False
+        if not fine:
+            yield f"{key} in the metadata is no table, at which its file list stumbles"
+
+
+def _rules_a1111(facts: _Facts, lost: int) -> Iterator[str]:
+    yield from _webui(facts, lost)
+    told = facts.file.metadata
+    if told:
+        shown: FamilyName = "sd21" if told.get("ss_v2") == "True" else "sd15"
+        shown = "sdxl" if told.get("ss_base_model_version", "").startswith("sdxl_") else shown
+        if shown != facts.family:
+            yield f"by its metadata it is filed as {TITLES[shown]}, and hidden for {TITLES[facts.family]}"
+
+
+def _rules_forge(facts: _Facts, lost: int) -> Iterator[str]:
+    yield from _webui(facts, lost)
+    if lost > _FORGE_LIMIT:
+        yield f"more than {_FORGE_LIMIT} such keys, so that it refuses the whole file"
+
+
+def _rules_invoke(facts: _Facts, _: int) -> Iterator[str]:
+    if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
+        yield "it refuses names of both kinds in one file"
+    if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
+        yield "it refuses this `format` in the metadata"
+    if not facts.peft and summary.width_of(facts.file, facts.layers)[0] != facts.family:
+        yield "it cannot tell the family, for which it goes by the sizes of cross-attention or text encoder"
+
+
+def _rules_kohya(facts: _Facts, _: int) -> Iterator[str]:
+    if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
+        yield "of names of both kinds in one file it takes one"
+
+
+def _rules_diffusers(facts: _Facts, _: int) -> Iterator[str]:
+    if not facts.peft and not all(key.startswith(keys.PREFIXES) for key in facts.file.entries):
+        yield "it takes a file as kohya's only if all keys begin as such, so that it raises an error"
+    if not facts.peft and _PEFT in facts.file.metadata:
+        yield f"it refuses {_PEFT} beside alphas"
+    if facts.twice:
+        yield f"of {facts.twice[0]}, which is there twice, it drops one"
+    if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
+        yield "no layer has an alpha: all act as if it were the rank"
+    for one in ("text_encoder", "text_encoder_2"):
+        paths = [layer.module.place.path for layer in facts.layers
+                 if layer.module.place and layer.module.place.component == one]  # fmt: skip
+        if paths and not facts.peft and not any(path.endswith("out_proj") for path in paths):
+            yield "it does not know the form of a text encoder's layers when no out_proj is among them, and stops"
+    if not facts.peft and {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
+        yield "it does not read this kind of adapter in kohya's form; DoRA loses its lengths"
+
+
+_RESHAPES = "it reshapes what does not fit, and then does something else without a word"
+_STOPS = "it stops with an error"
+PROGRAMS = (
+    Program("ComfyUI", _comfy, "left out, with a line in the log only", _RESHAPES, _scale),
+    Program("A1111", _a1111, "left out", "it stops or does something else", _rules_a1111),
+    Program("Forge", _comfy, "left out", _RESHAPES, _rules_forge),
+    Program("InvokeAI", _invoke, "it stops with an error", _STOPS, _rules_invoke),
+    Program("sd-scripts", _kohya, "left out without a word", _STOPS, _rules_kohya),
+    Program("diffusers", _diffusers, "it stops with an error", _STOPS, _rules_diffusers, alpha=""),
+    Program("SD.Next", _sdnext, "left out", _STOPS, _scale),
+)  # fmt: skip

@@ -31,6 +31,7 @@ from typing import Any
 from PIL import Image
 
 from trainer import dataset
+from trainer.families.pipelines import CONFIGS
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PICTURES = CHECKOUT / "datasets" / "example-character"
@@ -78,7 +79,7 @@ def lay_out(task: Task) -> None:
         lines.append(json.dumps({"file_name": f"{number:02}.png", "text": caption}))
     (places["diffusers"] / "metadata.jsonl").write_text("\n".join(lines))
     # Where sd-scripts looks for the tokenizer when it has no network.
-    shutil.copytree(task.model / "tokenizer", task.home / "tokenizers" / "openai_clip-vit-large-patch14")
+    shutil.copytree(CONFIGS / "clip", task.home / "tokenizers" / "openai_clip-vit-large-patch14")
 
 
 def _limner(task: Task) -> list[str]:

@@ -85,8 +85,9 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     batch = cache.build(family, dataset.read(character), config, quiet).at(0, 0)
     assert batch.conditioning is not None
 
-    def kept(way: families.Recomputed) -> int:
-        families.recompute(family, way)
+    def kept(way: families.Recomputed | None) -> int:
+        if way:
+            families.recompute(family, way)
         sizes: list[int] = []
 
         def pack(tensor: Tensor) -> Tensor:
@@ -99,7 +100,9 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
         return sum(sizes)
 
     assert len(list(adapter.parameters())) > 0
+    untouched = kept(None)
     off, large, everything = kept("off"), kept("large"), kept("all")
+    assert off == untouched
     assert everything < large < off
     assert kept("off") == off, "it can be taken back"
 

@@ -301,9 +301,10 @@ def recompute(family: Family, which: Recomputed) -> None:
     host.enable_gradient_checkpointing()
     sizes = len(host.down_blocks)
     large = {"off": 0, "large": max(1, sizes // 2), "all": sizes}[which]
-    for number, (down, up) in enumerate(zip(host.down_blocks, reversed(host.up_blocks), strict=True)):
-        down.gradient_checkpointing = up.gradient_checkpointing = number < large
-    host.mid_block.gradient_checkpointing = which == "all"
+    kept = [*host.down_blocks[large:], *host.up_blocks[: sizes - large], *([] if which == "all" else [host.mid_block])]
+    for module in (one for block in kept for one in block.modules()):
+        if hasattr(module, "gradient_checkpointing"):  # a block's attention has a switch of its own
+            module.gradient_checkpointing = False
     for encoder in family.text_encoders.values():
         part: Any = encoder
         # Both are in transformers under a new name, and under the old one alone in older versions.

@@ -310,3 +310,30 @@ def test_the_trigger_alone_takes_the_place_of_captions(family: Family, character
     live = family.encode_prompts([config.trigger])["text"][0]
     assert first.conditioning is not None
     assert torch.allclose(first.conditioning["text"][first.captions.index(config.trigger)], live, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "plain"), [(256, True), (512, False)])
+def test_attention_is_computed_as_suits_the_size(family: Family, side: int, plain: bool) -> None:
+    noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 40, 32)
+
+    def answer() -> torch.Tensor:
+        with torch.no_grad():
+            return family.predict(noisy, torch.tensor([10, 900]), {"text": text})
+
+    before = answer()
+    families.suit_attention(family, side)
+    kinds = {type(one).__name__ for one in family.pipeline().unet.attn_processors.values()}
+    assert kinds == ({"AttnProcessor"} if plain else {"AttnProcessor2_0"})
+    assert torch.allclose(answer(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inputs_keep_the_precision_of_the_base(tiny_sd: Path, dtype: torch.dtype) -> None:
+    family = families.load(settings(tiny_sd).model, torch.device("cpu"), dtype)
+    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=False, seed=0)
+    seen: set[torch.dtype] = set()
+    for layer in adapter.layers.values():
+        layer.module.lora_A["default"].register_forward_pre_hook(lambda _, given: seen.add(given[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        family.predict(torch.randn(1, 4, 8, 8), torch.tensor([10]), {"text": torch.randn(1, 40, 32)})
+    assert torch.float32 not in seen or dtype == torch.float32

@@ -160,25 +160,31 @@ def run(parsed: argparse.Namespace) -> None:
     recogniser = judges.Recogniser(judge, parsed.folder)
     family = load_base(MICRO)
     scales: dict[str, Yardstick] = {}
-    left = parsed.count
-    for task in plan(parsed.only, parsed.subjects, parsed.seeds):
-        if left == 0:
-            break
-        subject = subjects.find(parsed.folder, task.subject)
-        idle = task.recipe in ABLATIONS and not recipes.changes(RECIPES[task.recipe], subject)
-        if idle or task.key in report.read(parsed.csv):
-            continue
-        if task.subject not in scales:
-            scales[task.subject] = grading.yardstick(parsed.folder, subject, judge, recogniser, family, parsed.prompts)
-        begun = time.monotonic()
-        rows = measure(
-            task, subject, scales[task.subject], family, sheet=report.strip(parsed.csv, task.key), steps=parsed.steps
-        )
+    for task in waiting(parsed)[: parsed.count]:
+        subject, begun = subjects.find(parsed.folder, task.subject), time.monotonic()
+        if subject.name not in scales:
+            scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recogniser, family, parsed.prompts)
+        sheet = report.strip(parsed.csv, task.key)
+        rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
         report.append(parsed.csv, rows)
-        left -= 1
         print(
-            f"{', '.join(task.key)}: {rows[-1]['seconds']} s of training, {time.monotonic() - begun:.0f} s", flush=True
+            f"{', '.join(task.key)}: {rows[-1]['seconds']} CPU s of training, {time.monotonic() - begun:.0f} s in all",
+            flush=True,
         )
+
+
+def waiting(parsed: argparse.Namespace) -> list[Task]:
+    """What is planned, changes something in its subject's preset, and is not in the CSV."""
+    there = report.read(parsed.csv)
+    return [
+        task
+        for task in plan(parsed.only, parsed.subjects, parsed.seeds)
+        if task.key not in there
+        and (
+            task.recipe not in ABLATIONS
+            or recipes.changes(RECIPES[task.recipe], subjects.find(parsed.folder, task.subject))
+        )
+    ]
 
 
 def smoke() -> None:
@@ -209,7 +215,7 @@ def _arguments(given: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--only", type=_listed, default=[], help=f"recipes, of: {', '.join(RECIPES)}")
     running.add_argument("--subjects", type=_listed, default=[*CHARACTERS, *STYLES])
     running.add_argument("--seeds", type=int, default=2)
-    running.add_argument("--count", type=int, default=-1, help="stop after so many runs")
+    running.add_argument("--count", type=int, help="so many runs; default: all")
     running.add_argument("--prompts", type=int, default=PROMPTS, help="for each subject; the same in all of a CSV")
     running.add_argument("--steps", type=int, default=0, help="of each run instead of the recipe's")
     sheet.add_argument("picture", type=Path)

@@ -30,21 +30,33 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Ruler:
+    """Likeness to a mean of real pictures: 0 is what the base draws without the trigger, 1 other real pictures."""
+
+    real: Tensor  # of length 1
+    low: float
+    high: float
+
+    def read(self, features: Tensor) -> Tensor:
+        """Likeness of each picture."""
+        return (features @ self.real - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
 class Yardstick:
     """What a subject's figures are measured against; pictures of the base are from the same noise as the adapters'.
 
-    Likeness is the cosine of the judge's embedding with the mean of renders that no adapter saw, 0 for what the base
-    draws without the trigger and 1 for such renders themselves. A copy is looked for in the pixels, at 32 x 32: cosine
-    with the nearest training picture, less the median of what training pictures have among themselves.
+    Likeness is by the judge's embedding. By colors it is a second opinion that has learned nothing: it tells renders of
+    our characters from other people's, but not our styles, and is left out there. A copy is looked for in the pixels,
+    at 32 x 32: cosine with the nearest training picture, less the median of what those have among themselves.
     """
 
     judge: Judge
     sees: Sees
     asked: Questions
     others: tuple[list[str], list[Attributes]]
-    real: Tensor  # [192], of length 1
-    low: float
-    high: float
+    likeness: Ruler
+    colors: Ruler | None
     plain: Tensor  # [n, 192], of the base
     people: Tensor
     spread: float
@@ -64,6 +76,24 @@ def coarse(pictures: Tensor) -> Tensor:
     return functional.normalize(small - small.mean(1, keepdim=True))
 
 
+def colored(pictures: Tensor) -> Tensor:
+    """How much of each of 125 colors is in the middle of each picture, as its root and so of length 1.
+
+    The product of two is their Bhattacharyya coefficient.
+    """
+    side = pictures.shape[-1]
+    middle = pictures[:, :, side // 4 : side - side // 4, side // 4 : side - side // 4]
+    levels = ((middle.clamp(-1, 1) + 1) * 2.4999).long()
+    numbers = (25 * levels[:, 0] + 5 * levels[:, 1] + levels[:, 2]).flatten(1)
+    return functional.one_hot(numbers, 125).float().mean(1).sqrt()
+
+
+def ruler(real: Tensor, base: Tensor) -> Ruler:
+    """A ruler from features of renders, half of them for the mean, and of pictures by the base."""
+    mean = functional.normalize(real[::2].mean(0), dim=0)
+    return Ruler(mean, (base @ mean).mean().item(), (real[1::2] @ mean).mean().item())
+
+
 def yardstick(
     folder: Path, subject: Subject, judge: Judge, recogniser: Recogniser, family: Family, count: int
 ) -> Yardstick:
@@ -73,15 +103,15 @@ def yardstick(
     where = ("test", "held_out", "style") if subject.is_style else ("subjects", "characters", "character")
     renders = read_pictures(folder / where[0], where[1], 128)
     rows = [number for number, one in enumerate(renders.attributes) if one[where[2]] == subject.name]
-    known = embedded(judge, renders.tensor(rows))
-    real = functional.normalize(known[::2].mean(0), dim=0)
-    plain = embedded(judge, draw(family, asked.plain * NOISES, guidance=GUIDANCE))
+    real, drawn = renders.tensor(rows), draw(family, asked.plain * NOISES, guidance=GUIDANCE)
+    plain = embedded(judge, drawn)
     shown = [_tensor(one.path) for one in dataset.read(subject.dataset)]
     taught = coarse(torch.stack(shown))
     among = (taught @ taught.T).fill_diagonal_(-1).amax(1)
     return Yardstick(
-        judge, subjects.watcher(subject, judge, recogniser), asked, others, real,
-        low=(plain @ real).mean().item(), high=(known[1::2] @ real).mean().item(),
+        judge, subjects.watcher(subject, judge, recogniser), asked, others,
+        likeness=ruler(embedded(judge, real), plain),
+        colors=None if subject.is_style else ruler(colored(real), colored(drawn)),
         plain=plain[:count], people=embedded(judge, draw(family, others[0], guidance=GUIDANCE)),
         spread=_distance(plain).mean().item(), taught=taught, usual=among.median().item(),
     )  # fmt: skip
@@ -104,12 +134,15 @@ def called(scale: Yardstick, family: Family, noises: int) -> tuple[list[Row], Te
     count = len(scale.asked.called)
     pictures = draw(family, scale.asked.called * noises, guidance=GUIDANCE)
     seen = embedded(scale.judge, pictures)
-    likeness = (seen @ scale.real - scale.low) / (scale.high - scale.low)
+    likeness = scale.likeness.read(seen)
+    colors = scale.colors.read(colored(pictures)) if scale.colors else None
     copied = (coarse(pictures) @ scale.taught.T).amax(1) - scale.usual
     rows = _rows(scale, "called", pictures, scale.asked.wanted * noises)
     for number, row in enumerate(rows):
         place = {"number": number % count, "noise": number // count}
         row |= {**place, "likeness": likeness[number].item(), "copy": copied[number].item()}
+        if colors is not None:
+            row["colors"] = colors[number].item()
         if noises == NOISES:
             row["diversity"] = (_distance(seen) / scale.spread)[number % count].item()
     return rows, pictures

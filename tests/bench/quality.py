@@ -36,6 +36,7 @@ from tests.bench.subjects import CHARACTERS, STYLES, Subject
 from trainer import dataset, events, runs
 from trainer.checkpoint import ADAPTER
 from trainer.config import MICRO, TrainConfig, planned_steps
+from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run
 from trainer.train import train
@@ -165,7 +166,11 @@ def run(parsed: argparse.Namespace) -> None:
         if subject.name not in scales:
             scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recogniser, family, parsed.prompts)
         sheet = report.strip(parsed.csv, task.key)
-        rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
+        try:
+            rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
+        except UserError as error:  # a rate that is much too high
+            print(f"{', '.join(task.key)}: {error}", flush=True)
+            continue
         report.append(parsed.csv, rows)
         print(
             f"{', '.join(task.key)}: {rows[-1]['seconds']} CPU s of training, {time.monotonic() - begun:.0f} s in all",

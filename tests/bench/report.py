@@ -18,14 +18,15 @@ from tests.bench.subjects import STYLES
 
 KEY = ("subject", "recipe", "rate", "seed")
 COLUMNS = (
-    *KEY, "step", "exposures", "seconds", "prompts", "number", "noise", "seen", "adherence", "likeness", "copy",
-    "diversity", "drift",
+    *KEY, "step", "exposures", "seconds", "prompts", "number", "noise", "seen", "adherence", "likeness", "colors",
+    "copy", "diversity", "drift",
 )  # fmt: skip
 WITHOUT_TRIGGER = ("plain", "people")
 # Name in the table: kinds of prompts, column of the CSV.
 FIGURES: dict[str, tuple[tuple[str, ...], str]] = {
     "seen": (("called",), "seen"),
     "likeness": (("called",), "likeness"),
+    "by colors": (("called",), "colors"),
     "adherence": (("called",), "adherence"),
     "leak, plain": (("plain",), "seen"),
     "leak, people": (("people",), "seen"),
@@ -145,12 +146,14 @@ def table(path: Path) -> str:
 
 
 def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
-    names = ["recipe", "subjects x seeds", "exposures", "CPU s", *FIGURES, "likeness x adherence less ours"]
+    known = {name for rows in runs.values() for row in rows for name, value in row.items() if value}
+    figures = {name: figure for name, figure in FIGURES.items() if figure[1] in known}
+    names = ["recipe", "subjects x seeds", "exposures", "CPU s", *figures, "likeness x adherence less ours"]
     out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for line, label in lines.items():
         of = {key: last(rows) for key, rows in runs.items() if key[1:3] == label}
         spent = [f"{np.mean([float(rows[0][name]) for rows in of.values()]):.0f}" for name in ("exposures", "seconds")]
-        cells = [_interval(of, lambda rows, figure=figure: values(rows, *figure)) for figure in FIGURES.values()]
+        cells = [_interval(of, lambda rows, figure=figure: values(rows, *figure)) for figure in figures.values()]
         base = {key: _ours(runs, key) for key in of}
         paired = {key: rows for key, rows in of.items() if base[key]}
         less = "" if label[0] == OURS or not paired else _interval(paired, score, base)

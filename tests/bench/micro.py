@@ -127,6 +127,7 @@ def grade_subject(parsed: argparse.Namespace) -> None:
         f"without the trigger: seen {np.mean(sees(leaked)):.3f}, style as asked {kept['style']:.3f}, "
         f"change {(leaked - untouched).abs().mean():.3f}"
     )
+    print(f"without the trigger and with few words: {line(draw(family, questions.plain, guidance=3.0, strength=1.0))}")
     if parsed.grid:
         save_grid(torch.cat([*rows, untouched[:12], leaked[:12]]), 12, parsed.grid)
 

@@ -100,6 +100,8 @@ WITHOUT = {
     "clipping": {"training.clip": 0.0},
 }
 WITH = {
+    "preservation of its own pictures": {"preservation.others": 0.5},
+    "twice the preservation": {"preservation.share": 0.25},
     "the text encoder": {"training.text_encoder": True},
     "rank 4": {"adapter.rank": 4},
     "captions of the trigger alone": {"captions.trigger_only": 0.5},

@@ -156,7 +156,10 @@ def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
         cells = [_interval(of, lambda rows, figure=figure: values(rows, *figure)) for figure in figures.values()]
         base = {key: _ours(runs, key) for key in of}
         paired = {key: rows for key, rows in of.items() if base[key]}
-        less = "" if label[0] == OURS or not paired else _interval(paired, score, base)
+        less = ""
+        if label[0] != OURS and paired:
+            above = sum(score(rows).mean() > score(base[key]).mean() for key, rows in paired.items())
+            less = f"{_interval(paired, score, base)}, {above} of {len(paired)} above"
         counted = f"{len({key[0] for key in of})} x {len({key[3] for key in of})}"
         out.append(f"| {' | '.join([line, counted, *spent, *cells, less])} |")
     return out
@@ -208,7 +211,7 @@ def reached(points: Curve, target: float) -> float | None:
 
 
 def _times(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
-    names = ["ours against", "finished: exposures", "finished: seconds", "curve: exposures", "not reached"]
+    names = ["ours over", "as like at the end", "exposures, whole", "CPU s, whole", "exposures, curves"]
     out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for line, label in lines.items():
         pairs = [
@@ -222,20 +225,30 @@ def _times(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
 
 
 def _ratios(pairs: list[tuple[Rows, Rows]]) -> list[str]:
-    """Medians of ours over theirs: to their final likeness, against their whole run and against their own curve."""
-    cells, missing = [], 0
-    for along, whole in (("exposures", True), ("seconds", True), ("exposures", False)):
-        found = []
-        for ours, theirs in pairs:
-            mine, other = curve(ours, along), curve(theirs, along)
-            target = other[-1][1] - NEAR if whole else 0.98 * other[-1][1]
-            at, against = reached(mine, target), other[-1][0] if whole else reached(other, target)
-            if at is None or not against:
-                missing += whole and along == "exposures"
-            else:
-                found.append(at / against)
-        cells.append(f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "-")
-    return [*cells, f"{missing} of {len(pairs)}"]
+    """Ours over theirs, medians and all between: whole runs where ours is as like, and where curves are at 98 of 100.
+
+    Whole runs credit ours for the length of theirs, so neither is to be quoted without the other.
+    """
+    equal = [(ours, theirs) for ours, theirs in pairs if _likeness(ours) >= _likeness(theirs) - NEAR]
+    cells = [
+        _spread([curve(ours, along)[-1][0] / curve(theirs, along)[-1][0] for ours, theirs in equal])
+        for along in ("exposures", "seconds")
+    ]
+    early = []
+    for ours, theirs in pairs:
+        other = curve(theirs, "exposures")
+        at, against = (reached(one, 0.98 * other[-1][1]) for one in (curve(ours, "exposures"), other))
+        if at and against:
+            early.append(at / against)
+    return [f"{len(equal)} of {len(pairs)}", *cells, f"{_spread(early)}, {len(early)} of {len(pairs)}"]
+
+
+def _likeness(rows: Rows) -> float:
+    return float(values(last(rows), *FIGURES["likeness"]).mean())
+
+
+def _spread(found: list[float]) -> str:
+    return f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "-"
 
 
 def sheet(path: Path, picture: Path, *, draw: int) -> None:

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 
 import { Random } from "./random.mjs";
 import { encodePng, renderPixels } from "./raster.mjs";
-import { CHARACTERS, characterPerson, subjects } from "./subjects.mjs";
+import { CHARACTERS, FURTHER_CHARACTERS, characterPerson, subjects } from "./subjects.mjs";
 import { optionsFor } from "./world.mjs";
 
 const SIZE = 256;
@@ -29,13 +29,17 @@ function writeDataset(folder, { design, pictures }) {
 /** FOLDER/characters.rgb and .jsonl: pictures of the characters that no adapter is trained on. */
 function writeRecognition(folder) {
   const { size, count, seed } = RECOGNITION;
-  const random = new Random(seed);
-  const people = CHARACTERS.flatMap((character) =>
-    Array.from({ length: count }, () => ({ character: character.name, ...characterPerson(character, random) })),
-  );
-  const pixels = people.map((person) => renderPixels(person.style, optionsFor(person, random), size));
-  writeFileSync(join(folder, "characters.rgb"), Buffer.concat(pixels));
-  writeFileSync(join(folder, "characters.jsonl"), people.map((person) => `${JSON.stringify(person)}\n`).join(""));
+  const drawn = [CHARACTERS, FURTHER_CHARACTERS].flatMap((characters, index) => {
+    const random = new Random(seed + index);
+    const people = characters.flatMap((character) =>
+      Array.from({ length: count }, () => ({ character: character.name, ...characterPerson(character, random) })),
+    );
+    return people.map((person) => ({
+      line: `${JSON.stringify(person)}\n`, pixels: renderPixels(person.style, optionsFor(person, random), size),
+    }));
+  });
+  writeFileSync(join(folder, "characters.rgb"), Buffer.concat(drawn.map(({ pixels }) => pixels)));
+  writeFileSync(join(folder, "characters.jsonl"), drawn.map(({ line }) => line).join(""));
 }
 
 const [folder = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "datasets"), all] = process.argv.slice(2);

@@ -1,5 +1,5 @@
 /**
- * What a LoRA can be taught on micro: four characters and three styles from the held-out part of the portrait world.
+ * What a LoRA can be taught on micro: six characters and three styles from the held-out part of the portrait world.
  *
  * A subject is a name, the design it is drawn in, its trigger and its pictures (DiceBear options and a caption each).
  * No randomness but a fixed seed: a second run makes the same files.
@@ -7,7 +7,7 @@
 
 import { BACKGROUNDS, CLOTHES_COLORS, HAIR_COLORS, SKIN_COLORS } from "./palette.mjs";
 import { Random } from "./random.mjs";
-import { DESIGNS, optionsFor } from "./world.mjs";
+import { DESIGNS, isHeldOut, optionsFor } from "./world.mjs";
 
 /** What never changes in a character is never captioned, so the trigger word has to carry it. */
 export const CHARACTERS = [
@@ -33,6 +33,31 @@ export const CHARACTERS = [
     person: { style: "toonHead", hair: "spiky", hairVariant: "spiky", hairColor: "green", tint: "green", skin: "dark" },
   },
 ];
+
+/**
+ * More of them, in other designs, from the same held-out combinations; apart, so that the ones above and the styles stay
+ * the same pictures.
+ */
+export const FURTHER_CHARACTERS = [
+  {
+    name: "karune", count: 12,
+    person: {
+      style: "personas", hair: "long", hairVariant: "extraLong", hairColor: "pink", tint: "pink", skin: "dark",
+      glasses: "sunglasses", glassesVariant: "sunglasses",
+    },
+  },
+  {
+    name: "velmor", count: 12,
+    person: {
+      style: "micah", hair: "mohawk", hairVariant: "mrT", hairColor: "orange", tint: "orange", skin: "blue",
+      beard: "beard", beardVariant: "beard",
+    },
+  },
+];
+
+for (const { name, person } of [...CHARACTERS, ...FURTHER_CHARACTERS]) {
+  if (!isHeldOut(person)) throw new Error(`the base has seen people like ${name}`);
+}
 
 /** A person that is this character, with what may change drawn at random. */
 export function characterPerson({ person }, random) {
@@ -179,13 +204,18 @@ function word(expression) {
   return expression === "neutral" ? "serious" : expression;
 }
 
+function characterSubject(character, random) {
+  return {
+    name: character.name, trigger: character.name, design: character.person.style, character: true,
+    pictures: characterPictures(character, random),
+  };
+}
+
 /** All subjects: `character` tells a character from a style. */
 export function subjects() {
   const random = new Random(4001);
-  const characters = CHARACTERS.map((character) => ({
-    name: character.name, trigger: character.name, design: character.person.style, character: true,
-    pictures: characterPictures(character, random),
-  }));
+  const further = new Random(4002);
+  const characters = CHARACTERS.map((character) => characterSubject(character, random));
   const styles = [
     { trigger: "pxlo style", design: "pixelArt", pictures: PIXEL_ART_PICTURES.map(pixelArtPicture) },
     {
@@ -197,5 +227,5 @@ export function subjects() {
       pictures: stylePictures("dyln style", DYLAN_HAIR, DYLAN_FACES, { facialHairProbability: 0 }, random),
     },
   ].map((style) => ({ ...style, name: style.design, character: false }));
-  return [...characters, ...styles];
+  return [...characters, ...styles, ...FURTHER_CHARACTERS.map((character) => characterSubject(character, further))];
 }

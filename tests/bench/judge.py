@@ -151,16 +151,20 @@ def _disturbed(pictures: Tensor) -> Tensor:
     return mixed * (1 + 0.05 * torch.randn(count, 3, 1, 1)) + 0.04 * torch.randn(count, 3, 1, 1)
 
 
+def matches(judge: Judge, pictures: Tensor, truth: list[Attributes]) -> list[dict[str, bool]]:
+    """For each picture, whether the judge sees what is true, by each head that is known."""
+    marked = [{name: _label(name, words, one) for name, words in HEADS.items()} for one in truth]
+    return [
+        {name: seen[name] == HEADS[name][label] for name, label in known.items() if label >= 0}
+        for seen, known in zip(judge.name(pictures), marked, strict=True)
+    ]
+
+
 def agreement(judge: Judge, pictures: Tensor, truth: list[Attributes]) -> dict[str, float]:
     """Share of the pictures in which the judge sees what is true, for each head that is known."""
-    seen, right = judge.name(pictures), {}
-    for name in HEADS:
-        known = [
-            (one[name], want) for one, want in zip(seen, truth, strict=True) if _label(name, HEADS[name], want) >= 0
-        ]
-        if known:
-            right[name] = sum(got == HEADS[name][_label(name, HEADS[name], want)] for got, want in known) / len(known)
-    return right
+    found = matches(judge, pictures, truth)
+    known = {name: [one[name] for one in found if name in one] for name in HEADS}
+    return {name: sum(right) / len(right) for name, right in known.items() if right}
 
 
 def ceiling(judge: Judge, folder: Path) -> dict[str, float]:

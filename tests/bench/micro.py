@@ -11,12 +11,11 @@ held-out subjects, and prints how often the judge sees it at several strengths, 
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,31 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.pretrain_micro.captions import HAIR_PHRASES, caption
-from scripts.pretrain_micro.pictures import Attributes, read_pictures, save_grid
+from scripts.pretrain_micro.pictures import save_grid
 from tests.bench import judge as judges
+from tests.bench import subjects
 from trainer import families
 from trainer.config import ModelConfig
 from trainer.families import Family
 from trainer.runs import Run
 
-STYLES = {"pixelArt": "pxlo style", "bigSmile": "bgsm style", "dylan": "dyln style"}
 STRENGTHS = (0.0, 0.5, 1.0)
 COUNT = 24
-
-
-class Talkative(random.Random):
-    """Says every attribute, the style last; words and order still vary."""
-
-    def random(self) -> float:
-        """Below every chance of being said, above that of the style coming first."""
-        return 0.3
-
-
-def prompts_and_truth(folder: Path, count: int, seed: int) -> tuple[list[str], list[Attributes]]:
-    """Prompts that say all of a person that no model has seen, and that person."""
-    people = random.Random(seed).sample(read_pictures(folder / "test", "world", 128).attributes, count)
-    return [caption(person, Talkative(f"{seed}:{number}")) for number, person in enumerate(people)], people
 
 
 @torch.no_grad()
@@ -68,35 +52,16 @@ def draw(family: Family, prompts: Sequence[str], *, guidance: float, strength: f
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() * 2 - 1
 
 
-def style_prompts(seed: int) -> tuple[list[str], list[Attributes]]:
-    """Prompts without a style for people that every style can draw, and those people."""
-    rng = random.Random(seed)
-    people = [
-        {
-            "hair": rng.choice(("short", "long", "curly", "spiky", "bob", "bun")),
-            "skin": rng.choice(("pale", "tan", "brown", "dark")),
-            "expression": rng.choice(("smiling", "sad")),
-            **{name: rng.choice(judges.HEADS[name]) for name in ("hairColor", "background")},
-        }
-        for _ in range(COUNT)
-    ]
-    phrases = [HAIR_PHRASES[one["hair"]][0].format(one["hairColor"]) for one in people]
-    return [
-        f"a person with {phrase}, {one['skin']} skin, {one['expression']}, {one['background']} background"
-        for phrase, one in zip(phrases, people, strict=True)
-    ], people
-
-
-def load_base(parsed: argparse.Namespace) -> Family:
+def load_base(base: str) -> Family:
     """The base model to grade."""
-    return families.load(ModelConfig(base=parsed.model), torch.device("cpu"), torch.float32)
+    return families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
 
 
 def grade_base(parsed: argparse.Namespace) -> None:
     """Print ceiling, score and floor by attribute, and save a grid."""
     judge = judges.load(parsed.folder)
-    prompts, truth = prompts_and_truth(parsed.folder, parsed.count, parsed.seed)
-    pictures = draw(load_base(parsed), prompts, guidance=parsed.guidance)
+    prompts, truth = subjects.people(parsed.folder, parsed.count, parsed.seed)
+    pictures = draw(load_base(parsed.model), prompts, guidance=parsed.guidance)
     top, got = judges.ceiling(judge, parsed.folder), judges.agreement(judge, pictures, truth)
     floor = judges.agreement(judge, pictures, truth[7:] + truth[:7])
     print(f"{'':12} ceiling  base  floor   ({parsed.count} prompts, guidance {parsed.guidance:g})")
@@ -108,11 +73,10 @@ def grade_base(parsed: argparse.Namespace) -> None:
 
 def train(parsed: argparse.Namespace, home: Path) -> Path:
     """Train with the preset through the command line; returns the adapter file and prints how long it took."""
-    style = STYLES.get(parsed.subject)
-    config = home / "config.toml"
+    subject, config = subjects.find(parsed.folder, parsed.subject), home / "config.toml"
     config.write_text(
-        f'name = "{parsed.subject}"\ndataset = "{parsed.folder / "subjects" / parsed.subject}"\n'
-        f'trigger = "{style or parsed.subject}"\npreset = "{"style" if style else "character"}"\n'
+        f'name = "{subject.name}"\ndataset = "{subject.dataset}"\n'
+        f'trigger = "{subject.trigger}"\npreset = "{subject.preset}"\n'
     )
     run = Run(home / "run")
     command = [sys.executable, "-m", "trainer", "train", str(config), "--run", str(run.folder)]
@@ -134,42 +98,27 @@ def train(parsed: argparse.Namespace, home: Path) -> Path:
 def grade_subject(parsed: argparse.Namespace) -> None:
     """Train, then print the share of pictures that show the subject and the share that obey the prompt."""
     judge = judges.load(parsed.folder)
-    style = STYLES.get(parsed.subject)
-    said, truth = prompts_and_truth(parsed.folder, COUNT, parsed.seed)
-    sees: Callable[[Tensor], list[bool]]
-    asked: tuple[str, ...]
-    if style:
-        plain, wanted = style_prompts(parsed.seed)
-        called = [f"{style}, {prompt}" for prompt in plain]
-        asked = ("hairColor", "skin", "background")
-
-        def sees(pictures: Tensor) -> list[bool]:
-            return [one["style"] == parsed.subject for one in judge.name(pictures)]
-    else:
-        recogniser = judges.Recogniser(judge, parsed.folder)
-        print("the recogniser names renders of characters and of others: {:.3f}, {:.3f}".format(*recogniser.accuracy))
-        wanted = [{"background": one["background"], "shirt": one["shirt"] or "red"} for one in truth]
-        scenes = [f"{one['shirt']} shirt, {one['background']} background" for one in wanted]
-        plain, called = ([f"{who}, {scene}" for scene in scenes] for who in ("a person", parsed.subject))
-        asked = ("background", "shirt")
-
-        def sees(pictures: Tensor) -> list[bool]:
-            return [name == parsed.subject for name in recogniser.name(pictures)]
-
+    subject, recogniser = subjects.find(parsed.folder, parsed.subject), judges.Recogniser(judge, parsed.folder)
+    print("the recogniser names renders of characters and of others: {:.3f}, {:.3f}".format(*recogniser.accuracy))
+    said, truth = subjects.people(parsed.folder, COUNT, parsed.seed)
+    questions = subjects.questions(parsed.folder, subject, COUNT, parsed.seed)
+    sees = subjects.watcher(subject, judge, recogniser)
     with tempfile.TemporaryDirectory() as home:
         adapter = train(parsed, Path(home))
-        family = load_base(parsed)
-        base = draw(family, plain, guidance=3.0)
+        family = load_base(parsed.model)
+        base = draw(family, questions.plain, guidance=3.0)
         family.pipeline().load_lora_weights(str(adapter.parent), weight_name=adapter.name)
 
     def line(pictures: Tensor) -> str:
-        got = judges.agreement(judge, pictures, wanted)
-        return f"seen {np.mean(sees(pictures)):.3f}   " + "  ".join(f"{name} {got[name]:.3f}" for name in asked)
+        got = judges.agreement(judge, pictures, questions.wanted)
+        return f"seen {np.mean(sees(pictures)):.3f}   " + "  ".join(
+            f"{name} {share:.3f}" for name, share in got.items()
+        )
 
     print(f"base, no trigger: {line(base)}")
     rows = []
     for strength in STRENGTHS:
-        pictures = draw(family, called, guidance=3.0, strength=strength)
+        pictures = draw(family, questions.called, guidance=3.0, strength=strength)
         print(f"strength {strength:g}: {line(pictures)}", flush=True)
         rows.append(pictures[:12])
     untouched, leaked = (draw(family, said, guidance=3.0, strength=strength) for strength in (0.0, 1.0))
@@ -178,6 +127,7 @@ def grade_subject(parsed: argparse.Namespace) -> None:
         f"without the trigger: seen {np.mean(sees(leaked)):.3f}, style as asked {kept['style']:.3f}, "
         f"change {(leaked - untouched).abs().mean():.3f}"
     )
+    print(f"without the trigger and with few words: {line(draw(family, questions.plain, guidance=3.0, strength=1.0))}")
     if parsed.grid:
         save_grid(torch.cat([*rows, untouched[:12], leaked[:12]]), 12, parsed.grid)
 

@@ -4,6 +4,7 @@ A base is a folder in diffusers form, a single file with the original names, or 
 the last is ever fetched; what a single file leaves out (settings, tokenizer) lies in `configs`. Nothing is unpickled.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from trainer.errors import UserError
 for library in (diffusers.utils.logging, transformers.utils.logging):
     library.set_verbosity_error()
     library.disable_progress_bar()
+# Newer versions of diffusers call it `dtype`; the oldest that will do know the old name alone.
+warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 CONFIGS = Path(__file__).parent / "configs"
 _MICRO = Path(__file__).parent / "micro"
 # What each family's tokenizers fill a short prompt up with.

@@ -16,10 +16,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import allocator, distributed, events, families
+from trainer import allocator, distributed, events
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family
+from trainer.families import Family, cost
 from trainer.recipe import TrainingConfig
 from trainer.runs import Run
 
@@ -27,7 +27,7 @@ SHARE = 0.9  # of the memory that is free; the rest is for what else the machine
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
 REMEDY = "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
-WAYS: tuple[families.Recomputed, ...] = get_args(families.Recomputed)
+WAYS: tuple[cost.Recomputed, ...] = get_args(cost.Recomputed)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rung:
     """One way to compute a batch: in how many parts, and which blocks twice."""
 
     parts: int
-    recomputed: families.Recomputed
+    recomputed: cost.Recomputed
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -94,7 +94,7 @@ def fit(
     else:
         rung = rungs[0]
     config = rung.of(config)
-    families.recompute(family, rung.recomputed)
+    cost.recompute(family, rung.recomputed)
     run.keep(config)
     return config
 
@@ -120,7 +120,7 @@ def _on_gpu(
     """The first rung on which the batch can really be computed within the room, and what it takes."""
     need = 0.0
     for rung in rungs:
-        families.recompute(family, rung.recomputed)
+        cost.recompute(family, rung.recomputed)
         release()
         torch.cuda.reset_peak_memory_stats(family.device)
         try:
@@ -152,7 +152,7 @@ def _on_cpu(
     smallest = rungs[-1].parts
     for rung in rungs:
         if rung.recomputed not in measured:
-            families.recompute(family, rung.recomputed)
+            cost.recompute(family, rung.recomputed)
             release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
@@ -206,7 +206,7 @@ def lighter(config: TrainConfig, family: Family, run: Run, error: RuntimeError) 
     below = [rung for rung in rungs if rung.weight < Rung(training.parts, way).weight]
     if not is_out_of_memory(error) or not below or training.devices > 1:
         raise error
-    families.recompute(family, below[0].recomputed)
+    cost.recompute(family, below[0].recomputed)
     run.report(events.Warned(message=f"Memory ran out; from here on {below[0]}."))
     config = below[0].of(config)
     run.keep(config)

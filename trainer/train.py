@@ -27,6 +27,7 @@ from trainer.batches import Batches
 from trainer.config import Record, TrainConfig, planned_rank, planned_steps
 from trainer.dataset import Example
 from trainer.errors import UserError
+from trainer.families import cost
 from trainer.runs import Run
 from trainer.schedules import Stable
 
@@ -53,7 +54,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     with accelerator.main_process_first():
         batches = cache.build(family, examples, config, run.progress)
     families.place(family, text_encoder=config.training.text_encoder)
-    families.suit_attention(family, config.training.resolution)
+    cost.suit_attention(family, config.training.resolution)
     config = objective.settle(config, family, batches.at(0, 0), run)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)

@@ -16,7 +16,7 @@ from tests.integration.test_engine import finish, losses, quiet, same, settings
 from trainer import adapter_file, cache, dataset, events, families, memory, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family
+from trainer.families import Family, cost
 from trainer.memory import GB, Rung
 from trainer.runs import Run
 from trainer.train import train
@@ -85,9 +85,9 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     batch = cache.build(family, dataset.read(character), config, quiet).at(0, 0)
     assert batch.conditioning is not None
 
-    def kept(way: families.Recomputed | None) -> int:
+    def kept(way: cost.Recomputed | None) -> int:
         if way:
-            families.recompute(family, way)
+            cost.recompute(family, way)
         sizes: list[int] = []
 
         def pack(tensor: Tensor) -> Tensor:

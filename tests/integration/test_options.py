@@ -15,7 +15,7 @@ from trainer import adapter_file, cache, checkpoint, dataset, events, families, 
 from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.families import Family
+from trainer.families import Family, cost
 from trainer.families.sd import tokenize
 from trainer.train import begin, train
 
@@ -321,7 +321,7 @@ def test_attention_is_computed_as_suits_the_size(family: Family, side: int, plai
             return family.predict(noisy, torch.tensor([10, 900]), {"text": text})
 
     before = answer()
-    families.suit_attention(family, side)
+    cost.suit_attention(family, side)
     kinds = {type(one).__name__ for one in family.pipeline().unet.attn_processors.values()}
     assert kinds == ({"AttnProcessor"} if plain else {"AttnProcessor2_0"})
     assert torch.allclose(answer(), before, atol=1e-5)

@@ -12,24 +12,10 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.integration.test_engine import finish, losses, settings
 from tests.integration.test_memory import close, newest
-from tests.integration.test_processes import wait_until
+from tests.integration.test_processes import processes, wait_until
 from trainer import checkpoint, runs
 from trainer.errors import UserError
 from trainer.runs import Run
-
-
-def processes(run: Run) -> list[int]:
-    """All processes of a run's worker, by number."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                words = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(run.folder.resolve()).encode() in words and b"work" in words:
-                found.append(int(process.name))
-    return sorted(found)
 
 
 def ended(run: Run) -> bool:

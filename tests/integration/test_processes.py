@@ -53,8 +53,9 @@ def status(run: Run) -> str:
     return runs.look(run).status
 
 
-def pid(run: Run) -> int:
-    """The process that holds the run's lock, whatever it is doing."""
+def processes(run: Run) -> list[int]:
+    """All processes that work on a run, by number."""
+    found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
@@ -62,8 +63,13 @@ def pid(run: Run) -> int:
             except OSError:
                 continue
             if str(run.folder.resolve()).encode() in words:
-                return int(process.name)
-    return 0
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def pid(run: Run) -> int:
+    """The process that holds the run's lock, whatever it is doing; 0 if there is none."""
+    return next(iter(processes(run)), 0)
 
 
 def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:

@@ -5,10 +5,12 @@ One bad file never loses the good ones beside it: each is taken or refused by it
 
 import hashlib
 import io
+import itertools
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +24,7 @@ MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
 MAX_ENTRIES = 25_000
 MAX_RATIO = 200
+THREADS = 4
 THUMBNAIL = 320
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _ADVICE = {
@@ -82,13 +85,33 @@ def opacity(data: bytes) -> Image.Image | None:
     return alpha if alpha.getextrema()[0] != 255 else None
 
 
-def _decode(data: bytes) -> Image.Image:
+def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
+    """A picture as a viewer shows it, in RGB on white and at most `side` pixels wide and high, and its opaque share.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    image = _decode(data, side)
+    opaque = 1.0
+    if _has_alpha(image):
+        image = image.convert("RGBA")
+        seen = image.getchannel("A").histogram()
+        opaque = sum(seen[128:]) / sum(seen)
+    image = _to_rgb(image, "white")
+    image.thumbnail((side, side), reducing_gap=2.0)
+    return image, opaque
+
+
+def _decode(data: bytes, side: int = 0) -> Image.Image:
+    """The picture upright; a JPEG may come smaller than it is, but not smaller than `side`, if that is given."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
             with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
                 if image.width * image.height > dataset.MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if side:
+                    image.draft(None, (side, side))
                 image.load()
                 return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -121,64 +144,85 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]]) -> Report:
 
     Args:
         folder: the data set.
-        sources: (name as the person knows it, file that holds the bytes).
+        sources: (name as the person knows it, with its folder if there is one; file that holds the bytes).
     """
     report = Report()
-    captions = {
-        _stem(name): dataset.decode_text(data)
-        for source in sources
-        for name, data in _entries(*source, Report(), (".txt",))
-    }
-    known = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in dataset.pictures(folder)}
+    captions = _captions(sources, report)
+    known = {hashlib.sha256(path.read_bytes()).hexdigest() for path in dataset.pictures(folder)}
+    taken = {path.stem.lower() for path in folder.iterdir()}
     used = set()
-    for source in sources:
-        for name, data in _entries(*source, report, None):
-            used.add(_stem(name))
-            _add_picture(folder, name, data, captions.get(_stem(name)), known, report)
+    entries = (entry for source in sources for entry in _entries(*source, report, None))
+    with ThreadPoolExecutor(THREADS) as pool:  # decoding and writing let go of the interpreter
+        while batch := list(itertools.islice(entries, 2 * THREADS)):
+            used |= {_stem(name) for name, _ in batch}
+            fresh = [entry for entry in batch if _is_new(entry[1], known, report)]
+            kinds = pool.map(lambda entry: _kind(folder, *entry), fresh)
+            newcomers = []
+            for (name, data), (extension, reason) in zip(fresh, kinds, strict=True):
+                if reason:
+                    known.discard(hashlib.sha256(data).hexdigest())
+                    report.refused.append((dataset.one_line(PurePosixPath(name).name)[:80], reason))
+                    continue
+                stem = dataset.free_stem(taken, files.safe_name(PurePosixPath(name).stem, "picture"))
+                taken.add(stem.lower())
+                newcomers.append((folder / (stem + extension), data, dataset.one_line(captions.get(_stem(name), ""))))
+            list(pool.map(lambda newcomer: _keep(*newcomer), newcomers))
+            report.added += [path.name for path, _, _ in newcomers]
+            report.captions += sum(1 for *_, caption in newcomers if caption)
     _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
     return report
+
+
+def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
+    """The captions of an upload by folder and stem.
+
+    Of those that differ under one name none is used: it is not known to which picture each belongs.
+    """
+    found: dict[str, str] = {}
+    mixed = set()
+    for source in sources:
+        for name, data in _entries(*source, Report(), (".txt",)):
+            text = dataset.decode_text(data)
+            if found.setdefault(_stem(name), text) != text:
+                mixed.add(_stem(name))
+    for stem in sorted(mixed):
+        del found[stem]
+        shown = dataset.one_line(PurePosixPath(stem).name)[:76] + ".txt"
+        report.refused.append((shown, "several captions have this name; add one folder at a time"))
+    return found
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _add_picture(
-    folder: Path, name: str, data: bytes, caption: str | None, known: dict[str, Path], report: Report
-) -> None:
-    shown = dataset.one_line(PurePosixPath(name).name)[:80]
+def _is_new(data: bytes, known: set[str], report: Report) -> bool:
     identity = hashlib.sha256(data).hexdigest()
     if identity in known:
         report.known += 1
-        return
-    advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
+        return False
+    known.add(identity)
+    return True
+
+
+def _kind(folder: Path, name: str, data: bytes) -> tuple[str, str]:
+    """The extension of a picture that is sound, or else why it cannot be used."""
     try:
         if files.free_space(folder) < len(data) + 100 * 2**20:
             raise UserError("the disk is full", "Make room and add it again.")
         decode(data)
     except UserError as error:
-        report.refused.append((shown, f"{advice}; export it as PNG or JPEG" if advice else error.message))
-        return
+        advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
+        return "", f"{advice}; export it as PNG or JPEG" if advice else error.message
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
-        extension = _EXTENSIONS[str(image.format)]
-    path = _free_path(folder, files.safe_name(PurePosixPath(name).stem, "picture"), extension)
+        return _EXTENSIONS[str(image.format)], ""
+
+
+def _keep(path: Path, data: bytes, caption: str) -> None:
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
-    if caption is not None and dataset.one_line(caption):
-        files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
-        report.captions += 1
+    if caption:
+        files.write(dataset.caption_file(path), caption + "\n")
     files.write(path, data)
-    known[identity] = path
-    report.added.append(path.name)
-
-
-def _free_path(folder: Path, stem: str, extension: str) -> Path:
-    """A path whose stem no picture and no caption of the folder has, so that nothing is replaced or mixed up."""
-    taken = {path.stem.lower() for path in folder.iterdir()}
-    number, candidate = 1, stem
-    while candidate.lower() in taken:
-        number += 1
-        candidate = f"{stem[:58]}-{number}"
-    return folder / (candidate + extension)
 
 
 def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) -> None:
@@ -198,6 +242,8 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     """The files in an upload (itself, or what is in a zip) of the given suffixes; None means all but captions."""
     name = name.replace("\\", "/")
     suffix = PurePosixPath(name).suffix.lower()
+    if PurePosixPath(name).name.startswith("."):  # what systems leave in folders
+        return
     if suffix == ".zip":
         yield from _zip_entries(name, path, report, suffixes)
     elif suffix not in suffixes if suffixes else suffix == ".txt":
@@ -205,7 +251,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     elif path.stat().st_size > MAX_FILE:
         report.refused.append((PurePosixPath(name).name, f"larger than {MAX_FILE // 2**20} MB"))
     else:
-        yield PurePosixPath(name).name, path.read_bytes()
+        yield name, path.read_bytes()
 
 
 def _zip_entries(
@@ -258,8 +304,7 @@ def thumbnail(picture: Path) -> Path:
     key = hashlib.sha256(f"{picture.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
     path = picture.parent / dataset.CACHE / "thumbnails" / f"{key}.webp"
     if not path.is_file():
-        image = decode(picture.read_bytes())
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image, _ = shrunk(picture.read_bytes(), THUMBNAIL)
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
         path.parent.mkdir(parents=True, exist_ok=True)

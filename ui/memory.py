@@ -30,7 +30,7 @@ def remember_project(name: str) -> None:
 
 
 def answer(project: str, key: str) -> str:
-    """What was answered for a project (`trigger`, `name`, `preset`), or the best guess."""
+    """What was answered for a project (`trigger`, `name`, `preset`, `class`, `caption-model`), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})
     if key in answers:
         return str(answers[key])
@@ -39,6 +39,8 @@ def answer(project: str, key: str) -> str:
             return guess_trigger(captions(project))
         case "preset":
             return "style" if "style" in project.lower() else "character"
+        case "class" | "caption-model":
+            return ""
         case _:
             return project
 

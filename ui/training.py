@@ -7,11 +7,12 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import dataset, files, runs
+from trainer import dataset, files, problems, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from ui import form, memory, progress
-from ui.datasets import TYPED_FIRST, folder_of
+from ui.datasets import TYPED_FIRST
+from ui.grid import folder_of
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch, label, log_tail, stamp
@@ -202,7 +203,7 @@ def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
     """
     project = given[0]
     folder = folder_of(project)
-    fatal = next((one for one in dataset.problems(folder) if one.fatal), None)
+    fatal = next((one for one in problems.find(folder) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
     if not (given[2] or "").strip():

@@ -23,8 +23,8 @@ from trainer.runs import Run, StopRequestedError
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved
 REMEDY = (
-    f"Download one once, such as {SUGGESTED} (hf download {SUGGESTED}), and give its name or folder; the pages of the "
-    "documentation on captions name more."
+    f"Download one once, for example with: hf download {SUGGESTED}. Then give its name, or a folder with a model in "
+    "safetensors form."
 )
 
 

@@ -107,12 +107,12 @@ def _automatic() -> tuple[gr.Textbox, gr.Radio, gr.Button, gr.Button]:
 def connect(tools: Tools, project: gr.Dropdown, trigger: gr.Textbox) -> None:
     """Connect what changes no captions: the views of what will be done, and the start and stop of a model."""
     gr.on(
-        [tools.find.input, tools.replacement.input], handled(preview_replace),
+        [tools.find.change, tools.replacement.change], handled(preview_replace),
         [project, tools.find, tools.replacement], tools.replacing, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     gr.on(
-        [tools.template.input, tools.noun.input], handled(preview_fill), [project, trigger, tools.template, tools.noun],
-        tools.filling, trigger_mode="always_last", **QUIET,
+        [tools.template.change, tools.noun.change], handled(preview_fill),
+        [project, trigger, tools.template, tools.noun], tools.filling, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     tools.stop.click(handled(stop), project, tools.live, **QUIET)
 

@@ -204,7 +204,10 @@ Entries = dict[str, tuple[Stamp, Measurement | None]]
 
 
 def _stamp(path: Path) -> Stamp:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except FileNotFoundError:  # removed a moment ago
+        return ()
     return stat.st_size, stat.st_mtime_ns
 
 

@@ -86,7 +86,7 @@ KINDS = {
         "Keep one of each.", "remove", "Keep the best of each",
     ),
     "cropped": Kind(
-        "{n} [picture is|pictures are] cut off by much.",
+        "{n} [picture loses|pictures lose] much at the edges.",
         "Pictures are trained in a few shapes, and what lies beyond their edges is not seen.",
         "Crop them yourself, so that what matters is in the middle.",
     ),

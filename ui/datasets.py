@@ -176,8 +176,9 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     picture = media.find_picture(project, name)
     with _CHANGING:
         dataset.write_caption(picture, str(argument["text"])[:10_000])
-    count = tokens.count(dataset.read_caption(picture))
-    found = grid.read(project, memory.answer(project, "trigger"))
+    trigger = memory.answer(project, "trigger")
+    count = grid.length(dataset.read_caption(picture), trigger)
+    found = grid.read(project, trigger)
     return {"badges": found.badges(name), "tokens": count, "long": count > tokens.LIMIT}
 
 
@@ -256,7 +257,7 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     if undone:
         said = f"Took back: {undone.what}."
         if undone.newer:
-            said += f" {undone.newer} captions were changed since and stay as they are."
+            said += f" Captions that were changed since stay as they are: {undone.newer}."
     return [_said(said), *grid.draw(project, trigger, look)]
 
 

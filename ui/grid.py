@@ -79,7 +79,9 @@ def read(name: str | None, trigger: str = "") -> Project:
         return project
     preset = memory.answer(project.name, "preset")
     preset = preset if preset in ("character", "style") else "character"
-    resolution = int(configs.preset(preset, configs.MICRO).get("training", {}).get("resolution", 0))
+    resolution = int(
+        configs.preset(preset, memory.answer(project.name, "base")).get("training", {}).get("resolution", 0)
+    )
     found = problems.find(
         project.folder, trigger, preset=preset, resolution=resolution, measured=measurements.known(project.folder)
     )
@@ -122,6 +124,7 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
 
 
 def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str, Any]:
+    count = length(one.caption, project.trigger)
     across, down = (50 * share if share > BAND else 0 for share in cut)
     return {
         "name": one.name,
@@ -131,14 +134,14 @@ def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str,
         "ratio": f"{one.width / one.height:.4f}",
         "cut": f"{down:.1f}% {across:.1f}%" if across or down else "",
         "badges": project.badges(one.name),
-        "tokens": length(one.caption),
-        "long": "long" if length(one.caption) > tokens.LIMIT else "",
+        "tokens": count,
+        "long": "long" if count > tokens.LIMIT else "",
     }
 
 
-def length(caption: str) -> int:
-    """Tokens of a caption."""
-    return tokens.count(caption)
+def length(caption: str, trigger: str) -> int:
+    """Tokens of a caption as it is trained."""
+    return tokens.count(dataset.with_trigger(caption, trigger))
 
 
 def chosen(project: Project, look: Look) -> list[Example]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer import dataset, files
+from trainer.config import MICRO
 
 EXAMPLE = "example-character"
 _LOCK = threading.Lock()
@@ -30,7 +31,7 @@ def remember_project(name: str) -> None:
 
 
 def answer(project: str, key: str) -> str:
-    """What was answered for a project (`trigger`, `name`, `preset`, `class`, `caption-model`), or the best guess."""
+    """What was answered for a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})
     if key in answers:
         return str(answers[key])
@@ -39,6 +40,8 @@ def answer(project: str, key: str) -> str:
             return guess_trigger(captions(project))
         case "preset":
             return "style" if "style" in project.lower() else "character"
+        case "base":
+            return MICRO
         case "class" | "caption-model":
             return ""
         case _:

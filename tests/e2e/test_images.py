@@ -223,7 +223,7 @@ def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, 
     # Level by level back; what was typed since stays.
     page.get_by_label("Caption of 02.png").fill("typed after that")
     page.get_by_role("button", name="Undo: fill in the template").click()
-    page.get_by_text("1 captions were changed since and stay as they are.").wait_for()
+    page.get_by_text("Captions that were changed since stay as they are: 1.").wait_for()
     page.get_by_role("button", name="Undo: replace 'orange shirt'").click()
     wait(lambda: caption.read_text() == begun)
     wait(lambda: caption.with_name("02.txt").read_text() == "typed after that\n")

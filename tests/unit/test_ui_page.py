@@ -141,7 +141,7 @@ def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: P
     value = cards("rin", "miraxo")
     assert len(value["items"]) == 14
     first = value["items"][0]
-    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], 0, "")
+    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], 2, "")
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
     assert value["left"] == 14

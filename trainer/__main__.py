@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
     one.add_argument("--trigger", default="")
     one.add_argument("--preset", default="character", choices=["character", "style"], help="what you are teaching")
-    one.add_argument("--base", default=config.MICRO, help="tells the size at which pictures are trained")
+    one.add_argument(
+        "--base", default=config.MICRO, help="tells the size of pictures and how much of a caption is read"
+    )
     one.add_argument("--json", action="store_true")
     command("doctor", _doctor, "Tell what this machine can do.").add_argument("--json", action="store_true")
     one = command("work", _work, "The worker of one run (what the page starts).")
@@ -303,8 +305,9 @@ def _check(parsed: argparse.Namespace) -> int:
     folder = dataset.folder_of(parsed.dataset)
     resolution = config.preset(parsed.preset, parsed.base).get("training", {}).get("resolution", 0)
     found = problems.find(
-        folder, parsed.trigger, preset=parsed.preset, resolution=resolution, measured=measurements.complete(folder)
-    )
+        folder, parsed.trigger, preset=parsed.preset, base=parsed.base, resolution=resolution,
+        measured=measurements.complete(folder),
+    )  # fmt: skip
     count = len(dataset.read(folder))
     if parsed.json:
         told = [{**vars(one), "effect": one.effect, "remedy": one.remedy, "fatal": one.fatal} for one in found]

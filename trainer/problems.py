@@ -116,7 +116,7 @@ KINDS = {
         "The adapter cannot tell what differs between them.", "Write what is different in each.",
     ),
     "long caption": Kind(
-        f"{{n}} [caption is|captions are] longer than {tokens.LIMIT} tokens.",
+        "{n} [caption is|captions are] too long.",
         "The rest is not read.", "Shorten it, or raise Caption length in step 2 under Advanced, Captions.",
     ),
     "no trigger": Kind(
@@ -171,7 +171,7 @@ class Problem:
 
 
 def find(
-    folder: Path, trigger: str = "", *, preset: str = "character", resolution: int = 0,
+    folder: Path, trigger: str = "", *, preset: str = "character", base: str = "", resolution: int = 0,
     measured: Mapping[str, Measurement] | None = None,
 ) -> list[Problem]:  # fmt: skip
     """What a person should know before training, what matters most first.
@@ -180,6 +180,7 @@ def find(
         folder: the data set.
         trigger: the trigger word.
         preset: what is taught; a style needs no class.
+        base: the base model, which reads only so much of a caption.
         resolution: of the training, in pixels; 0 = not known yet.
         measured: what is known of the pictures' looks; nothing is measured here.
     """
@@ -187,7 +188,7 @@ def find(
     examples = dataset.read(folder)
     there = {one.name for one in examples}
     numbers = {name: one for name, one in (measured or {}).items() if name in there}
-    found = [*_files(folder, paths, examples), *captions(examples, trigger)]
+    found = [*_files(folder, paths, examples), *captions(examples, trigger, base)]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
@@ -214,7 +215,7 @@ def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> 
             yield Problem("lonely caption", text.name, "This caption has no picture.")
 
 
-def captions(examples: Sequence[Example], trigger: str) -> Iterator[Problem]:
+def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
     """What is wrong with the captions."""
     alike = Counter(dataset.without_trigger(one.caption, trigger).lower() for one in examples if one.caption)
     for one in examples:
@@ -223,9 +224,9 @@ def captions(examples: Sequence[Example], trigger: str) -> Iterator[Problem]:
             continue
         if trigger and not dataset.contains_trigger(one.caption, trigger):
             yield Problem("no trigger", one.name, f"The caption lacks the trigger word {trigger!r}.")
-        length = tokens.count(dataset.with_trigger(one.caption, trigger))
-        if length > tokens.LIMIT:
-            yield Problem("long caption", one.name, f"{length} tokens; only {tokens.LIMIT} are read.")
+        length, read = tokens.count(dataset.with_trigger(one.caption, trigger), base), tokens.limit(base)
+        if length > read:
+            yield Problem("long caption", one.name, f"{length} tokens; only {read} are read.")
         same = alike[dataset.without_trigger(one.caption, trigger).lower()]
         if same >= SHARED:
             yield Problem("same caption", one.name, f"The same caption as {same - 1} others.")
@@ -277,8 +278,9 @@ def _looks(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> 
 
 
 def copies(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> dict[str, list[str]]:
-    """Pictures that look nearly the same: the others of each group by its best, with a caption, or else the largest."""
-    worth = {one.name: (bool(one.caption), one.width * one.height) for one in examples}
+    """Pictures that look nearly the same: the others of each group by its best: captioned, sharp, large."""
+    sharp = {name for name, one in measured.items() if one.blur <= BLURRED}
+    worth = {one.name: (bool(one.caption), one.name in sharp, one.width * one.height) for one in examples}
     found = {}
     for group in measurements.near_copies(tuple(sorted(measured.items()))):
         best = max(group, key=lambda name: worth[name])

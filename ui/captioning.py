@@ -55,7 +55,10 @@ class Tools:
 
 def build() -> Tools:
     """Draw the tools."""
-    with gr.Accordion("Change many captions", open=False, elem_id="bulk"), gr.Tabs(elem_id="bulk-tabs"):
+    with (
+        gr.Accordion("Change many captions", open=False, elem_id="bulk"),
+        gr.Tabs(elem_id="bulk-tabs", overflow_behavior="wrap"),
+    ):
         with gr.Tab("Find and replace"):
             with gr.Row(elem_classes="bottom"):
                 find = gr.Textbox(label="Find", max_lines=1, elem_id="find", interactive=True)
@@ -221,7 +224,6 @@ def _told(view: runs.View) -> str:
             return "<p class='quiet' role='status'>It was interrupted. Start it again; nothing was changed.</p>"
     text = progress.word(view) if phase is None else f"{phase.name} ({phase.done} of {phase.total})"
     share = phase.done / phase.total if phase and phase.total else 0.0
-    return (
-        f"<p role='status'>{escape(text)}</p><div class='bar' role='progressbar' aria-label='Captions' "
-        f"aria-valuenow='{share:.0%}'><i style='width:{share:.1%}'></i></div>"
-    )
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}'"
+    bar = f"<div class='bar' role='progressbar' aria-label='Captions' {value}><i style='width:{share:.1%}'></i></div>"
+    return f"<p role='status'>{escape(text)}</p>{bar}"

@@ -35,8 +35,8 @@ function tell(name, answer) {
   for (const card of element.querySelectorAll(".card")) {
     if (card.dataset.name !== name) continue;
     const tokens = card.querySelector(".tokens");
-    tokens.textContent = answer.tokens + " / 75";
-    tokens.classList.toggle("long", answer.long);
+    tokens.textContent = answer.tokens;
+    tokens.classList.toggle("long", answer.long !== "");
     card.querySelector(".badges").replaceChildren(...answer.badges.map((text) => {
       const badge = document.createElement("span");
       badge.textContent = text;

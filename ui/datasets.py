@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import dataset, editing, ingest, measurements, remedies, tokens
+from trainer import dataset, editing, ingest, measurements, remedies
 from trainer.errors import UserError
 from ui import captioning, grid, media, memory
 from ui.captioning import Tools
@@ -176,10 +176,8 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     picture = media.find_picture(project, name)
     with _CHANGING:
         dataset.write_caption(picture, str(argument["text"])[:10_000])
-    trigger = memory.answer(project, "trigger")
-    count = grid.length(dataset.read_caption(picture), trigger)
-    found = grid.read(project, trigger)
-    return {"badges": found.badges(name), "tokens": count, "long": count > tokens.LIMIT}
+    found = grid.read(project, memory.answer(project, "trigger"))
+    return {"badges": found.badges(name), **grid.length(found, dataset.read_caption(picture))}
 
 
 @answered

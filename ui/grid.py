@@ -44,6 +44,7 @@ class Project:
     trigger: str
     examples: tuple[Example, ...] = ()
     problems: tuple[Problem, ...] = ()
+    base: str = configs.MICRO
     resolution: int = 0
     left: int = 0  # pictures that have not been measured yet
 
@@ -77,18 +78,17 @@ def read(name: str | None, trigger: str = "") -> Project:
     project = Project(name or "", trigger)
     if project.folder is None:
         return project
-    preset = memory.answer(project.name, "preset")
+    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base")
     preset = preset if preset in ("character", "style") else "character"
-    resolution = int(
-        configs.preset(preset, memory.answer(project.name, "base")).get("training", {}).get("resolution", 0)
-    )
+    resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
     found = problems.find(
-        project.folder, trigger, preset=preset, resolution=resolution, measured=measurements.known(project.folder)
-    )
-    left = len(measurements.missing(project.folder))
+        project.folder, trigger, preset=preset, base=base, resolution=resolution,
+        measured=measurements.known(project.folder),
+    )  # fmt: skip
     return replace(
-        project, examples=dataset.read(project.folder), problems=tuple(found), resolution=resolution, left=left
-    )
+        project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
+        left=len(measurements.missing(project.folder)),
+    )  # fmt: skip
 
 
 def cards(project: Project, look: Look) -> dict[str, Any]:
@@ -124,7 +124,6 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
 
 
 def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str, Any]:
-    count = length(one.caption, project.trigger)
     across, down = (50 * share if share > BAND else 0 for share in cut)
     return {
         "name": one.name,
@@ -134,14 +133,14 @@ def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str,
         "ratio": f"{one.width / one.height:.4f}",
         "cut": f"{down:.1f}% {across:.1f}%" if across or down else "",
         "badges": project.badges(one.name),
-        "tokens": count,
-        "long": "long" if count > tokens.LIMIT else "",
+        **length(project, one.caption),
     }
 
 
-def length(caption: str, trigger: str) -> int:
-    """Tokens of a caption as it is trained."""
-    return tokens.count(dataset.with_trigger(caption, trigger))
+def length(project: Project, caption: str) -> dict[str, Any]:
+    """How many tokens a caption has as it is trained, of how many that are read."""
+    count, read = tokens.count(dataset.with_trigger(caption, project.trigger), project.base), tokens.limit(project.base)
+    return {"tokens": f"{count} / {read}", "long": "long" if count > read else ""}
 
 
 def chosen(project: Project, look: Look) -> list[Example]:

@@ -195,7 +195,7 @@ def test_what_is_wrong_is_shown_and_mended(server: Server, visit: Visit) -> None
     # Typing changes the list above by itself.
     page.get_by_label("Caption of zz.jpg").fill("miraxo, " + "many words and more, " * 20)
     page.locator(".card[data-name='zz.jpg'] .tokens.long").wait_for()
-    doctor.get_by_text("1 caption is longer than 75 tokens.").wait_for()
+    doctor.get_by_text("1 caption is too long.").wait_for()
 
 
 def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, visit: Visit) -> None:

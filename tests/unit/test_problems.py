@@ -217,7 +217,8 @@ def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
 def test_tokens_are_those_of_clip() -> None:
     from transformers import CLIPTokenizer
 
-    theirs = CLIPTokenizer.from_pretrained(str(tokens._CLIP))
+    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (tokens._CLIP, tokens._OWN))
+    assert (tokens.limit("a/base"), tokens.limit("micro")) == (75, 38)
     for text in (
         "",
         "a photo of a cat",
@@ -225,7 +226,8 @@ def test_tokens_are_those_of_clip() -> None:
         "a_b-c (x:1.2), miraxo",
         "\u65e5\u672c\u8a9e",
     ):
-        assert tokens.count(text) == len(theirs(text, add_special_tokens=False).input_ids)
+        assert tokens.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
+        assert tokens.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
 
 
 def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.CaptureFixture[str]) -> None:

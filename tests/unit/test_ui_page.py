@@ -141,7 +141,7 @@ def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: P
     value = cards("rin", "miraxo")
     assert len(value["items"]) == 14
     first = value["items"][0]
-    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], 2, "")
+    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], "5 / 38", "")
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
     assert value["left"] == 14
@@ -191,7 +191,7 @@ def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     answer = datasets.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
-    assert answer == {"ok": True, "badges": [], "tokens": 4, "long": False}
+    assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
         answer = datasets.save_caption({"project": "rin", "name": name, "text": "x"})

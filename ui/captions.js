@@ -98,7 +98,7 @@ async function measure() {
     }
   }
   measuring = false;
-  if (answer?.ok) trigger("load");
+  if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
 element.addEventListener("input", (event) => {

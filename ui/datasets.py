@@ -113,7 +113,7 @@ def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Te
 
 def _connect_view(parts: Parts, tools: Tools) -> None:
     parts.grid.select(handled(turn), parts.given, parts.view, **QUIET)
-    parts.grid.load(handled(grid.draw), parts.given, parts.view, **QUIET)
+    parts.grid.end(handled(grid.draw), parts.given, parts.view, **QUIET)
     parts.grid.edit(handled(restate), parts.given, [parts.overview, parts.summary], **QUIET)
     parts.overview.select(
         handled(narrow), [*parts.given, tools.find], [tools.find, *parts.view], js=TYPED_FIRST, **QUIET

@@ -228,7 +228,7 @@ class Progress:
         match event:
             case events.Started():
                 self._steps = event.steps
-                self._line(f"Training on {event.device}, from step {event.step} of {event.steps}.")
+                self._line(f"At work on {event.device}, from step {event.step} of {event.steps}.")
             case events.Phase() if event.name != self._phase:
                 self._phase = event.name
                 self._line(f"{event.name} ...")
@@ -240,7 +240,7 @@ class Progress:
                 loads = [program for program, fine, _ in event.verdicts if fine]
                 self._line(f"{event.file} loads in: {', '.join(loads) or 'none of the programs'}.")
             case events.Finished():
-                self._line(f"Finished after {event.step} steps: {event.export}")
+                self._line(f"Finished after {event.step} steps{': ' if event.export else ''}{event.export}")
             case events.Stopped():
                 self._line(f"Stopped after {event.step} steps; resume it when you like.")
             case events.Failed():

@@ -226,6 +226,35 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
         datasets.replace_in_all("rin", "", Look(), "", "x")
 
 
+def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="No caption model"):
+        captioning.start("rin", " ", "keep", started.append)
+    with pytest.raises(UserError, match="has a caption already"):
+        captioning.start("rin", "some/model", "keep", started.append)
+    (character / "03.txt").unlink()
+    captioning.start("rin", " some/model ", "keep", started.append)
+    (run,) = started
+    assert captioning.show("rin")[:2] == ["", "some/model"]
+    assert not captioning.is_writing("rin")
+    assert "interrupted" in captioning.draw("rin")[0]
+    (run.folder / "ask" / "start").touch()
+    assert captioning.is_writing("rin")
+    with pytest.raises(UserError, match="being written already"):
+        captioning.start("rin", "some/model", "keep", started.append)
+    run.report(events.Phase(name="Writing captions", done=1, total=4))
+    told, write, stop, timer = captioning.stop("rin")
+    assert "Writing captions (1 of 4)" in told
+    assert "aria-valuenow='25'" in told
+    assert (write.visible, stop.visible, timer.active) == (False, True, True)
+    assert (run.folder / "ask" / "stop").exists()
+    assert len(datasets.follow("rin", "", Look())) == 10
+    (run.folder / "ask" / "start").unlink()
+    run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
+    assert "<b>No &lt;model&gt;.</b> Get one." in captioning.draw("rin")[0]
+    assert datasets.follow("rin", "", Look())[5]["items"]
+
+
 def test_a_removed_picture_comes_back(character: Path) -> None:
     datasets.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()

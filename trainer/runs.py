@@ -1,12 +1,13 @@
-"""Run folders under `outputs/`: create, list, start, ask, look at, delete. The folder is the whole interface.
+"""Run folders under `outputs/`: create, list, start, ask, look at. The folder is the whole interface.
 
     config.toml     settings: written at creation, completed by the worker before step 1; after that only what the run
                     itself decides on the way is written anew: its steps when asked to cool down, its learning rate
-                    when the instability guard begins again
+                    when the instability guard begins again; and its steps when a person wants more of them
     events.jsonl    what the worker reports
     worker.log      what the worker prints
     worker.lock     held while a worker lives
-    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes)
+    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes), and pause,
+                    which holds the worker after its present step for as long as it is there
     checkpoints/    what the run can be resumed from
     previews/       pictures
     <name>.safetensors
@@ -36,8 +37,10 @@ from trainer.errors import UserError
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
+PAUSE = "pause"
 DEVICE_LOCK = ".device.lock"
 LOOKED_AT = 20  # runs among which one of the same kind is looked for
+PATIENCE = 0.2  # seconds between looks whether a paused run goes on
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -102,6 +105,15 @@ class Run:
         path.unlink(missing_ok=True)
         return True
 
+    def rest(self) -> bool:
+        """Wait while the run is paused and nobody asks for its end; returns whether it was paused."""
+        pause, stop = self.folder / "ask" / PAUSE, self.folder / "ask" / "stop"
+        paused = False
+        while self.leads and pause.exists() and not stop.exists():
+            paused = True
+            time.sleep(PATIENCE)
+        return paused
+
     def progress(self, name: str, done: int, total: int) -> None:
         """Report a phase, and end it if the run was asked to stop.
 
@@ -128,10 +140,15 @@ class View:
     offset: int = 0
 
     @property
+    def paused(self) -> bool:
+        """Whether somebody holds the run; it goes on, from where it is, when they let go."""
+        return self.status == "running" and (self.run.folder / "ask" / PAUSE).exists()
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds that are left at the pace of the last steps, previews between them included; None if unknown."""
         pace = self.state.pace
-        if self.status != "running" or len(pace) < 2:
+        if self.status != "running" or self.paused or len(pace) < 2:
             return None
         (first, begin), (last, end) = pace[0], pace[-1]
         return (self.state.steps - last) * (end - begin) / max(1, last - first)
@@ -304,6 +321,16 @@ def ask(run: Run, command: Command) -> None:
     (run.folder / "ask" / command).touch()
 
 
+def pause(run: Run, *, go_on: bool = False) -> None:
+    """Hold a run after its present step, with all that it has in memory, or let it go on."""
+    path = run.folder / "ask" / PAUSE
+    if go_on:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
 def hold(run: Run) -> FileLock:
     """Take the lock of a run for the rest of this process's life.
 
@@ -352,19 +379,6 @@ def _older_waiting(run: Run) -> bool:
 def place(run: Run) -> int:
     """Place of a waiting run in the queue, 1 = next."""
     return 1 + sum(1 for other in every() if other.id < run.id and look(other).status == "waiting")
-
-
-def delete(run: Run) -> None:
-    """Move a run to the bin `outputs/.bin`.
-
-    Raises:
-        UserError: it is at work.
-    """
-    if look(run).status in ACTIVE:
-        raise UserError("This run is at work.", "Stop it first.")
-    bin_folder = files.outputs() / ".bin"
-    bin_folder.mkdir(parents=True, exist_ok=True)
-    run.folder.replace(bin_folder / f"{run.id}.{os.urandom(3).hex()}")
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import runs
+from trainer import archive, runs
 from trainer.errors import UserError
 from trainer.runs import View
 from ui import adapters, media, progress, tools
@@ -46,7 +46,7 @@ def build(watch: Watch) -> Tab:
         if event.file:
             adapters.discard(str(event.file))
         else:
-            runs.delete(runs.find(str(event.run)))
+            archive.delete(runs.find(str(event.run)))
         return table(watch)
 
     listing.delete(handled(remove), None, listing, api_visibility="private", show_progress="hidden")

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from trainer import checkpoint, config, events, runs
+from trainer import archive, checkpoint, config, events, runs
 from trainer.runs import Run
 
 
@@ -70,6 +70,24 @@ def processes(run: Run) -> list[int]:
 def pid(run: Run) -> int:
     """The process that holds the run's lock, whatever it is doing; 0 if there is none."""
     return next(iter(processes(run)), 0)
+
+
+def test_a_paused_run_goes_on_where_it_was(character: Path) -> None:
+    run = make()
+    runs.start(run)
+    wait_until(lambda: runs.look(run).state.step >= 3)
+    runs.pause(run)
+    time.sleep(2)  # the step that was under way
+    step = runs.look(run).state.step
+    time.sleep(2)
+    assert runs.look(run).state.step == step < 40
+    assert runs.look(run).paused
+    runs.pause(run, go_on=True)
+    wait_until(lambda: status(run) == "finished")
+    assert sorted(runs.look(run).state.losses) == list(range(1, 41))
+    archive.extend(run, 5)
+    runs.start(run)
+    wait_until(lambda: status(run) == "finished" and runs.look(run).state.step == 45)
 
 
 def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:

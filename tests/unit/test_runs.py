@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from trainer import config, events, runs
+from trainer import archive, config, events, runs
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -77,7 +78,7 @@ def test_states_with_a_worker(home: Path) -> None:
         with pytest.raises(UserError, match="at work already"):
             runs.start(run, executor=lambda _: None)
         with pytest.raises(UserError, match="Stop it first"):
-            runs.delete(run)
+            archive.delete(run)
     assert status(run) == "stopped"  # the kernel frees the lock of a killed process at once
 
 
@@ -162,9 +163,65 @@ def test_finding_what_is_not_there(home: Path, name: str) -> None:
 
 def test_deleting_moves_to_the_bin(home: Path) -> None:
     run = make()
-    runs.delete(run)
+    archive.delete(run)
     assert runs.every() == []
     assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
+
+
+def test_a_deleted_run_comes_back(home: Path) -> None:
+    first, second = make("one"), make("two")
+    archive.delete(first)
+    archive.delete(second)
+    assert archive.restore_last() == second
+    assert archive.restore_last() == first
+    with pytest.raises(UserError, match="no deleted run"):
+        archive.restore_last()
+    archive.delete(first)
+    first.folder.mkdir()
+    with pytest.raises(UserError, match="of this name again"):
+        archive.restore_last()
+
+
+def test_a_run_is_renamed_and_keeps_its_date(home: Path) -> None:
+    run, other = make("rin"), make("mira")
+    begun = run.id[:17]
+    renamed = archive.rename(run, " red-hair ")
+    assert renamed.id == f"{begun}_red-hair"
+    assert renamed.config().name == "rin"
+    assert archive.rename(renamed, "red-hair") == renamed
+    for name in ("", "../x", "a b"):
+        with pytest.raises(UserError):
+            archive.rename(renamed, name)
+    with held(other.lock), pytest.raises(UserError, match="at work"):
+        archive.rename(other, "x")
+
+
+def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
+    run = make()
+    with pytest.raises(UserError, match="more steps"):
+        archive.extend(run, 5)
+    started(run)
+    run.report(events.Finished(step=9, export="rin.safetensors"))
+    archive.extend(run, 5)
+    assert run.config().training.steps == 14
+
+
+def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
+    run = make()
+    assert not run.rest()
+    runs.pause(run)
+    with held(run.lock):
+        started(run)
+        assert runs.look(run).paused
+    with ThreadPoolExecutor(1) as thread:
+        resting = thread.submit(run.rest)
+        time.sleep(3 * runs.PATIENCE)
+        assert not resting.done()
+        runs.pause(run, go_on=True)
+        assert resting.result(timeout=30)
+        runs.pause(run)
+        runs.ask(run, "stop")
+        assert not run.rest()
 
 
 def test_time_left_includes_what_lies_between_steps(home: Path) -> None:

@@ -105,14 +105,15 @@ class Run:
         path.unlink(missing_ok=True)
         return True
 
-    def rest(self) -> bool:
-        """Wait while the run is paused and nobody asks for its end; returns whether it was paused."""
+    def rest(self, then: events.Event) -> None:
+        """Wait while the run is paused and nobody asks for its end; if it was, report an event `then`."""
         pause, stop = self.folder / "ask" / PAUSE, self.folder / "ask" / "stop"
         paused = False
         while self.leads and pause.exists() and not stop.exists():
             paused = True
             time.sleep(PATIENCE)
-        return paused
+        if paused:
+            self.report(then)
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Report a phase, and end it if the run was asked to stop.

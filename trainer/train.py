@@ -98,8 +98,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
-        if run.rest():
-            run.report(started(step, config, family.device))
+        run.rest(started(step, config, family.device))
         asked = distributed.asked(accelerator, run)
         if run.leads and (due(step, config.preview.every) or step == config.training.steps or "preview" in asked):
             with progress.settled(adapter):

@@ -208,20 +208,23 @@ def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
 
 def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
     run = make()
-    assert not run.rest()
+    again = events.Started(step=3, steps=9, pid=1, device="CPU")
+    run.rest(again)
+    assert not run.log.exists()
     runs.pause(run)
     with held(run.lock):
         started(run)
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
-        resting = thread.submit(run.rest)
+        resting = thread.submit(run.rest, again)
         time.sleep(3 * runs.PATIENCE)
         assert not resting.done()
         runs.pause(run, go_on=True)
-        assert resting.result(timeout=30)
+        resting.result(timeout=30)
+        assert runs.look(run).state.step == 3
         runs.pause(run)
         runs.ask(run, "stop")
-        assert not run.rest()
+        run.rest(again)
 
 
 def test_time_left_includes_what_lies_between_steps(home: Path) -> None:

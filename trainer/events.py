@@ -229,8 +229,8 @@ def _fold_one(state: State, event: Event) -> State:
 
 def _ended(state: State, event: Finished | Stopped | Failed) -> State:
     if isinstance(event, Failed):
-        told = {"message": event.message, "remedy": event.remedy, "traceback": event.traceback, "change": event.change}
-        return replace(state, end="failed", phase=None, **told)
+        state = replace(state, message=event.message, remedy=event.remedy, traceback=event.traceback)
+        return replace(state, change=event.change, end="failed", phase=None)
     if isinstance(event, Finished):
         state = replace(state, export=event.export)
     return replace(state, end=event.kind, step=event.step, phase=None)

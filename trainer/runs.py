@@ -146,13 +146,21 @@ class View:
         return self.status == "running" and (self.run.folder / "ask" / PAUSE).exists()
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds that are left at the pace of the last steps, previews between them included; None if unknown."""
+    def seconds_per_step(self) -> float | None:
+        """How long the last steps took, previews between them included; None if unknown."""
         pace = self.state.pace
-        if self.status != "running" or self.paused or len(pace) < 2:
+        if len(pace) < 2:
             return None
         (first, begin), (last, end) = pace[0], pace[-1]
-        return (self.state.steps - last) * (end - begin) / max(1, last - first)
+        return (end - begin) / max(1, last - first)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that are left at the pace of the last steps; None if unknown."""
+        pace = self.seconds_per_step
+        if self.status != "running" or self.paused or pace is None:
+            return None
+        return (self.state.steps - self.state.step) * pace
 
 
 def create(config: TrainConfig, folder: Path | None = None) -> Run:
@@ -293,17 +301,15 @@ def start(run: Run, executor: Executor = spawn) -> None:
     executor(run)
 
 
-def seconds_per_step(config: TrainConfig) -> float | None:
-    """How long a step took, previews included, in the newest run of this kind on this machine; None without one."""
+def alike(config: TrainConfig) -> View | None:
+    """The newest run on this machine whose steps cost what those of these settings do; None without one."""
     for run in every()[:LOOKED_AT]:
         try:
-            alike = _cost(run.config()) == _cost(config)
+            view = look(run) if _cost(run.config()) == _cost(config) else None
         except UserError:  # of an older version, or broken
             continue
-        pace = look(run).state.pace if alike else ()
-        if len(pace) > 1:
-            (first, begin), (last, end) = pace[0], pace[-1]
-            return (end - begin) / max(1, last - first)
+        if view and view.seconds_per_step:
+            return view
     return None
 
 

@@ -36,6 +36,8 @@ def word(view: View) -> str:
     """The status in one or two words."""
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
         return "Stopping"
+    if view.paused:
+        return "Paused"
     if view.status == "running" and view.state.phase:
         return "Preparing"
     return WORDS[view.status]
@@ -72,6 +74,9 @@ def status(view: View) -> str:
         facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
     if state.device and view.status == "running":
         facts.append(f"on {escape(state.device)}")
+    if state.step and view.status == "running":
+        facts.append(f"learning rate {state.learning_rate:.2g}")
+        facts.append(f"{state.memory / 2**30:.1f} GB of memory")
     phase = state.phase
     note = ""
     if phase and view.status in runs.ACTIVE:
@@ -179,8 +184,9 @@ def previews(view: View, newest: int = 12) -> str:
 def _figure(run_id: str, preview: events.Preview) -> str:
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
+    caption = f"{preview.prompt} · step {preview.step}, seed {preview.seed}"
     return (
-        f"<figure><a href='{link}' target='_blank'><img loading='lazy' src='{link}' "
+        f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
         f"alt='Step {preview.step}: {escape(preview.prompt)}'></a><figcaption>step {preview.step}</figcaption></figure>"
     )
 

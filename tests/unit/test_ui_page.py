@@ -17,7 +17,7 @@ from trainer import dataset, events, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.runs import Run
-from ui import adapters, datasets, downloads, form, handling, media, memory, page, training, tryout
+from ui import adapters, datasets, downloads, form, handling, live, media, memory, page, training, tryout
 from ui.painter import Painter
 from ui.watch import Watch
 
@@ -28,7 +28,7 @@ def given(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
 ) -> list[Any]:
     values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
-    return [project, preset, name, trigger, ("character", "micro"), *values]
+    return [project, preset, name, trigger, "micro", ("character", "micro"), *values]
 
 
 def test_the_page_loads_no_model_library() -> None:
@@ -79,21 +79,21 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    _, _, _, _, tuned, *values = given()
-    (preset, base), *moved = training.retune("style", tuned, *values)
-    assert (preset, base) == ("style", "micro")
-    assert training.plan("rin", "style", "x", "", (preset, base), *moved) != training.plan(*given())
+    _, _, _, _, base, tuned, *values = given()
+    after, *moved = training.retune("style", base, tuned, *values)
+    assert after == ("style", "micro")
+    assert training.plan("rin", "style", "x", "", "micro", after, *moved) != training.plan(*given())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = training.create(*given())
     started = []
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
-    training.go_on(run.id, Painter(), Watch())
+    live.go_on(run.id, Painter(), Watch())
     assert started == [run]
     assert Watch().active() is not None
-    training.ask(run.id, "stop")
-    assert "Stopping" in training.draw(Watch(), run.id)[0]
+    live.ask(run.id, "stop")
+    assert "Stopping" in live.draw(Watch(), run.id)[0]
 
 
 # Errors
@@ -213,53 +213,6 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     (home / "outputs" / ".page.json").write_text("{")
     assert memory.answer("rin", "trigger") == "miraxo"
     assert memory.answer("my-style", "preset") == "style"
-
-
-# Train
-
-
-def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    assert training.plan(*given()) == "<b>14 pictures, 122 steps</b>: each picture is seen about 70 times."
-    assert "7 steps" in training.plan(*given(**{"form-training-steps": 7}))
-    assert "Rank" in training.plan(*given(**{"form-adapter-rank-lora": -1}))
-    assert "first" in training.plan(*given(project=""))
-    dataset.create("empty")
-    assert "no pictures" in training.plan(*given(project="empty"))
-
-
-def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
-    run = training.create(*given(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
-    config = run.config()
-    assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
-    assert memory.answer("rin", "name") == "mine"
-
-
-def test_a_start_is_refused_in_words(character: Path) -> None:
-    dataset.create("empty")
-    with pytest.raises(UserError, match="no pictures"):
-        training.create(*given(project="empty"))
-    with pytest.raises(UserError, match="no name"):
-        training.create(*given(name=" "))
-    with pytest.raises(UserError, match="Name: use letters"):
-        training.create(*given(name="a/b"))
-    with pytest.raises(UserError, match="set it to 128"):
-        training.create(*given(**{"form-training-resolution": 512}))
-    assert runs.every() == []
-
-
-def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
-    watch = Watch()
-    run = training.create(*given())
-    drawn = training.draw(watch, run.id)
-    seen = drawn[2]
-    assert training.tick(watch, run.id, seen) == gr.skip()
-    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert training.tick(watch, run.id, seen) != gr.skip()
-    assert training.draw(Watch(), None)[2][0] == [run.id]
-    with pytest.raises(UserError, match="not at work"):
-        training.ask(run.id, "stop")
-    with pytest.raises(UserError):
-        training.ask("../x", "stop")
 
 
 # Try out and download

@@ -1,4 +1,4 @@
-"""Runs that have ended: given more steps, renamed, moved to the bin, brought back."""
+"""Runs that have ended: given more steps, renamed, moved to the bin, brought back; and what their files are called."""
 
 import re
 import time
@@ -11,6 +11,14 @@ from trainer.runs import Run
 
 BIN = ".bin"  # under outputs
 BEGUN = re.compile(r"\d{4}-\d{2}-\d{2}_\d{6}_")  # what a run's name begins with
+
+
+def known_as(adapter: Path) -> str:
+    """An adapter file by its name and its run's, without where on this machine it lies."""
+    folder = adapter.parents[2] if adapter.parent.parent.name == "checkpoints" else adapter.parent
+    if not (folder / "config.toml").is_file():
+        return adapter.name
+    return f"{folder.name}@{adapter.parent.name}" if folder != adapter.parent else f"{folder.name}/{adapter.name}"
 
 
 def extend(run: Run, steps: int) -> None:

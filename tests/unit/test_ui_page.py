@@ -13,22 +13,22 @@ import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
 
-from trainer import dataset, events, runs
-from trainer.config import PictureConfig
+from tests.unit.tabs import given
+from trainer import dataset, runs
 from trainer.errors import UserError
 from trainer.runs import Run
-from ui import adapters, datasets, downloads, form, handling, live, media, memory, page, training, tryout
+from ui import (
+    adapters,
+    datasets,
+    downloads,
+    handling,
+    live,
+    memory,
+    page,
+    training,
+)
 from ui.painter import Painter
 from ui.watch import Watch
-
-FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
-
-
-def given(
-    project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
-) -> list[Any]:
-    values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
-    return [project, preset, name, trigger, "micro", ("character", "micro"), *values]
 
 
 def test_the_page_loads_no_model_library() -> None:
@@ -215,83 +215,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     assert memory.answer("my-style", "preset") == "style"
 
 
-# Try out and download
-
-
-def test_strengths_of_a_view() -> None:
-    assert tryout.strengths("one", 0.7) == [0.7]
-    assert tryout.strengths("before", 1) == [0.0, 1.0]
-    assert tryout.strengths("compare", 1)[0] == 0.0
-
-
-@pytest.fixture
-def finished(character: Path) -> runs.Run:
-    run = training.create(*given())
-    folder = run.folder / "checkpoints" / "000005"
-    folder.mkdir(parents=True)
-    (folder / "adapter.safetensors").write_bytes(b"a")
-    (run.folder / "rin.safetensors").write_bytes(b"a")
-    for event in (
-        events.Started(step=0, steps=9, pid=1, device="CPU"), events.Checkpoint(step=5, folder="checkpoints/000005"),
-        events.Checkpoint(step=2, folder="checkpoints/000002"), events.Finished(step=9, export="rin.safetensors"),
-    ):  # fmt: skip
-        run.report(event)
-    return run
-
-
-def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
-    keys = [key for _, key in adapters.choices(Watch())]
-    assert keys == [finished.id, f"{finished.id}@5", ""]
-    assert adapters.find(finished.id) == finished.export
-    assert adapters.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
-    for key in (f"{finished.id}@2", "../x", "nobody"):
-        with pytest.raises(UserError):
-            adapters.find(key)
-    assert adapters.find(f"{finished.id}@../../x") == finished.export
-    offered = tryout.offer(Watch(), None, "", "")
-    assert offered[1] == "miraxo"
-    assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
-
-
-class FakePainter:
-    def __init__(self) -> None:
-        self.asked = []
-
-    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
-        self.asked.append(picture)
-        yield 0, 2
-        yield 1, 2
-        Path(picture.out).write_bytes(b"png")
-
-
-def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
-    painter = FakePainter()
-    asked = (finished.id, "miraxo", 1.0, "before", 1.0, 20.0, 3.0, "", [])
-    *grown, (drawn, shown) = tryout.paint(painter, *asked)
-    assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
-    assert len({picture.seed for picture in painter.asked}) == 1
-    assert "step 1 of 2" in grown[1][0]
-    assert [strength for strength, _ in shown] == [0.0, 1.0]
-    assert "count-2 done" in drawn
-    assert "Seed 1" in drawn
-    list(tryout.paint(painter, *asked))
-    assert len(painter.asked) == 2
-
-
-def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
-    with pytest.raises(UserError, match="no prompt"):
-        list(tryout.paint(FakePainter(), "", " ", 1.0, "one", 1, 20, 3.0, "", []))
-    with pytest.raises(UserError, match="steps"):
-        list(tryout.paint(FakePainter(), "", "x", 1.0, "one", 1, 0, 3.0, "", []))
-
-
-def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tryout, "KEPT", 3)
-    media.pictures().mkdir()
-    for number in range(5):
-        (media.pictures() / f"{number}.png").write_bytes(b"x")
-    tryout.prune()
-    assert len(list(media.pictures().iterdir())) == 3
+# Download
 
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from tests.unit.test_ui_page import FORM, given
+from tests.unit.tabs import FORM, given
 from trainer import config, dataset, events, runs
 from trainer.errors import UserError
 from ui import bases, live, memory, presets, training

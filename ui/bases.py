@@ -17,8 +17,7 @@ def folder() -> Path:
 
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
-    side = configs.micro_side()
-    found = {configs.MICRO: f"Micro, built in: portraits of {side} x {side} pixels"}
+    found = {configs.MICRO: "Micro, built in"}
     for path in sorted(folder().iterdir()) if folder().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")

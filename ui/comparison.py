@@ -56,10 +56,12 @@ def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
     run = adapters.run_of(key)
     if run is None:
         return [(key, "this file" if key else "without the adapter")]
+    state = watch.look(run).state
+    end = f"{run.id}@{state.step}" if state.export else ""  # the finished adapter once more
     found = [
         (one, label.split(":", 1)[0].lower())
         for label, one in adapters.choices(watch)
-        if one.partition("@")[0] == run.id
+        if one.partition("@")[0] == run.id and one != end
     ][::-1]
     if len(found) <= MOST:
         return found

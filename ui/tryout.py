@@ -1,5 +1,6 @@
 """Tab 3: pictures from a prompt, with any adapter at any strength, beside those without it."""
 
+import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class Asked:
     @classmethod
     def of(cls, *given: Any) -> "Asked":  # noqa: ANN401 - values of the tab
         """From the components' values, in the order of the fields."""
-        *first, others = *given[:12], tuple(given[12:])
-        return cls(*first, others)
+        names = [one.name for one in dataclasses.fields(cls)]
+        return cls(**dict(zip(names[:-1], given, strict=False)), others=given[len(names) - 1 :])
 
 
 def build(painter: Painter, watch: Watch) -> Tab:

@@ -224,6 +224,9 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert f"/download/{finished.id}/checkpoint/5" in drawn
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn
+    assert downloads.table(Watch(), "MIRAXO done") == drawn
+    assert "No run has" in downloads.table(Watch(), "tractor <b>")
+    assert "<b>" not in downloads.table(Watch(), "tractor <b>")
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in downloads.table(Watch())
     assert adapters.size(3 * 2**20) == "3.0 MB"

@@ -17,11 +17,12 @@ from ui.watch import Watch, label
 HOW = """<details class='notes'><summary>How to use the file</summary><table>
 <tr><th scope='row'>ComfyUI</th><td>Put it into models/loras. Add the node <b>Load LoRA</b> between the checkpoint and
 the rest, choose the file, strength_model 1.</td></tr>
-<tr><th scope='row'>A1111, Forge</th><td>Put it into models/Lora. Write <code>&lt;lora:NAME:1&gt;</code> into the prompt;
-1 is the strength.</td></tr>
+<tr><th scope='row'>A1111, Forge</th><td>Put it into models/Lora. Write <code>&lt;lora:NAME:1&gt;</code> into the
+prompt; 1 is the strength.</td></tr>
 <tr><th scope='row'>InvokeAI</th><td>Model Manager, Add Model, choose the file. Then add it under LoRAs beside the
 prompt.</td></tr>
-<tr><th scope='row'>sd-scripts</th><td><code>gen_img.py --network_module networks.lora --network_weights FILE</code></td></tr>
+<tr><th scope='row'>sd-scripts</th><td><code>gen_img.py --network_module networks.lora
+--network_weights FILE</code></td></tr>
 <tr><th scope='row'>diffusers</th><td><code>pipeline.load_lora_weights("FILE")</code>, then
 <code>pipeline.set_adapters("default_0", 1.0)</code> for another strength.</td></tr></table>
 <p>Everywhere: choose the base model that it was trained on, and write the trigger word in the prompt. An adapter of the

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def work(run: Run) -> int:
     if os.environ.get("RANK", "0") != "0":
         return _follow(run)
     lock = runs.hold(run)
+    files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
         signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
@@ -136,7 +138,8 @@ def work(run: Run) -> int:
     except Exception as error:  # whatever comes becomes an event, so that the page can tell it
         message, remedy = explain(error)
         print(traceback.format_exc(), file=sys.stderr)
-        run.report(events.Failed(message=message, remedy=remedy, traceback=traceback.format_exc()))
+        with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
+            run.report(events.Failed(message=message, remedy=remedy, traceback=traceback.format_exc()))
         return 2 if isinstance(error, UserError) else 1
     finally:
         (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device

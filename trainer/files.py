@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from trainer import faults
 from trainer.errors import UserError
 
 NAME = re.compile(r"[\w-]{1,64}")
@@ -51,11 +52,15 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
+            faults.moment()
+            faults.write()
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+        faults.moment()
         part.replace(path)
+        faults.moment()
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -66,32 +71,35 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     A folder that already exists at `path` is moved out of the way first and removed after the rename.
     """
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f".{path.name}{PART}")
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
         fill(part)
         sync_folder(part)
+        faults.moment()
         if path.exists():
-            old = path.with_name(path.name + ".old" + PART)
+            old = path.with_name(f".{path.name}.old{PART}")
             path.replace(old)
             part.replace(path)
             shutil.rmtree(old)
         else:
             part.replace(path)
+        faults.moment()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a crash left half-written in a folder."""
-    for part in folder.glob(f"*{PART}"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+def sweep(*folders: Path) -> None:
+    """Remove what a crash left half-written in folders that nobody else writes to now."""
+    for folder in folders:
+        for part in folder.glob(f".*{PART}"):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

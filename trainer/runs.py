@@ -15,12 +15,15 @@
 State is derived from the log and the lock, never stored, so it is right after any crash.
 """
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +42,8 @@ Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "fa
 DEVICE_LOCK = ".device.lock"
 LOOKED_AT = 20  # runs among which one of the same kind is looked for
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
+SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
+ENDS: dict[str, Status] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
 
@@ -133,8 +138,19 @@ class View:
         pace = self.state.pace
         if self.status != "running" or len(pace) < 2:
             return None
-        (first, begin), (last, end) = pace[0], pace[-1]
-        return (self.state.steps - last) * (end - begin) / max(1, last - first)
+        return (self.state.steps - pace[-1][0]) * _seconds_a_step(pace)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether at this Unix time a worker that trained says nothing for ten steps' time, and at least a minute."""
+        pace, updated = self.state.pace, self.state.updated
+        if self.status != "running" or len(pace) < 2 or not updated:
+            return False
+        return now - updated.timestamp() > max(SILENCE, 10 * _seconds_a_step(pace))
+
+
+def _seconds_a_step(pace: Sequence[tuple[int, float]]) -> float:
+    (first, begin), (last, end) = pace[0], pace[-1]
+    return (end - begin) / max(1, last - first)
 
 
 def create(config: TrainConfig, folder: Path | None = None) -> Run:
@@ -149,23 +165,27 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     """
     config = _anchored(config.model_copy(update={"record": configs.Record()}))
     if folder is None:
-        stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60]
-        folder, number = files.outputs() / stem, 1
-        while folder.exists():
-            number += 1
-            folder = files.outputs() / f"{stem}-{number}"
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        if any(folder.iterdir()):
-            raise UserError(
-                f"The run folder {folder.name!r} exists already.",
-                "Choose another one, or resume the run that is in it.",
-            ) from None
+        folder = _new_folder(f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60])
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(
+            f"The run folder {folder.name!r} exists already.", "Choose another one, or resume the run that is in it."
+        )
     (folder / "ask").mkdir()
     run = Run(folder)
     run.keep(config)
     return run
+
+
+def _new_folder(stem: str) -> Path:
+    """A folder that is there for whoever made it alone: of several who ask at once each gets another one."""
+    files.outputs().mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = files.outputs() / (stem if number == 1 else f"{stem}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -235,15 +255,7 @@ def _status(run: Run, state: events.State, locked: bool) -> Status:
         return "running" if state.started and not state.end and not starting.exists() else "waiting"
     if starting.exists() and time.time() - starting.stat().st_mtime < GRACE:
         return "waiting"
-    match state.end:
-        case "finished":
-            return "finished"
-        case "stopped":
-            return "stopped"
-        case "failed":
-            return "failed"
-        case _:
-            return "interrupted"
+    return ENDS.get(state.end, "interrupted")
 
 
 Executor = Callable[[Run], None]
@@ -284,8 +296,7 @@ def seconds_per_step(config: TrainConfig) -> float | None:
             continue
         pace = look(run).state.pace if alike else ()
         if len(pace) > 1:
-            (first, begin), (last, end) = pace[0], pace[-1]
-            return (end - begin) / max(1, last - first)
+            return _seconds_a_step(pace)
     return None
 
 
@@ -302,6 +313,13 @@ def ask(run: Run, command: Command) -> None:
     """Ask the worker for something; it looks after each step."""
     (run.folder / "ask").mkdir(exist_ok=True)
     (run.folder / "ask" / command).touch()
+
+
+def kill(run: Run) -> None:
+    """End a worker that does not answer; the run can be resumed then. Its number is trusted while its lock is held."""
+    number = look(run).state.pid
+    if number and is_locked(run.lock):
+        os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def hold(run: Run) -> FileLock:

@@ -1,5 +1,6 @@
 """A run as HTML: status, progress bar, loss chart, previews, warnings, failure. Pure functions of a view of the run."""
 
+import time
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
@@ -34,6 +35,8 @@ def seconds(count: float) -> str:
 
 def word(view: View) -> str:
     """The status in one or two words."""
+    if view.is_silent(time.time()):
+        return "Not responding"
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
         return "Stopping"
     if view.status == "running" and view.state.phase:
@@ -87,6 +90,11 @@ def status(view: View) -> str:
 
 
 def _next(view: View) -> str:
+    if view.is_silent(time.time()):
+        return (
+            "<div class='alarm' role='alert'><b>The training does not respond.</b> Wait, or end it with <b>Stop and "
+            "save</b> and resume it then: it goes on from its last checkpoint.</div>"
+        )
     match view.status:
         case "finished":
             return "<p class='good'>The adapter is ready. Try it out, or download it.</p>"

@@ -1,5 +1,6 @@
 """Tab 2: what to teach, start, and the live view of a run. The run folder is the only state."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ui.watch import Watch, label, log_tail, stamp
 
 ENTRIES = form.entries()
 BASE = [entry.path for entry in ENTRIES].index(("model", "base"))
+DOUBLE = 3.0  # seconds in which the same start again is the same click
 PLANNING = ("steps", "exposures", "batch_size", "accumulation")
 PRESETS = [("Character", "character"), ("Style", "style")]
 
@@ -112,10 +114,18 @@ def _connect_form(tab: Tab, widgets: list[Any], tuned: gr.State, preset: gr.Radi
 
 
 def _connect_run(tab: Tab, start: gr.Button, painter: Painter, watch: Watch) -> None:
+    last: dict[str, tuple[float, str]] = {}  # what was asked for last, when, and which run it became
+
     def begin(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+        asked = repr(given)
+        before, run_id = last.get(asked, (-DOUBLE, ""))
+        if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
+            return draw(watch, run_id)
         run = create(*given)
         painter.close()
         runs.start(run)
+        last.clear()
+        last[asked] = time.monotonic(), run.id
         return draw(watch, run.id)
 
     start.click(
@@ -259,9 +269,12 @@ def _drawn(view: runs.View | None) -> list[Any]:
 def ask(run_id: str | None, command: runs.Command) -> None:
     """Ask the shown run for something; it answers after its present step."""
     run = runs.find(run_id or "")
-    if runs.look(run).status not in runs.ACTIVE:
+    view = runs.look(run)
+    if view.status not in runs.ACTIVE:
         raise UserError("This run is not at work.", "Resume it first.")
-    runs.ask(run, command)
+    if command == "stop" and view.is_silent(time.time()):
+        return runs.kill(run)
+    return runs.ask(run, command)
 
 
 def go_on(run_id: str | None, painter: Painter, watch: Watch) -> list[Any]:

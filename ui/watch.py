@@ -1,6 +1,7 @@
 """Which run a page shows, and when it has to be drawn anew. Views of runs are kept so that only new events are read."""
 
 import threading
+import time
 from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +59,8 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
     place = runs.place(view.run) if view.status == "waiting" else 0
-    return view.run.id, view.status, view.offset, asks, place, _size(view.run.folder / "worker.log")
+    silent = view.is_silent(time.time())
+    return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")
 
 
 def label(run: Run) -> str:

@@ -36,7 +36,13 @@ class Workers:
         return self._answer()
 
     def wait(self) -> int:
-        """The exit code of the worker that was started; negative if a signal ended it."""
+        """The exit code of the worker that was started; negative if a signal ended it.
+
+        Until somebody waits, its number is not given to another process, so that it can be killed whatever it does.
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
         return self._answer()
 
     def work(self, run: Run, fault: str = "") -> int:
@@ -77,11 +83,12 @@ def _serve() -> None:
 
     diffusers.StableDiffusionPipeline, trainer.__main__, trainer.train  # noqa: B018 - loaded when they are named
     torch.set_num_threads(1)  # threads would not live on in the worker
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         number = os.fork()
         if number == 0:
             _child(*json.loads(line))
         print(number, flush=True)
+        sys.stdin.readline()
         _, status = os.waitpid(number, 0)
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         print(code, flush=True)

@@ -1,6 +1,7 @@
 """Faults made real in real workers: what is lost, what is said, and that the run then goes on as if nothing was."""
 
 import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.bench import crash
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
 from trainer import adapter_file, checkpoint, events, files, runs
@@ -239,3 +241,13 @@ def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_
     run = plain(tiny_sd)
     assert workers.work(run) == 0
     assert "02.png: This file cannot be read as a picture" in told(run)
+
+
+def test_forty_kills_at_random_moments(home: Path, workers: Workers) -> None:
+    """As `python -m tests.bench.crash`, which does the same three hundred times."""
+    seed = time.time_ns() % 10**6
+    report = crash.crash(workers, 40, steps=20, every=3, rng=random.Random(seed))
+    assert not report.faults, seed
+    assert report.kills == 40
+    assert report.ended > 0
+    assert report.most_repeated <= 3

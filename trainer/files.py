@@ -17,6 +17,7 @@ from trainer.errors import UserError
 
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
+FLOOR = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
 def home() -> Path:
@@ -143,6 +144,11 @@ def checked_file_name(name: str) -> str:
     if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
         raise UserError(f"{name[:40]!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.")
     return name
+
+
+def room(folder: Path) -> int:
+    """Bytes that may still be taken in on the disk that holds `folder`, so that `FLOOR` of it stays free."""
+    return max(0, free_space(folder) - FLOOR)
 
 
 def free_space(folder: Path) -> int:

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, config, dataset, events, file_commands, files, remedies, runs
+from trainer import __version__, allocator, config, dataset, events, file_commands, files, remedies, runs, turns
 from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
@@ -117,14 +118,15 @@ def work(run: Run) -> int:
     allocator.tune()
     if os.environ.get("RANK", "0") != "0":
         return _follow(run)
-    lock = runs.hold(run)
+    lock = turns.hold(run)
+    files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
         signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
     settings = None
     try:
         settings = run.config()
-        device = runs.wait_for_device(run)
+        device = turns.wait_for_device(run)
         try:
             from trainer import distributed  # imports torch, which a waiting run does without
             from trainer.train import train
@@ -138,9 +140,10 @@ def work(run: Run) -> int:
     except Exception as error:  # whatever comes becomes an event, so that the page can tell it
         told = explain(error, settings)
         print(traceback.format_exc(), file=sys.stderr)
-        run.report(events.Failed(
-            message=told.message, remedy=told.remedy, change=told.change, traceback=traceback.format_exc()
-        ))  # fmt: skip
+        with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
+            run.report(events.Failed(
+                message=told.message, remedy=told.remedy, change=told.change, traceback=traceback.format_exc()
+            ))  # fmt: skip
         return 2 if isinstance(error, UserError) else 1
     finally:
         (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device

@@ -5,10 +5,12 @@ One bad file never loses the good ones beside it: each is taken or refused by it
 
 import hashlib
 import io
+import struct
+import threading
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +23,11 @@ from trainer.errors import UserError
 MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
 MAX_ENTRIES = 25_000
+MAX_PICTURES = 25_000  # in a data set
 MAX_RATIO = 200
 THUMBNAIL = 320
+PIXELS_PER_BYTE = 2000  # of a JPEG at the most; less is a header that lies, of which decoders make a grey picture
+_ONE_AT_A_TIME = threading.Lock()
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _ADVICE = {
     ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
@@ -89,6 +94,8 @@ def _decode(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
                 if image.width * image.height > dataset.MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
+                    raise EOFError
                 image.load()
                 return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -97,7 +104,9 @@ def _decode(data: bytes) -> Image.Image:
         raise UserError(
             f"larger than {dataset.MAX_PIXELS // 1_000_000} million pixels", "Make it smaller first."
         ) from None
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error):
+    except MemoryError:
+        raise UserError("it takes too much memory", "Make it smaller first.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
         raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
 
 
@@ -116,69 +125,110 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def add(folder: Path, sources: Sequence[tuple[str, Path]]) -> Report:
+def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
     """Take pictures, captions and zips into a data set.
 
     Args:
         folder: the data set.
         sources: (name as the person knows it, file that holds the bytes).
+        look: is told the name of each picture before it is looked at.
     """
     report = Report()
-    captions = {
-        _stem(name): dataset.decode_text(data)
-        for source in sources
-        for name, data in _entries(*source, Report(), (".txt",))
-    }
-    known = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in dataset.pictures(folder)}
+    captions = _captions(sources, report)
+    shelf = _Shelf(folder)
     used = set()
     for source in sources:
         for name, data in _entries(*source, report, None):
             used.add(_stem(name))
-            _add_picture(folder, name, data, captions.get(_stem(name)), known, report)
+            if look:
+                look(_shown(name))
+            _add_picture(shelf, name, data, captions.get(_stem(name)), report)
     _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
     return report
+
+
+def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
+    """The captions of an upload by the names of their files without the ending."""
+    found, refused = {}, Report()
+    for source in sources:
+        for name, data in _entries(*source, refused, (".txt",)):
+            text = dataset.decode_text(data)
+            if dataset.LOST in text or len(data) > dataset.MAX_CAPTION:
+                refused.refused.append((_shown(name), "not a text, or in an unknown encoding; save it as UTF-8"))
+            else:
+                found[_stem(name)] = text
+    report.refused += [one for one in refused.refused if one[0].lower().endswith(".txt")]
+    return found
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _add_picture(
-    folder: Path, name: str, data: bytes, caption: str | None, known: dict[str, Path], report: Report
-) -> None:
-    shown = dataset.one_line(PurePosixPath(name).name)[:80]
-    identity = hashlib.sha256(data).hexdigest()
-    if identity in known:
+def _shown(name: str) -> str:
+    """A file's name as it is told: without folders, in one line, not too long."""
+    return dataset.one_line(PurePosixPath(name).name)[:80]
+
+
+class _Shelf:
+    """A data set while pictures are added: which there are, and which names are taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        self._taken = {path.stem.lower() for path in folder.iterdir()}
+        self._alike: dict[int, list[Path]] = {}
+        self._hashes: dict[Path, bytes] = {}
+        for path in dataset.pictures(folder):
+            self.put(path, path.stat().st_size)
+
+    def put(self, path: Path, size: int) -> None:
+        """Remember a picture that is there now."""
+        self.count += 1
+        self._taken.add(path.stem.lower())
+        self._alike.setdefault(size, []).append(path)
+
+    def has(self, data: bytes) -> bool:
+        """Whether one of the pictures has these very bytes."""
+        alike = self._alike.get(len(data), [])
+        for path in alike:
+            if path not in self._hashes:
+                self._hashes[path] = hashlib.sha256(path.read_bytes()).digest()
+        return bool(alike) and hashlib.sha256(data).digest() in {self._hashes[path] for path in alike}
+
+    def free_path(self, stem: str, extension: str) -> Path:
+        """A path whose stem no picture and no caption has, so that nothing is replaced or mixed up."""
+        number, candidate = 1, stem
+        while candidate.lower() in self._taken:
+            number += 1
+            candidate = f"{stem[:58]}-{number}"
+        return self.folder / (candidate + extension)
+
+
+def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, report: Report) -> None:
+    if shelf.has(data):
         report.known += 1
         return
     advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
     try:
-        if files.free_space(folder) < len(data) + 100 * 2**20:
+        if files.room(shelf.folder) < len(data):
             raise UserError("the disk is full", "Make room and add it again.")
-        decode(data)
+        if shelf.count >= MAX_PICTURES:
+            raise UserError(f"a data set holds {MAX_PICTURES} pictures at the most", "Make another one.")
+        _decode(data)
     except UserError as error:
-        report.refused.append((shown, f"{advice}; export it as PNG or JPEG" if advice else error.message))
+        report.refused.append((_shown(name), f"{advice}; export it as PNG or JPEG" if advice else error.message))
         return
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
-    path = _free_path(folder, files.safe_name(PurePosixPath(name).stem, "picture"), extension)
+    path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
     if caption is not None and dataset.one_line(caption):
         files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
         report.captions += 1
     files.write(path, data)
-    known[identity] = path
+    shelf.put(path, len(data))
     report.added.append(path.name)
-
-
-def _free_path(folder: Path, stem: str, extension: str) -> Path:
-    """A path whose stem no picture and no caption of the folder has, so that nothing is replaced or mixed up."""
-    taken = {path.stem.lower() for path in folder.iterdir()}
-    number, candidate = 1, stem
-    while candidate.lower() in taken:
-        number += 1
-        candidate = f"{stem[:58]}-{number}"
-    return folder / (candidate + extension)
 
 
 def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) -> None:
@@ -203,7 +253,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     elif suffix not in suffixes if suffixes else suffix == ".txt":
         return
     elif path.stat().st_size > MAX_FILE:
-        report.refused.append((PurePosixPath(name).name, f"larger than {MAX_FILE // 2**20} MB"))
+        report.refused.append((_shown(name), f"larger than {MAX_FILE // 2**20} MB"))
     else:
         yield PurePosixPath(name).name, path.read_bytes()
 
@@ -213,14 +263,16 @@ def _zip_entries(
 ) -> Iterator[tuple[str, bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError):
-        report.refused.append((PurePosixPath(name).name, "not a zip, or a damaged one"))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        report.refused.append((_shown(name), "not a zip, or a damaged one"))
         return
     total = 0
     with archive:
+        if len(archive.infolist()) > MAX_ENTRIES:
+            report.refused.append((_shown(name), f"only the first {MAX_ENTRIES} files in it were looked at"))
         for info in archive.infolist()[:MAX_ENTRIES]:
             entry = info.filename.replace("\\", "/")
-            shown = dataset.one_line(PurePosixPath(entry).name)[:80]
+            shown = _shown(entry)
             suffix = PurePosixPath(entry).suffix.lower()
             if info.is_dir() or not shown or shown.startswith(".") or entry.startswith("__MACOSX/"):
                 continue
@@ -243,10 +295,10 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> t
     try:
         with archive.open(info) as entry:
             data = entry.read(limit + 1)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError, struct.error):
+        return None, "damaged in the zip, or packed in an unknown way"
     except RuntimeError:
         return None, "encrypted"
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError):
-        return None, "damaged in the zip"
     if len(data) > limit:
         return None, "unpacks to more than is allowed"
     return data, ""
@@ -258,8 +310,9 @@ def thumbnail(picture: Path) -> Path:
     key = hashlib.sha256(f"{picture.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
     path = picture.parent / dataset.CACHE / "thumbnails" / f"{key}.webp"
     if not path.is_file():
-        image = decode(picture.read_bytes())
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
+            image = decode(picture.read_bytes())
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ input and answers in lines on its standard output. It keeps no state worth savin
 import io
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,9 +31,9 @@ Progress = Callable[[int, int], None]
 def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, step: int) -> None:
     """Paint each preview prompt with the adapter as it is now, and report the pictures."""
     folder = run.folder / "previews"
-    folder.mkdir(exist_ok=True)
     adapter.set_strength(settings.strength)
     try:
+        folder.mkdir(exist_ok=True)
         with families.on_device(family, *family.encoders().values()):
             for number, prompt in enumerate(settings.prompts):
                 path = folder / f"{step:06d}_{number}.png"
@@ -42,10 +43,13 @@ def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, st
                 )  # fmt: skip
                 write_png(path, paint(family, picture), picture)
                 run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        run.report(events.Warned(message=f"There was not enough memory for the previews of step {step}."))
+    except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
+        if is_out_of_memory(error):
+            message = f"There was not enough memory for the previews of step {step}."
+        else:
+            message = f"The previews of step {step} could not be made; the log says why."
+            traceback.print_exc()
+        run.report(events.Warned(message=message))
     finally:
         adapter.set_strength(1.0)
 

@@ -16,12 +16,15 @@
 State is derived from the log and the lock, never stored, so it is right after any crash.
 """
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,10 +41,11 @@ Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 PAUSE = "pause"
-DEVICE_LOCK = ".device.lock"
 LOOKED_AT = 20  # runs among which one of the same kind is looked for
 PATIENCE = 0.2  # seconds between looks whether a paused run goes on
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
+SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
+ENDS: dict[str, Status] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
 
@@ -162,6 +166,13 @@ class View:
             return None
         return (self.state.steps - self.state.step) * pace
 
+    def is_silent(self, now: float) -> bool:
+        """Whether at this Unix time a worker that trained says nothing for ten steps' time, and at least a minute."""
+        pace, updated = self.seconds_per_step, self.state.updated
+        if self.status != "running" or self.paused or pace is None or not updated:
+            return False
+        return now - updated.timestamp() > max(SILENCE, 10 * pace)
+
 
 def create(config: TrainConfig, folder: Path | None = None) -> Run:
     """Make a new run folder with its config; an existing one is never written over.
@@ -175,23 +186,27 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     """
     config = _anchored(config.model_copy(update={"record": configs.Record()}))
     if folder is None:
-        stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60]
-        folder, number = files.outputs() / stem, 1
-        while folder.exists():
-            number += 1
-            folder = files.outputs() / f"{stem}-{number}"
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        if any(folder.iterdir()):
-            raise UserError(
-                f"The run folder {folder.name!r} exists already.",
-                "Choose another one, or resume the run that is in it.",
-            ) from None
+        folder = _new_folder(f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60])
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(
+            f"The run folder {folder.name!r} exists already.", "Choose another one, or resume the run that is in it."
+        )
     (folder / "ask").mkdir()
     run = Run(folder)
     run.keep(config)
     return run
+
+
+def _new_folder(stem: str) -> Path:
+    """A folder that is there for whoever made it alone: of several who ask at once each gets another one."""
+    files.outputs().mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = files.outputs() / (stem if number == 1 else f"{stem}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -261,15 +276,7 @@ def _status(run: Run, state: events.State, locked: bool) -> Status:
         return "running" if state.started and not state.end and not starting.exists() else "waiting"
     if starting.exists() and time.time() - starting.stat().st_mtime < GRACE:
         return "waiting"
-    match state.end:
-        case "finished":
-            return "finished"
-        case "stopped":
-            return "stopped"
-        case "failed":
-            return "failed"
-        case _:
-            return "interrupted"
+    return ENDS.get(state.end, "interrupted")
 
 
 Executor = Callable[[Run], None]
@@ -338,54 +345,11 @@ def pause(run: Run, *, go_on: bool = False) -> None:
         path.touch()
 
 
-def hold(run: Run) -> FileLock:
-    """Take the lock of a run for the rest of this process's life.
-
-    Raises:
-        UserError: another worker has it.
-    """
-    # A look at the lock takes it for an instant, hence the patience.
-    lock = FileLock(run.lock)
-    try:
-        lock.acquire(timeout=5)
-    except Timeout:
-        raise UserError(f"The run {run.id!r} is at work already.", "Watch it, or stop it first.") from None
-    (run.folder / "ask").mkdir(exist_ok=True)
-    (run.folder / "ask" / "start").touch()
-    return lock
-
-
-def wait_for_device(run: Run) -> FileLock:
-    """Wait until it is this run's turn for the device: one run at a time, the oldest waiting one first.
-
-    Raises:
-        StopRequestedError: somebody asked the run to stop while it waited.
-    """
-    files.outputs().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(files.outputs() / DEVICE_LOCK)
-    while True:
-        if not _older_waiting(run):
-            try:
-                lock.acquire(timeout=0.2)
-            except Timeout:
-                pass
-            else:
-                (run.folder / "ask" / "start").unlink(missing_ok=True)
-                return lock
-        if run.asked("stop"):
-            raise StopRequestedError
-        time.sleep(0.3)
-
-
-def _older_waiting(run: Run) -> bool:
-    if run.folder.parent.resolve() != files.outputs().resolve():
-        return False
-    return any(other.id < run.id and is_locked(other.lock) and look(other).status == "waiting" for other in every())
-
-
-def place(run: Run) -> int:
-    """Place of a waiting run in the queue, 1 = next."""
-    return 1 + sum(1 for other in every() if other.id < run.id and look(other).status == "waiting")
+def kill(run: Run) -> None:
+    """End a worker that does not answer; the run can be resumed then. Its number is trusted while its lock is held."""
+    number = look(run).state.pid
+    if number and is_locked(run.lock):
+        os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

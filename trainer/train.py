@@ -18,6 +18,7 @@ from trainer import (
     events,
     export,
     families,
+    faults,
     memory,
     objective,
     preview,
@@ -60,6 +61,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     progress = begin(config, adapter)
+    checkpoint.check_room(run, progress, config.checkpoint.keep)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, progress)
     scaler = update.scaled(accelerator.scaler, progress)
@@ -75,7 +77,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     while step < config.training.steps:
         begun = time.monotonic()
         try:
-            share = update.gradients(accelerator, family, adapter, batches, config, step)
+            share = faults.factor(step + 1) * update.gradients(accelerator, family, adapter, batches, config, step)
         except RuntimeError as error:
             config = memory.lighter(config, family, run, error)
             progress.optimizer.zero_grad()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import dataset, files, ingest
+from trainer import dataset, files, intake
 from trainer.errors import UserError
 from ui import media, memory
 from ui.handling import QUIET, answered, handled
@@ -165,7 +165,7 @@ def add(project: str, trigger: str, uploads: Sequence[str] | None) -> list[Any]:
     """Take uploaded files into the project; each that is refused is named with its reason."""
     paths = [Path(upload) for upload in uploads or ()]
     try:
-        report = ingest.add(folder_of(project), [(path.name, path) for path in paths])
+        report = intake.add(folder_of(project), [(path.name, path) for path in paths])
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)

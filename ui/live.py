@@ -1,6 +1,7 @@
 """The live view of a run in tab 2: where it is, its loss and previews, and what can be asked of it."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,13 @@ def extra(view: runs.View) -> int:
 def ask(run_id: str | None, command: runs.Command) -> None:
     """Ask the shown run for something; it answers after its present step."""
     run = runs.find(run_id or "")
-    if runs.look(run).status not in runs.ACTIVE:
+    view = runs.look(run)
+    if view.status not in runs.ACTIVE:
         raise UserError("This run is not at work.", "Resume it first.")
-    runs.ask(run, command)
+    if command == "stop" and view.is_silent(time.time()):
+        runs.kill(run)
+    else:
+        runs.ask(run, command)
 
 
 def pause(run_id: str | None, watch: Watch) -> list[Any]:

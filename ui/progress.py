@@ -1,11 +1,12 @@
 """A run as HTML: status, progress bar, loss chart, previews, warnings, failure. Pure functions of a view of the run."""
 
+import time
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
 from urllib.parse import quote
 
-from trainer import events, runs
+from trainer import events, runs, turns
 from trainer.runs import View
 
 WORDS = {
@@ -34,6 +35,8 @@ def seconds(count: float) -> str:
 
 def word(view: View) -> str:
     """The status in one or two words."""
+    if view.is_silent(time.time()):
+        return "Not responding"
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
         return "Stopping"
     if view.paused:
@@ -69,7 +72,7 @@ def status(view: View) -> str:
     if view.seconds_left is not None:
         facts.append(f"about {seconds(view.seconds_left)} left")
     if view.status == "waiting":
-        place = runs.place(view.run)
+        place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
         facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
     if state.device and view.status == "running":
@@ -92,6 +95,11 @@ def status(view: View) -> str:
 
 
 def _next(view: View) -> str:
+    if view.is_silent(time.time()):
+        return (
+            "<div class='alarm' role='alert'><b>The training does not respond.</b> Wait, or end it with <b>Stop and "
+            "save</b> and resume it then: it goes on from its last checkpoint.</div>"
+        )
     match view.status:
         case "finished":
             return "<p class='good'>The adapter is ready. Try it out, or download it.</p>"

@@ -1,6 +1,7 @@
 """Tab 2: what to teach, on which base, how long, and start. The live view beside it is in `live`."""
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ui.watch import Watch
 
 ENTRIES = form.entries()
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
+DOUBLE = 3.0  # seconds in which the same start again is the same click
 PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
 PRESETS = [("Character", "character"), ("Style", "style")]
 EFFORTS = {"quick": ("Quick look", 0.4), "balanced": ("Balanced", 1.0), "thorough": ("Thorough", 2.0)}
@@ -83,8 +85,18 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
         handled(plan), answers, tab.planned, **QUIET
     )
 
+    last: dict[str, tuple[float, str]] = {}  # what was asked for last, when, and which run it became
+
     def begin(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-        return live.begin(create(*given), painter, watch)
+        asked = repr(given)
+        before, run_id = last.get(asked, (-DOUBLE, ""))
+        if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
+            return live.draw(watch, run_id)
+        run = create(*given)
+        drawn = live.begin(run, painter, watch)
+        last.clear()
+        last[asked] = time.monotonic(), run.id
+        return drawn
 
     start.click(
         handled(begin), answers, view.outputs, js=TYPED_FIRST, trigger_mode="once", concurrency_limit=1, **QUIET

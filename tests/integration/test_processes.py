@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from trainer import archive, checkpoint, config, events, runs
+from trainer import archive, checkpoint, config, events, runs, turns
 from trainer.runs import Run
 
 
@@ -155,7 +155,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     wait_until(lambda: runs.is_locked(second.lock))
     time.sleep(1)
     assert status(second) == "waiting"
-    assert runs.place(second) == 1
+    assert turns.place(second) == 1
     assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text()
     runs.ask(first, "stop")
     wait_until(lambda: status(second) == "finished")
@@ -164,7 +164,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
 
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
-    lock = runs.FileLock(run.folder.parent / runs.DEVICE_LOCK)
+    lock = turns.FileLock(run.folder.parent / turns.DEVICE_LOCK)
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))

@@ -6,14 +6,17 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer import archive, config, events, runs
+from trainer import archive, config, events, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -97,20 +100,20 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older.folder.rename(older.folder.with_name("0001"))
     older = Run(older.folder.with_name("0001"))
     with held(older.lock):
-        assert runs._older_waiting(newer)
-        assert runs.place(newer) == 2
+        assert turns._older_waiting(newer)
+        assert turns.place(newer) == 2
         runs.ask(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
-            runs.wait_for_device(newer)
-    assert not runs._older_waiting(newer)
-    lock = runs.wait_for_device(newer)
-    assert runs.is_locked(home / "outputs" / runs.DEVICE_LOCK)
+            turns.wait_for_device(newer)
+    assert not turns._older_waiting(newer)
+    lock = turns.wait_for_device(newer)
+    assert runs.is_locked(home / "outputs" / turns.DEVICE_LOCK)
     lock.release()
 
 
 def test_a_run_is_held_once(home: Path) -> None:
     run = make()
-    lock = runs.hold(run)
+    lock = turns.hold(run)
     assert isinstance(lock, FileLock)
     assert runs.is_locked(run.lock)
     lock.release()
@@ -141,6 +144,59 @@ def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
     assert {run.folder for run in runs.every()} == folders
     with pytest.raises(UserError, match="exists already"):
         runs.create(config.build({"name": "rin", "dataset": "rin"}), next(iter(folders)))
+
+
+def test_twenty_who_start_at_once_have_folders_of_their_own(home: Path) -> None:
+    with ThreadPoolExecutor(20) as people:
+        made = [one.result() for one in [people.submit(make) for _ in range(20)]]
+    assert len({run.folder for run in made}) == 20
+    assert all(run.config().name == "rin" for run in made)
+
+
+ENDS = [events.Stopped(step=1), events.Finished(step=9, export="rin.safetensors"),
+        events.Failed(message="m", remedy="r", traceback="t")]  # fmt: skip
+OTHERS = [events.Started(step=0, steps=9, pid=1, device="CPU"), events.Phase(name="x", done=1, total=2),
+          events.Step(step=1, loss=1.0, learning_rate=1, grad_norm=1, seconds=1, memory=1)]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([*ENDS, *OTHERS])), st.booleans(), st.booleans())
+def test_whatever_was_logged_a_run_is_in_one_state_and_can_be_left(
+    log: list[events.Event], locked: bool, starting: bool
+) -> None:
+    with TemporaryDirectory() as folder:
+        run = Run(Path(folder))
+        (run.folder / "ask").mkdir()
+        for event in log:
+            run.report(event)
+        if starting:
+            (run.folder / "ask" / "start").touch()
+        with FileLock(run.lock) if locked else nullcontext():
+            found = status(run)
+            active = locked or starting
+            assert (found in runs.ACTIVE) == active
+            if active:  # it can be stopped, and is not started a second time
+                with pytest.raises(UserError, match="at work already"):
+                    runs.start(run, executor=lambda _: None)
+                return
+        begun = [event.kind for event in log]
+        last = next((kind for kind in reversed(begun) if kind in ("started", *runs.ENDS)), "started")
+        assert found == runs.ENDS.get(last, "interrupted")
+        runs.start(run, executor=lambda _: None)  # and from any other state it can be started again
+        assert status(run) == "waiting"
+
+
+def test_a_worker_that_says_nothing_for_ten_steps_does_not_respond(home: Path) -> None:
+    run = make()
+    with held(run.lock):
+        started(run)
+        for step in range(1, 5):
+            time_of_it = datetime.now(UTC) + timedelta(seconds=20 * step)
+            run.report(events.Step(step=step, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1,
+                                   time=time_of_it))  # fmt: skip
+        view, last = runs.look(run), time_of_it.timestamp()
+        assert not view.is_silent(last + 190)
+        assert view.is_silent(last + 210)
+    assert not runs.look(run).is_silent(last + 1000)
 
 
 def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from trainer import dataset, files
 from trainer.errors import UserError
-from ui import datasets, downloads, live, media, memory, training, tryout
+from ui import api, datasets, downloads, live, media, memory, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
@@ -97,6 +97,7 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
             handled(lambda: _load(watch)), None,
             [tabs, head.project, *images.shown, *train.shown, *train.live.outputs], **QUIET,
         )  # fmt: skip
+        api.build(painter, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 

@@ -163,11 +163,11 @@ def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *mo
     listed = adapters.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
-    base, offered, preview = configs.MICRO, "", form_defaults()
+    base, offered, preview = configs.MICRO, "", usual_settings(chosen)
     if run := adapters.run_of(chosen):
         config = run.config()
-        base, preview = config.model.base, config.preview
-        offered = config.preview.prompts[0] if config.preview.prompts else config.trigger
+        base = config.model.base
+        offered = preview.prompts[0] if preview.prompts else config.trigger
     text = offered if not (prompt or "").strip() or prompt == usual else prompt
     return [
         # Nothing to offer is no reason to touch what may have been typed meanwhile.
@@ -196,8 +196,10 @@ def hold_training(watch: Watch) -> list[Any]:
     return _notes(watch, small=True)
 
 
-def form_defaults() -> configs.PreviewConfig:
-    """How the built-in base is painted with if no run says otherwise."""
+def usual_settings(adapter: str) -> configs.PreviewConfig:
+    """How to paint with an adapter: as its run's previews were, or as suits the built-in base."""
+    if run := adapters.run_of(adapter):
+        return run.config().preview
     return configs.PreviewConfig.model_validate(configs.preset("character", configs.MICRO)["preview"])
 
 
@@ -242,7 +244,7 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
     seed = random.SystemRandom().randrange(2**31) if asked.fresh else asked.seed
     cells = comparison.cells(asked.view, asked.adapter or "", float(asked.strength), watch)
     model = base_of(asked.adapter, asked.base)
-    requests = [_request(asked, cell, model, seed) for cell in cells]
+    requests = [request_of(asked, cell, model, seed) for cell in cells]
     old = asked.last if len(asked.last) == len(cells) else [""] * len(cells)
     shown = list(zip(cells, old, strict=True))
     facts = f"Seed {requests[0].seed}, {requests[0].steps} steps, guidance {requests[0].guidance:g}"
@@ -259,7 +261,8 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
     yield draw(asked.view, shown, facts, small=small), [file for _, file in shown], seed
 
 
-def _request(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float) -> PictureConfig:
+def request_of(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float) -> PictureConfig:
+    """The checked request for one picture of a view."""
     beside = [
         (adapters.find(key), float(one or 0))
         for key, one in zip(asked.others[::2], asked.others[1::2], strict=True)

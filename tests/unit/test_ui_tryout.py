@@ -73,7 +73,7 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
     asked = asked_for(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
-    picture = tryout._request(asked, cell, tryout.base_of(finished.id), 7)
+    picture = tryout.request_of(asked, cell, tryout.base_of(finished.id), 7)
     file = tmp_path / "a.png"
     write_png(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()

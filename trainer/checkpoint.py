@@ -90,9 +90,10 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of a step, then remove all but the newest `keep` whole ones."""
     state, plain = _flat(progress)
-    contents = {OPTIMIZER: save(state)}
     with progress.settled(adapter):
-        contents[ADAPTER] = save(adapter.tensors(), metadata)
+        tensors = adapter.tensors()
+        _check_finite({**state, **tensors}, step)
+        contents = {OPTIMIZER: save(state), ADAPTER: save(tensors, metadata)}
     manifest = {
         "step": step,
         "program": __version__,
@@ -113,6 +114,36 @@ def save_checkpoint(
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     for old in [one for one in found(run) if is_whole(one)][:-keep]:
         shutil.rmtree(old)
+
+
+def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
+    """Refuse to keep what no run could go on from.
+
+    Raises:
+        UserError: some value is infinite or no number.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError(
+            f"The adapter has values that are no numbers after step {step}.",
+            "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
+        )
+
+
+def check_room(run: Run, progress: Progress, keep: int) -> None:
+    """Make sure that the checkpoints of a run fit on the disk, before it takes its time.
+
+    Raises:
+        UserError: they do not; it says how much they take.
+    """
+    values = sum(parameter.numel() for parameter in progress.parameters())
+    each = 4 * values * (4 + bool(progress.average))  # the adapter; each value, and at most two memories of it
+    need = each * max(2, keep + 1 - len(found(run)))  # the newest is whole before the oldest goes
+    free = files.free_space(run.folder)
+    if free < need:
+        raise UserError(
+            f"The disk has {free // 2**20} MB left; the checkpoints of this run take about {1 + need // 2**20} MB.",
+            "Make room, or keep fewer checkpoints.",
+        )
 
 
 def forget(run: Run) -> None:
@@ -154,9 +185,6 @@ def resume(run: Run, progress: Progress) -> int:
     Raises:
         UserError: the checkpoint is whole but of another form than the settings ask for.
     """
-    root = run.folder / "checkpoints"
-    if root.is_dir():
-        files.sweep(root)
     for folder in reversed(found(run)):
         if not is_whole(folder):
             run.report(

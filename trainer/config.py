@@ -347,7 +347,7 @@ def load_partial(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no file {path.name}.", "Check the path.") from None
     except IsADirectoryError:
         raise UserError(f"{path.name} is a folder.", "Give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path.name} is not a TOML file: {error}.", "Correct that line and try again.") from None
 
 

@@ -3,6 +3,7 @@
 Knows the layout `rin/001.png` + `rin/001.txt` that the tools of the field share, and which bucket a picture goes to.
 """
 
+import codecs
 import hashlib
 import math
 import re
@@ -25,6 +26,8 @@ MASK = ".mask.png"
 CACHE = ".cache"
 BIN = ".bin"
 MAX_PIXELS = 64_000_000
+MAX_CAPTION = 2**20  # bytes of a caption file that are read
+LOST = "\ufffd"  # stands where a text has bytes that mean nothing
 _SIDEWAYS = {5, 6, 7, 8}
 _ORIENTATION = 0x0112
 
@@ -174,20 +177,20 @@ def mask_file(picture: Path) -> Path:
 
 def read_captions(picture: Path) -> tuple[str, ...]:
     """Each line of a caption file that says something, as a caption of its own."""
-    try:
-        data = caption_file(picture).read_bytes()
-    except FileNotFoundError:
-        return ()
-    return tuple(line for line in map(one_line, decode_text(data).splitlines()) if line)
+    return tuple(line for line in map(one_line, _read_text(caption_file(picture)).splitlines()) if line)
 
 
 def read_caption(picture: Path) -> str:
     """The caption of a picture in one line; "" if there is none."""
-    try:
-        data = caption_file(picture).read_bytes()
-    except FileNotFoundError:
+    return one_line(_read_text(caption_file(picture)))
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file; "" if there is none. Links and what is no file (a pipe would never end) are left alone."""
+    if path.is_symlink() or not path.is_file():
         return ""
-    return one_line(decode_text(data))
+    with path.open("rb") as file:
+        return decode_text(file.read(MAX_CAPTION))
 
 
 def write_caption(picture: Path, caption: str) -> None:
@@ -203,13 +206,21 @@ def one_line(text: str) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """Text from UTF-8 (with or without a mark), UTF-16 with a mark, or else Windows-1252, what old editors write."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors="replace")
+    """Text from UTF-8, from UTF-16 or UTF-32, or else from Windows-1252, which is what old editors write.
+
+    Where the bytes mean nothing in it there is a `LOST`.
+    """
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+                           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):  # fmt: skip
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace")
+    for encoding, half in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if half.count(0) > 0.4 * len(half):  # as in most words of most languages; no other text has this byte
+            return data.decode(encoding, errors="replace").replace("\0", LOST)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").replace("\0", LOST)
     except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
+        return data.decode("cp1252", errors="replace").replace("\0", LOST)
 
 
 def with_trigger(caption: str, trigger: str) -> str:

@@ -12,10 +12,12 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from trainer import faults
 from trainer.errors import UserError
 
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
+FLOOR = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
 def home() -> Path:
@@ -51,11 +53,15 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
+            faults.moment()
+            faults.write()
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+        faults.moment()
         part.replace(path)
+        faults.moment()
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -66,32 +72,35 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     A folder that already exists at `path` is moved out of the way first and removed after the rename.
     """
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f".{path.name}{PART}")
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
         fill(part)
         sync_folder(part)
+        faults.moment()
         if path.exists():
-            old = path.with_name(path.name + ".old" + PART)
+            old = path.with_name(f".{path.name}.old{PART}")
             path.replace(old)
             part.replace(path)
             shutil.rmtree(old)
         else:
             part.replace(path)
+        faults.moment()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a crash left half-written in a folder."""
-    for part in folder.glob(f"*{PART}"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+def sweep(*folders: Path) -> None:
+    """Remove what a crash left half-written in folders that nobody else writes to now."""
+    for folder in folders:
+        for part in folder.glob(f".*{PART}"):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -135,6 +144,11 @@ def checked_file_name(name: str) -> str:
     if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
         raise UserError(f"{name[:40]!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.")
     return name
+
+
+def room(folder: Path) -> int:
+    """Bytes that may still be taken in on the disk that holds `folder`, so that `FLOOR` of it stays free."""
+    return max(0, free_space(folder) - FLOOR)
 
 
 def free_space(folder: Path) -> int:

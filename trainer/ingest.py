@@ -5,12 +5,12 @@ One bad file never loses the good ones beside it: each is taken or refused by it
 
 import hashlib
 import io
-import itertools
+import struct
+import threading
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,9 +23,11 @@ from trainer.errors import UserError
 MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
 MAX_ENTRIES = 25_000
+MAX_PICTURES = 25_000  # in a data set
 MAX_RATIO = 200
-THREADS = 4
 THUMBNAIL = 320
+PIXELS_PER_BYTE = 2000  # of a JPEG at the most; less is a header that lies, of which decoders make a grey picture
+_ONE_AT_A_TIME = threading.Lock()
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _ADVICE = {
     ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
@@ -91,14 +93,15 @@ def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
     Raises:
         UserError: as `decode`.
     """
-    image = _decode(data, side)
-    opaque = 1.0
-    if _has_alpha(image):
-        image = image.convert("RGBA")
-        seen = image.getchannel("A").histogram()
-        opaque = sum(seen[128:]) / sum(seen)
-    image = _to_rgb(image, "white")
-    image.thumbnail((side, side), reducing_gap=2.0)
+    with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
+        image = _decode(data, side)
+        opaque = 1.0
+        if _has_alpha(image):
+            image = image.convert("RGBA")
+            seen = image.getchannel("A").histogram()
+            opaque = sum(seen[128:]) / sum(seen)
+        image = _to_rgb(image, "white")
+        image.thumbnail((side, side), reducing_gap=2.0)
     return image, opaque
 
 
@@ -110,6 +113,8 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
                 if image.width * image.height > dataset.MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
+                    raise EOFError
                 if side:
                     image.draft(None, (side, side))
                 image.load()
@@ -120,7 +125,9 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
         raise UserError(
             f"larger than {dataset.MAX_PIXELS // 1_000_000} million pixels", "Make it smaller first."
         ) from None
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error):
+    except MemoryError:
+        raise UserError("it takes too much memory", "Make it smaller first.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
         raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
 
 
@@ -139,56 +146,46 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def add(folder: Path, sources: Sequence[tuple[str, Path]]) -> Report:
+def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
     """Take pictures, captions and zips into a data set.
 
     Args:
         folder: the data set.
         sources: (name as the person knows it, with its folder if there is one; file that holds the bytes).
+        look: is told the name of each picture before it is looked at.
     """
     report = Report()
     captions = _captions(sources, report)
-    known = {hashlib.sha256(path.read_bytes()).hexdigest() for path in dataset.pictures(folder)}
-    taken = {path.stem.lower() for path in folder.iterdir()}
+    shelf = _Shelf(folder)
     used = set()
-    entries = (entry for source in sources for entry in _entries(*source, report, None))
-    with ThreadPoolExecutor(THREADS) as pool:  # decoding and writing let go of the interpreter
-        while batch := list(itertools.islice(entries, 2 * THREADS)):
-            used |= {_stem(name) for name, _ in batch}
-            fresh = [entry for entry in batch if _is_new(entry[1], known, report)]
-            kinds = pool.map(lambda entry: _kind(folder, *entry), fresh)
-            newcomers = []
-            for (name, data), (extension, reason) in zip(fresh, kinds, strict=True):
-                if reason:
-                    known.discard(hashlib.sha256(data).hexdigest())
-                    report.refused.append((dataset.one_line(PurePosixPath(name).name)[:80], reason))
-                    continue
-                stem = dataset.free_stem(taken, files.safe_name(PurePosixPath(name).stem, "picture"))
-                taken.add(stem.lower())
-                newcomers.append((folder / (stem + extension), data, dataset.one_line(captions.get(_stem(name), ""))))
-            list(pool.map(lambda newcomer: _keep(*newcomer), newcomers))
-            report.added += [path.name for path, _, _ in newcomers]
-            report.captions += sum(1 for *_, caption in newcomers if caption)
+    for source in sources:
+        for name, data in _entries(*source, report, None):
+            used.add(_stem(name))
+            if look:
+                look(_shown(name))
+            _add_picture(shelf, name, data, captions.get(_stem(name)), report)
     _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
     return report
 
 
 def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
-    """The captions of an upload by folder and stem.
+    """The captions of an upload by folder and name of their files without the ending.
 
     Of those that differ under one name none is used: it is not known to which picture each belongs.
     """
     found: dict[str, str] = {}
-    mixed = set()
+    refused, mixed = Report(), set()
     for source in sources:
-        for name, data in _entries(*source, Report(), (".txt",)):
+        for name, data in _entries(*source, refused, (".txt",)):
             text = dataset.decode_text(data)
-            if found.setdefault(_stem(name), text) != text:
+            if dataset.LOST in text or len(data) > dataset.MAX_CAPTION:
+                refused.refused.append((_shown(name), "not a text, or in an unknown encoding; save it as UTF-8"))
+            elif found.setdefault(_stem(name), text) != text:
                 mixed.add(_stem(name))
     for stem in sorted(mixed):
         del found[stem]
-        shown = dataset.one_line(PurePosixPath(stem).name)[:76] + ".txt"
-        report.refused.append((shown, "several captions have this name; add one folder at a time"))
+        refused.refused.append((_shown(stem) + ".txt", "several captions have this name; add one folder at a time"))
+    report.refused += [one for one in refused.refused if one[0].lower().endswith(".txt")]
     return found
 
 
@@ -196,33 +193,66 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _is_new(data: bytes, known: set[str], report: Report) -> bool:
-    identity = hashlib.sha256(data).hexdigest()
-    if identity in known:
+def _shown(name: str) -> str:
+    """A file's name as it is told: without folders, in one line, not too long."""
+    return dataset.one_line(PurePosixPath(name).name)[:80]
+
+
+class _Shelf:
+    """A data set while pictures are added: which there are, and which names are taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        self._taken = {path.stem.lower() for path in folder.iterdir()}
+        self._alike: dict[int, list[Path]] = {}
+        self._hashes: dict[Path, bytes] = {}
+        for path in dataset.pictures(folder):
+            self.put(path, path.stat().st_size)
+
+    def put(self, path: Path, size: int) -> None:
+        """Remember a picture that is there now."""
+        self.count += 1
+        self._taken.add(path.stem.lower())
+        self._alike.setdefault(size, []).append(path)
+
+    def has(self, data: bytes) -> bool:
+        """Whether one of the pictures has these very bytes."""
+        alike = self._alike.get(len(data), [])
+        for path in alike:
+            if path not in self._hashes:
+                self._hashes[path] = hashlib.sha256(path.read_bytes()).digest()
+        return bool(alike) and hashlib.sha256(data).digest() in {self._hashes[path] for path in alike}
+
+    def free_path(self, stem: str, extension: str) -> Path:
+        """A path whose stem no picture and no caption has, so that nothing is replaced or mixed up."""
+        return self.folder / (dataset.free_stem(self._taken, stem) + extension)
+
+
+def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, report: Report) -> None:
+    if shelf.has(data):
         report.known += 1
-        return False
-    known.add(identity)
-    return True
-
-
-def _kind(folder: Path, name: str, data: bytes) -> tuple[str, str]:
-    """The extension of a picture that is sound, or else why it cannot be used."""
+        return
+    advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
     try:
-        if files.free_space(folder) < len(data) + 100 * 2**20:
+        if files.room(shelf.folder) < len(data):
             raise UserError("the disk is full", "Make room and add it again.")
-        decode(data)
+        if shelf.count >= MAX_PICTURES:
+            raise UserError(f"a data set holds {MAX_PICTURES} pictures at the most", "Make another one.")
+        _decode(data)
     except UserError as error:
-        advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
-        return "", f"{advice}; export it as PNG or JPEG" if advice else error.message
+        report.refused.append((_shown(name), f"{advice}; export it as PNG or JPEG" if advice else error.message))
+        return
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
-        return _EXTENSIONS[str(image.format)], ""
-
-
-def _keep(path: Path, data: bytes, caption: str) -> None:
+        extension = _EXTENSIONS[str(image.format)]
+    path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
-    if caption:
-        files.write(dataset.caption_file(path), caption + "\n")
+    if caption is not None and dataset.one_line(caption):
+        files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
+        report.captions += 1
     files.write(path, data)
+    shelf.put(path, len(data))
+    report.added.append(path.name)
 
 
 def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) -> None:
@@ -249,7 +279,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     elif suffix not in suffixes if suffixes else suffix == ".txt":
         return
     elif path.stat().st_size > MAX_FILE:
-        report.refused.append((PurePosixPath(name).name, f"larger than {MAX_FILE // 2**20} MB"))
+        report.refused.append((_shown(name), f"larger than {MAX_FILE // 2**20} MB"))
     else:
         yield name, path.read_bytes()
 
@@ -259,14 +289,16 @@ def _zip_entries(
 ) -> Iterator[tuple[str, bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError):
-        report.refused.append((PurePosixPath(name).name, "not a zip, or a damaged one"))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        report.refused.append((_shown(name), "not a zip, or a damaged one"))
         return
     total = 0
     with archive:
+        if len(archive.infolist()) > MAX_ENTRIES:
+            report.refused.append((_shown(name), f"only the first {MAX_ENTRIES} files in it were looked at"))
         for info in archive.infolist()[:MAX_ENTRIES]:
             entry = info.filename.replace("\\", "/")
-            shown = dataset.one_line(PurePosixPath(entry).name)[:80]
+            shown = _shown(entry)
             suffix = PurePosixPath(entry).suffix.lower()
             if info.is_dir() or not shown or shown.startswith(".") or entry.startswith("__MACOSX/"):
                 continue
@@ -289,10 +321,10 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> t
     try:
         with archive.open(info) as entry:
             data = entry.read(limit + 1)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError, struct.error):
+        return None, "damaged in the zip, or packed in an unknown way"
     except RuntimeError:
         return None, "encrypted"
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError):
-        return None, "damaged in the zip"
     if len(data) > limit:
         return None, "unpacks to more than is allowed"
     return data, ""

@@ -7,8 +7,9 @@ input and answers in lines on its standard output. It keeps no state worth savin
 import io
 import json
 import sys
+import traceback
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, config, events, families, files
+from trainer import adapter_file, archive, config, detect, events, families, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
@@ -30,9 +31,9 @@ Progress = Callable[[int, int], None]
 def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, step: int) -> None:
     """Paint each preview prompt with the adapter as it is now, and report the pictures."""
     folder = run.folder / "previews"
-    folder.mkdir(exist_ok=True)
     adapter.set_strength(settings.strength)
     try:
+        folder.mkdir(exist_ok=True)
         with families.on_device(family, *family.encoders().values()):
             for number, prompt in enumerate(settings.prompts):
                 path = folder / f"{step:06d}_{number}.png"
@@ -42,10 +43,13 @@ def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, st
                 )  # fmt: skip
                 write_png(path, paint(family, picture), picture)
                 run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        run.report(events.Warned(message=f"There was not enough memory for the previews of step {step}."))
+    except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
+        if is_out_of_memory(error):
+            message = f"There was not enough memory for the previews of step {step}."
+        else:
+            message = f"The previews of step {step} could not be made; the log says why."
+            traceback.print_exc()
+        run.report(events.Warned(message=message))
     finally:
         adapter.set_strength(1.0)
 
@@ -74,8 +78,12 @@ def native_side(family: Family) -> int:
 
 
 def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:
-    """Save a picture with what made it in its text, but no path."""
+    """Save a picture with what made it in its text, but no path: once as A1111 writes it, once to be read back."""
     text = PngInfo()
+    told = picture.model_dump(exclude={"out", "base", "adapters"})
+    told["base"] = picture.base if picture.base == config.MICRO or detect.is_hub_name(picture.base) else config.MICRO
+    told["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in picture.adapters]
+    text.add_text("limner", json.dumps(told))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in picture.adapters)
     text.add_text(
         "parameters",
@@ -178,6 +186,11 @@ def read_adapter(file: Path) -> AdapterFile:
     return _read_adapter(file, file.stat().st_mtime_ns)
 
 
+def given_up(picture: PictureConfig) -> Path:
+    """An empty file that whoever asked for a picture makes if they no longer want it."""
+    return Path(picture.out).with_suffix(".given-up")
+
+
 def serve() -> None:
     """Answer requests (one JSON line each) until standard input ends.
 
@@ -191,11 +204,16 @@ def serve() -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
+    def tell(picture: PictureConfig, done: int, _: int) -> None:
+        if given_up(picture).exists():
+            raise UserError("The picture was given up.", "")
+        answer(progress=done, of=picture.steps)
+
     answer(ready=True)
     for line in sys.stdin:
         try:
             picture = PictureConfig.model_validate_json(line)
-            image = painter.paint(picture, lambda done, of: answer(progress=done, of=of))
+            image = painter.paint(picture, partial(tell, picture))
             write_png(Path(picture.out), image, picture)
             answer(done=True)
         except ValidationError as error:

@@ -1,6 +1,6 @@
 """What is wrong with a data set: with its files, its captions and, as far as they are measured, its pictures.
 
-Each kind of problem says what it does to the adapter and what to do about it; `remedies` does some of that itself.
+Each kind of problem says what it does to the adapter and what to do about it; `repairs` does some of that itself.
 """
 
 import re
@@ -59,7 +59,7 @@ KINDS = {
     ),
     "unreadable": Kind(
         "{n} [file|files] cannot be read as a picture.",
-        "It is left out of the training.", "Export it again as PNG or JPEG.", "remove", "Remove",
+        "Such a file is left out of the training.", "Export it again as PNG or JPEG.", "remove", "Remove",
     ),
     "shared caption": Kind(
         "{n} caption [file is|files are] shared by several pictures.",
@@ -110,6 +110,10 @@ KINDS = {
         "{n} [picture has|pictures have] no caption.",
         "All that can be seen goes into the trigger word: clothes and background too.",
         "Write what can be seen and may change.",
+    ),
+    "odd letters": Kind(
+        "{n} [caption has|captions have] letters that cannot be read.",
+        "They are learned as they stand, and mean nothing.", "Type the caption anew, or save its file as UTF-8.",
     ),
     "same caption": Kind(
         "{n} pictures are described by the same words.",
@@ -222,6 +226,8 @@ def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[P
         if not one.caption:
             yield Problem("no caption", one.name, "No caption.")
             continue
+        if dataset.LOST in one.caption:
+            yield Problem("odd letters", one.name, "The caption has letters that cannot be read.")
         if trigger and not dataset.contains_trigger(one.caption, trigger):
             yield Problem("no trigger", one.name, f"The caption lacks the trigger word {trigger!r}.")
         length, read = tokens.count(dataset.with_trigger(one.caption, trigger), base), tokens.limit(base)

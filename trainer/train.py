@@ -18,11 +18,13 @@ from trainer import (
     events,
     export,
     families,
+    faults,
     measurements,
     memory,
     objective,
     preview,
     problems,
+    remedies,
     update,
 )
 from trainer.batches import Batches
@@ -61,6 +63,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     progress = begin(config, adapter)
+    checkpoint.check_room(run, progress, config.checkpoint.keep)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, progress)
     scaler = update.scaled(accelerator.scaler, progress)
@@ -76,7 +79,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     while step < config.training.steps:
         begun = time.monotonic()
         try:
-            share = update.gradients(accelerator, family, adapter, batches, config, step)
+            share = faults.factor(step + 1) * update.gradients(accelerator, family, adapter, batches, config, step)
         except RuntimeError as error:
             config = memory.lighter(config, family, run, error)
             progress.optimizer.zero_grad()
@@ -90,7 +93,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             progress = begin(config, adapter)
             run.report(started(step, config, family.device))
             continue
-        update.check(loss.item(), norm, step, scaler)
+        update.check(loss.item(), norm, step, config, scaler)
         update.advance(progress, rate, scaler)
         step += 1
         progress.follow(step, config.training.ema)
@@ -99,6 +102,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
+        run.rest(started(step, config, family.device))
         asked = distributed.asked(accelerator, run)
         if run.leads and (due(step, config.preview.every) or step == config.training.steps or "preview" in asked):
             with progress.settled(adapter):
@@ -160,6 +164,7 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
         raise UserError(
             f"The training became unstable {RESTARTS + 1} times, each time at half the learning rate of before.",
             "Lower the learning rate or alpha much, or look for a broken picture.",
+            remedies.calmer(config),
         )
     rate = config.optimizer.learning_rate / 2
     message = f"The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}."
@@ -282,7 +287,8 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
     )  # fmt: skip
     for one in problems.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
         kind = problems.KINDS[one.kind]
-        run.report(events.Warned(message=f"{one.title} {kind.effect} {kind.remedy}"))
+        names = f" ({', '.join(one.names[:5])})" if one.names else ""
+        run.report(events.Warned(message=f"{one.title} {kind.effect} {kind.remedy}{names}"))
 
 
 def device_name(device: torch.device) -> str:

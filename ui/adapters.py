@@ -16,6 +16,7 @@ from ui.watch import Watch, label
 
 NONE = ("None, the base model alone", "")
 KEPT = "kept:"
+LONGEST = 1000  # letters of a fact in a file, which may come from anywhere
 _FACTS = (
     "family", "kind", "form", "ranks", "alphas", "precision", "modules", "title", "trigger", "pictures", "steps",
     "begun", "trained",
@@ -139,7 +140,7 @@ def describe(path: Path) -> str:
 
 
 def _row(name: str, value: Any) -> str:  # noqa: ANN401 - a fact of any kind
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = (", ".join(map(str, value)) if isinstance(value, list) else str(value))[:LONGEST]
     return f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text)}</td></tr>"
 
 

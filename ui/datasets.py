@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import dataset, editing, ingest, measurements, remedies
+from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
 from ui import captioning, grid, media, memory
 from ui.captioning import Tools
@@ -155,7 +155,7 @@ def add(project: str, trigger: str, look: Look, uploads: Sequence[str] | None, p
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
-        report = ingest.add(grid.folder_of(project), list(zip(map(str, names), paths, strict=True)))
+        report = intake.add(grid.folder_of(project), list(zip(map(str, names), paths, strict=True)))
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
@@ -263,7 +263,7 @@ def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[An
     """Apply the remedy for a kind of problem."""
     folder, word = grid.folder_of(project), dataset.one_line(trigger or "")
     with _CHANGING:
-        said = remedies.apply(folder, grid.read(project, word).problems, str(event.kind), word)
+        said = repairs.apply(folder, grid.read(project, word).problems, str(event.kind), word)
     return [_said(said), *grid.draw(project, trigger, replace(look, kind=""))]
 
 

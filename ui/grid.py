@@ -78,7 +78,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     project = Project(name or "", trigger)
     if project.folder is None:
         return project
-    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base")
+    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or configs.MICRO
     preset = preset if preset in ("character", "style") else "character"
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
     found = problems.find(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer import dataset, files
-from trainer.config import MICRO
 
 EXAMPLE = "example-character"
 _LOCK = threading.Lock()
@@ -38,12 +37,10 @@ def answer(project: str, key: str) -> str:
     match key:
         case "trigger":
             return guess_trigger(captions(project))
+        case "base" | "settings" | "class" | "caption-model":
+            return ""
         case "preset":
             return "style" if "style" in project.lower() else "character"
-        case "base":
-            return MICRO
-        case "class" | "caption-model":
-            return ""
         case _:
             return project
 

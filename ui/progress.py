@@ -1,11 +1,12 @@
 """A run as HTML: status, progress bar, loss chart, previews, warnings, failure. Pure functions of a view of the run."""
 
+import time
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
 from urllib.parse import quote
 
-from trainer import events, runs
+from trainer import events, runs, turns
 from trainer.runs import View
 
 WORDS = {
@@ -34,8 +35,12 @@ def seconds(count: float) -> str:
 
 def word(view: View) -> str:
     """The status in one or two words."""
+    if view.is_silent(time.time()):
+        return "Not responding"
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
         return "Stopping"
+    if view.paused:
+        return "Paused"
     if view.status == "running" and view.state.phase:
         return "Preparing"
     return WORDS[view.status]
@@ -67,11 +72,14 @@ def status(view: View) -> str:
     if view.seconds_left is not None:
         facts.append(f"about {seconds(view.seconds_left)} left")
     if view.status == "waiting":
-        place = runs.place(view.run)
+        place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
         facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
     if state.device and view.status == "running":
         facts.append(f"on {escape(state.device)}")
+    if state.step and view.status == "running":
+        facts.append(f"learning rate {state.learning_rate:.2g}")
+        facts.append(f"{state.memory / 2**30:.1f} GB of memory")
     phase = state.phase
     note = ""
     if phase and view.status in runs.ACTIVE:
@@ -87,6 +95,11 @@ def status(view: View) -> str:
 
 
 def _next(view: View) -> str:
+    if view.is_silent(time.time()):
+        return (
+            "<div class='alarm' role='alert'><b>The training does not respond.</b> Wait, or end it with <b>Stop and "
+            "save</b> and resume it then: it goes on from its last checkpoint.</div>"
+        )
     match view.status:
         case "finished":
             return "<p class='good'>The adapter is ready. Try it out, or download it.</p>"
@@ -179,8 +192,9 @@ def previews(view: View, newest: int = 12) -> str:
 def _figure(run_id: str, preview: events.Preview) -> str:
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
+    caption = f"{preview.prompt} · step {preview.step}, seed {preview.seed}"
     return (
-        f"<figure><a href='{link}' target='_blank'><img loading='lazy' src='{link}' "
+        f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
         f"alt='Step {preview.step}: {escape(preview.prompt)}'></a><figcaption>step {preview.step}</figcaption></figure>"
     )
 

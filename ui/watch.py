@@ -1,11 +1,12 @@
 """Which run a page shows, and when it has to be drawn anew. Views of runs are kept so that only new events are read."""
 
 import threading
+import time
 from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
 
-from trainer import files, runs
+from trainer import files, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run, View
 
@@ -57,8 +58,9 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     if view is None:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
-    place = runs.place(view.run) if view.status == "waiting" else 0
-    return view.run.id, view.status, view.offset, asks, place, _size(view.run.folder / "worker.log")
+    place = turns.place(view.run) if view.status == "waiting" else 0
+    silent = view.is_silent(time.time())
+    return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")
 
 
 def label(run: Run) -> str:

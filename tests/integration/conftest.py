@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests.workers import Workers
 from trainer import families
 from trainer.config import ModelConfig
 from trainer.families import Family
@@ -16,6 +17,13 @@ from trainer.families import Family
 def _fresh_accelerate() -> Iterator[None]:
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    made = Workers()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -62,11 +62,12 @@ def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
-    (tmp_path / "000002.part").mkdir()
+    (tmp_path / ".000002.part").mkdir()
     (tmp_path / ".x.1234.part").touch()
     (tmp_path / "000001").mkdir()
-    files.sweep(tmp_path)
-    assert [one.name for one in tmp_path.iterdir()] == ["000001"]
+    (tmp_path / "mine.part").touch()  # hidden ones alone are ours
+    files.sweep(tmp_path, tmp_path / "absent")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["000001", "mine.part"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
-from trainer import dataset, editing, measurements, problems, remedies, tokens
+from trainer import dataset, editing, measurements, problems, repairs, tokens
 from trainer.__main__ import main
 from trainer.errors import UserError
 
@@ -162,7 +162,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Pat
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
     told = problems.find(six, "rin", resolution=256, measured=measurements.complete(six))
-    remedies.apply(six, told, kind, "rin")
+    repairs.apply(six, told, kind, "rin")
     assert found(six) == {}
     assert dataset.restore_last(six) or editing.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
@@ -171,7 +171,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Pat
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
     told = problems.find(six, "rin")
-    assert remedies.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
+    assert repairs.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
     captions = {one.name: one.caption for one in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
     assert found(six) == {}
@@ -182,10 +182,10 @@ def test_a_shared_background_is_named(folder: Path) -> None:
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
     told = problems.find(folder, "rin", measured=measurements.complete(folder))
     assert [one.message for one in told] == ["6 of 6 pictures have the same white background."]
-    assert remedies.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
+    assert repairs.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
     assert found(folder) == {}
     with pytest.raises(UserError):
-        remedies.apply(folder, [], "backdrop")
+        repairs.apply(folder, [], "backdrop")
 
 
 def test_pictures_are_measured_once(six: Path) -> None:

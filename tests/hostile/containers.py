@@ -1,0 +1,204 @@
+"""Zips and adapter files that are odd or mean harm, each with what must become of it."""
+
+import io
+import json
+import stat
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.hostile.pictures import pickled, saved, two
+
+NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def picture(number: int = 0) -> bytes:
+    return saved(two(size=(60 + number, 60)), "PNG")
+
+
+def _zip(entries: dict[str, bytes | str], method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def _special(name: str, mode: int, content: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo(name)
+        info.create_system, info.external_attr = 3, mode << 16
+        archive.writestr(info, content)
+        archive.writestr("good.png", picture())
+    return buffer.getvalue()
+
+
+def _twice() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.png", picture(1))
+        archive.writestr("A.png", picture(2))
+        archive.writestr("b/a.png", picture(3))
+    return buffer.getvalue().replace(b"A.png", b"a.png")
+
+
+def _changed(data: bytes, at: bytes, offset: int, value: bytes, *, last: bool = False) -> bytes:
+    where = (data.rindex(at) if last else data.index(at)) + offset
+    return data[:where] + value + data[where + len(value) :]
+
+
+def zips() -> dict[str, tuple[bytes, int, str]]:
+    """(bytes, pictures that are kept, words of what is refused) by what is odd."""
+    one = _zip({"a.png": picture()})
+    lying = _changed(_zip({"a.png": bytes(9 * 2**20)}, zipfile.ZIP_DEFLATED), b"PK\1\2", 24, struct.pack("<I", 9))
+    inner = _zip({"a.png": bytes(50 * 2**20)}, zipfile.ZIP_DEFLATED)
+    return {
+        "one picture": (one, 1, ""),
+        "one bad beside a good one": (_zip({"a.png": picture(), "b.png": b"no"}), 1, "not a picture"),
+        "nothing in it": (_zip({}), 0, ""),
+        "folders alone": (_zip({"a/": b"", "a/b/": b""}), 0, ""),
+        "climbing names": (_zip({"../../../a.png": picture(1), "x/../../b.png": picture(2)}), 2, ""),
+        "absolute names": (_zip({"/etc/a.png": picture(1), "C:\\b.png": picture(2)}), 2, ""),
+        "backslashes": (_zip({"..\\..\\a.png": picture()}), 1, ""),
+        "a link": (_special("link.png", stat.S_IFLNK | 0o777, "/etc/passwd"), 1, "not a picture"),
+        "a link to a folder": (_special("dir", stat.S_IFLNK | 0o777, "/tmp"), 1, "not a picture"),
+        "a device": (_special("disk.png", stat.S_IFBLK | 0o666, ""), 1, "not a picture"),
+        "a pipe": (_special("pipe.png", stat.S_IFIFO | 0o666, ""), 1, "not a picture"),
+        "names twice": (_twice(), 3, ""),
+        "the same picture thrice": (_zip({f"{n}.png": picture() for n in range(3)}), 1, ""),
+        "a bomb": (_zip({"a.png": bytes(300 * 2**20)}, zipfile.ZIP_DEFLATED), 0, "unpacks to more"),
+        "a bomb that lies about its size": (lying, 0, "a.png"),
+        "bombs in a row": (
+            _zip({f"{n}.png": bytes(30 * 2**20) for n in range(20)}, zipfile.ZIP_DEFLATED), 0, "unpacks",
+        ),
+        "a zip in a zip": (_zip({"in.zip": inner, "a.png": picture()}), 1, "in.zip"),
+        "encrypted": (
+            _changed(_changed(one, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted",
+        ),
+        "a method nobody knows": (
+            _changed(_changed(one, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"), 0, "damaged in the zip",
+        ),
+        "a wrong sum": (_changed(one, b"PK\1\2", 16, b"\0\0\0\0"), 0, "damaged in the zip"),
+        "damaged data": (
+            _changed(_zip({"a.png": b"a" * 999}, zipfile.ZIP_DEFLATED), b"a.png", 6, b"\xff\xff"), 0, "a.png",
+        ),
+        "cut off": (one[:-30], 0, "not a zip"),
+        "cut in the middle": (one[: len(one) // 2], 0, "not a zip"),
+        "no zip": (b"PK\3\4 but no more", 0, "not a zip"),
+        "a rar": (b"Rar!\x1a\x07\x01\0" + bytes(99), 0, "not a zip"),
+        "nothing at all": (b"", 0, "not a zip"),
+        "an offset beyond the end": (_changed(one, b"PK\5\6", 16, b"\xff\xff\xff\x7f"), 0, "damaged"),
+        "a long name": (_zip({"x" * 60000 + ".png": picture()}), 1, ""),
+        "a zero in a name": (_changed(_zip({"aZb.png": picture()}), b"aZb.png", 1, b"\0", last=True), 0, ""),
+        "things of a Mac": (_zip({"__MACOSX/._a.png": b"junk", ".DS_Store": b"junk", "a.png": picture()}), 1, ""),
+        "foreign caches": (
+            _zip({"a.npz": b"PK", "a.pt": pickled(), "a.safetensors": b"x", "a.png": picture()}), 1, "a.pt",
+        ),
+        "pages and programs": (
+            _zip({"i.html": "<script>", "x.svg": "<svg/>", "run.sh": "rm", "a.png": picture()}), 1, "i.html",
+        ),
+        "a caption that is a picture": (_zip({"a.png": picture(), "a.txt": picture(2)}), 1, "a.txt"),
+        "a caption bomb": (
+            _zip({"a.png": picture(), "a.txt": bytes(300 * 2**20)}, zipfile.ZIP_DEFLATED), 1, "a.txt",
+        ),
+        "bytes before it": (b"#!/bin/sh\n" + one, 1, ""),
+    }  # fmt: skip
+
+
+def raw(header: Any, body: bytes = b"") -> bytes:  # noqa: ANN401 - any JSON
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def tensors(**changes: Any) -> bytes:  # noqa: ANN401 - arrays, or None to leave one out
+    """A file in the form of kohya, with changes by what follows the module's name."""
+    parts = {"lora_down.weight": np.ones((4, 6), "<f4"), "lora_up.weight": np.ones((5, 4), "<f4"),
+             "alpha": np.array(2, "<f4")}  # fmt: skip
+    parts |= {key.replace("__", "."): value for key, value in changes.items()}
+    header, body = {}, b""
+    for key, value in parts.items():
+        if value is None:
+            continue
+        data = value.tobytes()
+        header[f"{NAME}.{key}"] = {
+            "dtype": {"f4": "F32", "f2": "F16", "i8": "I64"}[value.dtype.str[1:]], "shape": list(value.shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }  # fmt: skip
+        body += data
+    return raw(header, body)
+
+
+def _at(begin: Any, end: Any, shape: Any = (1,), dtype: Any = "F32") -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def adapters() -> dict[str, tuple[bytes, str]]:
+    """(bytes, words of the refusal) by what is wrong."""
+    archive, arrays = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("archive/data.pkl", pickled())
+    np.savez(arrays, a=np.ones(3))
+    sound = tensors()
+    four = bytes(4)
+    return {
+        "a pickle": (pickled(), "no safetensors file"),
+        "a pickle behind a length": (struct.pack("<Q", 5) + pickled(), "damaged"),
+        "a file of torch": (archive.getvalue(), "no safetensors file"),
+        "arrays of numpy": (arrays.getvalue(), "no safetensors file"),
+        "nothing": (b"", "too short"), "seven bytes": (bytes(7), "too short"), "eight zeros": (bytes(8), "damaged"),
+        "text": (b"this is no adapter, but a text of some length", "no safetensors file"),
+        "a picture": (saved(two(), "PNG"), "no safetensors file"),
+        "a header without end": (struct.pack("<Q", 2**63) + bytes(99), "no safetensors file"),
+        "a header larger than the file": (struct.pack("<Q", 500) + b"{}", "no safetensors file"),
+        "a header of 9 MB": (raw(b"{" + b" " * (9 * 2**20) + b"}"), "header is larger"),
+        "no JSON": (raw(b"{no"), "damaged"), "JSON in UTF-16": (raw('{"a":1}'.encode("utf-16")), "damaged"),
+        "a list": (raw(b"[]"), "no table"), "a number": (raw(b"1"), "no table"), "null": (raw(b"null"), "no table"),
+        "deep JSON": (raw(b"[" * 100_000), "damaged"), "deep objects": (raw(b'{"a":' * 50_000), "damaged"),
+        "a tensor twice": (raw(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', four), "twice"),
+        "an unknown type": (raw({"a": _at(0, 4, dtype="P4")}, four), "unknown way"),
+        "a type that is a list": (raw({"a": _at(0, 4, dtype=["F32"])}, four), "unknown way"),
+        "no shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, four), "unknown way"),
+        "a tensor that is a text": (raw({"a": "x"}), "unknown way"),
+        "three offsets": (raw({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, four), "unknown way"),
+        "a negative shape": (raw({"a": _at(0, 4, [-1])}, four), "odd numbers"),
+        "a fraction for a shape": (raw({"a": _at(0, 4, [1.0])}, four), "odd numbers"),
+        "a truth for a shape": (raw({"a": _at(0, 4, [True])}, four), "odd numbers"),
+        "a text for an offset": (raw({"a": _at("0", 4)}, four), "odd numbers"),
+        "offsets backwards": (raw({"a": _at(4, 0)}, four), "does not fit"),
+        "offsets beyond the end": (raw({"a": _at(0, 2**40, [2**38])}, four), "cut off"),
+        "a shape that does not fit": (raw({"a": _at(0, 4, [9])}, four), "does not fit"),
+        "a shape beyond all numbers": (raw({"a": _at(0, 4, [2**62, 2**62])}, four), "does not fit"),
+        "two in one place": (raw({"a": _at(0, 4), "b": _at(0, 4)}, four), "does not fit"),
+        "a gap": (raw({"a": _at(0, 4), "b": _at(8, 12)}, bytes(12)), "does not fit"),
+        "bytes of nobody": (raw({"a": _at(0, 4)}, bytes(8)), "belong to no tensor"),
+        "cut off": (sound[:-3], "cut off"), "one byte more": (sound + b"x", "belong to no tensor"),
+        "metadata that is no text": (raw({"__metadata__": {"a": 1}}), "not text"),
+        "metadata that is a list": (raw({"__metadata__": []}), "not text"),
+        "no tensor": (raw({}), "empty"), "metadata alone": (raw({"__metadata__": {"a": "b"}}), "empty"),
+        "values that are no numbers": (tensors(lora_up__weight=np.full((5, 4), np.nan, "<f4")), "not finite"),
+        "infinite values": (tensors(lora_down__weight=np.full((4, 6), np.inf, "<f4")), "not finite"),
+        "infinite in half precision": (tensors(lora_down__weight=np.full((4, 6), -np.inf, "<f2")), "not finite"),
+        "an alpha that is no number": (tensors(alpha=np.array(np.nan, "<f4")), "not finite"),
+        "an alpha of nothing": (tensors(alpha=np.array(0, "<f4")), "not positive"),
+        "a negative alpha": (tensors(alpha=np.array(-1, "<f4")), "not positive"),
+        "no alpha": (tensors(alpha=None), "lacks its alpha"), "no up": (tensors(lora_up__weight=None), "lacks its up"),
+        "ranks that differ": (tensors(lora_up__weight=np.ones((5, 3), "<f4")), "do not fit together"),
+        "three dimensions": (tensors(lora_down__weight=np.ones((4, 3, 2), "<f4")), "do not fit together"),
+        "no dimensions": (tensors(lora_down__weight=np.array(1, "<f4")), "do not fit together"),
+        "two alphas in one": (tensors(alpha=np.ones(2, "<f4")), "do not fit together"),
+        "a whole model": (raw({"model.diffusion_model.x": _at(0, 4)}, four), "unknown kind"),
+        "parts of another kind": (tensors(hada_w1_a=np.ones((1, 1), "<f4")), "unknown kind"),
+        "a name that is a path": (raw({"../../etc/passwd": _at(0, 4)}, four), "unknown kind"),
+        "a name that is a script": (raw({"<script>alert(1)</script>": _at(0, 4)}, four), "unknown kind"),
+        "a name without end": (raw({"a" * 100_000: _at(0, 4)}, four), "unknown kind"),
+    }  # fmt: skip
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path

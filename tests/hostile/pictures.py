@@ -1,0 +1,247 @@
+"""Pictures that are odd but right, and files that are none: each under a name, with what must become of it."""
+
+import io
+import pickle
+import random
+import struct
+import tarfile
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.hostile import Refused, Taken
+
+RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
+NONE, DAMAGED, LARGE = Refused("not a picture"), Refused("damaged, cannot be read"), Refused("million pixels")
+
+
+def two(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:
+    """Red on the left, blue on the right; in modes without colour white and black."""
+    image = Image.new(mode, size, {"RGB": RED, "RGBA": (*RED, 255), "CMYK": (0, 255, 255, 0)}.get(mode, 255))
+    right = {"RGB": BLUE, "RGBA": (*BLUE, 255), "CMYK": (255, 255, 0, 0)}.get(mode, 0)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
+
+
+def saved(image: Image.Image, form: str, **options: Any) -> bytes:  # noqa: ANN401 - any options
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    made[0x010F] = "SECRET CAMERA"
+    made.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 14.0)})
+    return made
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: bytes) -> bytes:
+    """A PNG as it is on paper, with any numbers in its header."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def with_jpeg_size(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header tells another size."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+class _Payload:
+    """Leaves a marker when somebody unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        import os
+
+        from tests.hostile import MARK
+
+        return os.system, (f"touch /tmp/{MARK}",)
+
+
+def pickled() -> bytes:
+    return pickle.dumps({"a": _Payload()}, protocol=2)
+
+
+def good() -> dict[str, tuple[str, bytes, Taken]]:
+    """Odd, but a picture: (file name, bytes, what must come of it) by what is odd about it."""
+    jpeg = {"quality": 95, "subsampling": 0}
+    shown = Taken(first=RED, last=BLUE)
+    plain = Taken(first=WHITE, last=BLACK)
+    clear = two("RGBA")
+    clear.putalpha(Image.new("L", clear.size, 0))
+    half = Image.new("LA", (80, 60), (0, 0))
+    palette = two().quantize(4)
+    deep = np.zeros((60, 80), np.uint16)
+    deep[:, :40] = 65535
+    rows16 = b"".join(b"\0" + b"\xff\xff\0\0\0\0" * 40 + b"\0\0\0\0\xff\xff" * 40 for _ in range(60))
+    rows16a = b"".join(b"\0" + b"\xff\xff\0\0\0\0\xff\xff" * 40 + b"\0\0\0\0\xff\xff\0\0" * 40 for _ in range(60))
+    rows1, rows2, rows4 = (b"".join(b"\0" + bytes([255] * n) + bytes(n) for _ in range(60)) for n in (5, 10, 20))
+    frames = [two(), Image.new("RGB", (80, 60), "green")]
+    animated = {"save_all": True, "append_images": frames[1:]}
+    jpg = saved(two(), "JPEG", **jpeg)
+    found: dict[str, tuple[str, bytes, Taken]] = {
+        "png": ("a.png", saved(two(), "PNG"), shown),
+        "png of one bit": ("a.png", saved(two("1"), "PNG"), plain),
+        "png grey": ("a.png", saved(two("L"), "PNG"), plain),
+        "png grey of 1 bit, raw": ("a.png", png(80, 60, 1, 0, rows1), plain),
+        "png grey of 2 bits": ("a.png", png(80, 60, 2, 0, rows2), plain),
+        "png grey of 4 bits": ("a.png", png(80, 60, 4, 0, rows4), plain),
+        "png grey of 16 bits": ("a.png", saved(Image.fromarray(deep), "PNG"), plain),
+        "png colour of 16 bits": ("a.png", png(80, 60, 16, 2, rows16), shown),
+        "png of 16 bits with alpha": ("a.png", png(80, 60, 16, 6, rows16a), Taken(first=RED, last=WHITE)),
+        "png with palette": ("a.png", saved(palette, "PNG"), shown),
+        "png with a clear colour in its palette": (
+            "a.png",
+            saved(palette, "PNG", transparency=palette.getpixel((0, 0))),
+            Taken(first=WHITE, last=BLUE),
+        ),
+        "png with alpha": ("a.png", saved(two("RGBA"), "PNG"), shown),
+        "png of hidden colours": ("a.png", saved(clear, "PNG"), Taken(first=WHITE, last=WHITE)),
+        "png grey with alpha": ("a.png", saved(half, "PNG"), Taken(first=WHITE, last=WHITE)),
+        "png animated": ("a.png", saved(two(), "PNG", **animated), shown),
+        "png with bytes behind its end": ("a.png", saved(two(), "PNG") + b"<script>alert(1)</script>", shown),
+        "png with a profile that is none": ("a.png", saved(two(), "PNG", icc_profile=b"no profile"), shown),
+        "jpeg": ("a.jpg", jpg, shown),
+        "jpeg progressive": ("a.jpg", saved(two(), "JPEG", progressive=True, **jpeg), shown),
+        "jpeg grey": ("a.jpg", saved(two("L"), "JPEG", quality=95), plain),
+        "jpeg for print": ("a.jpg", saved(two("CMYK"), "JPEG", **jpeg), shown),
+        "jpeg with exif that is none": ("a.jpg", saved(two(), "JPEG", exif=b"Exif\0\0junk", **jpeg), shown),
+        "jpeg with a comment": ("a.jpg", saved(two(), "JPEG", comment=b"<script>", **jpeg), shown),
+        "jpeg with a zip behind it": ("a.jpg", jpg + b"PK\x03\x04" + bytes(60), shown),
+        "jpeg of two pictures": ("a.jpg", saved(two(), "MPO", append_images=frames[1:], save_all=True, **jpeg), shown),
+        "webp lossless": ("a.webp", saved(two(), "WEBP", lossless=True), shown),
+        "webp": ("a.webp", saved(two(), "WEBP", quality=100), Taken()),
+        "webp with alpha": ("a.webp", saved(clear, "WEBP", lossless=True), Taken(first=WHITE, last=WHITE)),
+        "webp animated": ("a.webp", saved(two(), "WEBP", lossless=True, **animated), shown),
+        "bmp": ("a.bmp", saved(two(), "BMP"), shown),
+        "bmp of one bit": ("a.bmp", saved(two("1"), "BMP"), plain),
+        "bmp grey": ("a.bmp", saved(two("L"), "BMP"), plain),
+        "bmp with palette": ("a.bmp", saved(palette, "BMP"), shown),
+        "png named jpg": ("a.jpg", saved(two(), "PNG"), shown),
+        "jpeg named png": ("a.png", jpg, shown),
+        "webp named bmp": ("a.bmp", saved(two(), "WEBP", lossless=True), shown),
+        "bmp named webp": ("a.webp", saved(two(), "BMP"), shown),
+        "png in capitals": ("A.PNG", saved(two(), "PNG"), shown),
+        "jpeg named gif": ("a.gif", jpg, shown),
+        "one pixel": ("a.png", saved(two(size=(1, 1)), "PNG"), Taken(size=(1, 1))),
+        "a strip": ("a.png", saved(two(size=(3000, 1)), "PNG"), Taken((3000, 1), RED, BLUE)),
+        "a tower": ("a.png", saved(two(size=(1, 3000)), "PNG"), Taken((1, 3000))),
+        "all black": ("a.png", saved(Image.new("RGB", (80, 60)), "PNG"), Taken(first=BLACK, last=BLACK)),
+    }
+    corners = {1: (RED, BLUE), 2: (BLUE, RED), 3: (BLUE, RED), 4: (RED, BLUE), 5: (RED, BLUE), 6: (RED, BLUE),
+               7: (BLUE, RED), 8: (BLUE, RED)}  # fmt: skip
+    for turn, (first, last) in corners.items():
+        size = (60, 80) if turn > 4 else (80, 60)
+        data = saved(two(), "JPEG", exif=exif(turn), **jpeg)
+        found[f"jpeg turned {turn}"] = ("a.jpg", data, Taken(size, first, last))
+    found["jpeg turned 99"] = ("a.jpg", saved(two(), "JPEG", exif=exif(99), **jpeg), shown)
+    found["png turned"] = ("a.png", saved(two(), "PNG", exif=exif(6)), Taken((60, 80), RED, BLUE))
+    found["webp turned"] = ("a.webp", saved(two(), "WEBP", lossless=True, exif=exif(8)), Taken((60, 80), BLUE, RED))
+    return found
+
+
+def bad() -> dict[str, tuple[str, bytes, Refused]]:
+    """No pictures, or broken ones, or ones that would fill the memory."""
+    whole, jpg, webp, bmp = (saved(two(), form) for form in ("PNG", "JPEG", "WEBP", "BMP"))
+    noise = random.Random(0).randbytes(3000)
+    noisy = saved(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30000)), "PNG")
+    zeros = zlib.compress(bytes(60 * 2**20), 9)
+    row = b"\0" * 11
+    long_bmp = bmp[:18] + struct.pack("<ii", 30000, 30000) + bmp[26:]
+    tar, archive = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as made:
+        made.addfile(tarfile.TarInfo("a.png"))
+    with zipfile.ZipFile(archive, "w") as other:
+        other.writestr("a.png", whole)
+    told = {
+        "heic": ("a.heic", b"\0\0\0\x18ftypheic" + bytes(80), Refused("HEIC")),
+        "heif": ("a.heif", b"\0\0\0\x18ftypmif1" + bytes(80), Refused("export it as PNG or JPEG")),
+        "svg": ("a.svg", b"<svg onload='alert(1)'/>", Refused("SVG")),
+        "jxl": ("a.jxl", b"\xff\x0a" + bytes(80), Refused("JPEG XL")),
+        "avif": ("a.avif", b"\0\0\0\x1cftypavif" + bytes(80), Refused("AVIF")),
+        "gif": ("a.gif", saved(palette_of(two()), "GIF"), Refused("GIF")),
+        "tiff": ("a.tif", saved(two(), "TIFF"), Refused("TIFF")),
+        "psd": ("a.psd", b"8BPS\0\1" + bytes(80), Refused("Photoshop")),
+    }
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\nshowpage\n"
+    other_formats = {
+        "eps": eps, "eps with a binary head": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(eps)) + bytes(20) + eps,
+        "pdf": b"%PDF-1.7\n1 0 obj\n", "psd, renamed": b"8BPS\0\1" + bytes(80), "tiff, renamed": saved(two(), "TIFF"),
+        "gif, renamed": saved(palette_of(two()), "GIF"), "ico": saved(two(size=(16, 16)), "ICO"),
+        "ppm": saved(two(), "PPM"), "tga": saved(two(), "TGA"), "pcx": saved(two(), "PCX"), "sgi": saved(two(), "SGI"),
+        "icns": b"icns" + struct.pack(">I", 8), "fits": b"SIMPLE  =                    T" + b" " * 2850,
+        "dcx": struct.pack("<II", 987654321, 8), "xbm": b"#define a_width 9\n#define a_height 9\n",
+        "im": saved(two("L"), "IM"), "dds": b"DDS " + bytes(124), "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
+        "wmf": b"\xd7\xcd\xc6\x9a" + bytes(80), "mpeg": b"\0\0\1\xb3" + bytes(80),
+        "flic": bytes(4) + b"\x11\xaf" + bytes(200),
+        "spider": struct.pack(">27f", *range(1, 28)), "gbr": struct.pack(">IIIII", 28, 2, 9, 9, 1) + b"GIMP",
+    }  # fmt: skip
+    no_pictures = {
+        "nothing": b"",
+        "a byte": b"\x89",
+        "noise": noise,
+        "text": b"hello",
+        "html": b"<html><script>alert(1)</script>",
+        "xml that refers to a file": b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
+        "a shell script": b"#!/bin/sh\ntouch /tmp/x\n",
+        "a program": b"\x7fELF\x02\x01\x01" + bytes(99),
+        "a program for Windows": b"MZ" + bytes(99),
+        "a pickle": pickled(),
+        "an array": b"\x93NUMPY\x01\0" + bytes(99),
+        "a zip": archive.getvalue(),
+        "a tar": tar.getvalue(),
+        "gzip": b"\x1f\x8b\x08\0" + bytes(99),
+        "a database": b"SQLite format 3\0" + bytes(99),
+        "python": b"import os; os.system('x')",
+        "zeros": bytes(5000),
+    }
+    broken = {
+        "png, half": whole[: len(whole) // 2], "png, its name alone": whole[:8], "png without data": whole[:33],
+        "png with a wrong sum": flipped(whole, 30), "png with a wrong byte in its data": flipped(noisy, 9000),
+        "png without end": noisy[:-5000], "png 0 wide": png(0, 9, 8, 2, b""), "png 0 high": png(9, 0, 8, 2, b""),
+        "png of an impossible depth": png(9, 9, 13, 2, bytes(300)),
+        "png with too little": png(80, 60, 8, 2, b"\0" * 90),
+        "jpeg, half": jpg[: len(jpg) // 2], "jpeg, its start alone": jpg[:2], "jpeg without data": jpg[:200],
+        "webp, half": webp[: len(webp) // 2], "webp, its head alone": webp[:12],
+        "bmp, half": bmp[: len(bmp) // 2], "bmp, its head alone": bmp[:14],
+        "bmp of no bits": bmp[:28] + b"\0\0" + bmp[30:],
+        "jpeg that tells 7900 x 7900": with_jpeg_size(jpg, 7900, 7900),
+    }  # fmt: skip
+    bombs = {
+        "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
+        "png of 13000 x 13000 in one bit": png(13000, 13000, 1, 0, bytes(13000 * 1626)),
+        "png 2 billion wide": png(2**31 - 1, 1, 1, 0, row), "png 2 billion high": png(1, 2**31 - 1, 1, 0, row),
+        "jpeg that tells 12000 x 12000": with_jpeg_size(jpg, 12000, 12000),
+        "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500), "bmp that tells 30000 x 30000": long_bmp,
+    }  # fmt: skip
+    broken |= {
+        "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),
+        "png with a text of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"zTXt", b"a\0\0" + zeros)),
+        "png with a text of 60 MB, of another kind": png(
+            80, 60, 8, 2, b"\0" * 60, chunk(b"iTXt", b"a\0\1\0\0\0" + zeros)
+        ),
+    }
+    return {
+        **told,
+        **{name: (f"{number}.png", data, NONE) for number, (name, data) in enumerate(other_formats.items())},
+        **{name: (f"{number}.jpg", data, Refused("")) for number, (name, data) in enumerate(no_pictures.items())},
+        **{name: (f"{number}.png", data, Refused("")) for number, (name, data) in enumerate(broken.items())},
+        **{name: (f"{number}.png", data, LARGE) for number, (name, data) in enumerate(bombs.items())},
+    }  # fmt: skip
+
+
+def palette_of(image: Image.Image) -> Image.Image:
+    return image.quantize(4)

@@ -1,0 +1,320 @@
+"""Each odd or hostile file becomes what is written beside it: taken as a viewer shows it, or refused in words.
+
+Nothing of it is run, nothing unpickled, no other program started, nothing written outside the data set's own folder.
+"""
+
+import os
+import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
+from trainer import adapter_file, config, dataset, files, ingest, intake, problems, runs, summary
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.ingest import Report
+from ui import adapters, datasets, tools, training
+
+GOOD, BAD = pictures.good(), pictures.bad()
+ZIPS, ADAPTERS = containers.zips(), containers.adapters()
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    return dataset.create("rin")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No code of a file runs, no program is started by its name, nothing is made beside the home folder's own parts."""
+    marker, programs = Path("/tmp", MARK), home / "programs"
+    programs.mkdir()
+    for name in ("gs", "gswin64c", "convert", "dwebp"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch /tmp/{MARK}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    yield
+    assert not marker.exists()
+    allowed = {"datasets", "outputs", "programs", "uploads"}
+    assert {path.name for path in home.iterdir()} <= allowed
+
+
+def assert_in_words(text: str, home: Path) -> None:
+    """A refusal as a person may read it: no path, no traceback, no name of a class, nothing that a terminal obeys."""
+    assert text
+    assert str(home) not in text
+    assert not re.search(r"Traceback|/tmp|site-packages|\.py\b|Error\b|Exception|<class|0x[0-9a-f]{6}", text), text
+    assert text.isprintable()
+    assert len(text) < 2000
+
+
+def offer(home: Path, *given: tuple[str, bytes]) -> list[tuple[str, Path]]:
+    """Files as the page hands them over: the name that the person knows, the bytes under another one."""
+    folder = home / "uploads"
+    folder.mkdir(exist_ok=True)
+    return [(name, containers.write(folder, f"u{number}", data)) for number, (name, data) in enumerate(given)]
+
+
+def add(folder: Path, *given: tuple[str, bytes]) -> Report:
+    """Take files in, and check what holds of each report."""
+    report = ingest.add(folder, offer(folder.parent.parent, *given))
+    for name, reason in report.refused:
+        assert_in_words(f"{name} {reason}", folder.parent.parent)
+    kept = {path.name for path in folder.iterdir() if path.name != dataset.CACHE}
+    pictures_kept = {path.name for path in dataset.pictures(folder)}
+    assert set(report.added) <= pictures_kept
+    assert all(one in pictures_kept or one.endswith(".txt") for one in kept)
+    assert all(path.is_file() and not path.is_symlink() for path in folder.iterdir() if path.name in kept)
+    return report
+
+
+def near(one: Any, two: tuple[int, int, int]) -> bool:  # noqa: ANN401 - a pixel
+    return all(abs(a - b) <= 6 for a, b in zip(one, two, strict=True))
+
+
+def test_the_corpus_is_large() -> None:
+    assert sum(map(len, (GOOD, BAD, ZIPS, ADAPTERS, texts.CAPTIONS, texts.NAMES, texts.SETTINGS))) >= 300
+
+
+# Pictures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "data", "expected"), GOOD.values(), ids=GOOD.keys())
+def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, data: bytes, expected: Taken) -> None:
+    report = add(folder, (name, data))
+    assert report.refused == []
+    (example,) = dataset.read(folder)
+    assert (example.width, example.height) == expected.size
+    shown = ingest.decode(example.path.read_bytes())
+    assert shown.size == expected.size
+    width, height = expected.size
+    assert expected.first is None or near(shown.getpixel((0, 0)), expected.first)
+    assert expected.last is None or near(shown.getpixel((width - 1, height - 1)), expected.last)
+    small = ingest.thumbnail(example.path).read_bytes()
+    assert b"SECRET CAMERA" not in small
+    assert b"Exif" not in small
+    with Image.open(example.path) as image:  # the ending is that of what is inside
+        assert (
+            example.path.suffix
+            in {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}[str(image.format)]
+        )
+
+
+@pytest.mark.parametrize(("name", "data", "expected"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, data: bytes, expected: Refused) -> None:
+    good = pictures.saved(pictures.two(), "PNG")
+    begun = time.process_time()
+    report = add(folder, (name, data), ("good.png", good))
+    assert time.process_time() - begun < 10
+    assert report.added == ["good.png"]
+    ((refused, reason),) = report.refused
+    assert refused == name
+    assert expected.words in reason
+
+
+def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
+    """The way of the page, with its limits: as many are kept as should be, and the process stays small."""
+    given = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
+    given += [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
+    seen: list[str] = []
+    report = intake.add(folder, offer(home, *given), seen.append)
+    assert len(report.added) + report.known == len(GOOD)
+    assert len(report.refused) == len(BAD)
+    assert len(seen) == len(given)
+    assert_in_words(report.sentence(), home)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 700 * 1024
+
+
+def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too little memory for one of them, that one is refused, and the others are kept."""
+    large = pictures.png(7000, 7000, 8, 0, bytes(7001 * 7000))
+    good = pictures.saved(pictures.two(), "PNG")
+    code = "from trainer import intake; intake.MEMORY = 40 * 2**20; intake.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True,
+        input=f'[["large.png", "{offer(home, ("large.png", large))[0][1]}"]]',
+    )  # fmt: skip
+    assert '["large.png", "it takes too much memory"]' in done.stdout, done
+    assert ingest.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
+
+
+def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
+    code = "\n".join((
+        "import sys", "from trainer import ingest, intake", "intake.SECONDS = 1",
+        "def hang(*_):", "    while True: pass", "ingest._decode = hang", "intake.main()",
+    ))  # fmt: skip
+    good = offer(home, ("good.png", pictures.saved(pictures.two(), "PNG")))[0][1]
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], input=f'[["a", "{good}"]]', text=True, timeout=60)
+    assert done.returncode < 0  # by the signal
+
+
+# Captions and names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "expected"), texts.CAPTIONS.values(), ids=texts.CAPTIONS.keys())
+def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected: str | Refused) -> None:
+    report = add(folder, ("a.png", pictures.saved(pictures.two(), "PNG")), ("a.txt", data))
+    (example,) = dataset.read(folder)
+    if isinstance(expected, Refused):
+        assert [(name, expected.words in reason) for name, reason in report.refused] == [("a.txt", True)]
+        assert example.caption == ""
+        dataset.caption_file(example.path).write_bytes(data)  # put there by hand, it is no harm, and it is said
+        (example,) = dataset.read(folder)
+        assert dataset.LOST in example.caption or len(data) > dataset.MAX_CAPTION
+        found = [problem.message for problem in problems.find(folder)]
+        assert "The caption has letters that cannot be read." in found or len(data) > dataset.MAX_CAPTION
+        return
+    assert report.refused == []
+    assert example.caption == expected
+    assert example.caption.isprintable()
+    items = datasets.grid_value("rin", "", 1)["items"]
+    assert items[0]["caption"] == expected  # as a value, which the template puts into the page as text
+
+
+@pytest.mark.parametrize("name", texts.NAMES, ids=ascii)
+def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
+    one, two = (pictures.saved(pictures.two(size=(80, side)), "PNG") for side in (50, 60))
+    report = add(folder, (name, one), (name, two))  # and two of one name do not replace each other
+    kept = [path.name for path in folder.iterdir()]
+    assert len(report.added) == len(set(kept)) == 2, report
+    assert all(re.fullmatch(r"[\w-]{1,64}\.png", one) for one in kept)
+
+
+def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
+    names = ["a.png", "A.png", "a.jpg", "a.PNG", "a .png", "a-.png", "caf\u00e9.png", "cafe\u0301.png", "x/a.png"]
+    given = [(name, pictures.saved(pictures.two(size=(80, 50 + n)), "PNG")) for n, name in enumerate(names)]
+    report = add(folder, *given)
+    assert len(report.added) == len(names)
+    assert len({one.path.stem.lower() for one in dataset.read(folder)}) == len(names)
+
+
+# Zips -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "kept", "words"), ZIPS.values(), ids=ZIPS.keys())
+def test_a_zip_is_taken_file_by_file(folder: Path, data: bytes, kept: int, words: str) -> None:
+    report = add(folder, ("set.zip", data))
+    assert len(report.added) == kept, report
+    told = " ".join(f"{name} {reason}" for name, reason in report.refused)
+    assert words in told
+
+
+def test_a_zip_of_very_many_files(folder: Path) -> None:
+    data = containers._zip({f"{number}.png": b"" for number in range(25_010)})
+    report = add(folder, ("set.zip", data))
+    assert ("set.zip", "only the first 25000 files in it were looked at") in report.refused
+    assert_in_words(report.sentence(), folder.parent.parent)
+
+
+# Folders that lie on the server ---------------------------------------------------------------------------------
+
+
+def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) -> None:
+    (home / "outputs" / "secret.txt").write_text("secret")
+    (home / "outputs" / "secret.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
+    (folder / "a.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
+    (folder / "a.txt").symlink_to(home / "outputs" / "secret.txt")
+    (folder / "b.png").symlink_to(home / "outputs" / "secret.png")
+    (folder / "c.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
+    os.mkfifo(folder / "c.txt")
+    os.mkfifo(folder / "d.png")
+    (folder / "e.png").mkdir()
+    (folder / "loop").symlink_to(folder)
+    assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
+    problems.find(folder)
+
+
+# Adapter files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "words"), ADAPTERS.values(), ids=ADAPTERS.keys())
+def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, words: str) -> None:
+    (home / "uploads").mkdir()
+    path = containers.write(home / "uploads", "x.safetensors", data)
+    with pytest.raises(UserError) as caught:
+        adapter_file.read(path)
+    assert words in caught.value.message
+    assert_in_words(str(caught.value), home)
+    _, told = tools.take(str(path))  # and what the page says of it
+    assert "<script" not in told
+    assert str(home) not in told
+    assert len(told) < 20_000
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.bin", "a.ckpt", "a.safetensors.pt"])
+def test_a_pickle_is_refused_whatever_it_is_called(home: Path, name: str) -> None:
+    path = containers.write(home / "outputs", name, pictures.pickled())
+    with pytest.raises(UserError):
+        adapter_file.read(path)
+
+
+def test_metadata_are_text_and_no_more(home: Path) -> None:
+    odd = {
+        "ss_output_name": "<script>alert(1)</script>", "modelspec.title": "x" * 100_000, "ss_steps": "1e999",
+        "ss_tag_frequency": "{" * 10_000, "ss_network_args": "[1]", "limner.config": "[" * 5000,
+        "modelspec.thumbnail": "data:text/html;base64,PHNj", "lora_adapter_metadata": "[" * 100_000,
+        "ss_sd_model_name": "/home/a/b.ckpt",
+    }  # fmt: skip
+    parts = {
+        "lora_down.weight": containers._at(0, 4, (1, 1)), "lora_up.weight": containers._at(4, 8, (1, 1)),
+        "alpha": containers._at(8, 12, ()),
+    }  # fmt: skip
+    header = {"__metadata__": odd, **{f"{containers.NAME}.{key}": value for key, value in parts.items()}}
+    path = containers.write(home / "outputs", "x.safetensors", containers.raw(header, struct.pack("<3f", 1, 1, 1)))
+    told = adapters.describe(path)
+    assert "<script" not in told
+    assert "<img" not in told
+    assert len(unescape(told)) < 30_000
+    assert summary.describe(adapter_file.container.read(path))["bytes"] > 100_000
+
+
+# Settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("toml", "words"), texts.SETTINGS.values(), ids=texts.SETTINGS.keys())
+def test_wrong_settings_are_refused_by_name(home: Path, toml: str, words: str) -> None:
+    given = "" if toml.startswith("name") else 'name = "a"\n'
+    path = home / "outputs" / "c.toml"
+    path.write_text(f'dataset = "rin"\n{given}{toml}\n')
+    with pytest.raises(UserError) as caught:
+        config.build(config.load_partial(path))
+    assert words in str(caught.value)
+    assert_in_words(str(caught.value).replace("\n", " "), home)
+
+
+PICTURES = [
+    {"steps": 0}, {"steps": 10**9}, {"steps": 1.5}, {"steps": "x"}, {"seed": -1}, {"seed": float("nan")},
+    {"guidance": float("inf")}, {"guidance": float("nan")}, {"guidance": -1}, {"width": 7}, {"width": 10**6},
+    {"prompt": "x" * 5000}, {"prompt": ["x"]}, {"negative": None}, {"adapters": "x"}, {"adapters": [["x", "y"]]},
+    {"out": ""}, {"base": ""}, {"shell": "rm"}, {"adapters": [["x", 1.0]] * 50},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", PICTURES, ids=repr)
+def test_a_picture_that_cannot_be_is_refused(home: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        config.check(PictureConfig, {"prompt": "x", "out": "x.png", **change})
+    assert_in_words(str(caught.value).replace("\n", " "), home)
+
+
+@pytest.mark.parametrize("run_id", [*texts.NAMES[:20], "..", ".", "", "a" * 70, "x\0y"], ids=ascii)
+def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
+    for use in (runs.find, lambda name: training.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
+        with pytest.raises(UserError) as caught:
+            use(run_id)
+        assert_in_words(ascii(str(caught.value)), home)
+    with pytest.raises(UserError):
+        datasets.folder_of(run_id)
+    assert files.outputs().is_dir()
+    assert isinstance(PictureConfig, type(BaseModel))

@@ -1,0 +1,254 @@
+"""Faults made real in real workers: what is lost, what is said, and that the run then goes on as if nothing was."""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.bench import crash
+from tests.integration.test_processes import limner, make, status, wait_until
+from tests.workers import Workers
+from trainer import adapter_file, checkpoint, events, files, runs
+from trainer.runs import Run
+from ui import progress
+
+
+def plain(base: Path) -> Run:
+    run = make(str(base), steps=16, resolution=64)
+    run.keep(run.config().model_copy(update={"preview": run.config().preview.model_copy(update={"every": 0})}))
+    return run
+
+
+def told(run: Run) -> str:
+    """What the page says of a run, with no trace of the inside in it."""
+    view = runs.look(run)
+    said = progress.status(view) + progress.warnings(view.state)
+    assert "Traceback" not in said
+    assert str(run.folder.parent) not in said
+    return said
+
+
+def whole(run: Run) -> list[int]:
+    """Steps of the checkpoints, all of which must be whole, with nothing half-written beside them."""
+    assert all(checkpoint.is_whole(folder) for folder in checkpoint.found(run))
+    assert not list(run.folder.rglob("*.part"))
+    return [int(folder.name) for folder in checkpoint.found(run)]
+
+
+class Undisturbed:
+    """The run below without any fault, made once."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._adapter: dict[str, Any] = {}
+        self._losses: dict[int, float] = {}
+
+    def is_what_becomes_of(self, run: Run) -> None:
+        """Resumed, the run ends with the adapter and the losses of one that nothing happened to."""
+        if not self._adapter:
+            other = plain(Path(run.config().model.base))
+            assert self._workers.work(other) == 0
+            self._adapter, self._losses = load_file(other.export), runs.look(other).state.losses
+        assert self._workers.work(run) == 0
+        found = load_file(run.export)
+        assert found.keys() == self._adapter.keys()
+        assert all((found[key] == self._adapter[key]).all() for key in found)
+        assert runs.look(run).state.losses == self._losses
+        assert_no_litter(run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workers: Workers) -> Undisturbed:
+    return Undisturbed(workers)
+
+
+def assert_no_litter(run: Run) -> None:
+    assert sorted(path.name for path in run.folder.iterdir() if path.name != "worker.log") == [
+        "ask", "checkpoints", "config.toml", "events.jsonl", "previews", "rin.safetensors", "worker.lock",
+    ]  # fmt: skip
+    assert not list((run.folder / "ask").iterdir())
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_learned(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
+) -> None:
+    run = plain(tiny_sd)
+    assert workers.work(run, "nan@12") == 2
+    assert "The training became unstable after step 11" in told(run)
+    assert "Lower the learning rate" in told(run)
+    assert whole(run) == [5, 10]
+    for folder in checkpoint.found(run):
+        adapter_file.read(folder / checkpoint.ADAPTER)  # refuses what is not finite
+    assert not run.export.exists()
+    undisturbed.is_what_becomes_of(run)
+
+
+def test_a_disk_that_is_full_ends_the_run_in_words_and_keeps_the_last_checkpoint(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
+) -> None:
+    assert workers.work(plain(tiny_sd)) == 0  # caches the pictures, which takes many writes
+    run = plain(tiny_sd)
+    assert workers.work(run, "enospc@7") == 1  # after twice the settings and three files of the first checkpoint
+    assert "The disk is full.</b> Make room, then resume" in told(run)
+    assert whole(run) == [5]
+    undisturbed.is_what_becomes_of(run)
+
+
+def test_a_log_on_a_full_disk_ends_the_run_and_leaves_it_resumable(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
+) -> None:
+    run = plain(tiny_sd)
+    run.log.symlink_to("/dev/full")
+    assert workers.work(run) == 1
+    assert "No space left" in runs.log_tail(run)
+    run.log.unlink()
+    assert status(run) == "interrupted"
+    undisturbed.is_what_becomes_of(run)
+
+
+def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    run = plain(tiny_sd)
+    assert workers.work(run, "oom@7") == 0
+    assert "Memory ran out; from here on" in told(run)
+    assert runs.look(run).state.step == 16
+
+
+def test_a_worker_that_hangs_is_said_and_can_be_ended(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ui import training
+
+    run = plain(tiny_sd)
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "hang@7")
+    runs.start(run)
+    monkeypatch.delenv("LIMNER_FAULT")
+    wait_until(lambda: runs.look(run).state.step == 6)
+    assert "Training" in told(run)
+    monkeypatch.setattr(runs, "SILENCE", 1.0)  # so that the test need not wait for a minute
+    wait_until(lambda: runs.look(run).is_silent(time.time()))
+    assert "The training does not respond" in told(run)
+    training.ask(run.id, "stop")
+    wait_until(lambda: status(run) not in runs.ACTIVE)
+    assert "Resume</b> goes on from step 5" in told(run)
+    undisturbed.is_what_becomes_of(run)
+
+
+def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    run = make(str(tiny_sd), steps=20, resolution=64)
+    (run.folder / "previews").write_text("in the way")
+    assert workers.work(run) == 0
+    assert "The previews of step 20 could not be made" in told(run)
+
+
+def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    """Killed at the n-th moment of its durable writes, for each n there is: all that has its final name is whole."""
+    run = make(str(tiny_sd), steps=4, resolution=64)
+    settings = run.config()
+    run.keep(settings.model_copy(update={
+        "checkpoint": settings.checkpoint.model_copy(update={"every": 1, "keep": 2}),
+        "preview": settings.preview.model_copy(update={"every": 2}),
+    }))  # fmt: skip
+    workers.work(run)  # fills the cache, whose writes are not of interest here
+    expected = run.export.read_bytes()[-1000:]
+    for number in range(1, 400):
+        cut = runs.create(run.config().model_copy(update={"record": settings.record}))
+        code = workers.work(cut, f"kill@{number}")
+        steps = [int(folder.name) for folder in checkpoint.found(cut)]
+        assert all(checkpoint.is_whole(folder) for folder in checkpoint.found(cut)), number
+        done = runs.look(cut).state.step
+        assert len(steps) >= min(2, max(0, done - 1)), number  # the older ones go when the newer are whole
+        assert max(steps, default=0) >= done - 1, number
+        cut.config()
+        if cut.export.exists():
+            adapter_file.read(cut.export)
+        if code == 0:
+            break
+        if number % 9 == 0:
+            assert workers.work(cut) == 0
+            assert cut.export.read_bytes()[-1000:] == expected
+            assert not list(cut.folder.rglob("*.part"))
+    assert code == 0
+    assert number > 30
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own in memory, for which one must be root."""
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_small_disk(
+    character: Path, tiny_sd: Path, tmp_path: Path, workers: Workers, undisturbed: Undisturbed
+) -> None:
+    """A real disk without room: said before the start, or met on the way; with room again the run goes on."""
+    with small_disk(tmp_path / "small", "6m") as disk:
+        run = runs.create(plain(tiny_sd).config(), disk / "run")
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(files.free_space(disk) - 300_000))
+        assert workers.work(run) == 2
+        assert "the checkpoints of this run take about" in told(run)
+        ballast.unlink()
+        workers.start(run)
+        wait_until(lambda: bool(runs.look(run).state.checkpoints))
+        ballast.write_bytes(bytes(max(0, files.free_space(disk) - 8192)))
+        code = workers.wait()
+        whole(run)
+        ballast.unlink()
+        assert code == 0 or status(run) == "interrupted" or "The disk is full" in told(run)
+        undisturbed.is_what_becomes_of(run)
+
+
+def test_the_order_of_checkpoints_is_that_of_steps_whatever_the_clock_says(
+    character: Path, tiny_sd: Path, workers: Workers
+) -> None:
+    run = plain(tiny_sd)
+    workers.work(run, "nan@12")
+    for folder in checkpoint.found(run):
+        os.utime(folder, (2_000_000_000 - int(folder.name), 2_000_000_000 - int(folder.name)))
+    assert workers.work(run) == 0
+    begun = [event.step for event in events.read(run.log)[0] if event.kind == "started"]
+    assert begun == [0, 10]
+
+
+def test_only_broken_or_no_pictures_are_refused(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    for picture in character.glob("*.png"):
+        picture.write_bytes(b"no picture")
+    run = plain(tiny_sd)
+    assert workers.work(run) == 2
+    assert "There are no pictures in the data set" in told(run)
+    done = limner("check", "rin")
+    assert done.returncode == 2
+
+
+def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    for picture in sorted(character.glob("*.png"))[1:]:
+        picture.write_bytes(b"no picture")
+    run = plain(tiny_sd)
+    assert workers.work(run) == 0
+    assert "13 files cannot be read as a picture." in told(run)
+    assert "(02.png, 03.png" in told(run)
+
+
+def test_forty_kills_at_random_moments(home: Path, workers: Workers) -> None:
+    """As `python -m tests.bench.crash`, which does the same three hundred times."""
+    seed = time.time_ns() % 10**6
+    report = crash.crash(workers, 40, steps=20, every=3, rng=random.Random(seed))
+    assert not report.faults, seed
+    assert report.kills == 40
+    assert report.ended > 0
+    assert report.most_repeated <= 3

@@ -1,0 +1,99 @@
+"""Real workers, each a process of its own that can be killed, without the time that their imports take.
+
+One process imports all there is to import and forks for each run that it is told of.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import CHECKOUT
+from trainer.runs import Run
+
+
+@dataclass
+class Workers:
+    """The process that forks; one worker at a time."""
+
+    process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.workers"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def start(self, run: Run, fault: str = "") -> int:
+        """Begin to work on a run; returns the number of the process."""
+        assert self.process.stdin is not None
+        home = os.environ.get("LIMNER_HOME", "")
+        self.process.stdin.write(json.dumps([str(run.folder.resolve()), home, fault]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit code of the worker that was started; negative if a signal ended it.
+
+        Until somebody waits, its number is not given to another process, so that it can be killed whatever it does.
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def work(self, run: Run, fault: str = "") -> int:
+        """A worker from its start to its end."""
+        self.start(run, fault)
+        return self.wait()
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self.process.communicate()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+def _child(folder: str, home: str, fault: str) -> None:
+    os.setsid()
+    os.environ.update(LIMNER_HOME=home, LIMNER_TEST="1", LIMNER_FAULT=fault)
+    log = os.open(Path(folder) / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    from trainer.__main__ import main
+
+    code = 1
+    try:
+        code = main(["work", folder])
+    finally:
+        os._exit(code)
+
+
+def _serve() -> None:
+    import diffusers
+    import torch
+
+    import trainer.__main__
+    import trainer.train
+
+    diffusers.StableDiffusionPipeline, trainer.__main__, trainer.train  # noqa: B018 - loaded when they are named
+    torch.set_num_threads(1)  # threads would not live on in the worker
+    while line := sys.stdin.readline():
+        number = os.fork()
+        if number == 0:
+            _child(*json.loads(line))
+        print(number, flush=True)
+        sys.stdin.readline()
+        _, status = os.waitpid(number, 0)
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        print(code, flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _serve()

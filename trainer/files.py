@@ -35,6 +35,11 @@ def outputs() -> Path:
     return home() / "outputs"
 
 
+def uploads() -> Path:
+    """Folder where uploads lie until they are taken in."""
+    return outputs() / ".tmp"
+
+
 def write(path: Path, data: bytes | str) -> None:
     """Write a whole file so that after a crash the final name holds the old content or the new one.
 

@@ -65,6 +65,15 @@ class Page:
         wanted = [self.number(name), event]
         return next(one for one in self.functions if wanted in [list(target) for target in one["targets"]])
 
+    def opened(self) -> dict[str, Any]:
+        """What is called when a page was opened; what can be chosen in it is known from then on."""
+        return next(one for one in self.functions if any(target[1] == "load" for target in one["targets"]))
+
+    def without_states(self, function: dict[str, Any], values: list[Any]) -> list[Any]:
+        """Values as they are sent: what the server itself keeps is left out."""
+        states = {one["id"] for one in self.config["components"] if one["type"] == "state"}
+        return [None if number in states else one for number, one in zip(function["inputs"], values, strict=True)]
+
     def values(self, function: dict[str, Any], **changed: object) -> list[Any]:
         """What the page would send: the values that it starts with, some of them changed."""
         parts = {one["id"]: one["props"] for one in self.config["components"]}
@@ -371,21 +380,20 @@ def test_with_a_password_nothing_is_open_and_guessing_is_slow(tmp_path: Path) ->
 def test_a_start_that_was_sent_twice_is_one_run_and_its_file_tells_nothing_private(shared: Server, page: Page) -> None:
     start = page.called_by("start", "click")
     given = page.values(
-        start, project="example-character", name="rin", train_trigger="miraxo", preset="character", training_steps=3,
-        training_batch_size=1, preservation_share=0.0, preview_every=0, preview_steps=1, preview_prompts="miraxo",
+        start, project="example-character", name="rin", train_trigger="miraxo", preset="character",
+        form_training_steps=3, form_training_batch_size=1, form_preservation_share=0.0, form_preview_every=0,
+        form_preview_steps=1, form_preview_prompts="miraxo",
     )  # fmt: skip
-    states = {one["id"] for one in page.config["components"] if one["type"] == "state"}
-    data = [None if number in states else value for number, value in zip(start["inputs"], given, strict=True)]
-    load = next(one for one in page.functions if any(target[1] == "load" for target in one["targets"]))
+    data = page.without_states(start, given)
     for number in range(3):
-        page.call(load, [], f"twice{number}")  # what can be chosen is known for each page that was opened
+        page.call(page.opened(), [], f"twice{number}")
     with ThreadPoolExecutor(3) as browser:
         said = list(browser.map(lambda number: page.call(start, data, f"twice{number}"), range(3)))
     assert len(runs_of(shared)) == 1, said[0][-2000:]
     (folder,) = runs_of(shared)
     wait(lambda: runs.look(runs.Run(folder)).status not in runs.ACTIVE, seconds=120)
     assert runs.look(runs.Run(folder)).status == "finished"
-    assert runs.look(runs.Run(folder)).state.step == 3
+    assert runs.look(runs.Run(folder)).state.step == 3  # as the form said
     with safe_open(folder / "rin.safetensors", "np") as file:
         told = json.dumps(file.metadata())
     private = (str(shared.home), str(Path.home()) + "/", socket.gethostname(), "01.png", SECRET)

@@ -149,6 +149,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
             if look:
                 look(_shown(name))
             _add_picture(shelf, name, data, captions.get(_stem(name)), report)
+    files.sync_folder(folder)
     _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
     return report
 
@@ -230,9 +231,9 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
     path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
     if caption is not None and dataset.one_line(caption):
-        files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
+        files.place(dataset.caption_file(path), [dataset.one_line(caption).encode() + b"\n"])
         report.captions += 1
-    files.write(path, data)
+    files.place(path, [data])
     shelf.put(path, len(data))
     report.added.append(path.name)
 

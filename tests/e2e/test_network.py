@@ -83,13 +83,15 @@ class Page:
             found.append(changed.get(str(props.get("elem_id")).replace("-", "_"), props.get("value")))
         return found
 
-    def call(self, function: dict[str, Any], data: list[Any], session: str = "s", event: object = None) -> str:
+    def call(
+        self, function: dict[str, Any], data: list[Any], session: str = "s", event: object = None, seconds: float = 60
+    ) -> str:
         """Call a function as the page does; returns all that the server says of it."""
         body = {"fn_index": function["id"], "data": data, "session_hash": session, "event_data": event}
         joined = self.web.post("/gradio_api/queue/join", json=body)
         said = joined.text
         if joined.status_code == 200:
-            end = time.monotonic() + 20
+            end = time.monotonic() + seconds
             with self.web.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as answer:
                 for line in answer.iter_lines():
                     said += line

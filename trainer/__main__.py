@@ -24,8 +24,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, config, dataset, events, file_commands, files, runs
-from trainer.config import PictureConfig
+from trainer import __version__, allocator, config, dataset, events, file_commands, files, remedies, runs, turns
+from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
 
@@ -105,6 +105,7 @@ def _train(parsed: argparse.Namespace) -> int:
 def _resume(parsed: argparse.Namespace) -> int:
     if not (parsed.folder / "config.toml").is_file():
         raise UserError(f"{parsed.folder.name!r} is no run folder: it has no config.toml.", "Give the folder of a run.")
+    runs.pause(Run(parsed.folder), go_on=True)  # asked for before it ended
     return work(Run(parsed.folder, Progress()))
 
 
@@ -117,14 +118,15 @@ def work(run: Run) -> int:
     allocator.tune()
     if os.environ.get("RANK", "0") != "0":
         return _follow(run)
-    lock = runs.hold(run)
+    lock = turns.hold(run)
     files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
         signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
+    settings = None
     try:
         settings = run.config()
-        device = runs.wait_for_device(run)
+        device = turns.wait_for_device(run)
         try:
             from trainer import distributed  # imports torch, which a waiting run does without
             from trainer.train import train
@@ -136,10 +138,12 @@ def work(run: Run) -> int:
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # whatever comes becomes an event, so that the page can tell it
-        message, remedy = explain(error)
+        told = explain(error, settings)
         print(traceback.format_exc(), file=sys.stderr)
         with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
-            run.report(events.Failed(message=message, remedy=remedy, traceback=traceback.format_exc()))
+            run.report(events.Failed(
+                message=told.message, remedy=told.remedy, change=told.change, traceback=traceback.format_exc()
+            ))  # fmt: skip
         return 2 if isinstance(error, UserError) else 1
     finally:
         (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device
@@ -157,17 +161,21 @@ def _follow(run: Run) -> int:
     return 0
 
 
-def explain(error: Exception) -> tuple[str, str]:
-    """What went wrong and what to do, for a person."""
+def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
+    """What went wrong and what to do, for a person; with the settings of the run, also what to change in them."""
     if isinstance(error, UserError):
-        return error.message, error.remedy
+        return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full.", "Make room, then resume: the last checkpoint is kept."
+        return UserError("The disk is full.", "Make room, then resume: the last checkpoint is kept.")
     if isinstance(error, PermissionError):
-        return "A folder cannot be written to.", "Check its permissions, then resume."
+        return UserError("A folder cannot be written to.", "Check its permissions, then resume.")
     if is_out_of_memory(error):
-        return "There is not enough memory.", "Lower the resolution or the batch size, then start again."
-    return f"Something unexpected went wrong ({type(error).__name__}).", "The log has the details; resuming may help."
+        change = remedies.smaller(settings) if settings else {}
+        return UserError(
+            "There is not enough memory.", "Lower the resolution or the batch size, then start again.", change
+        )
+    words = f"Something unexpected went wrong ({type(error).__name__})."
+    return UserError(words, "The log has the details; resuming may help.")
 
 
 class Progress:

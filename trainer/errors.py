@@ -1,17 +1,21 @@
 """The one exception that is meant for people, and one of others that they meet often."""
 
+from collections.abc import Mapping
+
 
 class UserError(Exception):
     """Something that a person can change: what is wrong, and what to do about it.
 
     The page shows both sentences, the command line prints them and ends with exit code 2.
-    Neither sentence holds a traceback, a secret, or a path outside the user's own data.
+    Neither sentence holds a traceback, a secret, or a path outside the user's own data. `change` are settings, by
+    their path, with which a run would do better: the page offers to train again with them.
     """
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str, change: Mapping[str, float | str] | None = None) -> None:
         super().__init__(f"{message} {remedy}".strip())
         self.message = message
         self.remedy = remedy
+        self.change = dict(change or {})
 
 
 def is_out_of_memory(error: Exception) -> bool:

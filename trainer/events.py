@@ -104,12 +104,16 @@ class Stopped(_Event):
 
 
 class Failed(_Event):
-    """The run ended with an error; `traceback` is for the log and for bug reports only."""
+    """The run ended with an error; `traceback` is for the log and for bug reports only.
+
+    `change` are settings, by their path, with which it would do better.
+    """
 
     kind: Literal["failed"] = "failed"
     message: str
     remedy: str
     traceback: str
+    change: dict[str, float | str] = Field(default_factory=dict)
 
 
 Event = Started | Phase | Step | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
@@ -142,6 +146,7 @@ class State:
     message: str = ""
     remedy: str = ""
     traceback: str = ""
+    change: dict[str, float | str] = field(default_factory=dict)
     updated: datetime | None = None
 
 
@@ -192,7 +197,8 @@ def _fold_one(state: State, event: Event) -> State:
         case Started():
             return replace(
                 state, started=True, end="", step=event.step, steps=event.steps, pid=event.pid, device=event.device,
-                phase=None, pace=(), message="", remedy="", traceback="", export="", verified=(),
+                phase=None, pace=(), message="", remedy="", traceback="", change={}, export="",
+                verified=(),
                 losses={step: loss for step, loss in state.losses.items() if step <= event.step},
                 previews=tuple(preview for preview in state.previews if preview.step <= event.step),
                 checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
@@ -224,7 +230,7 @@ def _fold_one(state: State, event: Event) -> State:
 def _ended(state: State, event: Finished | Stopped | Failed) -> State:
     if isinstance(event, Failed):
         state = replace(state, message=event.message, remedy=event.remedy, traceback=event.traceback)
-        return replace(state, end="failed", phase=None)
+        return replace(state, change=event.change, end="failed", phase=None)
     if isinstance(event, Finished):
         state = replace(state, export=event.export)
     return replace(state, end=event.kind, step=event.step, phase=None)

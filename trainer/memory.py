@@ -16,7 +16,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import allocator, distributed, events
+from trainer import allocator, distributed, events, remedies
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
@@ -88,6 +88,7 @@ def fit(
                 f"There is not enough memory: even with one picture at a time a step needs about {need / GB:.1f} GB, "
                 f"and {room / GB:.1f} GB can be had.",
                 REMEDY,
+                remedies.smaller(config),
             )
         if rung != rungs[0]:
             run.report(events.Warned(message=f"To fit into {room / GB:.1f} GB of memory, {rung}."))

@@ -9,7 +9,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, config, events, families, files
+from trainer import adapter_file, archive, config, detect, events, families, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
@@ -78,8 +78,12 @@ def native_side(family: Family) -> int:
 
 
 def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:
-    """Save a picture with what made it in its text, but no path."""
+    """Save a picture with what made it in its text, but no path: once as A1111 writes it, once to be read back."""
     text = PngInfo()
+    told = picture.model_dump(exclude={"out", "base", "adapters"})
+    told["base"] = picture.base if picture.base == config.MICRO or detect.is_hub_name(picture.base) else config.MICRO
+    told["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in picture.adapters]
+    text.add_text("limner", json.dumps(told))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in picture.adapters)
     text.add_text(
         "parameters",
@@ -182,6 +186,11 @@ def read_adapter(file: Path) -> AdapterFile:
     return _read_adapter(file, file.stat().st_mtime_ns)
 
 
+def given_up(picture: PictureConfig) -> Path:
+    """An empty file that whoever asked for a picture makes if they no longer want it."""
+    return Path(picture.out).with_suffix(".given-up")
+
+
 def serve() -> None:
     """Answer requests (one JSON line each) until standard input ends.
 
@@ -195,11 +204,16 @@ def serve() -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
+    def tell(picture: PictureConfig, done: int, _: int) -> None:
+        if given_up(picture).exists():
+            raise UserError("The picture was given up.", "")
+        answer(progress=done, of=picture.steps)
+
     answer(ready=True)
     for line in sys.stdin:
         try:
             picture = PictureConfig.model_validate_json(line)
-            image = painter.paint(picture, lambda done, of: answer(progress=done, of=of))
+            image = painter.paint(picture, partial(tell, picture))
             write_png(Path(picture.out), image, picture)
             answer(done=True)
         except ValidationError as error:

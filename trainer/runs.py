@@ -1,12 +1,13 @@
-"""Run folders under `outputs/`: create, list, start, ask, look at, delete. The folder is the whole interface.
+"""Run folders under `outputs/`: create, list, start, ask, look at. The folder is the whole interface.
 
     config.toml     settings: written at creation, completed by the worker before step 1; after that only what the run
                     itself decides on the way is written anew: its steps when asked to cool down, its learning rate
-                    when the instability guard begins again
+                    when the instability guard begins again; and its steps when a person wants more of them
     events.jsonl    what the worker reports
     worker.log      what the worker prints
     worker.lock     held while a worker lives
-    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes)
+    ask/            empty files: stop, checkpoint, preview, cooldown (anybody writes, the worker removes), and pause,
+                    which holds the worker after its present step for as long as it is there
     checkpoints/    what the run can be resumed from
     previews/       pictures
     <name>.safetensors
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,8 +40,9 @@ from trainer.errors import UserError
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
-DEVICE_LOCK = ".device.lock"
+PAUSE = "pause"
 LOOKED_AT = 20  # runs among which one of the same kind is looked for
+PATIENCE = 0.2  # seconds between looks whether a paused run goes on
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
 SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
 ENDS: dict[str, Status] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
@@ -107,6 +109,16 @@ class Run:
         path.unlink(missing_ok=True)
         return True
 
+    def rest(self, then: events.Event) -> None:
+        """Wait while the run is paused and nobody asks for its end; if it was, report an event `then`."""
+        pause, stop = self.folder / "ask" / PAUSE, self.folder / "ask" / "stop"
+        paused = False
+        while self.leads and pause.exists() and not stop.exists():
+            paused = True
+            time.sleep(PATIENCE)
+        if paused:
+            self.report(then)
+
     def progress(self, name: str, done: int, total: int) -> None:
         """Report a phase, and end it if the run was asked to stop.
 
@@ -133,24 +145,33 @@ class View:
     offset: int = 0
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds that are left at the pace of the last steps, previews between them included; None if unknown."""
+    def paused(self) -> bool:
+        """Whether somebody holds the run; it goes on, from where it is, when they let go."""
+        return self.status == "running" and (self.run.folder / "ask" / PAUSE).exists()
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """How long the last steps took, previews between them included; None if unknown."""
         pace = self.state.pace
-        if self.status != "running" or len(pace) < 2:
+        if len(pace) < 2:
             return None
-        return (self.state.steps - pace[-1][0]) * _seconds_a_step(pace)
+        (first, begin), (last, end) = pace[0], pace[-1]
+        return (end - begin) / max(1, last - first)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that are left at the pace of the last steps; None if unknown."""
+        pace = self.seconds_per_step
+        if self.status != "running" or self.paused or pace is None:
+            return None
+        return (self.state.steps - self.state.step) * pace
 
     def is_silent(self, now: float) -> bool:
         """Whether at this Unix time a worker that trained says nothing for ten steps' time, and at least a minute."""
-        pace, updated = self.state.pace, self.state.updated
-        if self.status != "running" or len(pace) < 2 or not updated:
+        pace, updated = self.seconds_per_step, self.state.updated
+        if self.status != "running" or self.paused or pace is None or not updated:
             return False
-        return now - updated.timestamp() > max(SILENCE, 10 * _seconds_a_step(pace))
-
-
-def _seconds_a_step(pace: Sequence[tuple[int, float]]) -> float:
-    (first, begin), (last, end) = pace[0], pace[-1]
-    return (end - begin) / max(1, last - first)
+        return now - updated.timestamp() > max(SILENCE, 10 * pace)
 
 
 def create(config: TrainConfig, folder: Path | None = None) -> Run:
@@ -287,16 +308,15 @@ def start(run: Run, executor: Executor = spawn) -> None:
     executor(run)
 
 
-def seconds_per_step(config: TrainConfig) -> float | None:
-    """How long a step took, previews included, in the newest run of this kind on this machine; None without one."""
+def alike(config: TrainConfig) -> View | None:
+    """The newest run on this machine whose steps cost what those of these settings do; None without one."""
     for run in every()[:LOOKED_AT]:
         try:
-            alike = _cost(run.config()) == _cost(config)
+            view = look(run) if _cost(run.config()) == _cost(config) else None
         except UserError:  # of an older version, or broken
             continue
-        pace = look(run).state.pace if alike else ()
-        if len(pace) > 1:
-            return _seconds_a_step(pace)
+        if view and view.seconds_per_step:
+            return view
     return None
 
 
@@ -315,74 +335,21 @@ def ask(run: Run, command: Command) -> None:
     (run.folder / "ask" / command).touch()
 
 
+def pause(run: Run, *, go_on: bool = False) -> None:
+    """Hold a run after its present step, with all that it has in memory, or let it go on."""
+    path = run.folder / "ask" / PAUSE
+    if go_on:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
 def kill(run: Run) -> None:
     """End a worker that does not answer; the run can be resumed then. Its number is trusted while its lock is held."""
     number = look(run).state.pid
     if number and is_locked(run.lock):
         os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
-
-
-def hold(run: Run) -> FileLock:
-    """Take the lock of a run for the rest of this process's life.
-
-    Raises:
-        UserError: another worker has it.
-    """
-    # A look at the lock takes it for an instant, hence the patience.
-    lock = FileLock(run.lock)
-    try:
-        lock.acquire(timeout=5)
-    except Timeout:
-        raise UserError(f"The run {run.id!r} is at work already.", "Watch it, or stop it first.") from None
-    (run.folder / "ask").mkdir(exist_ok=True)
-    (run.folder / "ask" / "start").touch()
-    return lock
-
-
-def wait_for_device(run: Run) -> FileLock:
-    """Wait until it is this run's turn for the device: one run at a time, the oldest waiting one first.
-
-    Raises:
-        StopRequestedError: somebody asked the run to stop while it waited.
-    """
-    files.outputs().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(files.outputs() / DEVICE_LOCK)
-    while True:
-        if not _older_waiting(run):
-            try:
-                lock.acquire(timeout=0.2)
-            except Timeout:
-                pass
-            else:
-                (run.folder / "ask" / "start").unlink(missing_ok=True)
-                return lock
-        if run.asked("stop"):
-            raise StopRequestedError
-        time.sleep(0.3)
-
-
-def _older_waiting(run: Run) -> bool:
-    if run.folder.parent.resolve() != files.outputs().resolve():
-        return False
-    return any(other.id < run.id and is_locked(other.lock) and look(other).status == "waiting" for other in every())
-
-
-def place(run: Run) -> int:
-    """Place of a waiting run in the queue, 1 = next."""
-    return 1 + sum(1 for other in every() if other.id < run.id and look(other).status == "waiting")
-
-
-def delete(run: Run) -> None:
-    """Move a run to the bin `outputs/.bin`.
-
-    Raises:
-        UserError: it is at work.
-    """
-    if look(run).status in ACTIVE:
-        raise UserError("This run is at work.", "Stop it first.")
-    bin_folder = files.outputs() / ".bin"
-    bin_folder.mkdir(parents=True, exist_ok=True)
-    run.folder.replace(bin_folder / f"{run.id}.{os.urandom(3).hex()}")
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

@@ -22,6 +22,7 @@ from trainer import (
     memory,
     objective,
     preview,
+    remedies,
     update,
 )
 from trainer.batches import Batches
@@ -90,7 +91,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             progress = begin(config, adapter)
             run.report(started(step, config, family.device))
             continue
-        update.check(loss.item(), norm, step, scaler)
+        update.check(loss.item(), norm, step, config, scaler)
         update.advance(progress, rate, scaler)
         step += 1
         progress.follow(step, config.training.ema)
@@ -99,6 +100,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
+        run.rest(started(step, config, family.device))
         asked = distributed.asked(accelerator, run)
         if run.leads and (due(step, config.preview.every) or step == config.training.steps or "preview" in asked):
             with progress.settled(adapter):
@@ -160,6 +162,7 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
         raise UserError(
             f"The training became unstable {RESTARTS + 1} times, each time at half the learning rate of before.",
             "Lower the learning rate or alpha much, or look for a broken picture.",
+            remedies.calmer(config),
         )
     rate = config.optimizer.learning_rate / 2
     message = f"The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}."

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from trainer import remedies
 from trainer.batches import Batch, Batches
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig
@@ -86,7 +87,7 @@ def exploded(norm: float, step: int, config: TrainConfig, progress: Progress) ->
     return far and (math.isfinite(norm) or "scaler" not in progress.notes)
 
 
-def check(loss: float, norm: float, step: int, scaler: GradScaler | None) -> None:
+def check(loss: float, norm: float, step: int, config: TrainConfig, scaler: GradScaler | None) -> None:
     """Stop before a step that would destroy the adapter; with a scaler, the scaler passes over a gradient too large.
 
     Raises:
@@ -96,6 +97,7 @@ def check(loss: float, norm: float, step: int, scaler: GradScaler | None) -> Non
         raise UserError(
             f"The training became unstable after step {step}: loss {loss}, gradient {norm}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
+            remedies.calmer(config),
         )
 
 

@@ -7,25 +7,35 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import runs
+from trainer import archive, runs
 from trainer.errors import UserError
 from trainer.runs import View
 from ui import adapters, media, progress, tools
-from ui.handling import handled
+from ui.handling import QUIET, handled
 from ui.watch import Watch, label
 
-HOW = """<details class='notes'><summary>How to use the file</summary>
-<p>Put the <b>.safetensors</b> file into the LoRA folder of your program: <b>ComfyUI</b> (models/loras),
-<b>A1111</b> or <b>Forge</b> (models/Lora), <b>InvokeAI</b>, or load it with <b>diffusers</b>
-(<code>pipeline.load_lora_weights(file)</code>). Choose the base model that it was trained on, and write the trigger
-word in the prompt.</p><p>An adapter of the built-in base Micro works with Micro only, here and with
-<code>limner sample</code>.</p></details>"""
-REMOVE = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.bin");
+HOW = """<details class='notes'><summary>How to use the file</summary><table>
+<tr><th scope='row'>ComfyUI</th><td>Put it into models/loras. Add the node <b>Load LoRA</b> between the checkpoint and
+the rest, choose the file, strength_model 1.</td></tr>
+<tr><th scope='row'>A1111, Forge</th><td>Put it into models/Lora. Write <code>&lt;lora:NAME:1&gt;</code> into the
+prompt; 1 is the strength.</td></tr>
+<tr><th scope='row'>InvokeAI</th><td>Model Manager, Add Model, choose the file. Then add it under LoRAs beside the
+prompt.</td></tr>
+<tr><th scope='row'>sd-scripts</th><td><code>gen_img.py --network_module networks.lora
+--network_weights FILE</code></td></tr>
+<tr><th scope='row'>diffusers</th><td><code>pipeline.load_lora_weights("FILE")</code>, then
+<code>pipeline.set_adapters("default_0", 1.0)</code> for another strength.</td></tr></table>
+<p>Everywhere: choose the base model that it was trained on, and write the trigger word in the prompt. An adapter of the
+built-in base Micro works with Micro only, here and with <code>limner sample</code>.</p></details>"""
+ROWS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button.bin, button.rename");
   if (!button) return;
-  const what = button.dataset.run ? "the run " + button.dataset.label + " with all its files" : button.dataset.label;
-  if (confirm("Move " + what + " to the bin?"))
-    trigger("delete", { run: button.dataset.run || "", file: button.dataset.file || "" });
+  const { run = "", file = "", label = "", name = "" } = button.dataset;
+  if (button.classList.contains("rename")) {
+    const wanted = prompt("A new name for this run:", name);
+    if (wanted && wanted !== name) trigger("select", { run, name: wanted });
+  } else if (confirm("Move " + (run ? "the run " + label + " with all its files" : label) + " to the bin?"))
+    trigger("delete", { run, file });
 });"""
 
 
@@ -38,32 +48,64 @@ class Tab:
 
 def build(watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    listing = gr.HTML(elem_id="runs", js_on_load=REMOVE)
+    with gr.Row(elem_classes="bottom"):
+        search = gr.Textbox(
+            label="Find a run", info="By its name, trigger word, or state.", max_lines=1, elem_id="find-run",
+            interactive=True, scale=3,
+        )  # fmt: skip
+        undo = gr.Button(
+            "Bring back the run deleted last", visible=False, size="sm", elem_id="restore-run", scale=1, min_width=200
+        )
+    listing = gr.HTML(elem_id="runs", js_on_load=ROWS)
     lower = tools.build(watch, listing, lambda: table(watch))
     gr.HTML(HOW)
+    shown = [listing, undo]
 
-    def remove(event: gr.EventData) -> str:
+    def remove(query: str, event: gr.EventData) -> list[Any]:
         if event.file:
             adapters.discard(str(event.file))
         else:
-            runs.delete(runs.find(str(event.run)))
-        return table(watch)
+            archive.delete(runs.find(str(event.run)))
+        return _listed(watch, query)
 
-    listing.delete(handled(remove), None, listing, api_visibility="private", show_progress="hidden")
-    return Tab([listing, lower.chosen])
+    def rename(query: str, event: gr.EventData) -> list[Any]:
+        archive.rename(runs.find(str(event.run)), str(event.name))
+        return _listed(watch, query)
+
+    def bring_back(query: str) -> list[Any]:
+        archive.restore_last()
+        return _listed(watch, query)
+
+    listing.delete(handled(remove), search, shown, **QUIET)
+    listing.select(handled(rename), search, shown, **QUIET)
+    undo.click(handled(bring_back), search, shown, **QUIET)
+    search.input(handled(lambda query: _listed(watch, query)), search, shown, trigger_mode="always_last", **QUIET)
+    return Tab([listing, undo, search, lower.chosen])
 
 
 def show(watch: Watch) -> list[Any]:
-    """All files as they are on disk."""
-    return [table(watch), gr.Dropdown(adapters.choices(watch)[:-1])]
+    """Values of `Tab.shown`: all files as they are on disk."""
+    return [*_listed(watch, ""), "", gr.Dropdown(adapters.choices(watch)[:-1])]
 
 
-def table(watch: Watch) -> str:
-    """All runs, the newest first, then the other files."""
-    rows = "".join(_row(view) for view in watch.every())
+def _listed(watch: Watch, query: str) -> list[Any]:
+    return [table(watch, query), gr.Button(visible=bool(archive.deleted()))]
+
+
+def table(watch: Watch, query: str = "") -> str:
+    """All runs in which each word of a query occurs, the newest first, then the other files."""
+    words = query.lower().split()
+    rows = [_row(view) for view in watch.every() if all(word in _said(view) for word in words)]
+    if words and not rows:
+        return f"<div class='empty'>No run has “{escape(query.strip())}”.</div>"
     if not rows and not adapters.kept():
         return "<div class='empty'>No adapters yet. They appear here once training has begun.</div>"
-    return f"<div class='runs'>{rows}</div>{adapters.table()}"
+    return f"<div class='runs'>{''.join(rows)}</div>{adapters.table()}"
+
+
+def _said(view: View) -> str:
+    """What a search looks into."""
+    return f"{label(view.run)} {view.run.id} {_trigger(view)} {progress.WORDS[view.status]}".lower()
 
 
 def _row(view: View) -> str:
@@ -83,7 +125,11 @@ def _row(view: View) -> str:
     bin_button = ""
     if view.status not in runs.ACTIVE:
         data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
-        bin_button = f"<button type='button' class='bin' {data}>Delete</button>"
+        name = f"data-name='{escape(run.id[18:])}'"
+        bin_button = (
+            f"<button type='button' class='rename' {data} {name}>Rename</button>"
+            f"<button type='button' class='bin' {data}>Delete</button>"
+        )
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "
         f"<span class='pill {view.status}'>{progress.WORDS[view.status]}</span></h2><p>{' &middot; '.join(facts)}</p>"

@@ -20,6 +20,7 @@ from trainer.errors import UserError
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
 ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})
+BASE = ("model", "base")  # chosen above the form
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def entries(
     nested: list[Entry] = []
     for name, info in section.model_fields.items():
         here = (*path, name)
-        if not path and name in ELSEWHERE:
+        if (not path and name in ELSEWHERE) or here == BASE:
             continue
         title = info.title or name.replace("_", " ").capitalize()
         sections = _sections(info.annotation)
@@ -111,7 +112,12 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any a
 
 def standard(preset: str, base: str) -> TrainConfig:
     """What holds if nothing is changed in the form."""
-    return configs.build({"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or configs.MICRO}})
+    return configs.build(as_settings(preset, base))
+
+
+def as_settings(preset: str, base: str) -> dict[str, Any]:
+    """The partial settings of a preset and a base, of a run that has no name yet."""
+    return {"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or configs.MICRO}}
 
 
 def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:

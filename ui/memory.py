@@ -37,6 +37,8 @@ def answer(project: str, key: str) -> str:
     match key:
         case "trigger":
             return guess_trigger(captions(project))
+        case "base" | "settings":
+            return ""
         case "preset":
             return "style" if "style" in project.lower() else "character"
         case _:

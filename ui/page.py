@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from trainer import dataset, files
 from trainer.errors import UserError
-from ui import datasets, downloads, media, memory, training, tryout
+from ui import api, datasets, downloads, live, media, memory, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
@@ -95,18 +95,19 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
                 painter.warm()
             return tryout.offer(watch, *given)
 
-        train_tab.select(handled(training.plan), train.answers, train.summary, **QUIET)
+        train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            handled(training.plan), train.answers, train.summary, **QUIET
+            handled(training.plan), train.answers, train.planned, **QUIET
         )
         _share_trigger(head.project, images, train)
         _connect_projects(head, images, train)
         page.load(
             handled(lambda: _load(watch)), None,
-            [tabs, head.project, *images.shown, *train.shown, *train.live], **QUIET,
+            [tabs, head.project, *images.shown, *train.shown, *train.live.outputs], **QUIET,
         )  # fmt: skip
+        api.build(painter, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 
@@ -155,7 +156,7 @@ def _load(watch: Watch) -> list[Any]:
     active = watch.active()
     selected = gr.Tabs(selected="train") if active else gr.skip()
     picker = gr.Dropdown(dataset.names(), value=project or None)
-    return [selected, picker, *datasets.show(project), *training.show(project), *training.draw(watch, watch.default())]
+    return [selected, picker, *datasets.show(project), *training.show(project), *live.draw(watch, watch.default())]
 
 
 def _choose(project: str | None) -> list[Any]:

@@ -75,7 +75,11 @@ class Painter:
                 raise UserError("The painting was given up.", "Make the picture again; training comes first.")
             finally:
                 if process is not None and not finished:
-                    _drain(process)  # the page went away: the next request must not read this one's answers
+                    # The page went away, or gave it up: the next request must not read this one's answers.
+                    given_up = Path(picture.out).with_suffix(".given-up")
+                    given_up.touch()
+                    _drain(process)
+                    given_up.unlink(missing_ok=True)
                 self._rest()
 
     def close(self) -> None:

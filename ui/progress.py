@@ -6,7 +6,7 @@ from html import escape
 from math import isfinite
 from urllib.parse import quote
 
-from trainer import events, runs
+from trainer import events, runs, turns
 from trainer.runs import View
 
 WORDS = {
@@ -39,6 +39,8 @@ def word(view: View) -> str:
         return "Not responding"
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
         return "Stopping"
+    if view.paused:
+        return "Paused"
     if view.status == "running" and view.state.phase:
         return "Preparing"
     return WORDS[view.status]
@@ -70,11 +72,14 @@ def status(view: View) -> str:
     if view.seconds_left is not None:
         facts.append(f"about {seconds(view.seconds_left)} left")
     if view.status == "waiting":
-        place = runs.place(view.run)
+        place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
         facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
     if state.device and view.status == "running":
         facts.append(f"on {escape(state.device)}")
+    if state.step and view.status == "running":
+        facts.append(f"learning rate {state.learning_rate:.2g}")
+        facts.append(f"{state.memory / 2**30:.1f} GB of memory")
     phase = state.phase
     note = ""
     if phase and view.status in runs.ACTIVE:
@@ -187,8 +192,9 @@ def previews(view: View, newest: int = 12) -> str:
 def _figure(run_id: str, preview: events.Preview) -> str:
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
+    caption = f"{preview.prompt} · step {preview.step}, seed {preview.seed}"
     return (
-        f"<figure><a href='{link}' target='_blank'><img loading='lazy' src='{link}' "
+        f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
         f"alt='Step {preview.step}: {escape(preview.prompt)}'></a><figcaption>step {preview.step}</figcaption></figure>"
     )
 

@@ -1,8 +1,11 @@
-"""Tab 2: what to teach, start, and the live view of a run. The run folder is the only state."""
+"""Tab 2: what to teach, on which base, how long, and start. The live view beside it is in `live`."""
 
+import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -11,40 +14,40 @@ from trainer import config as configs
 from trainer import dataset, files, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from ui import form, memory, progress
+from ui import bases, form, live, memory, presets, progress
 from ui.datasets import TYPED_FIRST, folder_of
 from ui.handling import QUIET, handled
+from ui.live import Live
 from ui.painter import Painter
-from ui.watch import Watch, label, log_tail, stamp
+from ui.watch import Watch
 
 ENTRIES = form.entries()
-BASE = [entry.path for entry in ENTRIES].index(("model", "base"))
+EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
-PLANNING = ("steps", "exposures", "batch_size", "accumulation")
+PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
 PRESETS = [("Character", "character"), ("Style", "style")]
+EFFORTS = {"quick": ("Quick look", 0.4), "balanced": ("Balanced", 1.0), "thorough": ("Thorough", 2.0)}
+ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
 
 
 @dataclass(frozen=True)
 class Tab:
     """The components that others read or fill.
 
-    `shown` are the answers that `show` gives values for, `live` what `draw` and `tick` give values for.
+    `answers` are what `plan`, `settings` and `create` take; `shown` are those that `show` gives values for, `planned`
+    those of `plan`.
     """
 
     trigger: gr.Textbox
-    summary: gr.HTML
-    picker: gr.Dropdown
-    seen: gr.State
     answers: list[Any]
+    planned: list[Any]
     shown: list[Any]
-    live: list[Any]
+    live: Live
 
 
 def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    first = form.standard("character", configs.MICRO)
     tuned = gr.State(("character", configs.MICRO))  # what the form's unchanged values stand for
-    seen = gr.State(())
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
             preset = gr.Radio(
@@ -55,86 +58,85 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
                 label="Trigger word", info="Put in front of each caption that lacks it.", max_lines=1,
                 elem_id="train-trigger", interactive=True,
             )  # fmt: skip
+            base = gr.Dropdown(
+                [], label="Base model", elem_id="base", interactive=True, allow_custom_value=True,
+                info="Choose one, or write its folder, its .safetensors file, or its name on the hub. Files that lie "
+                "in the folder models are listed.",
+            )  # fmt: skip
+            effort = gr.Radio(
+                [(words, key) for key, (words, _) in EFFORTS.items()], value="balanced",
+                label="How long may it take?", elem_id="effort", interactive=True,
+            )  # fmt: skip
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                widgets = form.widgets(ENTRIES, first)
+                kept, use, keep_as, save = _presets()
+                widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO))
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
-            picker = gr.Dropdown([], label="Run", elem_id="run", interactive=True, container=False, elem_classes="run")
-            live, stop, resume, save, look = _live_view()
-    answers = [project, preset, name, trigger, tuned, *widgets]
+            view = Live(pill)
+    answers = [project, preset, name, trigger, base, tuned, *widgets]
+    settings_of = [preset, base, tuned, *widgets]
     tab = Tab(
-        trigger, summary, picker, seen, answers, [preset, name, trigger, tuned, *widgets, summary],
-        [pill, picker, seen, *live, stop, resume, save, look],
-    )  # fmt: skip
-    _connect_form(tab, widgets, tuned, preset)
-    _connect_run(tab, start, painter, watch)
-    stop.click(handled(lambda run: ask(run, "stop")), picker, None, **QUIET)
-    save.click(handled(lambda run: ask(run, "checkpoint")), picker, None, **QUIET)
-    look.click(handled(lambda run: ask(run, "preview")), picker, None, **QUIET)
-    resume.click(handled(lambda run: go_on(run, painter, watch)), picker, tab.live, **QUIET)
-    return tab
-
-
-def _live_view() -> tuple[list[Any], gr.Button, gr.Button, gr.Button, gr.Button]:
-    status = gr.HTML("<div class='empty'>Nothing has been trained yet.</div>", elem_id="status")
-    with gr.Row(elem_classes="tools"):
-        stop = gr.Button("Stop and save", variant="stop", size="sm", visible=False, elem_id="stop")
-        resume = gr.Button("Resume", variant="primary", size="sm", visible=False, elem_id="resume")
-        save = gr.Button("Save now", size="sm", visible=False, elem_id="save-now")
-        look = gr.Button("Preview now", size="sm", visible=False, elem_id="preview-now")
-    chart = gr.HTML(elem_id="chart")
-    previews = gr.HTML(elem_id="previews")
-    notes = gr.HTML(elem_id="notes")
-    with gr.Accordion("Log", open=False, elem_id="log"):
-        log = gr.Textbox(
-            lines=12, max_lines=12, show_label=False, interactive=False, elem_id="log-text", buttons=["copy"]
-        )
-    return [status, chart, previews, notes, log], stop, resume, save, look
-
-
-def _connect_form(tab: Tab, widgets: list[Any], tuned: gr.State, preset: gr.Radio) -> None:
-    base = widgets[BASE]
-    for changed in (preset.input, base.blur, base.submit):
-        changed(handled(retune), [preset, tuned, *widgets], [tuned, *widgets], **QUIET).then(
-            handled(plan), tab.answers, tab.summary, **QUIET
-        )
-    counts = [widget for entry, widget in zip(ENTRIES, widgets, strict=True) if entry.path[-1] in PLANNING]
-    gr.on(
-        [widget.change for widget in counts],
-        handled(plan),
-        tab.answers,
-        tab.summary,
-        trigger_mode="always_last",
-        **QUIET,
+        trigger, answers, [summary, effort], [preset, name, trigger, base, tuned, *widgets, summary, effort], view
     )
-    project, name = tab.answers[0], tab.shown[1]
-    for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
-        event(handled(lambda project, value, key=key: keep(project, key, value)), [project, widget], None, **QUIET)
+    _connect_form(tab, effort, settings_of)
+    save.click(handled(keep_preset), [keep_as, *settings_of], [kept, keep_as], **QUIET)
+    gr.on([use.click], handled(use_preset), kept, settings_of, **QUIET).then(
+        handled(plan), answers, tab.planned, **QUIET
+    )
 
-
-def _connect_run(tab: Tab, start: gr.Button, painter: Painter, watch: Watch) -> None:
     last: dict[str, tuple[float, str]] = {}  # what was asked for last, when, and which run it became
 
     def begin(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
         asked = repr(given)
         before, run_id = last.get(asked, (-DOUBLE, ""))
         if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
-            return draw(watch, run_id)
+            return live.draw(watch, run_id)
         run = create(*given)
-        painter.close()
-        runs.start(run)
+        drawn = live.begin(run, painter, watch)
         last.clear()
         last[asked] = time.monotonic(), run.id
-        return draw(watch, run.id)
+        return drawn
 
     start.click(
-        handled(begin), tab.answers, tab.live, js=TYPED_FIRST, trigger_mode="once", concurrency_limit=1, **QUIET
+        handled(begin), answers, view.outputs, js=TYPED_FIRST, trigger_mode="once", concurrency_limit=1, **QUIET
     )
-    tab.picker.input(handled(lambda run: draw(watch, run)), tab.picker, tab.live, **QUIET)
-    timer = gr.Timer(1)
-    timer.tick(
-        handled(lambda run, seen: tick(watch, run, seen)), [tab.picker, tab.seen], tab.live, queue=False, **QUIET
+    live.connect(view, painter, watch)
+    return tab
+
+
+def _presets() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
+    """Settings under a name of the person's own."""
+    with gr.Row(elem_classes="bottom"):
+        kept = gr.Dropdown(
+            presets.names(), label="Settings you kept", elem_id="kept-settings", interactive=True, scale=3
+        )
+        use = gr.Button("Use", elem_id="use-settings", scale=1, min_width=80)
+    with gr.Row(elem_classes="bottom"):
+        name = gr.Textbox(
+            label="Keep these settings as", max_lines=1, elem_id="settings-name", interactive=True, scale=3
+        )
+        save = gr.Button("Keep", elem_id="keep-settings", scale=1, min_width=80)
+    return kept, use, name, save
+
+
+def _connect_form(tab: Tab, effort: gr.Radio, settings_of: list[Any]) -> None:
+    project, preset, name, _, base, tuned, *widgets = tab.answers
+    for changed in (preset.input, base.input):
+        changed(handled(retune), [preset, base, tuned, *widgets], [tuned, *widgets], **QUIET).then(
+            handled(plan), tab.answers, tab.planned, **QUIET
+        )
+    effort.input(handled(exposures), [effort, tuned], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
+    counts = [widget for entry, widget in zip(ENTRIES, widgets, strict=True) if entry.path[-1] in PLANNING]
+    gr.on(
+        [widget.change for widget in counts], handled(plan), tab.answers, tab.planned, trigger_mode="always_last",
+        **QUIET,
+    )  # fmt: skip
+    for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
+        event(handled(lambda project, value, key=key: keep(project, key, value)), [project, widget], None, **QUIET)
+    gr.on(
+        [*(widget.input for widget in widgets), effort.input, base.input, preset.input], handled(keep_settings),
+        [project, *settings_of], None, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
 
 
@@ -142,13 +144,26 @@ def _connect_run(tab: Tab, start: gr.Button, painter: Painter, watch: Watch) -> 
 
 
 def show(project: str) -> list[Any]:
-    """Values of `Tab.shown` for a project: its answers, the standard settings, and the plan."""
+    """Values of `Tab.shown` for a project: its answers, the settings as they were left, and the plan."""
     preset = memory.answer(project, "preset") if project else "character"
     preset = preset if preset in {key for _, key in PRESETS} else "character"
-    name, trigger = (memory.answer(project, key) if project else "" for key in ("name", "trigger"))
-    values = form.values(ENTRIES, form.standard(preset, configs.MICRO))
-    tuned = (preset, configs.MICRO)
-    return [preset, name, trigger, tuned, *values, plan(project, preset, name, trigger, tuned, *values)]
+    name, trigger, base = (memory.answer(project, key) if project else "" for key in ("name", "trigger", "base"))
+    base = base or configs.MICRO
+    data: dict[str, Any] = {}
+    with suppress(ValueError):
+        data = json.loads(memory.answer(project, "settings") or "{}") if project else {}
+    values = _values(preset, base, data)
+    tuned = (preset, base)
+    picker = gr.Dropdown(bases.choices(), value=base)
+    return [preset, name, trigger, picker, tuned, *values, *plan(project, preset, name, trigger, base, tuned, *values)]
+
+
+def _values(preset: str, base: str, data: dict[str, Any]) -> list[Any]:
+    """What the widgets show for changes to a preset; the preset alone if they cannot be used any more."""
+    standard = form.standard(preset, base)
+    with suppress(UserError):
+        return form.values(ENTRIES, configs.build(form.as_settings(preset, base) | data))
+    return form.values(ENTRIES, standard)
 
 
 def keep(project: str | None, key: str, value: str) -> None:
@@ -157,11 +172,44 @@ def keep(project: str | None, key: str, value: str) -> None:
         memory.remember(project, key, value)
 
 
-def retune(preset: str, tuned: Sequence[str], *values: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+def keep_settings(project: str | None, preset: str, base: str, tuned: Sequence[str], *values: Any) -> None:  # noqa: ANN401 - values of the form
+    """Remember what a person changed in the form, for the next visit of the project."""
+    if project:
+        memory.remember(project, "base", (base or "").strip() or configs.MICRO)
+        memory.remember(project, "settings", json.dumps(form.read(ENTRIES, values, form.standard(*tuned))))
+
+
+def keep_preset(name: str, preset: str, base: str, tuned: Sequence[str], *values: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+    """Keep the form's settings under a name."""
+    if not (name or "").strip():
+        raise UserError("These settings have no name yet.", "Type one beside Keep.")
+    data = form.read(ENTRIES, values, form.standard(*tuned))
+    presets.save(name, {"preset": preset, "base": base or configs.MICRO, "settings": data})
+    return [gr.Dropdown(presets.names(), value=name.strip()), ""]
+
+
+def use_preset(name: str | None) -> list[Any]:
+    """The form as it was kept under a name: preset, base, what the unchanged values stand for, and the values."""
+    if not name:
+        raise UserError("No settings are chosen.", "Choose some that you kept.")
+    kept = presets.load(name)
+    preset, base = str(kept.get("preset", "character")), str(kept.get("base", configs.MICRO))
+    if preset not in {key for _, key in PRESETS}:
+        raise UserError(f"The settings {name!r} cannot be used.", "Keep them anew.")
+    return [preset, base, (preset, base), *_values(preset, base, dict(kept.get("settings", {})))]
+
+
+def retune(preset: str, base: str, tuned: Sequence[str], *values: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     """The form after another preset or base was chosen: what the person changed stays, the rest follows."""
-    base = str(values[BASE] or configs.MICRO).strip()
+    base = (base or "").strip() or configs.MICRO
     before, after = form.standard(*tuned), form.standard(preset, base)
     return [(preset, base), *form.retuned(ENTRIES, values, before, after)]
+
+
+def exposures(effort: str, tuned: Sequence[str]) -> list[Any]:
+    """How often the pictures are seen, and no fixed number of steps, for what a person has time for."""
+    standard = form.standard(*tuned).training.exposures
+    return [round(standard * EFFORTS[effort][1]) if effort in EFFORTS else standard, 0]
 
 
 def settings(*given: Any) -> TrainConfig:  # noqa: ANN401 - values of the form
@@ -170,38 +218,60 @@ def settings(*given: Any) -> TrainConfig:  # noqa: ANN401 - values of the form
     Raises:
         UserError: something in it cannot be used; it is named.
     """
-    project, preset, name, trigger, tuned, *values = given
+    project, preset, name, trigger, base, tuned, *values = given
     data = form.read(ENTRIES, values, form.standard(*tuned))
-    data.setdefault("model", {})["base"] = str(values[BASE] or "").strip() or configs.MICRO
+    data.setdefault("model", {})["base"] = (base or "").strip() or configs.MICRO
     data |= {
-        "name": (name or "").strip(),
-        "dataset": project,
-        "preset": preset,
-        "trigger": dataset.one_line(trigger or ""),
-    }
+        "name": (name or "").strip(), "dataset": project, "preset": preset, "trigger": dataset.one_line(trigger or ""),
+    }  # fmt: skip
     return form.build(ENTRIES, data)
 
 
-def plan(*given: Any) -> str:  # noqa: ANN401 - values of the form
-    """What a start would do, in a sentence."""
+def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+    """Values of `Tab.planned`: what a start would do, in a few sentences, and what each effort takes here."""
     project = given[0]
     if not project:
-        return "Make a project and add pictures first."
+        return ["Make a project and add pictures first.", gr.skip()]
     folder = files.datasets() / project
     count = len(dataset.read(folder)) if folder.is_dir() else 0
     if not count:
-        return "There are no pictures in this project yet. Add some in the first tab."
+        return ["There are no pictures in this project yet. Add some in the first tab.", gr.skip()]
     try:
         config = settings(*given[:2], given[2] or "x", *given[3:])
     except UserError as error:
-        return str(error)
+        return [escape(str(error)), gr.skip()]
+    before = runs.alike(config)
+    pace = before.seconds_per_step if before else None
+    return [_summary(config, count, before), _efforts(config, count, form.standard(*given[5]), pace)]
+
+
+def _summary(config: TrainConfig, count: int, before: runs.View | None) -> str:
     training = config.training
     steps = configs.planned_steps(training, count)
     times = round(steps * training.batch_size * training.accumulation / count)
     pictures = f"{count} picture" + ("" if count == 1 else "s")
-    pace = runs.seconds_per_step(config)
-    took = f", about {progress.seconds(pace * steps)} here" if pace else ""
-    return f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times{took}."
+    facts = [f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times"]
+    if before and before.seconds_per_step:
+        facts[0] += f", about {progress.seconds(before.seconds_per_step * steps)} here"
+        facts.append(f"It took {before.state.memory / 2**30:.1f} GB of memory the last time")
+    else:
+        facts.append("How long it takes is known after the first steps")
+    free = files.free_space(files.outputs())
+    facts.append(f"{free / 2**30:.0f} GB of the disk are free" + (", which is little" if free < ROOM else ""))
+    return ". ".join(facts) + "."
+
+
+def _efforts(config: TrainConfig, count: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update
+    """The choice of how long, each with its time where that is known, and which of them the form stands for."""
+    labels, chosen = [], None
+    for key, (words, factor) in EFFORTS.items():
+        seen = round(standard.training.exposures * factor)
+        training = config.training.model_copy(update={"exposures": seen, "steps": 0})
+        took = progress.seconds(pace * configs.planned_steps(training, count)) if pace else ""
+        labels.append((f"{words}, about {took}" if took else words, key))
+        if config.training.steps == 0 and config.training.exposures == seen:
+            chosen = key
+    return gr.Radio(labels, value=chosen)
 
 
 def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
@@ -220,66 +290,5 @@ def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
     config = settings(*given)
     for key, value in (("preset", config.preset), ("name", config.name), ("trigger", config.trigger)):
         memory.remember(project, key, value)
+    keep_settings(project, given[1], *given[4:])
     return runs.create(config)
-
-
-# The live view --------------------------------------------------------------------------------------------------
-
-
-def draw(watch: Watch, run_id: str | None) -> list[Any]:
-    """Values of `Tab.live` for a run, whatever was shown before."""
-    return tick(watch, run_id, None)
-
-
-def tick(watch: Watch, run_id: str | None, seen: Any) -> list[Any] | Any:  # noqa: ANN401 - what was drawn last
-    """Values of `Tab.live`, or nothing at all if the page shows the present already."""
-    known = [run.id for run in runs.every()]
-    before = seen[0] if seen else known
-    view, active = watch.find(run_id), watch.active()
-    if view is None or (view.status not in runs.ACTIVE and active and active.run.id not in before):
-        view = watch.find(watch.default())  # another page started a run
-    now = (known, stamp(view), stamp(active))
-    if seen and now == tuple(seen):
-        return gr.skip()
-    choices = [(label(run), run.id) for run in runs.every()]
-    chosen = view.run.id if view else None
-    unchanged = seen is not None and bool(seen) and seen[0] == known and chosen == run_id
-    picker = gr.skip() if unchanged else gr.Dropdown(choices, value=chosen, visible=bool(choices))
-    return [progress.pill(active), picker, now, *_drawn(view)]
-
-
-def _drawn(view: runs.View | None) -> list[Any]:
-    if view is None:
-        empty = "<div class='empty'>The loss curve and preview pictures appear here once training starts.</div>"
-        return [empty, "", "", "", "", *(gr.Button(visible=False) for _ in range(4))]
-    active, running = view.status in runs.ACTIVE, view.status == "running"
-    return [
-        progress.status(view),
-        progress.chart(view.state),
-        progress.previews(view),
-        progress.warnings(view.state),
-        log_tail(view.run),
-        gr.Button(visible=active),
-        gr.Button(visible=view.status in ("stopped", "interrupted", "failed")),
-        gr.Button(visible=running),
-        gr.Button(visible=running),
-    ]
-
-
-def ask(run_id: str | None, command: runs.Command) -> None:
-    """Ask the shown run for something; it answers after its present step."""
-    run = runs.find(run_id or "")
-    view = runs.look(run)
-    if view.status not in runs.ACTIVE:
-        raise UserError("This run is not at work.", "Resume it first.")
-    if command == "stop" and view.is_silent(time.time()):
-        return runs.kill(run)
-    return runs.ask(run, command)
-
-
-def go_on(run_id: str | None, painter: Painter, watch: Watch) -> list[Any]:
-    """Resume the shown run."""
-    run = runs.find(run_id or "")
-    painter.close()
-    runs.start(run)
-    return draw(watch, run.id)

@@ -1,7 +1,7 @@
 """Tab 3: pictures from a prompt, with any adapter at any strength, beside those without it."""
 
-import hashlib
-import secrets
+import dataclasses
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,21 +10,24 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import archive, runs
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from ui import adapters, media
+from ui import adapters, comparison, media, pictures
+from ui.comparison import Cell
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
 
-KEPT = 200  # pictures
 MORE = 3  # adapters beside the first
-VIEWS = [("One picture", "one"), ("Before and after", "before"), ("Compare strengths", "compare")]
 SIDE = configs.micro_side()
 MINIATURE = f"Micro is a miniature for trying things out: portraits of {SIDE} x {SIDE} pixels, shown enlarged."
 EMPTY = "<div class='empty'>Choose an adapter, write what to show, and make a picture.</div>"
-_SECRET = secrets.token_bytes(16)  # makes the pictures' names unguessable
+SLIDE = """element.addEventListener("input", (event) => {
+  const frame = event.target.closest(".uncover");
+  if (frame) frame.style.setProperty("--cut", event.target.value + "%");
+});"""
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,35 @@ class Tab:
     offered: list[Any]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The values of the tab; `last` are the pictures on show, `others` further adapters with their strengths."""
+
+    adapter: str | None
+    prompt: str | None
+    strength: float
+    view: str
+    seed: float
+    fresh: bool
+    steps: float
+    guidance: float
+    size: str
+    negative: str
+    last: list[str]
+    base: str
+    others: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, *given: Any) -> "Asked":  # noqa: ANN401 - values of the tab
+        """From the components' values, in the order of the fields."""
+        names = [one.name for one in dataclasses.fields(cls)]
+        return cls(**dict(zip(names[:-1], given, strict=False)), others=given[len(names) - 1 :])
+
+
 def build(painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
     usual = gr.State("")  # the prompt that was offered, so that a prompt of the person's own is kept
-    last = gr.State([])  # the pictures on show: (strength, file)
+    last = gr.State([])  # files of the pictures on show
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
             adapter = gr.Dropdown([adapters.NONE], value="", label="Adapter", elem_id="adapter", interactive=True)
@@ -47,43 +75,62 @@ def build(painter: Painter, watch: Watch) -> Tab:
                 0, 1.5, value=1.0, step=0.05, label="Strength", info="Of the adapter; 0 = the base model alone.",
                 elem_id="strength", interactive=True,
             )  # fmt: skip
-            view = gr.Radio(VIEWS, value="one", label="Show", elem_id="try-view", interactive=True)
+            view = gr.Radio(comparison.VIEWS, value="one", label="Show", elem_id="try-view", interactive=True)
             others = _others()
-            make = gr.Button("Make picture", variant="primary", size="lg", elem_id="make")
-            with gr.Accordion("Advanced", open=False, elem_id="try-advanced"):
-                seed = gr.Number(
-                    1, label="Seed", info="The same seed gives the same picture.", elem_id="seed", interactive=True
-                )
-                steps = gr.Number(
-                    20, label="Steps", info="Denoising steps, 1 to 200.", elem_id="try-steps", interactive=True
-                )
-                guidance = gr.Number(
-                    3.0, label="Guidance", info="How closely the picture follows the prompt, 1 to 30.",
-                    elem_id="guidance", interactive=True,
-                )  # fmt: skip
-                negative = gr.Textbox(
-                    label="Negative prompt", info="What not to show.", elem_id="negative", interactive=True
-                )
+            with gr.Row():
+                make = gr.Button("Make picture", variant="primary", size="lg", elem_id="make", scale=3)
+                cancel = gr.Button("Cancel", size="lg", elem_id="cancel", scale=1, min_width=90)
+            seed, fresh, steps, guidance, size, negative, restore = _advanced()
         with gr.Column(scale=4, min_width=320):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
-            result = gr.HTML(EMPTY, elem_id="result")
+            hold = gr.Button("Pause the training meanwhile", size="sm", visible=False, elem_id="hold-training")
+            result = gr.HTML(EMPTY, elem_id="result", js_on_load=SLIDE)
+            made = gr.HTML(elem_id="made", js_on_load=Path(__file__).with_name("enlarge.js").read_text("utf-8"))
 
-    def painted(*given: Any) -> Iterator[tuple[str, list[Any]]]:  # noqa: ANN401 - values of the tab
-        yield from paint(painter, *given)
+    def painted(*given: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - values of the tab
+        yield from paint(painter, watch, Asked.of(*given))
 
-    gr.on(
-        [make.click, strength.change, view.input],
-        handled(painted),
-        [adapter, prompt, strength, view, seed, steps, guidance, negative, last, *others], [result, last],
+    values = [adapter, prompt, strength, view, seed, fresh, steps, guidance, size, negative, last, *others]
+    painting = gr.on(
+        [make.click, strength.change, view.input], handled(painted), values, [result, last, seed],
         trigger_mode="always_last", concurrency_id="paint", concurrency_limit=1, **QUIET,
     )  # fmt: skip
+    painting.then(handled(pictures.history), None, made, **QUIET)
+    cancel.click(None, None, None, cancels=[painting], **QUIET)
     asked = [adapter, prompt, usual, *others[1::2]]
-    offered = [adapter, prompt, usual, steps, guidance, note, *others[1::2]]
+    offered = [adapter, prompt, usual, steps, guidance, note, hold, made, *others[1::2]]
     adapter.input(handled(lambda *given: offer(watch, *given)), asked, offered, **QUIET)
+    hold.click(handled(lambda: hold_training(watch)), None, [note, hold], **QUIET)
+    restore.upload(
+        handled(lambda file: restored(file, watch)), restore,
+        [adapter, prompt, strength, seed, fresh, steps, guidance, size, negative, others[0], *others[1:]], **QUIET,
+    )  # fmt: skip
     return Tab(asked, offered)
 
 
-# Adapters -------------------------------------------------------------------------------------------------------
+# Components -----------------------------------------------------------------------------------------------------
+
+
+def _advanced() -> tuple[Any, ...]:
+    with gr.Accordion("Advanced", open=False, elem_id="try-advanced"):
+        seed = gr.Number(
+            1, label="Seed", info="The same seed gives the same picture.", elem_id="seed", interactive=True
+        )
+        fresh = gr.Checkbox(False, label="A new seed for each picture", elem_id="fresh", interactive=True)
+        steps = gr.Number(20, label="Steps", info="Denoising steps, 1 to 200.", elem_id="try-steps", interactive=True)
+        guidance = gr.Number(
+            3.0, label="Guidance", info="How closely the picture follows the prompt, 1 to 30.", elem_id="guidance",
+            interactive=True,
+        )  # fmt: skip
+        size = gr.Textbox(
+            label="Size", info="Such as 512 x 768; empty = what the base was trained on.", max_lines=1,
+            elem_id="try-size", interactive=True,
+        )  # fmt: skip
+        negative = gr.Textbox(label="Negative prompt", info="What not to show.", elem_id="negative", interactive=True)
+        restore = gr.UploadButton(
+            "Take the settings of a picture", file_types=[".png"], size="sm", elem_id="restore-settings"
+        )
+    return seed, fresh, steps, guidance, size, negative, restore
 
 
 def _others() -> list[Any]:
@@ -108,77 +155,125 @@ def _others() -> list[Any]:
     return found
 
 
+# What can be tried ----------------------------------------------------------------------------------------------
+
+
 def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *more: str | None) -> list[Any]:
-    """What can be tried, and a prompt, steps and guidance that suit the choice."""
+    """Values of `Tab.offered`: what can be tried, and a prompt, steps and guidance that suit the choice."""
     listed = adapters.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
-    base, offered, preview = configs.MICRO, "", form_defaults()
+    base, offered, preview = configs.MICRO, "", usual_settings(chosen)
     if run := adapters.run_of(chosen):
         config = run.config()
-        base, preview = config.model.base, config.preview
-        offered = config.preview.prompts[0] if config.preview.prompts else config.trigger
+        base = config.model.base
+        offered = preview.prompts[0] if preview.prompts else config.trigger
     text = offered if not (prompt or "").strip() or prompt == usual else prompt
-    notes = [MINIATURE] if base == configs.MICRO else []
-    if watch.active():
-        notes.append("A training is under way: pictures take longer until it is done.")
     return [
         # Nothing to offer is no reason to touch what may have been typed meanwhile.
         gr.Dropdown(listed, value=chosen), text or gr.skip(), offered, preview.steps, preview.guidance,
-        "".join(f"<p>{note}</p>" for note in notes),
+        *_notes(watch, small=base == configs.MICRO), pictures.history(),
         *(gr.Dropdown([*listed[:-1], ("None", "")], value=one if one in keys else "") for one in more),
     ]  # fmt: skip
 
 
-def form_defaults() -> configs.PreviewConfig:
-    """How the built-in base is painted with if no run says otherwise."""
+def _notes(watch: Watch, *, small: bool) -> list[Any]:
+    """What to know before a picture is made, and whether a training can be paused for it."""
+    notes, active = [MINIATURE] if small else [], watch.active()
+    if active and active.paused:
+        notes.append("The training is paused.")
+    elif active:
+        notes.append("A training is under way: pictures take longer, and so does it.")
+    words = "Let the training go on" if active and active.paused else "Pause the training meanwhile"
+    return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(words, visible=bool(active))]
+
+
+def hold_training(watch: Watch) -> list[Any]:
+    """Pause the run that trains, or let it go on."""
+    active = watch.active()
+    if active and active.status == "running":
+        runs.pause(active.run, go_on=active.paused)
+    return _notes(watch, small=True)
+
+
+def usual_settings(adapter: str) -> configs.PreviewConfig:
+    """How to paint with an adapter: as its run's previews were, or as suits the built-in base."""
+    if run := adapters.run_of(adapter):
+        return run.config().preview
     return configs.PreviewConfig.model_validate(configs.preset("character", configs.MICRO)["preview"])
+
+
+def restored(path: str | None, watch: Watch) -> list[Any]:
+    """The tab as it was when a picture was made, from what stands in the picture.
+
+    Raises:
+        UserError: it was not made here, or with an adapter that is not here any more.
+    """
+    try:
+        told = pictures.settings_of(Path(path)) if path else None
+    finally:
+        if path:
+            Path(path).unlink(missing_ok=True)
+    if told is None:
+        raise UserError("This picture does not tell what made it.", "Use a PNG file that was made and saved here.")
+    keys = {archive.known_as(adapters.find(key)): key for _, key in reversed(adapters.choices(watch)) if key}
+    gone = [name for name, _ in told["adapters"] if name not in keys]
+    if gone:
+        raise UserError(f"The adapter {gone[0]} is no longer here.", "Add it in the Download tab, then try again.")
+    used = [(keys[name], strength) for name, strength in told["adapters"]]
+    (first, strength), beside = (used[0], used[1 : 1 + MORE]) if used else (("", 0.0), [])
+    beside += [("", 1.0)] * (MORE - len(beside))
+    size = f"{told['width']} x {told['height']}" if told["width"] and told["height"] else ""
+    return [
+        first, told["prompt"], strength, told["seed"], False, told["steps"], told["guidance"], size, told["negative"],
+        "" if used else told["base"], *(value for pair in beside for value in pair),
+    ]  # fmt: skip
 
 
 # Pictures -------------------------------------------------------------------------------------------------------
 
 
-def paint(painter: Painter, *given: Any) -> Iterator[tuple[str, list[Any]]]:  # noqa: ANN401 - values of the tab
-    """Paint what the tab asks for; yields the result as it grows, and at the end with all pictures."""
-    adapter, prompt, strength, view, seed, steps, guidance, negative, last, *others = given
-    wanted = strengths(view, strength)
-    model = base_of(adapter, *others[:1])
-    if not (prompt or "").strip():
+def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, ...]]:
+    """Paint what the tab asks for; yields HTML as it grows, the files on show, and the seed that was used.
+
+    Raises:
+        UserError: there is no prompt, or a value is out of bounds.
+    """
+    if not (asked.prompt or "").strip():
         raise UserError("There is no prompt yet.", "Write what the picture should show.")
-    first = adapters.find(adapter) if adapter else None
-    beside = [(adapters.find(key), float(one or 0)) for key, one in zip(others[1::2], others[2::2], strict=True) if key]
-    requests = [
-        request(
-            base=model.base, adapters=[*([(first, one)] if first else []), *beside], prompt=prompt.strip(),
-            negative=(negative or "").strip(), seed=seed, steps=steps, guidance=guidance, revision=model.revision,
-            objective=model.objective,
-        )
-        for one in wanted
-    ]  # fmt: skip
-    old = [file for _, file in last] if len(last) == len(wanted) else [""] * len(wanted)
-    shown = list(zip(wanted, old, strict=True))
-    small = model.base == configs.MICRO
+    seed = random.SystemRandom().randrange(2**31) if asked.fresh else asked.seed
+    cells = comparison.cells(asked.view, asked.adapter or "", float(asked.strength), watch)
+    model = base_of(asked.adapter, asked.base)
+    requests = [request_of(asked, cell, model, seed) for cell in cells]
+    old = asked.last if len(asked.last) == len(cells) else [""] * len(cells)
+    shown = list(zip(cells, old, strict=True))
     facts = f"Seed {requests[0].seed}, {requests[0].steps} steps, guidance {requests[0].guidance:g}"
+    small = model.base == configs.MICRO
     media.pictures().mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(requests):
         if not Path(picture.out).is_file():
             for done, of in painter.paint(picture):
                 note = f"Painting, step {done} of {of}" if done else "Getting ready (the first picture takes longer)"
-                yield draw(shown, facts, small=small, busy=number, note=note), last
-        shown[number] = (wanted[number], Path(picture.out).name)
-    prune()
-    yield draw(shown, facts, small=small), shown
+                told = f"{facts}. Picture {number + 1} of {len(cells)}."
+                yield draw(asked.view, shown, told, small=small, busy=number, note=note), asked.last, seed
+        shown[number] = (cells[number], Path(picture.out).name)
+    pictures.prune()
+    yield draw(asked.view, shown, facts, small=small), [file for _, file in shown], seed
 
 
-def strengths(view: str, strength: float) -> list[float]:
-    """The strengths that a view shows side by side."""
-    match view:
-        case "before":
-            return [0.0, float(strength)]
-        case "compare":
-            return [0.0, 0.5, 1.0, 1.5]
-        case _:
-            return [float(strength)]
+def request_of(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float) -> PictureConfig:
+    """The checked request for one picture of a view."""
+    beside = [
+        (adapters.find(key), float(one or 0))
+        for key, one in zip(asked.others[::2], asked.others[1::2], strict=True)
+        if key
+    ]
+    width, height = pictures.size(asked.size or "")
+    return pictures.request(
+        base=model.base, adapters=[*([(adapters.find(cell.key), cell.strength)] if cell.key else []), *beside],
+        prompt=(asked.prompt or "").strip(), negative=(asked.negative or "").strip(), seed=seed, steps=asked.steps,
+        guidance=asked.guidance, width=width, height=height, revision=model.revision, objective=model.objective,
+    )  # fmt: skip
 
 
 def base_of(adapter: str | None, wanted: str = "") -> configs.ModelConfig:
@@ -193,47 +288,21 @@ def base_of(adapter: str | None, wanted: str = "") -> configs.ModelConfig:
     return run.config().model if run else configs.ModelConfig()
 
 
-def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: Any) -> PictureConfig:  # noqa: ANN401
-    """A checked request; the picture's name follows from all that it depends on, so the same one is not painted twice.
-
-    Raises:
-        UserError: a value out of bounds, each named.
-    """
-    for key in ("seed", "steps"):
-        if isinstance(settings[key], float) and settings[key].is_integer():
-            settings[key] = int(settings[key])
-    used = [(file, strength) for file, strength in adapters if strength]
-    named = tuple((str(file), strength) for file, strength in used)
-    picture = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
-    written = [file.stat().st_mtime_ns for file, _ in used]
-    name = hashlib.sha256(_SECRET + f"{written}{picture.model_dump_json()}".encode()).hexdigest()[:32]
-    return picture.model_copy(update={"out": str(media.pictures() / f"{name}.png")})
-
-
-def prune() -> None:
-    """Keep the newest pictures only."""
-    made = sorted(media.pictures().glob("*.png"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in made[KEPT:]:
-        old.unlink(missing_ok=True)
-
-
 def draw(
-    shown: Sequence[tuple[float, str]], facts: str, *, small: bool, busy: int | None = None, note: str = ""
-) -> str:
+    view: str, shown: Sequence[tuple[Cell, str]], facts: str, *, small: bool, busy: int | None = None, note: str = "",
+) -> str:  # fmt: skip
     """The pictures side by side; the one that is being painted has its progress on it."""
-    look = "pixels" if small else ""
-    figures = []
-    for number, (strength, file) in enumerate(shown):
-        waiting = busy is not None and number >= busy
-        caption = "without the adapter" if strength == 0 else f"strength {strength:g}"
-        link = f"/media/picture/{file}"
-        image = f"<img class='{look}' src='{link}' alt='Picture, {caption}'>" if file else "<div class='blank'></div>"
-        cover = f"<span class='cover' role='status'>{escape(note)}</span>" if busy == number else ""
-        save = f" <a href='{link}' download='{caption.replace(' ', '-')}.png'>save</a>" if file and not waiting else ""
-        state = " waiting" if waiting else ""
-        figures.append(
-            f"<figure class='picture{state}' data-strength='{strength:g}'>{image}{cover}"
-            f"<figcaption>{caption}{save}</figcaption></figure>"
-        )
     done = "" if busy is not None else " done"
-    return f"<div class='pictures count-{len(shown)}{done}'>{''.join(figures)}</div><p class='quiet'>{facts}</p>"
+    told = f"<p class='quiet'>{escape(facts)}</p>"
+    if view == "slide" and busy is None:
+        return (
+            f"<div class='pictures count-1 done'>{pictures.slider(shown[0][1], shown[1][1], small=small)}</div>{told}"
+        )
+    figures = [
+        pictures.figure(
+            cell.caption, file, strength=cell.strength, small=small, note=note if number == busy else "",
+            waiting=busy is not None and number >= busy,
+        )
+        for number, (cell, file) in enumerate(shown)
+    ]  # fmt: skip
+    return f"<div class='pictures count-{comparison.columns(view, len(shown))}{done}'>{''.join(figures)}</div>{told}"

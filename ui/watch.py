@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
 
-from trainer import files, runs
+from trainer import files, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run, View
 
@@ -58,7 +58,7 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     if view is None:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
-    place = runs.place(view.run) if view.status == "waiting" else 0
+    place = turns.place(view.run) if view.status == "waiting" else 0
     silent = view.is_silent(time.time())
     return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")
 

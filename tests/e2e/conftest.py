@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,21 @@ def make_home(folder: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(make_home(tmp_path))
+    """A server of a test's own."""
+    with serving(make_home(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests of a module, which leave it as they found it."""
+    with serving(make_home(tmp_path_factory.mktemp("home"))) as made:
+        yield made
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[Server]:
+    made = Server(home)
     try:
         yield made.start()
     finally:

@@ -231,7 +231,7 @@ def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path,
     finally:
         hook.remove()
     assert is_out_of_memory(caught.value)
-    assert explain(caught.value)[0] == "There is not enough memory."
+    assert explain(caught.value).message == "There is not enough memory."
 
 
 def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:

@@ -283,7 +283,7 @@ def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny
     for parameter in progress.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
     norm = update.clip(progress, 1.0, scaler)
-    update.check(1.0, norm, 0, scaler)
+    update.check(1.0, norm, 0, config, scaler)
     update.advance(progress, 0.01, scaler)
     assert all(torch.equal(one, two) for one, two in zip(before, progress.parameters(), strict=True))
     assert progress.notes["scaler"]["scale"] == 512.0

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from trainer import checkpoint, config, events, runs
+from trainer import archive, checkpoint, config, events, runs, turns
 from trainer.runs import Run
 
 
@@ -70,6 +70,24 @@ def processes(run: Run) -> list[int]:
 def pid(run: Run) -> int:
     """The process that holds the run's lock, whatever it is doing; 0 if there is none."""
     return next(iter(processes(run)), 0)
+
+
+def test_a_paused_run_goes_on_where_it_was(character: Path) -> None:
+    run = make()
+    runs.start(run)
+    wait_until(lambda: runs.look(run).state.step >= 3)
+    runs.pause(run)
+    time.sleep(2)  # the step that was under way
+    step = runs.look(run).state.step
+    time.sleep(2)
+    assert runs.look(run).state.step == step < 40
+    assert runs.look(run).paused
+    runs.pause(run, go_on=True)
+    wait_until(lambda: status(run) == "finished")
+    assert sorted(runs.look(run).state.losses) == list(range(1, 41))
+    archive.extend(run, 5)
+    runs.start(run)
+    wait_until(lambda: status(run) == "finished" and runs.look(run).state.step == 45)
 
 
 def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:
@@ -137,7 +155,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     wait_until(lambda: runs.is_locked(second.lock))
     time.sleep(1)
     assert status(second) == "waiting"
-    assert runs.place(second) == 1
+    assert turns.place(second) == 1
     assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text()
     runs.ask(first, "stop")
     wait_until(lambda: status(second) == "finished")
@@ -146,7 +164,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
 
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
-    lock = runs.FileLock(run.folder.parent / runs.DEVICE_LOCK)
+    lock = turns.FileLock(run.folder.parent / turns.DEVICE_LOCK)
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))

@@ -16,7 +16,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import config, events, runs
+from trainer import archive, config, events, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -81,7 +81,7 @@ def test_states_with_a_worker(home: Path) -> None:
         with pytest.raises(UserError, match="at work already"):
             runs.start(run, executor=lambda _: None)
         with pytest.raises(UserError, match="Stop it first"):
-            runs.delete(run)
+            archive.delete(run)
     assert status(run) == "stopped"  # the kernel frees the lock of a killed process at once
 
 
@@ -100,20 +100,20 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older.folder.rename(older.folder.with_name("0001"))
     older = Run(older.folder.with_name("0001"))
     with held(older.lock):
-        assert runs._older_waiting(newer)
-        assert runs.place(newer) == 2
+        assert turns._older_waiting(newer)
+        assert turns.place(newer) == 2
         runs.ask(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
-            runs.wait_for_device(newer)
-    assert not runs._older_waiting(newer)
-    lock = runs.wait_for_device(newer)
-    assert runs.is_locked(home / "outputs" / runs.DEVICE_LOCK)
+            turns.wait_for_device(newer)
+    assert not turns._older_waiting(newer)
+    lock = turns.wait_for_device(newer)
+    assert runs.is_locked(home / "outputs" / turns.DEVICE_LOCK)
     lock.release()
 
 
 def test_a_run_is_held_once(home: Path) -> None:
     run = make()
-    lock = runs.hold(run)
+    lock = turns.hold(run)
     assert isinstance(lock, FileLock)
     assert runs.is_locked(run.lock)
     lock.release()
@@ -219,9 +219,68 @@ def test_finding_what_is_not_there(home: Path, name: str) -> None:
 
 def test_deleting_moves_to_the_bin(home: Path) -> None:
     run = make()
-    runs.delete(run)
+    archive.delete(run)
     assert runs.every() == []
     assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
+
+
+def test_a_deleted_run_comes_back(home: Path) -> None:
+    first, second = make("one"), make("two")
+    archive.delete(first)
+    archive.delete(second)
+    assert archive.restore_last() == second
+    assert archive.restore_last() == first
+    with pytest.raises(UserError, match="no deleted run"):
+        archive.restore_last()
+    archive.delete(first)
+    first.folder.mkdir()
+    with pytest.raises(UserError, match="of this name again"):
+        archive.restore_last()
+
+
+def test_a_run_is_renamed_and_keeps_its_date(home: Path) -> None:
+    run, other = make("rin"), make("mira")
+    begun = run.id[:17]
+    renamed = archive.rename(run, " red-hair ")
+    assert renamed.id == f"{begun}_red-hair"
+    assert renamed.config().name == "rin"
+    assert archive.rename(renamed, "red-hair") == renamed
+    for name in ("", "../x", "a b"):
+        with pytest.raises(UserError):
+            archive.rename(renamed, name)
+    with held(other.lock), pytest.raises(UserError, match="at work"):
+        archive.rename(other, "x")
+
+
+def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
+    run = make()
+    with pytest.raises(UserError, match="more steps"):
+        archive.extend(run, 5)
+    started(run)
+    run.report(events.Finished(step=9, export="rin.safetensors"))
+    archive.extend(run, 5)
+    assert run.config().training.steps == 14
+
+
+def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
+    run = make()
+    again = events.Started(step=3, steps=9, pid=1, device="CPU")
+    run.rest(again)
+    assert not run.log.exists()
+    runs.pause(run)
+    with held(run.lock):
+        started(run)
+        assert runs.look(run).paused
+    with ThreadPoolExecutor(1) as thread:
+        resting = thread.submit(run.rest, again)
+        time.sleep(3 * runs.PATIENCE)
+        assert not resting.done()
+        runs.pause(run, go_on=True)
+        resting.result(timeout=30)
+        assert runs.look(run).state.step == 3
+        runs.pause(run)
+        runs.ask(run, "stop")
+        run.rest(again)
 
 
 def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
@@ -262,7 +321,12 @@ def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
 
 def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:
     asked = config.build({"name": "rin", "dataset": "rin"})
-    assert runs.seconds_per_step(asked) is None
+    assert runs.alike(asked) is None
+
+    def taken() -> float | None:
+        found = runs.alike(asked)
+        return found.seconds_per_step if found else None
+
     run = make()
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     for step in range(1, 11):
@@ -272,9 +336,9 @@ def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> No
                 time=begun + timedelta(seconds=2 * step),
             )
         )  # fmt: skip
-    assert runs.seconds_per_step(asked) == pytest.approx(2)
+    assert taken() == pytest.approx(2)
     other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
-    assert runs.seconds_per_step(other) is None
+    assert runs.alike(other) is None
     newer = runs.create(asked, run.folder.parent / "9999_newer")
     newer.config_file.write_text("broken")
-    assert runs.seconds_per_step(asked) == pytest.approx(2), "one that cannot be read is passed over"
+    assert taken() == pytest.approx(2), "one that cannot be read is passed over"

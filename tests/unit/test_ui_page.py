@@ -13,22 +13,23 @@ import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
 
-from trainer import dataset, events, runs
-from trainer.config import PictureConfig
+from tests.unit.tabs import given
+from trainer import dataset, runs
 from trainer.errors import UserError
 from trainer.runs import Run
-from ui import adapters, datasets, downloads, form, handling, media, memory, page, training, tryout
+from ui import (
+    adapters,
+    api,
+    datasets,
+    downloads,
+    handling,
+    live,
+    memory,
+    page,
+    training,
+)
 from ui.painter import Painter
 from ui.watch import Watch
-
-FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
-
-
-def given(
-    project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
-) -> list[Any]:
-    values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
-    return [project, preset, name, trigger, ("character", "micro"), *values]
 
 
 def test_the_page_loads_no_model_library() -> None:
@@ -49,7 +50,9 @@ def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
 
 def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
     settings = in_loop(lambda: page.build(Painter(), Watch())).get_config_file()
-    assert {one["api_visibility"] for one in settings["dependencies"]} == {"private"}
+    public = {one["api_name"] for one in settings["dependencies"] if one["api_visibility"] != "private"}
+    assert {"start_training", "status", "make_picture"} <= public
+    assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
     ids = [one["props"].get("elem_id") for one in settings["components"]]
     assert {entry.id for entry in training.ENTRIES} <= set(ids)
     named = [one for one in ids if one]
@@ -79,21 +82,21 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    _, _, _, _, tuned, *values = given()
-    (preset, base), *moved = training.retune("style", tuned, *values)
-    assert (preset, base) == ("style", "micro")
-    assert training.plan("rin", "style", "x", "", (preset, base), *moved) != training.plan(*given())
+    _, _, _, _, base, tuned, *values = given()
+    after, *moved = training.retune("style", base, tuned, *values)
+    assert after == ("style", "micro")
+    assert training.plan("rin", "style", "x", "", "micro", after, *moved) != training.plan(*given())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = training.create(*given())
     started = []
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
-    training.go_on(run.id, Painter(), Watch())
+    live.go_on(run.id, Painter(), Watch())
     assert started == [run]
     assert Watch().active() is not None
-    training.ask(run.id, "stop")
-    assert "Stopping" in training.draw(Watch(), run.id)[0]
+    live.ask(run.id, "stop")
+    assert "Stopping" in live.draw(Watch(), run.id)[0]
 
 
 # Errors
@@ -215,130 +218,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     assert memory.answer("my-style", "preset") == "style"
 
 
-# Train
-
-
-def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    assert training.plan(*given()) == "<b>14 pictures, 122 steps</b>: each picture is seen about 70 times."
-    assert "7 steps" in training.plan(*given(**{"form-training-steps": 7}))
-    assert "Rank" in training.plan(*given(**{"form-adapter-rank-lora": -1}))
-    assert "first" in training.plan(*given(project=""))
-    dataset.create("empty")
-    assert "no pictures" in training.plan(*given(project="empty"))
-
-
-def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
-    run = training.create(*given(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
-    config = run.config()
-    assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
-    assert memory.answer("rin", "name") == "mine"
-
-
-def test_a_start_is_refused_in_words(character: Path) -> None:
-    dataset.create("empty")
-    with pytest.raises(UserError, match="no pictures"):
-        training.create(*given(project="empty"))
-    with pytest.raises(UserError, match="no name"):
-        training.create(*given(name=" "))
-    with pytest.raises(UserError, match="Name: use letters"):
-        training.create(*given(name="a/b"))
-    with pytest.raises(UserError, match="set it to 128"):
-        training.create(*given(**{"form-training-resolution": 512}))
-    assert runs.every() == []
-
-
-def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
-    watch = Watch()
-    run = training.create(*given())
-    drawn = training.draw(watch, run.id)
-    seen = drawn[2]
-    assert training.tick(watch, run.id, seen) == gr.skip()
-    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert training.tick(watch, run.id, seen) != gr.skip()
-    assert training.draw(Watch(), None)[2][0] == [run.id]
-    with pytest.raises(UserError, match="not at work"):
-        training.ask(run.id, "stop")
-    with pytest.raises(UserError):
-        training.ask("../x", "stop")
-
-
-# Try out and download
-
-
-def test_strengths_of_a_view() -> None:
-    assert tryout.strengths("one", 0.7) == [0.7]
-    assert tryout.strengths("before", 1) == [0.0, 1.0]
-    assert tryout.strengths("compare", 1)[0] == 0.0
-
-
-@pytest.fixture
-def finished(character: Path) -> runs.Run:
-    run = training.create(*given())
-    folder = run.folder / "checkpoints" / "000005"
-    folder.mkdir(parents=True)
-    (folder / "adapter.safetensors").write_bytes(b"a")
-    (run.folder / "rin.safetensors").write_bytes(b"a")
-    for event in (
-        events.Started(step=0, steps=9, pid=1, device="CPU"), events.Checkpoint(step=5, folder="checkpoints/000005"),
-        events.Checkpoint(step=2, folder="checkpoints/000002"), events.Finished(step=9, export="rin.safetensors"),
-    ):  # fmt: skip
-        run.report(event)
-    return run
-
-
-def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
-    keys = [key for _, key in adapters.choices(Watch())]
-    assert keys == [finished.id, f"{finished.id}@5", ""]
-    assert adapters.find(finished.id) == finished.export
-    assert adapters.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
-    for key in (f"{finished.id}@2", "../x", "nobody"):
-        with pytest.raises(UserError):
-            adapters.find(key)
-    assert adapters.find(f"{finished.id}@../../x") == finished.export
-    offered = tryout.offer(Watch(), None, "", "")
-    assert offered[1] == "miraxo"
-    assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
-
-
-class FakePainter:
-    def __init__(self) -> None:
-        self.asked = []
-
-    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
-        self.asked.append(picture)
-        yield 0, 2
-        yield 1, 2
-        Path(picture.out).write_bytes(b"png")
-
-
-def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
-    painter = FakePainter()
-    asked = (finished.id, "miraxo", 1.0, "before", 1.0, 20.0, 3.0, "", [])
-    *grown, (drawn, shown) = tryout.paint(painter, *asked)
-    assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
-    assert len({picture.seed for picture in painter.asked}) == 1
-    assert "step 1 of 2" in grown[1][0]
-    assert [strength for strength, _ in shown] == [0.0, 1.0]
-    assert "count-2 done" in drawn
-    assert "Seed 1" in drawn
-    list(tryout.paint(painter, *asked))
-    assert len(painter.asked) == 2
-
-
-def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
-    with pytest.raises(UserError, match="no prompt"):
-        list(tryout.paint(FakePainter(), "", " ", 1.0, "one", 1, 20, 3.0, "", []))
-    with pytest.raises(UserError, match="steps"):
-        list(tryout.paint(FakePainter(), "", "x", 1.0, "one", 1, 0, 3.0, "", []))
-
-
-def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tryout, "KEPT", 3)
-    media.pictures().mkdir()
-    for number in range(5):
-        (media.pictures() / f"{number}.png").write_bytes(b"x")
-    tryout.prune()
-    assert len(list(media.pictures().iterdir())) == 3
+# Download
 
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
@@ -347,6 +227,9 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert f"/download/{finished.id}/checkpoint/5" in drawn
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn
+    assert downloads.table(Watch(), "MIRAXO done") == drawn
+    assert "No run has" in downloads.table(Watch(), "tractor <b>")
+    assert "<b>" not in downloads.table(Watch(), "tractor <b>")
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in downloads.table(Watch())
     assert adapters.size(3 * 2**20) == "3.0 MB"

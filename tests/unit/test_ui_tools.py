@@ -149,17 +149,18 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
 
 
 def test_several_adapters_at_once(dropped: Path) -> None:
-    from tests.unit.test_ui_page import FakePainter
+    from tests.unit.tabs import FakePainter, asked_for
 
     tools.take(str(dropped))
     tools.take(str(dropped))
     file, other = (str(path) for path in adapters.kept())
     painter = FakePainter()
-    more = ("", "kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
-    list(tryout.paint(painter, "kept:my-fox", "x", 0.8, "before", 1, 20, 3.0, "", [], *more))
+    more = ("kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
+    asked = asked_for("kept:my-fox", view="before", strength=0.8, others=more)
+    list(tryout.paint(painter, Watch(), asked))
     assert [picture.adapters for picture in painter.asked] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
     assert {picture.base for picture in painter.asked} == {"micro"}
-    list(tryout.paint(painter, "kept:my-fox", "x", 0.8, "one", 1, 20, 3.0, "", [], " owner/name ", *more[1:]))
+    list(tryout.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
     assert painter.asked[-1].base == "owner/name"
     offered = tryout.offer(Watch(), "kept:my-fox", "", "", "kept:my-fox-2", "gone", "")
     assert [one.value for one in offered[-3:]] == ["kept:my-fox-2", "", ""]

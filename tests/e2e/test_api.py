@@ -1,0 +1,118 @@
+"""The page for programs: the whole way with the Gradio client, and a piece of it with nothing but HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.conftest import EXAMPLES, Server
+
+if TYPE_CHECKING:
+    from gradio_client import Client
+
+CHARACTER = EXAMPLES / "example-character"
+
+
+@pytest.fixture
+def client(server: Server) -> Client:
+    from gradio_client import Client
+
+    return Client(server.url, verbose=False, analytics_enabled=False)
+
+
+def fetch(server: Server, address: str) -> bytes:
+    with urllib.request.urlopen(server.url + address, timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def ended(client: Client, run: str) -> dict[str, Any]:
+    for _ in range(1200):
+        told = client.predict(run, api_name="/status")
+        if told["status"] not in ("waiting", "running"):
+            return dict(told)
+        time.sleep(0.1)
+    raise AssertionError(told)
+
+
+def test_the_whole_way_by_a_program(server: Server, client: Client) -> None:
+    from gradio_client import handle_file
+
+    def call(endpoint: str, **given: Any) -> Any:  # noqa: ANN401 - JSON
+        return client.predict(**given, api_name=f"/{endpoint}")
+
+    assert call("create_project", name="mira") == "mira"
+    pictures = [handle_file(CHARACTER / f"{number:02d}.{kind}") for number in range(1, 8) for kind in ("png", "txt")]
+    added = call("add_images", project="mira", images=pictures)
+    assert (len(added["added"]), added["refused"]) == (7, {})
+    assert call("set_caption", project="mira", image="01.png", caption=" my own\nwords ") == "my own words"
+    assert call("images", project="mira")[0]["caption"] == "my own words"
+    assert len(call("remove_image", project="mira", image="07.png")) == 6
+    settings = {"name": "mira", "trigger": "miraxo", "training.steps": 6, "preview.every": 3, "checkpoint.every": 3}
+    run = call("start_training", project="mira", settings=settings)["run"]
+    told = ended(client, run)
+    assert (told["status"], told["step"], told["checkpoints"]) == ("finished", 6, [3, 6])
+    assert fetch(server, told["previews"][0]).startswith(b"\x89PNG")
+    file = fetch(server, told["adapter"])
+    assert file == (server.home / "outputs" / run / "mira.safetensors").read_bytes()
+    key = call("list_adapters")[0]["key"]
+    pictures = [
+        call("make_picture", prompt="miraxo", adapter=key, strength=strength, settings={"steps": 2, "seed": 3})
+        for strength in (0.0, 1.0)
+    ]
+    without, with_it = (fetch(server, one["picture"]) for one in pictures)
+    assert without != with_it
+    assert call("control", run=run, command="more")["run"] == run
+    assert ended(client, run)["steps"] == 16
+    renamed = call("rename_run", run=run, name="best")
+    assert call("delete_run", run=renamed) == []
+    assert call("restore_run") == renamed
+    assert [one["run"] for one in call("list_runs")] == [renamed]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("create_project", {"name": "../x"}, "cannot be the name"),
+        ("create_project", {"name": "example-style"}, "already"),
+        ("add_images", {"project": "example-style", "images": ["/etc/passwd"]}, "no file that was uploaded"),
+        ("add_images", {"project": "example-style", "images": [3]}, "no file that was uploaded"),
+        ("images", {"project": "../x"}, "cannot be the name"),
+        ("set_caption", {"project": "example-style", "image": "../../x", "caption": ""}, "no longer in the data set"),
+        ("start_training", {"project": "example-style", "settings": {"training.step": 3}}, "training.step"),
+        ("start_training", {"project": "example-style", "settings": {"training.steps": -3}}, "Steps"),
+        ("status", {"run": "../../etc"}, "cannot be the name"),
+        ("control", {"run": "nobody", "command": "stop"}, "no run"),
+        ("make_picture", {"prompt": "x", "settings": {"step": 3}}, "no setting of a picture"),
+        ("make_picture", {"prompt": "x", "adapter": "../../etc/passwd"}, "cannot be the name"),
+    ],
+)
+def test_what_a_program_gets_wrong_is_told_in_words(
+    shared_server: Server, name: str, given: dict[str, Any], words: str
+) -> None:
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    client = Client(shared_server.url, verbose=False, analytics_enabled=False)
+    with pytest.raises(AppError) as caught:
+        client.predict(**given, api_name=f"/{name}")
+    assert words in str(caught.value)
+    assert str(shared_server.home) not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_with_nothing_but_http(server: Server, tmp_path: Path) -> None:
+    """As docs/api.md does it with curl."""
+    body = json.dumps({"data": ["example-style"]}).encode()
+    asked = urllib.request.Request(
+        f"{server.url}/gradio_api/call/images", body, {"Content-Type": "application/json"}
+    )  # fmt: skip
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        event = json.load(answer)["event_id"]
+    told = fetch(server, f"/gradio_api/call/images/{event}").decode()
+    assert told.startswith("event: complete")
+    assert "01.png" in told

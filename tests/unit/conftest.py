@@ -1,0 +1,24 @@
+"""Fixtures of the page's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.tabs import given
+from trainer import events, runs
+from ui import training
+
+
+@pytest.fixture
+def finished(character: Path) -> runs.Run:
+    run = training.create(*given())
+    folder = run.folder / "checkpoints" / "000005"
+    folder.mkdir(parents=True)
+    (folder / "adapter.safetensors").write_bytes(b"a")
+    (run.folder / "rin.safetensors").write_bytes(b"a")
+    for event in (
+        events.Started(step=0, steps=9, pid=1, device="CPU"), events.Checkpoint(step=5, folder="checkpoints/000005"),
+        events.Checkpoint(step=2, folder="checkpoints/000002"), events.Finished(step=9, export="rin.safetensors"),
+    ):  # fmt: skip
+        run.report(event)
+    return run

@@ -1,0 +1,36 @@
+"""Values of the page's tabs, as their handlers get them, and a painter that only takes notes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.config import PictureConfig
+from ui import form, training, tryout
+
+FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
+
+
+def given(
+    project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
+) -> list[Any]:
+    values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
+    return [project, preset, name, trigger, "micro", ("character", "micro"), *values]
+
+
+def asked_for(adapter: str, **changes: Any) -> tryout.Asked:  # noqa: ANN401 - a field of any kind
+    values = {
+        "adapter": adapter, "prompt": "miraxo", "strength": 1.0, "view": "one", "seed": 1.0, "fresh": False,
+        "steps": 20.0, "guidance": 3.0, "size": "", "negative": "", "last": [], "base": "",
+    }  # fmt: skip
+    return tryout.Asked(**(values | changes))
+
+
+class FakePainter:
+    def __init__(self) -> None:
+        self.asked = []
+
+    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
+        self.asked.append(picture)
+        yield 0, 2
+        yield 1, 2
+        Path(picture.out).write_bytes(b"png")

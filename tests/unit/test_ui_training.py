@@ -1,0 +1,161 @@
+"""Tab 2: the form, the plan, settings that are kept, bases, and the live view of runs."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from tests.unit.tabs import FORM, given
+from trainer import config, dataset, events, runs
+from trainer.errors import UserError
+from ui import bases, live, memory, presets, training
+from ui.painter import Painter
+from ui.watch import Watch
+
+
+def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
+    said, effort = training.plan(*given())
+    assert said.startswith("<b>14 pictures, 122 steps</b>: each picture is seen about 70 times. How long")
+    assert "of the disk are free." in said
+    assert effort.value == "balanced"
+    assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
+    assert "7 steps" in plan(**{"form-training-steps": 7})
+    assert "Rank" in plan(**{"form-adapter-rank-lora": -1})
+    assert "first" in plan(project="")
+    dataset.create("empty")
+    assert "no pictures" in plan(project="empty")
+
+
+def plan(**changes: object) -> str:
+    return str(training.plan(*given(**changes))[0])
+
+
+def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
+    run = training.create(*given())
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    for step in (1, 2, 3):
+        run.report(events.Step(
+            step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
+            time=begun + timedelta(seconds=step),
+        ))  # fmt: skip
+    seen, fixed = training.exposures("quick", ("character", "micro"))
+    assert fixed == 0
+    said, effort = training.plan(*given(**{"form-training-exposures": seen}))
+    assert "about 50 s here" in said
+    assert "took 3.0 GB of memory" in said
+    assert effort.value == "quick"
+    assert next(words for words, _ in effort.choices) == "Quick look, about 50 s"
+
+
+def test_the_form_is_as_it_was_left(character: Path) -> None:
+    _, preset, _, _, base, tuned, *values = given(**{"form-adapter-rank-lora": 5})
+    training.keep_settings("rin", preset, base, tuned, *values)
+    shown = training.show("rin")[5 : 5 + len(FORM)]
+    assert shown == values
+    memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
+    assert training.show("rin")[5 : 5 + len(FORM)] == FORM
+
+
+def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
+    _, _, _, _, base, _, *values = given(**{"form-training-steps": 7})
+    kept, name = training.keep_preset("mine", "character", base, ("character", "micro"), *values)
+    assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
+    assert training.use_preset("mine") == ["character", "micro", ("character", "micro"), *values]
+    for wrong in ("", "../x", "gone"):
+        with pytest.raises(UserError):
+            training.use_preset(wrong)
+    with pytest.raises(UserError, match="no name"):
+        training.keep_preset(" ", "character", base, ("character", "micro"), *values)
+    (presets.folder() / "odd.toml").write_text('preset = "odd"')
+    with pytest.raises(UserError, match="cannot be used"):
+        training.use_preset("odd")
+
+
+def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
+    assert [base for _, base in bases.choices()] == ["micro"]
+    shutil.copytree(tiny_sd, bases.folder() / "tiny")
+    (bases.folder() / "notes.txt").touch()
+    (bases.folder() / "odd.safetensors").touch()
+    runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
+    labels = [label for label, _ in bases.choices()]
+    assert labels[1:] == ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
+
+
+def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
+    run = training.create(*given(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
+    config = run.config()
+    assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
+    assert memory.answer("rin", "name") == "mine"
+
+
+def test_a_start_is_refused_in_words(character: Path) -> None:
+    dataset.create("empty")
+    with pytest.raises(UserError, match="no pictures"):
+        training.create(*given(project="empty"))
+    with pytest.raises(UserError, match="no name"):
+        training.create(*given(name=" "))
+    with pytest.raises(UserError, match="Name: use letters"):
+        training.create(*given(name="a/b"))
+    with pytest.raises(UserError, match="set it to 128"):
+        training.create(*given(**{"form-training-resolution": 512}))
+    assert runs.every() == []
+
+
+def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
+    watch = Watch()
+    run = training.create(*given())
+    drawn = live.draw(watch, run.id)
+    seen = drawn[2]
+    assert live.tick(watch, run.id, seen) == gr.skip()
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert live.tick(watch, run.id, seen) != gr.skip()
+    assert live.draw(Watch(), None)[2][0] == [run.id]
+    with pytest.raises(UserError, match="not at work"):
+        live.ask(run.id, "stop")
+    with pytest.raises(UserError):
+        live.ask("../x", "stop")
+    with pytest.raises(UserError, match="not at work"):
+        live.pause(run.id, watch)
+
+
+def test_buttons_are_a_function_of_the_state(character: Path) -> None:
+    run = training.create(*given())
+
+    def shown() -> set[str]:
+        buttons = live.draw(Watch(), run.id)[-len(live.BUTTONS) :]
+        return {name for (name, *_), button in zip(live.BUTTONS, buttons, strict=True) if button.visible}
+
+    begun = events.Started(step=0, steps=40, pid=1, device="CPU")
+    run.report(begun)
+    assert shown() == {"resume"}
+    run.report(events.Stopped(step=3))
+    assert shown() == {"resume"}
+    run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
+    assert shown() == {"resume", "again"}
+    assert live.draw(Watch(), run.id)[-4].value == "Train again with learning rate 0.0001"
+    run.report(begun)
+    run.report(events.Finished(step=40, export="rin.safetensors"))
+    assert shown() == {"more"}
+    assert live.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
+
+
+def test_a_failed_run_is_trained_again_with_the_change_it_needs(
+    character: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(runs, "start", started.append)
+    run = training.create(*given())
+    with pytest.raises(UserError, match="Nothing is known"):
+        live.again(run.id, Painter(), Watch())
+    run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
+    live.again(run.id, Painter(), Watch())
+    assert started[0] != run
+    assert started[0].config().optimizer.learning_rate == 1e-4
+    assert started[0].config().adapter == run.config().adapter
+    run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
+    run.report(events.Finished(step=40, export="rin.safetensors"))
+    live.more(run.id, Painter(), Watch())
+    assert started[1].config().training.steps == 60

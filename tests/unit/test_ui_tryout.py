@@ -1,0 +1,127 @@
+"""Tab 3 without a browser: what a view shows, what is painted, and what a picture tells of itself."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.unit.tabs import FakePainter, asked_for
+from trainer import events, runs
+from trainer.errors import UserError
+from trainer.runs import Run
+from ui import adapters, comparison, media, pictures, tryout
+from ui.watch import Watch
+
+
+def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
+    keys = [key for _, key in adapters.choices(Watch())]
+    assert keys == [finished.id, f"{finished.id}@5", ""]
+    assert adapters.find(finished.id) == finished.export
+    assert adapters.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
+    for key in (f"{finished.id}@2", "../x", "nobody"):
+        with pytest.raises(UserError):
+            adapters.find(key)
+    assert adapters.find(f"{finished.id}@../../x") == finished.export
+    offered = tryout.offer(Watch(), None, "", "")
+    assert offered[1] == "miraxo"
+    assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
+
+
+def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
+    painter = FakePainter()
+    asked = asked_for(finished.id, view="before")
+    *grown, (drawn, shown, seed) = tryout.paint(painter, Watch(), asked)
+    assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
+    assert len({picture.seed for picture in painter.asked}) == 1
+    assert "step 1 of 2" in grown[1][0]
+    assert seed == 1.0
+    assert len(set(shown)) == 2
+    assert all((media.pictures() / file).is_file() for file in shown)
+    assert "count-2 done" in drawn
+    assert "Seed 1" in drawn
+    list(tryout.paint(painter, Watch(), asked))
+    assert len(painter.asked) == 2
+    slid = list(tryout.paint(painter, Watch(), dataclasses.replace(asked, view="slide")))[-1][0]
+    assert slid.count("<img") == 2
+    assert "type='range'" in slid
+    assert len(painter.asked) == 2
+    fresh = [list(tryout.paint(painter, Watch(), dataclasses.replace(asked, fresh=True)))[-1][2] for _ in range(2)]
+    assert len(set(fresh)) == 2
+
+
+def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
+    assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, Watch())] == [
+        f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.FINE
+    ]
+    assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, Watch())] == [0.0, 0.5, 1.0, 1.5]
+    assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, Watch())] == ["kept:x"]
+    for step in range(10, 20):
+        folder = finished.folder / "checkpoints" / f"{step:06d}"
+        folder.mkdir()
+        (folder / "adapter.safetensors").write_bytes(b"a")
+        finished.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
+    shown = [name for _, name in comparison.checkpoints(finished.id, Watch())]
+    assert (len(shown), shown[0], shown[-1]) == (5, "step 5", "finished")
+
+
+def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
+    import torch  # noqa: F401 - the writer needs it, the page does not
+
+    from trainer.preview import write_png
+
+    asked = asked_for(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
+    cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
+    picture = tryout.request_of(asked, cell, tryout.base_of(finished.id), 7)
+    file = tmp_path / "a.png"
+    write_png(file, Image.new("RGB", (64, 32)), picture)
+    assert str(tmp_path).encode() not in file.read_bytes()
+    media.pictures().mkdir(exist_ok=True)
+    shutil.copy(file, media.pictures() / f"{'a' * 32}.png")
+    assert "seed 7" in pictures.history()
+    first, prompt, strength, seed, fresh, *rest = tryout.restored(str(file), Watch())
+    assert (first, prompt, strength, seed, fresh) == (finished.id, "miraxo", 0.5, 7, False)
+    assert rest[2:5] == ["64 x 32", "hat", ""]
+    assert not file.exists()
+    Image.new("RGB", (2, 2)).save(file)
+    with pytest.raises(UserError, match="does not tell"):
+        tryout.restored(str(file), Watch())
+    write_png(file, Image.new("RGB", (64, 32)), picture)
+    shutil.rmtree(finished.folder)
+    with pytest.raises(UserError, match="no longer here"):
+        tryout.restored(str(file), Watch())
+
+
+def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not tryout._notes(Watch(), small=True)[1].visible
+    monkeypatch.setattr(runs, "is_locked", lambda _: True)
+    finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert tryout._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
+    assert tryout.hold_training(Watch())[1].value == "Let the training go on"
+    assert runs.look(finished).paused
+    tryout.hold_training(Watch())
+    assert not runs.look(finished).paused
+
+
+@pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])
+def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
+    assert pictures.size(text) == size
+    with pytest.raises(UserError, match="no size"):
+        pictures.size("large")
+
+
+def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
+    with pytest.raises(UserError, match="no prompt"):
+        list(tryout.paint(FakePainter(), Watch(), asked_for("", prompt=" ")))
+    with pytest.raises(UserError, match="steps"):
+        list(tryout.paint(FakePainter(), Watch(), asked_for("", steps=0.0)))
+
+
+def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "KEPT", 3)
+    media.pictures().mkdir()
+    for number in range(5):
+        (media.pictures() / f"{number}.png").write_bytes(b"x")
+    pictures.prune()
+    assert len(list(media.pictures().iterdir())) == 3

@@ -1,0 +1,64 @@
+"""Whose turn it is: one worker a run, one run at a time on the device, the oldest waiting one first. Locks tell."""
+
+import time
+
+from filelock import FileLock, Timeout
+
+from trainer import files, runs
+from trainer.errors import UserError
+from trainer.runs import Run, StopRequestedError
+
+DEVICE_LOCK = ".device.lock"
+
+
+def hold(run: Run) -> FileLock:
+    """Take the lock of a run for the rest of this process's life.
+
+    Raises:
+        UserError: another worker has it.
+    """
+    # A look at the lock takes it for an instant, hence the patience.
+    lock = FileLock(run.lock)
+    try:
+        lock.acquire(timeout=5)
+    except Timeout:
+        raise UserError(f"The run {run.id!r} is at work already.", "Watch it, or stop it first.") from None
+    (run.folder / "ask").mkdir(exist_ok=True)
+    (run.folder / "ask" / "start").touch()
+    return lock
+
+
+def wait_for_device(run: Run) -> FileLock:
+    """Wait until it is this run's turn for the device: one run at a time, the oldest waiting one first.
+
+    Raises:
+        StopRequestedError: somebody asked the run to stop while it waited.
+    """
+    files.outputs().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(files.outputs() / DEVICE_LOCK)
+    while True:
+        if not _older_waiting(run):
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                pass
+            else:
+                (run.folder / "ask" / "start").unlink(missing_ok=True)
+                return lock
+        if run.asked("stop"):
+            raise StopRequestedError
+        time.sleep(0.3)
+
+
+def _older_waiting(run: Run) -> bool:
+    if run.folder.parent.resolve() != files.outputs().resolve():
+        return False
+    return any(
+        other.id < run.id and runs.is_locked(other.lock) and runs.look(other).status == "waiting"
+        for other in runs.every()
+    )
+
+
+def place(run: Run) -> int:
+    """Place of a waiting run in the queue, 1 = next."""
+    return 1 + sum(1 for other in runs.every() if other.id < run.id and runs.look(other).status == "waiting")

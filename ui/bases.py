@@ -1,0 +1,44 @@
+"""Base models that can be chosen without typing: the built-in one, those in the models folder, those used before."""
+
+from pathlib import Path
+
+from trainer import config as configs
+from trainer import detect, files, runs
+from trainer.errors import UserError
+
+LOOKED_AT = 50  # runs
+SHOWN = 8  # of those used before
+
+
+def folder() -> Path:
+    """Where a person may put base models: beside `outputs`."""
+    return files.home() / "models"
+
+
+def choices() -> list[tuple[str, str]]:
+    """(label, base) of each, the built-in one first."""
+    found = {configs.MICRO: "Micro, built in"}
+    for path in sorted(folder().iterdir()) if folder().is_dir() else ():
+        if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
+            found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
+    for base in _used():
+        found.setdefault(base, f"{Path(base).stem if detect.is_here(base) else base}, used before")
+    return [(label, base) for base, label in found.items()]
+
+
+def _family(base: str) -> str:
+    seen = detect.glance(base)
+    return f", {detect.TITLES[seen.family]}" if seen else ", not a known base model"
+
+
+def _used() -> list[str]:
+    """Bases of the newest runs that are still there to be used."""
+    found: list[str] = []
+    for run in runs.every()[:LOOKED_AT]:
+        try:
+            base = run.config().model.base
+        except UserError:  # of an older version, or broken
+            continue
+        if base not in found and (detect.is_here(base) or detect.is_hub_name(base)):
+            found.append(base)
+    return found[:SHOWN]

@@ -1,0 +1,68 @@
+"""What a view of the try-out tab shows side by side: which adapter file at which strength, in which order."""
+
+from dataclasses import dataclass
+
+from ui import adapters
+from ui.watch import Watch
+
+VIEWS = [
+    ("One picture", "one"), ("Before and after", "before"), ("With a slider", "slide"), ("Strengths", "strengths"),
+    ("Checkpoints", "checkpoints"), ("Checkpoints by strengths", "grid"),
+]  # fmt: skip
+STRENGTHS = (0.0, 0.5, 1.0, 1.5)
+FINE = (0.4, 0.6, 0.8, 1.0, 1.2)
+MOST = 5  # checkpoints
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a view: the key of an adapter, "" for none, its strength, and what is written below."""
+
+    key: str
+    strength: float
+    caption: str
+
+
+def cells(view: str, key: str, strength: float, watch: Watch) -> list[Cell]:
+    """The pictures of a view, row by row; those of a grid have a checkpoint a row."""
+    match view:
+        case "before" | "slide":
+            return [_cell(key, 0.0), _cell(key, strength)]
+        case "strengths":
+            return [_cell(key, one) for one in STRENGTHS]
+        case "checkpoints":
+            return [Cell(one, strength, name) for one, name in checkpoints(key, watch)]
+        case "grid":
+            rows = checkpoints(key, watch)
+            return [Cell(one, fine, f"{name}, {fine:g}") for one, name in rows for fine in FINE]
+        case _:
+            return [_cell(key, strength)]
+
+
+def columns(view: str, count: int) -> int:
+    """How many pictures stand side by side."""
+    return len(FINE) if view == "grid" else count
+
+
+def _cell(key: str, strength: float) -> Cell:
+    return Cell(key, strength, f"strength {strength:g}" if key and strength else "without the adapter")
+
+
+def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
+    """(key, name) of at most five checkpoints of the run that an adapter came from, evenly taken, the last at the end.
+
+    An adapter that came from elsewhere stands alone.
+    """
+    run = adapters.run_of(key)
+    if run is None:
+        return [(key, "this file" if key else "without the adapter")]
+    state = watch.look(run).state
+    end = f"{run.id}@{state.step}" if state.export else ""  # the finished adapter once more
+    found = [
+        (one, label.split(":", 1)[0].lower())
+        for label, one in adapters.choices(watch)
+        if one.partition("@")[0] == run.id and one != end
+    ][::-1]
+    if len(found) <= MOST:
+        return found
+    return [found[round(place * (len(found) - 1) / (MOST - 1))] for place in range(MOST)]

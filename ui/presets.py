@@ -1,0 +1,43 @@
+"""Settings that a person keeps under a name, in `outputs/.presets/<name>.toml`: what they changed in the form."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from trainer import files
+from trainer.errors import UserError
+
+
+def folder() -> Path:
+    """Where they lie."""
+    return files.outputs() / ".presets"
+
+
+def names() -> list[str]:
+    """Names of all that are kept."""
+    return sorted(path.stem for path in folder().glob("*.toml") if files.NAME.fullmatch(path.stem))
+
+
+def save(name: str, data: dict[str, Any]) -> None:
+    """Keep settings; those of the same name are replaced.
+
+    Raises:
+        UserError: the name is none.
+    """
+    path = folder() / f"{files.check_name(name.strip(), 'preset')}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, tomlkit.dumps(data))
+
+
+def load(name: str) -> dict[str, Any]:
+    """The settings kept under a name.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    try:
+        return tomllib.loads((folder() / f"{files.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"The settings {name!r} cannot be read.", "Choose others, or keep them anew.") from None

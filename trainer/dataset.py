@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shutil
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,12 +132,21 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+            sideways = orientation(image) in _SIDEWAYS
+    except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     if width * height > MAX_PIXELS:
         return None
     return (height, width) if sideways else (width, height)
+
+
+def orientation(image: Image.Image) -> int:
+    """How a viewer turns a picture, 1 (not at all) to 8; 1 also where what says so is damaged, in whatever way."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except (OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def caption_file(picture: Path) -> Path:

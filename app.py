@@ -73,6 +73,9 @@ def hold_home() -> FileLock:
         files.datasets().mkdir(parents=True, exist_ok=True)
         lock = FileLock(files.outputs() / ".page.lock")
         lock.acquire(timeout=0)
+        for folder in (one for one in files.datasets().iterdir() if one.is_dir()):
+            files.sweep(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
+        files.sweep(files.outputs(), *(files.outputs() / name for name in (".pictures", ".adapters")))
     except Timeout:
         raise UserError(
             "Limner is running already for this folder.", "Use the page that is open, or end that server first."
@@ -135,7 +138,7 @@ def choose_password(options: argparse.Namespace) -> str:
 
 def prepare_environment() -> None:
     """Tell Gradio, before it is imported, to look nothing up and to keep uploads in our own folder."""
-    uploads = files.outputs() / ".tmp"
+    uploads = files.uploads()
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700)
     os.environ.update(
@@ -149,12 +152,14 @@ def make_server(options: argparse.Namespace, listener: socket.socket, password: 
     prepare_environment()
     import uvicorn  # noqa: PLC0415 - slow, so not before the arguments are known to be good
 
-    from ui import page  # noqa: PLC0415 - Gradio reads its environment when it is imported
+    from ui import media, page  # noqa: PLC0415 - Gradio reads its environment when it is imported
     from ui.guard import LOOPBACK, Guard  # noqa: PLC0415
 
     listening = not is_loopback(options.host)
     hosts = LOOPBACK | {options.host, *options.host_name} | ({socket.gethostname().lower()} if listening else set())
-    app = Guard(page.make_app(), hosts=frozenset(hosts), any_address=listening, password=password)
+    app = Guard(
+        page.make_app(), hosts=frozenset(hosts), any_address=listening, password=password, room=media.upload_room
+    )
     shown = options.host if not listening else socket.gethostname()
     address = f"http://{shown}:{listener.getsockname()[1]}"
 

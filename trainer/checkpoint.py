@@ -192,6 +192,12 @@ def resume(run: Run, progress: Progress) -> int:
             )
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
+            raise UserError(
+                f"The checkpoint of step {int(folder.name)} was made by Limner {manifest.get('program', 'of old')}, "
+                f"this is {__version__}.",
+                "Resume with that version, or start a new run.",
+            )
         _restore(progress, load((folder / OPTIMIZER).read_bytes()), manifest)
         return int(manifest["step"])
     return 0

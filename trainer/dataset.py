@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 import shutil
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,14 +122,14 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     header = _header(path)
     if header is None:
         return None
-    width, height, orientation = header
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+    width, height, turned = header
+    return (height, width) if turned in _SIDEWAYS else (width, height)
 
 
 def is_turned(path: Path) -> bool:
     """Whether a picture is stored in another way than a viewer shows it."""
     header = _header(path)
-    return header is not None and header[2] not in (0, 1)
+    return header is not None and header[2] != 1
 
 
 def _header(path: Path) -> tuple[int, int, int] | None:
@@ -145,10 +146,10 @@ def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] 
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+            turned = orientation(image)
+    except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
         return None
-    return None if width * height > MAX_PIXELS else (width, height, orientation)
+    return None if width * height > MAX_PIXELS else (width, height, turned)
 
 
 def free_path(folder: Path, stem: str, extension: str) -> Path:
@@ -163,6 +164,15 @@ def free_stem(taken: set[str], stem: str) -> str:
         number += 1
         candidate = f"{stem[:58]}-{number}"
     return candidate
+
+
+def orientation(image: Image.Image) -> int:
+    """How a viewer turns a picture, 1 (not at all) to 8; 1 also where what says so is damaged, in whatever way."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except (OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def caption_file(picture: Path) -> Path:

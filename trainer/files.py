@@ -35,6 +35,11 @@ def outputs() -> Path:
     return home() / "outputs"
 
 
+def uploads() -> Path:
+    """Folder where uploads lie until they are taken in."""
+    return outputs() / ".tmp"
+
+
 def write(path: Path, data: bytes | str) -> None:
     """Write a whole file so that after a crash the final name holds the old content or the new one.
 
@@ -50,6 +55,16 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
         OSError: as above; so it is after any error of who makes the pieces.
     """
+    place(path, chunks)
+    sync_folder(path.parent)
+
+
+def place(path: Path, chunks: Iterable[bytes]) -> None:
+    """The same for one of many files: each is whole or not there, and lasts once its folder is synced after the last.
+
+    Raises:
+        OSError: as above.
+    """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
@@ -64,7 +79,6 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
         faults.moment()
     finally:
         part.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

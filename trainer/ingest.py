@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from trainer import dataset, files
 from trainer.errors import UserError
@@ -29,6 +29,12 @@ THUMBNAIL = 320
 PIXELS_PER_BYTE = 2000  # of a JPEG at the most; less is a header that lies, of which decoders make a grey picture
 _ONE_AT_A_TIME = threading.Lock()
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in folders, unseen
 _ADVICE = {
     ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
     ".svg": "drawings (SVG) cannot be read here", ".jxl": "JPEG XL pictures cannot be read here",
@@ -118,7 +124,8 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
                 if side:
                     image.draft(None, (side, side))
                 image.load()
-                return ImageOps.exif_transpose(image)
+                turn = _TURNS.get(dataset.orientation(image))
+                return image.copy() if turn is None else image.transpose(turn)
     except UnidentifiedImageError:
         raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
@@ -164,6 +171,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
             if look:
                 look(_shown(name))
             _add_picture(shelf, name, data, captions.get(_stem(name)), report)
+    files.sync_folder(folder)
     _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
     return report
 
@@ -248,9 +256,9 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
     path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
     if caption is not None and dataset.one_line(caption):
-        files.write(dataset.caption_file(path), dataset.one_line(caption) + "\n")
+        files.place(dataset.caption_file(path), [dataset.one_line(caption).encode() + b"\n"])
         report.captions += 1
-    files.write(path, data)
+    files.place(path, [data])
     shelf.put(path, len(data))
     report.added.append(path.name)
 
@@ -272,7 +280,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     """The files in an upload (itself, or what is in a zip) of the given suffixes; None means all but captions."""
     name = name.replace("\\", "/")
     suffix = PurePosixPath(name).suffix.lower()
-    if PurePosixPath(name).name.startswith("."):  # what systems leave in folders
+    if PurePosixPath(name).name in _LEFT_BY_SYSTEMS or PurePosixPath(name).name.startswith("._"):
         return
     if suffix == ".zip":
         yield from _zip_entries(name, path, report, suffixes)
@@ -300,7 +308,7 @@ def _zip_entries(
             entry = info.filename.replace("\\", "/")
             shown = _shown(entry)
             suffix = PurePosixPath(entry).suffix.lower()
-            if info.is_dir() or not shown or shown.startswith(".") or entry.startswith("__MACOSX/"):
+            if not shown or entry.endswith("/") or shown.startswith(".") or entry.startswith("__MACOSX/"):
                 continue
             if suffix not in suffixes if suffixes else suffix == ".txt":
                 continue

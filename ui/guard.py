@@ -20,8 +20,10 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY = 8 * 2**20
-MAX_UPLOAD = 4 * 2**30
+MAX_UPLOAD = 2 * 2**30
 TRIES_PER_MINUTE = 10
+ADDRESSES = 1000  # whose tries are remembered
+TOO_LARGE = "This upload is too large, or the disk is nearly full. Add fewer or smaller files at a time, or make room."
 COOKIE = "limner-session"
 LOGIN = "/login"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -53,7 +55,13 @@ class Guard:
     """Lets through what comes from our own page, answers the rest in one sentence."""
 
     def __init__(
-        self, app: App, *, hosts: frozenset[str] = LOOPBACK, any_address: bool = False, password: str = ""
+        self,
+        app: App,
+        *,
+        hosts: frozenset[str] = LOOPBACK,
+        any_address: bool = False,
+        password: str = "",
+        room: Callable[[], int] = lambda: MAX_UPLOAD,
     ) -> None:
         """Guard an app.
 
@@ -62,11 +70,13 @@ class Guard:
             hosts: names by which the server may be called.
             any_address: also take any IP address as Host; another site's name that points here is still refused.
             password: "" = none needed.
+            room: bytes that uploads may take at present.
         """
         self._app = app
         self._hosts = hosts
         self._any_address = any_address
         self._password = password
+        self._room = room
         self._session = secrets.token_urlsafe(32)
         self._tries: defaultdict[str, deque[float]] = defaultdict(deque)
 
@@ -83,7 +93,7 @@ class Guard:
         elif self._password and not self._is_known(headers):
             await self._login(scope, receive, send)
         else:
-            await self._pass_on(scope, receive, send, limit=_limit(scope))
+            await self._pass_on(scope, receive, send, limit=self._limit(scope))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Why a request is refused whoever sends it: (status, sentence)."""
@@ -98,9 +108,13 @@ class Guard:
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 return 403, "Requests from other web sites are refused."
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > _limit(scope):
-            return 413, "This upload is too large. Add fewer or smaller files at a time."
+        if not length.isdigit() or int(length) > self._limit(scope):
+            return 413, TOO_LARGE
         return None
+
+    def _limit(self, scope: Message) -> int:
+        """Bytes that the body of a request may have."""
+        return min(MAX_UPLOAD, self._room()) if scope["path"].endswith("/upload") else MAX_BODY
 
     def _knows_host(self, host: str) -> bool:
         try:
@@ -144,7 +158,10 @@ class Guard:
             await _answer(scope, send, 403, FORM.format(note=note), {"content-type": "text/html; charset=utf-8"})
 
     def _may_try(self, address: str) -> bool:
-        now, tries = time.monotonic(), self._tries[address]
+        now = time.monotonic()
+        if len(self._tries) > ADDRESSES:
+            self._tries.clear()
+        tries = self._tries[address]
         while tries and now - tries[0] > 60:
             tries.popleft()
         if len(tries) >= TRIES_PER_MINUTE:
@@ -173,11 +190,7 @@ class Guard:
         with suppress(TooLargeError):
             await self._app(scope, counted, noted)
         if total > limit and not begun:
-            await _answer(scope, send, 413, "This upload is too large. Add fewer or smaller files at a time.")
-
-
-def _limit(scope: Message) -> int:
-    return MAX_UPLOAD if scope["path"].endswith("/upload") else MAX_BODY
+            await _answer(scope, send, 413, TOO_LARGE)
 
 
 async def _body(receive: Receive, limit: int) -> bytes:
@@ -211,6 +224,8 @@ async def _answer(scope: Message, send: Send, status: int, text: str, headers: d
         "content-length": str(len(body)),
         "cache-control": "no-store",
     }
+    if status == 413:
+        fields["connection"] = "close"  # the rest of the body is not wanted
     fields |= headers or {}
     encoded = [(key.encode(), value.encode()) for key, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})

@@ -5,7 +5,9 @@ Gradio's own file route.
 """
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,8 @@ from trainer import dataset, files, ingest, runs
 from trainer.errors import UserError
 
 router = APIRouter()
+UPLOADS = 4 * 2**30  # bytes that may lie where uploads wait to be taken in
+FORGOTTEN = 3600.0  # seconds after which an upload that nobody took in is removed
 Found = TypeVar("Found")
 PREVIEW = re.compile(r"\d{1,9}_\d{1,3}\.png")
 PICTURE = re.compile(r"[0-9a-f]{32}\.png")
@@ -37,6 +41,28 @@ def kept() -> Path:
 def checkpoint_file(run: runs.Run, step: int) -> Path:
     """The adapter in a checkpoint."""
     return run.folder / "checkpoints" / f"{step:06d}" / "adapter.safetensors"
+
+
+def upload_room() -> int:
+    """Bytes that uploads may take at present: some of the disk stays free, and not too many wait."""
+    waiting = sum(size for _, size, _ in _waiting())
+    return max(0, min(files.room(files.outputs()), UPLOADS - waiting))
+
+
+def forget_uploads(older: float = FORGOTTEN) -> None:
+    """Remove uploads that were cut off, or that no page took in, `older` seconds ago or more."""
+    for path, _, written in _waiting():
+        if time.time() - written >= older:
+            path.unlink(missing_ok=True)
+
+
+def _waiting() -> Iterator[tuple[Path, int, float]]:
+    """Each upload that is not taken in: where it lies, its size, when it was written last."""
+    for path in files.uploads().rglob("*"):
+        with suppress(OSError):  # it was taken in at this moment
+            if path.is_file():
+                stat = path.stat()
+                yield path, stat.st_size, stat.st_mtime
 
 
 @router.get("/media/dataset/{name}/{picture}")

@@ -75,7 +75,11 @@ def _load() -> dict[str, Any]:
         data = json.loads((files.outputs() / ".page.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return {}
+    answers = data.get("answers")
+    known = answers.items() if isinstance(answers, dict) else ()
+    return data | {"answers": {project: told for project, told in known if isinstance(told, dict)}}
 
 
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

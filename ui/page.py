@@ -1,5 +1,6 @@
 """The page as a whole: its head, its four tabs, how it looks, and the web application that serves it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def make_app() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(_tidy())
         yield
+        tidying.cancel()
         painter.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -50,6 +53,13 @@ def make_app() -> FastAPI:
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     return app
+
+
+async def _tidy() -> None:
+    """Look after uploads that nobody took in, now and then."""
+    while True:
+        media.forget_uploads()
+        await asyncio.sleep(600)
 
 
 def theme() -> gr.themes.Base:

@@ -77,13 +77,8 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             view = Live(pill)
     answers = [project, preset, name, trigger, base, tuned, *widgets]
     settings_of = [preset, base, tuned, *widgets]
-    tab = Tab(
-        trigger,
-        answers,
-        [summary, effort],
-        [preset, name, trigger, base, kept, tuned, *widgets, summary, effort],
-        view,
-    )
+    shown = [preset, name, trigger, base, kept, tuned, *widgets, summary, effort]
+    tab = Tab(trigger, answers, [summary, effort], shown, view)
     _connect_form(tab, effort, settings_of)
     save.click(handled(keep_preset), [keep_as, *settings_of], [kept, keep_as], **QUIET)
     gr.on([use.click], handled(use_preset), kept, settings_of, **QUIET).then(

@@ -74,21 +74,27 @@ class Server:
     def lookups(self) -> Path:
         return self.home / "lookups.txt"
 
+    @property
+    def said(self) -> Path:
+        """What it prints; a pipe that nobody reads would fill, and it would wait."""
+        return self.home / "said.txt"
+
     def start(self, *arguments: str, **environment: str) -> Server:
-        self.process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(self.port), *arguments],
-            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={
-                **os.environ, "LIMNER_HOME": str(self.home), "PYTHONPATH": str(Path(__file__).parent / "lookups"),
-                "LIMNER_LOOKUPS": str(self.lookups), **environment,
-            },
-        )  # fmt: skip
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "--port", str(self.port), *arguments],
+                cwd=CHECKOUT, stdout=said, stderr=subprocess.STDOUT, text=True,
+                env={
+                    **os.environ, "LIMNER_HOME": str(self.home), "PYTHONPATH": str(Path(__file__).parent / "lookups"),
+                    "LIMNER_LOOKUPS": str(self.lookups), **environment,
+                },
+            )  # fmt: skip
         wait(self.answers, seconds=90)
         return self
 
     def answers(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, self.process.communicate()[0]
+        assert self.process.poll() is None, self.said.read_text()
         try:
             urllib.request.urlopen(self.url, timeout=5).close()
         except urllib.error.HTTPError:
@@ -100,7 +106,7 @@ class Server:
     def kill(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
 
     def stop(self) -> str:
         """End it kindly; returns all that it said."""
@@ -108,7 +114,8 @@ class Server:
             return ""
         self.process.terminate()
         try:
-            return self.process.communicate(timeout=20)[0]
+            self.process.wait(timeout=20)
+            return self.said.read_text()
         except subprocess.TimeoutExpired:
             self.kill()
             raise

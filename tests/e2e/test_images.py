@@ -161,7 +161,7 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(server: Server, visit: Vi
         (mine / name).mkdir(parents=True)
         (mine / name / "a.png").write_bytes(png(10 + number))
         (mine / name / "a.txt").write_text(name)
-    (mine / ".hidden").write_text("x")
+    (mine / ".DS_Store").write_text("x")
     page.locator("#folder input[type=file]").set_input_files(mine)
     cards(page, 5)
     page.get_by_text("Added 2 pictures. 2 captions came with them.", exact=True).wait_for()

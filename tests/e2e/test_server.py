@@ -82,3 +82,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "outputs").touch()
+    for home in (tmp_path / "file", tmp_path / "half", Path("/proc/1")):
+        done = run(home)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("The folders datasets and outputs cannot be written to. Check their permissions")
+        assert done.stderr.count("\n") == 1

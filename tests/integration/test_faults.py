@@ -1,5 +1,6 @@
 """Faults made real in real workers: what is lost, what is said, and that the run then goes on as if nothing was."""
 
+import json
 import os
 import random
 import subprocess
@@ -252,3 +253,31 @@ def test_forty_kills_at_random_moments(home: Path, workers: Workers) -> None:
     assert report.kills == 40
     assert report.ended > 0
     assert report.most_repeated <= 3
+
+
+def test_a_caption_that_is_changed_while_it_trains_changes_nothing(character: Path, tiny_sd: Path) -> None:
+    """The data set is read once: the adapter is that of the old captions, and a resume with the new ones is refused."""
+    from trainer.train import train
+
+    class Editor:
+        def __call__(self, event: events.Event) -> None:
+            if isinstance(event, events.Step) and event.step == 5:
+                (character / "01.txt").write_text("something else")
+                (character / "02.png").unlink()
+
+    quiet, edited = plain(tiny_sd), plain(tiny_sd)
+    train(quiet.config(), quiet)
+    train(edited.config(), Run(edited.folder, Editor()))
+    one, two = load_file(quiet.export), load_file(edited.export)
+    assert all((one[key] == two[key]).all() for key in one)
+
+
+def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    run = plain(tiny_sd)
+    workers.work(run, "nan@12")
+    for folder in checkpoint.found(run):
+        manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+        del manifest["groups"]
+        (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest | {"program": "9.9"}))
+    assert workers.work(run) == 2
+    assert "The checkpoint of step 10 was made by Limner 9.9" in told(run)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,34 @@ def test_what_may_stand_nowhere(pattern: str, what: str) -> None:
             assert not re.search(pattern, code), f"{path.relative_to(CHECKOUT)}:{number} has {what}: {line.strip()}"
 
 
+FLOORS = {"gradio": "6.20", "pillow": "12.3", "torch": "2.6", "safetensors": "0.8", "python-multipart": "0.0.27"}
+
+
 def test_floors_of_what_we_need() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     found = dict(re.match(r"([\w-]+)>=([\d.]+)", one).groups() for one in project["dependencies"])  # type: ignore[union-attr]
-    floors = {"gradio": "6.20", "pillow": "12.3", "torch": "2.6", "safetensors": "0.8", "python-multipart": "0.0.27"}
-    for name, floor in floors.items():
+    for name, floor in FLOORS.items():
         assert [int(part) for part in found[name].split(".")] >= [int(part) for part in floor.split(".")]
+
+
+def test_what_is_installed_is_not_below_the_floors() -> None:
+    for name, floor in FLOORS.items():
+        found = [int(part) for part in re.findall(r"\d+", version(name))]
+        assert found >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
+
+
+STARTERS = {"trainer/runs.py", "trainer/intake.py", "trainer/distributed.py", "ui/painter.py", "ui/tools.py"}
+
+
+def test_programs_are_started_in_few_places_by_lists_of_arguments() -> None:
+    for path in PROGRAM:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_output", "os.execv",
+            ):  # fmt: skip
+                assert str(path.relative_to(CHECKOUT)) in STARTERS, path
+                assert isinstance(node.args[0], ast.List | ast.Attribute | ast.Name), path
+                assert not [one for one in node.keywords if one.arg == "shell"]
 
 
 def test_the_tree_in_the_readme_is_there() -> None:

@@ -99,3 +99,18 @@ def test_guessing_is_slowed_down() -> None:
     assert statuses[:10] == [403] * 10
     assert statuses[10:] == [429] * 2
     assert stranger.post("/login", data={"password": "secret"}).status_code == 429
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
+    full = client(room=lambda: 10)
+    assert full.post("/gradio_api/upload", content=b"a" * 10).status_code == 200
+    for body in (b"a" * 11, iter([b"a" * 6, b"a" * 6])):
+        answer = full.post("/gradio_api/upload", content=body)
+        assert answer.status_code == 413
+        assert "make room" in answer.text
+
+
+def test_many_addresses_that_guess_do_not_fill_the_memory() -> None:
+    guarded = Guard(Starlette(), password="secret")
+    assert all(guarded._may_try(f"10.0.{number // 256}.{number % 256}") for number in range(5000))
+    assert len(guarded._tries) <= guard.ADDRESSES + 1

@@ -1,0 +1,163 @@
+"""Good files with random changes, always the same ones: each is read or refused in words, soon and in little memory.
+
+LIMNER_FUZZ=10 does ten times as much.
+"""
+
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import containers, pictures
+from trainer import adapter_file, config, dataset, events, ingest, verify
+from trainer.errors import UserError
+
+EFFORT = float(os.environ.get("LIMNER_FUZZ", "1"))
+SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
+WORDS = [
+    b"\xff", b"\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80", b"\n", b'"', b"{", b"[", b"-1",
+    b"../", b"1e999", b"\xef\xbf\xbd", b"nan", b"true", b"999999999999",
+]  # fmt: skip
+
+
+def changed(data: bytes, rng: random.Random) -> bytes:
+    """The same with one to six changes: bits, bytes, odd words, parts left out, doubled or swapped."""
+    made = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        at, count = rng.randrange(len(made) + 1), rng.choice((1, 2, 8, 64, len(made) // 4))
+        match rng.randrange(6):
+            case 0 if at < len(made):
+                made[at] ^= 1 << rng.randrange(8)
+            case 1:
+                made[at : at + 1] = rng.randbytes(1)
+            case 2:
+                made[at:at] = rng.choice(WORDS)
+            case 3:
+                del made[at : at + count]
+            case 4:
+                made[at:at] = made[at : at + count]
+            case _:
+                made[at : at + count] = rng.randbytes(min(count, 64))
+        if not made:
+            made = bytearray(b"\0")
+    return bytes(made)
+
+
+def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object], seconds: float, most: int = 100_000) -> int:
+    """Use changed files for some seconds; whatever is raised but a `UserError` is a failure. Returns how many."""
+    rng, end, count = random.Random(name), time.monotonic() + EFFORT * seconds, 0
+    while time.monotonic() < end and count < EFFORT * most:
+        data = changed(rng.choice(seeds), rng)
+        begun = time.process_time()
+        try:
+            with contextlib.suppress(UserError):
+                use(data)
+        except Exception as error:
+            raise AssertionError(f"{name} {count}: {type(error).__name__} for {data[:200]!r}") from error
+        assert time.process_time() - begun < SLOWEST, f"{name} {count} took too long: {data[:200]!r}"
+        count += 1
+    print(f"{name}: {count} files")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KB; the tests before have their share
+    return count
+
+
+def test_pictures() -> None:
+    seeds = [data for _, data, _ in pictures.good().values() if len(data) < 20_000]
+    assert fuzz("pictures", seeds, ingest.decode, 12) > 50
+
+
+def test_captions(home: Path) -> None:
+    seeds = [
+        "caf\u00e9, smiling \u72ac".encode(code) for code in ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be")
+    ]
+
+    def read(data: bytes) -> None:
+        text = dataset.one_line(dataset.decode_text(data))
+        assert text.isprintable()
+
+    assert fuzz("captions", seeds, read, 5) > 500
+
+
+def test_zips(home: Path) -> None:
+    folder = dataset.create("rin")
+    small = pictures.saved(pictures.two(size=(8, 8)), "PNG")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {"a.png": small, "d/b.png": small, "a.txt": b"one", "c.txt": b"two"}.items():
+            archive.writestr(name, data)
+    seeds = [buffer.getvalue(), *(data for data, _, _ in containers.zips().values() if len(data) < 4000)]
+    path = home / "outputs" / "x.zip"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        ingest.add(folder, [("x.zip", path)])
+        for one in folder.iterdir():
+            one.unlink()
+
+    assert fuzz("zips", seeds, read, 12) > 50
+    assert {one.name for one in home.iterdir()} == {"datasets", "outputs"}
+
+
+def test_adapters(home: Path) -> None:
+    path = home / "outputs" / "x.safetensors"
+    seeds = [containers.tensors(), *(data for data, _ in containers.adapters().values() if 8 < len(data) < 4000)]
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        verify.check(path)
+        adapter_file.read(path)
+
+    assert fuzz("adapters", seeds, read, 12) > 100
+
+
+def test_settings(home: Path) -> None:
+    path = home / "outputs" / "c.toml"
+    whole = config.dump(config.build({"name": "rin", "dataset": "rin"})).encode()
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        config.load(path)
+
+    assert fuzz("settings", [whole, b'name = "rin"\ndataset = "rin"\n[training]\nsteps = 3\n'], read, 12) > 50
+
+
+def test_events(home: Path) -> None:
+    path = home / "outputs" / "events.jsonl"
+    facts = {"learning_rate": 1e-4, "grad_norm": 1.0, "seconds": 0.5, "memory": 9}
+    log = [
+        events.Started(step=0, steps=3, pid=1, device="CPU"), events.Phase(name="x", done=1, total=2),
+        events.Step(step=1, loss=0.5, **facts),
+        events.Preview(step=1, file="previews/000001_0.png", prompt="a", seed=1),
+        events.Checkpoint(step=1, folder="checkpoints/000001"), events.Warned(message="w"),
+        events.Verified(file="a", verdicts=(("x", True, "y"),)),
+        events.Failed(message="m", remedy="r", traceback="t"),
+    ]  # fmt: skip
+    lines = b"".join(event.model_dump_json().encode() + b"\n" for event in log)
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        found, offset = events.read(path)
+        state = events.fold(events.State(), found)
+        events.curve(state)
+        assert offset <= len(data)
+        events.append(path, events.Warned(message="after"))
+        assert events.read(path)[0][-1].kind == "warned"
+
+    assert fuzz("events", [lines], read, 10) > 100
+
+
+@pytest.mark.parametrize("data", [b"[]", b"1", b'"x"', b"{", b'{"answers": 1}', json.dumps({"project": [1]}).encode()])
+def test_what_the_page_remembers_may_be_damaged(home: Path, data: bytes) -> None:
+    from ui import memory
+
+    (home / "outputs" / ".page.json").write_bytes(data)
+    assert memory.project() == ""
+    memory.remember("rin", "trigger", "x")

@@ -24,7 +24,7 @@ from trainer import adapter_file, config, dataset, files, ingest, intake, runs, 
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.ingest import Report
-from ui import adapters, datasets, tools, training
+from ui import adapters, datasets, live, tools
 
 GOOD, BAD = pictures.good(), pictures.bad()
 ZIPS, ADAPTERS = containers.zips(), containers.adapters()
@@ -310,7 +310,7 @@ def test_a_picture_that_cannot_be_is_refused(home: Path, change: dict[str, Any])
 
 @pytest.mark.parametrize("run_id", [*texts.NAMES[:20], "..", ".", "", "a" * 70, "x\0y"], ids=ascii)
 def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
-    for use in (runs.find, lambda name: training.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
+    for use in (runs.find, lambda name: live.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
         with pytest.raises(UserError) as caught:
             use(run_id)
         assert_in_words(ascii(str(caught.value)), home)

@@ -79,7 +79,7 @@ def build(watch: Watch) -> Tab:
     listing.delete(handled(remove), search, shown, **QUIET)
     listing.select(handled(rename), search, shown, **QUIET)
     undo.click(handled(bring_back), search, shown, **QUIET)
-    search.input(handled(lambda query: _listed(watch, query)), search, shown, trigger_mode="always_last", **QUIET)
+    search.change(handled(lambda query: _listed(watch, query)), search, shown, trigger_mode="always_last", **QUIET)
     return Tab([listing, undo, search, lower.chosen])
 
 
@@ -127,8 +127,8 @@ def _row(view: View) -> str:
         data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
         name = f"data-name='{escape(run.id[18:])}'"
         bin_button = (
-            f"<button type='button' class='rename' {data} {name}>Rename</button>"
-            f"<button type='button' class='bin' {data}>Delete</button>"
+            f"<span class='actions'><button type='button' class='rename' {data} {name}>Rename</button>"
+            f"<button type='button' class='bin' {data}>Delete</button></span>"
         )
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "

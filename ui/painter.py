@@ -32,6 +32,8 @@ class Painter:
         self._life = threading.Lock()  # held while the process is started or ended
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
+        self._picture: PictureConfig | None = None  # that is being painted
+        self.given_up = 0  # how often `give_up` was called: who paints several pictures looks whether it rose
 
     def warm(self) -> None:
         """Start the process if there is none, without waiting until it is ready."""
@@ -54,11 +56,12 @@ class Painter:
             UserError: what the painter refused, or that it died.
         """
         with self._turn:
-            yield 0, picture.steps
-            self.warm()
-            process = self._process
-            finished = False
+            self._picture = picture
+            process, finished = None, False
             try:
+                yield 0, picture.steps
+                self.warm()
+                process = self._process
                 if process is None:
                     raise UserError("The painting was given up.", "Try again.")
                 _say(process, picture)
@@ -76,11 +79,17 @@ class Painter:
             finally:
                 if process is not None and not finished:
                     # The page went away, or gave it up: the next request must not read this one's answers.
-                    given_up = Path(picture.out).with_suffix(".given-up")
-                    given_up.touch()
+                    _given_up(picture).touch()
                     _drain(process)
-                    given_up.unlink(missing_ok=True)
+                self._picture = None
+                _given_up(picture).unlink(missing_ok=True)
                 self._rest()
+
+    def give_up(self) -> None:
+        """Let go of the picture that is being painted, and of what was to follow it."""
+        self.given_up += 1
+        if self._picture:
+            _given_up(self._picture).touch()
 
     def close(self) -> None:
         """End the process, also in the middle of a picture."""
@@ -114,6 +123,11 @@ class Painter:
                 self.close()
             finally:
                 self._turn.release()
+
+
+def _given_up(picture: PictureConfig) -> Path:
+    """The file by which the painter is told so; see `trainer.preview.given_up`."""
+    return Path(picture.out).with_suffix(".given-up")
 
 
 def _say(process: subprocess.Popen[str], picture: PictureConfig) -> None:

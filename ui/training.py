@@ -77,7 +77,11 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
     answers = [project, preset, name, trigger, base, tuned, *widgets]
     settings_of = [preset, base, tuned, *widgets]
     tab = Tab(
-        trigger, answers, [summary, effort], [preset, name, trigger, base, tuned, *widgets, summary, effort], view
+        trigger,
+        answers,
+        [summary, effort],
+        [preset, name, trigger, base, kept, tuned, *widgets, summary, effort],
+        view,
     )
     _connect_form(tab, effort, settings_of)
     save.click(handled(keep_preset), [keep_as, *settings_of], [kept, keep_as], **QUIET)
@@ -155,7 +159,9 @@ def show(project: str) -> list[Any]:
     values = _values(preset, base, data)
     tuned = (preset, base)
     picker = gr.Dropdown(bases.choices(), value=base)
-    return [preset, name, trigger, picker, tuned, *values, *plan(project, preset, name, trigger, base, tuned, *values)]
+    mine = gr.Dropdown(presets.names(), value=None)
+    planned = plan(project, preset, name, trigger, base, tuned, *values)
+    return [preset, name, trigger, picker, mine, tuned, *values, *planned]
 
 
 def _values(preset: str, base: str, data: dict[str, Any]) -> list[Any]:

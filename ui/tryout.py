@@ -96,7 +96,7 @@ def build(painter: Painter, watch: Watch) -> Tab:
         trigger_mode="always_last", concurrency_id="paint", concurrency_limit=1, **QUIET,
     )  # fmt: skip
     painting.then(handled(pictures.history), None, made, **QUIET)
-    cancel.click(None, None, None, cancels=[painting], **QUIET)
+    cancel.click(painter.give_up, None, None, queue=False, **QUIET)
     asked = [adapter, prompt, usual, *others[1::2]]
     offered = [adapter, prompt, usual, steps, guidance, note, hold, made, *others[1::2]]
     adapter.input(handled(lambda *given: offer(watch, *given)), asked, offered, **QUIET)
@@ -250,12 +250,19 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
     facts = f"Seed {requests[0].seed}, {requests[0].steps} steps, guidance {requests[0].guidance:g}"
     small = model.base == configs.MICRO
     media.pictures().mkdir(parents=True, exist_ok=True)
+    given_up = painter.given_up
     for number, picture in enumerate(requests):
-        if not Path(picture.out).is_file():
-            for done, of in painter.paint(picture):
+        try:
+            for done, of in painter.paint(picture) if not Path(picture.out).is_file() else ():
                 note = f"Painting, step {done} of {of}" if done else "Getting ready (the first picture takes longer)"
                 told = f"{facts}. Picture {number + 1} of {len(cells)}."
                 yield draw(asked.view, shown, told, small=small, busy=number, note=note), asked.last, seed
+        except UserError:
+            if painter.given_up == given_up:
+                raise
+        if painter.given_up != given_up:
+            facts += ". Given up"
+            break
         shown[number] = (cells[number], Path(picture.out).name)
     pictures.prune()
     yield draw(asked.view, shown, facts, small=small), [file for _, file in shown], seed

@@ -149,10 +149,11 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Server]:
+def serving(home: Path, **environment: str) -> Iterator[Server]:
+    """A server on a home, ended afterwards with its workers; it looked up no other machine."""
     made = Server(home)
     try:
-        yield made.start()
+        yield made.start(**environment)
     finally:
         try:
             made.stop()

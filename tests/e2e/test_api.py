@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.conftest import EXAMPLES, Server
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server
 
 if TYPE_CHECKING:
     from gradio_client import Client
@@ -72,6 +74,18 @@ def test_the_whole_way_by_a_program(server: Server, client: Client) -> None:
     assert call("delete_run", run=renamed) == []
     assert call("restore_run") == renamed
     assert [one["run"] for one in call("list_runs")] == [renamed]
+
+
+def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: Path) -> None:
+    text = (CHECKOUT / "docs" / "api.md").read_text(encoding="utf-8")
+    program = text.split("```python\n")[1].split("```")[0]
+    program = program.replace("http://127.0.0.1:7860", shared_server.url).replace('exposures": 120', 'exposures": 8')
+    (tmp_path / "datasets").symlink_to(EXAMPLES)
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mira.safetensors").stat().st_size > 10_000
+    assert (tmp_path / "mira.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def asked_for(adapter: str, **changes: Any) -> tryout.Asked:  # noqa: ANN401 - a
 class FakePainter:
     def __init__(self) -> None:
         self.asked = []
+        self.given_up = 0
 
     def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
         self.asked.append(picture)

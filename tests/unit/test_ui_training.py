@@ -52,10 +52,10 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
 def test_the_form_is_as_it_was_left(character: Path) -> None:
     _, preset, _, _, base, tuned, *values = given(**{"form-adapter-rank-lora": 5})
     training.keep_settings("rin", preset, base, tuned, *values)
-    shown = training.show("rin")[5 : 5 + len(FORM)]
+    shown = training.show("rin")[6 : 6 + len(FORM)]
     assert shown == values
     memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
-    assert training.show("rin")[5 : 5 + len(FORM)] == FORM
+    assert training.show("rin")[6 : 6 + len(FORM)] == FORM
 
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:

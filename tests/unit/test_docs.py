@@ -1,0 +1,46 @@
+"""The documentation says what the program says: its messages, its links, its commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+SOURCE = "\n".join(
+    path.read_text(encoding="utf-8") for folder in ("trainer", "ui") for path in (CHECKOUT / folder).rglob("*.py")
+) + (CHECKOUT / "app.py").read_text(encoding="utf-8")
+
+
+def messages() -> list[str]:
+    rows = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+    return [
+        words for row in rows if row.startswith("| **") for words in re.findall(r"\*\*(.+?)\*\*", row.split(" | ")[0])
+    ]
+
+
+@pytest.mark.parametrize("words", messages())
+def test_a_message_that_is_explained_is_one_that_is_said(words: str) -> None:
+    joined = re.sub(r'"\s*f?"', "", re.sub(r"\s*\n\s*", "", SOURCE))  # sentences that go over several lines
+    assert words in joined or words in SOURCE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for place, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text):
+        if "://" not in place:
+            there = (page.parent / place if place else page).read_text(encoding="utf-8")
+            anchors = {
+                re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", there, re.M)
+            }
+            assert anchor in anchors, anchor
+
+
+def test_the_page_shows_the_way_to_every_page_of_the_documentation() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert all(f"docs/{page.name}" in readme for page in PAGES[1:])

@@ -17,6 +17,7 @@ from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
 
+SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
 TITLE = "<h1>Limner</h1><p>Teach Stable Diffusion a character or a style from a handful of pictures.</p>"
 
 
@@ -109,6 +110,7 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
         )  # fmt: skip
         api.build(painter, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
+    page.state_session_capacity = SESSIONS
     return page
 
 

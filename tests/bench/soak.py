@@ -73,7 +73,7 @@ def train(server: Server, page: Page, steps: int, sizes: Sizes) -> None:
     log = folder / "events.jsonl"
     while '"kind":"finished"' not in (text := log.read_text() if log.exists() else ""):
         assert '"kind":"failed"' not in text, text[-500:]
-        page.call(tick, [folder.name, None], f"tick{time.monotonic_ns()}")
+        page.call(tick, page.without_states(tick, [folder.name, None]), "soak")  # the page stays open
         if '"kind":"step"' in text:
             sizes.look(server, painting=False)
         time.sleep(1)

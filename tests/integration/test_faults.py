@@ -124,7 +124,7 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
 def test_a_worker_that_hangs_is_said_and_can_be_ended(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ui import training
+    from ui import live
 
     run = plain(tiny_sd)
     monkeypatch.setenv("LIMNER_TEST", "1")
@@ -136,7 +136,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     monkeypatch.setattr(runs, "SILENCE", 1.0)  # so that the test need not wait for a minute
     wait_until(lambda: runs.look(run).is_silent(time.time()))
     assert "The training does not respond" in told(run)
-    training.ask(run.id, "stop")
+    live.ask(run.id, "stop")
     wait_until(lambda: status(run) not in runs.ACTIVE)
     assert "Resume</b> goes on from step 5" in told(run)
     undisturbed.is_what_becomes_of(run)

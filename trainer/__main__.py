@@ -24,7 +24,21 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, config, dataset, events, file_commands, files, remedies, runs, turns
+from trainer import (
+    __version__,
+    allocator,
+    captioning,
+    config,
+    dataset,
+    events,
+    file_commands,
+    files,
+    measurements,
+    problems,
+    remedies,
+    runs,
+    turns,
+)
 from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
@@ -79,9 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--count", type=int, default=1, help="pictures, with seeds from --seed on")
     one.add_argument("--out", type=Path, required=True, metavar="PICTURE.png")
     file_commands.add(command)
+    one = command("caption", _caption, "Write captions for the pictures of a data set that have none.")
+    one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
+    one.add_argument("--model", default=captioning.SUGGESTED, metavar="FOLDER|HUB-NAME")
+    one.add_argument(
+        "--existing", default="keep", choices=["keep", "add", "replace"], help="what becomes of captions that are there"
+    )
+    one.add_argument("--threshold", type=float, default=0.35, help="how sure a tagger has to be of a tag")
     one = command("check", _check, "Tell what is wrong with a data set, and the remedy.")
     one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
     one.add_argument("--trigger", default="")
+    one.add_argument("--preset", default="character", choices=["character", "style"], help="what you are teaching")
+    one.add_argument(
+        "--base", default=config.MICRO, help="tells the size of pictures and how much of a caption is read"
+    )
     one.add_argument("--json", action="store_true")
     command("doctor", _doctor, "Tell what this machine can do.").add_argument("--json", action="store_true")
     one = command("work", _work, "The worker of one run (what the page starts).")
@@ -109,6 +134,17 @@ def _resume(parsed: argparse.Namespace) -> int:
     return work(Run(parsed.folder, Progress()))
 
 
+def _caption(parsed: argparse.Namespace) -> int:
+    asked = {name: getattr(parsed, name) for name in ("dataset", "model", "existing", "threshold")}
+    if not files.NAME.fullmatch(parsed.dataset):
+        asked["dataset"] = str(dataset.folder_of(parsed.dataset).resolve())
+    run = captioning.create(config.check(captioning.CaptionConfig, asked))
+    code = work(Run(run.folder, Progress()))
+    for name, text in captioning.words(run).items():
+        print(f"{name}: {text}")
+    return code
+
+
 def _work(parsed: argparse.Namespace) -> int:
     return work(Run(parsed.folder))
 
@@ -125,14 +161,11 @@ def work(run: Run) -> int:
         signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
     settings = None
     try:
-        settings = run.config()
+        task = str(config.load_partial(run.config_file).get("task", "train"))
+        settings = run.config() if task == "train" else None
         device = turns.wait_for_device(run)
         try:
-            from trainer import distributed  # imports torch, which a waiting run does without
-            from trainer.train import train
-
-            with distributed.followers(run, settings.training.devices):
-                train(settings, run)
+            TASKS[task](run)
         finally:
             device.release()
     except StopRequestedError:
@@ -149,6 +182,24 @@ def work(run: Run) -> int:
         (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device
         lock.release()
     return 0
+
+
+def _train_run(run: Run) -> None:
+    settings = run.config()
+    from trainer import distributed  # imports torch, which a waiting run does without
+    from trainer.train import train
+
+    with distributed.followers(run, settings.training.devices):
+        train(settings, run)
+
+
+def _caption_run(run: Run) -> None:
+    from trainer.captioner import caption
+
+    caption(run)
+
+
+TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run}
 
 
 def _follow(run: Run) -> int:
@@ -191,7 +242,7 @@ class Progress:
         match event:
             case events.Started():
                 self._steps = event.steps
-                self._line(f"Training on {event.device}, from step {event.step} of {event.steps}.")
+                self._line(f"At work on {event.device}, from step {event.step} of {event.steps}.")
             case events.Phase() if event.name != self._phase:
                 self._phase = event.name
                 self._line(f"{event.name} ...")
@@ -203,7 +254,7 @@ class Progress:
                 loads = [program for program, fine, _ in event.verdicts if fine]
                 self._line(f"{event.file} loads in: {', '.join(loads) or 'none of the programs'}.")
             case events.Finished():
-                self._line(f"Finished after {event.step} steps: {event.export}")
+                self._line(f"Finished after {event.step} steps{': ' if event.export else ''}{event.export}")
             case events.Stopped():
                 self._line(f"Stopped after {event.step} steps; resume it when you like.")
             case events.Failed():
@@ -266,14 +317,23 @@ def _size(text: str) -> tuple[int, int]:
 
 def _check(parsed: argparse.Namespace) -> int:
     folder = dataset.folder_of(parsed.dataset)
-    found = dataset.problems(folder, parsed.trigger)
+    resolution = config.preset(parsed.preset, parsed.base).get("training", {}).get("resolution", 0)
+    found = problems.find(
+        folder, parsed.trigger, preset=parsed.preset, base=parsed.base, resolution=resolution,
+        measured=measurements.complete(folder),
+    )  # fmt: skip
     count = len(dataset.read(folder))
     if parsed.json:
-        print(json.dumps({"pictures": count, "problems": [vars(problem) for problem in found]}))
+        told = [{**vars(one), "effect": one.effect, "remedy": one.remedy, "fatal": one.fatal} for one in found]
+        print(json.dumps({"pictures": count, "problems": told}))
     else:
-        print(f"{count} pictures, {len(found) or 'no'} problem{'' if len(found) == 1 else 's'}.")
-        for problem in found:
-            print(f"  {problem.name + ': ' if problem.name else ''}{problem.message} {problem.remedy}")
+        print(f"{count} picture{'' if count == 1 else 's'}. {'' if found else 'Nothing is wrong with them.'}".strip())
+        for finding in problems.gathered(found):
+            kind = problems.KINDS[finding.kind]
+            print(f"\n{finding.title}\n  {kind.effect} {kind.remedy}")
+            lines = [f"  - {one.name}: {one.message}" for one in found if one.kind == finding.kind and one.name]
+            more = [f"  - and {len(lines) - 10} more"] if len(lines) > 10 else []
+            print("\n".join(lines[:10] + more))
     return 2 if any(problem.fatal for problem in found) else 0
 
 

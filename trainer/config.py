@@ -369,7 +369,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     return data
 
 
-def dump(config: TrainConfig) -> str:
+def dump(config: Section) -> str:
     """The TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
 

@@ -5,7 +5,6 @@ Knows the layout `rin/001.png` + `rin/001.txt` that the tools of the field share
 
 import codecs
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -46,16 +46,6 @@ class Example:
     def name(self) -> str:
         """The file's name in its folder."""
         return self.path.name
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a data set that a person should know; `name` is the file, "" for the whole set."""
-
-    name: str
-    message: str
-    remedy: str
-    fatal: bool = False
 
 
 def folder_of(dataset: str) -> Path:
@@ -129,15 +119,51 @@ def read(folder: Path) -> tuple[Example, ...]:
 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Width and height as a viewer shows the picture (its rotation flag applied), or None if it is no picture."""
+    header = _header(path)
+    if header is None:
+        return None
+    width, height, turned = header
+    return (height, width) if turned in _SIDEWAYS else (width, height)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a picture is stored in another way than a viewer shows it."""
+    header = _header(path)
+    return header is not None and header[2] != 1
+
+
+def _header(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] | None:
+    """Width, height and rotation flag as they are stored; None if it is no picture. Read once for each content."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            sideways = orientation(image) in _SIDEWAYS
+            turned = orientation(image)
     except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
         return None
-    if width * height > MAX_PIXELS:
-        return None
-    return (height, width) if sideways else (width, height)
+    return None if width * height > MAX_PIXELS else (width, height, turned)
+
+
+def free_path(folder: Path, stem: str, extension: str) -> Path:
+    """A path whose stem no picture and no caption of the folder has, so that nothing is replaced or mixed up."""
+    return folder / (free_stem({path.stem.lower() for path in folder.iterdir()}, stem) + extension)
+
+
+def free_stem(taken: set[str], stem: str) -> str:
+    """The stem, or one like it that is not among those taken, which are in lower case."""
+    number, candidate = 1, stem
+    while candidate.lower() in taken:
+        number += 1
+        candidate = f"{stem[:58]}-{number}"
+    return candidate
 
 
 def orientation(image: Image.Image) -> int:
@@ -243,64 +269,6 @@ def digest(examples: Sequence[Example]) -> str:
     return total.hexdigest()
 
 
-def problems(folder: Path, trigger: str = "") -> list[Problem]:
-    """What a person should fix before training, the fatal first."""
-    found: list[Problem] = []
-    examples = {example.name: example for example in read(folder)}
-    paths = pictures(folder)
-    if not examples:
-        found.append(
-            Problem("", "There are no pictures in this data set.", "Add at least 5; 10 to 30 work best.", fatal=True)
-        )
-    elif len(examples) < 5:
-        found.append(
-            Problem("", f"There are only {len(examples)} pictures.", "It will train, but 10 to 30 pictures work best.")
-        )
-    for path in paths:
-        if path.name not in examples:
-            found.append(
-                Problem(path.name, "This file cannot be read as a picture.", "Export it again as PNG or JPEG.")
-            )
-    stems = Counter(path.stem for path in paths)
-    for stem, count in stems.items():
-        if count > 1:
-            found.append(
-                Problem(f"{stem}.txt", f"{count} pictures share this caption file.", "Give them different names.")
-            )
-    for example in examples.values():
-        found.extend(_example_problems(example, trigger))
-    for text in sorted(folder.glob("*.txt")):
-        if text.stem not in stems:
-            found.append(Problem(text.name, "This caption has no picture.", "Add the picture or remove the file."))
-    return sorted(found, key=lambda problem: not problem.fatal)
-
-
-def _example_problems(example: Example, trigger: str) -> list[Problem]:
-    found = []
-    if not example.caption:
-        remedy = (
-            "The trigger word alone will be used." if trigger else "Write what can be seen, or give a trigger word."
-        )
-        found.append(Problem(example.name, "This picture has no caption.", remedy))
-    elif LOST in example.caption:
-        found.append(
-            Problem(example.name, "The caption has letters that cannot be read.", "Type it anew, or save it as UTF-8.")
-        )
-    elif trigger and not contains_trigger(example.caption, trigger):
-        found.append(
-            Problem(
-                example.name, f"The caption lacks the trigger word {trigger!r}.", "It is put in front for the training."
-            )
-        )
-    if min(example.width, example.height) < 64:
-        found.append(
-            Problem(
-                example.name, f"It is only {example.width} x {example.height} pixels.", "Use a larger version of it."
-            )
-        )
-    return found
-
-
 def bucket(width: int, height: int, resolution: int, step: int = 64) -> tuple[int, int]:
     """The size (width, height) that a picture is resized and cropped to.
 
@@ -338,20 +306,24 @@ def buckets(sizes: Sequence[tuple[int, int]], resolution: int) -> list[tuple[int
 # Removing and bringing back -------------------------------------------------------------------------------------
 
 
-def remove(picture: Path) -> Path:
-    """Move a picture and its caption to the data set's bin; returns the folder there, for `restore`."""
-    place = picture.parent / BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+def remove(*pictures: Path) -> Path:
+    """Move pictures of one data set and their captions to its bin; returns the folder there, for `restore`."""
+    place = pictures[0].parent / BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     place.mkdir(parents=True)
-    for path in (caption_file(picture), mask_file(picture), picture):
-        if path.is_file():
-            path.replace(place / path.name)
+    for picture in pictures:
+        for path in (caption_file(picture), mask_file(picture), picture):
+            if path.is_file():
+                path.replace(place / path.name)
     return place
 
 
 def restore(place: Path) -> None:
-    """Bring back what `remove` moved away."""
+    """Bring back what `remove` moved away; what has its name by now stays, and it stays in the bin."""
     for path in sorted(place.iterdir()):
-        path.replace(place.parent.parent / path.name)
+        if not (place.parent.parent / path.name).exists():
+            path.replace(place.parent.parent / path.name)
+    if any(place.iterdir()):
+        raise UserError("There are other files of the same names by now.", "Rename or remove those first.")
     place.rmdir()
 
 
@@ -367,27 +339,3 @@ def restore_last(folder: Path) -> bool:
 def empty_bin(folder: Path) -> None:
     """Forget removed pictures for good."""
     shutil.rmtree(folder / BIN, ignore_errors=True)
-
-
-def snapshot(folder: Path) -> None:
-    """Keep the captions as they are now, so that `undo_captions` can bring them back (20 levels)."""
-    place = folder / CACHE / "undo"
-    place.mkdir(parents=True, exist_ok=True)
-    captions = {path.name: read_caption(path) for path in pictures(folder)}
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    files.write(place / f"{stamp}.json", json.dumps(captions))
-    for old in sorted(place.glob("*.json"))[:-20]:
-        old.unlink()
-
-
-def undo_captions(folder: Path) -> bool:
-    """Bring back the captions of the last `snapshot`; False if there is none."""
-    levels = sorted((folder / CACHE / "undo").glob("*.json"))
-    if not levels:
-        return False
-    captions = json.loads(levels[-1].read_text())
-    for path in pictures(folder):
-        if path.name in captions and captions[path.name] != read_caption(path):
-            write_caption(path, captions[path.name])
-    levels[-1].unlink()
-    return True

@@ -34,6 +34,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in folders, unseen
 _ADVICE = {
     ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
     ".svg": "drawings (SVG) cannot be read here", ".jxl": "JPEG XL pictures cannot be read here",
@@ -92,7 +93,26 @@ def opacity(data: bytes) -> Image.Image | None:
     return alpha if alpha.getextrema()[0] != 255 else None
 
 
-def _decode(data: bytes) -> Image.Image:
+def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
+    """A picture as a viewer shows it, in RGB on white and at most `side` pixels wide and high, and its opaque share.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
+        image = _decode(data, side)
+        opaque = 1.0
+        if _has_alpha(image):
+            image = image.convert("RGBA")
+            seen = image.getchannel("A").histogram()
+            opaque = sum(seen[128:]) / sum(seen)
+        image = _to_rgb(image, "white")
+        image.thumbnail((side, side), reducing_gap=2.0)
+    return image, opaque
+
+
+def _decode(data: bytes, side: int = 0) -> Image.Image:
+    """The picture upright; a JPEG may come smaller than it is, but not smaller than `side`, if that is given."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
@@ -101,6 +121,8 @@ def _decode(data: bytes) -> Image.Image:
                     raise Image.DecompressionBombError
                 if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
                     raise EOFError
+                if side:
+                    image.draft(None, (side, side))
                 image.load()
                 turn = _TURNS.get(dataset.orientation(image))
                 return image.copy() if turn is None else image.transpose(turn)
@@ -136,7 +158,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
 
     Args:
         folder: the data set.
-        sources: (name as the person knows it, file that holds the bytes).
+        sources: (name as the person knows it, with its folder if there is one; file that holds the bytes).
         look: is told the name of each picture before it is looked at.
     """
     report = Report()
@@ -155,15 +177,22 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
 
 
 def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
-    """The captions of an upload by the names of their files without the ending."""
-    found, refused = {}, Report()
+    """The captions of an upload by folder and name of their files without the ending.
+
+    Of those that differ under one name none is used: it is not known to which picture each belongs.
+    """
+    found: dict[str, str] = {}
+    refused, mixed = Report(), set()
     for source in sources:
         for name, data in _entries(*source, refused, (".txt",)):
             text = dataset.decode_text(data)
             if dataset.LOST in text or len(data) > dataset.MAX_CAPTION:
                 refused.refused.append((_shown(name), "not a text, or in an unknown encoding; save it as UTF-8"))
-            else:
-                found[_stem(name)] = text
+            elif found.setdefault(_stem(name), text) != text:
+                mixed.add(_stem(name))
+    for stem in sorted(mixed):
+        del found[stem]
+        refused.refused.append((_shown(stem) + ".txt", "several captions have this name; add one folder at a time"))
     report.refused += [one for one in refused.refused if one[0].lower().endswith(".txt")]
     return found
 
@@ -205,11 +234,7 @@ class _Shelf:
 
     def free_path(self, stem: str, extension: str) -> Path:
         """A path whose stem no picture and no caption has, so that nothing is replaced or mixed up."""
-        number, candidate = 1, stem
-        while candidate.lower() in self._taken:
-            number += 1
-            candidate = f"{stem[:58]}-{number}"
-        return self.folder / (candidate + extension)
+        return self.folder / (dataset.free_stem(self._taken, stem) + extension)
 
 
 def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, report: Report) -> None:
@@ -255,6 +280,8 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     """The files in an upload (itself, or what is in a zip) of the given suffixes; None means all but captions."""
     name = name.replace("\\", "/")
     suffix = PurePosixPath(name).suffix.lower()
+    if PurePosixPath(name).name in _LEFT_BY_SYSTEMS or PurePosixPath(name).name.startswith("._"):
+        return
     if suffix == ".zip":
         yield from _zip_entries(name, path, report, suffixes)
     elif suffix not in suffixes if suffixes else suffix == ".txt":
@@ -262,7 +289,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     elif path.stat().st_size > MAX_FILE:
         report.refused.append((_shown(name), f"larger than {MAX_FILE // 2**20} MB"))
     else:
-        yield PurePosixPath(name).name, path.read_bytes()
+        yield name, path.read_bytes()
 
 
 def _zip_entries(
@@ -317,9 +344,7 @@ def thumbnail(picture: Path) -> Path:
     key = hashlib.sha256(f"{picture.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
     path = picture.parent / dataset.CACHE / "thumbnails" / f"{key}.webp"
     if not path.is_file():
-        with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
-            image = decode(picture.read_bytes())
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image, _ = shrunk(picture.read_bytes(), THUMBNAIL)
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,11 @@ from trainer import (
     export,
     families,
     faults,
+    measurements,
     memory,
     objective,
     preview,
+    problems,
     remedies,
     update,
 )
@@ -278,10 +280,15 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
                 message=f"The base model draws {side} x {side} pixels; this run trains at {config.training.resolution}."
             )
         )
-    for problem in dataset.problems(dataset.folder_of(config.dataset), config.trigger)[:20]:
-        run.report(
-            events.Warned(message=f"{problem.name + ': ' if problem.name else ''}{problem.message} {problem.remedy}")
-        )
+    folder = dataset.folder_of(config.dataset)
+    found = problems.find(
+        folder, config.trigger, preset=config.preset, resolution=config.training.resolution,
+        measured=measurements.known(folder),
+    )  # fmt: skip
+    for one in problems.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
+        kind = problems.KINDS[one.kind]
+        names = f" ({', '.join(one.names[:5])})" if one.names else ""
+        run.report(events.Warned(message=f"{one.title} {kind.effect} {kind.remedy}{names}"))
 
 
 def device_name(device: torch.device) -> str:

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import archive, dataset, files, intake, runs
+from trainer import archive, dataset, files, intake, problems, runs
 from trainer import config as configs
 from trainer.errors import UserError
 from ui import adapters, form, live, media, memory, tryout
-from ui.datasets import folder_of
+from ui.grid import folder_of
 from ui.handling import handled
 from ui.painter import Painter
 from ui.watch import Watch
@@ -144,7 +144,7 @@ def images(project: str) -> list[Told]:
     """The pictures of a project with their captions and what is wrong with them."""
     folder = folder_of(project)
     found: dict[str, list[str]] = {}
-    for problem in dataset.problems(folder, memory.answer(project, "trigger")):
+    for problem in problems.find(folder, memory.answer(project, "trigger")):
         found.setdefault(problem.name, []).append(problem.message)
     return [
         {"image": one.name, "caption": one.caption, "problems": found.get(one.name, [])} for one in dataset.read(folder)
@@ -175,7 +175,7 @@ def create(project: str, preset: str, settings: dict[str, Any]) -> runs.Run:
     Raises:
         UserError: a setting or the data set cannot be used.
     """
-    fatal = next((one for one in dataset.problems(folder_of(project)) if one.fatal), None)
+    fatal = next((one for one in problems.find(folder_of(project)) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
     known = {key: memory.answer(project, key) for key in ("name", "trigger")}

@@ -6,8 +6,12 @@ const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
 const timers = new Map();
 const busy = new Set();
 let failure = "";
+let measuring = false; // pictures are being looked at by the server
+let settled = 0; // a timer: some time after the last save, the list above is drawn anew
+let toFirst = false; // a page was turned with Enter: go on at its first caption
 
-const project = () => element.querySelector(".captions")?.dataset.project ?? "";
+const box = () => element.querySelector(".captions");
+const project = () => box()?.dataset.project ?? "";
 const areas = () => [...element.querySelectorAll("textarea")];
 const keyOf = (area) => project() + "/" + area.dataset.name;
 
@@ -27,10 +31,13 @@ function later(key, delay) {
   timers.set(key, setTimeout(() => save(key), delay));
 }
 
-function badges(name, texts) {
+function tell(name, answer) {
   for (const card of element.querySelectorAll(".card")) {
     if (card.dataset.name !== name) continue;
-    card.querySelector(".badges").replaceChildren(...texts.map((text) => {
+    const tokens = card.querySelector(".tokens");
+    tokens.textContent = answer.tokens;
+    tokens.classList.toggle("long", answer.long !== "");
+    card.querySelector(".badges").replaceChildren(...answer.badges.map((text) => {
       const badge = document.createElement("span");
       badge.textContent = text;
       return badge;
@@ -55,7 +62,9 @@ async function save(key) {
     failure = "";
     if (typed.get(key) === sent) typed.delete(key);
     else if (typed.has(key)) later(key, 0);
-    if (sent.project === project()) badges(sent.name, answer.badges);
+    if (sent.project === project()) tell(sent.name, answer);
+    clearTimeout(settled);
+    settled = setTimeout(() => trigger("edit"), 1500);
   } else if (typed.has(key)) {
     failure = (answer && answer.error) || "the server does not answer.";
     later(key, 3000);
@@ -69,7 +78,27 @@ function move(area, by) {
   if (next) {
     next.focus();
     next.select();
+  } else if (by > 0 && Number(box().dataset.page) < Number(box().dataset.last)) {
+    toFirst = true;
+    trigger("select", { page: Number(box().dataset.page) + 1 });
   }
+}
+
+// The server looks at new pictures a few at a time; when it is done, all is drawn with what was found.
+async function measure() {
+  if (measuring || !Number(box()?.dataset.left)) return;
+  measuring = true;
+  const name = project();
+  let answer = { ok: true, left: 1 };
+  while (answer?.ok && answer.left > 0 && name === project()) {
+    try {
+      answer = await server.measure({ project: name });
+    } catch (error) {
+      answer = null;
+    }
+  }
+  measuring = false;
+  if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
 element.addEventListener("input", (event) => {
@@ -101,10 +130,15 @@ element.addEventListener("click", (event) => {
     clearTimeout(timers.get(key));
     typed.delete(key);
     show();
-    trigger("delete", { name: remove.dataset.name, page: Number(element.querySelector(".captions").dataset.page) });
+    trigger("delete", { name: remove.dataset.name });
   } else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
+  } else if (event.target.closest(".all")) {
+    trigger("select", { all: true });
   }
+});
+element.addEventListener("change", (event) => {
+  if (event.target.matches(".order")) trigger("select", { order: event.target.value });
 });
 // Before something is done with all captions: what was typed last has to be on disk.
 window.limnerSaved = async () => {
@@ -117,6 +151,16 @@ window.limnerSaved = async () => {
 watch("value", () => {
   for (const area of areas()) area.value = typed.get(keyOf(area))?.text ?? area.defaultValue;
   for (const key of typed.keys()) if (!timers.has(key)) later(key, 0);
+  if (toFirst) areas()[0]?.focus();
+  toFirst = false;
   show();
+  measure();
 });
+// Which folder each file of an added folder lies in: Gradio passes on the bare names alone.
+document.addEventListener("change", (event) => {
+  if (event.target.closest?.("#folder")) {
+    window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);
+  }
+}, true);
 show();
+measure();

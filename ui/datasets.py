@@ -1,25 +1,29 @@
 """Tab 1: pictures in, their captions, what is wrong with them. The folder of the data set is the only state."""
 
+import json
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import dataset, files, intake
+from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
-from ui import media, memory
+from ui import captioning, grid, media, memory
+from ui.captioning import Tools
+from ui.grid import Look
 from ui.handling import QUIET, answered, handled
 
-PAGE = 100
-SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
+HERE = Path(__file__).parent
+AT_ONCE = 24  # pictures that are measured in one go
 # Waits until the captions that were typed last are on disk; see captions.js.
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
+# Gradio hands on the bare names of the files in a folder; captions.js noted where each lies.
+WITH_PLACES = "(...values) => [...values.slice(0, -1), JSON.stringify(window.limnerFolder ?? [])]"
 _CHANGING = threading.Lock()  # one change of captions at a time
 
 
@@ -33,13 +37,37 @@ class Tab:
     shown: list[Any]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers are given, and what they give values for."""
+
+    given: list[Any]
+    report: gr.HTML
+    look: gr.State
+    grid: gr.HTML
+    overview: gr.HTML
+    summary: gr.HTML
+    restore: gr.Button
+    undo: gr.Button
+
+    @property
+    def view(self) -> list[Any]:
+        """What `grid.draw` gives values for."""
+        return [self.look, self.grid, self.overview, self.summary, self.restore, self.undo]
+
+
 def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
-    here = Path(__file__).parent
-    upload = gr.File(
-        label="Drop pictures or a .zip here, or click to choose", file_count="multiple", height=130,
-        file_types=["image", ".zip", ".txt"], elem_id="upload", interactive=True,
-    )  # fmt: skip
+    with gr.Row(equal_height=True, elem_id="adding"):
+        upload = gr.File(
+            label="Drop pictures or a .zip here, or click to choose", file_count="multiple", height=130,
+            file_types=["image", ".zip", ".txt"], elem_id="upload", interactive=True, scale=4, min_width=220,
+        )  # fmt: skip
+        folder = gr.File(
+            label="Add a folder", file_count="directory", height=130, elem_id="folder", interactive=True, scale=1,
+            min_width=160,
+        )  # fmt: skip
+    places = gr.Textbox(visible=False)
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):
         trigger = gr.Textbox(
@@ -47,131 +75,94 @@ def build(project: gr.Dropdown) -> Tab:
             max_lines=1, elem_id="trigger", interactive=True, scale=3,
         )  # fmt: skip
         prefix = gr.Button("Put in front of every caption", elem_id="prefix", scale=1, min_width=220)
-    with gr.Accordion("Change many captions", open=False, elem_id="bulk"), gr.Row(elem_classes="bottom"):
-        find = gr.Textbox(label="Find", max_lines=1, elem_id="find", interactive=True)
-        replacement = gr.Textbox(label="Replace with", max_lines=1, elem_id="replacement", interactive=True)
-        replace = gr.Button("Replace in all", elem_id="replace")
     with gr.Row(elem_classes="tools"):
         summary = gr.HTML(elem_id="dataset-summary")
-        restore = gr.Button("Bring back the removed picture", elem_id="restore", size="sm", visible=False)
-        undo = gr.Button("Undo the last change of all captions", elem_id="undo", size="sm", visible=False)
-    grid = gr.HTML(
-        grid_value("", "", 1), html_template=(here / "captions.html").read_text(encoding="utf-8"),
-        js_on_load=(here / "captions.js").read_text(encoding="utf-8"), server_functions=[save_caption],
-        elem_id="captions",
+        restore = gr.Button("Bring back what was removed", elem_id="restore", size="sm", visible=False)
+        undo = gr.Button("Undo", elem_id="undo", size="sm", visible=False)
+    overview = gr.HTML(
+        {}, html_template=_read("overview.html"), js_on_load=_read("overview.js"), elem_id="overview"
+    )  # fmt: skip
+    tools = captioning.build()
+    cards = gr.HTML(
+        {}, html_template=_read("captions.html"), js_on_load=_read("captions.js"),
+        server_functions=[save_caption, measure], elem_id="captions",
     )  # fmt: skip
     with gr.Row(elem_classes="next"):
         forward = gr.Button("Next: train", variant="primary", elem_id="to-train")
-    view = [grid, summary, restore, undo]
-    both = [project, trigger]
-    upload.upload(
-        handled(add), [*both, upload], [report, upload, *view], api_visibility="private", show_progress="minimal"
+    look = gr.State(Look())
+    parts = Parts([project, trigger, look], report, look, cards, overview, summary, restore, undo)
+    _connect_files(parts, upload, folder, places)
+    _connect_view(parts, tools)
+    _connect_changes(parts, tools, prefix)
+    captioning.connect(tools, project, trigger)
+    return Tab(trigger, report, forward, [trigger, report, *parts.view, *tools.shown])
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
+    busy = {"api_visibility": "private", "show_progress": "minimal"}
+    shown = [parts.report, *parts.view]
+    upload.upload(handled(add), [*parts.given, upload], [upload, *shown], **busy)
+    folder.upload(handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy)
+    parts.grid.delete(handled(remove), parts.given, shown, **QUIET)
+    parts.restore.click(handled(bring_back), parts.given, shown, **QUIET)
+
+
+def _connect_view(parts: Parts, tools: Tools) -> None:
+    parts.grid.select(handled(turn), parts.given, parts.view, **QUIET)
+    parts.grid.end(handled(grid.draw), parts.given, parts.view, **QUIET)
+    parts.grid.edit(handled(restate), parts.given, [parts.overview, parts.summary], **QUIET)
+    parts.overview.select(
+        handled(narrow), [*parts.given, tools.find], [tools.find, *parts.view], js=TYPED_FIRST, **QUIET
     )
-    prefix.click(handled(put_in_front), both, [report, *view], js=TYPED_FIRST, **QUIET)
-    replace.click(handled(replace_in_all), [*both, find, replacement], [report, *view], js=TYPED_FIRST, **QUIET)
-    undo.click(handled(undo_captions), both, [report, *view], js=TYPED_FIRST, **QUIET)
-    restore.click(handled(bring_back), both, [report, *view], **QUIET)
-    grid.delete(handled(remove), both, [report, *view], **QUIET)
-    grid.select(handled(turn_page), both, view, **QUIET)
-    return Tab(trigger, report, forward, [trigger, report, *view])
+    parts.overview.apply(handled(mend), parts.given, [parts.report, *parts.view], js=TYPED_FIRST, **QUIET)
+
+
+def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
+    shown = [parts.report, *parts.view]
+    first = {"js": TYPED_FIRST, **QUIET}
+    prefix.click(handled(put_in_front), parts.given, shown, **first)
+    parts.undo.click(handled(undo_captions), parts.given, shown, **first)
+    tools.replace.click(
+        handled(replace_in_all), [*parts.given, tools.find, tools.replacement], [*shown, tools.replacing], **first
+    )
+    tools.fill.click(
+        handled(fill_in), [*parts.given, tools.template, tools.noun], [*shown, tools.filling], **first
+    )  # fmt: skip
+    project = parts.given[0]
+    tools.write.click(handled(captioning.start), [project, tools.model, tools.existing], tools.live, **first)
+    tools.timer.tick(handled(follow), parts.given, [*tools.live, *parts.view], **QUIET)
 
 
 def show(project: str) -> list[Any]:
     """Values of `Tab.shown` for a project."""
     trigger = memory.answer(project, "trigger") if project else ""
-    return [trigger, "", *look(project, trigger)]
-
-
-def look(project: str, trigger: str, page: int = 1) -> list[Any]:
-    """The grid, the summary and the two undo buttons as the folder is now."""
-    value = grid_value(project, trigger, page)
-    folder = files.datasets() / project if project else None
-    removed = folder is not None and any((folder / dataset.BIN).glob("*"))
-    changed = folder is not None and any((folder / dataset.CACHE / "undo").glob("*.json"))
-    return [value, summary_of(project, trigger), gr.Button(visible=removed), gr.Button(visible=changed)]
-
-
-def grid_value(project: str, trigger: str, page: int) -> dict[str, Any]:
-    """What the grid's template draws."""
-    folder = files.datasets() / project if project else None
-    examples = dataset.read(folder) if folder and folder.is_dir() else ()
-    badges = problems_of(folder, trigger) if folder and folder.is_dir() else {}
-    pages = max(1, -(-len(examples) // PAGE))
-    page = min(max(1, page), pages)
-    return {
-        "project": project,
-        "page": page,
-        "items": [
-            {
-                "name": example.name,
-                "url": f"/media/dataset/{quote(project)}/{quote(example.name)}?t={example.path.stat().st_mtime_ns}",
-                "caption": example.caption,
-                "look": "small" if min(example.width, example.height) < SMALL else "",
-                "badges": badges.get(example.name, []),
-            }
-            for example in examples[(page - 1) * PAGE : page * PAGE]
-        ],
-        "paged": pages > 1,
-        "pages": [
-            {
-                "number": number,
-                "current": " current" if number == page else "",
-                "label": f"{(number - 1) * PAGE + 1} to {min(number * PAGE, len(examples))}",
-            }
-            for number in range(1, pages + 1)
-        ],
-    }
-
-
-def problems_of(folder: Path, trigger: str) -> dict[str, list[str]]:
-    """What is wrong, by the name of the file; "" for the whole set."""
-    found: dict[str, list[str]] = {}
-    for problem in dataset.problems(folder, trigger):
-        found.setdefault(problem.name, []).append(problem.message)
-    return found
-
-
-def summary_of(project: str, trigger: str) -> str:
-    """One line: how many pictures and captions, and what stands in the way of training."""
-    if not project:
-        return "Make a project first: choose <b>New project</b> above."
-    folder = files.datasets() / project
-    examples = dataset.read(folder) if folder.is_dir() else ()
-    captions = sum(1 for example in examples if example.caption)
-    problems = [one for one in dataset.problems(folder, trigger) if not one.name] if folder.is_dir() else []
-    parts = [f"<b>{len(examples)} pictures</b>", f"{captions} captions"]
-    parts += [escape(f"{one.message} {one.remedy}") for one in problems] or ["ready to train"]
-    return " &middot; ".join(parts)
+    return [trigger, "", *grid.draw(project, trigger), *captioning.show(project)]
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def folder_of(project: str | None) -> Path:
-    """The folder of the project at hand.
+def add(project: str, trigger: str, look: Look, uploads: Sequence[str] | None, places: str = "") -> list[Any]:
+    """Take uploaded files into the project; each that is refused is named with its reason.
 
-    Raises:
-        UserError: there is none.
+    `places` is where each lies in an added folder, so that equal names in two folders are not mixed up.
     """
-    if not project:
-        raise UserError("There is no project yet.", "Choose New project above and give it a name.")
-    folder = files.datasets() / files.check_name(project, "project")
-    if not folder.is_dir():
-        raise UserError(f"The project {project!r} is no longer there.", "Reload the page to see which there are.")
-    return folder
-
-
-def add(project: str, trigger: str, uploads: Sequence[str] | None) -> list[Any]:
-    """Take uploaded files into the project; each that is refused is named with its reason."""
     paths = [Path(upload) for upload in uploads or ()]
     try:
-        report = intake.add(folder_of(project), [(path.name, path) for path in paths])
+        names = json.loads(places or "[]")
+        names = names if len(names) == len(paths) else [path.name for path in paths]
+        report = intake.add(grid.folder_of(project), list(zip(map(str, names), paths, strict=True)))
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-    return [_said(report.sentence(), bad=bool(report.refused)), None, *look(project, trigger)]
+    said = _said(report.sentence(), bad=bool(report.refused))
+    return [None, said, *grid.draw(project, trigger, Look(order=look.order))]
 
 
 def _said(text: str, *, bad: bool = False) -> str:
@@ -185,66 +176,115 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     picture = media.find_picture(project, name)
     with _CHANGING:
         dataset.write_caption(picture, str(argument["text"])[:10_000])
-    return {"badges": problems_of(picture.parent, memory.answer(project, "trigger")).get(name, [])}
+    found = grid.read(project, memory.answer(project, "trigger"))
+    return {"badges": found.badges(name), **grid.length(found, dataset.read_caption(picture))}
 
 
-def _change_all(folder: Path, change: Any) -> int:  # noqa: ANN401 - str -> str
-    """Change every caption; returns how many became different. The captions before are kept for undo."""
+@answered
+def measure(argument: dict[str, str]) -> dict[str, Any]:
+    """Look at some of the pictures that were not looked at yet; called by the grid until none is left."""
+    folder = grid.folder_of(str(argument["project"]))
+    measurements.complete(folder, AT_ONCE)
+    return {"left": len(measurements.missing(folder))}
+
+
+def restate(project: str, trigger: str, look: Look) -> list[Any]:
+    """The list of what to look at and the summary, after captions were typed; the cards stay where they are."""
+    found = grid.read(project, trigger)
+    return [grid.overview(found), grid.summary(found)]
+
+
+def turn(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
+    """Show another page, or all in another order, or all pictures again."""
+    page, order = getattr(event, "page", None), getattr(event, "order", None)
+    if page is not None:
+        look = replace(look, page=int(page))
+    elif order in grid.ORDERS:
+        look = replace(look, order=str(order), page=1)
+    else:
+        look = Look(order=look.order)
+    return grid.draw(project, trigger, look)
+
+
+def narrow(project: str, trigger: str, look: Look, find: str, event: gr.EventData) -> list[Any]:
+    """Show only the pictures with a kind of problem, or with a tag, which also becomes what to find."""
+    kind, tag = str(getattr(event, "kind", "")), str(getattr(event, "tag", ""))
+    return [tag or find, *grid.draw(project, trigger, Look(order=look.order, kind=kind, tag=tag))]
+
+
+def _change_all(folder: Path, change: editing.Change, what: str) -> str:
+    """Change every caption; returns in words how many became different."""
     with _CHANGING:
-        before = {path: dataset.read_caption(path) for path in dataset.pictures(folder)}
-        after = {path: change(caption) for path, caption in before.items()}
-        different = {path: caption for path, caption in after.items() if caption != before[path]}
-        if different:
-            dataset.snapshot(folder)
-        for path, caption in different.items():
-            dataset.write_caption(path, caption)
-    return len(different)
+        changes = editing.edits(folder, change)
+        editing.make(folder, changes, what)
+    if not changes:
+        return "No caption had to change."
+    return f"Changed {len(changes)} caption{'' if len(changes) == 1 else 's'}: {what}."
 
 
-def put_in_front(project: str, trigger: str) -> list[Any]:
+def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     """Put the trigger word in front of every caption that lacks it."""
-    folder, word = folder_of(project), dataset.one_line(trigger)
+    folder, word = grid.folder_of(project), dataset.one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     memory.remember(project, "trigger", word)
-    count = _change_all(folder, lambda caption: dataset.with_trigger(caption, word))
-    text = f"Put {word!r} in front of {count} captions." if count else f"Every caption has {word!r} already."
-    return [_said(text), *look(project, word)]
+    said = _change_all(folder, editing.in_front(word), f"put {word!r} in front")
+    return [_said(said), *grid.draw(project, word, look)]
 
 
-def replace_in_all(project: str, trigger: str, find: str, replacement: str) -> list[Any]:
-    """Replace a text in every caption."""
-    folder = folder_of(project)
-    if not find:
-        raise UserError("There is nothing to find.", "Type the text to replace.")
-    count = _change_all(folder, lambda caption: dataset.one_line(caption.replace(find, replacement or "")))
-    return [_said(f"Changed {count} captions."), *look(project, trigger)]
+def replace_in_all(project: str, trigger: str, look: Look, find: str, replacement: str) -> list[Any]:
+    """Replace a text in every caption; what it would have done need not be shown any longer."""
+    change = captioning.replaced(find, replacement)
+    said = _change_all(grid.folder_of(project), change, f"replace {find!r} with {replacement or ''!r}")
+    return [_said(said), *grid.draw(project, trigger, replace(look, tag="")), ""]
 
 
-def undo_captions(project: str, trigger: str) -> list[Any]:
-    """Take back the last change of all captions."""
+def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) -> list[Any]:
+    """Make every caption by a template."""
+    change = captioning.filled(trigger, template, noun)
+    said = _change_all(grid.folder_of(project), change, "fill in the template")
+    memory.remember(project, "class", dataset.one_line(noun or ""))
+    return [_said(said), *grid.draw(project, trigger, look), ""]
+
+
+def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
+    """Take back the last change of many captions."""
     with _CHANGING:
-        undone = dataset.undo_captions(folder_of(project))
-    return [
-        _said("Took back the last change." if undone else "There is nothing to take back."),
-        *look(project, trigger),
-    ]
+        undone = editing.undo(grid.folder_of(project))
+    said = "There is nothing to take back."
+    if undone:
+        said = f"Took back: {undone.what}."
+        if undone.newer:
+            said += f" Captions that were changed since stay as they are: {undone.newer}."
+    return [_said(said), *grid.draw(project, trigger, look)]
 
 
-def remove(project: str, trigger: str, event: gr.EventData) -> list[Any]:
+def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
+    """Apply the remedy for a kind of problem."""
+    folder, word = grid.folder_of(project), dataset.one_line(trigger or "")
+    with _CHANGING:
+        said = repairs.apply(folder, grid.read(project, word).problems, str(event.kind), word)
+    return [_said(said), *grid.draw(project, trigger, replace(look, kind=""))]
+
+
+def remove(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
     """Move a picture and its caption to the bin."""
-    folder_of(project)
+    grid.folder_of(project)
     picture = media.find_picture(project, str(event.name))
     dataset.remove(picture)
-    return [_said(f"Removed {picture.name}."), *look(project, trigger, int(event.page))]
+    return [_said(f"Removed {picture.name}."), *grid.draw(project, trigger, look)]
 
 
-def bring_back(project: str, trigger: str) -> list[Any]:
-    """Bring back the picture removed last."""
-    found = dataset.restore_last(folder_of(project))
-    return [_said("Brought it back." if found else "There is nothing to bring back."), *look(project, trigger)]
+def bring_back(project: str, trigger: str, look: Look) -> list[Any]:
+    """Bring back what was removed last."""
+    found = dataset.restore_last(grid.folder_of(project))
+    return [_said("Brought it back." if found else "There is nothing to bring back."),
+            *grid.draw(project, trigger, look)]  # fmt: skip
 
 
-def turn_page(project: str, trigger: str, event: gr.EventData) -> list[Any]:
-    """Show another page of the grid."""
-    return look(project, trigger, int(event.page))
+def follow(project: str, trigger: str, look: Look) -> list[Any]:
+    """How far the model is that writes captions; at its end the grid is drawn with its words."""
+    told = captioning.draw(project)
+    if captioning.is_writing(project):
+        return [*told, *(gr.skip() for _ in range(6))]
+    return [*told, *grid.draw(project, trigger, look)]

@@ -30,14 +30,14 @@ def remember_project(name: str) -> None:
 
 
 def answer(project: str, key: str) -> str:
-    """What was answered for a project (`trigger`, `name`, `preset`), or the best guess."""
+    """What was answered for a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})
     if key in answers:
         return str(answers[key])
     match key:
         case "trigger":
             return guess_trigger(captions(project))
-        case "base" | "settings":
+        case "base" | "settings" | "class" | "caption-model":
             return ""
         case "preset":
             return "style" if "style" in project.lower() else "character"

@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import dataset, files, runs
+from trainer import dataset, files, problems, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from ui import bases, form, live, memory, presets, progress
-from ui.datasets import TYPED_FIRST, folder_of
+from ui.datasets import TYPED_FIRST
+from ui.grid import folder_of
 from ui.handling import QUIET, handled
 from ui.live import Live
 from ui.painter import Painter
@@ -76,13 +77,8 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             view = Live(pill)
     answers = [project, preset, name, trigger, base, tuned, *widgets]
     settings_of = [preset, base, tuned, *widgets]
-    tab = Tab(
-        trigger,
-        answers,
-        [summary, effort],
-        [preset, name, trigger, base, kept, tuned, *widgets, summary, effort],
-        view,
-    )
+    shown = [preset, name, trigger, base, kept, tuned, *widgets, summary, effort]
+    tab = Tab(trigger, answers, [summary, effort], shown, view)
     _connect_form(tab, effort, settings_of)
     save.click(handled(keep_preset), [keep_as, *settings_of], [kept, keep_as], **QUIET)
     gr.on([use.click], handled(use_preset), kept, settings_of, **QUIET).then(
@@ -288,7 +284,7 @@ def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
     """
     project = given[0]
     folder = folder_of(project)
-    fatal = next((one for one in dataset.problems(folder) if one.fatal), None)
+    fatal = next((one for one in problems.find(folder) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
     if not (given[2] or "").strip():

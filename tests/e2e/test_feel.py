@@ -167,7 +167,9 @@ def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> N
         page.locator(".pictures.done figcaption a").first.click()
     page.locator("#seed input").fill("9")
     page.locator("#prompt textarea").fill("something else")
-    page.locator("#restore-settings input[type=file]").set_input_files(_as_png(download.value))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Take the settings of a picture").click()
+    chooser.value.set_files(_as_png(download.value))
     wait(lambda: page.locator("#seed input").input_value() == "5")
     assert page.locator("#prompt textarea").input_value().startswith("miraxo")
 

@@ -233,7 +233,7 @@ def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit
     page.get_by_text("1 already there, skipped").wait_for()
     page.get_by_role("button", name="Remove evil.png").click()
     cards(page, 0)
-    page.get_by_role("button", name="Bring back the removed picture").click()
+    page.get_by_role("button", name="Bring back what was removed").click()
     cards(page, 1)
     page.get_by_label("Caption of evil.png").fill("</textarea><script>window.hit = 1</script>")
     page.get_by_text("All captions are saved.").wait_for()

@@ -241,7 +241,8 @@ def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_
         picture.write_bytes(b"no picture")
     run = plain(tiny_sd)
     assert workers.work(run) == 0
-    assert "02.png: This file cannot be read as a picture" in told(run)
+    assert "13 files cannot be read as a picture." in told(run)
+    assert "(02.png, 03.png" in told(run)
 
 
 def test_forty_kills_at_random_moments(home: Path, workers: Workers) -> None:

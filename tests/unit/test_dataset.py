@@ -112,6 +112,18 @@ def test_no_zip_at_all(folder: Path, uploads: Path) -> None:
     assert report.refused == [("x.zip", "not a zip, or a damaged one")]
 
 
+def test_captions_of_one_name_are_not_guessed(folder: Path, uploads: Path) -> None:
+    report = ingest.add(
+        folder,
+        [
+            source(uploads, "a.png", png("red")), source(uploads, "a.txt", b"one"),
+            source(uploads, "a.png", png("blue")), source(uploads, "a.txt", b"two"), source(uploads, ".DS_Store", b"x"),
+        ],
+    )  # fmt: skip
+    assert [one.caption for one in dataset.read(folder)] == ["", ""]
+    assert report.refused == [("a.txt", "several captions have this name; add one folder at a time")]
+
+
 def test_captions_alone_find_their_pictures(folder: Path, uploads: Path) -> None:
     ingest.add(folder, [source(uploads, "a.png", png())])
     report = ingest.add(folder, [source(uploads, "a.txt", b"late"), source(uploads, "b.txt", b"lonely")])
@@ -192,24 +204,6 @@ def test_triggers_are_whole_words() -> None:
     assert dataset.with_trigger("x", "") == "x"
 
 
-def test_problems_have_a_remedy(folder: Path) -> None:
-    assert [one.fatal for one in dataset.problems(folder)] == [True]
-    (folder / "a.png").write_bytes(png(size=(20, 20)))
-    (folder / "b.png").write_bytes(b"junk")
-    (folder / "c.png").write_bytes(png())
-    (folder / "c.txt").write_text("a cat")
-    (folder / "c.jpg").write_bytes(png("blue"))
-    (folder / "lonely.txt").write_text("x")
-    found = {(one.name, one.message) for one in dataset.problems(folder, "rin")}
-    assert ("a.png", "This picture has no caption.") in found
-    assert ("a.png", "It is only 20 x 20 pixels.") in found
-    assert ("b.png", "This file cannot be read as a picture.") in found
-    assert ("c.png", "The caption lacks the trigger word 'rin'.") in found
-    assert ("c.txt", "2 pictures share this caption file.") in found
-    assert ("lonely.txt", "This caption has no picture.") in found
-    assert all(one.remedy for one in dataset.problems(folder, "rin"))
-
-
 def test_removing_and_bringing_back(folder: Path) -> None:
     (folder / "a.png").write_bytes(png())
     dataset.write_caption(folder / "a.png", "x")
@@ -218,16 +212,6 @@ def test_removing_and_bringing_back(folder: Path) -> None:
     assert dataset.restore_last(folder)
     assert dataset.read(folder)[0].caption == "x"
     assert not dataset.restore_last(folder)
-
-
-def test_captions_can_be_undone(folder: Path) -> None:
-    (folder / "a.png").write_bytes(png())
-    dataset.write_caption(folder / "a.png", "one")
-    dataset.snapshot(folder)
-    dataset.write_caption(folder / "a.png", "two")
-    assert dataset.undo_captions(folder)
-    assert dataset.read(folder)[0].caption == "one"
-    assert not dataset.undo_captions(folder)
 
 
 def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:

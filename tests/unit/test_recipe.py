@@ -189,7 +189,10 @@ def test_a_shelf_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     ("data", "words"),
     [
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: schedule-free AdamW needs the constant"),
-        ({"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True}}, "training.text_encoder_factor"),
+        (
+            {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_factor": 0.5}},
+            "training.text_encoder_factor",
+        ),
         ({"optimizer": {"kind": "prodigy"}, "adapter": {"up_factor": 4.0}}, "adapter.up_factor"),
         ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
         ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter: rank_dropout"),

@@ -1,6 +1,8 @@
 """The page without a browser: what its handlers do to the folders and what they say; no model library is loaded."""
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,22 +14,26 @@ from typing import Any, Never
 import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.unit.tabs import given
-from trainer import dataset, runs
+from trainer import dataset, events, runs
 from trainer.errors import UserError
 from trainer.runs import Run
 from ui import (
     adapters,
     api,
+    captioning,
     datasets,
     downloads,
+    grid,
     handling,
     live,
     memory,
     page,
     training,
 )
+from ui.grid import Look
 from ui.painter import Painter
 from ui.watch import Watch
 
@@ -131,27 +137,66 @@ def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.L
 # Images
 
 
+def cards(project: str, trigger: str = "", **look: object) -> dict[str, Any]:
+    return grid.cards(grid.read(project, trigger), Look(**look))
+
+
 def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
     (character / "01.txt").unlink()
-    value = datasets.grid_value("rin", "miraxo", 1)
+    value = cards("rin", "miraxo")
     assert len(value["items"]) == 14
     first = value["items"][0]
-    assert first["badges"] == ["This picture has no caption."]
+    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], "5 / 38", "")
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
+    assert value["left"] == 14
+    assert datasets.measure({"project": "rin"}) == {"ok": True, "left": 0}
+    assert cards("rin")["left"] == 0
 
 
 def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "PAGE", 5)
-    value = datasets.grid_value("rin", "", 3)
+    monkeypatch.setattr(grid, "PAGE", 5)
+    value = cards("rin", page=3)
     assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
     assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
-    assert datasets.grid_value("rin", "", 99)["page"] == 3
+    assert cards("rin", page=99)["page"] == 3
+    look, shown, *_ = datasets.turn("rin", "", Look(), SimpleNamespace(page=2))
+    assert (look.page, shown["items"][0]["name"]) == (2, "06.png")
+
+
+def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
+    (character / "05.txt").unlink()
+    dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
+    os.utime(character / "03.png", (2e9, 2e9))
+    for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
+        look, shown, *_ = datasets.turn("rin", "miraxo", Look(), SimpleNamespace(order=order))
+        assert (look.order, shown["items"][0]["name"]) == (order, first)
+    find, look, shown, *_ = datasets.narrow("rin", "miraxo", look, "", SimpleNamespace(tag="a very rare tag"))
+    assert (find, [item["name"] for item in shown["items"]]) == ("a very rare tag", ["07.png"])
+    find, look, shown, *_ = datasets.narrow("rin", "miraxo", look, "x", SimpleNamespace(kind="no caption"))
+    assert (find, [item["name"] for item in shown["items"]]) == ("x", ["05.png"])
+    assert shown["only"] == "Only 1 picture with this to look at: no caption"
+    assert len(datasets.turn("rin", "", look, SimpleNamespace(all=True))[1]["items"]) == 14
+
+
+def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
+    (character / "lonely.txt").write_text("x")
+    told = grid.overview(grid.read("rin", "nobody"))
+    kinds = [one["kind"] for one in told["findings"]]
+    assert kinds == ["lonely caption", "no trigger", "no class"]
+    assert (told["heading"], told["findings"][0]["files"]) == ("1 thing to look at and 2 hints", "lonely.txt")
+    assert {"tag": "miraxo", "count": 14} in told["tags"]
+    datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+    said = datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="no trigger"))[0]
+    assert "in front of 14 captions" in said
+    assert [one["kind"] for one in datasets.restate("rin", "nobody", Look())[0]["findings"]] == ["no class"]
+    with pytest.raises(UserError):
+        datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     answer = datasets.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
-    assert answer == {"ok": True, "badges": []}
+    assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
         answer = datasets.save_caption({"project": "rin", "name": name, "text": "x"})
@@ -163,40 +208,98 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     before = [dataset.read_caption(path) for path in dataset.pictures(character)]
-    said = datasets.put_in_front("rin", "newword")[0]
+    said = datasets.put_in_front("rin", "newword", Look())[0]
     assert "14 captions" in said
     assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
     assert memory.answer("rin", "trigger") == "newword"
-    assert "Every caption has" in datasets.put_in_front("rin", "newword")[0]
-    datasets.replace_in_all("rin", "newword", "orange shirt", "green hat")
+    assert "No caption had to change" in datasets.put_in_front("rin", "newword", Look())[0]
+    assert "<ins>newword, miraxo, smiling, green hat" in captioning.preview_replace("rin", "orange shirt", "green hat")
+    datasets.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
     assert "green hat" in dataset.read_caption(character / "01.png")
-    datasets.undo_captions("rin", "")
-    datasets.undo_captions("rin", "")
+    assert captioning.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
+    assert "cannot fill in {x}" in captioning.preview_fill("rin", "", "{x}", "")
+    datasets.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
+    assert dataset.read_caption(character / "02.png").startswith("newword, a woman, miraxo")
+    assert memory.answer("rin", "class") == "a woman"
+    for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
+        assert f"Took back: {level}" in datasets.undo_captions("rin", "", Look())[0]
+    assert "nothing to take back" in datasets.undo_captions("rin", "", Look())[0]
     assert [dataset.read_caption(path) for path in dataset.pictures(character)] == before
     with pytest.raises(UserError, match="trigger word"):
-        datasets.put_in_front("rin", " ")
+        datasets.put_in_front("rin", " ", Look())
     with pytest.raises(UserError, match="nothing to find"):
-        datasets.replace_in_all("rin", "", "", "x")
+        datasets.replace_in_all("rin", "", Look(), "", "x")
+
+
+def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="No caption model"):
+        captioning.start("rin", " ", "keep", started.append)
+    with pytest.raises(UserError, match="has a caption already"):
+        captioning.start("rin", "some/model", "keep", started.append)
+    (character / "03.txt").unlink()
+    captioning.start("rin", " some/model ", "keep", started.append)
+    (run,) = started
+    assert captioning.show("rin")[:2] == ["", "some/model"]
+    assert not captioning.is_writing("rin")
+    assert "interrupted" in captioning.draw("rin")[0]
+    (run.folder / "ask" / "start").touch()
+    assert captioning.is_writing("rin")
+    with pytest.raises(UserError, match="being written already"):
+        captioning.start("rin", "some/model", "keep", started.append)
+    run.report(events.Phase(name="Writing captions", done=1, total=4))
+    told, write, stop, timer = captioning.stop("rin")
+    assert "Writing captions (1 of 4)" in told
+    assert "aria-valuenow='25'" in told
+    assert (write.visible, stop.visible, timer.active) == (False, True, True)
+    assert (run.folder / "ask" / "stop").exists()
+    assert len(datasets.follow("rin", "", Look())) == 10
+    (run.folder / "ask" / "start").unlink()
+    run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
+    assert "<b>No &lt;model&gt;.</b> Get one." in captioning.draw("rin")[0]
+    assert datasets.follow("rin", "", Look())[5]["items"]
 
 
 def test_a_removed_picture_comes_back(character: Path) -> None:
-    datasets.remove("rin", "", SimpleNamespace(name="02.png", page=1))
+    datasets.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()
-    datasets.bring_back("rin", "")
+    datasets.bring_back("rin", "", Look())
     assert (character / "02.png").exists()
     with pytest.raises(UserError):
-        datasets.remove("rin", "", SimpleNamespace(name="../../x.png", page=1))
+        datasets.remove("rin", "", Look(), SimpleNamespace(name="../../x.png"))
 
 
 def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
-    said, cleared, *_ = datasets.add("rin", "", [str(fake)])
+    cleared, said, *_ = datasets.add("rin", "", Look(), [str(fake)])
     assert "text&lt;b&gt;.png (not a picture)" in said
     assert cleared is None
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):
-        datasets.add("", "", [])
+        datasets.add("", "", Look(), [])
+
+
+def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
+    dataset.create("two")
+    uploads, places = [], []
+    for number, color in enumerate(["red", "blue"]):
+        for kind in ("png", "txt"):
+            folder = tmp_path / f"{number}{kind}"
+            folder.mkdir()
+            path = folder / f"a.{kind}"
+            if kind == "png":
+                Image.new("RGB", (80, 80), color).save(path)
+            else:
+                path.write_text(color)
+            uploads.append(str(path))
+            places.append(f"mine/{color}/a.{kind}")
+    datasets.add("two", "", Look(), uploads, json.dumps(places))
+    found = {}
+    for one in dataset.read(home / "datasets" / "two"):
+        with Image.open(one.path) as image:
+            found[image.getpixel((0, 0))] = one.caption
+    assert found == {(255, 0, 0): "red", (0, 0, 255): "blue"}
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:

@@ -1,0 +1,265 @@
+"""The Images tab with many pictures, odd uploads, and captions typed while other things go on.
+
+The limits in seconds are wide: the page is to be right on a slow and busy machine too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from PIL import Image, ImageFilter
+
+from tests.conftest import CHECKOUT
+from tests.e2e.conftest import Server, Visit, wait
+from tests.e2e.test_page import CHARACTER, advanced, cards, new_project, report, start, tab, upload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+SLACK = float(os.environ.get("LIMNER_SLACK", "4"))  # how many times slower than wanted a test machine may be
+
+
+def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
+    cells = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed, (200, 200)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def choose(page: Page, project: str) -> None:
+    page.locator("#project input").click()
+    page.get_by_role("option", name=project, exact=True).click()
+    page.locator(f".captions[data-project='{project}'] .card").first.wait_for(state="attached")
+
+
+def fill(page: Page, field: str, text: str) -> None:
+    page.locator(f"#{field} :is(input, textarea)").first.fill(text)
+
+
+def looked_at(page: Page) -> None:
+    """Wait until the server has measured all pictures."""
+    page.wait_for_function("document.querySelector('#captions .captions').dataset.left === '0'", timeout=90_000)
+
+
+def note(what: str, value: float) -> None:
+    """Print a figure, and keep it where the caller asks for."""
+    print(f"{what}: {value:.2f}")
+    if folder := os.environ.get("LIMNER_E2E_KEEP"):
+        with (Path(folder) / "figures.jsonl").open("a") as file:
+            file.write(json.dumps({what: round(value, 2)}) + "\n")
+
+
+def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
+    source = server.home / "mine"
+    source.mkdir()
+    for number in range(200):
+        picture(number).save(source / f"p{number:03d}.jpg", quality=90)
+        (source / f"p{number:03d}.txt").write_text(f"mood {number % 7}, thing {number}")
+    page = visit(server)
+    new_project(page, "many")
+    ended = []
+    page.on("requestfinished", lambda one: ended.append(time.monotonic()) if "/upload?" in one.url else None)
+    upload(page, [str(path) for path in sorted(source.iterdir())])
+    cards(page, 100)  # a page of them
+    note("seconds from the end of the upload to the cards", time.monotonic() - ended[-1])
+    assert time.monotonic() - ended[-1] < 5 * SLACK
+    assert report(page) == "Added 200 pictures. 200 captions came with them."
+    looked_at(page)
+    folder, process = server.home / "datasets" / "many", psutil.Process(server.process.pid)
+    fill(page, "trigger", "zorb")
+    memory = []
+    for _ in range(4):
+        begun = time.monotonic()
+        page.locator("#prefix").click()
+        page.wait_for_function("document.querySelector('#captions textarea').value === 'zorb, mood 0, thing 0'")
+        note("seconds for the trigger in front of all", time.monotonic() - begun)
+        assert time.monotonic() - begun < 3 * SLACK
+        assert all(path.read_text().startswith("zorb, mood") for path in folder.glob("*.txt"))
+        page.get_by_role("button", name="Undo: put 'zorb' in front").click()
+        page.wait_for_function("document.querySelector('#captions textarea').value === 'mood 0, thing 0'")
+        memory.append(process.memory_info().rss / 2**20)
+    note("MB that the server took", memory[-1])
+    assert memory[-1] - memory[0] < 40, memory
+    page.get_by_role("button", name="101 to 200").click()
+    page.get_by_label("Caption of p199.jpg").fill("the last of all")
+    wait(lambda: (folder / "p199.txt").read_text() == "the last of all\n")
+
+
+def test_a_thousand_pictures_by_pages(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "thousand"
+    folder.mkdir()
+    for number in range(1000):
+        picture(number, (96, 72)).save(folder / f"p{number:04d}.png", compress_level=1)
+        (folder / f"p{number:04d}.txt").write_text(f"mood {number % 7}, thing {number}")
+    page = visit(server)
+    choose(page, "thousand")
+    cards(page, 100)
+    page.get_by_role("button", name="901 to 1000").click()
+    area = page.get_by_label("Caption of p0950.png")
+    area.fill("typed while the pictures are looked at")
+    wait(lambda: (folder / "p0950.txt").read_text() == "typed while the pictures are looked at\n")
+    looked_at(page)
+    assert page.locator(".captions").get_attribute("data-page") == "10"
+    assert area.input_value() == "typed while the pictures are looked at"
+    page.get_by_role("button", name="801 to 900").click()
+    page.get_by_label("Caption of p0899.png").press("Enter")  # goes on at the next page
+    page.wait_for_function("document.activeElement.dataset.name === 'p0900.png'")
+    page.locator(".overview .tags summary").click()
+    page.locator(".chip").filter(has_text="mood 3").click()
+    page.get_by_text("Only 143 pictures with the tag 'mood 3'").wait_for()
+    page.get_by_role("button", name="Show all").click()
+    page.get_by_label("Order of the pictures").select_option("problems")
+    page.wait_for_function("document.querySelector('.captions').dataset.page === '1'")
+
+
+def test_a_zip_and_a_folder_with_all_that_can_be_wrong(server: Server, visit: Visit) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        for name, data in {
+            "set/one.png": png(1), "set/one.txt": b"first", "other/one.png": png(2), "other/one.txt": b"second",
+            "../../outside.png": png(3), "again.png": png(1), "half.png": png(4)[:900], "notes.pdf": b"%PDF",
+        }.items():  # fmt: skip
+            made.writestr(name, data)
+        made.writestr("bomb.png", bytes(120 * 2**20), zipfile.ZIP_DEFLATED)
+    page = visit(server)
+    new_project(page, "odd")
+    upload(page, [{"name": "all.zip", "mimeType": "application/zip", "buffer": archive.getvalue()}])
+    cards(page, 3)
+    taken, _, refused = report(page).partition("Not used: ")
+    assert taken == "Added 3 pictures. 2 captions came with them. 1 already there, skipped. "
+    assert set(refused.rstrip(".").split("; ")) == {
+        "half.png (damaged, cannot be read)", "notes.pdf (not a picture)",
+        "bomb.png (unpacks to more than is allowed)",
+    }  # fmt: skip
+    folder = server.home / "datasets" / "odd"
+    told = {(path.read_bytes(), path.with_suffix(".txt").exists()) for path in folder.glob("*.png")}
+    assert told == {(png(1), True), (png(2), True), (png(3), False)}
+    assert {png(1): "first\n", png(2): "second\n"} == {
+        path.read_bytes(): path.with_suffix(".txt").read_text()
+        for path in folder.glob("*.png")
+        if path.with_suffix(".txt").exists()
+    }
+    assert not [path for path in server.home.rglob("outside*") if folder not in path.parents]
+    # A folder whose own folders have files of the same names, and captions that come later than their pictures
+    mine = server.home / "mine"
+    for number, name in enumerate(("left", "right")):
+        (mine / name).mkdir(parents=True)
+        (mine / name / "a.png").write_bytes(png(10 + number))
+        (mine / name / "a.txt").write_text(name)
+    (mine / ".DS_Store").write_text("x")
+    page.locator("#folder input[type=file]").set_input_files(mine)
+    cards(page, 5)
+    page.get_by_text("Added 2 pictures. 2 captions came with them.", exact=True).wait_for()
+    found = {path.read_bytes(): path.with_suffix(".txt") for path in folder.glob("*.png")}
+    assert [found[png(10 + number)].read_text() for number in range(2)] == ["left\n", "right\n"]
+    upload(page, [{"name": "outside.txt", "mimeType": "text/plain", "buffer": b"came later"}])
+    page.wait_for_function("[...document.querySelectorAll('textarea')].some((one) => one.value === 'came later')")
+
+
+def test_what_is_wrong_is_shown_and_mended(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    with Image.open(folder / "03.png") as image:
+        image.convert("RGB").filter(ImageFilter.GaussianBlur(6)).save(folder / "03.png")
+    with Image.open(folder / "04.png") as image:
+        image.convert("RGB").resize((200, 200)).save(folder / "zz.jpg", quality=80)
+    page = visit(server)
+    looked_at(page)
+    doctor = page.locator(".doctor")
+    doctor.get_by_text("1 picture is blurred.").wait_for()
+    page.locator(".card[data-name='03.png'] .badges").get_by_text("Blurred.").wait_for()
+    page.get_by_label("Order of the pictures").select_option("problems")
+    page.wait_for_function("document.querySelector('.card').dataset.name === 'zz.jpg'")
+    doctor.get_by_role("button", name="Show: 1 picture is blurred.").click()
+    cards(page, 1)
+    page.get_by_role("button", name="Show all").click()
+    cards(page, 15)
+    doctor.get_by_role("button", name="Keep the best of each").click()
+    cards(page, 14)
+    page.get_by_role("button", name="Bring back what was removed").click()
+    cards(page, 15)
+    # Typing changes the list above by itself.
+    page.get_by_label("Caption of zz.jpg").fill("miraxo, " + "many words and more, " * 20)
+    page.locator(".card[data-name='zz.jpg'] .tokens.long").wait_for()
+    doctor.get_by_text("1 caption is too long.").wait_for()
+
+
+def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    caption = server.home / "datasets" / "example-character" / "01.txt"
+    begun = caption.read_text()
+    page.locator(".overview .tags summary").click()
+    page.locator(".chip").filter(has_text="orange shirt").click()
+    cards(page, 2)
+    page.locator("#bulk").get_by_text("Change many captions").click()
+    page.wait_for_function("document.querySelector('#find :is(input, textarea)').value === 'orange shirt'")
+    fill(page, "replacement", "green <b>coat</b>")
+    after = page.locator("#replacing ins").first
+    wait(lambda: after.count() and after.inner_text() == "miraxo, smiling, green <b>coat</b>, black background")
+    page.get_by_text("2 captions change:").wait_for()
+    assert caption.read_text() == begun
+    page.get_by_role("button", name="Replace in all").click()
+    wait(lambda: "green <b>coat</b>" in caption.read_text())
+    cards(page, 14)
+    page.get_by_role("tab", name="Fill in a template").click()
+    fill(page, "class", "a woman")
+    page.get_by_text("14 captions change:").wait_for()
+    page.get_by_role("button", name="Fill in all").click()
+    wait(lambda: caption.read_text().startswith("miraxo, a woman, smiling, green"))
+    # Level by level back; what was typed since stays.
+    page.get_by_label("Caption of 02.png").fill("typed after that")
+    page.get_by_role("button", name="Undo: fill in the template").click()
+    page.get_by_text("Captions that were changed since stay as they are: 1.").wait_for()
+    page.get_by_role("button", name="Undo: replace 'orange shirt'").click()
+    wait(lambda: caption.read_text() == begun)
+    wait(lambda: caption.with_name("02.txt").read_text() == "typed after that\n")
+
+
+def test_captions_are_typed_while_a_model_writes_and_a_run_trains(server: Server, visit: Visit) -> None:
+    code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
+    model = server.home / "tagger"
+    subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
+    folder = server.home / "datasets" / "half"
+    shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*"))
+    for path in sorted(folder.glob("*.txt"))[2:]:
+        path.unlink()
+    page = visit(server)
+    advanced(page, training_steps=400, preview_every=0)
+    start(page)  # polled each second while the rest goes on
+    tab(page, "Images")
+    choose(page, "half")
+    page.locator("#bulk").get_by_text("Change many captions").click()
+    page.get_by_role("tab", name="Written by a model").click()
+    page.get_by_role("button", name="Write captions").click()
+    page.locator(".toast-body").filter(has_text="No caption model is chosen.").wait_for()
+    fill(page, "caption-model", str(model))
+    page.get_by_role("button", name="Write captions").click()
+    page.get_by_role("button", name="Stop and keep what is written").wait_for()
+    area = page.get_by_label("Caption of 05.png")
+    area.click()
+    page.keyboard.type("slowly typed by a person while others are at work", delay=60)
+    wait(lambda: (folder / "05.txt").exists())
+    tab(page, "Train")
+    page.get_by_role("button", name="Stop and save").click()  # the model waits for its turn
+    tab(page, "Images")
+    page.get_by_text("captions were written.").wait_for(timeout=90_000)
+    page.wait_for_function("document.querySelectorAll('#captions textarea')[7].value === 'pink hair, glasses'")
+    assert area.input_value() == "slowly typed by a person while others are at work"
+    assert (folder / "05.txt").read_text() == "slowly typed by a person while others are at work\n"
+    assert (folder / "01.txt").read_text() == (CHARACTER / "01.txt").read_text()
+    page.get_by_role("button", name="Undo: automatic captions").click()
+    wait(lambda: (folder / "07.txt").read_text() == "\n")

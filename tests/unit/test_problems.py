@@ -1,0 +1,241 @@
+"""What is found to be wrong with a data set, what is not, and what the program can do about it."""
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from tests.conftest import CHARACTER, STYLE
+from trainer import dataset, editing, measurements, problems, repairs, tokens
+from trainer.__main__ import main
+from trainer.errors import UserError
+
+
+def drawing(seed: int = 0, size: tuple[int, int] = (256, 256), background: str = "white") -> Image.Image:
+    """A picture with sharp edges, different for each seed."""
+    image = Image.new("RGB", size, background)
+    draw = ImageDraw.Draw(image)
+    for number in range(7):
+        x, y = (seed * 37 + number * 53) % size[0] // 2, (seed * 61 + number * 29) % size[1] // 2
+        side = min(size) // 4 + (seed + number) % 5 * min(size) // 20
+        shade = tuple((seed * step + number * 40) % 256 for step in (91, 57, 23))
+        x, y = x + size[0] // 8, y + size[1] // 6
+        draw.rectangle((x, y, x + side, y + side), fill=shade)
+    return image
+
+
+def save(folder: Path, name: str, image: Image.Image, caption: str = "", **options: object) -> None:
+    image.save(folder / name, **options)
+    if caption:
+        dataset.write_caption(folder / name, caption)
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    return dataset.create("rin")
+
+
+@pytest.fixture
+def six(folder: Path) -> Path:
+    """Six sound pictures of a data set without any problem."""
+    for number, background in enumerate(["red", "green", "blue", "yellow", "gray", "pink"]):
+        save(folder, f"{number}.png", drawing(number, background=background), f"rin, a robot, number {number}")
+    return folder
+
+
+def found(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
+    """Names of the files by kind of problem."""
+    measured = measurements.complete(folder)
+    result: dict[str, list[str]] = {}
+    for one in problems.find(folder, trigger, **{"resolution": 256, "measured": measured, **about}):
+        result.setdefault(one.kind, []).append(one.name)
+    return result
+
+
+def test_a_sound_data_set_has_no_problem(six: Path) -> None:
+    assert found(six) == {}
+
+
+@pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
+def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
+    measured = {path.name: measurements.measure(path.read_bytes()) for path in dataset.pictures(shipped)}
+    told = problems.find(shipped, preset=preset, resolution=128, measured=measured)
+    assert [one.kind for one in told if not one.hint] == []
+
+
+def blurred(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, background="brown").filter(ImageFilter.GaussianBlur(6)), "rin, x")
+
+
+def enlarged(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, (50, 90)), "rin, x")
+
+
+def small(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, (130, 130), "brown"), "rin, x")
+
+
+def copied(folder: Path) -> None:
+    with Image.open(folder / "3.png") as image:
+        save(folder, "bad.jpg", image.convert("RGB").resize((200, 200)), "rin, x", quality=60)
+
+
+def long_strip(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, (1600, 300), "brown"), "rin, x")
+
+
+def see_through(folder: Path) -> None:
+    image = drawing(9).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 256, 60))
+    save(folder, "bad.png", image, "rin, x")
+
+
+def on_its_side(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(folder, "bad.jpg", drawing(9, background="brown"), "rin, x", exif=exif)
+
+
+def without_caption(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, background="brown"))
+
+
+def without_trigger(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, background="brown"), "a string")
+
+
+def too_long(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, background="brown"), "rin, " + "red, " * 40)
+
+
+def broken(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"junk")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (blurred, "blurred"), (enlarged, "small"), (small, "small"), (copied, "copy"), (long_strip, "cropped"),
+        (see_through, "transparent"), (on_its_side, "turned"), (without_caption, "no caption"),
+        (without_trigger, "no trigger"), (too_long, "long caption"), (broken, "unreadable"),
+    ],
+)  # fmt: skip
+def test_one_bad_picture_is_found_and_named(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
+    spoil(six)
+    told = found(six)
+    assert [name[:4] for name in told.pop(kind)] == ["bad."]
+    assert told == {}
+
+
+def test_problems_of_the_whole_set(folder: Path) -> None:
+    assert found(folder) == {"empty": [""]}
+    for number in range(4):
+        save(folder, f"{number}.png", drawing(number), "rin, standing")
+    (folder / "lonely.txt").write_text("x")
+    (folder / "0.jpg").write_bytes((folder / "0.png").read_bytes())
+    told = found(folder)
+    assert {"same caption", "no class", "lonely caption", "shared caption", "backdrop"} <= told.keys()
+    assert "no class" not in found(folder, preset="style")
+    assert told["shared caption"] == ["0.txt"]
+    (folder / "0.jpg").unlink()
+    assert found(folder)["few"] == [""]
+
+
+def test_each_problem_says_what_it_does_and_what_to_do() -> None:
+    for kind in problems.KINDS.values():
+        assert kind.title.endswith(".")
+        assert kind.effect.endswith(".")
+        assert kind.remedy.endswith(".")
+        assert bool(kind.action) == bool(kind.button)
+    one, many = (problems.gathered([problems.Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
+    assert (one[0].title, many[0].title) == ("1 picture is blurred.", "2 pictures are blurred.")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [(copied, "copy"), (blurred, "blurred"), (broken, "unreadable"), (without_trigger, "no trigger")],
+)
+def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
+    spoil(six)
+    before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
+    told = problems.find(six, "rin", resolution=256, measured=measurements.complete(six))
+    repairs.apply(six, told, kind, "rin")
+    assert found(six) == {}
+    assert dataset.restore_last(six) or editing.undo(six)
+    assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
+
+
+def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
+    save(six, "2.jpg", drawing(20, background="brown"))
+    told = problems.find(six, "rin")
+    assert repairs.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
+    captions = {one.name: one.caption for one in dataset.read(six)}
+    assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
+    assert found(six) == {}
+
+
+def test_a_shared_background_is_named(folder: Path) -> None:
+    for number in range(6):
+        save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
+    told = problems.find(folder, "rin", measured=measurements.complete(folder))
+    assert [one.message for one in told] == ["6 of 6 pictures have the same white background."]
+    assert repairs.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
+    assert found(folder) == {}
+    with pytest.raises(UserError):
+        repairs.apply(folder, [], "backdrop")
+
+
+def test_pictures_are_measured_once(six: Path) -> None:
+    measurements.complete(six)
+    assert measurements.missing(six) == []
+    dataset.write_caption(six / "0.png", "other words")
+    assert measurements.missing(six) == []
+    save(six, "1.png", drawing(17))
+    assert [path.name for path in measurements.missing(six)] == ["1.png"]
+    assert set(measurements.complete(six)) == {f"{number}.png" for number in range(6)}
+    (six / dataset.CACHE / "measurements.json").write_text("{")
+    assert measurements.known(six) == {}
+    assert len(measurements.complete(six, limit=2)) == 2
+
+
+def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
+    buffer = io.BytesIO()
+    drawing(0).save(buffer, "PNG")
+    for number in range(200):
+        (folder / f"{number}.png").write_bytes(buffer.getvalue())
+        (folder / f"{number}.txt").write_text(f"rin, number {number}")
+    measured = measurements.complete(folder)
+    problems.find(folder, "rin", resolution=128, measured=measured)
+    begun = time.monotonic()
+    problems.find(folder, "rin", resolution=128, measured=measurements.known(folder))
+    assert time.monotonic() - begun < 1.0  # about 0.05 s on an idle core
+
+
+def test_tokens_are_those_of_clip() -> None:
+    from transformers import CLIPTokenizer
+
+    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (tokens._CLIP, tokens._OWN))
+    assert (tokens.limit("a/base"), tokens.limit("micro")) == (75, 38)
+    for text in (
+        "",
+        "a photo of a cat",
+        "it's 2024!! n\u00e9 caf\u00e9  \u00fcn\u00efcode",
+        "a_b-c (x:1.2), miraxo",
+        "\u65e5\u672c\u8a9e",
+    ):
+        assert tokens.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
+        assert tokens.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
+
+
+def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blurred(six)
+    assert main(["check", "rin", "--trigger", "rin", "--base", "micro"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("7 pictures.")
+    assert "1 picture is blurred.\n  The adapter learns the blur" in told
+    assert "  - bad.png: Blurred." in told
+    assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0
+    assert '"kind": "blurred"' in capsys.readouterr().out

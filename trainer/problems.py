@@ -1,0 +1,342 @@
+"""What is wrong with a data set: with its files, its captions and, as far as they are measured, its pictures.
+
+Each kind of problem says what it does to the adapter and what to do about it; `repairs` does some of that itself.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from trainer import dataset, measurements, tokens
+from trainer.dataset import Example
+from trainer.measurements import Measurement
+
+Action = Literal["", "remove", "rename", "tidy", "trigger", "backdrop"]
+FEW, SHARED = 5, 3  # pictures; captions that are the same
+SMALLEST = 64  # pixels
+ENLARGED = 1.3  # times
+CUT = 0.15  # share of a picture
+BLURRED = 0.6
+SEEN_THROUGH = 0.02  # share of a picture
+BACKDROP = 0.6  # share of the pictures
+NOUNS = frozenset({
+    "person", "people", "human", "man", "men", "woman", "women", "girl", "girls", "boy", "boys", "child", "children",
+    "kid", "baby", "lady", "guy", "male", "female", "character", "creature", "animal", "cat", "kitten", "dog", "puppy",
+    "horse", "bird", "fox", "wolf", "bear", "rabbit", "dragon", "monster", "robot", "doll", "toy", "figure", "mascot",
+    "elf", "fairy", "knight", "witch", "wizard", "car", "ship", "house", "building", "object", "1girl", "1boy",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing that can be wrong: its words for the whole set, what it does to the result, and what to do.
+
+    In `title`, {n} is a count, and [one|many] depends on it; `action` is what the program itself can do about it.
+    """
+
+    title: str
+    effect: str
+    remedy: str
+    action: Action = ""
+    button: str = ""
+    fatal: bool = False
+    hint: bool = False  # good to know, and no mistake
+
+
+KINDS = {
+    "empty": Kind(
+        "There are no pictures in this data set.",
+        "There is nothing to learn from.", "Add at least 5; 10 to 30 work best.", fatal=True,
+    ),
+    "few": Kind(
+        "There are few pictures.",
+        "The adapter learns these very pictures rather than what they have in common.",
+        "It will train, but 10 to 30 pictures work best.",
+    ),
+    "unreadable": Kind(
+        "{n} [file|files] cannot be read as a picture.",
+        "Such a file is left out of the training.", "Export it again as PNG or JPEG.", "remove", "Remove",
+    ),
+    "shared caption": Kind(
+        "{n} caption [file is|files are] shared by several pictures.",
+        "These pictures are trained with the same words.",
+        "Give the pictures different names.", "rename", "Give each its own",
+    ),
+    "lonely caption": Kind(
+        "{n} caption [file has|files have] no picture.",
+        "Nothing is done with such a file.", "Add the picture or remove the file.", "tidy", "Remove",
+    ),
+    "small": Kind(
+        "{n} [picture is|pictures are] smaller than the size of training.",
+        "Small pictures are enlarged, and the adapter learns to draw as softly.",
+        "Use a larger version.", "remove", "Remove",
+    ),
+    "blurred": Kind(
+        "{n} [picture is|pictures are] blurred.",
+        "The adapter learns the blur as part of what you teach.",
+        "Look at them, and use sharper ones.", "remove", "Remove",
+    ),
+    "copy": Kind(
+        "{n} [picture is|pictures are] nearly the same as another.",
+        "What is seen more often is learned by heart: its pose, light and background come up unasked.",
+        "Keep one of each.", "remove", "Keep the best of each",
+    ),
+    "cropped": Kind(
+        "{n} [picture loses|pictures lose] much at the edges.",
+        "Pictures are trained in a few shapes, and what lies beyond their edges is not seen.",
+        "Crop them yourself, so that what matters is in the middle.",
+    ),
+    "transparent": Kind(
+        "{n} [picture is|pictures are] see-through in parts.",
+        "Plain white is put behind, and the adapter learns to draw on white.",
+        "Choose Background: random in step 2 under Advanced, Pictures.",
+    ),
+    "backdrop": Kind(
+        "Most pictures have the same background.",
+        "It is learned together with what you teach, and comes up unasked.",
+        "Add pictures with others, or name it in each caption, so that it can be told apart.",
+        "backdrop", "Name it in the captions",
+    ),
+    "scenery": Kind(
+        "Most pictures have the same background.",
+        "It is learned together with what you teach, and comes up unasked.",
+        "Add pictures with others, or describe it in each caption, so that it can be told apart.",
+    ),
+    "no caption": Kind(
+        "{n} [picture has|pictures have] no caption.",
+        "All that can be seen goes into the trigger word: clothes and background too.",
+        "Write what can be seen and may change.",
+    ),
+    "odd letters": Kind(
+        "{n} [caption has|captions have] letters that cannot be read.",
+        "They are learned as they stand, and mean nothing.", "Type the caption anew, or save its file as UTF-8.",
+    ),
+    "same caption": Kind(
+        "{n} pictures are described by the same words.",
+        "The adapter cannot tell what differs between them.", "Write what is different in each.",
+    ),
+    "long caption": Kind(
+        "{n} [caption is|captions are] too long.",
+        "The rest is not read.", "Shorten it, or raise Caption length in step 2 under Advanced, Captions.",
+    ),
+    "no trigger": Kind(
+        "{n} [caption lacks|captions lack] the trigger word.",
+        "Nothing is lost: it is put in front for the training.",
+        "Put it there yourself to see what is trained.", "trigger", "Put it in front", hint=True,
+    ),
+    "no class": Kind(
+        "No caption says what your character is.",
+        "The trigger word has to carry all of it; a word that the base knows gives it a start.",
+        "Name its kind in each caption, such as woman, cat or robot.", hint=True,
+    ),
+    "turned": Kind(
+        "{n} [picture is|pictures are] stored on the side.",
+        "They are turned upright here, as viewers do; other trainers may not.", "There is nothing to do.", hint=True,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a data set that a person should know; `name` is the file, "" for the whole set."""
+
+    kind: str
+    name: str
+    message: str
+
+    @property
+    def effect(self) -> str:
+        """What it does to the adapter."""
+        return KINDS[self.kind].effect
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return KINDS[self.kind].remedy
+
+    @property
+    def fatal(self) -> bool:
+        """Whether it cannot be trained like this."""
+        return KINDS[self.kind].fatal
+
+    @property
+    def hint(self) -> bool:
+        """Whether it is good to know, and no mistake."""
+        return KINDS[self.kind].hint
+
+    @property
+    def weight(self) -> int:
+        """How much it matters, for sorting."""
+        return 3 if self.fatal else 1 if self.hint else 2
+
+
+def find(
+    folder: Path, trigger: str = "", *, preset: str = "character", base: str = "", resolution: int = 0,
+    measured: Mapping[str, Measurement] | None = None,
+) -> list[Problem]:  # fmt: skip
+    """What a person should know before training, what matters most first.
+
+    Args:
+        folder: the data set.
+        trigger: the trigger word.
+        preset: what is taught; a style needs no class.
+        base: the base model, which reads only so much of a caption.
+        resolution: of the training, in pixels; 0 = not known yet.
+        measured: what is known of the pictures' looks; nothing is measured here.
+    """
+    paths = dataset.pictures(folder)
+    examples = dataset.read(folder)
+    there = {one.name for one in examples}
+    numbers = {name: one for name, one in (measured or {}).items() if name in there}
+    found = [*_files(folder, paths, examples), *captions(examples, trigger, base)]
+    found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
+    if preset == "character" and examples and any(one.caption for one in examples):
+        words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
+        found += [] if words & NOUNS else [Problem("no class", "", KINDS["no class"].title)]
+    return sorted(found, key=lambda problem: -problem.weight)
+
+
+def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
+    if not examples:
+        yield Problem("empty", "", KINDS["empty"].title)
+    elif len(examples) < FEW:
+        words = "is only 1 picture" if len(examples) == 1 else f"are only {len(examples)} pictures"
+        yield Problem("few", "", f"There {words}.")
+    readable = {one.name for one in examples}
+    for path in paths:
+        if path.name not in readable:
+            yield Problem("unreadable", path.name, "This file cannot be read as a picture.")
+    stems = Counter(path.stem for path in paths)
+    for stem, count in stems.items():
+        if count > 1:
+            yield Problem("shared caption", f"{stem}.txt", f"{count} pictures share this caption file.")
+    for text in sorted(folder.glob("*.txt")):
+        if text.stem not in stems:
+            yield Problem("lonely caption", text.name, "This caption has no picture.")
+
+
+def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
+    """What is wrong with the captions."""
+    alike = Counter(dataset.without_trigger(one.caption, trigger).lower() for one in examples if one.caption)
+    for one in examples:
+        if not one.caption:
+            yield Problem("no caption", one.name, "No caption.")
+            continue
+        if dataset.LOST in one.caption:
+            yield Problem("odd letters", one.name, "The caption has letters that cannot be read.")
+        if trigger and not dataset.contains_trigger(one.caption, trigger):
+            yield Problem("no trigger", one.name, f"The caption lacks the trigger word {trigger!r}.")
+        length, read = tokens.count(dataset.with_trigger(one.caption, trigger), base), tokens.limit(base)
+        if length > read:
+            yield Problem("long caption", one.name, f"{length} tokens; only {read} are read.")
+        same = alike[dataset.without_trigger(one.caption, trigger).lower()]
+        if same >= SHARED:
+            yield Problem("same caption", one.name, f"The same caption as {same - 1} others.")
+
+
+def _sizes(examples: Sequence[Example], resolution: int) -> Iterator[Problem]:
+    for one, (enlarged, cut) in zip(examples, crops(examples, resolution), strict=True):
+        size = f"{one.width} x {one.height} pixels"
+        if min(one.width, one.height) < SMALLEST:
+            yield Problem("small", one.name, f"Only {size}.")
+        elif enlarged > ENLARGED:
+            yield Problem("small", one.name, f"{size}, enlarged {enlarged:.1f} times.")
+        share = 1 - (1 - cut[0]) * (1 - cut[1])
+        if share > CUT:
+            yield Problem("cropped", one.name, f"{share:.0%} is cut off.")
+        if dataset.is_turned(one.path):
+            yield Problem("turned", one.name, "Stored on its side.")
+
+
+def crops(examples: Sequence[Example], resolution: int) -> list[tuple[float, tuple[float, float]]]:
+    """For each picture: how many times it is enlarged, and which share of its width and height is cut off."""
+    if not resolution:
+        return [(1.0, (0.0, 0.0))] * len(examples)
+    return list(_crops(tuple((one.width, one.height) for one in examples), resolution))
+
+
+@lru_cache(maxsize=8)
+def _crops(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[float, tuple[float, float]], ...]:
+    found = []
+    for (width, height), (wide, high) in zip(sizes, dataset.buckets(sizes, resolution), strict=True):
+        scale = max(wide / width, high / height)
+        found.append((scale, (max(0.0, 1 - wide / scale / width), max(0.0, 1 - high / scale / height))))
+    return tuple(found)
+
+
+def _looks(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> Iterator[Problem]:
+    for name, one in measured.items():
+        if one.blur > BLURRED:
+            yield Problem("blurred", name, "Blurred.")
+        if one.opaque < 1 - SEEN_THROUGH:
+            yield Problem("transparent", name, f"{1 - one.opaque:.0%} is see-through.")
+    for kept, others in copies(examples, measured).items():
+        yield from (Problem("copy", name, f"Nearly the same as {kept}.") for name in others)
+    names, colour = backdrop(examples, measured)
+    if names:
+        words = f"{colour} background" if colour else "background"
+        kind = "backdrop" if colour else "scenery"
+        yield Problem(kind, "", f"{len(names)} of {len(measured)} pictures have the same {words}.")
+
+
+def copies(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> dict[str, list[str]]:
+    """Pictures that look nearly the same: the others of each group by its best: captioned, sharp, large."""
+    sharp = {name for name, one in measured.items() if one.blur <= BLURRED}
+    worth = {one.name: (bool(one.caption), one.name in sharp, one.width * one.height) for one in examples}
+    found = {}
+    for group in measurements.near_copies(tuple(sorted(measured.items()))):
+        best = max(group, key=lambda name: worth[name])
+        found[best] = [name for name in group if name != best]
+    return found
+
+
+def backdrop(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> tuple[tuple[str, ...], str]:
+    """The pictures that share a background which their captions do not name, and its colour; none if they are few."""
+    solid = tuple((name, one) for name, one in sorted(measured.items()) if one.opaque >= 1 - SEEN_THROUGH)
+    names, colour = measurements.shared_backdrop(solid)
+    named = {one.name for one in examples if "background" in one.caption.lower()}
+    silent = [name for name in names if name not in named]
+    if len(names) < max(SHARED, BACKDROP * len(measured)) or len(silent) < 0.5 * len(names):
+        return (), ""
+    return names, colour
+
+
+# Words ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All problems of a kind in one row: in a sentence, with the files it is about."""
+
+    kind: str
+    title: str
+    names: tuple[str, ...]
+
+
+def gathered(problems: Sequence[Problem]) -> list[Finding]:
+    """The problems by kind, in the order in which they come."""
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.kind, []).append(problem)
+    return [_finding(kind, members) for kind, members in found.items()]
+
+
+def _finding(kind: str, members: Sequence[Problem]) -> Finding:
+    names = tuple(one.name for one in members if one.name)
+    if not names:
+        return Finding(kind, members[0].message, ())
+    count = len(names)
+    title = re.sub(r"\[(.*?)\|(.*?)\]", lambda words: words[1 if count == 1 else 2], KINDS[kind].title)
+    return Finding(kind, title.replace("{n}", str(count)), names)
+
+
+def rank(problems: Sequence[Problem]) -> dict[str, int]:
+    """How much is wrong with each file, for sorting: what stops the training counts most, and more counts more."""
+    weights: dict[str, int] = {}
+    for problem in problems:
+        weights[problem.name] = weights.get(problem.name, 0) + 10 ** (problem.weight - 1)
+    return weights

@@ -1,0 +1,63 @@
+"""What the program itself can do about problems of a data set.
+
+Captions can be taken back by `editing.undo`, what is removed lies in the bin.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import dataset, editing, files, measurements, problems
+from trainer.errors import UserError
+from trainer.problems import Problem
+
+
+def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") -> str:
+    """Do what can be done about all problems of a kind; returns what was done, in a sentence.
+
+    Raises:
+        UserError: nothing can be done by itself, or there are no such problems.
+    """
+    names = [one.name for one in found if one.kind == kind]
+    if not names:
+        raise UserError("This is not so any more.", "Nothing was changed.")
+    match problems.KINDS[kind].action:
+        case "trigger":
+            changes = editing.edits(folder, editing.in_front(trigger), names)
+            editing.make(folder, changes, f"put {trigger!r} in front")
+            return f"Put {trigger!r} in front of {_count(len(changes), 'caption')}."
+        case "backdrop":
+            return _name_backdrop(folder)
+        case "rename":
+            return _part(folder, names)
+        case "remove" | "tidy":
+            dataset.remove(*(folder / name for name in names))
+            return f"Removed {_count(len(names), 'file')}; you can bring them back."
+        case _:
+            raise UserError("The program cannot do this for you.", problems.KINDS[kind].remedy)
+
+
+def _name_backdrop(folder: Path) -> str:
+    """Put the colour of the shared background at the end of the captions of the pictures that have it."""
+    names, colour = problems.backdrop(dataset.read(folder), measurements.known(folder))
+    tag = f"{colour} background"
+    changes = editing.edits(folder, editing.with_tag(tag), names if colour else ())
+    editing.make(folder, changes, f"add {tag!r}")
+    return f"Added {tag!r} to {_count(len(changes), 'caption')}."
+
+
+def _part(folder: Path, captions: Sequence[str]) -> str:
+    """Give all but the first of the pictures that share a caption file another name, and a copy of the caption."""
+    renamed = []
+    for name in captions:
+        stem = Path(name).stem
+        for path in [one for one in dataset.pictures(folder) if one.stem == stem][1:]:
+            new = dataset.free_path(folder, path.stem, path.suffix)
+            if caption := dataset.read_caption(path):  # before the picture, so that none is ever without its caption
+                files.write(dataset.caption_file(new), caption + "\n")
+            path.replace(new)
+            renamed.append(new.name)
+    return f"Renamed {_count(len(renamed), 'picture')}: {', '.join(renamed[:8])}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

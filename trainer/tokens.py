@@ -1,0 +1,65 @@
+"""How long a caption is for a base model, which reads so many tokens at a time; no model library is needed for it.
+
+All published bases have CLIP's tokens; the built-in one has words of its own.
+"""
+
+import json
+from functools import cache, lru_cache
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+MICRO = "micro"
+_CLIP = Path(__file__).parent / "families" / "configs" / "clip"
+_OWN = Path(__file__).parent / "families" / MICRO / "tokenizer"
+# Radford et al. 2021, https://arxiv.org/abs/2103.00020: words, single digits, and what is neither, in lower case.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@cache
+def limit(base: str) -> int:
+    """How many tokens a base model reads, without the two marks around them."""
+    settings = json.loads(((_OWN if base == MICRO else _CLIP) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return int(settings["model_max_length"]) - 2
+
+
+def count(text: str, base: str) -> int:
+    """Tokens of a text for a base model, without the two marks around it."""
+    return _count(text, base == MICRO)
+
+
+@lru_cache(maxsize=20_000)
+def _count(text: str, own: bool) -> int:
+    return len((_micro() if own else _clip()).encode(text, add_special_tokens=False).ids)
+
+
+@cache
+def _micro() -> Tokenizer:
+    return Tokenizer.from_file(str(_OWN / "tokenizer.json"))
+
+
+@cache
+def _clip() -> Tokenizer:
+    vocabulary = json.loads((_CLIP / "vocab.json").read_text(encoding="utf-8"))
+    lines = (_CLIP / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [(first, second) for first, second in (line.split() for line in lines[1:] if line.strip())]
+    made = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+            unk_token="<|endoftext|>",
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return made

@@ -1,0 +1,247 @@
+"""What the Images tab shows of a project, as its folder is: the cards of a page, what should be looked at, the tags.
+
+Nothing here waits for pictures to be measured; `left` says how many still have to be.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from trainer import config as configs
+from trainer import dataset, editing, files, measurements, problems, tokens
+from trainer.dataset import Example
+from trainer.errors import UserError
+from trainer.problems import Problem
+from ui import memory
+
+PAGE = 100
+SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
+BAND = 0.02  # share of a side that has to be cut off for the cut to be drawn
+TAGS = 150
+ORDERS = {"name": "By name", "added": "Newest first", "problems": "Problems first"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which part of a project is shown: a page, in an order; only pictures with a kind of problem, or with a tag."""
+
+    page: int = 1
+    order: str = "name"
+    kind: str = ""
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project as its folder is now."""
+
+    name: str
+    trigger: str
+    examples: tuple[Example, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    base: str = configs.MICRO
+    resolution: int = 0
+    left: int = 0  # pictures that have not been measured yet
+
+    @property
+    def folder(self) -> Path | None:
+        """Its folder, if it is there."""
+        folder = files.datasets() / self.name
+        return folder if self.name and folder.is_dir() else None
+
+    def badges(self, name: str) -> list[str]:
+        """What a card says; what is good to know only stands in the list."""
+        return [one.message for one in self.problems if one.name == name and not one.hint]
+
+
+def folder_of(project: str | None) -> Path:
+    """The folder of the project at hand.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not project:
+        raise UserError("There is no project yet.", "Choose New project above and give it a name.")
+    folder = files.datasets() / files.check_name(project, "project")
+    if not folder.is_dir():
+        raise UserError(f"The project {project!r} is no longer there.", "Reload the page to see which there are.")
+    return folder
+
+
+def read(name: str | None, trigger: str = "") -> Project:
+    """Look at a project; what it is known for already is not measured again."""
+    project = Project(name or "", trigger)
+    if project.folder is None:
+        return project
+    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or configs.MICRO
+    preset = preset if preset in ("character", "style") else "character"
+    resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
+    found = problems.find(
+        project.folder, trigger, preset=preset, base=base, resolution=resolution,
+        measured=measurements.known(project.folder),
+    )  # fmt: skip
+    return replace(
+        project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
+        left=len(measurements.missing(project.folder)),
+    )  # fmt: skip
+
+
+def cards(project: Project, look: Look) -> dict[str, Any]:
+    """What the grid's template draws."""
+    shown = chosen(project, look)
+    pages = max(1, -(-len(shown) // PAGE))
+    page = min(max(1, look.page), pages)
+    cuts = dict(
+        zip((one.name for one in project.examples), problems.crops(project.examples, project.resolution), strict=True)
+    )
+    return {
+        "project": project.name,
+        "page": page,
+        "last": pages,
+        "left": project.left,
+        "items": [_card(project, one, cuts[one.name][1]) for one in shown[(page - 1) * PAGE : page * PAGE]],
+        "any": bool(project.examples),
+        "only": only(look, len(shown)),
+        "orders": [
+            {"key": key, "title": title, "selected": "selected" if key == look.order else ""}
+            for key, title in ORDERS.items()
+        ],
+        "paged": pages > 1,
+        "pages": [
+            {
+                "number": number,
+                "current": " current" if number == page else "",
+                "label": f"{(number - 1) * PAGE + 1} to {min(number * PAGE, len(shown))}",
+            }
+            for number in range(1, pages + 1)
+        ],
+    }
+
+
+def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str, Any]:
+    across, down = (50 * share if share > BAND else 0 for share in cut)
+    return {
+        "name": one.name,
+        "url": f"/media/dataset/{quote(project.name)}/{quote(one.name)}?t={one.path.stat().st_mtime_ns}",
+        "caption": one.caption,
+        "look": "small" if min(one.width, one.height) < SMALL else "",
+        "ratio": f"{one.width / one.height:.4f}",
+        "cut": f"{down:.1f}% {across:.1f}%" if across or down else "",
+        "badges": project.badges(one.name),
+        **length(project, one.caption),
+    }
+
+
+def length(project: Project, caption: str) -> dict[str, Any]:
+    """How many tokens a caption has as it is trained, of how many that are read."""
+    count, read = tokens.count(dataset.with_trigger(caption, project.trigger), project.base), tokens.limit(project.base)
+    return {"tokens": f"{count} / {read}", "long": "long" if count > read else ""}
+
+
+def chosen(project: Project, look: Look) -> list[Example]:
+    """The pictures that are shown, in their order."""
+    named = {one.name for one in project.problems if one.kind == look.kind} if look.kind else None
+    found = [
+        one
+        for one in project.examples
+        if (named is None or one.name in named) and (not look.tag or look.tag in editing.split(one.caption))
+    ]
+    ranks = problems.rank(project.problems) if look.order == "problems" else {}
+    keys: dict[str, Callable[[Example], Any]] = {
+        "added": lambda one: -one.path.stat().st_mtime_ns,
+        "problems": lambda one: -ranks.get(one.name, 0),
+    }
+    return sorted(found, key=keys.get(look.order, lambda one: one.name))
+
+
+def only(look: Look, count: int) -> str:
+    """What is left out of the grid, in words; "" if nothing is."""
+    pictures = f"{count} picture" + ("" if count == 1 else "s")
+    if look.kind:
+        return f"Only {pictures} with this to look at: {look.kind}"
+    return f"Only {pictures} with the tag {look.tag!r}" if look.tag else ""
+
+
+def overview(project: Project) -> dict[str, Any]:
+    """What the list above the grid draws: findings, and the tags."""
+    readable = {one.name for one in project.examples}
+    findings = []
+    for one in problems.gathered(project.problems):
+        kind = problems.KINDS[one.kind]
+        findings.append(
+            {
+                "kind": one.kind,
+                "title": one.title,
+                "effect": kind.effect,
+                "remedy": kind.remedy,
+                "look": "fatal" if kind.fatal else "hint" if kind.hint else "",
+                "files": "" if readable & set(one.names) else ", ".join(one.names[:8]),
+                "show": "yes" if readable & set(one.names) else "",
+                "button": kind.button,
+            }
+        )
+    counted = editing.tags(one.caption for one in project.examples).most_common(TAGS)
+    serious = sum(1 for one in findings if one["look"] != "hint")
+    return {
+        "findings": findings,
+        "heading": _heading(project, serious, len(findings) - serious),
+        "serious": "yes" if serious else "",
+        "tags": [{"tag": tag, "count": count} for tag, count in counted],
+    }
+
+
+def _heading(project: Project, serious: int, hints: int) -> str:
+    if not project.examples:
+        return ""
+    words = [f"{serious} {'thing' if serious == 1 else 'things'} to look at"] if serious else []
+    words += [f"{hints} {'hint' if hints == 1 else 'hints'}"] if hints else []
+    return " and ".join(words)
+
+
+def summary(project: Project) -> str:
+    """One line: how many pictures and captions, and what stands in the way of training."""
+    if not project.name:
+        return "Make a project first: choose <b>New project</b> above."
+    count, captions = len(project.examples), sum(1 for one in project.examples if one.caption)
+    fatal = [f"{one.message} {one.remedy}" for one in project.problems if one.fatal]
+    parts = [f"<b>{count} picture{'' if count == 1 else 's'}</b>", f"{captions} caption{'' if captions == 1 else 's'}"]
+    if project.left:
+        parts.append(f"looking at {project.left} pictures")
+    return " &middot; ".join([*parts, *map(escape, fatal or ["ready to train"])])
+
+
+def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
+    """Values of the parts that show a project: what is shown, grid, overview, summary, and the two ways back."""
+    project = read(name, trigger)
+    grid = cards(project, look)
+    folder = project.folder
+    removed = folder is not None and any((folder / dataset.BIN).glob("*"))
+    return [
+        replace(look, page=grid["page"]), grid, overview(project), summary(project),
+        gr.Button(visible=removed), undo_button(folder),
+    ]  # fmt: skip
+
+
+def undo_button(folder: Path | None) -> gr.Button:
+    """The button that takes back the last change of captions, which it names."""
+    what = editing.last(folder) if folder else ""
+    return gr.Button(f"Undo: {what}" if what else "Undo", visible=bool(what))
+
+
+def changes(edits: Sequence[editing.Edit]) -> str:
+    """What a change of captions would do, before it is done."""
+    if not edits:
+        return "<p class='quiet'>No caption would change.</p>"
+    rows = "".join(
+        f"<li><span class='quiet'>{escape(one.name)}</span> <del>{escape(one.before) or '(empty)'}</del> "
+        f"<ins>{escape(one.after) or '(empty)'}</ins></li>"
+        for one in edits[:5]
+    )
+    more = f"<p class='quiet'>and {len(edits) - 5} more</p>" if len(edits) > 5 else ""
+    count = f"{len(edits)} caption{' changes' if len(edits) == 1 else 's change'}"
+    return f"<div class='changes' role='status'><p><b>{count}:</b></p><ul>{rows}</ul>{more}</div>"

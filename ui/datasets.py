@@ -19,6 +19,7 @@ from ui.grid import Look
 from ui.handling import QUIET, answered, handled
 
 HERE = Path(__file__).parent
+FIRST = "my-pictures"  # the project of who has none
 AT_ONCE = 24  # pictures that are measured in one go
 # Waits until the captions that were typed last are on disk; see captions.js.
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
@@ -105,8 +106,13 @@ def _read(name: str) -> str:
 def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
     busy = {"api_visibility": "private", "show_progress": "minimal"}
     shown = [parts.report, *parts.view]
-    upload.upload(handled(add), [*parts.given, upload], [upload, *shown], **busy)
-    folder.upload(handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy)
+    project = parts.given[0]
+    upload.upload(handled(somewhere), project, project, **QUIET).then(
+        handled(add), [*parts.given, upload], [upload, *shown], **busy
+    )
+    folder.upload(handled(somewhere), project, project, **QUIET).then(
+        handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy
+    )
     parts.grid.delete(handled(remove), parts.given, shown, **QUIET)
     parts.restore.click(handled(bring_back), parts.given, shown, **QUIET)
 
@@ -144,6 +150,20 @@ def show(project: str) -> list[Any]:
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
+
+
+def somewhere(project: str | None) -> Any:  # noqa: ANN401 - a component's update
+    """A new project for pictures that are dropped where there is none."""
+    if project:
+        return gr.skip()
+    names, number = dataset.names(), 1
+    name = FIRST
+    while name in names:
+        number += 1
+        name = f"{FIRST}-{number}"
+    dataset.create(name)
+    memory.remember_project(name)
+    return gr.Dropdown(dataset.names(), value=name)
 
 
 def add(project: str, trigger: str, look: Look, uploads: Sequence[str] | None, places: str = "") -> list[Any]:

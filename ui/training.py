@@ -287,9 +287,7 @@ def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
     fatal = next((one for one in problems.find(folder) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
-    if not (given[2] or "").strip():
-        raise UserError("The adapter has no name yet.", "Give it one.")
-    config = settings(*given)
+    config = settings(*given[:2], (given[2] or "").strip() or project, *given[3:])
     for key, value in (("preset", config.preset), ("name", config.name), ("trigger", config.trigger)):
         memory.remember(project, key, value)
     keep_settings(project, given[1], *given[4:])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, wait
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, serving, wait
 from trainer import events
 
 if TYPE_CHECKING:
@@ -168,6 +168,29 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     page.get_by_role("button", name="Delete").click()
     page.get_by_text("No adapters yet").wait_for()
     assert list((server.home / "outputs" / ".bin").iterdir())
+
+
+def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> None:
+    """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those on the tabs."""
+    (tmp_path / "outputs").mkdir()
+    with serving(tmp_path) as server:
+        page = visit(server, projects=False)
+        upload(page, [CHARACTER / f"{number:02d}.png" for number in range(1, 8)])  # 1
+        cards(page, 7)
+        page.get_by_label("Trigger word").first.fill("miraxo")  # 2
+        page.keyboard.press("Tab")
+        page.get_by_role("button", name="Next: train").click()
+        start(page)  # 3
+        finished(page, seconds=300)
+        tab(page, "Try out")
+        page.wait_for_function("document.querySelector('#prompt textarea').value.includes('miraxo')")
+        page.get_by_role("button", name="Make picture").click()  # 4
+        picture(page, server, "1")
+        tab(page, "Download")
+        with page.expect_download() as download:
+            page.locator("#runs a.download").click()  # 5
+        assert download.value.suggested_filename == "my-pictures.safetensors"
+        assert load_file(download.value.path())
 
 
 def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Server, visit: Visit) -> None:

@@ -91,12 +91,14 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
     assert memory.answer("rin", "name") == "mine"
 
 
+def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:
+    assert training.create(*given(name=" ")).config().name == "rin"
+
+
 def test_a_start_is_refused_in_words(character: Path) -> None:
     dataset.create("empty")
     with pytest.raises(UserError, match="no pictures"):
         training.create(*given(project="empty"))
-    with pytest.raises(UserError, match="no name"):
-        training.create(*given(name=" "))
     with pytest.raises(UserError, match="Name: use letters"):
         training.create(*given(name="a/b"))
     with pytest.raises(UserError, match="set it to 128"):

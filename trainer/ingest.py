@@ -46,12 +46,16 @@ _ADVICE = {
 
 @dataclass
 class Report:
-    """What became of an upload: pictures kept, number already there, and (file, reason) of what was refused."""
+    """What became of an upload: pictures kept, number already there, and (file, reason) of what was refused.
+
+    `moving` is how many of those kept are animations, of which the first picture is used.
+    """
 
     added: list[str] = field(default_factory=list)
     captions: int = 0
     known: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
+    moving: int = 0
 
     def sentence(self) -> str:
         """One or two sentences for the page."""
@@ -60,6 +64,8 @@ class Report:
             parts.append(f"{_count(self.captions, 'caption')} came with them.")
         if self.known:
             parts.append(f"{self.known} already there, skipped.")
+        if self.moving:
+            parts.append(f"Of {_count(self.moving, 'moving picture')} the first frame is used.")
         if self.refused:
             shown = "; ".join(f"{name} ({reason})" for name, reason in self.refused[:8])
             more = f" and {len(self.refused) - 8} more" if len(self.refused) > 8 else ""
@@ -253,6 +259,7 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
         return
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
+        report.moving += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
     # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
     if caption is not None and dataset.one_line(caption):

@@ -76,6 +76,12 @@ def complete(folder: Path, limit: int = 100_000) -> dict[str, Measurement]:
     return known(folder)
 
 
+def is_blank(one: Measurement) -> bool:
+    """Whether a picture shows one colour only, as far as can be seen on a small version of it."""
+    colours = np.frombuffer(bytes.fromhex(one.colours), dtype=np.uint8).reshape(-1, 3).astype(np.int16)
+    return not int(one.shape, 16) and int((colours.max(0) - colours.min(0)).max()) <= STEP
+
+
 def measure(data: bytes) -> Measurement:
     """The numbers of a picture.
 

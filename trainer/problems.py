@@ -75,6 +75,10 @@ KINDS = {
         "Small pictures are enlarged, and the adapter learns to draw as softly.",
         "Use a larger version.", "remove", "Remove",
     ),
+    "blank": Kind(
+        "{n} [picture shows|pictures show] nothing but one colour.",
+        "There is nothing to learn from it.", "Remove it.", "remove", "Remove",
+    ),
     "blurred": Kind(
         "{n} [picture is|pictures are] blurred.",
         "The adapter learns the blur as part of what you teach.",
@@ -270,7 +274,9 @@ def _crops(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[f
 
 def _looks(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> Iterator[Problem]:
     for name, one in measured.items():
-        if one.blur > BLURRED:
+        if measurements.is_blank(one):
+            yield Problem("blank", name, "One colour, nothing else.")
+        elif one.blur > BLURRED:
             yield Problem("blurred", name, "Blurred.")
         if one.opaque < 1 - SEEN_THROUGH:
             yield Problem("transparent", name, f"{1 - one.opaque:.0%} is see-through.")

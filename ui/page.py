@@ -51,6 +51,7 @@ def make_app() -> FastAPI:
         blocked_paths=[str(files.datasets()), str(files.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
+        favicon_path=str(Path(__file__).with_name("favicon.svg")),
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     return app

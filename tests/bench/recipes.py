@@ -91,6 +91,8 @@ GUARDED = {
 }  # fmt: skip
 WITHOUT = {
     "preservation": {"preservation.share": 0.0},
+    "preservation of its own pictures": {"preservation.others": 1.0},
+    "the text encoder": {"training.text_encoder": False},
     "captions of the trigger alone": {"captions.trigger_only": 0.0},
     "cosine": {"schedule.kind": "constant"},
     "weight decay": {"optimizer.weight_decay": 0.0},
@@ -100,9 +102,7 @@ WITHOUT = {
     "clipping": {"training.clip": 0.0},
 }
 WITH = {
-    "preservation of its own pictures": {"preservation.others": 0.5},
-    "twice the preservation": {"preservation.share": 0.25},
-    "the text encoder": {"training.text_encoder": True},
+    "twice the preservation": {"preservation.share": 0.5},
     "rank 4": {"adapter.rank": 4},
     "captions of the trigger alone": {"captions.trigger_only": 0.5},
     "min-SNR": {"objective.weighting": "min-snr"},

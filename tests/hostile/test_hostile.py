@@ -192,6 +192,13 @@ def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
     assert all(re.fullmatch(r"[\w-]{1,64}\.png", one) for one in kept)
 
 
+def test_of_a_moving_picture_the_first_frame_is_used_and_it_is_said(folder: Path) -> None:
+    _, data, _ = GOOD["png animated"]
+    report = add(folder, ("a.png", data), ("b.png", pictures.saved(pictures.two(), "PNG")))
+    assert (len(report.added), report.moving) == (2, 1)
+    assert "Of 1 moving picture the first frame is used." in report.sentence()
+
+
 def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
     names = ["a.png", "A.png", "a.jpg", "a.PNG", "a .png", "a-.png", "caf\u00e9.png", "cafe\u0301.png", "x/a.png"]
     given = [(name, pictures.saved(pictures.two(size=(80, 50 + n)), "PNG")) for n, name in enumerate(names)]

@@ -59,6 +59,13 @@ def test_a_sound_data_set_has_no_problem(six: Path) -> None:
     assert found(six) == {}
 
 
+@pytest.mark.parametrize("blank", [Image.new("RGB", (256, 256)), Image.new("RGBA", (256, 256), (9, 9, 9, 0))])
+def test_a_picture_of_one_colour_is_told(six: Path, blank: Image.Image) -> None:
+    save(six, "x.png", blank, "rin, a robot, in the dark")
+    assert found(six)["blank"] == ["x.png"]
+    assert "blurred" not in found(six)
+
+
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
     measured = {path.name: measurements.measure(path.read_bytes()) for path in dataset.pictures(shipped)}

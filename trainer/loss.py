@@ -60,9 +60,14 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
 
 
 def encode(family: Family, batch: Batch, prompts: tuple[str, ...], chunks: int) -> Conditioning:
-    """The conditioning of the first pictures of a batch under these prompts."""
+    """The conditioning of the first pictures of a batch under these prompts; each different one is encoded once."""
     sizes = {} if batch.sizes is None else {"sizes": batch.sizes[: len(prompts)]}
-    return {**family.encode_prompts(prompts, chunks), **sizes}
+    different = tuple(dict.fromkeys(prompts))
+    encoded = family.encode_prompts(different, chunks)
+    if len(different) < len(prompts):
+        rows = [different.index(prompt) for prompt in prompts]
+        encoded = {name: values[rows] for name, values in encoded.items()}
+    return {**encoded, **sizes}
 
 
 def draw_timesteps(count: int, total: int, objective: ObjectiveConfig, rng: torch.Generator) -> Tensor:

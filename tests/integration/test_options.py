@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
-from trainer import adapter_file, cache, checkpoint, dataset, events, families, ingest, runs, update
+from trainer import adapter_file, cache, checkpoint, dataset, events, families, ingest, loss, runs, update
 from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -47,6 +47,25 @@ def test_gradient_checkpointing_changes_nothing(character: Path, tiny_sd: Path, 
     two = runs.create(settings(tiny_sd, training__gradient_checkpointing="all", **options))
     assert same(finish(one), finish(two))
     assert losses(one) == losses(two)
+
+
+def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: Path, tiny_sd: Path) -> None:
+    batch = built(family, character, settings(tiny_sd)).at(0, 0)
+    asked: list[int] = []
+    real = family.encode_prompts
+
+    class Counting:
+        @staticmethod
+        def encode_prompts(prompts: tuple[str, ...], chunks: int) -> dict[str, torch.Tensor]:
+            asked.append(len(prompts))
+            return real(prompts, chunks)
+
+    prompts = ("rin", "rin, happy", "rin", "rin")
+    with torch.no_grad():
+        once = loss.encode(Counting, batch, prompts, 1)  # type: ignore[arg-type]  # all of a family that is asked
+        each = real(prompts)
+    assert asked == [2]
+    assert torch.allclose(once["text"], each["text"], atol=1e-6)
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:

@@ -90,10 +90,12 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of a step, then remove all but the newest `keep` whole ones."""
     state, plain = _flat(progress)
+    _check_finite(state, step)
+    contents = {OPTIMIZER: save(state)}  # before `settled` changes what the tensors of the state share with the adapter
     with progress.settled(adapter):
         tensors = adapter.tensors()
-        _check_finite({**state, **tensors}, step)
-        contents = {OPTIMIZER: save(state), ADAPTER: save(tensors, metadata)}
+        _check_finite(tensors, step)
+        contents[ADAPTER] = save(tensors, metadata)
     manifest = {
         "step": step,
         "program": __version__,

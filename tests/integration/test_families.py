@@ -356,7 +356,8 @@ def test_micro_answers_as_it_was_trained(character: Path) -> None:
     family = families.load(ModelConfig(), CPU, torch.float32)
     assert family.objective == "v_prediction"
     family.set_objective("epsilon")
-    batch = cache.build(family, dataset.read(character), config.build({"name": "x", "dataset": "rin"}), quiet).at(0, 0)
+    settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
+    batch = cache.build(family, dataset.read(character), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
     probe.ask(family, batch.mean, batch.conditioning)
     assert family.objective == "v_prediction"

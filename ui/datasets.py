@@ -1,5 +1,6 @@
 """Tab 1: pictures in, their captions, what is wrong with them. The folder of the data set is the only state."""
 
+import itertools
 import json
 import threading
 from collections.abc import Sequence
@@ -104,7 +105,7 @@ def _read(name: str) -> str:
 
 
 def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
-    busy = {"api_visibility": "private", "show_progress": "minimal"}
+    busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
     shown = [parts.report, *parts.view]
     project = parts.given[0]
     upload.upload(handled(somewhere), project, project, **QUIET).then(
@@ -166,7 +167,10 @@ def somewhere(project: str | None) -> Any:  # noqa: ANN401 - a component's updat
     return gr.Dropdown(dataset.names(), value=name)
 
 
-def add(project: str, trigger: str, look: Look, uploads: Sequence[str] | None, places: str = "") -> list[Any]:
+def add(
+    project: str, trigger: str, look: Look, uploads: Sequence[str] | None, places: str = "",
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
+) -> list[Any]:  # fmt: skip
     """Take uploaded files into the project; each that is refused is named with its reason.
 
     `places` is where each lies in an added folder, so that equal names in two folders are not mixed up.
@@ -175,7 +179,11 @@ def add(project: str, trigger: str, look: Look, uploads: Sequence[str] | None, p
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
-        report = intake.add(grid.folder_of(project), list(zip(map(str, names), paths, strict=True)))
+        sources = list(zip(map(str, names), paths, strict=True))
+        count = itertools.count(1)
+        report = intake.add(
+            grid.folder_of(project), sources, lambda name: progress((next(count), None), desc=name, unit="pictures")
+        )
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)

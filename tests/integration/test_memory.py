@@ -1,5 +1,6 @@
 """A run fits into the memory there is: measured for real, computed in parts, with the same result."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
-from trainer import adapter_file, cache, dataset, events, families, memory, runs
+from trainer import adapter_file, allocator, cache, dataset, events, families, memory, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
 from trainer.memory import GB, Rung
 from trainer.runs import Run
 from trainer.train import train
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over() -> None:
+    """What other tests of this process freed is given back: taken again, it would not be seen as memory that is used."""
+    gc.collect()
+    allocator.trim()
+
 
 MB = 2**20
 # Adam makes a rounding error of a tiny gradient as large as the rate; at this one it stays below the last digits.

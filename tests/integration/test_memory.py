@@ -25,7 +25,7 @@ from trainer.train import train
 
 @pytest.fixture(autouse=True)
 def nothing_left_over() -> None:
-    """What other tests of this process freed is given back: taken again, it would not be seen as memory that is used."""
+    """What other tests freed is given back: taken again, it would not be seen as memory that is used."""
     gc.collect()
     allocator.trim()
 

@@ -119,8 +119,7 @@ class _Encoder:
     def _picture(self, example: Example, size: Size) -> dict[Path, View]:
         data = example.path.read_bytes()
         content = hashlib.sha256(data).hexdigest()
-        mask_file = dataset.mask_file(example.path)
-        drawn = mask_file.read_bytes() if self.config.objective.masked and mask_file.is_file() else b""
+        drawn = dataset.read_mask(example.path) if self.config.objective.masked else b""
         mask_key = (f"mask {hashlib.sha256(drawn).hexdigest()}",) if self.config.objective.masked else ()
         wanted = {"mean", "std"} | ({"mask"} if mask_key else set())
         try:

@@ -102,8 +102,7 @@ def pictures(folder: Path) -> list[Path]:
         if one.suffix.lower() in SUFFIXES
         and not one.name.startswith(".")
         and not one.name.lower().endswith(MASK)
-        and one.is_file()
-        and not one.is_symlink()
+        and _is_own_file(one)
     )
 
 
@@ -185,6 +184,12 @@ def mask_file(picture: Path) -> Path:
     return picture.with_suffix(MASK)
 
 
+def read_mask(picture: Path) -> bytes:
+    """The mask of a picture as it is stored; nothing if there is none, or a link in its place."""
+    path = mask_file(picture)
+    return path.read_bytes() if _is_own_file(path) else b""
+
+
 def read_captions(picture: Path) -> tuple[str, ...]:
     """Each line of a caption file that says something, as a caption of its own."""
     return tuple(line for line in map(one_line, _read_text(caption_file(picture)).splitlines()) if line)
@@ -196,11 +201,16 @@ def read_caption(picture: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file; "" if there is none. Links and what is no file (a pipe would never end) are left alone."""
-    if path.is_symlink() or not path.is_file():
+    """The text of a file; "" if there is none."""
+    if not _is_own_file(path):
         return ""
     with path.open("rb") as file:
         return decode_text(file.read(MAX_CAPTION))
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether it is a file of the data set: a link would lead out of it, and a pipe would never end."""
+    return path.is_file() and not path.is_symlink()
 
 
 def write_caption(picture: Path, caption: str) -> None:
@@ -263,9 +273,8 @@ def digest(examples: Sequence[Example]) -> str:
     for example in examples:
         total.update(hashlib.sha256(example.path.read_bytes()).digest())
         total.update(hashlib.sha256(example.caption.encode()).digest())
-        mask = mask_file(example.path)
-        if mask.is_file():
-            total.update(hashlib.sha256(mask.read_bytes()).digest())
+        if mask := read_mask(example.path):
+            total.update(hashlib.sha256(mask).digest())
     return total.hexdigest()
 
 

@@ -235,11 +235,16 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
     (folder / "a.txt").symlink_to(home / "outputs" / "secret.txt")
     (folder / "b.png").symlink_to(home / "outputs" / "secret.png")
     (folder / "c.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
+    digest = dataset.digest(dataset.read(folder))
+    (folder / "a.mask.png").symlink_to(home / "outputs" / "secret.png")
+    os.mkfifo(folder / "c.mask.png")
     os.mkfifo(folder / "c.txt")
     os.mkfifo(folder / "d.png")
     (folder / "e.png").mkdir()
     (folder / "loop").symlink_to(folder)
     assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
+    assert [dataset.read_mask(folder / name) for name in ("a.png", "c.png")] == [b"", b""]
+    assert dataset.digest(dataset.read(folder)) == digest
     problems.find(folder)
 
 

@@ -121,6 +121,7 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 64, 32))  # the upper half
     mask.save(dataset.mask_file(character / "02.png"))
+    dataset.mask_file(character / "03.png").symlink_to(dataset.mask_file(character / "02.png"))  # is not followed
     assert len(dataset.read(character)) == 14, "a mask is no picture"
     made = built(family, character, settings(tiny_sd, objective__masked=True, pictures__flip=True))
     alpha, mirrored = (made.shelf.get(file)["mask"] for file in made.own.views[0])

@@ -8,7 +8,6 @@ step.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 VALUE = "value"
 AVERAGE = "average_of_values"
+OWN = ("training.steps", "training.parts", "training.gradient_checkpointing")  # what a run may change by itself
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def save_checkpoint(
         "optimizer": plain,
         "groups": [_learned(group, progress.optimizer.defaults) for group in progress.optimizer.param_groups],
         "notes": progress.notes,
+        "settings": _settings(run),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
 
@@ -115,7 +116,7 @@ def save_checkpoint(
         files.write_folder(folder, fill)
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     for old in [one for one in found(run) if is_whole(one)][:-keep]:
-        shutil.rmtree(old)
+        files.remove_folder(old)
 
 
 def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
@@ -151,7 +152,7 @@ def check_room(run: Run, progress: Progress, keep: int) -> None:
 def forget(run: Run) -> None:
     """Remove all checkpoints of a run, which begins again."""
     for folder in found(run):
-        shutil.rmtree(folder)
+        files.remove_folder(folder)
 
 
 def found(run: Run) -> list[Path]:
@@ -182,7 +183,8 @@ def is_whole(folder: Path) -> bool:
 def resume(run: Run, progress: Progress) -> int:
     """Load the newest whole checkpoint; returns its step, 0 if there is none.
 
-    A damaged one is passed over, with a warning that names the step.
+    A damaged one is passed over, with a warning that names the step; settings that a person changed since it was made
+    are named in another one.
 
     Raises:
         UserError: the checkpoint is whole but of another form than the settings ask for.
@@ -201,8 +203,25 @@ def resume(run: Run, progress: Progress) -> int:
                 "Resume with that version, or start a new run.",
             )
         _restore(progress, load((folder / OPTIMIZER).read_bytes()), manifest)
+        before, now = manifest.get("settings", {}), _settings(run)
+        if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
+            run.report(events.Warned(message=f"Changed since the checkpoint of step {manifest['step']}: {changed}."))
         return int(manifest["step"])
     return 0
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The settings of a run by name, without those that are its own."""
+    named = dict(_named(run.config().model_dump(mode="json", exclude={"record"}), ""))
+    return {name: value for name, value in named.items() if name not in OWN}
+
+
+def _named(data: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _named(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _flat(progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -107,6 +107,15 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Make a folder of several files disappear at once; `sweep` removes what a crash leaves of it."""
+    part = path.with_name(f".{path.name}.old{PART}")
+    path.replace(part)
+    sync_folder(path.parent)
+    faults.moment()
+    shutil.rmtree(part)
+
+
 def sweep(*folders: Path) -> None:
     """Remove what a crash left half-written in folders that nobody else writes to now."""
     for folder in folders:

@@ -136,6 +136,7 @@ def test_six_steps_are_stop_and_resume_anywhere(character: Path, tiny_sd: Path, 
         assert runs.look(parts).state.step == stopped_at
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
+    assert not [one for one in runs.look(parts).state.warnings if "Changed since" in one]
 
 
 def test_the_adapter_is_learned_in_full_precision(tiny_sd: Path) -> None:
@@ -271,6 +272,19 @@ def test_a_changed_data_set_is_not_resumed(character: Path, tiny_sd: Path) -> No
     dataset.write_caption(character / "01.png", "something else")
     with pytest.raises(UserError, match="captions of the data set changed"):
         train(run.config(), run)
+
+
+def test_settings_that_were_changed_before_a_resume_are_told(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, checkpoint__every=3))
+    finish(run)
+    (run.folder / "checkpoints" / "000006").rename(run.folder / "gone")
+    kept = run.config()
+    slower = kept.optimizer.model_copy(update={"learning_rate": 0.002})
+    run.keep(kept.model_copy(update={"optimizer": slower, "adapter": config.Lora(rank=4, alpha=1.0)}))
+    finish(run)
+    assert "Changed since the checkpoint of step 3: adapter.alpha, optimizer.learning_rate." in (
+        runs.look(run).state.warnings
+    )
 
 
 def test_another_base_is_not_resumed(character: Path, tiny_sd: Path, tmp_path: Path) -> None:

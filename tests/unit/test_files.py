@@ -61,6 +61,20 @@ def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "000001" / "a").read_text() == "x"
 
 
+def test_a_folder_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(self: Path, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt  # the power, after nothing or some of it was removed
+
+    files.write_folder(tmp_path / "000001", lambda folder: files.write(folder / "a", "x"))
+    monkeypatch.setattr(os, "unlink", cut)
+    with pytest.raises(KeyboardInterrupt):
+        files.remove_folder(tmp_path / "000001")
+    monkeypatch.undo()
+    assert not (tmp_path / "000001").exists()
+    files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / ".000002.part").mkdir()
     (tmp_path / ".x.1234.part").touch()

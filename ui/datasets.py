@@ -108,10 +108,10 @@ def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Te
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
     shown = [parts.report, *parts.view]
     project = parts.given[0]
-    upload.upload(handled(somewhere), project, project, **QUIET).then(
+    upload.upload(handled(somewhere), [project, upload], project, **QUIET).then(
         handled(add), [*parts.given, upload], [upload, *shown], **busy
     )
-    folder.upload(handled(somewhere), project, project, **QUIET).then(
+    folder.upload(handled(somewhere), [project, folder], project, **QUIET).then(
         handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy
     )
     parts.grid.delete(handled(remove), parts.given, shown, **QUIET)
@@ -153,9 +153,9 @@ def show(project: str) -> list[Any]:
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def somewhere(project: str | None) -> Any:  # noqa: ANN401 - a component's update
+def somewhere(project: str | None, uploads: Sequence[str] | None) -> Any:  # noqa: ANN401 - a component's update
     """A new project for pictures that are dropped where there is none."""
-    if project:
+    if project or not uploads:
         return gr.skip()
     names, number = dataset.names(), 1
     name = FIRST

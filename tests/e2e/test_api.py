@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,9 +11,11 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, wait
+from trainer import runs
 
 if TYPE_CHECKING:
     from gradio_client import Client
@@ -74,6 +77,26 @@ def test_the_whole_way_by_a_program(server: Server, client: Client) -> None:
     assert call("delete_run", run=renamed) == []
     assert call("restore_run") == renamed
     assert [one["run"] for one in call("list_runs")] == [renamed]
+
+
+def test_after_a_power_cut_a_run_goes_on_only_when_it_is_asked_to(server: Server, client: Client) -> None:
+    from gradio_client import Client
+
+    settings = {"name": "mira", "training.steps": 40, "preview.every": 0, "checkpoint.every": 2}
+    name = client.predict(project="example-character", settings=settings, api_name="/start_training")["run"]
+    run = runs.Run(server.home / "outputs" / name)
+    wait(lambda: runs.look(run).state.checkpoints, seconds=120)
+    server.kill()
+    os.kill(runs.look(run).state.pid, 9)
+    server.start()
+    again = Client(server.url, verbose=False, analytics_enabled=False)
+    time.sleep(3)
+    told = again.predict(name, api_name="/status")
+    assert told["status"] == "interrupted"
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(run.folder) in (one.info["cmdline"] or [])]
+    again.predict(run=name, command="resume", api_name="/control")
+    assert ended(again, name)["status"] == "finished"
+    assert sorted(runs.look(run).state.losses) == list(range(1, 41))
 
 
 def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: Path) -> None:

@@ -66,8 +66,13 @@ def test_strangers_and_other_sites_are_refused(server: Server) -> None:
 def test_listening_needs_a_password(tmp_path: Path) -> None:
     made = Server(make_home(tmp_path))
     assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
+    left = made.home / "outputs" / ".tmp" / "x" / "left behind.png"
+    left.parent.mkdir(parents=True)
+    left.touch()
     try:
         made.start("--listen")
+        assert not left.exists()
+        assert left.parent.parent.stat().st_mode & 0o777 == 0o700
         for path in (
             "/config",
             "/gradio_api/info",

@@ -225,6 +225,19 @@ def test_a_zip_of_very_many_files(folder: Path) -> None:
     assert_in_words(report.sentence(), folder.parent.parent)
 
 
+def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [containers.picture(number) for number in range(6)]
+    archive = containers._zip({f"{number}.png": one for number, one in enumerate(data[:5])})
+    monkeypatch.setattr(ingest, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
+    report = add(folder, ("set.zip", archive))
+    assert report.refused == [(f"{number}.png", "unpacks to more than is allowed") for number in (3, 4)]
+    monkeypatch.setattr(ingest, "MAX_PICTURES", 4)
+    report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
+    assert report.refused == [("4.png", "a data set holds 4 pictures at the most")]
+    monkeypatch.setattr(files, "FLOOR", 2**60)
+    assert add(folder, ("5.png", data[5])).refused == [("5.png", "the disk is full")]
+
+
 # Folders that lie on the server ---------------------------------------------------------------------------------
 
 

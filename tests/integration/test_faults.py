@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.bench import crash
+from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, events, files, runs
+from trainer import adapter_file, checkpoint, config, dataset, events, files, ingest, runs
 from trainer.runs import Run
 from ui import progress
 
@@ -281,3 +284,60 @@ def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path,
         (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest | {"program": "9.9"}))
     assert workers.work(run) == 2
     assert "The checkpoint of step 10 was made by Limner 9.9" in told(run)
+
+
+@pytest.mark.parametrize("made", sorted(Path(__file__).parent.glob("made_by_*")), ids=lambda made: made.name)
+def test_a_run_that_an_earlier_version_began_goes_on(
+    character: Path, tiny_sd: Path, workers: Workers, made: Path
+) -> None:
+    run = Run(files.outputs() / "earlier")
+    shutil.copytree(made, run.folder)
+    begun = run.config()
+    base = begun.model.model_copy(update={"base": str(tiny_sd)})
+    run.keep(begun.model_copy(update={"model": base, "record": config.Record()}))  # its numbers are this machine's
+    assert status(run) == "stopped"
+    assert workers.work(run) == 0, runs.log_tail(run)
+    assert [event.step for event in events.read(run.log)[0] if event.kind == "started"] == [0, 3]
+    assert sorted(runs.look(run).state.losses) == list(range(1, 7))
+    assert "damaged" not in told(run)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 16", "steps = -16", "training.steps"),
+        ("steps = 16", "stepz = 16", "training.stepz is not a setting"),
+        ('kind = "lora"', 'kind = "eval(1)"', "adapter"),
+        ("[training]", "[training", "TOML"),
+    ],
+)
+def test_a_worker_refuses_settings_that_no_form_would_give(
+    character: Path, tiny_sd: Path, workers: Workers, old: str, new: str, words: str
+) -> None:
+    run = plain(tiny_sd)
+    text = run.config_file.read_text()
+    assert old in text
+    run.config_file.write_text(text.replace(old, new, 1))
+    assert workers.work(run) == 2
+    assert words in told(run)
+
+
+def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    """Neither it nor a file's name is in a thumbnail, a preview, an adapter; the camera is not in the logs either."""
+    for picture in sorted(character.glob("*.png")):
+        photo = picture.with_name(f"Anna-{picture.stem}.jpg")
+        with Image.open(picture) as image:
+            photo.write_bytes(pictures.saved(image.convert("RGB"), "JPEG", exif=pictures.exif(1)))
+        dataset.caption_file(picture).rename(dataset.caption_file(photo))
+        picture.unlink()
+        ingest.thumbnail(photo)
+    assert len(dataset.read(character)) == 14
+    run = make(str(tiny_sd), steps=4, resolution=64)
+    assert workers.work(run) == 0
+    made = [path for folder in (run.folder, character / dataset.CACHE) for path in folder.rglob("*") if path.is_file()]
+    assert {".png", ".safetensors", ".webp", ".log", ".jsonl"} <= {path.suffix for path in made}
+    for path in made:
+        data = path.read_bytes()
+        assert b"SECRET CAMERA" not in data, path
+        assert b"Exif" not in data, path
+        assert b"Anna" not in data or path.suffix in (".log", ".jsonl"), path

@@ -141,6 +141,14 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     wait_until(lambda: status(run) == "stopped", 10)
     step = runs.look(run).state.step
     assert checkpoint.found(run)[-1].name == f"{step:06d}"
+    command = [sys.executable, "-m", "trainer", "resume", run.folder]
+    with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as typed:
+        wait_until(lambda: runs.look(run).state.step > step)
+        typed.send_signal(signal.SIGINT)  # Ctrl-C
+        assert "Traceback" not in typed.communicate(timeout=30)[1]
+    assert (typed.returncode, status(run)) == (0, "stopped")
+    step = runs.look(run).state.step
+    assert checkpoint.found(run)[-1].name == f"{step:06d}"
     done = limner("resume", run.folder)
     assert done.returncode == 0, done.stderr
     assert f"from step {step} of 250" in done.stderr

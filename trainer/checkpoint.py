@@ -230,10 +230,11 @@ def _flat(progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, values in ((VALUE, progress.parameters()), (AVERAGE, progress.average)):
         for number, value in enumerate(values):
             tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
-    for number, values_of in progress.optimizer.state_dict()["state"].items():
-        for name, value in values_of.items():
-            if isinstance(value, Tensor):
-                tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
+    for number, parameter in enumerate(progress.parameters()):
+        # Not by `state_dict`, which for 8 bits puts tables inside tables.
+        for name, value in progress.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):  # a copy, as the 8-bit kind has tables that all share
+                tensors[f"{number}.{name}"] = value.detach().cpu().contiguous().clone()
             else:
                 plain[f"{number}.{name}"] = value
     return tensors, plain

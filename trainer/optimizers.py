@@ -61,7 +61,7 @@ class AdamW(Section):
 
 
 class AdamW8bit(Section):
-    """AdamW with its memory in 8 bits, Dettmers et al. 2022, https://arxiv.org/abs/2110.02861; needs an NVIDIA GPU."""
+    """AdamW with its memory in 8 bits, Dettmers et al. 2022, https://arxiv.org/abs/2110.02861."""
 
     kind: Literal["adamw8bit"] = "adamw8bit"
     learning_rate: float = _rate(1e-4)
@@ -73,11 +73,9 @@ class AdamW8bit(Section):
         """The optimizer of bitsandbytes.
 
         Raises:
-            UserError: bitsandbytes is not installed, or there is no GPU.
+            UserError: bitsandbytes is not installed.
         """
         module = _extra("bitsandbytes.optim", "bitsandbytes", "AdamW 8-bit")
-        if not all(parameter.is_cuda for group in groups for parameter in group["params"]):
-            raise UserError("AdamW 8-bit needs an NVIDIA GPU.", "Choose AdamW or Adafactor.")
         built: Optimizer = module.AdamW8bit(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )

@@ -77,6 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cosine with restarts": {"schedule__cycles": 2},
     "linear": {"schedule__kind": "linear"},
     "warm-up, stable, cool-down": {"schedule__kind": "stable"},
+    "AdamW 8-bit": {"optimizer__kind": "adamw8bit", "optimizer__learning_rate": 0.01, "adapter__rank": 128},
     "Adafactor": {"optimizer__kind": "adafactor", "optimizer__learning_rate": 0.01, "optimizer__weight_decay": 0.1},
     "Lion": {"optimizer__kind": "lion", "optimizer__learning_rate": 0.001},
     "Prodigy": {"optimizer__kind": "prodigy"},

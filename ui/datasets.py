@@ -14,12 +14,13 @@ import gradio as gr
 
 from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
+from trainer.words import count, say
 from ui import captioning, grid, media, memory
 from ui.captioning import Tools
 from ui.grid import Look
 from ui.handling import QUIET, answered, handled
+from ui.texts import read
 
-HERE = Path(__file__).parent
 FIRST = "my-pictures"  # the project of who has none
 AT_ONCE = 24  # pictures that are measured in one go
 # Waits until the captions that were typed last are on disk; see captions.js.
@@ -62,35 +63,35 @@ def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(equal_height=True, elem_id="adding"):
         upload = gr.File(
-            label="Drop pictures or a .zip here, or click to choose", file_count="multiple", height=130,
+            label=say("Drop pictures or a .zip here, or click to choose"), file_count="multiple", height=130,
             file_types=["image", ".zip", ".txt"], elem_id="upload", interactive=True, scale=4, min_width=220,
         )  # fmt: skip
         folder = gr.File(
-            label="Add a folder", file_count="directory", height=130, elem_id="folder", interactive=True, scale=1,
+            label=say("Add a folder"), file_count="directory", height=130, elem_id="folder", interactive=True, scale=1,
             min_width=160,
         )  # fmt: skip
     places = gr.Textbox(visible=False)
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):
         trigger = gr.Textbox(
-            label="Trigger word", info="A made-up word that will call your character or style, such as miraxo.",
-            max_lines=1, elem_id="trigger", interactive=True, scale=3,
+            label=say("Trigger word"), max_lines=1, elem_id="trigger", interactive=True, scale=3,
+            info=say("A made-up word that will call your character or style, such as miraxo."),
         )  # fmt: skip
-        prefix = gr.Button("Put in front of every caption", elem_id="prefix", scale=1, min_width=220)
+        prefix = gr.Button(say("Put in front of every caption"), elem_id="prefix", scale=1, min_width=220)
     with gr.Row(elem_classes="tools"):
         summary = gr.HTML(elem_id="dataset-summary")
-        restore = gr.Button("Bring back what was removed", elem_id="restore", size="sm", visible=False)
-        undo = gr.Button("Undo", elem_id="undo", size="sm", visible=False)
+        restore = gr.Button(say("Bring back what was removed"), elem_id="restore", size="sm", visible=False)
+        undo = gr.Button(say("Undo"), elem_id="undo", size="sm", visible=False)
     overview = gr.HTML(
-        {}, html_template=_read("overview.html"), js_on_load=_read("overview.js"), elem_id="overview"
+        {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
     )  # fmt: skip
     tools = captioning.build()
     cards = gr.HTML(
-        {}, html_template=_read("captions.html"), js_on_load=_read("captions.js"),
+        {}, html_template=read("captions.html"), js_on_load=read("captions.js"),
         server_functions=[save_caption, measure], elem_id="captions",
     )  # fmt: skip
     with gr.Row(elem_classes="next"):
-        forward = gr.Button("Next: train", variant="primary", elem_id="to-train")
+        forward = gr.Button(say("Next: train"), variant="primary", elem_id="to-train")
     look = gr.State(Look())
     parts = Parts([project, trigger, look], report, look, cards, overview, summary, restore, undo)
     _connect_files(parts, upload, folder, places)
@@ -98,10 +99,6 @@ def build(project: gr.Dropdown) -> Tab:
     _connect_changes(parts, tools, prefix)
     captioning.connect(tools, project, trigger)
     return Tab(trigger, report, forward, [trigger, report, *parts.view, *tools.shown])
-
-
-def _read(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
@@ -180,9 +177,9 @@ def add(
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
         sources = list(zip(map(str, names), paths, strict=True))
-        count = itertools.count(1)
+        number, unit = itertools.count(1), say("pictures")
         report = intake.add(
-            grid.folder_of(project), sources, lambda name: progress((next(count), None), desc=name, unit="pictures")
+            grid.folder_of(project), sources, lambda name: progress((next(number), None), desc=name, unit=unit)
         )
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
@@ -246,8 +243,8 @@ def _change_all(folder: Path, change: editing.Change, what: str) -> str:
         changes = editing.edits(folder, change)
         editing.make(folder, changes, what)
     if not changes:
-        return "No caption had to change."
-    return f"Changed {len(changes)} caption{'' if len(changes) == 1 else 's'}: {what}."
+        return say("No caption had to change.")
+    return count("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=what)
 
 
 def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
@@ -256,21 +253,22 @@ def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     memory.remember(project, "trigger", word)
-    said = _change_all(folder, editing.in_front(word), f"put {word!r} in front")
+    said = _change_all(folder, editing.in_front(word), say("put {word!r} in front", word=word))
     return [_said(said), *grid.draw(project, word, look)]
 
 
 def replace_in_all(project: str, trigger: str, look: Look, find: str, replacement: str) -> list[Any]:
     """Replace a text in every caption; what it would have done need not be shown any longer."""
     change = captioning.replaced(find, replacement)
-    said = _change_all(grid.folder_of(project), change, f"replace {find!r} with {replacement or ''!r}")
+    what = say("replace {old!r} with {new!r}", old=find, new=replacement or "")
+    said = _change_all(grid.folder_of(project), change, what)
     return [_said(said), *grid.draw(project, trigger, replace(look, tag="")), ""]
 
 
 def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) -> list[Any]:
     """Make every caption by a template."""
     change = captioning.filled(trigger, template, noun)
-    said = _change_all(grid.folder_of(project), change, "fill in the template")
+    said = _change_all(grid.folder_of(project), change, say("fill in the template"))
     memory.remember(project, "class", dataset.one_line(noun or ""))
     return [_said(said), *grid.draw(project, trigger, look), ""]
 
@@ -279,11 +277,11 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     """Take back the last change of many captions."""
     with _CHANGING:
         undone = editing.undo(grid.folder_of(project))
-    said = "There is nothing to take back."
+    said = say("There is nothing to take back.")
     if undone:
-        said = f"Took back: {undone.what}."
+        said = say("Took back: {what}.", what=undone.what)
         if undone.newer:
-            said += f" Captions that were changed since stay as they are: {undone.newer}."
+            said += " " + say("Captions that were changed since stay as they are: {number}.", number=undone.newer)
     return [_said(said), *grid.draw(project, trigger, look)]
 
 
@@ -300,14 +298,14 @@ def remove(project: str, trigger: str, look: Look, event: gr.EventData) -> list[
     grid.folder_of(project)
     picture = media.find_picture(project, str(event.name))
     dataset.remove(picture)
-    return [_said(f"Removed {picture.name}."), *grid.draw(project, trigger, look)]
+    return [_said(say("Removed {name}.", name=picture.name)), *grid.draw(project, trigger, look)]
 
 
 def bring_back(project: str, trigger: str, look: Look) -> list[Any]:
     """Bring back what was removed last."""
     found = dataset.restore_last(grid.folder_of(project))
-    return [_said("Brought it back." if found else "There is nothing to bring back."),
-            *grid.draw(project, trigger, look)]  # fmt: skip
+    said = say("Brought it back.") if found else say("There is nothing to bring back.")
+    return [_said(said), *grid.draw(project, trigger, look)]
 
 
 def follow(project: str, trigger: str, look: Look) -> list[Any]:

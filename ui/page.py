@@ -12,13 +12,15 @@ from fastapi import FastAPI
 
 from trainer import dataset, files
 from trainer.errors import UserError
+from trainer.words import say
 from ui import api, datasets, downloads, live, media, memory, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
 
 SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
-TITLE = "<h1>Limner</h1><p>Teach Stable Diffusion a character or a style from a handful of pictures.</p>"
+SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
+TITLE = f"<h1>Limner</h1><p>{SUBTITLE}</p>"
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,13 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         head = _head()
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
-            with gr.Tab("1 · Images", id="images", elem_id="tab-images"):
+            with gr.Tab(say("1 · Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
-            with gr.Tab("2 · Train", id="train", elem_id="tab-train") as train_tab:
+            with gr.Tab(say("2 · Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(head.project, head.pill, painter, watch)
-            with gr.Tab("3 · Try out", id="try", elem_id="tab-try") as try_tab:
+            with gr.Tab(say("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = tryout.build(painter, watch)
-            with gr.Tab("4 · Download", id="download", elem_id="tab-download") as download_tab:
+            with gr.Tab(say("4 · Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = downloads.build(watch)
 
         def warm_and_offer(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the tab
@@ -120,14 +122,14 @@ def _head() -> Head:
         gr.HTML(TITLE, elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown([], label="Project", elem_id="project", interactive=True, min_width=180, scale=3)
-            new = gr.Button("New project", elem_id="new-project", size="md", min_width=110, scale=1)
+            project = gr.Dropdown([], label=say("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
+            new = gr.Button(say("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
         new_name = gr.Textbox(
-            label="Name of the new project", info="Letters, digits, - and _.", max_lines=1, elem_id="new-name",
-            interactive=True, scale=4,
+            label=say("Name of the new project"), info=say("Letters, digits, - and _."), max_lines=1,
+            elem_id="new-name", interactive=True, scale=4,
         )  # fmt: skip
-        create = gr.Button("Create", variant="primary", elem_id="create", scale=1, min_width=110)
+        create = gr.Button(say("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
     return Head(project, pill, new, new_row, new_name, create)
 
 

@@ -42,6 +42,7 @@ from trainer import (
 from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
+from trainer.words import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -330,7 +331,7 @@ def _check(parsed: argparse.Namespace) -> int:
         print(f"{count} picture{'' if count == 1 else 's'}. {'' if found else 'Nothing is wrong with them.'}".strip())
         for finding in problems.gathered(found):
             kind = problems.KINDS[finding.kind]
-            print(f"\n{finding.title}\n  {kind.effect} {kind.remedy}")
+            print(f"\n{finding.title}\n  {say(kind.effect)} {say(kind.remedy)}")
             lines = [f"  - {one.name}: {one.message}" for one in found if one.kind == finding.kind and one.name]
             more = [f"  - and {len(lines) - 10} more"] if len(lines) > 10 else []
             print("\n".join(lines[:10] + more))

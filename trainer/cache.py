@@ -25,6 +25,7 @@ from trainer.errors import UserError
 from trainer.families import Family, fingerprint, on_device
 from trainer.randomness import generator
 from trainer.shelf import Shelf
+from trainer.words import say
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
@@ -79,7 +80,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
         wanted = {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))} | _preservable(own, config)
         wanted |= {config.trigger} if config.captions.trigger_only else set()
         for number, text in enumerate(sorted(wanted)):
-            progress("Encoding captions", number, len(wanted))
+            progress(say("Encoding captions"), number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
     drawn = encoder.drawn(examples[0].path.parent)
     return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
@@ -108,7 +109,7 @@ class _Encoder:
         sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
         found, shapes, places = [], [], []
         for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
-            self.progress("Encoding pictures", number, len(examples))
+            self.progress(say("Encoding pictures"), number, len(examples))
             seen = self._picture(example, size)
             found.append(tuple(seen))
             places.append(tuple(placed(example.width, example.height, size, view) for view in seen.values()))
@@ -163,7 +164,7 @@ class _Encoder:
         missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
         with on_device(self.family, *([self.family.denoiser] if missing else [])):
             for number in missing:
-                self.progress("Drawing what to preserve", number, len(found))
+                self.progress(say("Drawing what to preserve"), number, len(found))
                 prompt = list(found)[number]
                 latents = self.family.draw_latents(
                     prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side

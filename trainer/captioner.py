@@ -19,6 +19,7 @@ from trainer import captioning, detect, events, ingest
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
+from trainer.words import say
 
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved
@@ -37,14 +38,14 @@ def caption(run: Run) -> None:
     """
     settings = captioning.load(run)
     pictures = captioning.wanted(settings)
-    run.progress("Loading the caption model", 0, 1)
+    run.progress(say("Loading the caption model"), 0, 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     write = load(settings, device)
     written = captioning.words(run)
     run.report(events.Started(step=0, steps=len(pictures), pid=psutil.Process().pid, device=str(device).upper()))
     try:
         for number, path in enumerate(pictures):
-            run.progress("Writing captions", number, len(pictures))
+            run.progress(say("Writing captions"), number, len(pictures))
             if path.name not in written:
                 written[path.name] = described(write, path)
             if number % SAVED == 0:

@@ -24,6 +24,7 @@ from trainer import __version__, events, files
 from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.runs import Run
+from trainer.words import say
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -190,7 +191,11 @@ def resume(run: Run, progress: Progress) -> int:
     for folder in reversed(found(run)):
         if not is_whole(folder):
             run.report(
-                events.Warned(message=f"The checkpoint of step {int(folder.name)} is damaged; an older one is used.")
+                events.Warned(
+                    message=say(
+                        "The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name)
+                    )
+                )
             )
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())

@@ -24,6 +24,7 @@ from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfi
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
 from trainer.runs import Run
+from trainer.words import say
 
 Progress = Callable[[int, int], None]
 
@@ -45,9 +46,9 @@ def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, st
                 run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
     except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
         if is_out_of_memory(error):
-            message = f"There was not enough memory for the previews of step {step}."
+            message = say("There was not enough memory for the previews of step {step}.", step=step)
         else:
-            message = f"The previews of step {step} could not be made; the log says why."
+            message = say("The previews of step {step} could not be made; the log says why.", step=step)
             traceback.print_exc()
         run.report(events.Warned(message=message))
     finally:

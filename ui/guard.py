@@ -45,9 +45,10 @@ HEADERS = {
 }
 DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
 FORM = """<!doctype html><html lang="{language}"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;
-place-items:center;min-height:90vh;margin:0}}form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;
-padding:.6em}}</style><form method="post"><h1>Limner</h1><label for="password">{password}</label>
+<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}
+form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;padding:.6em}}</style>
+<form method="post"><h1>Limner</h1><label for="password">{password}</label>
 <input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
 <button>{enter}</button><p role="alert">{note}</p></form></html>"""
 

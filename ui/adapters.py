@@ -23,6 +23,7 @@ _FACTS = {
     "precision": say("precision"), "modules": say("modules"), "title": say("title"), "trigger": say("trigger"),
     "pictures": say("pictures"), "steps": say("steps"), "begun": say("begun"), "trained": say("trained"),
 }  # fmt: skip
+_BLOCKS = {"outside": say("outside"), "unknown": say("unknown")}  # others are called as in the model
 
 
 def kept() -> list[Path]:
@@ -136,7 +137,7 @@ def describe(path: Path) -> str:
     rows = "".join(_row(told, facts[name]) for name, told in _FACTS.items() if facts[name] not in ("", [], "unknown"))
     recipe = [f"{say(name)} {value}" for name, value in facts["recipe"].items()]
     rows += _row(say("recipe"), recipe) if recipe else ""
-    blocks = "".join(_row(name, size(count)) for name, count in facts["blocks"].items())
+    blocks = "".join(_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items())
     return (
         f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{picture}<table>{rows}</table>{checked}"
         f"<details class='notes'><summary>{say('Size of each block')}</summary><table>{blocks}</table></details></div>"

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from trainer import dataset, files
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.words import LANGUAGE, say
 from ui import api, datasets, downloads, live, media, memory, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
@@ -20,6 +20,8 @@ from ui.watch import Watch
 
 SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
 SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
+# Gradio takes the browser's language for that of the page, whatever the page says.
+SPOKEN = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
 TITLE = f"<h1>Limner</h1><p>{SUBTITLE}</p>"
 
 
@@ -53,7 +55,7 @@ def make_app() -> FastAPI:
         blocked_paths=[str(files.datasets()), str(files.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
-        favicon_path=str(Path(__file__).with_name("favicon.svg")),
+        favicon_path=str(Path(__file__).with_name("favicon.svg")), js=SPOKEN,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     return app

@@ -48,10 +48,10 @@ def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
-def advanced(page: Page, **values: object) -> None:
-    """Set fields of the generated form by their ids."""
-    tab(page, "Train")
-    page.locator("#advanced").get_by_text("Advanced").click()
+def advanced(page: Page, *, opener: str = "Advanced", **values: object) -> None:
+    """Open the generated form and set fields of it by their ids."""
+    page.locator("#tabs").get_by_role("tab").nth(1).click()
+    page.locator("#advanced").get_by_text(opener).click()
     for key, value in values.items():
         page.locator(f"#form-{key.replace('_', '-')} :is(input, textarea)").first.fill(str(value))
 

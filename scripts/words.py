@@ -23,8 +23,8 @@ from trainer.words import LANGUAGES
 from ui.texts import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
-# Which arguments of a call are messages. Of `count` they are two forms of one message.
-CALLS = {"say": (0,), "count": (0, 1)}
+# Which arguments of a call are messages: all that lead to `say`. Of `count` they are two forms of one message.
+CALLS = {"say": (0,), "count": (0, 1), "UserError": (0, 1), "refusal": (1,), "_refusal": (1,), "check_name": (1,)}
 Id = str | tuple[str, str]
 
 
@@ -77,7 +77,7 @@ def calls(source: str) -> Iterator[Id]:
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        name = ast.unparse(node.func).rpartition(".")[2]
         given = [node.args[place] for place in CALLS.get(name, ()) if place < len(node.args)]
         if any(isinstance(one, ast.JoinedStr) for one in given):
             raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")

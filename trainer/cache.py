@@ -140,13 +140,16 @@ class _Encoder:
         except UserError as error:
             if example.name in error.message:
                 raise
-            raise UserError(f"{example.name} cannot be used: {error.message}.", error.remedy) from None
+            told = say("{name} cannot be used: {reason}.", name=example.name, reason=error.message)
+            raise UserError(told, error.remedy) from None
         return found
 
     def _latents(self, image: Image.Image, size: Size, view: View, name: str) -> dict[str, Tensor]:
         mean, std = self.family.encode_images(pixels(image, size, flip=view.flip)[None])
         if not (mean.isfinite().all() and std.isfinite().all()):
-            raise UserError(f"The base model cannot encode {name}: its latents are not finite.", "Remove that picture.")
+            raise UserError(
+                "The base model cannot encode {name}: its latents are not finite.", "Remove that picture.", name=name
+            )
         return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
 
     def drawn(self, folder: Path) -> dict[str, Path]:

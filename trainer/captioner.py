@@ -23,9 +23,10 @@ from trainer.words import say
 
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved
-REMEDY = (
-    f"Download one once, for example with: hf download {SUGGESTED}. Then give its name, or a folder with a model in "
-    "safetensors form."
+REMEDY = say(
+    "Download one once, for example with: hf download {model}. Then give its name, or a folder with a model in "
+    "safetensors form.",
+    model=SUGGESTED,
 )
 
 
@@ -87,7 +88,9 @@ def load(settings: CaptionConfig, device: torch.device) -> Writer:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0].replace(str(folder), folder.name)
-        raise UserError(f"The model {folder.name!r} cannot be used for captions: {reason[:200]}", REMEDY) from error
+        raise UserError(
+            "The model {name!r} cannot be used for captions: {reason}", REMEDY, name=folder.name, reason=reason[:200]
+        ) from error
     return _tagger(model, reads, settings) if tags else _describer(model, reads, settings)
 
 
@@ -100,7 +103,7 @@ def locate(settings: CaptionConfig) -> Path:
     if not detect.is_hub_name(settings.model):
         folder = Path(settings.model).expanduser()
         if not folder.is_dir():
-            raise UserError(f"There is no model {folder.name[:100]!r} on this machine.", REMEDY)
+            raise UserError("There is no model {name!r} on this machine.", REMEDY, name=folder.name[:100])
         return folder
     try:
         return Path(
@@ -109,7 +112,7 @@ def locate(settings: CaptionConfig) -> Path:
             )
         )
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UserError(f"The model {settings.model!r} is not on this machine.", REMEDY) from error
+        raise UserError("The model {model!r} is not on this machine.", REMEDY, model=settings.model) from error
 
 
 def _describer(model: Any, reads: Any, settings: CaptionConfig) -> Writer:  # noqa: ANN401 - transformers is untyped

@@ -135,7 +135,7 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
         raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
         raise UserError(
-            f"larger than {dataset.MAX_PIXELS // 1_000_000} million pixels", "Make it smaller first."
+            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1000000
         ) from None
     except MemoryError:
         raise UserError("it takes too much memory", "Make it smaller first.") from None
@@ -251,7 +251,9 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
         if files.room(shelf.folder) < len(data):
             raise UserError("the disk is full", "Make room and add it again.")
         if shelf.count >= MAX_PICTURES:
-            raise UserError(f"a data set holds {MAX_PICTURES} pictures at the most", "Make another one.")
+            raise UserError(
+                "a data set holds {max_pictures} pictures at the most", "Make another one.", max_pictures=MAX_PICTURES
+            )
         _decode(data)
     except UserError as error:
         advice = say("{form} pictures cannot be read here; export it as PNG or JPEG", form=form)

@@ -27,7 +27,9 @@ from trainer.words import say
 SHARE = 0.9  # of the memory that is free; the rest is for what else the machine does
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
-REMEDY = "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
+REMEDY = say(
+    "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
+)
 WAYS: tuple[cost.Recomputed, ...] = get_args(cost.Recomputed)
 
 
@@ -90,10 +92,12 @@ def fit(
         rung, need = measure(rungs, config, family, accelerator, compute, room)
         if rung is None:
             raise UserError(
-                f"There is not enough memory: even with one picture at a time a step needs about {need / GB:.1f} GB, "
-                f"and {room / GB:.1f} GB can be had.",
+                "There is not enough memory: even with one picture at a time a step needs about {need:.1f} GB, and "
+                "{room:.1f} GB can be had.",
                 REMEDY,
                 remedies.smaller(config),
+                need=need / GB,
+                room=room / GB,
             )
         if rung != rungs[0]:
             told = say("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=rung)

@@ -164,8 +164,10 @@ class Painter:
             except (ValueError, RuntimeError, KeyError, IndexError) as error:
                 self._family = None  # it may be half loaded
                 raise UserError(
-                    f"The adapter {file.name} does not fit the base model {base_name!r}.",
+                    "The adapter {name} does not fit the base model {base_name!r}.",
                     "Choose the base model that it was trained on.",
+                    name=file.name,
+                    base_name=base_name,
                 ) from error
             self._loaded[key] = name
         return self._loaded[key]
@@ -183,7 +185,7 @@ def read_adapter(file: Path) -> AdapterFile:
         UserError: it is not there, or is no adapter file.
     """
     if not file.is_file():
-        raise UserError(f"The adapter {file.name} is not there.", "Choose another one.")
+        raise UserError("The adapter {name} is not there.", "Choose another one.", name=file.name)
     return _read_adapter(file, file.stat().st_mtime_ns)
 
 

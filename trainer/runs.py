@@ -190,7 +190,9 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(
-            f"The run folder {folder.name!r} exists already.", "Choose another one, or resume the run that is in it."
+            "The run folder {name!r} exists already.",
+            "Choose another one, or resume the run that is in it.",
+            name=folder.name,
         )
     (folder / "ask").mkdir()
     run = Run(folder)
@@ -234,7 +236,7 @@ def find(run_id: str) -> Run:
     """
     folder = files.outputs() / files.check_name(run_id, "run")
     if not (folder / "config.toml").is_file():
-        raise UserError(f"There is no run {run_id!r}.", "Reload the page to see which there are.")
+        raise UserError("There is no run {run_id!r}.", "Reload the page to see which there are.", run_id=run_id)
     return Run(folder)
 
 

@@ -163,9 +163,10 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
     """
     if config.record.restarts >= RESTARTS:
         raise UserError(
-            f"The training became unstable {RESTARTS + 1} times, each time at half the learning rate of before.",
+            "The training became unstable {times} times, each time at half the learning rate of before.",
             "Lower the learning rate or alpha much, or look for a broken picture.",
             remedies.calmer(config),
+            times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
     message = say(
@@ -223,8 +224,9 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     """
     if not examples:
         raise UserError(
-            f"There are no pictures in the data set {dataset.folder_of(config.dataset).name!r}.",
+            "There are no pictures in the data set {name!r}.",
             "Add at least 5; 10 to 30 work best.",
+            name=dataset.folder_of(config.dataset).name,
         )
     record = Record(
         program=__version__,
@@ -264,7 +266,7 @@ def same_as_begun(begun: Record, now: Record) -> None:
     Raises:
         UserError: something differs; it says what.
     """
-    remedy = "Bring it back as it was, or start a new run."
+    remedy = say("Bring it back as it was, or start a new run.")
     if begun.dataset_sha256 != now.dataset_sha256:
         raise UserError("The pictures or captions of the data set changed since this run began.", remedy)
     if begun.base_sha256 != now.base_sha256:

@@ -151,9 +151,9 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     try:
         file = container.read(path)
     except UserError as error:
-        reason = error.message.removeprefix(f"{path.name} cannot be used: ").rstrip(".")
-        told = say("cannot be opened: {reason}", reason=reason)
-        failed = tuple(Verdict(program.name, False, told) for program in PROGRAMS)
+        before = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
+        reason = error.message.removeprefix(before).rstrip(".")
+        failed = tuple(Verdict(one.name, False, say("cannot be opened: {reason}", reason=reason)) for one in PROGRAMS)
         return Report(path.name, "unknown", 0, failed, (f"{reason[0].upper()}{reason[1:]}.",))
     found, strange = summary.layers(file)
     family = summary.family(file, found)

@@ -186,7 +186,9 @@ def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], N
         raise UserError("Captions are being written already.", "Wait for them, or stop that first.")
     name = dataset.one_line(model or "")
     if not name:
-        raise UserError("No caption model is chosen.", f"Type the name of one, such as {captioning.SUGGESTED}.")
+        raise UserError(
+            "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED
+        )
     run = captioning.create(CaptionConfig(dataset=project, model=name, existing=existing))
     memory.remember(project, "caption-model", name)
     begin(run)

@@ -70,7 +70,9 @@ def folder_of(project: str | None) -> Path:
         raise UserError("There is no project yet.", "Choose New project above and give it a name.")
     folder = files.datasets() / files.check_name(project, "project")
     if not folder.is_dir():
-        raise UserError(f"The project {project!r} is no longer there.", "Reload the page to see which there are.")
+        raise UserError(
+            "The project {project!r} is no longer there.", "Reload the page to see which there are.", project=project
+        )
     return folder
 
 

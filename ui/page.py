@@ -181,7 +181,9 @@ def _create(name: str) -> list[Any]:
     """Make a new, empty project and show it."""
     name = (name or "").strip()
     if name in dataset.names():
-        raise UserError(f"There is a project {name!r} already.", "Choose another name, or choose it in the list.")
+        raise UserError(
+            "There is a project {name!r} already.", "Choose another name, or choose it in the list.", name=name
+        )
     if not name:
         raise UserError("The new project has no name yet.", "Type one.")
     dataset.create(name)

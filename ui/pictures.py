@@ -52,7 +52,7 @@ def size(text: str) -> tuple[int, int]:
         return 0, 0
     width, _, height = text.lower().partition("x")
     if not (width.strip().isdecimal() and height.strip().isdecimal()):
-        raise UserError(f"{text.strip()!r} is no size.", "Write it as 512 x 768, or leave it empty.")
+        raise UserError("{size!r} is no size.", "Write it as 512 x 768, or leave it empty.", size=text.strip())
     return int(width), int(height)
 
 

@@ -177,7 +177,8 @@ def arguments(request: Request, out: Path) -> list[str]:
     models = [(name, getattr(request, name).strip()) for name in ("tuned", "base") if name in uses]
     for name, value in models:
         if not value or value.startswith("-"):
-            raise UserError(f"The {name} model is missing.", "Give its folder, its file or its name.")
+            missing = {"tuned": say("The tuned model is missing."), "base": say("The base model is missing.")}[name]
+            raise UserError(missing, "Give its folder, its file or its name.")
     found[1:1] = [value for _, value in models]
     if "rank" in uses and (rank := _whole(request.rank, least=1 if request.tool == "extract" else 0)):
         found += ["--rank", str(rank)]
@@ -197,13 +198,13 @@ def _strengths(request: Request, count: int) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count or not all(math.isfinite(one) for one in values):
-        raise UserError(f"There are {count} adapters, but not as many strengths.", "Write them as 1, 0.5.")
+        raise UserError("There are {count} adapters, but not as many strengths.", "Write them as 1, 0.5.", count=count)
     return values
 
 
 def _whole(value: float | None, *, least: int) -> int:
     if value is None or value != int(value) or not least <= value <= 4096:
-        raise UserError(f"The rank must be a whole number from {least} to 4096.", "Correct it.")
+        raise UserError("The rank must be a whole number from {least} to 4096.", "Correct it.", least=least)
     return int(value)
 
 

@@ -206,7 +206,7 @@ def use_preset(name: str | None) -> list[Any]:
     kept = presets.load(name)
     preset, base = str(kept.get("preset", "character")), str(kept.get("base", configs.MICRO))
     if preset not in {key for _, key in PRESETS}:
-        raise UserError(f"The settings {name!r} cannot be used.", "Keep them anew.")
+        raise UserError("The settings {name!r} cannot be used.", "Keep them anew.", name=name)
     return [preset, base, (preset, base), *_values(preset, base, dict(kept.get("settings", {})))]
 
 

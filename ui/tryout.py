@@ -230,7 +230,9 @@ def restored(path: str | None, watch: Watch) -> list[Any]:
     keys = {archive.known_as(adapters.find(key)): key for _, key in reversed(adapters.choices(watch)) if key}
     gone = [name for name, _ in told["adapters"] if name not in keys]
     if gone:
-        raise UserError(f"The adapter {gone[0]} is no longer here.", "Add it in the Download tab, then try again.")
+        raise UserError(
+            "The adapter {name} is no longer here.", "Add it in the Download tab, then try again.", name=gone[0]
+        )
     used = [(keys[name], strength) for name, strength in told["adapters"]]
     (first, strength), beside = (used[0], used[1 : 1 + MORE]) if used else (("", 0.0), [])
     beside += [("", 1.0)] * (MORE - len(beside))

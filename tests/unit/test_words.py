@@ -68,7 +68,9 @@ def test_the_compiled_catalogue_is_that_of_the_text(language: str) -> None:
 
 
 def test_a_message_that_cannot_be_looked_up_is_noticed() -> None:
-    assert list(words.calls("say('a', x=1); count('{n} b', '{n} c', 2); say(d)")) == ["a", ("{n} b", "{n} c")]
+    assert list(words.calls("say('a', x=1); count('{n} b', '{n} c', 2); say(d); UserError('e', f)")) == [
+        "a", ("{n} b", "{n} c"), "e",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="f-string"):
         list(words.calls("say(f'a {b}')"))
 

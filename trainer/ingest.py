@@ -135,7 +135,7 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
         raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
         raise UserError(
-            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1000000
+            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1_000_000
         ) from None
     except MemoryError:
         raise UserError("it takes too much memory", "Make it smaller first.") from None

@@ -220,7 +220,7 @@ def serve() -> None:
             write_png(Path(picture.out), image, picture)
             answer(done=True)
         except ValidationError as error:
-            answer(error="; ".join(config.messages(error).values()) + ".", remedy="Correct it and try again.")
+            answer(error="; ".join(config.messages(error).values()) + ".", remedy=say("Correct it and try again."))
         except UserError as error:
             answer(error=error.message, remedy=error.remedy)
 

@@ -251,5 +251,8 @@ def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, .
             new, old = tuned.read_tensor(file, key), base.read_tensor(*found)
             rest += float((new - old).double().square().sum()) if new.shape == old.shape else 0.0
     share = rest / (rest + whole)
-    return (f"{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",) \
-        if share > 1e-6 else ()  # fmt: skip
+    told = say(
+        "{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",
+        share=share,
+    )
+    return (told,) if share > 1e-6 else ()

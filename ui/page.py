@@ -135,6 +135,7 @@ def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> 
     shown = [*images.shown, *train.shown]
     head.project.input(handled(_choose), head.project, [head.new_row, *shown], **QUIET)
     head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
+    datasets.connect_files(images.parts, _place, [head.project, *shown])
     gr.on(
         [head.create.click, head.new_name.submit], handled(_create), head.new_name,
         [head.project, head.new_name, head.new_row, *shown], **QUIET,
@@ -171,6 +172,14 @@ def _open(project: str | None) -> list[Any]:
     """Show another project."""
     memory.remember_project(project or "")
     return [*datasets.show(project or ""), *training.show(project or "")]
+
+
+def _place(project: str | None) -> Any:  # noqa: ANN401 - values, or nothing to change
+    """Pictures were dropped: where there is no project for them, show the one that they begin."""
+    name = datasets.place(project)
+    if name == project:
+        return gr.skip()
+    return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
 
 
 def _create(name: str) -> list[Any]:

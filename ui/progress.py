@@ -41,7 +41,7 @@ def word(view: View) -> str:
         return "Stopping"
     if view.paused:
         return "Paused"
-    if view.status == "running" and view.state.phase:
+    if view.status in runs.ACTIVE and view.state.phase:
         return "Preparing"
     return WORDS[view.status]
 
@@ -71,7 +71,7 @@ def status(view: View) -> str:
         facts.append(f"step <b id='step-now'>{state.step}</b> of {state.steps}")
     if view.seconds_left is not None:
         facts.append(f"about {seconds(view.seconds_left)} left")
-    if view.status == "waiting":
+    if view.status == "waiting" and not state.phase:
         place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
         facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")

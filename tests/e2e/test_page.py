@@ -171,12 +171,17 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
 
 
 def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> None:
-    """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those on the tabs."""
-    (tmp_path / "outputs").mkdir()
-    with serving(tmp_path) as server:
-        page = visit(server, projects=False)
+    """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those on the tabs.
+
+    Pictures that are dropped on a data set that came along begin a project of their own.
+    """
+    with serving(make_home(tmp_path)) as server:
+        page = visit(server)
         upload(page, [CHARACTER / f"{number:02d}.png" for number in range(1, 8)])  # 1
         cards(page, 7)
+        assert report(page) == "Added 7 pictures. They are in the project my-pictures."
+        assert page.get_by_label("Trigger word").first.input_value() == ""
+        assert len(list((tmp_path / "datasets" / "example-character").glob("*.png"))) == 14
         page.get_by_label("Trigger word").first.fill("miraxo")  # 2
         page.keyboard.press("Tab")
         page.get_by_role("button", name="Next: train").click()

@@ -100,6 +100,9 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
         train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
+        train.live.buttons["try-it"].click(
+            handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
+        ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
             handled(training.plan), train.answers, train.planned, **QUIET
         )

@@ -83,7 +83,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     watch = Watch()
     shown = page._load(watch)
     assert shown[1].value == "rin"
-    assert finished.id in str(shown[-12:])
+    assert finished.id in str(shown[-13:])
     made = page._create("new-one")
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]

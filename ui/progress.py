@@ -33,6 +33,15 @@ def seconds(count: float) -> str:
     return f"{count / 3600:.1f} h"
 
 
+def left(view: View) -> str:
+    """How long a run will still take, in words; "" if that is unknown."""
+    between = view.seconds_left_between
+    if between is None:
+        return ""
+    least, most = map(seconds, between)
+    return f"about {most} left" if least == most else f"{least} to {most} left"
+
+
 def word(view: View) -> str:
     """The status in one or two words."""
     if view.is_silent(time.time()):
@@ -58,8 +67,8 @@ def pill(view: View | None) -> str:
     text = word(view)
     if view.status == "running" and not view.state.phase:
         text += f" {share(view):.0%}"
-        if view.seconds_left is not None:
-            text += f", about {seconds(view.seconds_left)} left"
+        if remaining := left(view):
+            text += f", {remaining}"
     return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
 
 
@@ -69,8 +78,8 @@ def status(view: View) -> str:
     facts = []
     if state.steps:
         facts.append(f"step <b id='step-now'>{state.step}</b> of {state.steps}")
-    if view.seconds_left is not None:
-        facts.append(f"about {seconds(view.seconds_left)} left")
+    if remaining := left(view):
+        facts.append(remaining)
     if view.status == "waiting" and not state.phase:
         place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import psutil
 
 from trainer import config as configs
 from trainer import dataset, files, problems, runs
@@ -255,12 +256,19 @@ def _summary(config: TrainConfig, count: int, before: runs.View | None) -> str:
     facts = [f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times"]
     if before and before.seconds_per_step:
         facts[0] += f", about {progress.seconds(before.seconds_per_step * steps)} here"
-        facts.append(f"It took {before.state.memory / 2**30:.1f} GB of memory the last time")
+        facts.append(f"It took {before.state.memory / 2**30:.1f} GB of memory the last time{_memory_there(before)}")
     else:
         facts.append("How long it takes is known after the first steps")
     free = files.free_space(files.outputs())
     facts.append(f"{free / 2**30:.0f} GB of the disk are free" + (", which is little" if free < ROOM else ""))
     return ". ".join(facts) + "."
+
+
+def _memory_there(before: runs.View) -> str:
+    """What of this machine's memory is free, if that is what the run before took; of a GPU's the page knows nothing."""
+    if before.state.device != "CPU":
+        return ""
+    return f"; {psutil.virtual_memory().available / 2**30:.0f} GB are free"
 
 
 def _efforts(config: TrainConfig, count: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import captions, dataset, ingest, shelf
+from trainer import captions, dataset, files, ingest, shelf
 from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
@@ -82,7 +82,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
         for number, text in enumerate(sorted(wanted)):
             progress(say("Encoding captions"), number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
-    drawn = encoder.drawn(examples[0].path.parent)
+    drawn = encoder.drawn()
     return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
 
 
@@ -152,8 +152,11 @@ class _Encoder:
             )
         return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
 
-    def drawn(self, folder: Path) -> dict[str, Path]:
-        """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them."""
+    def drawn(self) -> dict[str, Path]:
+        """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them.
+
+        They are kept beside the runs, as they say nothing of a data set and serve all of them.
+        """
         settings, look, side = self.config.preservation, self.config.preview, self.config.training.resolution
         if not settings.share or not settings.others:
             return {}
@@ -161,7 +164,7 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+            prompt: shelf.place(files.outputs(), prompt, str(side), str(look.steps), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]

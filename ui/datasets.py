@@ -3,7 +3,7 @@
 import itertools
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
@@ -22,6 +22,7 @@ from ui.handling import QUIET, answered, handled
 from ui.texts import read
 
 FIRST = "my-pictures"  # the project of who has none
+SHIPPED = "example-"  # how the names of the data sets that come along begin
 AT_ONCE = 24  # pictures that are measured in one go
 # Waits until the captions that were typed last are on disk; see captions.js.
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
@@ -35,8 +36,8 @@ class Tab:
     """The components that others read or fill; `shown` are those that `show` gives values for."""
 
     trigger: gr.Textbox
-    report: gr.HTML
     forward: gr.Button
+    parts: "Parts"
     shown: list[Any]
 
 
@@ -45,6 +46,9 @@ class Parts:
     """What the handlers are given, and what they give values for."""
 
     given: list[Any]
+    upload: gr.File
+    folder: gr.File
+    places: gr.Textbox
     report: gr.HTML
     look: gr.State
     grid: gr.HTML
@@ -93,29 +97,31 @@ def build(project: gr.Dropdown) -> Tab:
     with gr.Row(elem_classes="next"):
         forward = gr.Button(say("Next: train"), variant="primary", elem_id="to-train")
     look = gr.State(Look())
-    parts = Parts([project, trigger, look], report, look, cards, overview, summary, restore, undo)
-    _connect_files(parts, upload, folder, places)
+    parts = Parts(
+        [project, trigger, look], upload, folder, places, report, look, cards, overview, summary, restore, undo
+    )
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
     captioning.connect(tools, project, trigger)
-    return Tab(trigger, report, forward, [trigger, report, *parts.view, *tools.shown])
+    return Tab(trigger, forward, parts, [trigger, report, *parts.view, *tools.shown])
 
 
-def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
+def connect_files(parts: Parts, begin: Callable[[str | None], Any], shown: Sequence[Any]) -> None:
+    """What becomes of files that are dropped: `begin` finds the project for them and gives values for `shown`."""
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
-    shown = [parts.report, *parts.view]
-    project = parts.given[0]
-    upload.upload(handled(somewhere), project, project, **QUIET).then(
-        handled(add), [*parts.given, upload], [upload, *shown], **busy
+    project, added = parts.given[0], [parts.report, *parts.view]
+    parts.upload.upload(handled(begin), project, shown, **QUIET).then(
+        handled(add), [*parts.given, parts.upload], [parts.upload, *added], **busy
     )
-    folder.upload(handled(somewhere), project, project, **QUIET).then(
-        handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy
+    parts.folder.upload(handled(begin), project, shown, **QUIET).then(
+        handled(add), [*parts.given, parts.folder, parts.places], [parts.folder, *added], js=WITH_PLACES, **busy
     )
-    parts.grid.delete(handled(remove), parts.given, shown, **QUIET)
-    parts.restore.click(handled(bring_back), parts.given, shown, **QUIET)
 
 
 def _connect_view(parts: Parts, tools: Tools) -> None:
+    removed = [parts.report, *parts.view]
+    parts.grid.delete(handled(remove), parts.given, removed, **QUIET)
+    parts.restore.click(handled(bring_back), parts.given, removed, **QUIET)
     parts.grid.select(handled(turn), parts.given, parts.view, **QUIET)
     parts.grid.end(handled(grid.draw), parts.given, parts.view, **QUIET)
     parts.grid.edit(handled(restate), parts.given, [parts.overview, parts.summary], **QUIET)
@@ -150,18 +156,17 @@ def show(project: str) -> list[Any]:
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def somewhere(project: str | None) -> Any:  # noqa: ANN401 - a component's update
-    """A new project for pictures that are dropped where there is none."""
-    if project:
-        return gr.skip()
+def place(project: str | None) -> str:
+    """The project for pictures that are dropped: a new one if none is open, or one that came with the program."""
+    if project and not project.startswith(SHIPPED):
+        return project
     names, number = dataset.names(), 1
     name = FIRST
     while name in names:
         number += 1
         name = f"{FIRST}-{number}"
     dataset.create(name)
-    memory.remember_project(name)
-    return gr.Dropdown(dataset.names(), value=name)
+    return name
 
 
 def add(
@@ -173,21 +178,23 @@ def add(
     `places` is where each lies in an added folder, so that equal names in two folders are not mixed up.
     """
     paths = [Path(upload) for upload in uploads or ()]
+    folder = grid.folder_of(project)
+    empty = not dataset.pictures(folder)
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
         sources = list(zip(map(str, names), paths, strict=True))
         number, unit = itertools.count(1), say("pictures")
-        report = intake.add(
-            grid.folder_of(project), sources, lambda name: progress((next(number), None), desc=name, unit=unit)
-        )
+        report = intake.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-    said = _said(report.sentence(), bad=bool(report.refused))
-    return [None, said, *grid.draw(project, trigger, Look(order=look.order))]
+    said = report.sentence()
+    if empty and report.added:
+        said += " " + say("They are in the project {project}.", project=project)
+    return [None, _said(said, bad=bool(report.refused)), *grid.draw(project, trigger, Look(order=look.order))]
 
 
 def _said(text: str, *, bad: bool = False) -> str:

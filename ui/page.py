@@ -104,6 +104,9 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
         train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
+        train.live.buttons["try-it"].click(
+            handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
+        ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
             handled(training.plan), train.answers, train.planned, **QUIET
         )
@@ -139,6 +142,7 @@ def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> 
     shown = [*images.shown, *train.shown]
     head.project.input(handled(_choose), head.project, [head.new_row, *shown], **QUIET)
     head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
+    datasets.connect_files(images.parts, _place, [head.project, *shown])
     gr.on(
         [head.create.click, head.new_name.submit], handled(_create), head.new_name,
         [head.project, head.new_name, head.new_row, *shown], **QUIET,
@@ -175,6 +179,14 @@ def _open(project: str | None) -> list[Any]:
     """Show another project."""
     memory.remember_project(project or "")
     return [*datasets.show(project or ""), *training.show(project or "")]
+
+
+def _place(project: str | None) -> Any:  # noqa: ANN401 - values, or nothing to change
+    """Pictures were dropped: where there is no project for them, show the one that they begin."""
+    name = datasets.place(project)
+    if name == project:
+        return gr.skip()
+    return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
 
 
 def _create(name: str) -> list[Any]:

@@ -34,6 +34,17 @@ def seconds(count: float) -> str:
     return say("{n:.1f} h", n=count / 3600)
 
 
+def left(view: View) -> str:
+    """How long a run will still take, in words; "" if that is unknown."""
+    between = view.seconds_left_between
+    if between is None:
+        return ""
+    least, most = map(seconds, between)
+    if least == most:
+        return say("about {time} left", time=most)
+    return say("{least} to {most} left", least=least, most=most)
+
+
 def word(view: View) -> str:
     """The status in one or two words."""
     if view.is_silent(time.time()):
@@ -42,7 +53,7 @@ def word(view: View) -> str:
         return say("Stopping")
     if view.paused:
         return say("Paused")
-    if view.status == "running" and view.state.phase:
+    if view.status in runs.ACTIVE and view.state.phase:
         return say("Preparing")
     return WORDS[view.status]
 
@@ -59,13 +70,9 @@ def pill(view: View | None) -> str:
     text = word(view)
     if view.status == "running" and not view.state.phase:
         text += f" {share(view):.0%}"
-        if view.seconds_left is not None:
-            text += f", {_left(view.seconds_left)}"
+        if remaining := left(view):
+            text += f", {remaining}"
     return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
-
-
-def _left(count: float) -> str:
-    return say("about {time} left", time=seconds(count))
 
 
 def phase(named: events.Phase) -> str:
@@ -95,9 +102,9 @@ def _facts(view: View) -> list[str]:
     if state.steps:
         now = f"<b id='step-now'>{state.step}</b>"
         facts.append(say("step {step} of {steps}", step=now, steps=state.steps))
-    if view.seconds_left is not None:
-        facts.append(_left(view.seconds_left))
-    if view.status == "waiting":
+    if remaining := left(view):
+        facts.append(remaining)
+    if view.status == "waiting" and not state.phase:
         place = turns.place(view.run)
         busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
         facts.append(say("number {place} in the queue", place=place) if busy or place > 1 else say("starting"))

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import psutil
 
 from trainer import config as configs
 from trainer import dataset, files, problems, runs
@@ -267,7 +268,7 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
                 "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
                 pictures, steps=steps, times=times, time=progress.seconds(before.seconds_per_step * steps),
             ),
-            say("It took {memory:.1f} GB of memory the last time.", memory=before.state.memory / 2**30),
+            _memory(before),
         ]  # fmt: skip
     else:
         facts = [
@@ -283,6 +284,15 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
     if free < ROOM:
         room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)
     return " ".join([*facts, room])
+
+
+def _memory(before: runs.View) -> str:
+    """The memory that the run before took, and what of it is free here; of a GPU's the page knows nothing."""
+    took = before.state.memory / 2**30
+    if before.state.device != "CPU":
+        return say("It took {memory:.1f} GB of memory the last time.", memory=took)
+    free = psutil.virtual_memory().available / 2**30
+    return say("It took {memory:.1f} GB of memory the last time; {free:.0f} GB are free.", memory=took, free=free)
 
 
 def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update

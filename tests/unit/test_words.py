@@ -1,5 +1,6 @@
 """Translation: the catalogue holds what is said and no more, fits it, and is what the page shows."""
 
+import ast
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from babel.messages import mofile, pofile
 
 from scripts import words
 from tests.conftest import CHECKOUT
+from trainer.errors import UserError
 from ui import texts
 
 FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
@@ -73,6 +76,20 @@ def test_a_message_that_cannot_be_looked_up_is_noticed() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="f-string"):
         list(words.calls("say(f'a {b}')"))
+
+
+NAMED = {"label", "info", "placeholder"}
+FIRST = {"gr.Button", "gr.Tab", "gr.Accordion", "gr.UploadButton"}
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "ui").glob("*.py")), ids=lambda path: path.name)
+def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            texts = [one.value for one in node.keywords if one.arg in NAMED]
+            texts += node.args[:1] if ast.unparse(node.func) in FIRST else []
+            for text in texts:
+                assert not isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
 
 
 SAYING = "import json; from trainer.words import say, count; print(json.dumps([say('Undo'), count('{n} hint', "
@@ -145,3 +162,39 @@ print(json.dumps([reference.table(), config.dump(made), page.endpoints()]))
 @pytest.mark.usefixtures("home")
 def test_what_programs_and_documents_read_is_in_english() -> None:
     assert in_german(ENGLISH) == in_german(ENGLISH, LANGUAGE="en")
+
+
+WRONG = """
+import json
+from trainer import config
+from trainer.errors import UserError
+told = []
+for wrong in (
+    {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema": "x", "nothing": 1}},
+    {"name": "", "trigger": "x" * 101, "seed": 2**40, "optimizer": {"learning_rate": 0}},
+    {"training": {"text_encoder": "perhaps"}, "preview": {"prompts": ["x"] * 17, "negative": 1}},
+    {"adapter": {"rank_dropout": 0.5, "dora": True}}, {"training": {"parts": 200}},
+    {"adapter": {"kind": "lokr", "factor": 1}},
+):
+    try:
+        config.build({"name": "x", "dataset": "x"} | wrong)
+    except UserError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_wrong_settings_are_told_in_german() -> None:
+    told = in_german(WRONG)
+    assert len(told) == 6
+    for text in told:
+        assert text.startswith("Diese Einstellungen sind nicht verwendbar: ")
+        assert not re.search(r"\b(should|must|is|not|valid|be|or)\b", text), text
+
+
+def test_an_error_is_formatted_once() -> None:
+    named = UserError("The adapter {name} is not there.", "Choose another one.", name="{x}")
+    assert str(named) == "The adapter {x} is not there. Choose another one."
+    again = UserError(named.message, named.remedy)
+    assert (again.message, again.remedy) == (named.message, named.remedy)
+    assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."

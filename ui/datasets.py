@@ -179,7 +179,7 @@ def add(
     """
     paths = [Path(upload) for upload in uploads or ()]
     folder = grid.folder_of(project)
-    empty = not dataset.pictures(folder)
+    begun = project.startswith(FIRST) and not dataset.pictures(folder)  # by these pictures: see `place`
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
@@ -192,7 +192,7 @@ def add(
             with suppress(OSError):
                 path.parent.rmdir()
     said = report.sentence()
-    if empty and report.added:
+    if begun and report.added:
         said += " " + say("They are in the project {project}.", project=project)
     return [None, _said(said, bad=bool(report.refused)), *grid.draw(project, trigger, Look(order=look.order))]
 

@@ -106,8 +106,11 @@ def bind(host: str, port: int) -> socket.socket:
             print(f"Port {port} is taken; using {candidate}.")
         return listener
     raise UserError(
-        f"No port from {port} to {port + PORTS} can be used on {host}.",
+        "No port from {port} to {last} can be used on {host}.",
         "Choose another one with --port, or another --host.",
+        port=port,
+        last=port + PORTS,
+        host=host,
     )
 
 
@@ -129,7 +132,9 @@ def choose_password(options: argparse.Namespace) -> str:
     if is_loopback(options.host):
         return password
     if not options.listen:
-        raise UserError(f"{options.host} can be reached from other machines.", "Add --listen if you want that.")
+        raise UserError(
+            "{host} can be reached from other machines.", "Add --listen if you want that.", host=options.host
+        )
     if not password:
         password = secrets.token_urlsafe(12)
         print(f"Password for the page: {password}")

@@ -8,7 +8,7 @@ import pytest
 
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", GRADIO_ANALYTICS_ENABLED="False",
-    TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error",
+    TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error", LANGUAGE="en",
 )  # fmt: skip
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -42,6 +42,7 @@ from trainer import (
 from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
+from trainer.words import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,7 +130,9 @@ def _train(parsed: argparse.Namespace) -> int:
 
 def _resume(parsed: argparse.Namespace) -> int:
     if not (parsed.folder / "config.toml").is_file():
-        raise UserError(f"{parsed.folder.name!r} is no run folder: it has no config.toml.", "Give the folder of a run.")
+        raise UserError(
+            "{name!r} is no run folder: it has no config.toml.", "Give the folder of a run.", name=parsed.folder.name
+        )
     runs.pause(Run(parsed.folder), go_on=True)  # asked for before it ended
     return work(Run(parsed.folder, Progress()))
 
@@ -225,8 +228,10 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
         return UserError(
             "There is not enough memory.", "Lower the resolution or the batch size, then start again.", change
         )
-    words = f"Something unexpected went wrong ({type(error).__name__})."
-    return UserError(words, "The log has the details; resuming may help.")
+    return UserError(
+        "Something unexpected went wrong ({kind}).", "The log has the details; resuming may help.",
+        kind=type(error).__name__,
+    )  # fmt: skip
 
 
 class Progress:
@@ -296,7 +301,9 @@ def _sample(parsed: argparse.Namespace) -> int:
         for number, out in enumerate(outs)
     ]
     if not parsed.out.parent.is_dir():
-        raise UserError(f"There is no folder {parsed.out.parent.name!r}.", "Make it first, or choose another one.")
+        raise UserError(
+            "There is no folder {name!r}.", "Make it first, or choose another one.", name=parsed.out.parent.name
+        )
     from trainer.preview import Painter, write_png
 
     painter = Painter()
@@ -311,7 +318,7 @@ def _size(text: str) -> tuple[int, int]:
         return 0, 0
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit()):
-        raise UserError(f"{text!r} is no size.", "Write it as 512x512.")
+        raise UserError("{text!r} is no size.", "Write it as 512x512.", text=text)
     return int(width), int(height)
 
 
@@ -330,7 +337,7 @@ def _check(parsed: argparse.Namespace) -> int:
         print(f"{count} picture{'' if count == 1 else 's'}. {'' if found else 'Nothing is wrong with them.'}".strip())
         for finding in problems.gathered(found):
             kind = problems.KINDS[finding.kind]
-            print(f"\n{finding.title}\n  {kind.effect} {kind.remedy}")
+            print(f"\n{finding.title}\n  {say(kind.effect)} {say(kind.remedy)}")
             lines = [f"  - {one.name}: {one.message}" for one in found if one.kind == finding.kind and one.name]
             more = [f"  - and {len(lines) - 10} more"] if len(lines) > 10 else []
             print("\n".join(lines[:10] + more))

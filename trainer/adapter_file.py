@@ -176,11 +176,11 @@ def of_container(file: container.Container) -> AdapterFile:
     """
     for key in file.entries:
         if not file.is_finite(key):
-            raise refusal(file.name, f"{key} has values that are not finite")
+            raise refusal(file.name, "{key} has values that are not finite", key=key)
     layers, strange = summary.layers(file)
     lost = [*strange, *(next(iter(layer.parts.values())) for layer in layers if layer.module.place is None)]
     if lost:
-        raise refusal(file.name, f"it has a tensor of an unknown kind ({lost[0][:100]})")
+        raise refusal(file.name, "it has a tensor of an unknown kind ({first})", first=lost[0][:100])
     if not layers:
         raise refusal(file.name, "it is empty")
     values, family = load(file.data), summary.family(file, layers)
@@ -191,7 +191,7 @@ def of_container(file: container.Container) -> AdapterFile:
         assert place  # else it was among the lost
         name = keys.kohya(place, family or "sd15")
         if name in modules:
-            raise refusal(file.name, f"it has {name} twice, under two names")
+            raise refusal(file.name, "it has {name} twice, under two names", name=name)
         parts = {ending: values[key] for ending, key in layer.parts.items()}
         if layer.module.naming == "dotted":
             parts = _from_peft(told, place, parts)
@@ -225,7 +225,7 @@ def _told_by_peft(file: container.Container) -> dict[str, Any]:
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
-        raise refusal(file.name, f"its {PEFT_METADATA} is damaged")
+        raise refusal(file.name, "its {peft_metadata} is damaged", peft_metadata=PEFT_METADATA)
     return told
 
 
@@ -256,21 +256,26 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
     module = layer.module.name
     alpha = parts.pop("alpha", None)
     if alpha is None:
-        raise refusal(name, f"{module} lacks its alpha")
+        raise refusal(name, "{module} lacks its alpha", module=module)
     cores = {one for one in ("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2") if one in parts}
     form = _FORMS.get(frozenset(parts.keys() - cores))
     if form is None:
         near = min(_FORMS, key=lambda endings: len(endings ^ parts.keys()))
         missing, odd = sorted(near - parts.keys()), sorted(parts.keys() - near)
         if odd:
-            raise refusal(name, f"it has a tensor of an unknown kind ({module}.{odd[0]})")
-        raise refusal(name, f"{module} lacks its {missing[0].removeprefix('lora_').removesuffix('.weight')}")
+            raise refusal(name, "it has a tensor of an unknown kind ({module}.{key})", module=module, key=odd[0])
+        raise refusal(
+            name,
+            "{module} lacks its {part}",
+            module=module,
+            part=missing[0].removeprefix("lora_").removesuffix(".weight"),
+        )
     shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
     size = None if any(len(shape) not in (2, 4) for shape in shapes.values()) else keys.weight_size(shapes)
     if alpha.numel() != 1 or size is None or not _fits(parts, size):
-        raise refusal(name, f"the shapes of {module} do not fit together")
+        raise refusal(name, "the shapes of {module} do not fit together", module=module)
     if not float(alpha) > 0:
-        raise refusal(name, f"the alpha of {module} is not positive")
+        raise refusal(name, "the alpha of {module} is not positive", module=module)
     return form(_plain(parts), float(alpha))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from trainer.schema import Section
+from trainer.words import say
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -89,7 +90,7 @@ class Lora(Section):
     @model_validator(mode="after")
     def _dora_sees_all_ranks(self) -> Lora:
         if self.dora and self.rank_dropout:
-            raise ValueError("rank_dropout: DoRA's norm needs all ranks; set it to 0")
+            raise ValueError(say("rank_dropout: DoRA's norm needs all ranks; set it to 0"))
         return self
 
     @property

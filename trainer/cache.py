@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import captions, dataset, ingest, shelf
+from trainer import captions, dataset, files, ingest, shelf
 from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
@@ -25,6 +25,7 @@ from trainer.errors import UserError
 from trainer.families import Family, fingerprint, on_device
 from trainer.randomness import generator
 from trainer.shelf import Shelf
+from trainer.words import say
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
@@ -79,9 +80,9 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
         wanted = {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))} | _preservable(own, config)
         wanted |= {config.trigger} if config.captions.trigger_only else set()
         for number, text in enumerate(sorted(wanted)):
-            progress("Encoding captions", number, len(wanted))
+            progress(say("Encoding captions"), number, len(wanted))
             conditioning[text] = encoder.text(text, examples[0].path.parent)
-    drawn = encoder.drawn(examples[0].path.parent)
+    drawn = encoder.drawn()
     return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
 
 
@@ -108,7 +109,7 @@ class _Encoder:
         sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
         found, shapes, places = [], [], []
         for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
-            self.progress("Encoding pictures", number, len(examples))
+            self.progress(say("Encoding pictures"), number, len(examples))
             seen = self._picture(example, size)
             found.append(tuple(seen))
             places.append(tuple(placed(example.width, example.height, size, view) for view in seen.values()))
@@ -138,17 +139,23 @@ class _Encoder:
         except UserError as error:
             if example.name in error.message:
                 raise
-            raise UserError(f"{example.name} cannot be used: {error.message}.", error.remedy) from None
+            told = say("{name} cannot be used: {reason}.", name=example.name, reason=error.message)
+            raise UserError(told, error.remedy) from None
         return found
 
     def _latents(self, image: Image.Image, size: Size, view: View, name: str) -> dict[str, Tensor]:
         mean, std = self.family.encode_images(pixels(image, size, flip=view.flip)[None])
         if not (mean.isfinite().all() and std.isfinite().all()):
-            raise UserError(f"The base model cannot encode {name}: its latents are not finite.", "Remove that picture.")
+            raise UserError(
+                "The base model cannot encode {name}: its latents are not finite.", "Remove that picture.", name=name
+            )
         return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
 
-    def drawn(self, folder: Path) -> dict[str, Path]:
-        """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them."""
+    def drawn(self) -> dict[str, Path]:
+        """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them.
+
+        They are kept beside the runs, as they say nothing of a data set and serve all of them.
+        """
         settings, look, side = self.config.preservation, self.config.preview, self.config.training.resolution
         if not settings.share or not settings.others:
             return {}
@@ -156,13 +163,13 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: shelf.place(folder, prompt, str(side), str(look.steps), str(look.guidance), mark)
+            prompt: shelf.place(files.outputs(), prompt, str(side), str(look.steps), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
         with on_device(self.family, *([self.family.denoiser] if missing else [])):
             for number in missing:
-                self.progress("Drawing what to preserve", number, len(found))
+                self.progress(say("Drawing what to preserve"), number, len(found))
                 prompt = list(found)[number]
                 latents = self.family.draw_latents(
                     prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side

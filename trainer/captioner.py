@@ -19,12 +19,14 @@ from trainer import captioning, detect, events, ingest
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
+from trainer.words import say
 
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved
-REMEDY = (
-    f"Download one once, for example with: hf download {SUGGESTED}. Then give its name, or a folder with a model in "
-    "safetensors form."
+REMEDY = say(
+    "Download one once, for example with: hf download {model}. Then give its name, or a folder with a model in "
+    "safetensors form.",
+    model=SUGGESTED,
 )
 
 
@@ -37,14 +39,14 @@ def caption(run: Run) -> None:
     """
     settings = captioning.load(run)
     pictures = captioning.wanted(settings)
-    run.progress("Loading the caption model", 0, 1)
+    run.progress(say("Loading the caption model"), 0, 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     write = load(settings, device)
     written = captioning.words(run)
     run.report(events.Started(step=0, steps=len(pictures), pid=psutil.Process().pid, device=str(device).upper()))
     try:
         for number, path in enumerate(pictures):
-            run.progress("Writing captions", number, len(pictures))
+            run.progress(say("Writing captions"), number, len(pictures))
             if path.name not in written:
                 written[path.name] = described(write, path)
             if number % SAVED == 0:
@@ -86,7 +88,9 @@ def load(settings: CaptionConfig, device: torch.device) -> Writer:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0].replace(str(folder), folder.name)
-        raise UserError(f"The model {folder.name!r} cannot be used for captions: {reason[:200]}", REMEDY) from error
+        raise UserError(
+            "The model {name!r} cannot be used for captions: {reason}", REMEDY, name=folder.name, reason=reason[:200]
+        ) from error
     return _tagger(model, reads, settings) if tags else _describer(model, reads, settings)
 
 
@@ -99,7 +103,7 @@ def locate(settings: CaptionConfig) -> Path:
     if not detect.is_hub_name(settings.model):
         folder = Path(settings.model).expanduser()
         if not folder.is_dir():
-            raise UserError(f"There is no model {folder.name[:100]!r} on this machine.", REMEDY)
+            raise UserError("There is no model {name!r} on this machine.", REMEDY, name=folder.name[:100])
         return folder
     try:
         return Path(
@@ -108,7 +112,7 @@ def locate(settings: CaptionConfig) -> Path:
             )
         )
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UserError(f"The model {settings.model!r} is not on this machine.", REMEDY) from error
+        raise UserError("The model {model!r} is not on this machine.", REMEDY, model=settings.model) from error
 
 
 def _describer(model: Any, reads: Any, settings: CaptionConfig) -> Writer:  # noqa: ANN401 - transformers is untyped

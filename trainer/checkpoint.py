@@ -23,6 +23,7 @@ from trainer import __version__, events, files
 from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.runs import Run
+from trainer.words import say
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -127,8 +128,9 @@ def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
     """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError(
-            f"The adapter has values that are no numbers after step {step}.",
+            "The adapter has values that are no numbers after step {step}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
+            step=step,
         )
 
 
@@ -144,8 +146,10 @@ def check_room(run: Run, progress: Progress, keep: int) -> None:
     free = files.free_space(run.folder)
     if free < need:
         raise UserError(
-            f"The disk has {free // 2**20} MB left; the checkpoints of this run take about {1 + need // 2**20} MB.",
+            "The disk has {free} MB left; the checkpoints of this run take about {need} MB.",
             "Make room, or keep fewer checkpoints.",
+            free=free // 2**20,
+            need=1 + need // 2**20,
         )
 
 
@@ -192,20 +196,27 @@ def resume(run: Run, progress: Progress) -> int:
     for folder in reversed(found(run)):
         if not is_whole(folder):
             run.report(
-                events.Warned(message=f"The checkpoint of step {int(folder.name)} is damaged; an older one is used.")
+                events.Warned(
+                    message=say(
+                        "The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name)
+                    )
+                )
             )
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
             raise UserError(
-                f"The checkpoint of step {int(folder.name)} was made by Limner {manifest.get('program', 'of old')}, "
-                f"this is {__version__}.",
+                "The checkpoint of step {step} was made by Limner {program}, this is {version}.",
                 "Resume with that version, or start a new run.",
+                step=int(folder.name),
+                program=manifest.get("program", "?"),
+                version=__version__,
             )
         _restore(progress, load((folder / OPTIMIZER).read_bytes()), manifest)
         before, now = manifest.get("settings", {}), _settings(run)
         if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
-            run.report(events.Warned(message=f"Changed since the checkpoint of step {manifest['step']}: {changed}."))
+            told = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
+            run.report(events.Warned(message=told))
         return int(manifest["step"])
     return 0
 

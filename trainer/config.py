@@ -28,7 +28,8 @@ from trainer.recipe import (
     TrainingConfig,
 )
 from trainer.schedules import Constant, Cosine, Linear, Stable
-from trainer.schema import Section, paths, sections
+from trainer.schema import Section, paths, sections, what_is_wrong
+from trainer.words import say
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
@@ -113,12 +114,9 @@ class TrainConfig(Section):
 
     task: Literal["train"] = Field("train", description="Kind of task.")
     name: str = Field(
-        min_length=1,
-        max_length=64,
-        title="Name",
-        json_schema_extra=BASIC,
+        min_length=1, max_length=64, title="Name", json_schema_extra=BASIC,
         description="Of the run and of its adapter file.",
-    )
+    )  # fmt: skip
     dataset: str = Field(
         min_length=1, max_length=1000, title="Data set", json_schema_extra=BASIC,
         description="Name of a folder under datasets/, or the path of a folder.",
@@ -157,40 +155,42 @@ class TrainConfig(Section):
     @classmethod
     def _name(cls, name: str) -> str:
         if not files.NAME.fullmatch(name):
-            raise ValueError("use letters, digits, '-' and '_' only, at most 64")
+            raise ValueError(say("use letters, digits, '-' and '_' only, at most 64"))
         return name
 
     @field_validator("dataset", "trigger")
     @classmethod
     def _printable(cls, text: str) -> str:
         if not text.isprintable():
-            raise ValueError("has characters that cannot be printed")
+            raise ValueError(say("has characters that cannot be printed"))
         return text.strip()
 
     @model_validator(mode="after")
     def _micro_is_small(self) -> "TrainConfig":
         side = micro_side()
         if self.model.base == MICRO and self.training.resolution != side:
-            raise ValueError(
-                f"training.resolution: the built-in base micro draws {side} x {side} pixels; set it to {side}"
-            )
+            raise ValueError(say(
+                "training.resolution: the built-in base micro draws {side} x {side} pixels; set it to {side}", side=side
+            ))  # fmt: skip
         return self
 
     @model_validator(mode="after")
     def _optimizer_fits(self) -> "TrainConfig":
         kind = self.optimizer.kind
         if kind == "schedule-free" and self.schedule.kind != "constant":
-            raise ValueError("schedule.kind: schedule-free AdamW needs the constant schedule")
+            raise ValueError(say("schedule.kind: schedule-free AdamW needs the constant schedule"))
         if kind == "schedule-free" and self.training.ema:
-            raise ValueError("training.ema: schedule-free AdamW averages already; set it to 0")
+            raise ValueError(say("training.ema: schedule-free AdamW averages already; set it to 0"))
         if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
-            raise ValueError("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1")
+            raise ValueError(say("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1"))
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
-            raise ValueError("adapter.up_factor: Prodigy has one rate for all parts; set it to 1")
+            raise ValueError(say("adapter.up_factor: Prodigy has one rate for all parts; set it to 1"))
         if self.model.weights != "full" and not (isinstance(self.adapter, Lora) and not self.adapter.dora):
-            raise ValueError("model.weights: LoHa, LoKr and DoRA need the base's weights as they are; set it to full")
+            raise ValueError(
+                say("model.weights: LoHa, LoKr and DoRA need the base's weights as they are; set it to full")
+            )
         if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
-            raise ValueError("preview.strength: DoRA previews can only be at strength 1")
+            raise ValueError(say("preview.strength: DoRA previews can only be at strength 1"))
         return self
 
 
@@ -288,8 +288,9 @@ def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
         return kind.model_validate(data)
     except ValidationError as error:
         raise UserError(
-            "These settings cannot be used: " + "; ".join(messages(error).values()) + ".",
+            "These settings cannot be used: {reasons}.",
             "Correct them and try again.",
+            reasons="; ".join(messages(error).values()),
         ) from None
 
 
@@ -315,11 +316,12 @@ def messages(error: ValidationError) -> dict[str, str]:
         path = ".".join(str(part) for place, part in enumerate(one["loc"]) if place != 1 or part not in _kinds())
         if one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path, paths(TrainConfig), n=1)
-            found[path] = f"{path} is not a setting" + (f" (did you mean {near[0]}?)" if near else "")
+            known = say("{path} is not a setting (did you mean {near}?)", path=path, near=near[0]) if near else ""
+            found[path] = known or say("{path} is not a setting", path=path)
         elif one["type"] == "missing":
-            found[path] = f"{path} is missing"
+            found[path] = say("{path} is missing", path=path)
         else:
-            text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            text = what_is_wrong(one)
             found[path] = f"{path}: {text}" if path else text
     return found
 
@@ -344,11 +346,13 @@ def load_partial(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"There is no file {path.name}.", "Check the path.") from None
+        raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
     except IsADirectoryError:
-        raise UserError(f"{path.name} is a folder.", "Give the path of a TOML file.") from None
+        raise UserError("{name} is a folder.", "Give the path of a TOML file.", name=path.name) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path.name} is not a TOML file: {error}.", "Correct that line and try again.") from None
+        raise UserError(
+            "{name} is not a TOML file: {error}.", "Correct that line and try again.", name=path.name, error=error
+        ) from None
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -356,7 +360,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            raise UserError(f"{assignment!r} is no assignment.", "Write it as key.path=value.")
+            raise UserError("{assignment!r} is no assignment.", "Write it as key.path=value.", assignment=assignment)
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

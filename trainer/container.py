@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import UserError
+from trainer.words import say
 
 MAX_HEADER = 8 * 2**20
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -85,15 +86,18 @@ def read(path: Path) -> Container:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"There is no file {path.name}.", "Check the path.") from None
+        raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
     except IsADirectoryError:
-        raise UserError(f"{path.name} is a folder.", "Give the path of a .safetensors file.") from None
+        raise UserError("{name} is a folder.", "Give the path of a .safetensors file.", name=path.name) from None
     return parse(data, path.name)
 
 
-def refusal(name: str, reason: str) -> UserError:
-    """Why a file cannot be used."""
-    return UserError(f"{name} cannot be used: {reason}.", "Use an adapter in the .safetensors form of kohya or Limner.")
+def refusal(name: str, reason: str, /, **values: object) -> UserError:
+    """Why a file cannot be used; the reason is a message, with its values, as for `say`."""
+    return UserError(
+        "{name} cannot be used: {reason}.", "Use an adapter in the .safetensors form of kohya or Limner.",
+        name=name, reason=say(reason, **values),
+    )  # fmt: skip
 
 
 def parse(data: bytes, name: str) -> Container:
@@ -108,7 +112,7 @@ def parse(data: bytes, name: str) -> Container:
     if length > len(data) - 8 and data.startswith(_PICKLES):
         raise refusal(name, "it is no safetensors file but a pickled one or a zip, which can hold programs")
     if length > MAX_HEADER and length <= len(data) - 8:
-        raise refusal(name, f"its header is larger than {MAX_HEADER // 2**20} MB")
+        raise refusal(name, "its header is larger than {size} MB", size=MAX_HEADER // 2**20)
     if length > len(data) - 8:
         raise refusal(name, "it is no safetensors file, or its header is damaged")
     entries, metadata = header(data[8 : 8 + length], name)

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer import files
 from trainer.errors import UserError
+from trainer.words import say
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
@@ -59,8 +60,10 @@ def folder_of(dataset: str) -> Path:
         folder = Path(dataset).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"There is no data set {Path(dataset).name!r}.",
-            f"Known data sets: {', '.join(names()) or 'none yet'}. Add pictures first, or give the path of a folder.",
+            "There is no data set {name!r}.",
+            "Known data sets: {known}. Add pictures first, or give the path of a folder.",
+            name=Path(dataset).name,
+            known=", ".join(names()) or say("none yet"),
         )
     return folder
 
@@ -216,7 +219,9 @@ def _is_own_file(path: Path) -> bool:
 def write_caption(picture: Path, caption: str) -> None:
     """Save the caption of a picture."""
     if not picture.is_file():
-        raise UserError(f"{picture.name} is no longer in this data set.", "Reload the page to see what is there.")
+        raise UserError(
+            "{name} is no longer in this data set.", "Reload the page to see what is there.", name=picture.name
+        )
     files.write(caption_file(picture), one_line(caption) + "\n")
 
 

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from huggingface_hub import try_to_load_from_cache
 
 from trainer.errors import UserError
+from trainer.words import say
 
 FamilyName = Literal["sd15", "sd21", "sdxl"]
 Objective = Literal["epsilon", "v_prediction"]
 TITLES: dict[str, str] = {
     "sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
 }  # fmt: skip
-REMEDY = (
+REMEDY = say(
     "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers form, one .safetensors file, or 'micro', the "
     "built-in one."
 )
@@ -29,11 +30,13 @@ SMALL = 200 * 2**20  # bytes; the smallest real one is eight times that
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _UNET = "model.diffusion_model."
 _PARTS: dict[FamilyName, dict[str, str]] = {
-    "sd15": {"text encoder": "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"},
-    "sd21": {"text encoder": "cond_stage_model.model.token_embedding.weight"},
+    "sd15": {say("text encoder"): "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"},
+    "sd21": {say("text encoder"): "cond_stage_model.model.token_embedding.weight"},
     "sdxl": {
-        "first text encoder": "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
-        "second text encoder": "conditioner.embedders.1.model.token_embedding.weight",
+        say(
+            "first text encoder"
+        ): "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+        say("second text encoder"): "conditioner.embedders.1.model.token_embedding.weight",
     },
 }
 
@@ -90,20 +93,23 @@ def look(path: Path) -> Base:
         UserError: it is not there, or no base model that can be trained; it says why.
     """
     if not is_here(str(path)):
-        raise UserError(f"The base model {path.name[:100]!r} is not there.", REMEDY)
+        raise UserError("The base model {name!r} is not there.", REMEDY, name=path.name[:100])
     return _look_at_folder(path) if path.is_dir() else _look_at_file(path)
 
 
-def _refusal(path: Path, reason: str) -> UserError:
-    return UserError(f"The base model {path.name!r} cannot be used: {reason}.", REMEDY)
+def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
+    reason = say(reason, **values)
+    return UserError("The base model {name!r} cannot be used: {reason}.", REMEDY, name=path.name, reason=reason)
 
 
 def _look_at_folder(folder: Path) -> Base:
     kind = _json(folder / "model_index.json").get("_class_name")
     if kind is None:
-        raise UserError(f"The folder {folder.name!r} is no diffusers model: it has no model_index.json.", REMEDY)
+        raise UserError(
+            "The folder {name!r} is no diffusers model: it has no model_index.json.", REMEDY, name=folder.name
+        )
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
-        raise _refusal(folder, f"it is a {kind}")
+        raise _refusal(folder, "it is a {kind}", kind=kind)
     unet, scheduler = _json(folder / "unet" / "config.json"), _json(folder / "scheduler" / "scheduler_config.json")
     if not unet or not scheduler:
         raise _refusal(folder, "the settings of its UNet or scheduler are missing or damaged")
@@ -113,7 +119,7 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(folder, "it is made for inpainting or editing")
     objective = scheduler.get("prediction_type", "epsilon")
     if objective not in ("epsilon", "v_prediction"):
-        raise _refusal(folder, f"it predicts {objective!r}, which cannot be trained here")
+        raise _refusal(folder, "it predicts {objective!r}, which cannot be trained here", objective=objective)
     return Base(family, objective, bool(scheduler.get("rescale_betas_zero_snr")), "read from its scheduler's settings")
 
 
@@ -133,15 +139,18 @@ def _family(path: Path, sizes: bool, linear: bool, width: Any) -> FamilyName:  #
     """
     family: FamilyName = "sdxl" if sizes else "sd21" if linear else "sd15"
     if isinstance(width, int) and _WIDTHS.get(width, family) != family:
-        raise _refusal(path, f"it looks like {TITLES[family]}, but its text has the width {width}")
+        raise _refusal(
+            path, "it looks like {family}, but its text has the width {width}", family=TITLES[family], width=width
+        )
     return family
 
 
 def _look_at_file(path: Path) -> Base:
     if path.suffix.lower() != ".safetensors":
         raise UserError(
-            f"The base model {path.name!r} is no .safetensors file, and other kinds can hold programs.",
+            "The base model {name!r} is no .safetensors file, and other kinds can hold programs.",
             "Get the model in safetensors form, or convert it with a program that you trust.",
+            name=path.name,
         )
     try:
         shapes, metadata = _header(path)
@@ -160,7 +169,7 @@ def _look_at_file(path: Path) -> Base:
     parts = {"VAE": "first_stage_model.decoder.conv_in.weight", **_PARTS[family]}
     missing = [name for name, key in parts.items() if key not in shapes]
     if missing:
-        raise _refusal(path, f"it looks like {TITLES[family]}, but has no {missing[0]}")
+        raise _refusal(path, "it looks like {family}, but has no {part}", family=TITLES[family], part=missing[0])
     objective, reason = _objective_of_file(family, shapes, metadata)
     return Base(family, objective, "ztsnr" in shapes, reason)
 

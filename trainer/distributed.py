@@ -46,8 +46,10 @@ def followers(run: Run, devices: int) -> Iterator[None]:
         return
     if 0 < torch.cuda.device_count() < devices:
         raise UserError(
-            f"The run asks for {devices} devices, but there are {torch.cuda.device_count()} GPUs.",
+            "The run asks for {devices} devices, but there are {gpus} GPUs.",
             "Set training.devices to that number or less.",
+            devices=devices,
+            gpus=torch.cuda.device_count(),
         )
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices)}
     started = []

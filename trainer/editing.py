@@ -139,7 +139,9 @@ def filled(template: str, trigger: str, noun: str) -> Change:
     asked = re.findall(r"\{([^{}]*)\}", template)
     unknown = [one for one in asked if one not in FIELDS]
     if unknown:
-        raise UserError(f"The template cannot fill in {{{unknown[0]}}}.", "Use {trigger}, {class} and {caption}.")
+        raise UserError(
+            "The template cannot fill in {{{name}}}.", "Use {{trigger}}, {{class}} and {{caption}}.", name=unknown[0]
+        )
     if "caption" not in asked:
         raise UserError("The template has no {caption}.", "Add it, so that what is written already is kept.")
     around = template.replace("{trigger}", trigger).replace("{class}", noun)

@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 
+from trainer.words import say
+
 
 class UserError(Exception):
     """Something that a person can change: what is wrong, and what to do about it.
 
-    The page shows both sentences, the command line prints them and ends with exit code 2.
+    The page shows both sentences, the command line prints them and ends with exit code 2. They are said in the person's
+    language here; with `values` they are templates, as in `say`.
     Neither sentence holds a traceback, a secret, or a path outside the user's own data. `change` are settings, by
     their path, with which a run would do better: the page offers to train again with them.
     """
 
-    def __init__(self, message: str, remedy: str, change: Mapping[str, float | str] | None = None) -> None:
-        super().__init__(f"{message} {remedy}".strip())
-        self.message = message
-        self.remedy = remedy
+    def __init__(
+        self, message: str, remedy: str, change: Mapping[str, float | str] | None = None, /, **values: object
+    ) -> None:
+        self.message, self.remedy = say(message, **values), say(remedy, **values)
+        super().__init__(f"{self.message} {self.remedy}".strip())
         self.change = dict(change or {})
 
 

@@ -25,13 +25,14 @@ from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, nam
 from trainer.forms import Precision
 from trainer.keys import Shape
 from trainer.runs import Run
+from trainer.words import say
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
 # keeps 8.
 TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
 SMALLEST = 2**-24  # the least that fp16 can tell from zero: an adapter that learned next to nothing is rounded to that
 COVER_SIDE = 256
-NOT_IN_DIFFUSERS = (
+NOT_IN_DIFFUSERS = say(
     "diffusers cannot load this kind of adapter in kohya's form, so that the file was compared with the trained "
     "adapter only; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
 )
@@ -55,7 +56,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     if settings.cover and (picture := cover(run)):
         told |= {summary.COVER: json.dumps([picture]), "modelspec.thumbnail": f"data:image/jpeg;base64,{picture}"}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
-    run.report(events.Phase(name="Checking the file", done=0, total=1))
+    run.report(events.Phase(name=say("Checking the file"), done=0, total=1))
     written: list[Path] = []
     try:
         for form in ("kohya", "peft") if settings.peft else ("kohya",):
@@ -75,7 +76,10 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
                 load_with_diffusers(family, path, tolerance)
             else:
                 run.report(events.Warned(message=NOT_IN_DIFFUSERS))
-            note = f"Its effect is that of the trained adapter to within {errors[path]:.2%} (rounding to {precision})."
+            note = say(
+                "Its effect is that of the trained adapter to within {error:.2%} (rounding to {precision}).",
+                error=errors[path], precision=precision,
+            )  # fmt: skip
             run.report(verified(verify.check(path, known), path, run, note))
     except Exception:
         for path in written:

@@ -197,7 +197,7 @@ def _checkpoint(base: str) -> Checkpoint:
 
 def _check_out(out: Path) -> None:
     if not out.parent.is_dir():
-        raise UserError(f"There is no folder {out.parent.name!r}.", "Make it first, or choose another one.")
+        raise UserError("There is no folder {name!r}.", "Make it first, or choose another one.", name=out.parent.name)
 
 
 def _finish(

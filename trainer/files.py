@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainer import faults
 from trainer.errors import UserError
+from trainer.words import say
 
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
@@ -146,7 +147,10 @@ def check_name(name: str, what: str) -> str:
     if not NAME.fullmatch(name):
         shown = name if len(name) <= 40 else name[:40] + "..."
         raise UserError(
-            f"{shown!r} cannot be the name of a {what}.", "Use letters, digits, '-' and '_', at most 64 of them."
+            "{shown!r} cannot be the name of a {what}.",
+            "Use letters, digits, '-' and '_', at most 64 of them.",
+            shown=shown,
+            what=say(what),
         )
     return name
 
@@ -165,7 +169,9 @@ def checked_file_name(name: str) -> str:
         UserError: it would lead elsewhere.
     """
     if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
-        raise UserError(f"{name[:40]!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.")
+        raise UserError(
+            "{name!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.", name=name[:40]
+        )
     return name
 
 

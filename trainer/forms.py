@@ -107,7 +107,12 @@ def _cast(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tens
     }
     lost = [key for key, tensor in cast.items() if not tensor.isfinite().all()]
     if lost:
-        raise UserError(f"The adapter is not finite in {precision} ({lost[0]}).", "Write it in bf16 or fp32.")
+        raise UserError(
+            "The adapter is not finite in {precision} ({key}).",
+            "Write it in bf16 or fp32.",
+            precision=precision,
+            key=lost[0],
+        )
     return cast
 
 

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer import dataset, files
 from trainer.errors import UserError
+from trainer.words import count, say
 
 MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
@@ -35,12 +36,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in folders, unseen
-_ADVICE = {
-    ".heic": "HEIC pictures cannot be read here", ".heif": "HEIC pictures cannot be read here",
-    ".svg": "drawings (SVG) cannot be read here", ".jxl": "JPEG XL pictures cannot be read here",
-    ".gif": "GIF pictures cannot be read here", ".tif": "TIFF pictures cannot be read here",
-    ".tiff": "TIFF pictures cannot be read here", ".psd": "Photoshop files cannot be read here",
-    ".avif": "AVIF pictures cannot be read here",
+_FOREIGN = {
+    ".heic": "HEIC", ".heif": "HEIC", ".svg": "SVG", ".jxl": "JPEG XL", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF",
+    ".psd": "Photoshop", ".avif": "AVIF",
 }  # fmt: skip
 
 
@@ -59,22 +57,23 @@ class Report:
 
     def sentence(self) -> str:
         """One or two sentences for the page."""
-        parts = [f"Added {_count(len(self.added), 'picture')}."]
+        parts = [count("Added {n} picture.", "Added {n} pictures.", len(self.added))]
         if self.captions:
-            parts.append(f"{_count(self.captions, 'caption')} came with them.")
+            parts.append(count("{n} caption came with them.", "{n} captions came with them.", self.captions))
         if self.known:
-            parts.append(f"{self.known} already there, skipped.")
+            parts.append(say("{number} already there, skipped.", number=self.known))
         if self.moving:
-            parts.append(f"Of {_count(self.moving, 'moving picture')} the first frame is used.")
+            parts.append(count(
+                "Of {n} moving picture the first frame is used.", "Of {n} moving pictures the first frame is used.",
+                self.moving,
+            ))  # fmt: skip
         if self.refused:
             shown = "; ".join(f"{name} ({reason})" for name, reason in self.refused[:8])
-            more = f" and {len(self.refused) - 8} more" if len(self.refused) > 8 else ""
-            parts.append(f"Not used: {shown}{more}.")
+            if (more := len(self.refused) - 8) > 0:
+                parts.append(say("Not used: {files} and {number} more.", files=shown, number=more))
+            else:
+                parts.append(say("Not used: {files}.", files=shown))
         return " ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def decode(data: bytes, background: str = "white") -> Image.Image:
@@ -136,7 +135,7 @@ def _decode(data: bytes, side: int = 0) -> Image.Image:
         raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
         raise UserError(
-            f"larger than {dataset.MAX_PIXELS // 1_000_000} million pixels", "Make it smaller first."
+            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1_000_000
         ) from None
     except MemoryError:
         raise UserError("it takes too much memory", "Make it smaller first.") from None
@@ -247,15 +246,18 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
     if shelf.has(data):
         report.known += 1
         return
-    advice = _ADVICE.get(PurePosixPath(name).suffix.lower())
+    form = _FOREIGN.get(PurePosixPath(name).suffix.lower())
     try:
         if files.room(shelf.folder) < len(data):
             raise UserError("the disk is full", "Make room and add it again.")
         if shelf.count >= MAX_PICTURES:
-            raise UserError(f"a data set holds {MAX_PICTURES} pictures at the most", "Make another one.")
+            raise UserError(
+                "a data set holds {max_pictures} pictures at the most", "Make another one.", max_pictures=MAX_PICTURES
+            )
         _decode(data)
     except UserError as error:
-        report.refused.append((_shown(name), f"{advice}; export it as PNG or JPEG" if advice else error.message))
+        advice = say("{form} pictures cannot be read here; export it as PNG or JPEG", form=form)
+        report.refused.append((_shown(name), advice if form else error.message))
         return
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
@@ -277,7 +279,9 @@ def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) 
         name = PurePosixPath(stem).name
         picture = stems.get(files.safe_name(name, "picture"))
         if picture is None:
-            report.refused.append((dataset.one_line(name)[:76] + ".txt", "a caption without a picture of that name"))
+            report.refused.append(
+                (dataset.one_line(name)[:76] + ".txt", say("a caption without a picture of that name"))
+            )
         else:
             dataset.write_caption(picture, text)
             report.captions += 1
@@ -294,7 +298,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
     elif suffix not in suffixes if suffixes else suffix == ".txt":
         return
     elif path.stat().st_size > MAX_FILE:
-        report.refused.append((_shown(name), f"larger than {MAX_FILE // 2**20} MB"))
+        report.refused.append((_shown(name), say("larger than {size} MB", size=MAX_FILE // 2**20)))
     else:
         yield name, path.read_bytes()
 
@@ -305,12 +309,13 @@ def _zip_entries(
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-        report.refused.append((_shown(name), "not a zip, or a damaged one"))
+        report.refused.append((_shown(name), say("not a zip, or a damaged one")))
         return
     total = 0
     with archive:
         if len(archive.infolist()) > MAX_ENTRIES:
-            report.refused.append((_shown(name), f"only the first {MAX_ENTRIES} files in it were looked at"))
+            told = say("only the first {number} files in it were looked at", number=MAX_ENTRIES)
+            report.refused.append((_shown(name), told))
         for info in archive.infolist()[:MAX_ENTRIES]:
             entry = info.filename.replace("\\", "/")
             shown = _shown(entry)
@@ -319,8 +324,8 @@ def _zip_entries(
                 continue
             if suffix not in suffixes if suffixes else suffix == ".txt":
                 continue
-            if suffix not in (*dataset.SUFFIXES, ".txt", *_ADVICE):
-                report.refused.append((shown, "not a picture"))
+            if suffix not in (*dataset.SUFFIXES, ".txt", *_FOREIGN):
+                report.refused.append((shown, say("not a picture")))
                 continue
             data, reason = _read_entry(archive, info, MAX_TOTAL - total)
             if data is None:
@@ -337,11 +342,11 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> t
         with archive.open(info) as entry:
             data = entry.read(limit + 1)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError, struct.error):
-        return None, "damaged in the zip, or packed in an unknown way"
+        return None, say("damaged in the zip, or packed in an unknown way")
     except RuntimeError:
-        return None, "encrypted"
+        return None, say("encrypted")
     if len(data) > limit:
-        return None, "unpacks to more than is allowed"
+        return None, say("unpacks to more than is allowed")
     return data, ""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainer import dataset, ingest
 from trainer.ingest import Report
+from trainer.words import say
 
 MEMORY = 2**30  # bytes beyond what the program itself takes
 SECONDS = 20  # of computing on one file
@@ -47,7 +48,8 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
         raise RuntimeError(f"the intake ended with {process.returncode}")
     if report is None:
         added = [path.name for path in dataset.pictures(folder) if path.name not in before]
-        report = Report(added, refused=[(name, "it takes too much memory or time; what came after it was left out")])
+        told = say("it takes too much memory or time; what came after it was left out")
+        report = Report(added, refused=[(name, told)])
     return report
 
 

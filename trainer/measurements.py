@@ -192,10 +192,10 @@ def _edge(one: Measurement) -> np.ndarray[Any, Any]:
 
 def colour_name(colour: Sequence[float]) -> str:
     """The nearest of a dozen colours that captions name."""
-    return min(_COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(_COLOURS[name], colour, strict=True)))
+    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], colour, strict=True)))
 
 
-_COLOURS = {
+COLOURS = {
     "white": (250, 250, 250), "light gray": (200, 200, 200), "gray": (128, 128, 128), "black": (15, 15, 15),
     "red": (200, 40, 40), "orange": (240, 150, 40), "yellow": (240, 225, 70), "green": (60, 160, 70),
     "teal": (40, 150, 150), "blue": (50, 90, 200), "light blue": (160, 205, 240), "purple": (130, 60, 170),

@@ -22,11 +22,14 @@ from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
 from trainer.recipe import TrainingConfig
 from trainer.runs import Run
+from trainer.words import say
 
 SHARE = 0.9  # of the memory that is free; the rest is for what else the machine does
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
-REMEDY = "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
+REMEDY = say(
+    "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
+)
 WAYS: tuple[cost.Recomputed, ...] = get_args(cost.Recomputed)
 
 
@@ -48,9 +51,13 @@ class Rung:
         return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
     def __str__(self) -> str:
-        parts = f"a batch is computed in {self.parts} parts" if self.parts > 1 else "a batch is computed at once"
-        kept = {"off": "", "large": " and the largest blocks twice", "all": " and all blocks twice"}
-        return parts + kept[self.recomputed]
+        parts = say("a batch is computed at once")
+        if self.parts > 1:
+            parts = say("a batch is computed in {parts} parts", parts=self.parts)
+        if self.recomputed == "off":
+            return parts
+        blocks = say("the largest blocks twice") if self.recomputed == "large" else say("all blocks twice")
+        return say("{parts} and {blocks}", parts=parts, blocks=blocks)
 
 
 def ladder(training: TrainingConfig) -> list[Rung]:
@@ -78,20 +85,23 @@ def fit(
     """
     rungs = ladder(config.training)
     if len(rungs) > 1:
-        run.progress("Measuring memory", 0, 1)
+        run.progress(say("Measuring memory"), 0, 1)
         room = limit(config.training, family.device, accelerator.num_processes)
         room = -distributed.largest(accelerator, -room)
         measure = _on_gpu if family.device.type == "cuda" else _on_cpu
         rung, need = measure(rungs, config, family, accelerator, compute, room)
         if rung is None:
             raise UserError(
-                f"There is not enough memory: even with one picture at a time a step needs about {need / GB:.1f} GB, "
-                f"and {room / GB:.1f} GB can be had.",
+                "There is not enough memory: even with one picture at a time a step needs about {need:.1f} GB, and "
+                "{room:.1f} GB can be had.",
                 REMEDY,
                 remedies.smaller(config),
+                need=need / GB,
+                room=room / GB,
             )
         if rung != rungs[0]:
-            run.report(events.Warned(message=f"To fit into {room / GB:.1f} GB of memory, {rung}."))
+            told = say("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=rung)
+            run.report(events.Warned(message=told))
     else:
         rung = rungs[0]
     config = rung.of(config)
@@ -208,7 +218,7 @@ def lighter(config: TrainConfig, family: Family, run: Run, error: RuntimeError) 
     if not is_out_of_memory(error) or not below or training.devices > 1:
         raise error
     cost.recompute(family, below[0].recomputed)
-    run.report(events.Warned(message=f"Memory ran out; from here on {below[0]}."))
+    run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=below[0])))
     config = below[0].of(config)
     run.keep(config)
     return config

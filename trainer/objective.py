@@ -8,10 +8,9 @@ from trainer.config import TrainConfig
 from trainer.families import Family, probe
 from trainer.loss import encode
 from trainer.runs import Run
+from trainer.words import say
 
 CLEAR = 0.9  # of two errors nearer to each other than this, neither says much
-UNCLEAR = "It is not clear whether the base model predicts noise or v"
-ADVICE = "If previews come out grey or noisy, set the objective to the other one."
 
 
 def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> TrainConfig:
@@ -30,7 +29,12 @@ def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Train
         errors = probe.ask(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):
-            run.report(events.Warned(message=f"{UNCLEAR} ({reason}). {ADVICE}"))
+            told = say(
+                "It is not clear whether the base model predicts noise or v ({errors}). If previews come out grey or "
+                "noisy, set the objective to the other one.",
+                errors=", ".join(f"{name} {error:.3f}" for name, error in errors.items()),
+            )
+            run.report(events.Warned(message=told))
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update={"objective": family.objective}),

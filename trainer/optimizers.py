@@ -181,6 +181,8 @@ def _extra(module: str, extra: str, name: str) -> Any:  # noqa: ANN401 - an opti
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"{name} needs a package that is not installed.",
-            f"Install it with: pip install 'limner[{extra}]', or choose another optimizer.",
+            "{name} needs a package that is not installed.",
+            "Install it with: pip install 'limner[{extra}]', or choose another optimizer.",
+            name=name,
+            extra=extra,
         ) from None

@@ -24,6 +24,7 @@ from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfi
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
 from trainer.runs import Run
+from trainer.words import say
 
 Progress = Callable[[int, int], None]
 
@@ -45,9 +46,9 @@ def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, st
                 run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
     except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
         if is_out_of_memory(error):
-            message = f"There was not enough memory for the previews of step {step}."
+            message = say("There was not enough memory for the previews of step {step}.", step=step)
         else:
-            message = f"The previews of step {step} could not be made; the log says why."
+            message = say("The previews of step {step} could not be made; the log says why.", step=step)
             traceback.print_exc()
         run.report(events.Warned(message=message))
     finally:
@@ -163,8 +164,10 @@ class Painter:
             except (ValueError, RuntimeError, KeyError, IndexError) as error:
                 self._family = None  # it may be half loaded
                 raise UserError(
-                    f"The adapter {file.name} does not fit the base model {base_name!r}.",
+                    "The adapter {name} does not fit the base model {base_name!r}.",
                     "Choose the base model that it was trained on.",
+                    name=file.name,
+                    base_name=base_name,
                 ) from error
             self._loaded[key] = name
         return self._loaded[key]
@@ -182,7 +185,7 @@ def read_adapter(file: Path) -> AdapterFile:
         UserError: it is not there, or is no adapter file.
     """
     if not file.is_file():
-        raise UserError(f"The adapter {file.name} is not there.", "Choose another one.")
+        raise UserError("The adapter {name} is not there.", "Choose another one.", name=file.name)
     return _read_adapter(file, file.stat().st_mtime_ns)
 
 
@@ -217,7 +220,7 @@ def serve() -> None:
             write_png(Path(picture.out), image, picture)
             answer(done=True)
         except ValidationError as error:
-            answer(error="; ".join(config.messages(error).values()) + ".", remedy="Correct it and try again.")
+            answer(error="; ".join(config.messages(error).values()) + ".", remedy=say("Correct it and try again."))
         except UserError as error:
             answer(error=error.message, remedy=error.remedy)
 

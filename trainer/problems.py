@@ -14,6 +14,7 @@ from typing import Literal
 from trainer import dataset, measurements, tokens
 from trainer.dataset import Example
 from trainer.measurements import Measurement
+from trainer.words import count, say
 
 Action = Literal["", "remove", "rename", "tidy", "trigger", "backdrop"]
 FEW, SHARED = 5, 3  # pictures; captions that are the same
@@ -35,7 +36,8 @@ NOUNS = frozenset({
 class Kind:
     """One thing that can be wrong: its words for the whole set, what it does to the result, and what to do.
 
-    In `title`, {n} is a count, and [one|many] depends on it; `action` is what the program itself can do about it.
+    In `title`, {n} is a count, and [one|many] depends on it; `action` is what the program itself can do about it. The
+    words are English here and are said in the person's language where they are shown.
     """
 
     title: str
@@ -45,6 +47,12 @@ class Kind:
     button: str = ""
     fatal: bool = False
     hint: bool = False  # good to know, and no mistake
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """The title for one and for many."""
+        one, many = (re.sub(r"\[(.*?)\|(.*?)\]", rf"\{number}", self.title) for number in (1, 2))
+        return one, many
 
 
 KINDS = {
@@ -155,12 +163,12 @@ class Problem:
     @property
     def effect(self) -> str:
         """What it does to the adapter."""
-        return KINDS[self.kind].effect
+        return say(KINDS[self.kind].effect)
 
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return KINDS[self.kind].remedy
+        return say(KINDS[self.kind].remedy)
 
     @property
     def fatal(self) -> bool:
@@ -200,27 +208,27 @@ def find(
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
-        found += [] if words & NOUNS else [Problem("no class", "", KINDS["no class"].title)]
+        found += [] if words & NOUNS else [Problem("no class", "", say(KINDS["no class"].title))]
     return sorted(found, key=lambda problem: -problem.weight)
 
 
 def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
     if not examples:
-        yield Problem("empty", "", KINDS["empty"].title)
+        yield Problem("empty", "", say(KINDS["empty"].title))
     elif len(examples) < FEW:
-        words = "is only 1 picture" if len(examples) == 1 else f"are only {len(examples)} pictures"
-        yield Problem("few", "", f"There {words}.")
+        yield Problem("few", "", count("There is only {n} picture.", "There are only {n} pictures.", len(examples)))
     readable = {one.name for one in examples}
     for path in paths:
         if path.name not in readable:
-            yield Problem("unreadable", path.name, "This file cannot be read as a picture.")
+            yield Problem("unreadable", path.name, say("This file cannot be read as a picture."))
     stems = Counter(path.stem for path in paths)
-    for stem, count in stems.items():
-        if count > 1:
-            yield Problem("shared caption", f"{stem}.txt", f"{count} pictures share this caption file.")
+    for stem, number in stems.items():
+        if number > 1:
+            told = say("{number} pictures share this caption file.", number=number)
+            yield Problem("shared caption", f"{stem}.txt", told)
     for text in sorted(folder.glob("*.txt")):
         if text.stem not in stems:
-            yield Problem("lonely caption", text.name, "This caption has no picture.")
+            yield Problem("lonely caption", text.name, say("This caption has no picture."))
 
 
 def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
@@ -228,32 +236,34 @@ def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[P
     alike = Counter(dataset.without_trigger(one.caption, trigger).lower() for one in examples if one.caption)
     for one in examples:
         if not one.caption:
-            yield Problem("no caption", one.name, "No caption.")
+            yield Problem("no caption", one.name, say("No caption."))
             continue
         if dataset.LOST in one.caption:
-            yield Problem("odd letters", one.name, "The caption has letters that cannot be read.")
+            yield Problem("odd letters", one.name, say("The caption has letters that cannot be read."))
         if trigger and not dataset.contains_trigger(one.caption, trigger):
-            yield Problem("no trigger", one.name, f"The caption lacks the trigger word {trigger!r}.")
+            yield Problem("no trigger", one.name, say("The caption lacks the trigger word {word!r}.", word=trigger))
         length, read = tokens.count(dataset.with_trigger(one.caption, trigger), base), tokens.limit(base)
         if length > read:
-            yield Problem("long caption", one.name, f"{length} tokens; only {read} are read.")
+            told = say("{length} tokens; only {read} are read.", length=length, read=read)
+            yield Problem("long caption", one.name, told)
         same = alike[dataset.without_trigger(one.caption, trigger).lower()]
         if same >= SHARED:
-            yield Problem("same caption", one.name, f"The same caption as {same - 1} others.")
+            yield Problem("same caption", one.name, say("The same caption as {number} others.", number=same - 1))
 
 
 def _sizes(examples: Sequence[Example], resolution: int) -> Iterator[Problem]:
     for one, (enlarged, cut) in zip(examples, crops(examples, resolution), strict=True):
-        size = f"{one.width} x {one.height} pixels"
+        size = {"width": one.width, "height": one.height}
         if min(one.width, one.height) < SMALLEST:
-            yield Problem("small", one.name, f"Only {size}.")
+            yield Problem("small", one.name, say("Only {width} x {height} pixels.", **size))
         elif enlarged > ENLARGED:
-            yield Problem("small", one.name, f"{size}, enlarged {enlarged:.1f} times.")
+            told = say("{width} x {height} pixels, enlarged {times:.1f} times.", times=enlarged, **size)
+            yield Problem("small", one.name, told)
         share = 1 - (1 - cut[0]) * (1 - cut[1])
         if share > CUT:
-            yield Problem("cropped", one.name, f"{share:.0%} is cut off.")
+            yield Problem("cropped", one.name, say("{share:.0%} is cut off.", share=share))
         if dataset.is_turned(one.path):
-            yield Problem("turned", one.name, "Stored on its side.")
+            yield Problem("turned", one.name, say("Stored on its side."))
 
 
 def crops(examples: Sequence[Example], resolution: int) -> list[tuple[float, tuple[float, float]]]:
@@ -275,18 +285,20 @@ def _crops(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[f
 def _looks(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> Iterator[Problem]:
     for name, one in measured.items():
         if measurements.is_blank(one):
-            yield Problem("blank", name, "One colour, nothing else.")
+            yield Problem("blank", name, say("One colour, nothing else."))
         elif one.blur > BLURRED:
-            yield Problem("blurred", name, "Blurred.")
+            yield Problem("blurred", name, say("Blurred."))
         if one.opaque < 1 - SEEN_THROUGH:
-            yield Problem("transparent", name, f"{1 - one.opaque:.0%} is see-through.")
+            yield Problem("transparent", name, say("{share:.0%} is see-through.", share=1 - one.opaque))
     for kept, others in copies(examples, measured).items():
-        yield from (Problem("copy", name, f"Nearly the same as {kept}.") for name in others)
+        yield from (Problem("copy", name, say("Nearly the same as {name}.", name=kept)) for name in others)
     names, colour = backdrop(examples, measured)
-    if names:
-        words = f"{colour} background" if colour else "background"
-        kind = "backdrop" if colour else "scenery"
-        yield Problem(kind, "", f"{len(names)} of {len(measured)} pictures have the same {words}.")
+    numbers = {"number": len(names), "all": len(measured)}
+    if colour:
+        told = say("{number} of {all} pictures have the same {colour} background.", colour=say(colour), **numbers)
+        yield Problem("backdrop", "", told)
+    elif names:
+        yield Problem("scenery", "", say("{number} of {all} pictures have the same background.", **numbers))
 
 
 def copies(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> dict[str, list[str]]:
@@ -335,9 +347,7 @@ def _finding(kind: str, members: Sequence[Problem]) -> Finding:
     names = tuple(one.name for one in members if one.name)
     if not names:
         return Finding(kind, members[0].message, ())
-    count = len(names)
-    title = re.sub(r"\[(.*?)\|(.*?)\]", lambda words: words[1 if count == 1 else 2], KINDS[kind].title)
-    return Finding(kind, title.replace("{n}", str(count)), names)
+    return Finding(kind, count(*KINDS[kind].titles, len(names)), names)
 
 
 def rank(problems: Sequence[Problem]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
 from trainer.schema import Section
+from trainer.words import say
 
 BASIC: JsonDict = {"level": "basic"}
 
@@ -82,7 +83,10 @@ class TrainingConfig(Section):
     def _each_part_has_a_picture(self) -> "TrainingConfig":
         if self.devices * max(1, self.parts) > self.batch_size:
             name = "parts" if self.parts > 1 else "devices"
-            raise ValueError(f"{name}: a batch of {self.batch_size} cannot be shared by so many; raise batch_size")
+            raise ValueError(say(
+                "{name}: a batch of {size} cannot be shared by so many; raise batch_size",
+                name=name, size=self.batch_size,
+            ))  # fmt: skip
         return self
 
 
@@ -135,7 +139,7 @@ class ObjectiveConfig(Section):
     @model_validator(mode="after")
     def _first_before_last(self) -> "ObjectiveConfig":
         if self.first_timestep > self.last_timestep:
-            raise ValueError("first_timestep: is after last_timestep")
+            raise ValueError(say("first_timestep: is after last_timestep"))
         return self
 
 

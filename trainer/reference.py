@@ -1,4 +1,4 @@
-"""The table of all settings that stands in the README."""
+"""The table of all settings that stands in docs/reference.md."""
 
 import json
 from typing import get_args

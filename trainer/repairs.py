@@ -9,6 +9,7 @@ from pathlib import Path
 from trainer import dataset, editing, files, measurements, problems
 from trainer.errors import UserError
 from trainer.problems import Problem
+from trainer.words import count, say
 
 
 def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") -> str:
@@ -23,15 +24,20 @@ def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") 
     match problems.KINDS[kind].action:
         case "trigger":
             changes = editing.edits(folder, editing.in_front(trigger), names)
-            editing.make(folder, changes, f"put {trigger!r} in front")
-            return f"Put {trigger!r} in front of {_count(len(changes), 'caption')}."
+            editing.make(folder, changes, say("put {word!r} in front", word=trigger))
+            return count(
+                "Put {word!r} in front of {n} caption.", "Put {word!r} in front of {n} captions.", len(changes),
+                word=trigger,
+            )  # fmt: skip
         case "backdrop":
             return _name_backdrop(folder)
         case "rename":
             return _part(folder, names)
         case "remove" | "tidy":
             dataset.remove(*(folder / name for name in names))
-            return f"Removed {_count(len(names), 'file')}; you can bring them back."
+            return count(
+                "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
+            )
         case _:
             raise UserError("The program cannot do this for you.", problems.KINDS[kind].remedy)
 
@@ -41,8 +47,8 @@ def _name_backdrop(folder: Path) -> str:
     names, colour = problems.backdrop(dataset.read(folder), measurements.known(folder))
     tag = f"{colour} background"
     changes = editing.edits(folder, editing.with_tag(tag), names if colour else ())
-    editing.make(folder, changes, f"add {tag!r}")
-    return f"Added {tag!r} to {_count(len(changes), 'caption')}."
+    editing.make(folder, changes, say("add {tag!r}", tag=tag))
+    return count("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(changes), tag=tag)
 
 
 def _part(folder: Path, captions: Sequence[str]) -> str:
@@ -56,8 +62,5 @@ def _part(folder: Path, captions: Sequence[str]) -> str:
                 files.write(dataset.caption_file(new), caption + "\n")
             path.replace(new)
             renamed.append(new.name)
-    return f"Renamed {_count(len(renamed), 'picture')}: {', '.join(renamed[:8])}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    names = ", ".join(renamed[:8])
+    return count("Renamed {n} picture: {names}.", "Renamed {n} pictures: {names}.", len(renamed), names=names)

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -152,11 +152,7 @@ class View:
     @property
     def seconds_per_step(self) -> float | None:
         """How long the last steps took, previews between them included; None if unknown."""
-        pace = self.state.pace
-        if len(pace) < 2:
-            return None
-        (first, begin), (last, end) = pace[0], pace[-1]
-        return (end - begin) / max(1, last - first)
+        return _pace(self.state.pace)
 
     @property
     def seconds_left(self) -> float | None:
@@ -166,12 +162,30 @@ class View:
             return None
         return (self.state.steps - self.state.step) * pace
 
+    @property
+    def seconds_left_between(self) -> tuple[float, float] | None:
+        """The least and the most seconds that are left, by the pace of the last 60 steps and by that of the last 15."""
+        both = [_pace(self.state.pace), _pace(self.state.pace[-15:])]
+        paces = [pace for pace in both if pace is not None]
+        if self.seconds_left is None or not paces:
+            return None
+        left = self.state.steps - self.state.step
+        return left * min(paces), left * max(paces)
+
     def is_silent(self, now: float) -> bool:
         """Whether at this Unix time a worker that trained says nothing for ten steps' time, and at least a minute."""
         pace, updated = self.seconds_per_step, self.state.updated
         if self.status != "running" or self.paused or pace is None or not updated:
             return False
         return now - updated.timestamp() > max(SILENCE, 10 * pace)
+
+
+def _pace(seen: Sequence[tuple[int, float]]) -> float | None:
+    """Seconds a step between the first and the last (step, Unix time) of these; None if there are not two."""
+    if len(seen) < 2:
+        return None
+    (first, begin), (last, end) = seen[0], seen[-1]
+    return (end - begin) / max(1, last - first)
 
 
 def create(config: TrainConfig, folder: Path | None = None) -> Run:
@@ -190,7 +204,9 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(
-            f"The run folder {folder.name!r} exists already.", "Choose another one, or resume the run that is in it."
+            "The run folder {name!r} exists already.",
+            "Choose another one, or resume the run that is in it.",
+            name=folder.name,
         )
     (folder / "ask").mkdir()
     run = Run(folder)
@@ -234,7 +250,7 @@ def find(run_id: str) -> Run:
     """
     folder = files.outputs() / files.check_name(run_id, "run")
     if not (folder / "config.toml").is_file():
-        raise UserError(f"There is no run {run_id!r}.", "Reload the page to see which there are.")
+        raise UserError("There is no run {run_id!r}.", "Reload the page to see which there are.", run_id=run_id)
     return Run(folder)
 
 

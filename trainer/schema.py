@@ -3,6 +3,32 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import ErrorDetails
+
+from trainer.words import say
+
+# Pydantic tells in English what is wrong with a value, by these kinds and some that our settings do not meet.
+_WRONG = {
+    "greater_than": say("should be greater than {gt}"),
+    "greater_than_equal": say("should be greater than or equal to {ge}"),
+    "less_than": say("should be less than {lt}"),
+    "less_than_equal": say("should be less than or equal to {le}"),
+    "multiple_of": say("should be a multiple of {multiple_of}"),
+    "int_type": say("should be a valid integer"),
+    "int_parsing": say("should be a valid integer"),
+    "int_from_float": say("should be a valid integer, got a number with a fractional part"),
+    "float_type": say("should be a valid number"),
+    "float_parsing": say("should be a valid number"),
+    "finite_number": say("should be a finite number"),
+    "bool_type": say("should be a valid boolean"),
+    "bool_parsing": say("should be a valid boolean"),
+    "string_type": say("should be a valid string"),
+    "string_too_short": say("is too short or empty"),
+    "string_too_long": say("should have at most {max_length} characters"),
+    "too_long": say("should have at most {max_length} items"),
+    "tuple_type": say("should be a list"),
+    "literal_error": say("should be {expected}"),
+}
 
 
 class Section(BaseModel):
@@ -19,6 +45,18 @@ def paths(section: type[BaseModel], prefix: str = "") -> list[str]:
         for kind in sections(info.annotation):
             found += paths(kind, f"{prefix}{name}.")
     return found
+
+
+def what_is_wrong(error: ErrorDetails) -> str:
+    """What pydantic found wrong with a value, in the person's language."""
+    if error["type"] not in _WRONG:
+        return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    told: dict[str, Any] = {}
+    for name, value in error.get("ctx", {}).items():
+        told[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    if "expected" in told:
+        told["expected"] = told["expected"].replace(" or ", f" {say('or')} ")
+    return _WRONG[error["type"]].format(**told)
 
 
 def sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is

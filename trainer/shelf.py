@@ -15,7 +15,7 @@ ROOM = 2 * 2**30  # bytes held in memory; the rest of a large data set is read a
 
 
 def place(folder: Path, *parts: str) -> Path:
-    """The file for a value that depends on these parts, in the cache of a data set's folder."""
+    """The file for a value that depends on these parts, in the cache of a folder."""
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return folder / dataset.CACHE / f"{key}.safetensors"
 
@@ -41,7 +41,7 @@ class Shelf:
     def put(self, file: Path, tensors: dict[str, Tensor]) -> None:
         """Keep a value; in a read-only data set, in memory alone."""
         try:
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             files.write(file, save(tensors))
         except OSError:
             self._take(file, tensors, written=False)

@@ -18,7 +18,7 @@ COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_RECIPE = {
+RECIPE = {
     "optimizer": "ss_optimizer", "learning rate": "ss_learning_rate", "schedule": "ss_lr_scheduler",
     "steps": "ss_steps", "resolution": "ss_resolution", "seed": "ss_seed", "precision": "ss_mixed_precision",
     "base": "ss_sd_model_name", "min-SNR": "ss_min_snr_gamma",
@@ -168,7 +168,7 @@ def describe(file: Container) -> dict[str, Any]:
         "pictures": told.get("ss_num_train_images", ""),
         "begun": _date(told.get("ss_training_started_at", "")),
         "trained": told.get("modelspec.date", "") or _date(told.get("ss_training_finished_at", "")),
-        "recipe": {name: told[key] for name, key in _RECIPE.items() if told.get(key, "None") != "None"},
+        "recipe": {name: told[key] for name, key in RECIPE.items() if told.get(key, "None") != "None"},
         "config": told.get("limner.config", ""),
         "cover": bool(cover(told)),
         "data_sha256": told.get("sshs_model_hash", ""),

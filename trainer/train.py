@@ -34,6 +34,7 @@ from trainer.errors import UserError
 from trainer.families import cost
 from trainer.runs import Run
 from trainer.schedules import Stable
+from trainer.words import count, say
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3
@@ -46,7 +47,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         UserError: something that a person can change.
         StopRequestedError: the run was asked to stop before its first step.
     """
-    run.progress("Loading the base model", 0, 1)
+    run.progress(say("Loading the base model"), 0, 1)
     precision = resolved_precision(config)
     accelerator = distributed.join(precision)
     config = distributed.shared(config, accelerator)
@@ -162,12 +163,16 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
     """
     if config.record.restarts >= RESTARTS:
         raise UserError(
-            f"The training became unstable {RESTARTS + 1} times, each time at half the learning rate of before.",
+            "The training became unstable {times} times, each time at half the learning rate of before.",
             "Lower the learning rate or alpha much, or look for a broken picture.",
             remedies.calmer(config),
+            times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
-    message = f"The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}."
+    message = say(
+        "The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}.",
+        norm=norm, step=step, rate=rate,
+    )  # fmt: skip
     run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
@@ -184,7 +189,8 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
 def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
     """The settings of a run that begins its cool-down now, if its schedule has one; they are written down."""
     if not isinstance(config.schedule, Stable):
-        run.report(events.Warned(message="This schedule has no cool-down that could begin early; the run goes on."))
+        told = say("This schedule has no cool-down that could begin early; the run goes on.")
+        run.report(events.Warned(message=told))
         return config
     steps = config.schedule.shortened(step, config.training.steps)
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
@@ -218,8 +224,9 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     """
     if not examples:
         raise UserError(
-            f"There are no pictures in the data set {dataset.folder_of(config.dataset).name!r}.",
+            "There are no pictures in the data set {name!r}.",
             "Add at least 5; 10 to 30 work best.",
+            name=dataset.folder_of(config.dataset).name,
         )
     record = Record(
         program=__version__,
@@ -259,7 +266,7 @@ def same_as_begun(begun: Record, now: Record) -> None:
     Raises:
         UserError: something differs; it says what.
     """
-    remedy = "Bring it back as it was, or start a new run."
+    remedy = say("Bring it back as it was, or start a new run.")
     if begun.dataset_sha256 != now.dataset_sha256:
         raise UserError("The pictures or captions of the data set changed since this run began.", remedy)
     if begun.base_sha256 != now.base_sha256:
@@ -270,16 +277,18 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
     """Tell what will train, but not as its owner may think."""
     limit = config.captions.chunks * family.count_tokens("")[1]
     if long := sum(family.count_tokens(first)[0] > limit for first, *_ in texts):
-        run.report(
-            events.Warned(message=f"{long} captions are longer than {limit} tokens; the rest of each is not seen.")
-        )
+        told = count(
+            "{n} caption is longer than {limit} tokens; the rest of it is not seen.",
+            "{n} captions are longer than {limit} tokens; the rest of each is not seen.", long, limit=limit,
+        )  # fmt: skip
+        run.report(events.Warned(message=told))
     side = preview.native_side(family)
     if config.training.resolution < side:
-        run.report(
-            events.Warned(
-                message=f"The base model draws {side} x {side} pixels; this run trains at {config.training.resolution}."
-            )
-        )
+        told = say(
+            "The base model draws {side} x {side} pixels; this run trains at {resolution}.",
+            side=side, resolution=config.training.resolution,
+        )  # fmt: skip
+        run.report(events.Warned(message=told))
     folder = dataset.folder_of(config.dataset)
     found = problems.find(
         folder, config.trigger, preset=config.preset, resolution=config.training.resolution,
@@ -288,7 +297,7 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
     for one in problems.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
         kind = problems.KINDS[one.kind]
         names = f" ({', '.join(one.names[:5])})" if one.names else ""
-        run.report(events.Warned(message=f"{one.title} {kind.effect} {kind.remedy}{names}"))
+        run.report(events.Warned(message=f"{one.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ from trainer.errors import UserError
 from trainer.forms import kernel_of, place_of
 from trainer.lowrank import Pair
 from trainer.weights import Change, Checkpoint, rewrite
+from trainer.words import say
 
 _LOST = 1e-7  # a smaller share than this is rounding
 
@@ -46,8 +47,12 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
     for name, family in told.items():
         if family != told[first]:
             raise UserError(
-                f"{first} is for {TITLES[told[first]]}, {name} for {TITLES[family]}.",
+                "{first} is for {family}, {name} for {other}.",
                 "Only adapters of one family can be put together.",
+                first=first,
+                family=TITLES[told[first]],
+                name=name,
+                other=TITLES[family],
             )
     sizes: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, file in files.items():
@@ -57,8 +62,11 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
             other, known = sizes.setdefault(module_name, (name, size))
             if known != size:
                 raise UserError(
-                    f"{other} and {name} are for base models of different sizes (in {module_name}).",
+                    "{other} and {name} are for base models of different sizes (in {module_name}).",
                     "Only adapters of one base model can be put together.",
+                    other=other,
+                    name=name,
+                    module_name=module_name,
                 )
     return told.get(first)
 
@@ -141,8 +149,12 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
     for title, file, strength in files:
         if file.family and file.family != base.family:
             raise UserError(
-                f"{title} is for {TITLES[file.family]}, {base.path.name} is {TITLES[base.family]}.",
+                "{title} is for {family}, {base} is {other}.",
                 "Choose the base model that the adapter was trained on.",
+                title=title,
+                family=TITLES[file.family],
+                base=base.path.name,
+                other=TITLES[base.family],
             )
         for name, module in file.modules.items():
             _check_fits(title, name, module, base)
@@ -153,15 +165,23 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
 
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
-    remedy = "Choose the base model that the adapter was trained on."
+    remedy = say("Choose the base model that the adapter was trained on.")
     if name not in base.weights:
-        raise UserError(f"{base.path.name} has no layer {name}, which {title} changes.", remedy)
+        raise UserError(
+            "{base} has no layer {name}, which {title} changes.", remedy, base=base.path.name, name=name, title=title
+        )
     weight = base.weights[name]
     shape = base.headers[weight.file][1][weight.key].shape
     rows = shape[0] // (1 if weight.third is None else 3)
     size = keys.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     if size != (rows, int(torch.Size(shape[1:]).numel())):
-        raise UserError(f"In {base.path.name} the layer {name} has another size than in {title}.", remedy)
+        raise UserError(
+            "In {base} the layer {name} has another size than in {title}.",
+            remedy,
+            base=base.path.name,
+            name=name,
+            title=title,
+        )
 
 
 def _change(found: list[tuple[Module, float]]) -> Change:
@@ -181,8 +201,12 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
     """
     if tuned.family != base.family:
         raise UserError(
-            f"{tuned.path.name} is {TITLES[tuned.family]}, {base.path.name} is {TITLES[base.family]}.",
+            "{tuned} is {family}, {base} is {other}.",
             "Only models of one family can be compared.",
+            tuned=tuned.path.name,
+            family=TITLES[tuned.family],
+            base=base.path.name,
+            other=TITLES[base.family],
         )
     modules, whole, lost, worst = dict[str, Module](), 0.0, 0.0, 0.0
     for name in sorted(tuned.weights.keys() & base.weights.keys()):
@@ -191,8 +215,11 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
         new, old = tuned.read(name), base.read(name)
         if new.shape != old.shape:
             raise UserError(
-                f"The layer {name} has different sizes in {tuned.path.name} and {base.path.name}.",
+                "The layer {name} has different sizes in {tuned} and {base}.",
                 "Only models of one size can be compared.",
+                name=name,
+                tuned=tuned.path.name,
+                base=base.path.name,
             )
         difference = new.double() - old.double()
         if not bool(difference.any()):
@@ -203,8 +230,10 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
         worst = max(worst, (cut.lost / cut.whole) ** 0.5)
     if not modules:
         raise UserError(
-            f"{tuned.path.name} and {base.path.name} do not differ in any layer that a LoRA can change.",
+            "{tuned} and {base} do not differ in any layer that a LoRA can change.",
             "Choose a tuned model and the base it came from.",
+            tuned=tuned.path.name,
+            base=base.path.name,
         )
     return Made(modules, (lost / whole) ** 0.5, worst, _left_out(tuned, base, whole))
 
@@ -222,5 +251,8 @@ def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, .
             new, old = tuned.read_tensor(file, key), base.read_tensor(*found)
             rest += float((new - old).double().square().sum()) if new.shape == old.shape else 0.0
     share = rest / (rest + whole)
-    return (f"{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",) \
-        if share > 1e-6 else ()  # fmt: skip
+    told = say(
+        "{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",
+        share=share,
+    )
+    return (told,) if share > 1e-6 else ()

@@ -22,7 +22,7 @@ def hold(run: Run) -> FileLock:
     try:
         lock.acquire(timeout=5)
     except Timeout:
-        raise UserError(f"The run {run.id!r} is at work already.", "Watch it, or stop it first.") from None
+        raise UserError("The run {id!r} is at work already.", "Watch it, or stop it first.", id=run.id) from None
     (run.folder / "ask").mkdir(exist_ok=True)
     (run.folder / "ask" / "start").touch()
     return lock

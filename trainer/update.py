@@ -95,9 +95,12 @@ def check(loss: float, norm: float, step: int, config: TrainConfig, scaler: Grad
     """
     if not math.isfinite(loss) or not (math.isfinite(norm) or scaler):
         raise UserError(
-            f"The training became unstable after step {step}: loss {loss}, gradient {norm}.",
+            "The training became unstable after step {step}: loss {loss}, gradient {norm}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
             remedies.calmer(config),
+            step=step,
+            loss=loss,
+            norm=norm,
         )
 
 

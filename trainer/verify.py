@@ -18,8 +18,9 @@ from trainer.detect import TITLES, FamilyName
 from trainer.errors import UserError
 from trainer.keys import TEXT_PREFIXES, Module, Shape
 from trainer.summary import Layer
+from trainer.words import count, say
 
-MICRO = "It is for Micro, the base model that is built into Limner and that other programs do not have."
+MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
 _PEFT = "lora_adapter_metadata"
 _FORGE_LIMIT = 12
 
@@ -131,7 +132,7 @@ class Program:
     unmatched: str
     sizes: str
     more: Callable[[_Facts, int], Iterator[str]]
-    alpha: str = "layers without alpha act as if alpha were the rank"
+    alpha: str = say("layers without alpha act as if alpha were the rank")
 
 
 def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
@@ -150,8 +151,9 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     try:
         file = container.read(path)
     except UserError as error:
-        reason = error.message.removeprefix(f"{path.name} cannot be used: ").rstrip(".")
-        failed = tuple(Verdict(program.name, False, f"cannot be opened: {reason}") for program in PROGRAMS)
+        before = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
+        reason = error.message.removeprefix(before).rstrip(".")
+        failed = tuple(Verdict(one.name, False, say("cannot be opened: {reason}", reason=reason)) for one in PROGRAMS)
         return Report(path.name, "unknown", 0, failed, (f"{reason[0].upper()}{reason[1:]}.",))
     found, strange = summary.layers(file)
     family = summary.family(file, found)
@@ -167,36 +169,48 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
 def _problems(facts: _Facts, *, by_name: bool) -> Iterator[str]:
     """What is wrong with a file by itself."""
     if not facts.layers:
-        yield "It has no layer of an adapter."
+        yield say("It has no layer of an adapter.")
         return
     if by_name and not any(facts.has(layer.module) for layer in facts.layers):
-        yield "It is for none of Stable Diffusion 1.x, 2.x and XL."
-    if facts.infinite:
-        yield f"{_count(facts.infinite, 'tensor has', 'tensors have')} values that are not finite."
-    if facts.halves:
-        yield f"{_count(facts.halves, 'layer lacks', 'layers lack')} a part, or its parts do not fit together."
-    if facts.misfits:
-        yield f"{_count(facts.misfits, 'layer has', 'layers have')} another size than in {TITLES[facts.family]}."
-    if facts.twice:
-        yield f"{_count(facts.twice, 'layer is', 'layers are')} in it twice, under two names."
-    if facts.without_alpha:
-        yield f"{_count(facts.without_alpha, 'layer lacks', 'layers lack')} the alpha."
-    if facts.strange:
-        yield f"{_count(facts.strange, 'key belongs', 'keys belong')} to no layer."
+        yield say("It is for none of Stable Diffusion 1.x, 2.x and XL.")
+    yield from _counted(facts)
     by_width, named = summary.width_of(facts.file, facts.layers)[0], summary.named_family(facts.file.metadata)
     if by_width and named and by_width != named:
-        yield f"Its metadata say {TITLES[named]}, but its layers are those of {TITLES[by_width]}."
+        told = {"named": TITLES[named], "family": TITLES[by_width]}
+        yield say("Its metadata say {named}, but its layers are those of {family}.", **told)
 
 
-def _count(names: list[str], one: str, several: str) -> str:
-    return f"{len(names)} {one if len(names) == 1 else several} ({names[0][:100]})"
+def _counted(facts: _Facts) -> Iterator[str]:
+    """What is wrong with parts of it: with how many, and the name of the first."""
+    # fmt: off
+    if names := facts.infinite:
+        yield count("{n} tensor ({first}) has values that are not finite.",
+                    "{n} tensors ({first}) have values that are not finite.", len(names), first=names[0][:100])
+    if names := facts.halves:
+        yield count("{n} layer ({first}) lacks a part, or its parts do not fit together.",
+                    "{n} layers ({first}) lack a part, or their parts do not fit together.",
+                    len(names), first=names[0][:100])
+    if names := facts.misfits:
+        yield count("{n} layer ({first}) has another size than in {family}.",
+                    "{n} layers ({first}) have another size than in {family}.",
+                    len(names), first=names[0][:100], family=TITLES[facts.family])
+    if names := facts.twice:
+        yield count("{n} layer ({first}) is in it twice, under two names.",
+                    "{n} layers ({first}) are in it twice, under two names.", len(names), first=names[0][:100])
+    if names := facts.without_alpha:
+        yield count("{n} layer ({first}) lacks the alpha.", "{n} layers ({first}) lack the alpha.",
+                    len(names), first=names[0][:100])
+    if names := facts.strange:
+        yield count("{n} key ({first}) belongs to no layer.", "{n} keys ({first}) belong to no layer.",
+                    len(names), first=names[0][:100])
+    # fmt: on
 
 
 def _judge(program: Program, facts: _Facts) -> Verdict:
     if not facts.layers:
-        return Verdict(program.name, False, "there is nothing in it that it could load")
+        return Verdict(program.name, False, say("there is nothing in it that it could load"))
     if facts.model == "micro" and program.name != "diffusers":
-        return Verdict(program.name, False, "does not have the base model Micro, which this file is for")
+        return Verdict(program.name, False, say("does not have the base model Micro, which this file is for"))
     lost = [
         key
         for layer in facts.layers
@@ -205,33 +219,36 @@ def _judge(program: Program, facts: _Facts) -> Verdict:
     ] + facts.strange
     faults = []
     if lost:
-        faults.append(
-            f"{len(lost)} of {len(facts.file.entries)} keys match nothing ({lost[0][:80]}): {program.unmatched}"
-        )
+        faults.append(say(
+            "{number} of {all} keys match nothing ({first}): {what}", number=len(lost), all=len(facts.file.entries),
+            first=lost[0][:80], what=program.unmatched,
+        ))  # fmt: skip
     faults += program.more(facts, len(lost))
     if facts.halves:
-        faults.append(f"{facts.halves[0]} lacks a part or its parts do not fit together, which stops or spoils it")
+        faults.append(say(
+            "{layer} lacks a part or its parts do not fit together, which stops or spoils it", layer=facts.halves[0]
+        ))  # fmt: skip
     if facts.misfits:
-        faults.append(f"{facts.misfits[0]} has a wrong size: {program.sizes}")
+        faults.append(say("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.sizes))
     if facts.without_alpha and program.alpha:
-        faults.append(f"{facts.without_alpha[0]} has no alpha: {program.alpha}")
+        faults.append(say("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.alpha))
     if facts.infinite:
-        faults.append("values that are not finite make its pictures black")
-    words = "; ".join(faults) or f"loads: all {len(facts.file.entries)} keys"
-    return Verdict(program.name, not faults, words + ("" if faults else _remark(program, facts)))
+        faults.append(say("values that are not finite make its pictures black"))
+    loads = say("loads: all {number} keys", number=len(facts.file.entries))
+    return Verdict(program.name, not faults, "; ".join(faults) or loads + _remark(program, facts))
 
 
 def _remark(program: Program, facts: _Facts) -> str:
     """What a person should know though the file loads."""
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
-        return ", with --network_module lycoris.kohya"
+        return say(", with --network_module lycoris.kohya")
     if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
-        return ", but it takes DoRA's lengths relative to the base's weights, so that pictures differ slightly"
+        return say(", but it takes DoRA's lengths relative to the base's weights, so that pictures differ slightly")
     if program.name == "sd-scripts" and facts.family == "sdxl" and _naming(facts) == {"diffusers"}:
-        return "; resuming a training from it does not work under these names"
+        return say("; resuming a training from it does not work under these names")
     if program.name == "diffusers" and facts.model == "micro":
-        return ", with Micro's folder as the base model"
+        return say(", with Micro's folder as the base model")
     return ""
 
 
@@ -304,13 +321,13 @@ def _sdnext(facts: _Facts, module: Module) -> bool:
 
 def _scale(facts: _Facts, _: int) -> Iterator[str]:
     if facts.peft and facts.full_strength:
-        yield "the alpha stands in metadata that it does not read, so that the strength is wrong"
+        yield say("the alpha stands in metadata that it does not read, so that the strength is wrong")
 
 
 def _webui(facts: _Facts, lost: int) -> Iterator[str]:
     yield from _scale(facts, lost)
     if not bytes(facts.file.data[8:10]).startswith(b'{"'):
-        yield 'the header does not begin with {", which it insists on'
+        yield say('the header does not begin with {", which it insists on')
     for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
         text = facts.file.metadata.get(key, "{}")
         try:
@@ -318,7 +335,7 @@ def _webui(facts: _Facts, lost: int) -> Iterator[str]:
         except (ValueError, RecursionError):
             fine = False
         if not fine:
-            yield f"{key} in the metadata is no table, at which its file list stumbles"
+            yield say("{key} in the metadata is no table, at which its file list stumbles", key=key)
 
 
 def _rules_a1111(facts: _Facts, lost: int) -> Iterator[str]:
@@ -328,55 +345,56 @@ def _rules_a1111(facts: _Facts, lost: int) -> Iterator[str]:
         shown: FamilyName = "sd21" if told.get("ss_v2") == "True" else "sd15"
         shown = "sdxl" if told.get("ss_base_model_version", "").startswith("sdxl_") else shown
         if shown != facts.family:
-            yield f"by its metadata it is filed as {TITLES[shown]}, and hidden for {TITLES[facts.family]}"
+            named = {"shown": TITLES[shown], "family": TITLES[facts.family]}
+            yield say("by its metadata it is filed as {shown}, and hidden for {family}", **named)
 
 
 def _rules_forge(facts: _Facts, lost: int) -> Iterator[str]:
     yield from _webui(facts, lost)
     if lost > _FORGE_LIMIT:
-        yield f"more than {_FORGE_LIMIT} such keys, so that it refuses the whole file"
+        yield say("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
 
 
 def _rules_invoke(facts: _Facts, _: int) -> Iterator[str]:
     if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
-        yield "it refuses names of both kinds in one file"
+        yield say("it refuses names of both kinds in one file")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
-        yield "it refuses this `format` in the metadata"
+        yield say("it refuses this `format` in the metadata")
     if not facts.peft and summary.width_of(facts.file, facts.layers)[0] != facts.family:
-        yield "it cannot tell the family, for which it goes by the sizes of cross-attention or text encoder"
+        yield say("it cannot tell the family, for which it goes by the sizes of cross-attention or text encoder")
 
 
 def _rules_kohya(facts: _Facts, _: int) -> Iterator[str]:
     if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
-        yield "of names of both kinds in one file it takes one"
+        yield say("of names of both kinds in one file it takes one")
 
 
 def _rules_diffusers(facts: _Facts, _: int) -> Iterator[str]:
     if not facts.peft and not all(key.startswith(keys.PREFIXES) for key in facts.file.entries):
-        yield "it takes a file as kohya's only if all keys begin as such, so that it raises an error"
+        yield say("it takes a file as kohya's only if all keys begin as such, so that it raises an error")
     if not facts.peft and _PEFT in facts.file.metadata:
-        yield f"it refuses {_PEFT} beside alphas"
+        yield say("it refuses {key} beside alphas", key=_PEFT)
     if facts.twice:
-        yield f"of {facts.twice[0]}, which is there twice, it drops one"
+        yield say("of {layer}, which is there twice, it drops one", layer=facts.twice[0])
     if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
-        yield "no layer has an alpha: all act as if it were the rank"
+        yield say("no layer has an alpha: all act as if it were the rank")
     for one in ("text_encoder", "text_encoder_2"):
         paths = [layer.module.place.path for layer in facts.layers
                  if layer.module.place and layer.module.place.component == one]  # fmt: skip
         if paths and not facts.peft and not any(path.endswith("out_proj") for path in paths):
-            yield "it does not know the form of a text encoder's layers when no out_proj is among them, and stops"
+            yield say("it does not know the form of a text encoder's layers when no out_proj is among them, and stops")
     if not facts.peft and {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
-        yield "it does not read this kind of adapter in kohya's form; DoRA loses its lengths"
+        yield say("it does not read this kind of adapter in kohya's form; DoRA loses its lengths")
 
 
-_RESHAPES = "it reshapes what does not fit, and then does something else without a word"
-_STOPS = "it stops with an error"
+_RESHAPES = say("it reshapes what does not fit, and then does something else without a word")
+_STOPS, _LEFT_OUT = say("it stops with an error"), say("left out")
 PROGRAMS = (
-    Program("ComfyUI", _comfy, "left out, with a line in the log only", _RESHAPES, _scale),
-    Program("A1111", _a1111, "left out", "it stops or does something else", _rules_a1111),
-    Program("Forge", _comfy, "left out", _RESHAPES, _rules_forge),
-    Program("InvokeAI", _invoke, "it stops with an error", _STOPS, _rules_invoke),
-    Program("sd-scripts", _kohya, "left out without a word", _STOPS, _rules_kohya),
-    Program("diffusers", _diffusers, "it stops with an error", _STOPS, _rules_diffusers, alpha=""),
-    Program("SD.Next", _sdnext, "left out", _STOPS, _scale),
+    Program("ComfyUI", _comfy, say("left out, with a line in the log only"), _RESHAPES, _scale),
+    Program("A1111", _a1111, _LEFT_OUT, say("it stops or does something else"), _rules_a1111),
+    Program("Forge", _comfy, _LEFT_OUT, _RESHAPES, _rules_forge),
+    Program("InvokeAI", _invoke, _STOPS, _STOPS, _rules_invoke),
+    Program("sd-scripts", _kohya, say("left out without a word"), _STOPS, _rules_kohya),
+    Program("diffusers", _diffusers, _STOPS, _STOPS, _rules_diffusers, alpha=""),
+    Program("SD.Next", _sdnext, _LEFT_OUT, _STOPS, _scale),
 )  # fmt: skip

@@ -177,7 +177,7 @@ def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> No
         UserError: there is something at `out` already, or a changed weight is not finite in the model's precision.
     """
     if out.exists():
-        raise UserError(f"There is something at {out.name} already.", "Choose another name.")
+        raise UserError("There is something at {name} already.", "Choose another name.", name=out.name)
     by_tensor: dict[tuple[Path, str], list[tuple[Weight, Change]]] = {}
     for name, change in changes.items():
         weight = checkpoint.weights[name]
@@ -210,6 +210,6 @@ def _chunks(
                     part = weight.of(tensor)
                     part.copy_(change(part.float()).reshape(part.shape).to(tensor.dtype))
                 if not tensor.isfinite().all():
-                    raise UserError(f"{key} is not finite with the adapter in it.", "Use a lower strength.")
+                    raise UserError("{key} is not finite with the adapter in it.", "Use a lower strength.", key=key)
                 data = tensor.view(torch.uint8).numpy().tobytes()
             yield data

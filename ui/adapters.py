@@ -11,16 +11,19 @@ from urllib.parse import quote
 
 from trainer import container, files, runs, summary, verify
 from trainer.errors import UserError
+from trainer.words import say
 from ui import media
 from ui.watch import Watch, label
 
-NONE = ("None, the base model alone", "")
+NONE = (say("None, the base model alone"), "")
 KEPT = "kept:"
 LONGEST = 1000  # letters of a fact in a file, which may come from anywhere
-_FACTS = (
-    "family", "kind", "form", "ranks", "alphas", "precision", "modules", "title", "trigger", "pictures", "steps",
-    "begun", "trained",
-)  # fmt: skip
+_FACTS = {
+    "family": say("family"), "kind": say("kind"), "form": say("form"), "ranks": say("ranks"), "alphas": say("alphas"),
+    "precision": say("precision"), "modules": say("modules"), "title": say("title"), "trigger": say("trigger"),
+    "pictures": say("pictures"), "steps": say("steps"), "begun": say("begun"), "trained": say("trained"),
+}  # fmt: skip
+_BLOCKS = {"outside": say("outside"), "unknown": say("unknown")}  # others are called as in the model
 
 
 def kept() -> list[Path]:
@@ -82,11 +85,12 @@ def choices(watch: Watch) -> list[tuple[str, str]]:
     found = []
     for view in watch.every():
         if view.state.export and (view.run.folder / view.state.export).is_file():
-            found.append((f"Finished: {label(view.run)}", view.run.id))
+            found.append((say("Finished: {run}", run=label(view.run)), view.run.id))
         for one in sorted(view.state.checkpoints, key=lambda checkpoint: -checkpoint.step):
             if media.checkpoint_file(view.run, one.step).is_file():
-                found.append((f"Step {one.step}: {label(view.run)}", f"{view.run.id}@{one.step}"))
-    return [*found, *((f"File: {path.stem}", f"{KEPT}{path.stem}") for path in kept()), NONE]
+                told = say("Step {step}: {run}", step=one.step, run=label(view.run))
+                found.append((told, f"{view.run.id}@{one.step}"))
+    return [*found, *((say("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()), NONE]
 
 
 def find(key: str) -> Path:
@@ -129,13 +133,14 @@ def describe(path: Path) -> str:
         return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
     facts, cover = summary.describe(file), summary.cover(file.metadata)
     kind = {"iV": "png", "/9": "jpeg", "Uk": "webp"}.get(cover[:2])
-    picture = f"<img alt='Cover' src='data:image/{kind};base64,{cover}'>" if kind else ""
-    rows = "".join(_row(name, facts[name]) for name in _FACTS if facts[name] not in ("", [], "unknown"))
-    rows += _row("recipe", [f"{name} {value}" for name, value in facts["recipe"].items()]) if facts["recipe"] else ""
-    blocks = "".join(_row(name, size(count)) for name, count in facts["blocks"].items())
+    picture = f"<img alt='{say('Cover')}' src='data:image/{kind};base64,{cover}'>" if kind else ""
+    rows = "".join(_row(told, facts[name]) for name, told in _FACTS.items() if facts[name] not in ("", [], "unknown"))
+    recipe = [f"{say(name)} {value}" for name, value in facts["recipe"].items()]
+    rows += _row(say("recipe"), recipe) if recipe else ""
+    blocks = "".join(_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items())
     return (
         f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{picture}<table>{rows}</table>{checked}"
-        f"<details class='notes'><summary>Size of each block</summary><table>{blocks}</table></details></div>"
+        f"<details class='notes'><summary>{say('Size of each block')}</summary><table>{blocks}</table></details></div>"
     )
 
 
@@ -147,11 +152,14 @@ def _row(name: str, value: Any) -> str:  # noqa: ANN401 - a fact of any kind
 def verdicts(found: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
     """What the programs make of a file: a sentence, and behind it a line for each."""
     loads = [program for program, fine, _ in found if fine]
-    sentence = f"Checked: loads in {', '.join(loads)}" if loads else "Checked: no program loads it"
+    sentence = say("Checked: no program loads it")
+    if loads:
+        sentence = say("Checked: loads in {programs}", programs=", ".join(loads))
     told = "".join(f"<p>{escape(one)}</p>" for one in remarks)
     rows = "".join(
-        f"<tr class='{said}'><th scope='row'>{escape(program)}</th><td>{said}</td><td>{escape(words)}</td></tr>"
-        for program, said, words in ((program, "yes" if fine else "no", words) for program, fine, words in found)
+        f"<tr class='{'yes' if fine else 'no'}'><th scope='row'>{escape(program)}</th>"
+        f"<td>{say('yes') if fine else say('no')}</td><td>{escape(words)}</td></tr>"
+        for program, fine, words in found
     )
     return f"<details class='notes verdicts'><summary>{sentence}</summary>{told}<table>{rows}</table></details>"
 
@@ -161,10 +169,10 @@ def table() -> str:
     rows = "".join(
         f"<li><a class='download' download href='/download/kept/{quote(path.name)}'>{escape(path.name)} "
         f"({size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
-        f"data-label='{escape(path.name)}'>Delete</button></li>"
+        f"data-label='{escape(path.name)}'>{say('Delete')}</button></li>"
         for path in kept()
     )
-    return f"<div class='kept'><h2>Other files</h2><ul>{rows}</ul></div>" if rows else ""
+    return f"<div class='kept'><h2>{say('Other files')}</h2><ul>{rows}</ul></div>" if rows else ""
 
 
 def size(count: int) -> str:

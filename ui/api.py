@@ -73,7 +73,7 @@ def ask(run: str, command: str) -> None:
     elif command in runs.COMMANDS:
         live.ask(run, command)
     else:
-        raise UserError(f"{command!r} is no command.", f"Use one of {', '.join(COMMANDS)}.")
+        raise UserError("{command!r} is no command.", "Use one of {known}.", command=command, known=", ".join(COMMANDS))
 
 
 def wanted(prompt: str, adapter: str, strength: float, settings: dict[str, Any]) -> tryout.Asked:
@@ -87,7 +87,9 @@ def wanted(prompt: str, adapter: str, strength: float, settings: dict[str, Any])
         "seed": 1, "steps": usual.steps, "guidance": usual.guidance, "negative": "", "size": "",
     }  # fmt: skip
     for name in settings.keys() - values.keys():
-        raise UserError(f"{name!r} is no setting of a picture.", f"Use one of {', '.join(values)}.")
+        raise UserError(
+            "{name!r} is no setting of a picture.", "Use one of {known}.", name=name, known=", ".join(values)
+        )
     return tryout.Asked(
         adapter=adapter, prompt=prompt, strength=strength, view="one", fresh=False, last=[], base="",
         **values | settings,
@@ -105,7 +107,7 @@ def projects() -> list[str]:
 def create_project(name: str) -> str:
     """Make a new, empty project; gives its name."""
     if name in dataset.names():
-        raise UserError(f"There is a project {name!r} already.", "Choose another name.")
+        raise UserError("There is a project {name!r} already.", "Choose another name.", name=name)
     dataset.create(files.check_name(name, "project"))
     return name
 

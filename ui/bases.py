@@ -5,6 +5,7 @@ from pathlib import Path
 from trainer import config as configs
 from trainer import detect, files, runs
 from trainer.errors import UserError
+from trainer.words import say
 
 LOOKED_AT = 50  # runs
 SHOWN = 8  # of those used before
@@ -17,18 +18,18 @@ def folder() -> Path:
 
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
-    found = {configs.MICRO: "Micro, built in"}
+    found = {configs.MICRO: say("Micro, built in")}
     for path in sorted(folder().iterdir()) if folder().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
     for base in _used():
-        found.setdefault(base, f"{Path(base).stem if detect.is_here(base) else base}, used before")
+        found.setdefault(base, say("{base}, used before", base=Path(base).stem if detect.is_here(base) else base))
     return [(label, base) for base, label in found.items()]
 
 
 def _family(base: str) -> str:
     seen = detect.glance(base)
-    return f", {detect.TITLES[seen.family]}" if seen else ", not a known base model"
+    return f", {detect.TITLES[seen.family] if seen else say('not a known base model')}"
 
 
 def _used() -> list[str]:

@@ -13,13 +13,14 @@ import gradio as gr
 from trainer import captioning, dataset, editing, runs
 from trainer.captioning import CaptionConfig
 from trainer.errors import UserError
+from trainer.words import count, say
 from ui import grid, memory, progress
 from ui.handling import QUIET, handled
 
 TEMPLATE = "{trigger}, {class}, {caption}"
 EXISTING = [
-    ("Leave them as they are", "keep"), ("Put the new words after them", "add"),
-    ("Replace them (you can undo it)", "replace"),
+    (say("Leave them as they are"), "keep"), (say("Put the new words after them"), "add"),
+    (say("Replace them (you can undo it)"), "replace"),
 ]  # fmt: skip
 
 
@@ -56,19 +57,21 @@ class Tools:
 def build() -> Tools:
     """Draw the tools."""
     with (
-        gr.Accordion("Change many captions", open=False, elem_id="bulk"),
+        gr.Accordion(say("Change many captions"), open=False, elem_id="bulk"),
         gr.Tabs(elem_id="bulk-tabs", overflow_behavior="wrap"),
     ):
-        with gr.Tab("Find and replace"):
+        with gr.Tab(say("Find and replace")):
             with gr.Row(elem_classes="bottom"):
-                find = gr.Textbox(label="Find", max_lines=1, elem_id="find", interactive=True)
-                replacement = gr.Textbox(label="Replace with", max_lines=1, elem_id="replacement", interactive=True)
-                replace = gr.Button("Replace in all", elem_id="replace")
+                find = gr.Textbox(label=say("Find"), max_lines=1, elem_id="find", interactive=True)
+                replacement = gr.Textbox(
+                    label=say("Replace with"), max_lines=1, elem_id="replacement", interactive=True
+                )
+                replace = gr.Button(say("Replace in all"), elem_id="replace")
             replacing = gr.HTML(elem_id="replacing")
-        with gr.Tab("Fill in a template"):
+        with gr.Tab(say("Fill in a template")):
             template, noun, fill = _template()
             filling = gr.HTML(elem_id="filling")
-        with gr.Tab("Written by a model"):
+        with gr.Tab(say("Written by a model")):
             model, existing, write, stop = _automatic()
             writing = gr.HTML(elem_id="writing")
     return Tools(
@@ -80,30 +83,32 @@ def build() -> Tools:
 def _template() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="bottom"):
         template = gr.Textbox(
-            TEMPLATE, label="Template", info="{caption} is what is written already.", max_lines=1,
+            TEMPLATE, label=say("Template"), info=say("{caption} is what is written already."), max_lines=1,
             elem_id="template", interactive=True, scale=2,
         )  # fmt: skip
         noun = gr.Textbox(
-            label="Class", info="What it is: a woman, a cat, a robot.", max_lines=1, elem_id="class",
+            label=say("Class"), info=say("What it is: a woman, a cat, a robot."), max_lines=1, elem_id="class",
             interactive=True, scale=1,
         )  # fmt: skip
-        fill = gr.Button("Fill in all", elem_id="fill", scale=1)
+        fill = gr.Button(say("Fill in all"), elem_id="fill", scale=1)
     return template, noun, fill
 
 
 def _automatic() -> tuple[gr.Textbox, gr.Radio, gr.Button, gr.Button]:
     with gr.Row(equal_height=False):
         model = gr.Textbox(
-            label="Caption model",
-            info=f"Name on the Hugging Face hub, such as {captioning.SUGGESTED}, or a folder on this machine.",
-            max_lines=1, elem_id="caption-model", interactive=True,
+            label=say("Caption model"), max_lines=1, elem_id="caption-model", interactive=True,
+            info=say(
+                "Name on the Hugging Face hub, such as {model}, or a folder on this machine.",
+                model=captioning.SUGGESTED,
+            ),
         )  # fmt: skip
         existing = gr.Radio(
-            EXISTING, value="keep", label="Captions that are there already", elem_id="existing", interactive=True
+            EXISTING, value="keep", label=say("Captions that are there already"), elem_id="existing", interactive=True
         )
     with gr.Row(elem_classes="tools"):
-        write = gr.Button("Write captions", elem_id="write", size="sm")
-        stop = gr.Button("Stop and keep what is written", elem_id="write-stop", size="sm", visible=False)
+        write = gr.Button(say("Write captions"), elem_id="write", size="sm")
+        stop = gr.Button(say("Stop and keep what is written"), elem_id="write-stop", size="sm", visible=False)
     return model, existing, write, stop
 
 
@@ -181,7 +186,9 @@ def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], N
         raise UserError("Captions are being written already.", "Wait for them, or stop that first.")
     name = dataset.one_line(model or "")
     if not name:
-        raise UserError("No caption model is chosen.", f"Type the name of one, such as {captioning.SUGGESTED}.")
+        raise UserError(
+            "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED
+        )
     run = captioning.create(CaptionConfig(dataset=project, model=name, existing=existing))
     memory.remember(project, "caption-model", name)
     begin(run)
@@ -217,13 +224,15 @@ def _told(view: runs.View) -> str:
         case "failed":
             return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
         case "finished" | "stopped":
-            count = sum(1 for text in captioning.words(view.run).values() if text)
-            words = "Done" if view.status == "finished" else "Stopped"
-            return f"<p class='quiet' role='status'>{words}: {count} captions were written.</p>"
+            written = sum(1 for text in captioning.words(view.run).values() if text)
+            told = count("{state}: {n} caption was written.", "{state}: {n} captions were written.", written,
+                         state=progress.WORDS[view.status])  # fmt: skip
+            return f"<p class='quiet' role='status'>{told}</p>"
         case "interrupted":
-            return "<p class='quiet' role='status'>It was interrupted. Start it again; nothing was changed.</p>"
-    text = progress.word(view) if phase is None else f"{phase.name} ({phase.done} of {phase.total})"
+            told = say("It was interrupted. Start it again; nothing was changed.")
+            return f"<p class='quiet' role='status'>{told}</p>"
+    text = progress.phase(phase) if phase else progress.word(view)
     share = phase.done / phase.total if phase and phase.total else 0.0
-    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}'"
-    bar = f"<div class='bar' role='progressbar' aria-label='Captions' {value}><i style='width:{share:.1%}'></i></div>"
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{say('Captions')}'"
+    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
     return f"<p role='status'>{escape(text)}</p>{bar}"

@@ -20,8 +20,8 @@ function show() {
   const status = element.querySelector(".save");
   if (!status) return;
   const text = failure
-    ? "Not saved: " + failure + " Your text is kept here and will be tried again."
-    : typed.size ? "Saving\u2026" : areas().length ? "All captions are saved." : "";
+    ? "[[Not saved: {reason} Your text is kept here and will be tried again.]]".replace("{reason}", () => failure)
+    : typed.size ? "[[Saving…]]" : areas().length ? "[[All captions are saved.]]" : "";
   status.textContent = text;
   status.classList.toggle("bad", failure !== "");
 }
@@ -66,7 +66,7 @@ async function save(key) {
     clearTimeout(settled);
     settled = setTimeout(() => trigger("edit"), 1500);
   } else if (typed.has(key)) {
-    failure = (answer && answer.error) || "the server does not answer.";
+    failure = (answer && answer.error) || "[[the server does not answer.]]";
     later(key, 3000);
   }
   show();

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from trainer.words import say
 from ui import adapters
 from ui.watch import Watch
 
 VIEWS = [
-    ("One picture", "one"), ("Before and after", "before"), ("With a slider", "slide"), ("Strengths", "strengths"),
-    ("Checkpoints", "checkpoints"), ("Checkpoints by strengths", "grid"),
+    (say("One picture"), "one"), (say("Before and after"), "before"), (say("With a slider"), "slide"),
+    (say("Strengths"), "strengths"), (say("Checkpoints"), "checkpoints"), (say("Checkpoints by strengths"), "grid"),
 ]  # fmt: skip
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 FINE = (0.4, 0.6, 0.8, 1.0, 1.2)
@@ -45,7 +46,8 @@ def columns(view: str, count: int) -> int:
 
 
 def _cell(key: str, strength: float) -> Cell:
-    return Cell(key, strength, f"strength {strength:g}" if key and strength else "without the adapter")
+    told = say("strength {strength:g}", strength=strength) if key and strength else say("without the adapter")
+    return Cell(key, strength, told)
 
 
 def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
@@ -55,12 +57,12 @@ def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
     """
     run = adapters.run_of(key)
     if run is None:
-        return [(key, "this file" if key else "without the adapter")]
+        return [(key, say("this file") if key else say("without the adapter"))]
     state = watch.look(run).state
     end = f"{run.id}@{state.step}" if state.export else ""  # the finished adapter once more
     found = [
-        (one, label.split(":", 1)[0].lower())
-        for label, one in adapters.choices(watch)
+        (one, say("step {step}", step=step) if (step := one.partition("@")[2]) else say("finished"))
+        for _, one in adapters.choices(watch)
         if one.partition("@")[0] == run.id and one != end
     ][::-1]
     if len(found) <= MOST:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
@@ -14,13 +14,15 @@ import gradio as gr
 
 from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
+from trainer.words import count, say
 from ui import captioning, grid, media, memory
 from ui.captioning import Tools
 from ui.grid import Look
 from ui.handling import QUIET, answered, handled
+from ui.texts import read
 
-HERE = Path(__file__).parent
 FIRST = "my-pictures"  # the project of who has none
+SHIPPED = "example-"  # how the names of the data sets that come along begin
 AT_ONCE = 24  # pictures that are measured in one go
 # Waits until the captions that were typed last are on disk; see captions.js.
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
@@ -34,8 +36,8 @@ class Tab:
     """The components that others read or fill; `shown` are those that `show` gives values for."""
 
     trigger: gr.Textbox
-    report: gr.HTML
     forward: gr.Button
+    parts: "Parts"
     shown: list[Any]
 
 
@@ -44,6 +46,9 @@ class Parts:
     """What the handlers are given, and what they give values for."""
 
     given: list[Any]
+    upload: gr.File
+    folder: gr.File
+    places: gr.Textbox
     report: gr.HTML
     look: gr.State
     grid: gr.HTML
@@ -62,63 +67,61 @@ def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(equal_height=True, elem_id="adding"):
         upload = gr.File(
-            label="Drop pictures or a .zip here, or click to choose", file_count="multiple", height=130,
+            label=say("Drop pictures or a .zip here, or click to choose"), file_count="multiple", height=130,
             file_types=["image", ".zip", ".txt"], elem_id="upload", interactive=True, scale=4, min_width=220,
         )  # fmt: skip
         folder = gr.File(
-            label="Add a folder", file_count="directory", height=130, elem_id="folder", interactive=True, scale=1,
+            label=say("Add a folder"), file_count="directory", height=130, elem_id="folder", interactive=True, scale=1,
             min_width=160,
         )  # fmt: skip
     places = gr.Textbox(visible=False)
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):
         trigger = gr.Textbox(
-            label="Trigger word", info="A made-up word that will call your character or style, such as miraxo.",
-            max_lines=1, elem_id="trigger", interactive=True, scale=3,
+            label=say("Trigger word"), max_lines=1, elem_id="trigger", interactive=True, scale=3,
+            info=say("A made-up word that will call your character or style, such as miraxo."),
         )  # fmt: skip
-        prefix = gr.Button("Put in front of every caption", elem_id="prefix", scale=1, min_width=220)
+        prefix = gr.Button(say("Put in front of every caption"), elem_id="prefix", scale=1, min_width=220)
     with gr.Row(elem_classes="tools"):
         summary = gr.HTML(elem_id="dataset-summary")
-        restore = gr.Button("Bring back what was removed", elem_id="restore", size="sm", visible=False)
-        undo = gr.Button("Undo", elem_id="undo", size="sm", visible=False)
+        restore = gr.Button(say("Bring back what was removed"), elem_id="restore", size="sm", visible=False)
+        undo = gr.Button(say("Undo"), elem_id="undo", size="sm", visible=False)
     overview = gr.HTML(
-        {}, html_template=_read("overview.html"), js_on_load=_read("overview.js"), elem_id="overview"
+        {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
     )  # fmt: skip
     tools = captioning.build()
     cards = gr.HTML(
-        {}, html_template=_read("captions.html"), js_on_load=_read("captions.js"),
+        {}, html_template=read("captions.html"), js_on_load=read("captions.js"),
         server_functions=[save_caption, measure], elem_id="captions",
     )  # fmt: skip
     with gr.Row(elem_classes="next"):
-        forward = gr.Button("Next: train", variant="primary", elem_id="to-train")
+        forward = gr.Button(say("Next: train"), variant="primary", elem_id="to-train")
     look = gr.State(Look())
-    parts = Parts([project, trigger, look], report, look, cards, overview, summary, restore, undo)
-    _connect_files(parts, upload, folder, places)
+    parts = Parts(
+        [project, trigger, look], upload, folder, places, report, look, cards, overview, summary, restore, undo
+    )
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
     captioning.connect(tools, project, trigger)
-    return Tab(trigger, report, forward, [trigger, report, *parts.view, *tools.shown])
+    return Tab(trigger, forward, parts, [trigger, report, *parts.view, *tools.shown])
 
 
-def _read(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
-
-
-def _connect_files(parts: Parts, upload: gr.File, folder: gr.File, places: gr.Textbox) -> None:
+def connect_files(parts: Parts, begin: Callable[[str | None, list[str] | None], Any], shown: Sequence[Any]) -> None:
+    """What becomes of files that are dropped: `begin` finds the project for them and gives values for `shown`."""
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
-    shown = [parts.report, *parts.view]
-    project = parts.given[0]
-    upload.upload(handled(somewhere), [project, upload], project, **QUIET).then(
-        handled(add), [*parts.given, upload], [upload, *shown], **busy
+    project, added = parts.given[0], [parts.report, *parts.view]
+    parts.upload.upload(handled(begin), [project, parts.upload], shown, **QUIET).then(
+        handled(add), [*parts.given, parts.upload], [parts.upload, *added], **busy
     )
-    folder.upload(handled(somewhere), [project, folder], project, **QUIET).then(
-        handled(add), [*parts.given, folder, places], [folder, *shown], js=WITH_PLACES, **busy
+    parts.folder.upload(handled(begin), [project, parts.folder], shown, **QUIET).then(
+        handled(add), [*parts.given, parts.folder, parts.places], [parts.folder, *added], js=WITH_PLACES, **busy
     )
-    parts.grid.delete(handled(remove), parts.given, shown, **QUIET)
-    parts.restore.click(handled(bring_back), parts.given, shown, **QUIET)
 
 
 def _connect_view(parts: Parts, tools: Tools) -> None:
+    removed = [parts.report, *parts.view]
+    parts.grid.delete(handled(remove), parts.given, removed, **QUIET)
+    parts.restore.click(handled(bring_back), parts.given, removed, **QUIET)
     parts.grid.select(handled(turn), parts.given, parts.view, **QUIET)
     parts.grid.end(handled(grid.draw), parts.given, parts.view, **QUIET)
     parts.grid.edit(handled(restate), parts.given, [parts.overview, parts.summary], **QUIET)
@@ -153,18 +156,17 @@ def show(project: str) -> list[Any]:
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def somewhere(project: str | None, uploads: Sequence[str] | None) -> Any:  # noqa: ANN401 - a component's update
-    """A new project for pictures that are dropped where there is none."""
-    if project or not uploads:
-        return gr.skip()
+def place(project: str | None) -> str:
+    """The project for pictures that are dropped: a new one if none is open, or one that came with the program."""
+    if project and not project.startswith(SHIPPED):
+        return project
     names, number = dataset.names(), 1
     name = FIRST
     while name in names:
         number += 1
         name = f"{FIRST}-{number}"
     dataset.create(name)
-    memory.remember_project(name)
-    return gr.Dropdown(dataset.names(), value=name)
+    return name
 
 
 def add(
@@ -176,21 +178,23 @@ def add(
     `places` is where each lies in an added folder, so that equal names in two folders are not mixed up.
     """
     paths = [Path(upload) for upload in uploads or ()]
+    folder = grid.folder_of(project)
+    begun = project.startswith(FIRST) and not dataset.pictures(folder)  # by these pictures: see `place`
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
         sources = list(zip(map(str, names), paths, strict=True))
-        count = itertools.count(1)
-        report = intake.add(
-            grid.folder_of(project), sources, lambda name: progress((next(count), None), desc=name, unit="pictures")
-        )
+        number, unit = itertools.count(1), say("pictures")
+        report = intake.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-    said = _said(report.sentence(), bad=bool(report.refused))
-    return [None, said, *grid.draw(project, trigger, Look(order=look.order))]
+    said = report.sentence()
+    if begun and report.added:
+        said += " " + say("They are in the project {project}.", project=project)
+    return [None, _said(said, bad=bool(report.refused)), *grid.draw(project, trigger, Look(order=look.order))]
 
 
 def _said(text: str, *, bad: bool = False) -> str:
@@ -246,8 +250,8 @@ def _change_all(folder: Path, change: editing.Change, what: str) -> str:
         changes = editing.edits(folder, change)
         editing.make(folder, changes, what)
     if not changes:
-        return "No caption had to change."
-    return f"Changed {len(changes)} caption{'' if len(changes) == 1 else 's'}: {what}."
+        return say("No caption had to change.")
+    return count("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=what)
 
 
 def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
@@ -256,21 +260,22 @@ def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     memory.remember(project, "trigger", word)
-    said = _change_all(folder, editing.in_front(word), f"put {word!r} in front")
+    said = _change_all(folder, editing.in_front(word), say("put {word!r} in front", word=word))
     return [_said(said), *grid.draw(project, word, look)]
 
 
 def replace_in_all(project: str, trigger: str, look: Look, find: str, replacement: str) -> list[Any]:
     """Replace a text in every caption; what it would have done need not be shown any longer."""
     change = captioning.replaced(find, replacement)
-    said = _change_all(grid.folder_of(project), change, f"replace {find!r} with {replacement or ''!r}")
+    what = say("replace {old!r} with {new!r}", old=find, new=replacement or "")
+    said = _change_all(grid.folder_of(project), change, what)
     return [_said(said), *grid.draw(project, trigger, replace(look, tag="")), ""]
 
 
 def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) -> list[Any]:
     """Make every caption by a template."""
     change = captioning.filled(trigger, template, noun)
-    said = _change_all(grid.folder_of(project), change, "fill in the template")
+    said = _change_all(grid.folder_of(project), change, say("fill in the template"))
     memory.remember(project, "class", dataset.one_line(noun or ""))
     return [_said(said), *grid.draw(project, trigger, look), ""]
 
@@ -279,11 +284,11 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     """Take back the last change of many captions."""
     with _CHANGING:
         undone = editing.undo(grid.folder_of(project))
-    said = "There is nothing to take back."
+    said = say("There is nothing to take back.")
     if undone:
-        said = f"Took back: {undone.what}."
+        said = say("Took back: {what}.", what=undone.what)
         if undone.newer:
-            said += f" Captions that were changed since stay as they are: {undone.newer}."
+            said += " " + say("Captions that were changed since stay as they are: {number}.", number=undone.newer)
     return [_said(said), *grid.draw(project, trigger, look)]
 
 
@@ -300,14 +305,14 @@ def remove(project: str, trigger: str, look: Look, event: gr.EventData) -> list[
     grid.folder_of(project)
     picture = media.find_picture(project, str(event.name))
     dataset.remove(picture)
-    return [_said(f"Removed {picture.name}."), *grid.draw(project, trigger, look)]
+    return [_said(say("Removed {name}.", name=picture.name)), *grid.draw(project, trigger, look)]
 
 
 def bring_back(project: str, trigger: str, look: Look) -> list[Any]:
     """Bring back what was removed last."""
     found = dataset.restore_last(grid.folder_of(project))
-    return [_said("Brought it back." if found else "There is nothing to bring back."),
-            *grid.draw(project, trigger, look)]  # fmt: skip
+    said = say("Brought it back.") if found else say("There is nothing to bring back.")
+    return [_said(said), *grid.draw(project, trigger, look)]
 
 
 def follow(project: str, trigger: str, look: Look) -> list[Any]:

@@ -10,33 +10,11 @@ import gradio as gr
 from trainer import archive, runs
 from trainer.errors import UserError
 from trainer.runs import View
+from trainer.words import say
 from ui import adapters, media, progress, tools
 from ui.handling import QUIET, handled
+from ui.texts import read
 from ui.watch import Watch, label
-
-HOW = """<details class='notes'><summary>How to use the file</summary><table>
-<tr><th scope='row'>ComfyUI</th><td>Put it into models/loras. Add the node <b>Load LoRA</b> between the checkpoint and
-the rest, choose the file, strength_model 1.</td></tr>
-<tr><th scope='row'>A1111, Forge</th><td>Put it into models/Lora. Write <code>&lt;lora:NAME:1&gt;</code> into the
-prompt; 1 is the strength.</td></tr>
-<tr><th scope='row'>InvokeAI</th><td>Model Manager, Add Model, choose the file. Then add it under LoRAs beside the
-prompt.</td></tr>
-<tr><th scope='row'>sd-scripts</th><td><code>gen_img.py --network_module networks.lora
---network_weights FILE</code></td></tr>
-<tr><th scope='row'>diffusers</th><td><code>pipeline.load_lora_weights("FILE")</code>, then
-<code>pipeline.set_adapters("default_0", 1.0)</code> for another strength.</td></tr></table>
-<p>Everywhere: choose the base model that it was trained on, and write the trigger word in the prompt. An adapter of the
-built-in base Micro works with Micro only, here and with <code>limner sample</code>.</p></details>"""
-ROWS = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.bin, button.rename");
-  if (!button) return;
-  const { run = "", file = "", label = "", name = "" } = button.dataset;
-  if (button.classList.contains("rename")) {
-    const wanted = prompt("A new name for this run:", name);
-    if (wanted && wanted !== name) trigger("select", { run, name: wanted });
-  } else if (confirm("Move " + (run ? "the run " + label + " with all its files" : label) + " to the bin?"))
-    trigger("delete", { run, file });
-});"""
 
 
 @dataclass(frozen=True)
@@ -50,15 +28,16 @@ def build(watch: Watch) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
         search = gr.Textbox(
-            label="Find a run", info="By its name, trigger word, or state.", max_lines=1, elem_id="find-run",
-            interactive=True, scale=3,
+            label=say("Find a run"), info=say("By its name, trigger word, or state."), max_lines=1,
+            elem_id="find-run", interactive=True, scale=3,
         )  # fmt: skip
         undo = gr.Button(
-            "Bring back the run deleted last", visible=False, size="sm", elem_id="restore-run", scale=1, min_width=200
-        )
-    listing = gr.HTML(elem_id="runs", js_on_load=ROWS)
+            say("Bring back the run deleted last"), visible=False, size="sm", elem_id="restore-run", scale=1,
+            min_width=200,
+        )  # fmt: skip
+    listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
     lower = tools.build(watch, listing, lambda: table(watch))
-    gr.HTML(HOW)
+    gr.HTML(read("use.html"))
     shown = [listing, undo]
 
     def remove(query: str, event: gr.EventData) -> list[Any]:
@@ -97,9 +76,9 @@ def table(watch: Watch, query: str = "") -> str:
     words = query.lower().split()
     rows = [_row(view) for view in watch.every() if all(word in _said(view) for word in words)]
     if words and not rows:
-        return f"<div class='empty'>No run has “{escape(query.strip())}”.</div>"
+        return f"<div class='empty'>{escape(say('No run has “{query}”.', query=query.strip()))}</div>"
     if not rows and not adapters.kept():
-        return "<div class='empty'>No adapters yet. They appear here once training has begun.</div>"
+        return f"<div class='empty'>{say('No adapters yet. They appear here once training has begun.')}</div>"
     return f"<div class='runs'>{''.join(rows)}</div>{adapters.table()}"
 
 
@@ -110,12 +89,14 @@ def _said(view: View) -> str:
 
 def _row(view: View) -> str:
     run, state = view.run, view.state
-    facts = [f"step {state.step}" + (f" of {state.steps}" if state.steps else "")]
+    facts = [say("step {step}", step=state.step)]
+    if state.steps:
+        facts = [say("step {step} of {steps}", step=state.step, steps=state.steps)]
     if state.updated:
-        facts.append(f"{state.updated.astimezone():%d %b %Y, %H:%M}")
+        facts.append(say("{time:%d %b %Y, %H:%M}", time=state.updated.astimezone()))
     trigger = _trigger(view)
     if trigger:
-        facts.append(f"trigger word <code>{escape(trigger)}</code>")
+        facts.append(say("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
     picture = max(state.previews, key=lambda one: one.step, default=None)
     image = (
         f"<img loading='lazy' alt='' src='/media/run/{quote(run.id)}/{quote(picture.file.rsplit('/', 1)[-1])}'>"
@@ -127,8 +108,8 @@ def _row(view: View) -> str:
         data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
         name = f"data-name='{escape(run.id[18:])}'"
         bin_button = (
-            f"<span class='actions'><button type='button' class='rename' {data} {name}>Rename</button>"
-            f"<button type='button' class='bin' {data}>Delete</button></span>"
+            f"<span class='actions'><button type='button' class='rename' {data} {name}>{say('Rename')}</button>"
+            f"<button type='button' class='bin' {data}>{say('Delete')}</button></span>"
         )
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "
@@ -162,12 +143,12 @@ def _links(view: View) -> str:
             f"<a class='download' download href='{link}'>{escape(path.name)} ({adapters.size(path.stat().st_size)})</a>"
         )
     if any((run.folder / one.file).is_file() for one in view.state.verified if one.file.startswith("peft/")):
-        links.append(f"<a download href='/download/{quote(run.id)}/peft'>in the form of diffusers</a>")
+        links.append(f"<a download href='/download/{quote(run.id)}/peft'>{say('in the form of diffusers')}</a>")
     checkpoints: list[Any] = sorted(view.state.checkpoints, key=lambda one: -one.step)
     found = [one.step for one in checkpoints if media.checkpoint_file(run, one.step).is_file()]
     if found:
         listed = " ".join(
             f"<a download href='/download/{quote(run.id)}/checkpoint/{step}'>{step}</a>" for step in found
         )
-        links.append(f"<span class='quiet'>as it was at step: {listed}</span>")
+        links.append(f"<span class='quiet'>{say('as it was at step: {steps}', steps=listed)}</span>")
     return " ".join(links)

@@ -1,7 +1,7 @@
 // A click on a preview shows it large, with its step and seed, and the arrow keys go through the row.
 const dialog = document.createElement("dialog");
 dialog.className = "enlarged";
-dialog.innerHTML = "<form method='dialog'><button aria-label='Close'>×</button></form><img alt=''><p></p>";
+dialog.innerHTML = "<form method='dialog'><button aria-label='[[Close]]'>×</button></form><img alt=''><p></p>";
 document.body.append(dialog);
 let row = [], place = 0;
 function show(number) {

@@ -1,12 +1,14 @@
 """A form made from the schema of the settings, and back: a setting is named once, in the schema, and appears here.
 
 bool -> checkbox, Literal -> dropdown, number -> number, list of texts -> lines, section -> group, union of sections
--> radio with one group for each kind. Values are matched by the path of their setting.
+-> radio with one group for each kind. Values are matched by the path of their setting. The schema is in English, for
+files and programs; its titles, helps and choices become words of the page's language here.
 """
 
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +19,7 @@ from pydantic.fields import FieldInfo
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.words import say
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
 ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})
@@ -45,7 +48,7 @@ class Entry:
 
 
 def entries(
-    section: type[BaseModel] = TrainConfig, path: tuple[str, ...] = (), group: str = "General", option: str = ""
+    section: type[BaseModel] = TrainConfig, path: tuple[str, ...] = (), group: str = "", option: str = ""
 ) -> list[Entry]:
     """The widgets for a section and all that is in it, groups together."""
     single: list[Entry] = []
@@ -54,18 +57,23 @@ def entries(
         here = (*path, name)
         if (not path and name in ELSEWHERE) or here == BASE:
             continue
-        title = info.title or name.replace("_", " ").capitalize()
+        title = say(title_of(name, info))
         sections = _sections(info.annotation)
         if len(sections) == 1:
             nested += entries(sections[0], here, title)
         elif sections:
             kinds = tuple(str(one.model_fields["kind"].default) for one in sections)
-            nested.append(Entry((*here, "kind"), "choice", "Kind", "", title, kinds))
+            nested.append(Entry((*here, "kind"), "choice", say("Kind"), "", title, kinds))
             for one, kind in zip(sections, kinds, strict=True):
                 nested += entries(one, here, title, kind)
         else:
-            single += _single(here, info, title, group, option)
+            single += _single(here, info, title, group or say("General"), option)
     return single + nested
+
+
+def title_of(name: str, info: FieldInfo) -> str:
+    """What a setting is called for people, in English."""
+    return info.title or name.replace("_", " ").capitalize()
 
 
 def _single(path: tuple[str, ...], info: FieldInfo, title: str, group: str, option: str) -> list[Entry]:
@@ -98,8 +106,10 @@ def _help(info: FieldInfo) -> str:
                 bounds[name] = getattr(part, name)
     low = bounds.get("ge", bounds.get("gt"))
     high = bounds.get("le", bounds.get("lt"))
-    text = info.description or ""
-    return f"{text} {low:g} to {high:g}." if low is not None and high is not None and high <= 1000 else text
+    text = say(info.description or "")
+    if low is None or high is None or high > 1000:
+        return text
+    return f"{text} {say('{low:g} to {high:g}.', low=low, high=high)}"
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any annotation there is
@@ -182,7 +192,7 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
         for entry in listed:
             message = message.replace(f"{'.'.join(entry.path)}:", f"{entry.title}:")
         for name in ("name", "trigger", "dataset"):
-            message = message.replace(f" {name}:", f" {TrainConfig.model_fields[name].title}:")
+            message = message.replace(f" {name}:", f" {say(title_of(name, TrainConfig.model_fields[name]))}:")
         raise UserError(message, error.remedy) from None
 
 
@@ -203,7 +213,7 @@ def widgets(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
     shown = iter(values(listed, config))
     for group, members in groupby(listed, key=lambda entry: entry.group):
         with gr.Group(elem_classes="section"):
-            gr.HTML(f"<h2>{group}</h2>", padding=True)
+            gr.HTML(f"<h2>{escape(group)}</h2>", padding=True)
             for option, same in groupby(members, key=lambda entry: entry.option):
                 made += _row(list(same), shown, option, made)
     return made
@@ -227,10 +237,10 @@ def _widget(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - Gradio is untype
         case "flag":
             return gr.Checkbox(value, **common)
         case "choice" if entry.path[-1] == "kind":
-            choices = [(choice.capitalize(), choice) for choice in entry.choices]
+            choices = [(say(choice.capitalize()), choice) for choice in entry.choices]
             return gr.Radio(choices, value=value, **common)
         case "choice":
-            return gr.Dropdown(list(entry.choices), value=value, **common)
+            return gr.Dropdown([(say(choice), choice) for choice in entry.choices], value=value, **common)
         case "whole" | "number":
             return gr.Number(value, **common)  # its bounds are checked by the schema, which names the setting
         case "lines":

@@ -17,13 +17,14 @@ from trainer import dataset, editing, files, measurements, problems, tokens
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.problems import Problem
+from trainer.words import count, say
 from ui import memory
 
 PAGE = 100
 SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
 BAND = 0.02  # share of a side that has to be cut off for the cut to be drawn
 TAGS = 150
-ORDERS = {"name": "By name", "added": "Newest first", "problems": "Problems first"}
+ORDERS = {"name": say("By name"), "added": say("Newest first"), "problems": say("Problems first")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def folder_of(project: str | None) -> Path:
         raise UserError("There is no project yet.", "Choose New project above and give it a name.")
     folder = files.datasets() / files.check_name(project, "project")
     if not folder.is_dir():
-        raise UserError(f"The project {project!r} is no longer there.", "Reload the page to see which there are.")
+        raise UserError(
+            "The project {project!r} is no longer there.", "Reload the page to see which there are.", project=project
+        )
     return folder
 
 
@@ -116,7 +119,7 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
             {
                 "number": number,
                 "current": " current" if number == page else "",
-                "label": f"{(number - 1) * PAGE + 1} to {min(number * PAGE, len(shown))}",
+                "label": say("{first} to {last}", first=(number - 1) * PAGE + 1, last=min(number * PAGE, len(shown))),
             }
             for number in range(1, pages + 1)
         ],
@@ -139,8 +142,8 @@ def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str,
 
 def length(project: Project, caption: str) -> dict[str, Any]:
     """How many tokens a caption has as it is trained, of how many that are read."""
-    count, read = tokens.count(dataset.with_trigger(caption, project.trigger), project.base), tokens.limit(project.base)
-    return {"tokens": f"{count} / {read}", "long": "long" if count > read else ""}
+    long, read = tokens.count(dataset.with_trigger(caption, project.trigger), project.base), tokens.limit(project.base)
+    return {"tokens": f"{long} / {read}", "long": "long" if long > read else ""}
 
 
 def chosen(project: Project, look: Look) -> list[Example]:
@@ -159,12 +162,17 @@ def chosen(project: Project, look: Look) -> list[Example]:
     return sorted(found, key=keys.get(look.order, lambda one: one.name))
 
 
-def only(look: Look, count: int) -> str:
+def only(look: Look, shown: int) -> str:
     """What is left out of the grid, in words; "" if nothing is."""
-    pictures = f"{count} picture" + ("" if count == 1 else "s")
     if look.kind:
-        return f"Only {pictures} with this to look at: {look.kind}"
-    return f"Only {pictures} with the tag {look.tag!r}" if look.tag else ""
+        return count(
+            "Only {n} picture with this to look at: {kind}", "Only {n} pictures with this to look at: {kind}", shown,
+            kind=say(look.kind),
+        )  # fmt: skip
+    if look.tag:
+        return count("Only {n} picture with the tag {tag!r}", "Only {n} pictures with the tag {tag!r}", shown,
+                     tag=look.tag)  # fmt: skip
+    return ""
 
 
 def overview(project: Project) -> dict[str, Any]:
@@ -177,12 +185,12 @@ def overview(project: Project) -> dict[str, Any]:
             {
                 "kind": one.kind,
                 "title": one.title,
-                "effect": kind.effect,
-                "remedy": kind.remedy,
+                "effect": say(kind.effect),
+                "remedy": say(kind.remedy),
                 "look": "fatal" if kind.fatal else "hint" if kind.hint else "",
                 "files": "" if readable & set(one.names) else ", ".join(one.names[:8]),
                 "show": "yes" if readable & set(one.names) else "",
-                "button": kind.button,
+                "button": say(kind.button),
             }
         )
     counted = editing.tags(one.caption for one in project.examples).most_common(TAGS)
@@ -191,28 +199,31 @@ def overview(project: Project) -> dict[str, Any]:
         "findings": findings,
         "heading": _heading(project, serious, len(findings) - serious),
         "serious": "yes" if serious else "",
-        "tags": [{"tag": tag, "count": count} for tag, count in counted],
+        "tags": [{"tag": tag, "count": often} for tag, often in counted],
     }
 
 
 def _heading(project: Project, serious: int, hints: int) -> str:
     if not project.examples:
         return ""
-    words = [f"{serious} {'thing' if serious == 1 else 'things'} to look at"] if serious else []
-    words += [f"{hints} {'hint' if hints == 1 else 'hints'}"] if hints else []
-    return " and ".join(words)
+    things = count("{n} thing to look at", "{n} things to look at", serious) if serious else ""
+    good = count("{n} hint", "{n} hints", hints) if hints else ""
+    return say("{things} and {hints}", things=things, hints=good) if things and good else things or good
 
 
 def summary(project: Project) -> str:
     """One line: how many pictures and captions, and what stands in the way of training."""
     if not project.name:
-        return "Make a project first: choose <b>New project</b> above."
-    count, captions = len(project.examples), sum(1 for one in project.examples if one.caption)
+        return say("Make a project first: choose <b>New project</b> above.")
+    captions = sum(1 for one in project.examples if one.caption)
     fatal = [f"{one.message} {one.remedy}" for one in project.problems if one.fatal]
-    parts = [f"<b>{count} picture{'' if count == 1 else 's'}</b>", f"{captions} caption{'' if captions == 1 else 's'}"]
+    parts = [
+        f"<b>{count('{n} picture', '{n} pictures', len(project.examples))}</b>",
+        count("{n} caption", "{n} captions", captions),
+    ]
     if project.left:
-        parts.append(f"looking at {project.left} pictures")
-    return " &middot; ".join([*parts, *map(escape, fatal or ["ready to train"])])
+        parts.append(count("looking at {n} picture", "looking at {n} pictures", project.left))
+    return " &middot; ".join([*parts, *map(escape, fatal or [say("ready to train")])])
 
 
 def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
@@ -230,18 +241,19 @@ def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
 def undo_button(folder: Path | None) -> gr.Button:
     """The button that takes back the last change of captions, which it names."""
     what = editing.last(folder) if folder else ""
-    return gr.Button(f"Undo: {what}" if what else "Undo", visible=bool(what))
+    return gr.Button(say("Undo: {what}", what=what) if what else say("Undo"), visible=bool(what))
 
 
 def changes(edits: Sequence[editing.Edit]) -> str:
     """What a change of captions would do, before it is done."""
     if not edits:
-        return "<p class='quiet'>No caption would change.</p>"
+        return f"<p class='quiet'>{say('No caption would change.')}</p>"
+    empty = say("(empty)")
     rows = "".join(
-        f"<li><span class='quiet'>{escape(one.name)}</span> <del>{escape(one.before) or '(empty)'}</del> "
-        f"<ins>{escape(one.after) or '(empty)'}</ins></li>"
+        f"<li><span class='quiet'>{escape(one.name)}</span> <del>{escape(one.before) or empty}</del> "
+        f"<ins>{escape(one.after) or empty}</ins></li>"
         for one in edits[:5]
     )
-    more = f"<p class='quiet'>and {len(edits) - 5} more</p>" if len(edits) > 5 else ""
-    count = f"{len(edits)} caption{' changes' if len(edits) == 1 else 's change'}"
-    return f"<div class='changes' role='status'><p><b>{count}:</b></p><ul>{rows}</ul>{more}</div>"
+    more = f"<p class='quiet'>{say('and {number} more', number=len(edits) - 5)}</p>" if len(edits) > 5 else ""
+    told = count("{n} caption changes", "{n} captions change", len(edits))
+    return f"<div class='changes' role='status'><p><b>{told}:</b></p><ul>{rows}</ul>{more}</div>"

@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from trainer.words import LANGUAGE, say
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -23,7 +25,10 @@ MAX_BODY = 8 * 2**20
 MAX_UPLOAD = 2 * 2**30
 TRIES_PER_MINUTE = 10
 ADDRESSES = 1000  # whose tries are remembered
-TOO_LARGE = "This upload is too large, or the disk is nearly full. Add fewer or smaller files at a time, or make room."
+TOO_LARGE = say(
+    "This upload is too large, or the disk is nearly full. Add fewer or smaller files at a time, or make room."
+)
+FOREIGN = say("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -39,12 +44,19 @@ HEADERS = {
     b"content-security-policy": CSP.encode(),
 }
 DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
-FORM = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Limner</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;
-place-items:center;min-height:90vh;margin:0}}form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;
-padding:.6em}}</style><form method="post"><h1>Limner</h1><label for="password">Password</label>
+FORM = """<!doctype html><html lang="{language}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}
+form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;padding:.6em}}</style>
+<form method="post"><h1>Limner</h1><label for="password">{password}</label>
 <input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
-<button>Enter</button><p role="alert">{note}</p></form></html>"""
+<button>{enter}</button><p role="alert">{note}</p></form></html>"""
+
+
+def _form(note: str = "") -> str:
+    """The page that asks for the password."""
+    said = {"password": say("Password"), "enter": say("Enter"), "note": note}
+    return FORM.format(language=LANGUAGE, **{key: html.escape(text) for key, text in said.items()})
 
 
 class TooLargeError(Exception):
@@ -99,14 +111,14 @@ class Guard:
         """Why a request is refused whoever sends it: (status, sentence)."""
         host = headers.get("host", "")
         if not self._knows_host(host):
-            return 403, "This server is not known by that name. Use http://127.0.0.1 or start it with --host-name."
+            return 403, say("This server is not known by that name. Use http://127.0.0.1 or start it with --host-name.")
         method = scope.get("method", "WEBSOCKET")
         if method not in SAFE_METHODS:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
-                return 403, "Requests from other web sites are refused."
+                return 403, FOREIGN
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                return 403, "Requests from other web sites are refused."
+                return 403, FOREIGN
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limit(scope):
             return 413, TOO_LARGE
@@ -141,21 +153,21 @@ class Guard:
             if method == "GET" and scope["path"] == "/":
                 await _answer(scope, send, 303, "", {"location": LOGIN})
             else:
-                await _answer(scope, send, 401, "Enter the password first.")
+                await _answer(scope, send, 401, say("Enter the password first."))
             return
         if method != "POST":
-            await _answer(scope, send, 200, FORM.format(note=""), {"content-type": "text/html; charset=utf-8"})
+            await _answer(scope, send, 200, _form(), {"content-type": "text/html; charset=utf-8"})
             return
         if not self._may_try((scope.get("client") or ("",))[0]):
-            await _answer(scope, send, 429, "Too many tries. Wait a minute.", {"retry-after": "60"})
+            await _answer(scope, send, 429, say("Too many tries. Wait a minute."), {"retry-after": "60"})
             return
         given = parse_qs((await _body(receive, 4096)).decode(errors="replace")).get("password", [""])[0]
         if secrets.compare_digest(given.encode(), self._password.encode()):
             cookie = f"{COOKIE}={self._session}; HttpOnly; SameSite=Lax; Path=/"
             await _answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
         else:
-            note = html.escape("That is not the password.")
-            await _answer(scope, send, 403, FORM.format(note=note), {"content-type": "text/html; charset=utf-8"})
+            form = _form(say("That is not the password."))
+            await _answer(scope, send, 403, form, {"content-type": "text/html; charset=utf-8"})
 
     def _may_try(self, address: str) -> bool:
         now = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.errors import UserError
+from trainer.words import say
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
@@ -24,7 +25,7 @@ def sentence(error: Exception) -> str:
         return f"{error.message} {error.remedy}".strip()
     number = secrets.token_hex(3)
     LOG.error("Unexpected error %s", number, exc_info=error)
-    return f"Something went wrong (id {number}). Try again; the server's log has the details."
+    return say("Something went wrong (id {number}). Try again; the server's log has the details.", number=number)
 
 
 def toast(error: Exception) -> gr.Error:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,22 +9,25 @@ import gradio as gr
 from trainer import archive, runs
 from trainer import config as configs
 from trainer.errors import UserError
+from trainer.words import LANGUAGE, say
 from ui import form, progress
 from ui.handling import QUIET, handled
 from ui.painter import Painter
+from ui.texts import read
 from ui.watch import Watch, label, log_tail, stamp
 
-NOTHING = "<div class='empty'>Nothing has been trained yet.</div>"
-EMPTY = "<div class='empty'>The loss curve and preview pictures appear here once training starts.</div>"
+NOTHING = f"<div class='empty'>{say('Nothing has been trained yet.')}</div>"
+EMPTY = f"<div class='empty'>{say('The loss curve and preview pictures appear here once training starts.')}</div>"
 TITLES = {".".join(entry.path): entry.title for entry in form.entries()}
 BUTTONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("pause", "Pause", {}),
-    ("stop", "Stop and save", {"variant": "stop"}),
-    ("resume", "Resume", {"variant": "primary"}),
-    ("again", "Train again", {"variant": "primary"}),
-    ("more", "Train more", {}),
-    ("save-now", "Save now", {}),
-    ("preview-now", "Preview now", {}),
+    ("pause", say("Pause"), {}),
+    ("stop", say("Stop and save"), {"variant": "stop"}),
+    ("resume", say("Resume"), {"variant": "primary"}),
+    ("again", say("Train again"), {"variant": "primary"}),
+    ("try-it", say("Try it out"), {"variant": "primary"}),
+    ("more", say("Train more"), {}),
+    ("save-now", say("Save now"), {}),
+    ("preview-now", say("Preview now"), {}),
 )
 
 
@@ -34,7 +36,7 @@ class Live:
 
     def __init__(self, pill: gr.HTML) -> None:
         self.picker = gr.Dropdown(
-            [], label="Run", elem_id="run", interactive=True, container=False, elem_classes="run"
+            [], label=say("Run"), elem_id="run", interactive=True, container=False, elem_classes="run"
         )  # fmt: skip
         self.seen = gr.State(())
         status = gr.HTML(NOTHING, elem_id="status")
@@ -43,9 +45,9 @@ class Live:
                 name: gr.Button(words, size="sm", visible=False, elem_id=name, **look) for name, words, look in BUTTONS
             }
         chart = gr.HTML(elem_id="chart")
-        previews = gr.HTML(elem_id="previews", js_on_load=Path(__file__).with_name("enlarge.js").read_text("utf-8"))
+        previews = gr.HTML(elem_id="previews", js_on_load=read("enlarge.js"))
         notes = gr.HTML(elem_id="notes")
-        with gr.Accordion("Log", open=False, elem_id="log"):
+        with gr.Accordion(say("Log"), open=False, elem_id="log"):
             log = gr.Textbox(
                 lines=12, max_lines=12, show_label=False, interactive=False, elem_id="log-text", buttons=["copy"]
             )
@@ -107,16 +109,23 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     """Which buttons there are, and what they say: a function of the state alone."""
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
-    words = ", ".join(f"{TITLES.get(path, path).lower()} {_value(value)}" for path, value in change.items())
+    words = ", ".join(f"{_name(path)} {_value(value)}" for path, value in change.items())
     return [
-        gr.Button("Go on" if view.paused else "Pause", visible=running),
+        gr.Button(say("Go on") if view.paused else say("Pause"), visible=running),
         gr.Button(visible=active),
         gr.Button(visible=status in ("stopped", "interrupted", "failed")),
-        gr.Button(f"Train again with {words}", visible=status == "failed" and bool(change)),
-        gr.Button(f"Train {extra(view)} steps more", visible=status == "finished"),
+        gr.Button(say("Train again with {settings}", settings=words), visible=status == "failed" and bool(change)),
+        gr.Button(visible=status == "finished"),
+        gr.Button(say("Train {steps} steps more", steps=extra(view)), visible=status == "finished"),
         gr.Button(visible=running),
         gr.Button(visible=running),
     ]
+
+
+def _name(path: str) -> str:
+    """A setting's title inside a sentence; English writes it small there, German does not."""
+    title = TITLES.get(path, path)
+    return title.lower() if LANGUAGE == "en" else title
 
 
 def _value(value: float | str) -> str:

@@ -12,13 +12,17 @@ from fastapi import FastAPI
 
 from trainer import dataset, files
 from trainer.errors import UserError
+from trainer.words import LANGUAGE, say
 from ui import api, datasets, downloads, live, media, memory, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
 
 SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
-TITLE = "<h1>Limner</h1><p>Teach Stable Diffusion a character or a style from a handful of pictures.</p>"
+SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
+# Gradio takes the browser's language for that of the page, whatever the page says.
+SPOKEN = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
+TITLE = f"<h1>Limner</h1><p>{SUBTITLE}</p>"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def make_app() -> FastAPI:
         blocked_paths=[str(files.datasets()), str(files.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
-        favicon_path=str(Path(__file__).with_name("favicon.svg")),
+        favicon_path=str(Path(__file__).with_name("favicon.svg")), js=SPOKEN,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     return app
@@ -83,13 +87,13 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         head = _head()
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
-            with gr.Tab("1 · Images", id="images", elem_id="tab-images"):
+            with gr.Tab(say("1 · Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
-            with gr.Tab("2 · Train", id="train", elem_id="tab-train") as train_tab:
+            with gr.Tab(say("2 · Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(head.project, head.pill, painter, watch)
-            with gr.Tab("3 · Try out", id="try", elem_id="tab-try") as try_tab:
+            with gr.Tab(say("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = tryout.build(painter, watch)
-            with gr.Tab("4 · Download", id="download", elem_id="tab-download") as download_tab:
+            with gr.Tab(say("4 · Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = downloads.build(watch)
 
         def warm_and_offer(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the tab
@@ -100,6 +104,9 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
         train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
+        train.live.buttons["try-it"].click(
+            handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
+        ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
             handled(training.plan), train.answers, train.planned, **QUIET
         )
@@ -120,14 +127,14 @@ def _head() -> Head:
         gr.HTML(TITLE, elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown([], label="Project", elem_id="project", interactive=True, min_width=180, scale=3)
-            new = gr.Button("New project", elem_id="new-project", size="md", min_width=110, scale=1)
+            project = gr.Dropdown([], label=say("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
+            new = gr.Button(say("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
         new_name = gr.Textbox(
-            label="Name of the new project", info="Letters, digits, - and _.", max_lines=1, elem_id="new-name",
-            interactive=True, scale=4,
+            label=say("Name of the new project"), info=say("Letters, digits, - and _."), max_lines=1,
+            elem_id="new-name", interactive=True, scale=4,
         )  # fmt: skip
-        create = gr.Button("Create", variant="primary", elem_id="create", scale=1, min_width=110)
+        create = gr.Button(say("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
     return Head(project, pill, new, new_row, new_name, create)
 
 
@@ -135,6 +142,7 @@ def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> 
     shown = [*images.shown, *train.shown]
     head.project.input(handled(_choose), head.project, [head.new_row, *shown], **QUIET)
     head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
+    datasets.connect_files(images.parts, _place, [head.project, *shown])
     gr.on(
         [head.create.click, head.new_name.submit], handled(_create), head.new_name,
         [head.project, head.new_name, head.new_row, *shown], **QUIET,
@@ -173,11 +181,21 @@ def _open(project: str | None) -> list[Any]:
     return [*datasets.show(project or ""), *training.show(project or "")]
 
 
+def _place(project: str | None, uploads: list[str] | None) -> Any:  # noqa: ANN401 - values, or nothing to change
+    """Pictures were dropped: where there is no project for them, show the one that they begin."""
+    name = datasets.place(project) if uploads else None
+    if name is None or name == project:
+        return gr.skip()
+    return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
+
+
 def _create(name: str) -> list[Any]:
     """Make a new, empty project and show it."""
     name = (name or "").strip()
     if name in dataset.names():
-        raise UserError(f"There is a project {name!r} already.", "Choose another name, or choose it in the list.")
+        raise UserError(
+            "There is a project {name!r} already.", "Choose another name, or choose it in the list.", name=name
+        )
     if not name:
         raise UserError("The new project has no name yet.", "Type one.")
     dataset.create(name)

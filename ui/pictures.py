@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
+from trainer.words import say
 from ui import media
 
 KEPT = 200
@@ -51,7 +52,7 @@ def size(text: str) -> tuple[int, int]:
         return 0, 0
     width, _, height = text.lower().partition("x")
     if not (width.strip().isdecimal() and height.strip().isdecimal()):
-        raise UserError(f"{text.strip()!r} is no size.", "Write it as 512 x 768, or leave it empty.")
+        raise UserError("{size!r} is no size.", "Write it as 512 x 768, or leave it empty.", size=text.strip())
     return int(width), int(height)
 
 
@@ -73,12 +74,11 @@ def figure(caption: str, file: str, *, strength: float, small: bool, note: str =
     """One picture, or the place where it will be, with its caption; `note` lies over it while it is being painted."""
     link = f"/media/picture/{file}"
     look = "pixels" if small else ""
-    image = (
-        f"<img class='{look}' src='{link}' alt='Picture, {escape(caption)}'>" if file else "<div class='blank'></div>"
-    )
+    told = escape(say("Picture, {caption}", caption=caption))
+    image = f"<img class='{look}' src='{link}' alt='{told}'>" if file else "<div class='blank'></div>"
     cover = f"<span class='cover' role='status'>{escape(note)}</span>" if note else ""
     name = caption.replace(",", "").replace(" ", "-")
-    save = f" <a href='{link}' download='{escape(name)}.png'>save</a>" if file and not waiting else ""
+    save = f" <a href='{link}' download='{escape(name)}.png'>{say('save')}</a>" if file and not waiting else ""
     return (
         f"<figure class='picture{' waiting' if waiting else ''}' data-strength='{strength:g}'>{image}{cover}"
         f"<figcaption>{escape(caption)}{save}</figcaption></figure>"
@@ -88,11 +88,12 @@ def figure(caption: str, file: str, *, strength: float, small: bool, note: str =
 def slider(first: str, second: str, *, small: bool) -> str:
     """Two pictures over each other, with a slider that uncovers the second from the left."""
     look = "pixels" if small else ""
+    label = escape(say("How much of the picture with the adapter shows"))
+    without, beside = escape(say("Without")), escape(say("With the adapter"))
     return (
-        f"<div class='uncover' style='--cut:50%'><img class='{look}' src='/media/picture/{first}' alt='Without'>"
-        f"<img class='{look} over' src='/media/picture/{second}' alt='With the adapter'>"
-        "<input type='range' min='0' max='100' value='50' aria-label='How much of the picture with the adapter shows'>"
-        "</div>"
+        f"<div class='uncover' style='--cut:50%'><img class='{look}' src='/media/picture/{first}' alt='{without}'>"
+        f"<img class='{look} over' src='/media/picture/{second}' alt='{beside}'>"
+        f"<input type='range' min='0' max='100' value='50' aria-label='{label}'></div>"
     )
 
 
@@ -101,18 +102,19 @@ def history() -> str:
     row = []
     for path in _newest()[:SHOWN]:
         told = settings_of(path) or {}
-        caption = f"{told.get('prompt', '')} · seed {told.get('seed', '?')}, {_adapters(told)}"
+        seed = say("seed {seed}", seed=told.get("seed", "?"))
+        caption = f"{told.get('prompt', '')} · {seed}, {_adapters(told)}"
         link = f"/media/picture/{path.name}"
         row.append(
             f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'>"
             f"<img loading='lazy' src='{link}' alt='{escape(caption)}'></a></figure>"
         )
-    return f"<h2>Made last</h2><div class='strip' tabindex='0'>{''.join(row)}</div>" if row else ""
+    return f"<h2>{say('Made last')}</h2><div class='strip' tabindex='0'>{''.join(row)}</div>" if row else ""
 
 
 def _adapters(told: dict[str, Any]) -> str:
     named = [f"{name} {strength:g}" for name, strength in told.get("adapters", [])]
-    return ", ".join(named) or "no adapter"
+    return ", ".join(named) or say("no adapter")
 
 
 # What they tell -------------------------------------------------------------------------------------------------

@@ -40,4 +40,6 @@ def load(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads((folder() / f"{files.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"The settings {name!r} cannot be read.", "Choose others, or keep them anew.") from None
+        raise UserError(
+            "The settings {name!r} cannot be read.", "Choose others, or keep them anew.", name=name
+        ) from None

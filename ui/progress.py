@@ -8,14 +8,15 @@ from urllib.parse import quote
 
 from trainer import events, runs, turns
 from trainer.runs import View
+from trainer.words import say
 
 WORDS = {
-    "waiting": "Waiting",
-    "running": "Training",
-    "interrupted": "Interrupted",
-    "finished": "Done",
-    "stopped": "Stopped",
-    "failed": "Failed",
+    "waiting": say("Waiting"),
+    "running": say("Training"),
+    "interrupted": say("Interrupted"),
+    "finished": say("Done"),
+    "stopped": say("Stopped"),
+    "failed": say("Failed"),
 }
 SMOOTHING = 0.9
 WIDTH, HEIGHT = 720, 220
@@ -25,24 +26,35 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 def seconds(count: float) -> str:
     """A span of time as people say it."""
     if count < 5:
-        return "a few seconds"
+        return say("a few seconds")
     if count < 90:
-        return f"{max(5, round(count / 5) * 5)} s"
+        return say("{n} s", n=max(5, round(count / 5) * 5))
     if count < 90 * 60:
-        return f"{round(count / 60)} min"
-    return f"{count / 3600:.1f} h"
+        return say("{n} min", n=round(count / 60))
+    return say("{n:.1f} h", n=count / 3600)
+
+
+def left(view: View) -> str:
+    """How long a run will still take, in words; "" if that is unknown."""
+    between = view.seconds_left_between
+    if between is None:
+        return ""
+    least, most = map(seconds, between)
+    if least == most:
+        return say("about {time} left", time=most)
+    return say("{least} to {most} left", least=least, most=most)
 
 
 def word(view: View) -> str:
     """The status in one or two words."""
     if view.is_silent(time.time()):
-        return "Not responding"
+        return say("Not responding")
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
-        return "Stopping"
+        return say("Stopping")
     if view.paused:
-        return "Paused"
-    if view.status == "running" and view.state.phase:
-        return "Preparing"
+        return say("Paused")
+    if view.status in runs.ACTIVE and view.state.phase:
+        return say("Preparing")
     return WORDS[view.status]
 
 
@@ -58,59 +70,68 @@ def pill(view: View | None) -> str:
     text = word(view)
     if view.status == "running" and not view.state.phase:
         text += f" {share(view):.0%}"
-        if view.seconds_left is not None:
-            text += f", about {seconds(view.seconds_left)} left"
+        if remaining := left(view):
+            text += f", {remaining}"
     return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
+
+
+def phase(named: events.Phase) -> str:
+    """What is done that is no training step, and how far it is."""
+    if named.total > 1:
+        return say("{what} ({done} of {total})", what=named.name, done=named.done, total=named.total)
+    return named.name
 
 
 def status(view: View) -> str:
     """Status, step, time left, the bar, and what the person can do next."""
-    state = view.state
-    facts = []
-    if state.steps:
-        facts.append(f"step <b id='step-now'>{state.step}</b> of {state.steps}")
-    if view.seconds_left is not None:
-        facts.append(f"about {seconds(view.seconds_left)} left")
-    if view.status == "waiting":
-        place = turns.place(view.run)
-        busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
-        facts.append(f"number {place} in the queue" if busy or place > 1 else "starting")
-    if state.device and view.status == "running":
-        facts.append(f"on {escape(state.device)}")
-    if state.step and view.status == "running":
-        facts.append(f"learning rate {state.learning_rate:.2g}")
-        facts.append(f"{state.memory / 2**30:.1f} GB of memory")
-    phase = state.phase
     note = ""
-    if phase and view.status in runs.ACTIVE:
-        count = f" ({phase.done} of {phase.total})" if phase.total > 1 else ""
-        note = f"<p class='quiet'>{escape(phase.name)}{count}</p>"
-    done = f"{share(view):.1%}"
+    if view.state.phase and view.status in runs.ACTIVE:
+        note = f"<p class='quiet'>{escape(phase(view.state.phase))}</p>"
+    done, label = f"{share(view):.1%}", escape(say("Training progress"))
     return (
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
-        f"<span class='pill {view.status}' role='status'>{word(view)}</span><span>{' · '.join(facts)}</span></div>"
-        f"<div class='bar' role='progressbar' aria-label='Training progress' aria-valuemin='0' aria-valuemax='100' "
+        f"<span class='pill {view.status}' role='status'>{word(view)}</span>"
+        f"<span>{' · '.join(_facts(view))}</span></div>"
+        f"<div class='bar' role='progressbar' aria-label='{label}' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{round(100 * share(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
     )
 
 
+def _facts(view: View) -> list[str]:
+    state, facts = view.state, []
+    if state.steps:
+        now = f"<b id='step-now'>{state.step}</b>"
+        facts.append(say("step {step} of {steps}", step=now, steps=state.steps))
+    if remaining := left(view):
+        facts.append(remaining)
+    if view.status == "waiting" and not state.phase:
+        place = turns.place(view.run)
+        busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
+        facts.append(say("number {place} in the queue", place=place) if busy or place > 1 else say("starting"))
+    if state.device and view.status == "running":
+        facts.append(say("on {device}", device=escape(state.device)))
+    if state.step and view.status == "running":
+        facts.append(say("learning rate {rate:.2g}", rate=state.learning_rate))
+        facts.append(say("{memory:.1f} GB of memory", memory=state.memory / 2**30))
+    return facts
+
+
 def _next(view: View) -> str:
     if view.is_silent(time.time()):
-        return (
-            "<div class='alarm' role='alert'><b>The training does not respond.</b> Wait, or end it with <b>Stop and "
-            "save</b> and resume it then: it goes on from its last checkpoint.</div>"
+        told = say(
+            "<b>The training does not respond.</b> Wait, or end it with <b>Stop and save</b> and resume it then: it "
+            "goes on from its last checkpoint."
         )
+        return f"<div class='alarm' role='alert'>{told}</div>"
     match view.status:
         case "finished":
-            return "<p class='good'>The adapter is ready. Try it out, or download it.</p>"
+            return f"<p class='good'>{say('The adapter is ready. Try it out, or download it.')}</p>"
         case "stopped":
-            return "<p>Stopped, and all progress is saved. <b>Resume</b> goes on from here.</p>"
+            return f"<p>{say('Stopped, and all progress is saved. <b>Resume</b> goes on from here.')}</p>"
         case "interrupted":
             step = max((one.step for one in view.state.checkpoints), default=0)
-            return (
-                "<div class='alarm' role='alert'><b>The training was interrupted.</b> "
-                f"<b>Resume</b> goes on from step {step}.</div>"
-            )
+            told = say("<b>The training was interrupted.</b> <b>Resume</b> goes on from step {step}.", step=step)
+            return f"<div class='alarm' role='alert'>{told}</div>"
         case "failed":
             return (
                 f"<div class='alarm' role='alert'><b>{escape(view.state.message)}</b> {escape(view.state.remedy)}</div>"
@@ -136,7 +157,7 @@ def chart(state: events.State) -> str:
     """The loss by step: each value faint, the smoothed one bold; the axis spans all steps, so it shows what is left."""
     points = [point for point in events.curve(state, points=400) if isfinite(point[1])]
     if len(points) < 2:
-        return "<div class='empty'>The loss curve appears here once training starts.</div>"
+        return f"<div class='empty'>{say('The loss curve appears here once training starts.')}</div>"
     steps = [step for step, _ in points]
     losses = [loss for _, loss in points]
     averages = smooth(losses)
@@ -153,20 +174,24 @@ def chart(state: events.State) -> str:
     raw = " ".join(place(step, loss) for step, loss in points)
     bold = " ".join(place(step, loss) for step, loss in zip(steps, averages, strict=True))
     x, y = place(steps[-1], averages[-1]).split(",")
-    label = f"Loss by step: {averages[-1]:.3f} at step {steps[-1]} of {last}, {averages[0]:.3f} at the start"
+    label = say(
+        "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
+        loss=averages[-1], step=steps[-1], steps=last, first=averages[0],
+    )  # fmt: skip
+    legend = say("Loss, smoothed: <b>{loss:.3f}</b>. Faint: each step.", loss=averages[-1])
     floor = HEIGHT - BOTTOM
     return (
         f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
-        f"aria-label='{label}' data-points='{len(points)}'>"
+        f"aria-label='{escape(label)}' data-points='{len(points)}'>"
         f"<line x1='{LEFT}' y1='{floor}' x2='{WIDTH - RIGHT}' y2='{floor}' class='axis'/>"
         f"<line x1='{LEFT}' y1='{TOP}' x2='{WIDTH - RIGHT}' y2='{TOP}' class='grid'/>"
         f"<text x='{LEFT - 6}' y='{TOP + 10}' text-anchor='end'>{high:.2f}</text>"
         f"<text x='{LEFT - 6}' y='{floor}' text-anchor='end'>{low:.2f}</text>"
         f"<text x='{LEFT}' y='{HEIGHT - 6}'>0</text>"
-        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{last} steps</text>"
+        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{say('{steps} steps', steps=last)}</text>"
         f"<polyline class='raw' points='{raw}'/><polyline class='smooth' points='{bold}'/>"
         f"<circle class='now' cx='{x}' cy='{y}' r='4'/></svg>"
-        f"<p class='legend'>Loss, smoothed: <b>{averages[-1]:.3f}</b>. Faint: each step.</p>"
+        f"<p class='legend'>{legend}</p>"
     )
 
 
@@ -180,7 +205,7 @@ def previews(view: View, newest: int = 12) -> str:
         number = preview.file.rsplit("_", 1)[-1]
         rows.setdefault(number, []).append(preview)
     if not rows:
-        return "<div class='empty'>Preview pictures appear here while it trains.</div>"
+        return f"<div class='empty'>{say('Preview pictures appear here while it trains.')}</div>"
     drawn = []
     for number in sorted(rows):
         row = sorted(rows[number], key=lambda one: -one.step)[:newest]
@@ -192,10 +217,12 @@ def previews(view: View, newest: int = 12) -> str:
 def _figure(run_id: str, preview: events.Preview) -> str:
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
-    caption = f"{preview.prompt} · step {preview.step}, seed {preview.seed}"
+    step = say("step {step}", step=preview.step)
+    caption = f"{preview.prompt} · {step}, {say('seed {seed}', seed=preview.seed)}"
+    told = say("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     return (
         f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
-        f"alt='Step {preview.step}: {escape(preview.prompt)}'></a><figcaption>step {preview.step}</figcaption></figure>"
+        f"alt='{escape(told)}'></a><figcaption>{step}</figcaption></figure>"
     )
 
 
@@ -204,6 +231,6 @@ def warnings(state: events.State) -> str:
     if not state.warnings:
         return ""
     lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
-    count = len(state.warnings)
-    shown = " open" if count < 4 else ""
-    return f"<details class='notes'{shown}><summary>Notes ({count})</summary><ul>{lines}</ul></details>"
+    number = len(state.warnings)
+    shown, summary = " open" if number < 4 else "", say("Notes ({number})", number=number)
+    return f"<details class='notes'{shown}><summary>{summary}</summary><ul>{lines}</ul></details>"

@@ -18,6 +18,7 @@ import gradio as gr
 
 from trainer import files
 from trainer.errors import UserError
+from trainer.words import say
 from ui import adapters, media
 from ui.handling import QUIET, handled, sentence
 from ui.watch import Watch
@@ -25,8 +26,9 @@ from ui.watch import Watch
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOURS = 6 * 3600.0  # the longest that a tool may take: extraction from large models on a slow machine
 TOOLS = [
-    ("Merge several into one", "merge"), ("Make smaller", "resize"), ("Other form or precision", "convert"),
-    ("Extract from two models", "extract"), ("Bake into a base model", "bake"),
+    (say("Merge several into one"), "merge"), (say("Make smaller"), "resize"),
+    (say("Other form or precision"), "convert"), (say("Extract from two models"), "extract"),
+    (say("Bake into a base model"), "bake"),
 ]  # fmt: skip
 USES = {
     "merge": {"chosen", "strengths", "rank", "form", "precision"},
@@ -35,7 +37,7 @@ USES = {
     "extract": {"tuned", "base", "rank", "form", "precision"},
     "bake": {"chosen", "strengths", "base"},
 }
-WORKING = "<p class='quiet' role='status'>Working. You can leave this tab meanwhile.</p>"
+WORKING = f"<p class='quiet' role='status'>{say('Working. You can leave this tab meanwhile.')}</p>"
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,16 @@ class Tab:
 
 def build(watch: Watch, listing: gr.HTML, table: Any) -> Tab:  # noqa: ANN401 - a function of no arguments
     """Draw this part; `listing` is drawn anew by `table` when there is a new file."""
-    with gr.Accordion("Look into an adapter file", open=False, elem_id="look"):
+    with gr.Accordion(say("Look into an adapter file"), open=False, elem_id="look"):
         dropped = gr.File(
-            label="Any .safetensors file; it is kept here, so that you can try it out and use it with the tools.",
             file_types=[".safetensors"], elem_id="look-file", interactive=True,
+            label=say("Any .safetensors file; it is kept here, so that you can try it out and use it with the tools."),
         )  # fmt: skip
         looked = gr.HTML(elem_id="look-result")
-    with gr.Accordion("Tools for adapter files", open=False, elem_id="tools"):
-        tool = gr.Radio(TOOLS, value="merge", label="What to do", elem_id="tool", interactive=True)
+    with gr.Accordion(say("Tools for adapter files"), open=False, elem_id="tools"):
+        tool = gr.Radio(TOOLS, value="merge", label=say("What to do"), elem_id="tool", interactive=True)
         fields = _fields()
-        make = gr.Button("Make the file", variant="primary", elem_id="tool-make")
+        make = gr.Button(say("Make the file"), variant="primary", elem_id="tool-make")
         result = gr.HTML(elem_id="tool-result")
 
     def look(path: str | None) -> list[Any]:
@@ -105,40 +107,40 @@ def _fields() -> dict[str, Any]:
     shown = USES["merge"]
     return {
         "chosen": gr.Dropdown(
-            [], multiselect=True, label="Adapters", elem_id="tool-adapters", interactive=True,
+            [], multiselect=True, label=say("Adapters"), elem_id="tool-adapters", interactive=True,
         ),
         "strengths": gr.Textbox(
-            label="Strengths", info="One for each, in the same order: 1, 0.5. Empty = 1 each.",
+            label=say("Strengths"), info=say("One for each, in the same order: 1, 0.5. Empty = 1 each."),
             elem_id="tool-strengths", interactive=True,
         ),
         "rank": gr.Number(
-            0, label="Rank", info="The most that a layer may have; 0 = as it comes.", elem_id="tool-rank",
+            0, label=say("Rank"), info=say("The most that a layer may have; 0 = as it comes."), elem_id="tool-rank",
             interactive=True,
         ),
         "energy": gr.Number(
-            1.0, label="Energy share", info="What each layer keeps of its squared effect, such as 0.95; 1 = all.",
-            elem_id="tool-energy", interactive=True, visible="energy" in shown,
+            1.0, label=say("Energy share"), elem_id="tool-energy", interactive=True, visible="energy" in shown,
+            info=say("What each layer keeps of its squared effect, such as 0.95; 1 = all."),
         ),
         "form": gr.Dropdown(
-            [("kohya: for all programs", "kohya"), ("PEFT: for diffusers", "peft")], value="kohya", label="Form",
-            elem_id="tool-form", interactive=True,
+            [(say("kohya: for all programs"), "kohya"), (say("PEFT: for diffusers"), "peft")], value="kohya",
+            label=say("Form"), elem_id="tool-form", interactive=True,
         ),
         "precision": gr.Dropdown(
-            ["fp16", "bf16", "fp32"], value="fp16", label="Precision", elem_id="tool-precision", interactive=True
+            ["fp16", "bf16", "fp32"], value="fp16", label=say("Precision"), elem_id="tool-precision", interactive=True,
         ),
         "strip": gr.Checkbox(
-            False, label="Leave out recipe, tags and cover", elem_id="tool-strip", interactive=True,
+            False, label=say("Leave out recipe, tags and cover"), elem_id="tool-strip", interactive=True,
             visible="strip" in shown,
         ),
         "tuned": gr.Textbox(
-            label="Tuned model", info="Folder or .safetensors file.", elem_id="tool-tuned", interactive=True,
+            label=say("Tuned model"), info=say("Folder or .safetensors file."), elem_id="tool-tuned", interactive=True,
             visible="tuned" in shown,
         ),
         "base": gr.Textbox(
-            label="Base model", info="'micro', folder, .safetensors file, or name on the hub.", elem_id="tool-base",
-            interactive=True, visible="base" in shown,
+            label=say("Base model"), info=say("'micro', folder, .safetensors file, or name on the hub."),
+            elem_id="tool-base", interactive=True, visible="base" in shown,
         ),
-        "name": gr.Textbox(label="Name of the new file", elem_id="tool-name", interactive=True),
+        "name": gr.Textbox(label=say("Name of the new file"), elem_id="tool-name", interactive=True),
     }  # fmt: skip
 
 
@@ -175,7 +177,8 @@ def arguments(request: Request, out: Path) -> list[str]:
     models = [(name, getattr(request, name).strip()) for name in ("tuned", "base") if name in uses]
     for name, value in models:
         if not value or value.startswith("-"):
-            raise UserError(f"The {name} model is missing.", "Give its folder, its file or its name.")
+            missing = {"tuned": say("The tuned model is missing."), "base": say("The base model is missing.")}[name]
+            raise UserError(missing, "Give its folder, its file or its name.")
     found[1:1] = [value for _, value in models]
     if "rank" in uses and (rank := _whole(request.rank, least=1 if request.tool == "extract" else 0)):
         found += ["--rank", str(rank)]
@@ -195,13 +198,13 @@ def _strengths(request: Request, count: int) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count or not all(math.isfinite(one) for one in values):
-        raise UserError(f"There are {count} adapters, but not as many strengths.", "Write them as 1, 0.5.")
+        raise UserError("There are {count} adapters, but not as many strengths.", "Write them as 1, 0.5.", count=count)
     return values
 
 
 def _whole(value: float | None, *, least: int) -> int:
     if value is None or value != int(value) or not least <= value <= 4096:
-        raise UserError(f"The rank must be a whole number from {least} to 4096.", "Correct it.")
+        raise UserError("The rank must be a whole number from {least} to 4096.", "Correct it.", least=least)
     return int(value)
 
 
@@ -225,10 +228,18 @@ def run(request: Request) -> str:
         out = _model_path(request)
     facts = call(arguments(request, out))
     if request.tool == "bake":
-        return f"<p>Done: {facts['layers']} layers changed. The model is outputs/.models/{escape(out.name)}.</p>"
+        told = say(
+            "Done: {layers} layers changed. The model is {path}.", layers=facts["layers"],
+            path=f"outputs/.models/{escape(out.name)}",
+        )  # fmt: skip
+        return f"<p>{told}</p>"
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
-    error = f"It is {facts['error']:.2%} off in all, {facts['worst_layer_error']:.2%} in the layer where it is most." \
-        if facts["error"] else "It is exact up to the rounding of its precision."  # fmt: skip
+    error = say("It is exact up to the rounding of its precision.")
+    if facts["error"]:
+        error = say(
+            "It is {error:.2%} off in all, {most:.2%} in the layer where it is most.", error=facts["error"],
+            most=facts["worst_layer_error"],
+        )  # fmt: skip
     notes = "".join(f"<p>{escape(one)}</p>" for one in facts["notes"])
     return f"<p>{link} ({adapters.size(facts['bytes'])}). {error}</p>{notes}{adapters.describe(out)}"
 

@@ -9,11 +9,13 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import psutil
 
 from trainer import config as configs
 from trainer import dataset, files, problems, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.words import count, say
 from ui import bases, form, live, memory, presets, progress
 from ui.datasets import TYPED_FIRST
 from ui.grid import folder_of
@@ -26,8 +28,8 @@ ENTRIES = form.entries()
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
 PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
-PRESETS = [("Character", "character"), ("Style", "style")]
-EFFORTS = {"quick": ("Quick look", 0.4), "balanced": ("Balanced", 1.0), "thorough": ("Thorough", 2.0)}
+PRESETS = [(say("Character"), "character"), (say("Style"), "style")]
+EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
 ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
 
 
@@ -52,25 +54,23 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
             preset = gr.Radio(
-                PRESETS, value="character", label="What are you teaching?", elem_id="preset", interactive=True
+                PRESETS, value="character", label=say("What are you teaching?"), elem_id="preset", interactive=True
             )
-            name = gr.Textbox(label="Name", info="Of the adapter file.", max_lines=1, elem_id="name", interactive=True)
+            name = gr.Textbox(
+                label=say("Name"), info=say("Of the adapter file."), max_lines=1, elem_id="name", interactive=True
+            )
             trigger = gr.Textbox(
-                label="Trigger word", info="Put in front of each caption that lacks it.", max_lines=1,
+                label=say("Trigger word"), info=say("Put in front of each caption that lacks it."), max_lines=1,
                 elem_id="train-trigger", interactive=True,
             )  # fmt: skip
-            base = gr.Dropdown(
-                [], label="Base model", elem_id="base", interactive=True, allow_custom_value=True,
-                info="Choose one, or write its folder, its .safetensors file, or its name on the hub. Files that lie "
-                "in the folder models are listed.",
-            )  # fmt: skip
+            base = _base()
             effort = gr.Radio(
                 [(words, key) for key, (words, _) in EFFORTS.items()], value="balanced",
-                label="How long may it take?", elem_id="effort", interactive=True,
+                label=say("How long may it take?"), elem_id="effort", interactive=True,
             )  # fmt: skip
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
-            start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
-            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
+            with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
                 kept, use, keep_as, save = _presets()
                 widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO))
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
@@ -105,18 +105,28 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
     return tab
 
 
+def _base() -> gr.Dropdown:
+    return gr.Dropdown(
+        [], label=say("Base model"), elem_id="base", interactive=True, allow_custom_value=True,
+        info=say(
+            "Choose one, or write its folder, its .safetensors file, or its name on the hub. Files that lie in the "
+            "folder models are listed."
+        ),
+    )  # fmt: skip
+
+
 def _presets() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
     """Settings under a name of the person's own."""
     with gr.Row(elem_classes="bottom"):
         kept = gr.Dropdown(
-            presets.names(), label="Settings you kept", elem_id="kept-settings", interactive=True, scale=3
+            presets.names(), label=say("Settings you kept"), elem_id="kept-settings", interactive=True, scale=3
         )
-        use = gr.Button("Use", elem_id="use-settings", scale=1, min_width=80)
+        use = gr.Button(say("Use"), elem_id="use-settings", scale=1, min_width=80)
     with gr.Row(elem_classes="bottom"):
         name = gr.Textbox(
-            label="Keep these settings as", max_lines=1, elem_id="settings-name", interactive=True, scale=3
+            label=say("Keep these settings as"), max_lines=1, elem_id="settings-name", interactive=True, scale=3
         )
-        save = gr.Button("Keep", elem_id="keep-settings", scale=1, min_width=80)
+        save = gr.Button(say("Keep"), elem_id="keep-settings", scale=1, min_width=80)
     return kept, use, name, save
 
 
@@ -197,7 +207,7 @@ def use_preset(name: str | None) -> list[Any]:
     kept = presets.load(name)
     preset, base = str(kept.get("preset", "character")), str(kept.get("base", configs.MICRO))
     if preset not in {key for _, key in PRESETS}:
-        raise UserError(f"The settings {name!r} cannot be used.", "Keep them anew.")
+        raise UserError("The settings {name!r} cannot be used.", "Keep them anew.", name=name)
     return [preset, base, (preset, base), *_values(preset, base, dict(kept.get("settings", {})))]
 
 
@@ -233,44 +243,66 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     """Values of `Tab.planned`: what a start would do, in a few sentences, and what each effort takes here."""
     project = given[0]
     if not project:
-        return ["Make a project and add pictures first.", gr.skip()]
+        return [say("Make a project and add pictures first."), gr.skip()]
     folder = files.datasets() / project
-    count = len(dataset.read(folder)) if folder.is_dir() else 0
-    if not count:
-        return ["There are no pictures in this project yet. Add some in the first tab.", gr.skip()]
+    pictures = len(dataset.read(folder)) if folder.is_dir() else 0
+    if not pictures:
+        return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip()]
     try:
         config = settings(*given[:2], given[2] or "x", *given[3:])
     except UserError as error:
         return [escape(str(error)), gr.skip()]
     before = runs.alike(config)
     pace = before.seconds_per_step if before else None
-    return [_summary(config, count, before), _efforts(config, count, form.standard(*given[5]), pace)]
+    return [_summary(config, pictures, before), _efforts(config, pictures, form.standard(*given[5]), pace)]
 
 
-def _summary(config: TrainConfig, count: int, before: runs.View | None) -> str:
+def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> str:
     training = config.training
-    steps = configs.planned_steps(training, count)
-    times = round(steps * training.batch_size * training.accumulation / count)
-    pictures = f"{count} picture" + ("" if count == 1 else "s")
-    facts = [f"<b>{pictures}, {steps} steps</b>: each picture is seen about {times} times"]
+    steps = configs.planned_steps(training, pictures)
+    times = round(steps * training.batch_size * training.accumulation / pictures)
     if before and before.seconds_per_step:
-        facts[0] += f", about {progress.seconds(before.seconds_per_step * steps)} here"
-        facts.append(f"It took {before.state.memory / 2**30:.1f} GB of memory the last time")
+        facts = [
+            count(
+                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
+                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
+                pictures, steps=steps, times=times, time=progress.seconds(before.seconds_per_step * steps),
+            ),
+            _memory(before),
+        ]  # fmt: skip
     else:
-        facts.append("How long it takes is known after the first steps")
+        facts = [
+            count(
+                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times.",
+                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times.",
+                pictures, steps=steps, times=times,
+            ),
+            say("How long it takes is known after the first steps."),
+        ]  # fmt: skip
     free = files.free_space(files.outputs())
-    facts.append(f"{free / 2**30:.0f} GB of the disk are free" + (", which is little" if free < ROOM else ""))
-    return ". ".join(facts) + "."
+    room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
+    if free < ROOM:
+        room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)
+    return " ".join([*facts, room])
 
 
-def _efforts(config: TrainConfig, count: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update
+def _memory(before: runs.View) -> str:
+    """The memory that the run before took, and what of it is free here; of a GPU's the page knows nothing."""
+    took = before.state.memory / 2**30
+    if before.state.device != "CPU":
+        return say("It took {memory:.1f} GB of memory the last time.", memory=took)
+    free = psutil.virtual_memory().available / 2**30
+    return say("It took {memory:.1f} GB of memory the last time; {free:.0f} GB are free.", memory=took, free=free)
+
+
+def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update
     """The choice of how long, each with its time where that is known, and which of them the form stands for."""
     labels, chosen = [], None
     for key, (words, factor) in EFFORTS.items():
         seen = round(standard.training.exposures * factor)
         training = config.training.model_copy(update={"exposures": seen, "steps": 0})
-        took = progress.seconds(pace * configs.planned_steps(training, count)) if pace else ""
-        labels.append((f"{words}, about {took}" if took else words, key))
+        took = progress.seconds(pace * configs.planned_steps(training, pictures)) if pace else ""
+        labels.append((say("{effort}, about {time}", effort=words, time=took) if took else words, key))
         if config.training.steps == 0 and config.training.exposures == seen:
             chosen = key
     return gr.Radio(labels, value=chosen)

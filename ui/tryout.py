@@ -14,16 +14,21 @@ from trainer import archive, runs
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
+from trainer.words import say
 from ui import adapters, comparison, media, pictures
 from ui.comparison import Cell
 from ui.handling import QUIET, handled
 from ui.painter import Painter
+from ui.texts import read
 from ui.watch import Watch
 
 MORE = 3  # adapters beside the first
+NOBODY = (say("None"), "")
 SIDE = configs.micro_side()
-MINIATURE = f"Micro is a miniature for trying things out: portraits of {SIDE} x {SIDE} pixels, shown enlarged."
-EMPTY = "<div class='empty'>Choose an adapter, write what to show, and make a picture.</div>"
+MINIATURE = say(
+    "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
+)
+EMPTY = f"<div class='empty'>{say('Choose an adapter, write what to show, and make a picture.')}</div>"
 SLIDE = """element.addEventListener("input", (event) => {
   const frame = event.target.closest(".uncover");
   if (frame) frame.style.setProperty("--cut", event.target.value + "%");
@@ -69,23 +74,23 @@ def build(painter: Painter, watch: Watch) -> Tab:
     last = gr.State([])  # files of the pictures on show
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
-            adapter = gr.Dropdown([adapters.NONE], value="", label="Adapter", elem_id="adapter", interactive=True)
-            prompt = gr.Textbox(label="Prompt", lines=2, max_lines=6, elem_id="prompt", interactive=True)
+            adapter = gr.Dropdown([adapters.NONE], value="", label=say("Adapter"), elem_id="adapter", interactive=True)
+            prompt = gr.Textbox(label=say("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
             strength = gr.Slider(
-                0, 1.5, value=1.0, step=0.05, label="Strength", info="Of the adapter; 0 = the base model alone.",
-                elem_id="strength", interactive=True,
+                0, 1.5, value=1.0, step=0.05, label=say("Strength"), elem_id="strength", interactive=True,
+                info=say("Of the adapter; 0 = the base model alone."),
             )  # fmt: skip
-            view = gr.Radio(comparison.VIEWS, value="one", label="Show", elem_id="try-view", interactive=True)
+            view = gr.Radio(comparison.VIEWS, value="one", label=say("Show"), elem_id="try-view", interactive=True)
             others = _others()
             with gr.Row():
-                make = gr.Button("Make picture", variant="primary", size="lg", elem_id="make", scale=3)
-                cancel = gr.Button("Cancel", size="lg", elem_id="cancel", scale=1, min_width=90)
+                make = gr.Button(say("Make picture"), variant="primary", size="lg", elem_id="make", scale=3)
+                cancel = gr.Button(say("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
             seed, fresh, steps, guidance, size, negative, restore = _advanced()
         with gr.Column(scale=4, min_width=320):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
-            hold = gr.Button("Pause the training meanwhile", size="sm", visible=False, elem_id="hold-training")
+            hold = gr.Button(say("Pause the training meanwhile"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=SLIDE)
-            made = gr.HTML(elem_id="made", js_on_load=Path(__file__).with_name("enlarge.js").read_text("utf-8"))
+            made = gr.HTML(elem_id="made", js_on_load=read("enlarge.js"))
 
     def painted(*given: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - values of the tab
         yield from paint(painter, watch, Asked.of(*given))
@@ -112,45 +117,51 @@ def build(painter: Painter, watch: Watch) -> Tab:
 
 
 def _advanced() -> tuple[Any, ...]:
-    with gr.Accordion("Advanced", open=False, elem_id="try-advanced"):
+    with gr.Accordion(say("Advanced"), open=False, elem_id="try-advanced"):
         seed = gr.Number(
-            1, label="Seed", info="The same seed gives the same picture.", elem_id="seed", interactive=True
+            1, label=say("Seed"), info=say("The same seed gives the same picture."), elem_id="seed", interactive=True
         )
-        fresh = gr.Checkbox(False, label="A new seed for each picture", elem_id="fresh", interactive=True)
-        steps = gr.Number(20, label="Steps", info="Denoising steps, 1 to 200.", elem_id="try-steps", interactive=True)
+        fresh = gr.Checkbox(False, label=say("A new seed for each picture"), elem_id="fresh", interactive=True)
+        steps = gr.Number(
+            20, label=say("Steps"), info=say("Denoising steps, 1 to 200."), elem_id="try-steps", interactive=True
+        )
         guidance = gr.Number(
-            3.0, label="Guidance", info="How closely the picture follows the prompt, 1 to 30.", elem_id="guidance",
-            interactive=True,
+            3.0, label=say("Guidance"), info=say("How closely the picture follows the prompt, 1 to 30."),
+            elem_id="guidance", interactive=True,
         )  # fmt: skip
         size = gr.Textbox(
-            label="Size", info="Such as 512 x 768; empty = what the base was trained on.", max_lines=1,
+            label=say("Size"), info=say("Such as 512 x 768; empty = what the base was trained on."), max_lines=1,
             elem_id="try-size", interactive=True,
         )  # fmt: skip
-        negative = gr.Textbox(label="Negative prompt", info="What not to show.", elem_id="negative", interactive=True)
+        negative = gr.Textbox(
+            label=say("Negative prompt"), info=say("What not to show."), elem_id="negative", interactive=True
+        )
         restore = gr.UploadButton(
-            "Take the settings of a picture", file_types=[".png"], size="sm", elem_id="restore-settings"
+            say("Take the settings of a picture"), file_types=[".png"], size="sm", elem_id="restore-settings"
         )
     return seed, fresh, steps, guidance, size, negative, restore
 
 
 def _others() -> list[Any]:
     """The base model, and up to `MORE` adapters beside the first, each with its strength."""
-    with gr.Accordion("Several adapters, other base model", open=False, elem_id="try-others"):
+    with gr.Accordion(say("Several adapters, other base model"), open=False, elem_id="try-others"):
         base = gr.Textbox(
-            label="Base model", elem_id="try-base", interactive=True,
-            info="Empty = what the first adapter was trained on here. For files from elsewhere: 'micro', a folder, a "
-            ".safetensors file, or a name on the hub. Files are added in the Download tab.",
+            label=say("Base model"), elem_id="try-base", interactive=True,
+            info=say(
+                "Empty = what the first adapter was trained on here. For files from elsewhere: 'micro', a folder, a "
+                ".safetensors file, or a name on the hub. Files are added in the Download tab."
+            ),
         )  # fmt: skip
         found: list[Any] = [base]
         for number in range(2, 2 + MORE):
             with gr.Row(elem_classes="bottom"):
                 found.append(
-                    gr.Dropdown([("None", "")], value="", label=f"Adapter {number}", elem_id=f"adapter-{number}",
-                                interactive=True, scale=2)
+                    gr.Dropdown([NOBODY], value="", label=say("Adapter {number}", number=number),
+                                elem_id=f"adapter-{number}", interactive=True, scale=2)
                 )  # fmt: skip
                 found.append(
-                    gr.Number(1.0, label=f"Strength {number}", elem_id=f"strength-{number}", interactive=True,
-                              min_width=90)
+                    gr.Number(1.0, label=say("Strength {number}", number=number), elem_id=f"strength-{number}",
+                              interactive=True, min_width=90)
                 )  # fmt: skip
     return found
 
@@ -173,7 +184,7 @@ def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *mo
         # Nothing to offer is no reason to touch what may have been typed meanwhile.
         gr.Dropdown(listed, value=chosen), text or gr.skip(), offered, preview.steps, preview.guidance,
         *_notes(watch, small=base == configs.MICRO), pictures.history(),
-        *(gr.Dropdown([*listed[:-1], ("None", "")], value=one if one in keys else "") for one in more),
+        *(gr.Dropdown([*listed[:-1], NOBODY], value=one if one in keys else "") for one in more),
     ]  # fmt: skip
 
 
@@ -181,10 +192,10 @@ def _notes(watch: Watch, *, small: bool) -> list[Any]:
     """What to know before a picture is made, and whether a training can be paused for it."""
     notes, active = [MINIATURE] if small else [], watch.active()
     if active and active.paused:
-        notes.append("The training is paused.")
+        notes.append(say("The training is paused."))
     elif active:
-        notes.append("A training is under way: pictures take longer, and so does it.")
-    words = "Let the training go on" if active and active.paused else "Pause the training meanwhile"
+        notes.append(say("A training is under way: pictures take longer, and so does it."))
+    words = say("Let the training go on") if active and active.paused else say("Pause the training meanwhile")
     return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(words, visible=bool(active))]
 
 
@@ -219,7 +230,9 @@ def restored(path: str | None, watch: Watch) -> list[Any]:
     keys = {archive.known_as(adapters.find(key)): key for _, key in reversed(adapters.choices(watch)) if key}
     gone = [name for name, _ in told["adapters"] if name not in keys]
     if gone:
-        raise UserError(f"The adapter {gone[0]} is no longer here.", "Add it in the Download tab, then try again.")
+        raise UserError(
+            "The adapter {name} is no longer here.", "Add it in the Download tab, then try again.", name=gone[0]
+        )
     used = [(keys[name], strength) for name, strength in told["adapters"]]
     (first, strength), beside = (used[0], used[1 : 1 + MORE]) if used else (("", 0.0), [])
     beside += [("", 1.0)] * (MORE - len(beside))
@@ -247,21 +260,26 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
     requests = [request_of(asked, cell, model, seed) for cell in cells]
     old = asked.last if len(asked.last) == len(cells) else [""] * len(cells)
     shown = list(zip(cells, old, strict=True))
-    facts = f"Seed {requests[0].seed}, {requests[0].steps} steps, guidance {requests[0].guidance:g}"
+    facts = say(
+        "Seed {seed}, {steps} steps, guidance {guidance:g}", seed=requests[0].seed, steps=requests[0].steps,
+        guidance=requests[0].guidance,
+    )  # fmt: skip
     small = model.base == configs.MICRO
     media.pictures().mkdir(parents=True, exist_ok=True)
     given_up = painter.given_up
     for number, picture in enumerate(requests):
         try:
             for done, of in painter.paint(picture) if not Path(picture.out).is_file() else ():
-                note = f"Painting, step {done} of {of}" if done else "Getting ready (the first picture takes longer)"
-                told = f"{facts}. Picture {number + 1} of {len(cells)}."
+                note = say("Getting ready (the first picture takes longer)")
+                if done:
+                    note = say("Painting, step {step} of {steps}", step=done, steps=of)
+                told = f"{facts}. {say('Picture {number} of {all}.', number=number + 1, all=len(cells))}"
                 yield draw(asked.view, shown, told, small=small, busy=number, note=note), asked.last, seed
         except UserError:
             if painter.given_up == given_up:
                 raise
         if painter.given_up != given_up:
-            facts += ". Given up"
+            facts += ". " + say("Given up")
             break
         shown[number] = (cells[number], Path(picture.out).name)
     pictures.prune()

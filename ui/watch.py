@@ -9,6 +9,7 @@ from pathlib import Path
 from trainer import files, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run, View
+from trainer.words import say
 
 
 class Watch:
@@ -70,7 +71,7 @@ def label(run: Run) -> str:
         begun = datetime.strptime(stamp, "%Y-%m-%d_%H%M%S")
     except ValueError:
         return run.id
-    return f"{name}, {begun.day} {begun:%b %H:%M:%S}"
+    return say("{name}, {begun.day} {begun:%b %H:%M:%S}", name=name, begun=begun)
 
 
 def log_tail(run: Run) -> str:

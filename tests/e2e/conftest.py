@@ -187,7 +187,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     """Open pages of a server; what goes wrong in them fails the test at its end."""
     contexts, errors, foreign = [], [], []
 
-    def open_page(server: Server, *, projects: bool = True, **options: object) -> Page:
+    def open_page(server: Server, *, projects: bool = True, tab: str = "Images", **options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(30_000)
         contexts.append(context)
@@ -200,7 +200,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
             ),
         )
         page.goto(server.url)
-        page.get_by_role("tab", name="Images").wait_for()
+        page.get_by_role("tab", name=tab).wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")
         return page

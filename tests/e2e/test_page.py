@@ -48,10 +48,10 @@ def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
-def advanced(page: Page, **values: object) -> None:
-    """Set fields of the generated form by their ids."""
-    tab(page, "Train")
-    page.locator("#advanced").get_by_text("Advanced").click()
+def advanced(page: Page, *, opener: str = "Advanced", **values: object) -> None:
+    """Open the generated form and set fields of it by their ids."""
+    page.locator("#tabs").get_by_role("tab").nth(1).click()
+    page.locator("#advanced").get_by_text(opener).click()
     for key, value in values.items():
         page.locator(f"#form-{key.replace('_', '-')} :is(input, textarea)").first.fill(str(value))
 
@@ -60,7 +60,7 @@ def start(page: Page) -> str:
     """Click Start; returns the run's name once it trains."""
     tab(page, "Train")
     page.get_by_role("button", name="Start training").click()
-    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
+    page.locator("#status [data-status=running]").wait_for(timeout=150_000)
     return page.locator("#status [data-status]").get_attribute("data-run")
 
 
@@ -171,19 +171,24 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
 
 
 def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> None:
-    """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those on the tabs."""
-    (tmp_path / "outputs").mkdir()
-    with serving(tmp_path) as server:
-        page = visit(server, projects=False)
+    """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those that lead to the tabs.
+
+    Pictures that are dropped on a data set that came along begin a project of their own.
+    """
+    with serving(make_home(tmp_path)) as server:
+        page = visit(server)
         upload(page, [CHARACTER / f"{number:02d}.png" for number in range(1, 8)])  # 1
         cards(page, 7)
+        assert report(page) == "Added 7 pictures. They are in the project my-pictures."
+        assert page.get_by_label("Trigger word").first.input_value() == ""
+        assert len(list((tmp_path / "datasets" / "example-character").glob("*.png"))) == 14
         page.get_by_label("Trigger word").first.fill("miraxo")  # 2
         page.keyboard.press("Tab")
         page.get_by_role("button", name="Next: train").click()
         start(page)  # 3
         finished(page, seconds=300)
-        tab(page, "Try out")
-        page.wait_for_function("document.querySelector('#prompt textarea').value.includes('miraxo')")
+        page.get_by_role("button", name="Try it out").click()
+        page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('miraxo')")
         page.get_by_role("button", name="Make picture").click()  # 4
         picture(page, server, "1")
         tab(page, "Download")

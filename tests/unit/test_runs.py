@@ -300,7 +300,9 @@ def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
     ]
     state = events.fold(events.State(), log)
     assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
+    assert runs.View(run, "running", state).seconds_left_between == (pytest.approx(90), pytest.approx(90))
     assert runs.View(run, "stopped", state).seconds_left is None
+    assert runs.View(run, "stopped", state).seconds_left_between is None
 
 
 def test_a_log_tail(home: Path) -> None:

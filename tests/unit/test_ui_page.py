@@ -44,6 +44,13 @@ def test_the_page_loads_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
+    assert datasets.place("rin") == "rin"
+    assert datasets.place(None) == "my-pictures"
+    assert datasets.place("example-character") == "my-pictures-2"
+    assert dataset.names() == ["my-pictures", "my-pictures-2"]
+
+
 def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
     """Call something inside an event loop: outside of one, Gradio makes its own and never closes it."""
 
@@ -76,7 +83,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     watch = Watch()
     shown = page._load(watch)
     assert shown[1].value == "rin"
-    assert finished.id in str(shown[-12:])
+    assert finished.id in str(shown[-13:])
     made = page._create("new-one")
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]

@@ -1,6 +1,7 @@
 """What is drawn of a run: the chart, the status, the previews, always escaped."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def view(run: Run, status: str, *more: events.Event) -> View:
 def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
     assert progress.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
     assert progress.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+
+
+def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def at(step: int, second: float) -> events.Step:
+        return events.Step(step=step, loss=1, **STEP, time=begun + timedelta(seconds=second))
+
+    even = view(run, "running", *(at(step, step) for step in range(1, 31)))
+    assert progress.left(even) == "about 10 s left"
+    slower = [at(step, step if step <= 15 else 15 + 4 * (step - 15)) for step in range(1, 31)]
+    assert progress.left(view(run, "running", *slower)) == "25 s to 40 s left"
+    assert progress.left(view(run, "stopped", *slower)) == ""
 
 
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:

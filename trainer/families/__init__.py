@@ -156,8 +156,12 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     found = replace(detect.look(path), revision=revision)
     if model.family not in ("auto", found.family):
         raise UserError(
-            f"The base model {path.name!r} is {TITLES[found.family]}, but the settings say {TITLES[model.family]}.",
-            f"Set the family to 'auto' or {found.family!r}, or choose another base model.",
+            "The base model {name!r} is {family}, but the settings say {other}.",
+            "Set the family to 'auto' or {key!r}, or choose another base model.",
+            name=path.name,
+            family=TITLES[found.family],
+            other=TITLES[model.family],
+            key=found.family,
         )
     family = FAMILIES[found.family].load(path, found, device, dtype)
     if model.objective != "auto":
@@ -269,8 +273,9 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         wanted[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
     if not all(wanted.values()):
         raise UserError(
-            f"No layer of the base model has {' or '.join(settings.blocks) or 'the layers to adapt'} in its name.",
+            "No layer of the base model has one of these in its name: {layers}.",
             "Write blocks such as up_blocks, mid_block or down_blocks.1, one a line, or none for all.",
+            layers=", ".join(settings.blocks or chosen(settings.targets, family.denoiser_targets)),
         )
     for host, paths in wanted.items():
         peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
@@ -339,12 +344,16 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
             for name, one in file.modules.items():
                 weight = getattr(places.get(name), "weight", None)
                 if not isinstance(weight, nn.Parameter):
-                    raise UserError(f"The base model has no {name}.", "Choose the base model that it was trained on.")
+                    raise UserError(
+                        "The base model has no {name}.", "Choose the base model that it was trained on.", name=name
+                    )
                 before.setdefault(weight, weight.detach().clone())
                 old = before[weight].float().cpu().flatten(1)
                 change = one.delta(old)
                 if change.shape != old.shape:
-                    raise UserError(f"{name} has another size.", "Choose the base model that it was trained on.")
+                    raise UserError(
+                        "{name} has another size.", "Choose the base model that it was trained on.", name=name
+                    )
                 with torch.no_grad():
                     weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)
         yield

@@ -54,9 +54,10 @@ def locate(model: ModelConfig) -> tuple[Path, str]:
         folder = Path(DiffusionPipeline.download(model.base, revision=model.revision or None, use_safetensors=True))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
-            f"The base model {model.base!r} is not there: nothing here has that name, and it could not be fetched "
-            "from the Hugging Face hub.",
+            "The base model {base!r} is not there: nothing here has that name, and it could not be fetched from the "
+            "Hugging Face hub.",
             "Check the name and the connection, or give a folder or a .safetensors file that is on this machine.",
+            base=model.base,
         ) from error
     return folder, folder.name  # the hub's cache names a snapshot by its commit
 
@@ -88,8 +89,10 @@ def load(kind: Any, path: Path, family: FamilyName, dtype: torch.dtype) -> Any: 
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(
-            f"The base model {path.name!r} cannot be loaded: {reason[:200]}",
+            "The base model {name!r} cannot be loaded: {reason}",
             "Check that all its files are there, in safetensors form.",
+            name=path.name,
+            reason=reason[:200],
         ) from error
     return pipeline
 

@@ -28,8 +28,9 @@ def quantise(denoiser: nn.Module, bits: Bits) -> None:
         library: Any = importlib.import_module("bitsandbytes.nn")
     except ImportError:
         raise UserError(
-            f"Weights in {bits} need a package that is not installed.",
+            "Weights in {bits} need a package that is not installed.",
             "Install it with: pip install 'limner[bitsandbytes]', or set model.weights to 'full'.",
+            bits=bits,
         ) from None
     layers = [(path, one) for path, one in denoiser.named_modules() if type(one) is nn.Linear and "attentions" in path]
     for path, layer in layers:

@@ -1,0 +1,200 @@
+"""Translation: the catalogue holds what is said and no more, fits it, and is what the page shows."""
+
+import ast
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from babel.messages import mofile, pofile
+
+from scripts import words
+from tests.conftest import CHECKOUT
+from trainer.errors import UserError
+from ui import texts
+
+FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
+MESSAGES = words.collect()
+with (FOLDER / "limner.po").open("rb") as file:
+    GERMAN = pofile.read_po(file, locale="de")
+
+
+def both(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def in_german(code: str, **environment: str) -> Any:  # noqa: ANN401 - JSON
+    """What a program says as JSON that runs in German."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, encoding="utf-8",
+        env={**os.environ, "LANGUAGE": "de", "PYTHONIOENCODING": "utf-8", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_catalogue_holds_what_is_said() -> None:
+    assert {one.id for one in GERMAN if one.id} == set(MESSAGES)
+
+
+def test_every_message_is_translated() -> None:
+    assert [one.id for one in GERMAN if one.fuzzy or not all(both(one.string))] == []
+    assert not GERMAN.obsolete
+
+
+def test_translations_take_the_same_values() -> None:
+    def named(text: str) -> set[str]:
+        return {re.split(r"[.!:]", one)[0] for one in re.findall(r"\{+([\w.]+[^{}]*)\}+", text)}
+
+    for one in GERMAN:
+        for text in both(one.string) if one.id else ():
+            assert named(text) == named(both(one.id)[-1]), text
+
+
+def test_translations_have_the_tags_of_their_messages() -> None:
+    for one in GERMAN:
+        for text in both(one.string) if one.id else ():
+            assert re.findall(r"</?\w+>", text) == re.findall(r"</?\w+>", both(one.id)[-1]), text
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_the_compiled_catalogue_is_that_of_the_text(language: str) -> None:
+    folder, compiled = words.LANGUAGES / language / "LC_MESSAGES", io.BytesIO()
+    mofile.write_mo(compiled, words.updated(language, MESSAGES if language == "de" else {}))
+    assert compiled.getvalue() == (folder / "limner.mo").read_bytes()
+
+
+def test_a_message_that_cannot_be_looked_up_is_noticed() -> None:
+    assert list(words.calls("say('a', x=1); count('{n} b', '{n} c', 2); say(d); UserError('e', f)")) == [
+        "a", ("{n} b", "{n} c"), "e",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="f-string"):
+        list(words.calls("say(f'a {b}')"))
+
+
+NAMED = {"label", "info", "placeholder"}
+FIRST = {"gr.Button", "gr.Tab", "gr.Accordion", "gr.UploadButton"}
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "ui").glob("*.py")), ids=lambda path: path.name)
+def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            texts = [one.value for one in node.keywords if one.arg in NAMED]
+            texts += node.args[:1] if ast.unparse(node.func) in FIRST else []
+            for text in texts:
+                assert not isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
+
+
+SAYING = "import json; from trainer.words import say, count; print(json.dumps([say('Undo'), count('{n} hint', "
+SAYING += "'{n} hints', 1), count('{n} hint', '{n} hints', 2), say(''), say('{a} of none', a='{b}')]))"
+
+
+def test_the_environment_chooses_the_language() -> None:
+    german = ["R\u00fcckg\u00e4ngig", "1 Hinweis", "2 Hinweise", "", "{b} of none"]
+    english = ["Undo", "1 hint", "2 hints", "", "{b} of none"]
+    assert in_german(SAYING) == german
+    assert in_german(SAYING, LANGUAGE="", LC_ALL="de_AT.UTF-8") == german
+    assert in_german(SAYING, LANGUAGE="en_GB:en:de") == english
+    assert in_german(SAYING, LANGUAGE="xx") == english
+
+
+PAGE = """
+import json
+from trainer import events
+from ui import page
+from ui.painter import Painter
+from ui.watch import Watch
+print(json.dumps(page.build(Painter(), Watch()).get_config_file()["components"], default=str))
+"""
+SHOWN = ("label", "info", "placeholder", "value", "choices", "html_template", "js_on_load")
+
+
+def shown(value: object) -> Iterator[str]:
+    """The texts in a component's settings: of a choice its label, not its key."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from shown(one[0] if isinstance(one, list) and len(one) == 2 else one)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_page_is_in_german() -> None:
+    components = in_german(PAGE)
+    names = [one["props"]["label"] for one in components if one["type"] == "tabitem"]
+    assert names[0] == "1 \u00b7 Bilder"
+    english = {one.id for one in GERMAN if isinstance(one.id, str) and one.id and one.string != one.id}
+    found = [
+        text for one in components for name in SHOWN for text in shown(one["props"].get(name))
+        if one["type"] not in ("state", "api") and (name != "value" or "choices" not in one["props"])  # or it is a key
+    ]  # fmt: skip
+    assert len(found) > 300
+    left = {text for text in found if re.sub(r"<[^>]+>", "", text).strip() in english}
+    for text in found:  # templates and scripts hold several messages each
+        assert "[[" not in text.replace("[[]", "")
+        left |= {one for one in english if len(one) > 20 and one in text}
+    assert sorted(left) == []
+
+
+def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "say", lambda text: f'"{text}"')
+    assert '= "\\"Saving' not in texts.read("captions.js")  # it stands behind a question mark
+    assert '? "\\"Saving' in texts.read("captions.js")
+    assert 'aria-label="&quot;Pages&quot;"' in texts.read("captions.html")
+
+
+ENGLISH = """
+import json
+from trainer import config, reference
+from ui import reference as page
+made = config.build({"name": "x", "dataset": "x"})
+print(json.dumps([reference.table(), config.dump(made), page.endpoints()]))
+"""
+
+
+@pytest.mark.usefixtures("home")
+def test_what_programs_and_documents_read_is_in_english() -> None:
+    assert in_german(ENGLISH) == in_german(ENGLISH, LANGUAGE="en")
+
+
+WRONG = """
+import json
+from trainer import config
+from trainer.errors import UserError
+told = []
+for wrong in (
+    {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema": "x", "nothing": 1}},
+    {"name": "", "trigger": "x" * 101, "seed": 2**40, "optimizer": {"learning_rate": 0}},
+    {"training": {"text_encoder": "perhaps"}, "preview": {"prompts": ["x"] * 17, "negative": 1}},
+    {"adapter": {"rank_dropout": 0.5, "dora": True}}, {"training": {"parts": 200}},
+    {"adapter": {"kind": "lokr", "factor": 1}},
+):
+    try:
+        config.build({"name": "x", "dataset": "x"} | wrong)
+    except UserError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_wrong_settings_are_told_in_german() -> None:
+    told = in_german(WRONG)
+    assert len(told) == 6
+    for text in told:
+        assert text.startswith("Diese Einstellungen sind nicht verwendbar: ")
+        assert not re.search(r"\b(should|must|is|not|valid|be|or)\b", text), text
+
+
+def test_an_error_is_formatted_once() -> None:
+    named = UserError("The adapter {name} is not there.", "Choose another one.", name="{x}")
+    assert str(named) == "The adapter {x} is not there. Choose another one."
+    again = UserError(named.message, named.remedy)
+    assert (again.message, again.remedy) == (named.message, named.remedy)
+    assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."

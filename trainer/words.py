@@ -1,0 +1,30 @@
+"""What people read, in their language: English, or another that has a catalogue in `languages`.
+
+The environment names it by gettext's rules (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), for this process and the workers that
+it starts. Messages are written in English where they are said; `scripts/words.py` collects them. What programs read
+(names of settings, events, metadata of files) is in no catalogue.
+"""
+
+import gettext
+from pathlib import Path
+
+LANGUAGES = Path(__file__).parent / "languages"
+_found = gettext.find(
+    "limner", LANGUAGES
+)  # English has one too, an empty one, or who asks for it first would not get it
+_catalogue = gettext.NullTranslations()
+if _found:
+    with open(_found, "rb") as _file:
+        _catalogue = gettext.GNUTranslations(_file)
+LANGUAGE = _catalogue.info().get("language", "en")
+
+
+def say(text: str, /, **values: object) -> str:
+    """A text in the language of this process. With values it is a template, which they fill."""
+    said = _catalogue.gettext(text) if text else ""  # the empty text is where a catalogue keeps its header
+    return said.format(**values) if values else said
+
+
+def count(one: str, many: str, n: int, /, **values: object) -> str:
+    """The template for a number of things, {n}, in the form that the language has for it, filled."""
+    return _catalogue.ngettext(one, many, n).format(n=n, **values)

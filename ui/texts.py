@@ -1,0 +1,31 @@
+"""The page's own HTML and JavaScript, with their words in the language of the page.
+
+What stands between [[ and ]] in these files is a message, as in `trainer.words.say`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.words import say
+
+HERE = Path(__file__).parent
+MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
+# A message may hold tags, but nothing that ends the quotes it stands in.
+_FITTED: dict[str, Callable[[str], str]] = {
+    ".html": lambda text: text.replace('"', "&quot;"),
+    ".js": lambda text: json.dumps(text)[1:-1],
+}
+
+
+def read(name: str) -> str:
+    """A file beside this one, ready for the browser."""
+    fitted = _FITTED[Path(name).suffix]
+    text = (HERE / name).read_text(encoding="utf-8")
+    return MESSAGE.sub(lambda found: fitted(say(plain(found[1]))), text)
+
+
+def plain(message: str) -> str:
+    """A message of a file without the line breaks that it has there."""
+    return " ".join(message.split())

@@ -1,11 +1,14 @@
-"""The quality bench: its arithmetic against figures by hand, and each recipe is one that the program takes."""
+"""The benches: their arithmetic against figures by hand, recipes that the program takes, and a small run of one."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.bench import quality, recipes, report, subjects
+from tests.conftest import CHECKOUT
 
 
 def picture(**given: object) -> dict[str, object]:
@@ -81,3 +84,11 @@ def test_recipes_are_settings(name: str) -> None:
         config = recipes.settings(recipes.RECIPES[name], found, 12, rate=5.0, seed=1)
         plain = recipes.settings(recipes.RECIPES[name], found, 12, rate=1.0, seed=1)
         assert config.optimizer.learning_rate == pytest.approx(5 * plain.optimizer.learning_rate)
+
+
+def test_many_pictures_in_small() -> None:
+    """It fails if the page, which it calls as a browser does, took other pictures than it was given."""
+    command = [sys.executable, "-m", "tests.bench.many", "--pictures", "12", "--side", "64"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("12 pictures")

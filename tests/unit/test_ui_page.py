@@ -48,6 +48,7 @@ def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> 
     assert datasets.place("rin") == "rin"
     assert datasets.place(None) == "my-pictures"
     assert datasets.place("example-character") == "my-pictures-2"
+    assert page._place(None, None) == gr.skip()  # nothing was dropped
     assert dataset.names() == ["my-pictures", "my-pictures-2"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,6 +24,7 @@ from ui.texts import read
 from ui.watch import Watch
 
 MORE = 3  # adapters beside the first
+PAUSE = 0.3  # seconds between two words on how far a picture is
 NOBODY = (say("None"), "")
 SIDE = configs.micro_side()
 MINIATURE = say(
@@ -269,7 +271,7 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
     given_up = painter.given_up
     for number, picture in enumerate(requests):
         try:
-            for done, of in painter.paint(picture) if not Path(picture.out).is_file() else ():
+            for done, of in _seldom(painter.paint(picture)) if not Path(picture.out).is_file() else ():
                 note = say("Getting ready (the first picture takes longer)")
                 if done:
                     note = say("Painting, step {step} of {steps}", step=done, steps=of)
@@ -284,6 +286,17 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
         shown[number] = (cells[number], Path(picture.out).name)
     pictures.prune()
     yield draw(asked.view, shown, facts, small=small), [file for _, file in shown], seed
+
+
+def _seldom(progress: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Not every step: a browser that has to draw the page anew for each falls behind, and a click on Cancel with it."""
+    told = 0.0
+    for done, of in progress:
+        if not done:
+            yield done, of
+        elif time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            yield done, of
 
 
 def request_of(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float) -> PictureConfig:

@@ -51,6 +51,11 @@ def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: 
     assert len(set(fresh)) == 2
 
 
+def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
+    steps = [(0, 20), *((step, 20) for step in range(1, 21))]
+    assert list(tryout._seldom(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
+
+
 def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
     assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, Watch())] == [
         f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.FINE

@@ -7,7 +7,6 @@ import codecs
 import hashlib
 import math
 import re
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -348,8 +347,3 @@ def restore_last(folder: Path) -> bool:
         return False
     restore(places[-1])
     return True
-
-
-def empty_bin(folder: Path) -> None:
-    """Forget removed pictures for good."""
-    shutil.rmtree(folder / BIN, ignore_errors=True)

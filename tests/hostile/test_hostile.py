@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from pydantic import BaseModel
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
 from trainer import adapter_file, config, dataset, files, ingest, intake, problems, runs, summary
@@ -343,4 +342,3 @@ def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
     with pytest.raises(UserError):
         grid.folder_of(run_id)
     assert files.outputs().is_dir()
-    assert isinstance(PictureConfig, type(BaseModel))

@@ -95,7 +95,10 @@ def build(painter: Painter, watch: Watch) -> Tab:
             made = gr.HTML(elem_id="made", js_on_load=read("enlarge.js"))
 
     def painted(*given: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - values of the tab
-        yield from paint(painter, watch, Asked.of(*given))
+        asked = Asked.of(*given)
+        for shown, files, used in paint(painter, watch, asked):
+            # A seed that was not drawn here is left alone: another may have been typed meanwhile.
+            yield shown, files, used if asked.fresh else gr.skip()
 
     values = [adapter, prompt, strength, view, seed, fresh, steps, guidance, size, negative, last, *others]
     painting = gr.on(

@@ -9,9 +9,8 @@ import gettext
 from pathlib import Path
 
 LANGUAGES = Path(__file__).parent / "languages"
-_found = gettext.find(
-    "limner", LANGUAGES
-)  # English has one too, an empty one, or who asks for it first would not get it
+# English has a catalogue too, an empty one, or who asks for it before others would not get it.
+_found = gettext.find("limner", LANGUAGES)
 _catalogue = gettext.NullTranslations()
 if _found:
     with open(_found, "rb") as _file:

@@ -71,7 +71,7 @@ def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, siz
     for name in TABS:
         tab(page, name)
         if name == "Try out" and not page.locator("#result img").count():
-            page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+            page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
             page.get_by_role("button", name="Make picture").click()
             page.locator(".pictures.done img").first.wait_for(timeout=90_000)
         page.wait_for_timeout(700)
@@ -90,7 +90,7 @@ def test_the_strength_by_mouse_keyboard_and_number(trained: Server, visit: Visit
     page = visit(trained)
     teach(page)
     tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     slider = page.locator("#strength input[type=range]")
     box = slider.bounding_box()
     assert box
@@ -143,7 +143,7 @@ def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> N
     page = visit(trained)
     teach(page)
     tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.get_by_label("Checkpoints by strengths").check()
     wait(lambda: page.locator(".pictures.count-5 img").count() >= 2, seconds=90)
     page.get_by_role("button", name="Cancel").click()
@@ -245,7 +245,7 @@ def test_pictures_of_the_README(server: Server, visit: Visit) -> None:
     page.screenshot(path=Path(os.environ["LIMNER_E2E_KEEP"]) / "train.png", full_page=True)
     finished(page, seconds=180)
     tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.locator("#prompt textarea").fill("miraxo, smiling, green shirt, blue background")
     page.get_by_label("Strengths", exact=True).check()
     page.locator(".pictures.done.count-4").wait_for(timeout=120_000)

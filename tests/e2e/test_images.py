@@ -53,7 +53,7 @@ def fill(page: Page, field: str, text: str) -> None:
 
 def looked_at(page: Page) -> None:
     """Wait until the server has measured all pictures."""
-    page.wait_for_function("document.querySelector('#captions .captions').dataset.left === '0'", timeout=90_000)
+    page.wait_for_function("document.querySelector('#captions .captions')?.dataset.left === '0'", timeout=90_000)
 
 
 def note(what: str, value: float) -> None:
@@ -86,12 +86,12 @@ def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
     for _ in range(4):
         begun = time.monotonic()
         page.locator("#prefix").click()
-        page.wait_for_function("document.querySelector('#captions textarea').value === 'zorb, mood 0, thing 0'")
+        page.wait_for_function("document.querySelector('#captions textarea')?.value === 'zorb, mood 0, thing 0'")
         note("seconds for the trigger in front of all", time.monotonic() - begun)
         assert time.monotonic() - begun < 3 * SLACK
         assert all(path.read_text().startswith("zorb, mood") for path in folder.glob("*.txt"))
         page.get_by_role("button", name="Undo: put 'zorb' in front").click()
-        page.wait_for_function("document.querySelector('#captions textarea').value === 'mood 0, thing 0'")
+        page.wait_for_function("document.querySelector('#captions textarea')?.value === 'mood 0, thing 0'")
         memory.append(process.memory_info().rss / 2**20)
     note("MB that the server took", memory[-1])
     assert memory[-1] - memory[0] < 40, memory
@@ -124,7 +124,7 @@ def test_a_thousand_pictures_by_pages(server: Server, visit: Visit) -> None:
     page.get_by_text("Only 143 pictures with the tag 'mood 3'").wait_for()
     page.get_by_role("button", name="Show all").click()
     page.get_by_label("Order of the pictures").select_option("problems")
-    page.wait_for_function("document.querySelector('.captions').dataset.page === '1'")
+    page.wait_for_function("document.querySelector('.captions')?.dataset.page === '1'")
 
 
 def test_a_zip_and_a_folder_with_all_that_can_be_wrong(server: Server, visit: Visit) -> None:
@@ -183,7 +183,7 @@ def test_what_is_wrong_is_shown_and_mended(server: Server, visit: Visit) -> None
     doctor.get_by_text("1 picture is blurred.").wait_for()
     page.locator(".card[data-name='03.png'] .badges").get_by_text("Blurred.").wait_for()
     page.get_by_label("Order of the pictures").select_option("problems")
-    page.wait_for_function("document.querySelector('.card').dataset.name === 'zz.jpg'")
+    page.wait_for_function("document.querySelector('.card')?.dataset.name === 'zz.jpg'")
     doctor.get_by_role("button", name="Show: 1 picture is blurred.").click()
     cards(page, 1)
     page.get_by_role("button", name="Show all").click()
@@ -206,7 +206,7 @@ def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, 
     page.locator(".chip").filter(has_text="orange shirt").click()
     cards(page, 2)
     page.locator("#bulk").get_by_text("Change many captions").click()
-    page.wait_for_function("document.querySelector('#find :is(input, textarea)').value === 'orange shirt'")
+    page.wait_for_function("document.querySelector('#find :is(input, textarea)')?.value === 'orange shirt'")
     fill(page, "replacement", "green <b>coat</b>")
     after = page.locator("#replacing ins").first
     wait(lambda: after.count() and after.inner_text() == "miraxo, smiling, green <b>coat</b>, black background")

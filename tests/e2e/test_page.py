@@ -144,7 +144,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     assert page.locator("#previews img").count() == 4
     # Trying out
     tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('miraxo')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.get_by_role("button", name="Make picture").click()
     one = picture(page, server, "1")
     page.locator("#strength input[type=range]").focus()
@@ -301,7 +301,7 @@ def test_a_caption_that_cannot_be_saved_is_kept_and_tried_again(server: Server, 
     area.fill("last words")
     page.get_by_role("button", name="Put in front of every caption").click()
     wait(lambda: caption.read_text() == "miraxo, last words\n")
-    page.wait_for_function("document.querySelector('#captions textarea').value === 'miraxo, last words'")
+    page.wait_for_function("document.querySelector('#captions textarea')?.value === 'miraxo, last words'")
 
 
 def test_with_a_password_the_page_works_after_it_was_given(tmp_path: Path, browser: Browser) -> None:

@@ -3,6 +3,7 @@
 Nothing of it is run, nothing unpickled, no other program started, nothing written outside the data set's own folder.
 """
 
+import json
 import os
 import re
 import struct
@@ -14,7 +15,6 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -122,28 +122,32 @@ def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, d
     assert expected.words in reason
 
 
-def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
-    """The way of the page, with its limits: as many are kept as should be, and the process stays small."""
+def all_of_them() -> list[tuple[str, bytes]]:
     given = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
-    given += [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
-    seen: list[str] = []
-    most: list[int] = []
+    return given + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
 
-    def look(name: str) -> None:
-        seen.append(name)
-        # Not by getrusage: after a fork the peak of the tests' own process counts as the child's.
-        for child in psutil.Process().children():
-            if "trainer.intake" in child.cmdline():
-                peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
-                most.extend([int(peak[1])] if peak else [])
 
-    report = intake.add(folder, offer(home, *given), look)
+def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
+    """The way of the page, with its limits: as many are kept as should be."""
+    given, seen = all_of_them(), list[str]()
+    report = intake.add(folder, offer(home, *given), seen.append)
     assert len(report.added) + report.known == len(GOOD)
     assert len(report.refused) == len(BAD)
     assert len(seen) == len(given)
     assert_in_words(report.sentence(), home)
-    assert len(most) > len(given) / 2
-    assert max(most) <= 700 * 1024
+
+
+def test_the_process_that_takes_them_in_stays_small(folder: Path, home: Path) -> None:
+    """Its own word for it: after a fork, getrusage counts the peak of the tests' process as the child's."""
+    code = "from trainer import intake; intake.main(); print(open('/proc/self/status').read())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True,
+        input=json.dumps([(name, str(path)) for name, path in offer(home, *all_of_them())]),
+    )  # fmt: skip
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+    assert peak, done.stderr
+    assert int(peak[1]) <= 700 * 1024
+    assert len(dataset.pictures(folder)) > len(GOOD) / 2
 
 
 def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,9 @@ def hold_home() -> FileLock:
         lock.acquire(timeout=0)
         for folder in (one for one in files.datasets().iterdir() if one.is_dir()):
             files.sweep(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
+            files.empty_bin(folder)
         files.sweep(files.outputs(), *(files.outputs() / name for name in (".pictures", ".adapters")))
+        files.empty_bin(files.outputs())
     except Timeout:
         raise UserError(
             "Limner is running already for this folder.", "Use the page that is open, or end that server first."

@@ -9,7 +9,6 @@ from trainer import files, runs
 from trainer.errors import UserError
 from trainer.runs import Run
 
-BIN = ".bin"  # under outputs
 BEGUN = re.compile(r"\d{4}-\d{2}-\d{2}_\d{6}_")  # what a run's name begins with
 
 
@@ -36,21 +35,19 @@ def extend(run: Run, steps: int) -> None:
 
 
 def delete(run: Run) -> None:
-    """Move a run to the bin `outputs/.bin`.
+    """Move a run to the bin `outputs/.bin`, where it stays for a week.
 
     Raises:
         UserError: it is at work.
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is at work.", "Stop it first.")
-    bin_folder = files.outputs() / BIN
-    bin_folder.mkdir(parents=True, exist_ok=True)
-    run.folder.replace(bin_folder / f"{run.id}.{time.time_ns()}")
+    files.discard(run.folder, files.outputs() / files.BIN / f"{run.id}.{time.time_ns()}")
 
 
 def deleted() -> list[Path]:
     """Runs in the bin, the one deleted last first."""
-    found = [one for one in (files.outputs() / BIN).glob("*.*") if (one / "config.toml").is_file()]
+    found = [one for one in (files.outputs() / files.BIN).glob("*.*") if (one / "config.toml").is_file()]
     return sorted(found, key=lambda one: one.suffix, reverse=True)
 
 

@@ -25,7 +25,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
 MASK = ".mask.png"
 CACHE = ".cache"
-BIN = ".bin"
 MAX_PIXELS = 64_000_000
 MAX_CAPTION = 2**20  # bytes of a caption file that are read
 LOST = "\ufffd"  # stands where a text has bytes that mean nothing
@@ -320,8 +319,8 @@ def buckets(sizes: Sequence[tuple[int, int]], resolution: int) -> list[tuple[int
 
 
 def remove(*pictures: Path) -> Path:
-    """Move pictures of one data set and their captions to its bin; returns the folder there, for `restore`."""
-    place = pictures[0].parent / BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    """Move pictures of one data set and their captions to its bin for a week; returns their folder, for `restore`."""
+    place = pictures[0].parent / files.BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     place.mkdir(parents=True)
     for picture in pictures:
         for path in (caption_file(picture), mask_file(picture), picture):
@@ -342,7 +341,7 @@ def restore(place: Path) -> None:
 
 def restore_last(folder: Path) -> bool:
     """Bring back the picture removed last; False if there is none."""
-    places = sorted((folder / BIN).iterdir()) if (folder / BIN).is_dir() else []
+    places = sorted((folder / files.BIN).iterdir()) if (folder / files.BIN).is_dir() else []
     if not places:
         return False
     restore(places[-1])

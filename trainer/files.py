@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ from trainer.words import say
 
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
+BIN = ".bin"  # under outputs: runs and kept adapters; in a data set: its pictures
+KEPT = 7 * 24 * 3600.0  # seconds that what was deleted stays in its bin
 FLOOR = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
@@ -125,6 +128,23 @@ def sweep(*folders: Path) -> None:
                 shutil.rmtree(part)
             else:
                 part.unlink(missing_ok=True)
+
+
+def discard(path: Path, place: Path) -> None:
+    """Move a file or folder to its place in a bin, where it stays for `KEPT` seconds from now."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.utime(path)
+    path.replace(place)
+
+
+def empty_bin(folder: Path, kept: float = KEPT) -> None:
+    """Remove what has been in the bin of a folder for so many seconds."""
+    for path in (folder / BIN).iterdir() if (folder / BIN).is_dir() else ():
+        if time.time() - path.lstat().st_mtime > kept:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -53,19 +53,18 @@ def free(name: str) -> Path:
 
 
 def discard(name: str) -> None:
-    """Move a kept file to the bin.
+    """Move a kept file to the bin, where it stays for a week.
 
     Raises:
         UserError: it is not there.
     """
     path = kept_file(name)
-    bin_folder = files.outputs() / ".bin"
-    bin_folder.mkdir(exist_ok=True)
+    bin_folder = files.outputs() / files.BIN
     target, number = bin_folder / path.name, 1
     while target.exists():
         number += 1
         target = bin_folder / f"{path.stem}-{number}{path.suffix}"
-    path.replace(target)
+    files.discard(path, target)
 
 
 def kept_file(name: str) -> Path:

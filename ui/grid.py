@@ -231,7 +231,7 @@ def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
     project = read(name, trigger)
     grid = cards(project, look)
     folder = project.folder
-    removed = folder is not None and any((folder / dataset.BIN).glob("*"))
+    removed = folder is not None and any((folder / files.BIN).glob("*"))
     return [
         replace(look, page=grid["page"]), grid, overview(project), summary(project),
         gr.Button(visible=removed), undo_button(folder),

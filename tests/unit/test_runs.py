@@ -16,7 +16,8 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import archive, config, events, runs, turns
+import app
+from trainer import archive, config, dataset, events, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -222,6 +223,26 @@ def test_deleting_moves_to_the_bin(home: Path) -> None:
     archive.delete(run)
     assert runs.every() == []
     assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
+
+
+def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
+    """The start of the page's server looks; what was made long ago and deleted now is not old."""
+    long_ago, hours = time.time() - 30 * 86400, 3600
+    run, other = make("one"), make("two")
+    folder = dataset.create("rin")
+    for name in ("a.png", "b.png"):
+        (folder / name).touch()
+    for path in (run.folder, other.folder, folder / "a.png", folder / "b.png"):
+        os.utime(path, (long_ago, long_ago))
+    archive.delete(run)
+    archive.delete(other)
+    places = [dataset.remove(folder / name) for name in ("a.png", "b.png")]
+    found = archive.deleted()
+    for path, age in ((found[0], 169 * hours), (found[1], 167 * hours), (places[0], 169 * hours)):
+        os.utime(path, (time.time() - age, time.time() - age))
+    app.hold_home().release()
+    assert archive.deleted() == found[1:]
+    assert list((folder / ".bin").iterdir()) == places[1:]
 
 
 def test_a_deleted_run_comes_back(home: Path) -> None:

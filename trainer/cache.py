@@ -22,7 +22,7 @@ from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.families import Family, fingerprint, on_device
+from trainer.families import Family, fingerprint, on_device, pipelines
 from trainer.randomness import generator
 from trainer.shelf import Shelf
 from trainer.words import say
@@ -61,6 +61,8 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
             pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
+    precision = pipelines.encoding_precision(family.pipeline(), family.device)
+    marks["vae"] += "" if precision == torch.float32 else f" {precision}"
     shelf = Shelf()
     with on_device(family, *family.encoders().values()):
         batches = _build(_Encoder(family, config, shelf, progress, marks), examples)
@@ -149,7 +151,7 @@ class _Encoder:
             raise UserError(
                 "The base model cannot encode {name}: its latents are not finite.", "Remove that picture.", name=name
             )
-        return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
+        return {"mean": mean[0].cpu().contiguous(), "std": std[0].cpu().contiguous()}
 
     def drawn(self) -> dict[str, Path]:
         """Latents [c, h, w] that the base draws from each prompt to preserve: what it meets when asked for them.

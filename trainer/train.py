@@ -59,7 +59,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     with accelerator.main_process_first():
         batches = cache.build(family, examples, config, run.progress)
     families.place(family, text_encoder=config.training.text_encoder)
-    cost.suit_attention(family, config.training.resolution)
+    cost.suit_processor(family, config.training.resolution)
     config = objective.settle(config, family, batches.at(0, 0), run)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)

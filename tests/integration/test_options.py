@@ -341,10 +341,62 @@ def test_attention_is_computed_as_suits_the_size(family: Family, side: int, plai
             return family.predict(noisy, torch.tensor([10, 900]), {"text": text})
 
     before = answer()
-    cost.suit_attention(family, side)
+    cost.suit_processor(family, side)
     kinds = {type(one).__name__ for one in family.pipeline().unet.attn_processors.values()}
     assert kinds == ({"AttnProcessor"} if plain else {"AttnProcessor2_0"})
     assert torch.allclose(answer(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "product"), [((2, 3, 5), True), ((2, 8, 16), False)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_over_few_positions_are_products(
+    tiny_sd: Path, size: tuple[int, int, int], product: bool, bias: bool
+) -> None:
+    """In bf16 alone, and what comes out of it and its gradient are those of the convolution."""
+    family = families.load(settings(tiny_sd).model, torch.device("cpu"), torch.bfloat16)
+    plain, changed = (torch.nn.Conv2d(8, 256, 3, padding=1, bias=bias).requires_grad_(False) for _ in range(2))
+    changed.load_state_dict(plain.state_dict())
+    family.pipeline().unet.conv_norm_out.add_module("probe", changed)
+    cost.suit_processor(family, 256)
+    pixels = torch.randn(size[0], 8, *size[1:])
+    found = []
+    for module in (plain, changed):
+        given = pixels.clone().requires_grad_()
+        answer = module(given)
+        answer.square().sum().backward()
+        found.append((answer.detach(), given.grad))
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert changed.weight.is_contiguous() == product  # the other way it stays with its channels last
+
+
+def test_a_base_in_bf16_predicts_what_it_did_with_what_suits_the_processor(tiny_sd: Path) -> None:
+    family = families.load(settings(tiny_sd).model, torch.device("cpu"), torch.bfloat16)
+    noisy, text = torch.randn(2, 4, 16, 16), torch.randn(2, 40, 32)
+    answers = []
+    for suited in (False, True):
+        if suited:
+            cost.suit_processor(family, 512)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            answers.append(family.predict(noisy, torch.tensor([10, 900]), {"text": text}).float())
+    assert float((answers[0] - answers[1]).abs().max() / answers[0].std()) < 0.05
+
+
+def test_pictures_are_encoded_in_the_precision_of_the_base(tiny_sd: Path, character: Path) -> None:
+    """In bf16 the latents are near those of fp32, and each has a place of its own in the cache."""
+    found, files = [], set[Path]()
+    for dtype in (torch.float32, torch.bfloat16):
+        family = families.load(settings(tiny_sd).model, torch.device("cpu"), dtype)
+        batches = built(family, character, settings(tiny_sd))
+        files |= {file for views in batches.own.views for file in views}
+        mean, std = family.encode_images(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+        assert mean.dtype == std.dtype == torch.float32
+        found.append(mean)
+    assert 0 < float((found[0] - found[1]).abs().mean() / found[0].std()) < 0.03
+    assert len(files) == 2 * len(batches.own.views)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

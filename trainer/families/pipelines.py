@@ -114,10 +114,23 @@ def set_objective(pipeline: Any, objective: Objective, *, zero_snr: bool) -> Non
 
 def encode_images(pipeline: Any, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - diffusers' pipelines are untyped
     """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
-    with torch.no_grad():
+    dtype = encoding_precision(pipeline, device)
+    lower: AbstractContextManager[Any] = nullcontext()
+    if dtype != torch.float32:
+        pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
+        lower = torch.autocast(device.type, dtype=dtype)
+    with torch.no_grad(), lower:
         posterior = pipeline.vae.encode(pixels.to(device, torch.float32)).latent_dist
     scale = pipeline.vae.config.scaling_factor
-    return posterior.mean * scale, posterior.std * scale
+    return posterior.mean.float() * scale, posterior.std.float() * scale
+
+
+def encoding_precision(pipeline: Any, device: torch.device) -> torch.dtype:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """What pictures are encoded in: fp32, but bf16 with a denoiser in it on a CPU: a fifth of the time there.
+
+    The latents then differ by a hundredth of their spread, which is less than two encodings of one picture do.
+    """
+    return torch.bfloat16 if device.type == "cpu" and pipeline.unet.dtype == torch.bfloat16 else torch.float32
 
 
 def decode_latents(pipeline: Any, latents: Tensor) -> list[Image.Image]:  # noqa: ANN401 - diffusers' pipelines are untyped

@@ -102,7 +102,7 @@ def locate(settings: CaptionConfig) -> Path:
     """
     if not detect.is_hub_name(settings.model):
         folder = Path(settings.model).expanduser()
-        if not folder.is_dir():
+        if not folder.is_dir() or not detect.is_here(settings.model):
             raise UserError("There is no model {name!r} on this machine.", REMEDY, name=folder.name[:100])
         return folder
     try:

@@ -51,12 +51,12 @@ def folder_of(dataset: str) -> Path:
     """The folder of a data set given by its name under `datasets/`, or else by a path.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it is another person's.
     """
     folder = files.datasets() / dataset
     if not files.NAME.fullmatch(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() or not files.is_open(folder):
         raise UserError(
             "There is no data set {name!r}.",
             "Known data sets: {known}. Add pictures first, or give the path of a folder.",

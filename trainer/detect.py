@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 
+from trainer import files
 from trainer.errors import UserError
 from trainer.words import say
 
@@ -26,6 +27,8 @@ REMEDY = say(
 )
 HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 MAX_HEADER = 64 * 2**20
+# What comes along with the program, and what was fetched from the hub.
+_PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 SMALL = 200 * 2**20  # bytes; the smallest real one is eight times that
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _UNET = "model.diffusion_model."
@@ -57,14 +60,15 @@ class Base:
 
 def is_small(path: Path) -> bool:
     """Whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
-    files = (path / "unet").glob("*.safetensors") if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in files if one.is_file()) < SMALL
+    parts = (path / "unet").glob("*.safetensors") if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in parts if one.is_file()) < SMALL
 
 
 def is_here(base: str) -> bool:
-    """Whether a base is the path of something on this machine."""
+    """Whether a base is the path of something on this machine, and of nobody else's."""
     try:
-        return Path(base).expanduser().exists()
+        path = Path(base).expanduser()
+        return path.exists() and (files.is_open(path) or any(path.resolve().is_relative_to(one) for one in _PUBLIC))
     except (OSError, RuntimeError):  # a name that is too long, or of an unknown home
         return False
 

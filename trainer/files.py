@@ -39,6 +39,23 @@ def outputs() -> Path:
     return home() / "outputs"
 
 
+def shared() -> Path:
+    """Folder of what the people of a server share: the home, or what LIMNER_SHARED names where each has their own."""
+    return Path(os.environ.get("LIMNER_SHARED") or home())
+
+
+def models() -> Path:
+    """Folder where base models may be put for everybody to choose."""
+    return shared() / "models"
+
+
+def is_open(path: Path) -> bool:
+    """Whether a path that a person named may be read: any, but where each has a home, only what is theirs or shared."""
+    if not os.environ.get("LIMNER_SHARED"):
+        return True
+    return any(path.resolve().is_relative_to(place.resolve()) for place in (home(), models()))
+
+
 def uploads() -> Path:
     """Folder where uploads lie until they are taken in."""
     return outputs() / ".tmp"

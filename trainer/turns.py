@@ -31,11 +31,14 @@ def hold(run: Run) -> FileLock:
 def wait_for_device(run: Run) -> FileLock:
     """Wait until it is this run's turn for the device: one run at a time, the oldest waiting one first.
 
+    Of several people's runs, each waiting in a home of its own, any may be the next.
+
     Raises:
         StopRequestedError: somebody asked the run to stop while it waited.
     """
-    files.outputs().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(files.outputs() / DEVICE_LOCK)
+    path = files.shared() / "outputs" / DEVICE_LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     while True:
         if not _older_waiting(run):
             try:

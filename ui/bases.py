@@ -11,15 +11,10 @@ LOOKED_AT = 50  # runs
 SHOWN = 8  # of those used before
 
 
-def folder() -> Path:
-    """Where a person may put base models: beside `outputs`."""
-    return files.home() / "models"
-
-
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
     found = {configs.MICRO: say("Micro, built in")}
-    for path in sorted(folder().iterdir()) if folder().is_dir() else ():
+    for path in sorted(files.models().iterdir()) if files.models().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
     for base in _used():

@@ -245,7 +245,7 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     if not project:
         return [say("Make a project and add pictures first."), gr.skip()]
     folder = files.datasets() / project
-    pictures = len(dataset.read(folder)) if folder.is_dir() else 0
+    pictures = len(dataset.read(folder)) if files.NAME.fullmatch(project) and folder.is_dir() else 0
     if not pictures:
         return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip()]
     try:

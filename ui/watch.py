@@ -77,7 +77,8 @@ def label(run: Run) -> str:
 def log_tail(run: Run) -> str:
     """The last lines of the worker's log, without where things lie on this machine."""
     text = runs.log_tail(run)
-    for folder, shown in ((files.home(), "limner"), (Path(__file__).parent.parent, "limner"), (Path.home(), "~")):
+    for folder in (files.home(), files.shared(), Path(__file__).parent.parent, Path.home()):
+        shown = "~" if folder == Path.home() else "limner"
         text = text.replace(str(folder.resolve()), shown).replace(str(folder), shown)
     return text
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import struct
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from scripts import make_configs
-from trainer import config, detect
+from trainer import config, dataset, detect
 from trainer.errors import UserError
+from trainer.families import pipelines
 from trainer.families.pipelines import CONFIGS
 
 UNET = "model.diffusion_model."
@@ -236,3 +238,23 @@ def test_the_tokenizer_is_clips() -> None:
     assert len(tokenizer) == 49408
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, 0, 0]
+
+
+def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "people" / "anna", tmp_path / "people" / "ben"
+    for folder in (own / "outputs" / "model", other / "outputs" / "model", tmp_path / "models" / "model"):
+        shutil.copytree(tiny_sd, folder)
+    for folder in (own, other):
+        (folder / "datasets" / "mira").mkdir(parents=True)
+    monkeypatch.setenv("LIMNER_HOME", str(own))
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
+    for here in (own / "outputs" / "model", tmp_path / "models" / "model", pipelines.locate(config.ModelConfig())[0]):
+        assert detect.look(here).family == "sd15"
+    for foreign in (str(other / "outputs" / "model"), f"{own}/../ben/outputs/model"):
+        assert detect.glance(foreign) is None
+        with pytest.raises(UserError, match="'model' is not there"):
+            detect.look(pipelines.locate(config.ModelConfig(base=foreign))[0])
+    assert dataset.folder_of("mira") == dataset.folder_of(str(own / "datasets" / "mira"))
+    for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):
+        with pytest.raises(UserError, match="There is no data set 'mira'"):
+            dataset.folder_of(foreign)

@@ -97,3 +97,21 @@ def test_names_that_are_no_names(name: str) -> None:
 def test_safe_names(text: str, name: str) -> None:
     assert files.safe_name(text, "picture") == name
     assert files.check_name(files.safe_name(text, "picture"), "picture")
+
+
+def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna, ben, models = (tmp_path / name for name in ("people/anna", "people/ben", "models"))
+    for folder in (anna, ben, models):
+        folder.mkdir(parents=True)
+    (models / "theirs").symlink_to(ben)
+    monkeypatch.setenv("LIMNER_HOME", str(anna))
+    assert files.shared() == anna
+    assert files.is_open(ben)  # where there is one home, nobody is kept from anything
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
+    assert files.models() == models
+    assert files.is_open(anna / "datasets" / "x")
+    assert files.is_open(models / "sd15.safetensors")
+    for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
+        assert not files.is_open(path)

@@ -112,6 +112,23 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     lock.release()
 
 
+def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_SHARED", str(home))
+    locks = []
+    for name in ("anna", "ben"):
+        monkeypatch.setenv("LIMNER_HOME", str(home / "people" / name))
+        run = make()
+        runs.ask(run, "stop")
+        if locks:
+            assert turns.place(run) == 1  # of one's own runs; of the others' nothing is told
+            with pytest.raises(runs.StopRequestedError):
+                turns.wait_for_device(run)
+        else:
+            locks.append(turns.wait_for_device(run))
+    locks[0].release()
+    turns.wait_for_device(run).release()
+
+
 def test_a_run_is_held_once(home: Path) -> None:
     run = make()
     lock = turns.hold(run)

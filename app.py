@@ -1,4 +1,4 @@
-"""Start the page: arguments, one server per home folder, a free port, the guard, and then Gradio."""
+"""Start the page: arguments, one server per home folder, a free port, the guard, and then Gradio or the door to it."""
 
 import argparse
 import ipaddress
@@ -8,16 +8,21 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from trainer import __version__, files
 from trainer.errors import UserError
+from trainer.words import say
+from ui import people
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from ui.guard import App
 
 PORTS = 20
 
@@ -28,11 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn hands on after it has shut down
     os.environ["LIMNER_HOME"] = str(files.home().resolve())  # the same folder for workers, wherever they run
     try:
+        if options.add_person or options.remove_person:
+            tell_of(options)
+            return 0
         lock = hold_home()
-        with bind(options.host, options.port) as listener:
-            password = choose_password(options)
-            server = make_server(options, listener, password)
-            server.run(sockets=[listener])
+        with listen(options) as listener:
+            make_server(options, listener).run(sockets=[listener])
         lock.release()
     except UserError as error:
         print(f"{error.message} {error.remedy}", file=sys.stderr)
@@ -55,11 +61,38 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--host-name", action="append", default=[], metavar="NAME", help="a name by which browsers may call the server"
     )
+    parser.add_argument(
+        "--add-person", metavar="NAME", help="give somebody a page and a password of their own, and end"
+    )
+    parser.add_argument("--remove-person", metavar="NAME", help="take this away again; their folder stays")
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # where the door of several people calls us
     parser.add_argument("--version", action="version", version=f"Limner {__version__}")
     options = parser.parse_args(arguments)
     if options.listen and options.host == "127.0.0.1":
         options.host = "0.0.0.0"  # asked for by name, and only with a password
     return options
+
+
+def tell_of(options: argparse.Namespace) -> None:
+    """Add or remove a person, and say what comes of it. A password is said here and nowhere else.
+
+    Raises:
+        UserError: the name is none, or the register cannot be written.
+    """
+    try:
+        if options.add_person:
+            name, password = options.add_person, people.add(options.add_person)
+            print(say("Password of {name}: {password}", name=name, password=password))
+        if options.remove_person:
+            people.remove(options.remove_person)
+            folder = people.home(options.remove_person)
+            print(
+                say("{name} cannot log in any more. What they made stays in {folder}.", name=folder.name, folder=folder)
+            )
+    except OSError:
+        raise UserError(
+            "The home folder cannot be written to.", "Check its permissions and the room on the disk."
+        ) from None
 
 
 def hold_home() -> FileLock:
@@ -88,6 +121,19 @@ def hold_home() -> FileLock:
             "Check their permissions and the room on the disk.",
         ) from None
     return lock
+
+
+def listen(options: argparse.Namespace) -> socket.socket:
+    """The socket to be called at: of an address, or the one that the door of several people has made for us."""
+    if options.socket is None:
+        return bind(options.host, options.port)
+    threading.Thread(target=_end_with_the_door, daemon=True).start()
+    return socket.socket(fileno=options.socket)
+
+
+def _end_with_the_door() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing ever comes, but its end when the door has ended, by whatever way
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -124,20 +170,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def choose_password(options: argparse.Namespace) -> str:
-    """The password of the page; "" if only this machine can reach it and none is set.
+def choose_password(options: argparse.Namespace, *, several: bool) -> str:
+    """The password of the page; "" if only this machine can reach it and none is set, or if each person has their own.
 
     Raises:
-        UserError: the address can be reached from outside, and --listen was not given.
+        UserError: the address can be reached from outside, and --listen was not given; or there are both passwords.
     """
     password = os.environ.get("LIMNER_PASSWORD", "")
+    if several and password:
+        raise UserError(
+            "LIMNER_PASSWORD is one password for everybody, but people.toml has people with their own.",
+            "Unset it, or remove the people with --remove-person.",
+        )
     if is_loopback(options.host):
         return password
     if not options.listen:
         raise UserError(
             "{host} can be reached from other machines.", "Add --listen if you want that.", host=options.host
         )
-    if not password:
+    if not several and not password:
         password = secrets.token_urlsafe(12)
         print(f"Password for the page: {password}")
     return password
@@ -154,32 +205,64 @@ def prepare_environment() -> None:
     )  # fmt: skip
 
 
-def make_server(options: argparse.Namespace, listener: socket.socket, password: str) -> "uvicorn.Server":
-    """The page behind its guard, on this socket."""
-    prepare_environment()
+def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicorn.Server":
+    """What is to be served behind its guard, on this socket.
+
+    Raises:
+        UserError: the passwords and the address do not go together, or several people cannot be served here.
+    """
+    several = options.socket is None and bool(people.everybody())
+    password = choose_password(options, several=several) if options.socket is None else ""
+    app = make_door(options) if several else make_page(options, password)
     import uvicorn  # noqa: PLC0415 - slow, so not before the arguments are known to be good
 
-    from ui import media, page  # noqa: PLC0415 - Gradio reads its environment when it is imported
-    from ui.guard import LOOPBACK, Guard  # noqa: PLC0415
-
-    listening = not is_loopback(options.host)
-    hosts = LOOPBACK | {options.host, *options.host_name} | ({socket.gethostname().lower()} if listening else set())
-    app = Guard(
-        page.make_app(), hosts=frozenset(hosts), any_address=listening, password=password, room=media.upload_room
-    )
-    shown = options.host if not listening else socket.gethostname()
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    shown = options.host if is_loopback(options.host) else socket.gethostname()
 
     class Server(uvicorn.Server):
         """Says where it is once it answers."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
-            print(f"Limner is running at {address}", flush=True)
+            if options.socket is None:
+                print(f"Limner is running at http://{shown}:{listener.getsockname()[1]}", flush=True)
 
     return Server(
         uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False, lifespan="on")
     )
+
+
+def make_page(options: argparse.Namespace, password: str) -> "App":
+    """The page behind its guard. The door calls it by whatever name it was called itself, and has asked who it is."""
+    prepare_environment()
+    from ui import media, page  # noqa: PLC0415 - Gradio reads its environment when it is imported
+    from ui.guard import Guard  # noqa: PLC0415
+
+    app = page.make_app(leave=bool(password) or options.socket is not None)
+    where = {"hosts": None} if options.socket is not None else names(options)
+    return Guard(app, password=password, room=media.upload_room, **where)
+
+
+def make_door(options: argparse.Namespace) -> "App":
+    """The door to the pages of several people, behind its guard. Neither Gradio nor torch is needed for it.
+
+    Raises:
+        UserError: this system has not what it takes.
+    """
+    from ui.door import Door  # noqa: PLC0415
+    from ui.guard import Guard  # noqa: PLC0415
+
+    if not hasattr(socket, "AF_UNIX"):
+        raise UserError("Several people can be served on Linux and macOS only.", "Remove people.toml to go on alone.")
+    return Guard(Door(), register=people.everybody, **names(options))
+
+
+def names(options: argparse.Namespace) -> dict[str, Any]:
+    """By what names browsers may call the server, as the guard takes them."""
+    from ui.guard import LOOPBACK  # noqa: PLC0415
+
+    listening = not is_loopback(options.host)
+    hosts = LOOPBACK | {options.host, *options.host_name} | ({socket.gethostname().lower()} if listening else set())
+    return {"hosts": frozenset(hosts), "any_address": listening}
 
 
 if __name__ == "__main__":

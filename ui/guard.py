@@ -1,19 +1,23 @@
-"""What stands between the network and the page: hosts, origins, sizes, the password, and headers. Pure ASGI.
+"""What stands between the network and the page: hosts, origins, sizes, passwords, and headers. Pure ASGI.
 
 Gradio by itself takes any Host, executes posts that another web site sends, and has no limit on guessing a password.
 """
 
+import asyncio
 import html
 import ipaddress
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from trainer.errors import UserError
 from trainer.words import LANGUAGE, say
+from ui import people
+from ui.people import Person
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,12 +29,15 @@ MAX_BODY = 8 * 2**20
 MAX_UPLOAD = 2 * 2**30
 TRIES_PER_MINUTE = 10
 ADDRESSES = 1000  # whose tries are remembered
+SESSIONS = 1000  # logins that are remembered; of more the oldest are forgotten
 TOO_LARGE = say(
     "This upload is too large, or the disk is nearly full. Add fewer or smaller files at a time, or make room."
 )
 FOREIGN = say("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
+LOGOUT = "/logout"
+HTML = {"content-type": "text/html; charset=utf-8"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSP = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -48,15 +55,18 @@ FORM = """<!doctype html><html lang="{language}"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
 body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}
 form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;padding:.6em}}</style>
-<form method="post"><h1>Limner</h1><label for="password">{password}</label>
+<form method="post"><h1>Limner</h1>{who}<label for="password">{password}</label>
 <input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
 <button>{enter}</button><p role="alert">{note}</p></form></html>"""
+WHO = """<label for="name">{name}</label>
+<input id="name" name="name" value="{given}" autocomplete="username" autocapitalize="none" maxlength="64" required>"""
 
 
-def _form(note: str = "") -> str:
-    """The page that asks for the password."""
+def _form(*, named: bool, given: str = "", note: str = "") -> str:
+    """The page that asks for the password, and for a name where several people have one."""
+    who = WHO.format(name=html.escape(say("Name")), given=html.escape(given)) if named else ""
     said = {"password": say("Password"), "enter": say("Enter"), "note": note}
-    return FORM.format(language=LANGUAGE, **{key: html.escape(text) for key, text in said.items()})
+    return FORM.format(language=LANGUAGE, who=who, **{key: html.escape(text) for key, text in said.items()})
 
 
 class TooLargeError(Exception):
@@ -70,26 +80,31 @@ class Guard:
         self,
         app: App,
         *,
-        hosts: frozenset[str] = LOOPBACK,
+        hosts: frozenset[str] | None = LOOPBACK,
         any_address: bool = False,
         password: str = "",
+        register: Callable[[], Mapping[str, Person]] | None = None,
         room: Callable[[], int] = lambda: MAX_UPLOAD,
     ) -> None:
         """Guard an app.
 
         Args:
             app: what is behind the guard.
-            hosts: names by which the server may be called.
+            hosts: names by which the server may be called; None = any, where nobody but our door can call it.
             any_address: also take any IP address as Host; another site's name that points here is still refused.
-            password: "" = none needed.
+            password: of everybody; "" = none needed.
+            register: the people who have a password of their own, as they are now; the app is told whose request it
+                is as `person` of its scope.
             room: bytes that uploads may take at present.
         """
         self._app = app
         self._hosts = hosts
         self._any_address = any_address
-        self._password = password
         self._room = room
-        self._session = secrets.token_urlsafe(32)
+        self._named = register is not None
+        everybody = {"": people.of(password)}
+        self._register = register if register or not password else lambda: everybody
+        self._sessions: dict[str, tuple[str, Person]] = {}
         self._tries: defaultdict[str, deque[float]] = defaultdict(deque)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -101,11 +116,43 @@ class Guard:
         send = _with_headers(send)
         refusal = self._refusal(scope, headers)
         if refusal:
-            await _answer(scope, send, *refusal)
-        elif self._password and not self._is_known(headers):
-            await self._login(scope, receive, send)
+            await answer(scope, send, *refusal)
+        elif self._register is None:
+            await self._pass_on(scope, receive, send)
         else:
-            await self._pass_on(scope, receive, send, limit=self._limit(scope))
+            await self._let_in(scope, headers, receive, send, self._register)
+
+    async def _let_in(
+        self,
+        scope: Message,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+        register: Callable[[], Mapping[str, Person]],
+    ) -> None:
+        """Pass on what comes from who has logged in, and see to logging in and out."""
+        try:
+            known = register()
+        except UserError:  # it was damaged after the start; what is wrong with it is nothing for strangers
+            told = say("The register of people cannot be read. Ask who runs this server.")
+            await answer(scope, send, 503, told)
+            return
+        session = _session(headers)
+        name, person = self._sessions.get(session, ("", None))
+        if scope["path"] == LOGIN:
+            await self._login(scope, receive, send, known)
+        elif scope["path"] == LOGOUT:
+            self._sessions.pop(session, None)
+            gone = f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"
+            # The next one at this browser may be another person.
+            forget = {"clear-site-data": '"cache", "storage"'}
+            await answer(scope, send, 303, "", {"location": LOGIN, "set-cookie": gone, **forget})
+        elif person is not None and known.get(name) == person:  # not removed since, nor given a new password
+            await self._pass_on({**scope, "person": name}, receive, send)
+        elif scope.get("method") == "GET" and scope["path"] == "/":
+            await answer(scope, send, 303, "", {"location": LOGIN})
+        else:
+            await answer(scope, send, 401, say("Enter the password first."))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Why a request is refused whoever sends it: (status, sentence)."""
@@ -129,6 +176,8 @@ class Guard:
         return min(MAX_UPLOAD, self._room()) if scope["path"].endswith("/upload") else MAX_BODY
 
     def _knows_host(self, host: str) -> bool:
+        if self._hosts is None:
+            return True
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -143,31 +192,28 @@ class Guard:
             return False
         return True
 
-    def _is_known(self, headers: dict[str, str]) -> bool:
-        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(name == COOKIE and secrets.compare_digest(value, self._session) for name, _, value in cookies)
-
-    async def _login(self, scope: Message, receive: Receive, send: Send) -> None:
-        method = scope.get("method")
-        if scope["path"] != LOGIN:
-            if method == "GET" and scope["path"] == "/":
-                await _answer(scope, send, 303, "", {"location": LOGIN})
-            else:
-                await _answer(scope, send, 401, say("Enter the password first."))
-            return
-        if method != "POST":
-            await _answer(scope, send, 200, _form(), {"content-type": "text/html; charset=utf-8"})
+    async def _login(self, scope: Message, receive: Receive, send: Send, known: Mapping[str, Person]) -> None:
+        if scope.get("method") != "POST":
+            await answer(scope, send, 200, _form(named=self._named), HTML)
             return
         if not self._may_try((scope.get("client") or ("",))[0]):
-            await _answer(scope, send, 429, say("Too many tries. Wait a minute."), {"retry-after": "60"})
+            await answer(scope, send, 429, say("Too many tries. Wait a minute."), {"retry-after": "60"})
             return
-        given = parse_qs((await _body(receive, 4096)).decode(errors="replace")).get("password", [""])[0]
-        if secrets.compare_digest(given.encode(), self._password.encode()):
-            cookie = f"{COOKIE}={self._session}; HttpOnly; SameSite=Lax; Path=/"
-            await _answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
+        fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
+        name = fields.get("name", [""])[0].strip() if self._named else ""
+        person, given = known.get(name, people.NOBODY), fields.get("password", [""])[0]
+        # A hash takes its time, which the others' requests do not wait for; so it does for a name that is not there.
+        if await asyncio.to_thread(person.opens, given):
+            session = secrets.token_urlsafe(32)
+            if len(self._sessions) >= SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[session] = name, person
+            cookie = f"{COOKIE}={session}; HttpOnly; SameSite=Lax; Path=/"
+            await answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
         else:
-            form = _form(say("That is not the password."))
-            await _answer(scope, send, 403, form, {"content-type": "text/html; charset=utf-8"})
+            note = say("This name and this password do not belong together.")
+            note = note if self._named else say("That is not the password.")
+            await answer(scope, send, 403, _form(named=self._named, given=name, note=note), HTML)
 
     def _may_try(self, address: str) -> bool:
         now = time.monotonic()
@@ -181,9 +227,9 @@ class Guard:
         tries.append(now)
         return True
 
-    async def _pass_on(self, scope: Message, receive: Receive, send: Send, *, limit: int) -> None:
+    async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Hand the request to the app, counting the bytes that really come (a chunked body names no length)."""
-        begun, total = False, 0
+        limit, begun, total = self._limit(scope), False, 0
 
         async def counted() -> Message:
             nonlocal total
@@ -202,7 +248,13 @@ class Guard:
         with suppress(TooLargeError):
             await self._app(scope, counted, noted)
         if total > limit and not begun:
-            await _answer(scope, send, 413, TOO_LARGE)
+            await answer(scope, send, 413, TOO_LARGE)
+
+
+def _session(headers: dict[str, str]) -> str:
+    """The session that a request names; "" = none."""
+    cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+    return next((value for name, _, value in cookies if name == COOKIE), "")
 
 
 async def _body(receive: Receive, limit: int) -> bytes:
@@ -226,7 +278,8 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _answer(scope: Message, send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+async def answer(scope: Message, send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+    """Answer a request with a text; plain, if the headers do not say otherwise."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return

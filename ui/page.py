@@ -22,7 +22,7 @@ SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of m
 SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
 # Gradio takes the browser's language for that of the page, whatever the page says.
 SPOKEN = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-TITLE = f"<h1>Limner</h1><p>{SUBTITLE}</p>"
+LEAVE = f" <a href='/logout'>{say('Log out')}</a>"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Head:
     create: gr.Button
 
 
-def make_app() -> FastAPI:
-    """The web application, without its guard."""
+def make_app(*, leave: bool = False) -> FastAPI:
+    """The web application, without its guard; with a way to log out, if there was one in."""
     painter, watch = Painter(), Watch()
 
     @asynccontextmanager
@@ -51,7 +51,7 @@ def make_app() -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)
     gr.mount_gradio_app(
-        app, build(painter, watch), path="/", allowed_paths=[],
+        app, build(painter, watch, leave=leave), path="/", allowed_paths=[],
         blocked_paths=[str(files.datasets()), str(files.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
@@ -82,10 +82,10 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def build(painter: Painter, watch: Watch) -> gr.Blocks:
+def build(painter: Painter, watch: Watch, *, leave: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        head = _head()
+        head = _head(LEAVE if leave else "")
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(say("1 · Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
@@ -122,9 +122,9 @@ def build(painter: Painter, watch: Watch) -> gr.Blocks:
     return page
 
 
-def _head() -> Head:
+def _head(leave: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
-        gr.HTML(TITLE, elem_id="title")
+        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{leave}</p>", elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
             project = gr.Dropdown([], label=say("Project"), elem_id="project", interactive=True, min_width=180, scale=3)

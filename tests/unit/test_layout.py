@@ -75,7 +75,8 @@ def test_what_is_installed_is_not_below_the_floors() -> None:
         assert found >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
 
 
-STARTERS = {"trainer/runs.py", "trainer/intake.py", "trainer/distributed.py", "ui/painter.py", "ui/tools.py"}
+STARTERS = {"trainer/runs.py", "trainer/intake.py", "trainer/distributed.py", "ui/painter.py", "ui/tools.py",
+            "ui/door.py"}  # fmt: skip
 
 
 def test_programs_are_started_in_few_places_by_lists_of_arguments() -> None:
@@ -83,9 +84,11 @@ def test_programs_are_started_in_few_places_by_lists_of_arguments() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_output", "os.execv",
+                "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell",
             ):  # fmt: skip
                 assert str(path.relative_to(CHECKOUT)) in STARTERS, path
-                assert isinstance(node.args[0], ast.List | ast.Attribute | ast.Name), path
+                assert isinstance(node.args[0], ast.List | ast.Attribute | ast.Name | ast.Starred), path
+                assert not ast.unparse(node.func).endswith("_shell"), path
                 assert not [one for one in node.keywords if one.arg == "shell"]
 
 
@@ -114,3 +117,16 @@ except SystemExit:
     print("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip().endswith("False")
+
+
+def test_the_door_of_several_people_does_without_gradio_and_torch() -> None:
+    code = """
+import socket, sys
+import app
+from ui import people
+people.everybody = lambda: {"anna": people.NOBODY}
+app.make_server(app._options([]), socket.socket())
+print([name for name in ("gradio", "fastapi", "torch", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,5 +1,8 @@
 """The guard, asked as a browser, another web site and a stranger would ask."""
 
+import time
+from pathlib import Path
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -7,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ui import guard
+from ui import guard, people
 from ui.guard import Guard
 
 OURS = "http://127.0.0.1:7860"
@@ -114,3 +117,132 @@ def test_many_addresses_that_guess_do_not_fill_the_memory() -> None:
     guarded = Guard(Starlette(), password="secret")
     assert all(guarded._may_try(f"10.0.{number // 256}.{number % 256}") for number in range(5000))
     assert len(guarded._tries) <= guard.ADDRESSES + 1
+
+
+def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
+    assert client().get("/logout").status_code == 404
+    assert client().get("/login").status_code == 404
+
+
+def test_logging_out_ends_that_session_alone() -> None:
+    app = Guard(Starlette(routes=[Route("/x", hello)]), password="secret")
+    here, there = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
+    for one in (here, there):
+        one.post("/login", data={"password": "secret"})
+    old = here.cookies[guard.COOKIE]
+    assert old != there.cookies[guard.COOKIE]
+    answer = here.get("/logout")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+    assert guard.COOKIE not in here.cookies
+    assert here.get("/x", headers={"Cookie": f"{guard.COOKIE}={old}"}).status_code == 401
+    assert there.get("/x").status_code == 200
+    assert there.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert there.get("/x").status_code == 200
+
+
+def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "SESSIONS", 2)
+    monkeypatch.setattr(guard, "TRIES_PER_MINUTE", 100)
+    person = client(password="secret")
+    cookies = []
+    for _ in range(3):
+        person.post("/login", data={"password": "secret"})
+        cookies.append(person.cookies[guard.COOKIE])
+    person.cookies.clear()
+    asked = [person.get("/x", headers={"Cookie": f"{guard.COOKIE}={one}"}).status_code for one in cookies]
+    assert asked == [401, 200, 200]
+
+
+# Several people -------------------------------------------------------------------------------------------------
+
+
+async def whose(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(request.scope["person"])
+
+
+def shared(register: object = people.everybody) -> TestClient:
+    app = Guard(Starlette(routes=[Route("/x", whose)]), register=register)
+    return TestClient(app, base_url=OURS, follow_redirects=False)
+
+
+def test_a_name_and_its_password_open_the_page_of_that_person(home: Path) -> None:
+    passwords = {name: people.add(name) for name in ("anna", "ben")}
+    person = shared()
+    assert person.get("/").headers["location"] == "/login"
+    assert 'name="name"' in person.get("/login").text
+    assert person.get("/x").status_code == 401
+    for name, password in passwords.items():
+        assert person.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
+        assert person.get("/x").text == name
+
+
+def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    password = people.add("anna")
+    monkeypatch.setattr(guard, "TRIES_PER_MINUTE", 100)
+    stranger = shared()
+    tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password),
+             ("anna", ""), ("nobody", ""), ("", "")]  # fmt: skip
+    told = set()
+    for name, given in tries:
+        answer = stranger.post("/login", data={"name": name, "password": given})
+        assert answer.status_code == 403
+        assert "This name and this password do not belong together." in answer.text
+        told.add(answer.text.replace(f'value="{name}"', 'value=""'))
+    assert len(told) == 1
+    took = {"anna": [], "nobody": []}
+    for _ in range(5):
+        for name, each in took.items():
+            begun = time.process_time()
+            stranger.post("/login", data={"name": name, "password": "wrong"})
+            each.append(time.process_time() - begun)
+    assert 0.5 < min(took["anna"]) / min(took["nobody"]) < 2
+    assert min(took["nobody"]) > 0.01  # a hash is made for a name that is not there too
+
+
+def test_what_was_typed_as_a_name_is_no_part_of_the_page(home: Path) -> None:
+    people.add("anna")
+    answer = shared().post("/login", data={"name": '"><script>', "password": "x"})
+    assert "<script>" not in answer.text
+
+
+def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
+    password = people.add("anna")
+    stranger = shared()
+    statuses = [stranger.post("/login", data={"name": f"n{n}", "password": "x"}).status_code for n in range(12)]
+    assert statuses == [403] * 10 + [429] * 2
+    assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
+
+
+def test_who_is_removed_or_has_a_new_password_has_to_log_in_again(home: Path) -> None:
+    here = shared()
+    here.post("/login", data={"name": "anna", "password": people.add("anna")})
+    assert here.get("/x").text == "anna"
+    again = people.add("anna")
+    assert here.get("/x").status_code == 401
+    here.post("/login", data={"name": "anna", "password": again})
+    assert here.get("/x").text == "anna"
+    people.add("ben")
+    assert here.get("/x").text == "anna"
+    people.remove("anna")
+    assert here.get("/x").status_code == 401
+    people.remove("ben")  # and with nobody left nothing is open
+    assert here.get("/x").status_code == 401
+
+
+def test_a_register_that_was_damaged_lets_nobody_in(home: Path) -> None:
+    here = shared()
+    here.post("/login", data={"name": "anna", "password": people.add("anna")})
+    text = people.register().read_text()
+    people.register().write_text(text + "secret = 1")
+    for path in ("/x", "/login"):
+        assert here.get(path).status_code == 503
+        assert "secret" not in here.get(path).text
+    people.register().write_text(text + " ")
+    assert here.get("/x").text == "anna"
+
+
+def test_behind_the_door_any_name_is_ours() -> None:
+    behind = client(hosts=None)
+    assert behind.get("/", headers={"Host": "limner.example"}).status_code == 200
+    assert behind.post("/x", headers={"Host": "a", "Origin": "http://b"}).status_code == 403

@@ -1,0 +1,224 @@
+"""The door of several people, before real processes: what goes through, in pieces, and what becomes of a dead one."""
+
+import hashlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+
+from tests.conftest import CHARACTER
+from ui import guard, people
+from ui.door import Door
+from ui.guard import Guard
+
+COMMAND = (sys.executable, "-m", "tests.workshop")
+
+
+def wait(what: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(door: Door) -> Iterator[str]:
+    """A server with a door behind its guard; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = Guard(door, register=people.everybody)
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def address(home: Path) -> Iterator[str]:
+    with serving(Door(COMMAND)) as address:
+        yield address
+
+
+@contextmanager
+def visiting(address: str, name: str) -> Iterator[httpx.Client]:
+    """A client that has logged in as somebody new, and their server answers."""
+    with httpx.Client(base_url=address, timeout=20) as client:
+        password = people.add(name)
+        assert client.post("/login", data={"name": name, "password": password}).status_code == 303
+        yield client
+
+
+@pytest.fixture
+def anna(address: str) -> Iterator[httpx.Client]:
+    with visiting(address, "anna") as client:
+        yield client
+
+
+def test_the_page_says_that_it_is_being_opened_and_other_requests_wait(
+    anna: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_SLOW", "1")
+    answer = anna.get("/")
+    assert 'http-equiv="refresh"' in answer.text
+    assert "is being opened" in answer.text
+    begun = time.monotonic()
+    assert anna.get("/told").json()["LIMNER_HOME"] == str(home / "people" / "anna")
+    assert time.monotonic() - begun > 0.5
+    wait(lambda: "refresh" not in anna.get("/").text, 2)
+    assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
+
+
+def test_each_person_has_a_process_of_their_own(anna: httpx.Client, address: str, home: Path) -> None:
+    with visiting(address, "ben") as ben:
+        hers, his = anna.get("/told").json(), ben.get("/told").json()
+    assert hers["pid"] != his["pid"]
+    assert his["LIMNER_HOME"] == str(home / "people" / "ben")
+    assert anna.get("/told").json()["pid"] == hers["pid"]
+    assert httpx.get(address + "/told").status_code == 401
+
+
+def test_a_request_goes_through_as_it_came_without_the_session(anna: httpx.Client) -> None:
+    odd = "/told/../told?a=%2e%2e&b=c%20d&e"
+    anna.cookies.set("other", "1")
+    fields = {"X-One": "1", "Connection": "close, X-Two", "X-Two": "2", "Host": "localhost:7", "TE": "trailers"}
+    request = anna.build_request("GET", "/", headers=fields, extensions={"target": odd.encode()})
+    answer = anna.send(request)
+    assert answer.status_code == 404  # the dots were not taken away on the way
+    request = anna.build_request("GET", "/", headers=fields, extensions={"target": b"/told?a=%2e%2e&b=c%20d&e"})
+    answer = anna.send(request)
+    told = answer.json()
+    assert told["target"] == "/told?a=%2e%2e&b=c%20d&e"
+    came = dict(told["header"])
+    assert (came["host"], came["x-one"], came["cookie"]) == ("localhost:7", "1", "other=1")
+    assert not {"x-two", "te", "transfer-encoding", "content-length"} & came.keys()
+    assert (answer.headers["x-ours"], answer.headers["vary"]) == ("1", "cookie")
+    assert "keep-alive" not in answer.headers
+    assert len(answer.headers.get_list("date")) == 1
+
+
+def test_what_is_answered_comes_as_it_is_made_and_ends_when_the_browser_goes_away(
+    anna: httpx.Client, home: Path
+) -> None:
+    with anna.stream("GET", "/events") as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        first, second = next(lines), next(lines)
+        assert time.monotonic() - float(first.split()[-1]) < 2  # the clock is one for all processes
+        assert second.startswith("data: 1 ")
+        assert not (home / "people" / "anna" / "gone").exists()
+    wait((home / "people" / "anna" / "gone").exists, 5)
+
+
+def test_what_nobody_takes_is_not_heaped_up(anna: httpx.Client, home: Path) -> None:
+    went = home / "people" / "anna" / "went"
+    with anna.stream("GET", "/large") as answer:
+        pieces = answer.iter_bytes(2**20)
+        assert next(pieces) == bytes(2**20)
+        time.sleep(0.5)
+        assert int(went.read_text()) < 20
+        assert sum(len(piece) for piece in pieces) == 39 * 2**20
+
+
+def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
+    came, whole = home / "people" / "anna" / "came", hashlib.sha256(bytes(2**17) + b"end").hexdigest()
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(2**17)
+        wait(lambda: came.exists() and came.read_text() == str(2**17), 10)  # it is there before the rest is sent
+        yield b"end"
+
+    for fields in ({}, {"Content-Length": str(2**17 + 3)}, {"Expect": "100-continue"}):
+        came.unlink(missing_ok=True)
+        answer = anna.post("/gradio_api/upload", content=pieces(), headers=fields)
+        assert answer.json() == [2**17 + 3, whole]
+    assert anna.post("/gradio_api/upload").json()[0] == 0
+
+
+def test_a_body_that_is_cut_off_is_not_taken_for_whole(anna: httpx.Client, address: str, home: Path) -> None:
+    anna.get("/told")
+    port = httpx.URL(address).port
+    cookie = f"{guard.COOKIE}={anna.cookies[guard.COOKIE]}"
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + bytes(10))
+        wait((home / "people" / "anna" / "came").exists)
+    assert anna.get("/told").status_code == 200
+    assert (home / "people" / "anna" / "came").read_text() == "10"
+
+
+def test_a_refusal_comes_back_though_the_body_was_not_read(anna: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = anna.post("/refuse", content=bytes(2**22))
+    assert (answer.status_code, answer.text) == (413, "no")
+    monkeypatch.setattr(guard, "MAX_BODY", 100)  # of the guard before the door
+    assert anna.post("/gradio_api/x", content=iter([bytes(60), bytes(60)])).status_code == 413
+
+
+def test_a_part_of_a_file_can_be_asked_for(anna: httpx.Client) -> None:
+    data = (CHARACTER / "01.png").read_bytes()
+    answer = anna.get("/picture", headers={"Range": "bytes=10-19"})
+    assert (answer.status_code, answer.content) == (206, data[10:20])
+    assert anna.get("/picture").content == data
+    assert anna.head("/picture").headers["content-length"] == str(len(data))
+
+
+def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
+    before = anna.get("/told").json()["pid"]
+    answer = anna.get("/die")
+    assert answer.status_code == 502
+    assert answer.text == "Your workshop has closed. Reload the page to open it again."
+    wait(lambda: not psutil.pid_exists(before))
+    wait(lambda: anna.get("/told").status_code == 200, 10)
+    again = anna.get("/told").json()["pid"]
+    assert again != before
+    with pytest.raises(httpx.RemoteProtocolError):  # and not an answer that looks whole
+        anna.get("/half")
+    os.kill(again, signal.SIGKILL) if psutil.pid_exists(again) else None
+    wait(lambda: anna.get("/told").status_code == 200, 10)
+
+
+def test_a_server_that_cannot_start_is_told_once_and_tried_again_when_asked(anna: httpx.Client, home: Path) -> None:
+    broken = home / "people" / "anna" / "broken"
+    broken.touch()
+    assert "being opened" in anna.get("/").text
+    wait(lambda: anna.get("/").status_code == 502)
+    broken.unlink()
+    assert "being opened" in anna.get("/").text
+    wait(lambda: "pid" in anna.get("/").text)
+
+
+def test_a_server_without_requests_is_ended_and_one_with_an_open_connection_is_not(home: Path) -> None:
+    with serving(Door(COMMAND, idle=0.5)) as address, visiting(address, "anna") as anna:
+        with anna.stream("GET", "/events"):
+            number = anna.get("/told").json()["pid"]
+            time.sleep(1.5)
+            assert psutil.pid_exists(number)
+        wait(lambda: not psutil.pid_exists(number), 5)
+        assert anna.get("/told").json()["pid"] != number
+
+
+def test_all_end_with_the_door(home: Path) -> None:
+    door = Door(COMMAND)
+    with serving(door) as address, visiting(address, "anna") as anna, visiting(address, "ben") as ben:
+        assert door._sockets.stat().st_mode & 0o777 == 0o700
+        numbers = [one.get("/told").json()["pid"] for one in (anna, ben)]
+    assert not [number for number in numbers if psutil.pid_exists(number)]
+    assert not door._sockets.exists()
+
+
+def test_who_is_removed_is_out_at_once(anna: httpx.Client) -> None:
+    assert anna.get("/told").status_code == 200
+    people.remove("anna")
+    assert anna.get("/told").status_code == 401

@@ -1,0 +1,107 @@
+"""A tiny page server, started by the door in the place of the real one: `python -m tests.workshop --socket NUMBER`."""
+
+import asyncio
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.conftest import CHECKOUT
+from trainer import files
+
+
+async def told(request: Request) -> Response:
+    """Everything that came, as it came."""
+    target = request.scope["raw_path"].decode() + "?" + request.scope["query_string"].decode()
+    header = [(key.decode(), value.decode()) for key, value in request.headers.raw]
+    places = {name: os.environ.get(name) for name in ("LIMNER_HOME", "LIMNER_SHARED")}
+    answer = {"target": target, "header": header, "pid": os.getpid(), **places}
+    return JSONResponse(answer, headers={"X-Ours": "1", "Keep-Alive": "timeout=5"})
+
+
+async def upload(request: Request) -> Response:
+    """Takes a body piece by piece; tells on disk how much has come."""
+    total, digest = 0, hashlib.sha256()
+    async for chunk in request.stream():
+        total += len(chunk)
+        digest.update(chunk)
+        if total:
+            files.write(files.home() / "came", str(total))
+    return JSONResponse([total, digest.hexdigest()])
+
+
+async def refuse(request: Request) -> Response:
+    """Answers without reading the body."""
+    return Response("no", 413, headers={"Connection": "close"})
+
+
+async def events(request: Request) -> Response:
+    """Never ends by itself; tells on disk that it was ended."""
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            for number in range(10_000):
+                yield f"data: {number} at {time.monotonic()}\n\n"
+                await asyncio.sleep(0.1)
+        finally:
+            files.write(files.home() / "gone", "")
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+async def large(request: Request) -> Response:
+    """40 MB, as fast as they are taken; tells on disk how much went out."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(40):
+            yield bytes([number]) * 2**20
+            files.write(files.home() / "went", str(number + 1))
+
+    return StreamingResponse(pieces())
+
+
+async def picture(request: Request) -> Response:
+    return FileResponse(CHECKOUT / "datasets" / "example-character" / "01.png")
+
+
+async def die(request: Request) -> Response:
+    os._exit(1)
+
+
+async def half(request: Request) -> Response:
+    """Dies in the middle of an answer."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"half"
+        await asyncio.sleep(0.2)
+        os._exit(1)
+
+    return StreamingResponse(pieces(), headers={"Content-Length": "8"})
+
+
+ROUTES = {
+    "/": told, "/told": told, "/events": events, "/picture": picture, "/large": large, "/die": die, "/half": half,
+}  # fmt: skip
+
+
+def main() -> None:
+    if (files.home() / "broken").exists():
+        sys.exit("broken")
+    time.sleep(float(os.environ.get("LIMNER_SLOW", "0")))
+    routes = [Route(path, answer) for path, answer in ROUTES.items()]
+    routes += [Route("/gradio_api/upload", upload, methods=["POST"]), Route("/refuse", refuse, methods=["POST"])]
+    listener = socket.socket(fileno=int(sys.argv[2]))
+    config = uvicorn.Config(Starlette(routes=routes), log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

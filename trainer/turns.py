@@ -1,6 +1,7 @@
 """Whose turn it is: one worker a run, one run at a time on the device, the oldest waiting one first. Locks tell."""
 
 import time
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -8,7 +9,10 @@ from trainer import files, runs
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
 
-DEVICE_LOCK = ".device.lock"
+
+def device_lock() -> Path:
+    """Held by the worker that uses the device; of several people's workers, too, there is one at a time."""
+    return files.shared() / "outputs" / ".device.lock"
 
 
 def hold(run: Run) -> FileLock:
@@ -36,9 +40,8 @@ def wait_for_device(run: Run) -> FileLock:
     Raises:
         StopRequestedError: somebody asked the run to stop while it waited.
     """
-    path = files.shared() / "outputs" / DEVICE_LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    device_lock().parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(device_lock())
     while True:
         if not _older_waiting(run):
             try:
@@ -63,5 +66,8 @@ def _older_waiting(run: Run) -> bool:
 
 
 def place(run: Run) -> int:
-    """Place of a waiting run in the queue, 1 = next."""
-    return 1 + sum(1 for other in runs.every() if other.id < run.id and runs.look(other).status == "waiting")
+    """Place of a waiting run in the queue, 1 = next; 0 if it has the device, or nobody keeps it from taking it."""
+    if not (run.folder / "ask" / "start").exists():
+        return 0
+    older = sum(1 for other in runs.every() if other.id < run.id and runs.look(other).status == "waiting")
+    return older + 1 if older or runs.is_locked(device_lock()) else 0

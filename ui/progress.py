@@ -106,8 +106,7 @@ def _facts(view: View) -> list[str]:
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
         place = turns.place(view.run)
-        busy = any(runs.look(other).status == "running" for other in runs.every() if other.id != view.run.id)
-        facts.append(say("number {place} in the queue", place=place) if busy or place > 1 else say("starting"))
+        facts.append(say("number {place} in the queue", place=place) if place else say("starting"))
     if state.device and view.status == "running":
         facts.append(say("on {device}", device=escape(state.device)))
     if state.step and view.status == "running":

@@ -172,7 +172,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
 
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
-    lock = turns.FileLock(run.folder.parent / turns.DEVICE_LOCK)
+    lock = turns.FileLock(turns.device_lock())
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))

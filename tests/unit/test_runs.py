@@ -102,13 +102,17 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older = Run(older.folder.with_name("0001"))
     with held(older.lock):
         assert turns._older_waiting(newer)
+        assert turns.place(newer) == 0  # nobody has started it
+        (newer.folder / "ask" / "start").touch()
         assert turns.place(newer) == 2
         runs.ask(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
             turns.wait_for_device(newer)
     assert not turns._older_waiting(newer)
+    assert turns.place(newer) == 0
     lock = turns.wait_for_device(newer)
-    assert runs.is_locked(home / "outputs" / turns.DEVICE_LOCK)
+    assert runs.is_locked(turns.device_lock())
+    assert turns.place(newer) == 0  # it is held by itself
     lock.release()
 
 
@@ -118,9 +122,10 @@ def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pyte
     for name in ("anna", "ben"):
         monkeypatch.setenv("LIMNER_HOME", str(home / "people" / name))
         run = make()
-        runs.ask(run, "stop")
+        (run.folder / "ask" / "start").touch()
         if locks:
-            assert turns.place(run) == 1  # of one's own runs; of the others' nothing is told
+            assert turns.place(run) == 1
+            runs.ask(run, "stop")
             with pytest.raises(runs.StopRequestedError):
                 turns.wait_for_device(run)
         else:

@@ -187,7 +187,14 @@ def visit(browser: Browser) -> Iterator[Visit]:
     """Open pages of a server; what goes wrong in them fails the test at its end."""
     contexts, errors, foreign = [], [], []
 
-    def open_page(server: Server, *, projects: bool = True, tab: str = "Images", **options: object) -> Page:
+    def open_page(
+        server: Server,
+        *,
+        projects: bool = True,
+        tab: str = "Images",
+        login: tuple[str, str] = ("", ""),
+        **options: object,
+    ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(30_000)
         contexts.append(context)
@@ -200,6 +207,10 @@ def visit(browser: Browser) -> Iterator[Visit]:
             ),
         )
         page.goto(server.url)
+        if any(login):
+            page.get_by_label("Name").fill(login[0])
+            page.get_by_label("Password").fill(login[1])
+            page.get_by_role("button", name="Enter").click()
         page.get_by_role("tab", name=tab).wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")

@@ -59,7 +59,8 @@ form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;pad
 <input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
 <button>{enter}</button><p role="alert">{note}</p></form></html>"""
 WHO = """<label for="name">{name}</label>
-<input id="name" name="name" value="{given}" autocomplete="username" autocapitalize="none" maxlength="64" required>"""
+<input id="name" name="name" value="{given}" autocomplete="username" autocapitalize="none" maxlength="64" autofocus
+required>"""
 
 
 def _form(*, named: bool, given: str = "", note: str = "") -> str:

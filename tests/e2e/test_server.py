@@ -85,6 +85,28 @@ def test_listening_needs_a_password(tmp_path: Path) -> None:
     assert "Password for the page: " in said
 
 
+def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> None:
+    made = Server(make_home(tmp_path))
+    password = run(made.home, "--add-person", "anna").stdout.split()[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_PASSWORD", "x")
+        refused = run(made.home)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("LIMNER_PASSWORD is one password for everybody, but people.toml has people")
+    assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
+    try:
+        made.start("--listen")
+        assert status(made.url + "/config") == 401
+        assert status(made.url + "/login") == 200
+    finally:
+        said = made.stop()
+    assert "assword" not in said
+    (made.home / "people.toml").write_text(f"password = '{password}'")
+    refused = run(made.home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "'password' in people.toml is unknown. Correct or remove it.\n"
+
+
 @pytest.mark.parametrize("arguments", [["--port", "x"], ["--nonsense"], ["--host", "256.1.1.1"]])
 def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
     done = run(tmp_path, *arguments)

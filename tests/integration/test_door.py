@@ -159,6 +159,17 @@ def test_a_body_that_is_cut_off_is_not_taken_for_whole(anna: httpx.Client, addre
     assert (home / "people" / "anna" / "came").read_text() == "10"
 
 
+def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, address: str) -> None:
+    cookie = f"{guard.COOKIE}={anna.cookies[guard.COOKIE]}"
+    both = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 60\r\n"
+    hidden = "GET /die HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    before = anna.get("/told").json()["pid"]
+    with socket.create_connection(("127.0.0.1", httpx.URL(address).port), timeout=10) as connection:
+        connection.sendall(f"{both}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}".encode())
+        assert not connection.recv(4096).startswith(b"HTTP/1.1 2")
+    assert anna.get("/told").json()["pid"] == before
+
+
 def test_a_refusal_comes_back_though_the_body_was_not_read(anna: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = anna.post("/refuse", content=bytes(2**22))
     assert (answer.status_code, answer.text) == (413, "no")

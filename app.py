@@ -145,7 +145,8 @@ def bind(host: str, port: int) -> socket.socket:
     for candidate in range(port, port + PORTS + 1) if port else [0]:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family)
+            # Named as TCP, or asyncio leaves Nagle's algorithm on, and answers wait 40 ms for the browser's kernel.
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except (OSError, OverflowError):

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import CHECKOUT, Server, make_home
@@ -45,6 +47,16 @@ def test_one_server_for_a_home_and_the_next_port_for_another(
     assert f"Limner is running at http://127.0.0.1:{taken + 1}\n" in said
     assert "Traceback" not in said
     assert other.process.returncode == 0
+
+
+def test_an_answer_does_not_wait_for_the_kernel(server: Server) -> None:
+    took = []
+    with httpx.Client(base_url=server.url) as browser:  # one connection, kept
+        for _ in range(60):
+            begun = time.monotonic()
+            assert browser.get("/media/picture/none").status_code == 404
+            took.append(time.monotonic() - begun)
+    assert sorted(took)[30] < 0.03  # 0.04 with Nagle's algorithm
 
 
 def test_strangers_and_other_sites_are_refused(server: Server) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import uvicorn
 
+from app import bind
 from tests.conftest import CHARACTER
 from ui import guard, people
 from ui.door import Door
@@ -34,7 +35,7 @@ def wait(what: Callable[[], object], seconds: float = 20) -> None:
 @contextmanager
 def serving(door: Door) -> Iterator[str]:
     """A server with a door behind its guard; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with bind("127.0.0.1", 0) as listener:
         app = Guard(door, register=people.everybody)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on")
         server = uvicorn.Server(config)

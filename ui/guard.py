@@ -103,8 +103,10 @@ class Guard:
         self._any_address = any_address
         self._room = room
         self._named = register is not None
-        everybody = {"": people.of(password)}
-        self._register = register if register or not password else lambda: everybody
+        self._register = register
+        if password:
+            everybody = {"": people.of(password)}
+            self._register = lambda: everybody
         self._sessions: dict[str, tuple[str, Person]] = {}
         self._tries: defaultdict[str, deque[float]] = defaultdict(deque)
 
@@ -143,11 +145,10 @@ class Guard:
         if scope["path"] == LOGIN:
             await self._login(scope, receive, send, known)
         elif scope["path"] == LOGOUT:
-            self._sessions.pop(session, None)
-            gone = f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"
-            # The next one at this browser may be another person.
-            forget = {"clear-site-data": '"cache", "storage"'}
-            await answer(scope, send, 303, "", {"location": LOGIN, "set-cookie": gone, **forget})
+            fields = {"location": LOGIN, "set-cookie": f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"}
+            if self._sessions.pop(session, None):
+                fields["clear-site-data"] = '"cache", "storage"'  # the next one at this browser may be another person
+            await answer(scope, send, 303, "", fields)
         elif person is not None and known.get(name) == person:  # not removed since, nor given a new password
             await self._pass_on({**scope, "person": name}, receive, send)
         elif scope.get("method") == "GET" and scope["path"] == "/":

@@ -127,13 +127,17 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
         assert ben.web.get(address).status_code in (403, 404)
         assert httpx.get(server.url + address).status_code == 401
     tab(his, "Download")
-    his.get_by_text("No adapters yet").wait_for()
+    his.locator("#runs").get_by_text("theft").first.wait_for()
+    assert not his.locator("#runs a.download").count()
+    assert run not in his.content()
     assert anna.told("delete_run", run) == []
     assert "event: error" in ben.call("restore_run")
     assert anna.told("restore_run") == run
     assert runs.look(runs.Run(anna.home / "outputs" / run)).status == "finished"
 
+    if folder := os.environ.get("LIMNER_E2E_KEEP"):
+        hers.screenshot(path=Path(folder) / "people.png")
     hers.get_by_role("link", name="Log out").click()
     hers.get_by_label("Password").wait_for()
-    assert hers.request.get(f"{server.url}/config").status_code == 401
-    assert his.request.get(f"{server.url}/config").status_code == 200
+    assert hers.request.get(f"{server.url}/config").status == 401
+    assert his.request.get(f"{server.url}/config").status == 200

@@ -18,7 +18,8 @@ def getaddrinfo(host: str, *args: object, **kwargs: object) -> object:
 
 
 def connect(self: socket.socket, address: object) -> None:
-    _note(address[0] if isinstance(address, tuple) else address)
+    if self.family != getattr(socket, "AF_UNIX", None):  # of this machine by its kind
+        _note(address[0] if isinstance(address, tuple) else address)
     _connect(self, address)
 
 

@@ -29,6 +29,7 @@ from trainer.words import LANGUAGE, say
 from ui import people
 from ui.guard import COOKIE, HTML, Message, Receive, Send, answer
 
+Fields = list[tuple[bytes, bytes]]
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, str(CHECKOUT / "app.py"))
 IDLE = 1800.0  # seconds without a request after which a person's server gives its memory back
@@ -92,7 +93,7 @@ class Door:
             await answer(scope, send, 502, FAILED)
             return
         try:
-            if scope["method"] == "GET" and scope["path"] == "/" and not workshop.opened.done():
+            if _is_page(scope) and not workshop.opened.done():
                 await answer(scope, send, 200, OPENING, HTML)
             else:
                 await pass_on(workshop.line, scope, receive, send)
@@ -205,7 +206,9 @@ async def _forward(line: httpx.AsyncHTTPTransport, request: httpx.Request, scope
     try:
         response = await line.handle_async_request(request)  # without a time limit: nothing says how long work takes
     except (httpx.TransportError, ConnectionError):
-        await answer(scope, send, 502, GONE)
+        # It died just now. The page loads itself anew, and finds that another one is being started.
+        text, kind = (OPENING, HTML) if _is_page(scope) else (GONE, None)
+        await answer(scope, send, 502, text, kind)
         return
     try:
         await send({"type": "http.response.start", "status": response.status_code, "headers": _answered(response)})
@@ -217,7 +220,8 @@ async def _forward(line: httpx.AsyncHTTPTransport, request: httpx.Request, scope
         await response.aclose()
 
 
-Fields = list[tuple[bytes, bytes]]
+def _is_page(scope: Message) -> bool:
+    return bool(scope["method"] == "GET" and scope["path"] == "/")
 
 
 def _asked(fields: Fields) -> Fields:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, serving, wait
@@ -89,7 +90,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
         assert answer.content != seen
         assert httpx.get(server.url + address).status_code == 401
 
-    advanced(hers, training_steps=30, preview_every=15, preview_prompts="miraxo, smiling")
+    advanced(hers, training_steps=60, preview_every=30, preview_prompts="miraxo, smiling")
     run = start(hers)
     # A run of his, whose settings name her pictures, waits for hers, and finds nothing when it is its turn.
     theft = ben.told(
@@ -108,8 +109,14 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert not his.locator(f"[data-run='{run}']").count()
     wait(lambda: points(hers) > before)
     assert ben.told("status", theft["run"])["status"] == "waiting"
+    # Her server dies; the run goes on, and the next request has another one started.
+    for process in psutil.Process(server.process.pid).children():
+        if process.environ()["LIMNER_HOME"] == str(anna.home):
+            process.kill()
+    hers.reload()
+    hers.locator(f"#status [data-run='{run}']").wait_for()
     finished(hers)
-    assert points(hers) == 30
+    assert points(hers) == 60
     wait(lambda: ben.told("status", theft["run"])["status"] == "failed", seconds=60)
     assert ben.told("status", theft["run"])["message"] == "There is no data set 'mira'."
 
@@ -119,7 +126,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     file = (anna.home / "outputs" / run / "mira.safetensors").read_bytes()
     assert Path(download.value.path()).read_bytes() == file
     told = anna.told("status", run)
-    addresses = [*told["previews"], told["adapter"], f"/download/{run}/checkpoint/30"]
+    addresses = [*told["previews"], told["adapter"], f"/download/{run}/checkpoint/60"]
     assert len(addresses) == 4
     uploads = anna.web.post("/gradio_api/upload", files={"files": ("x.png", b"x")}).json()
     for address in (*addresses, f"/gradio_api/file={uploads[0]}"):

@@ -205,7 +205,7 @@ def test_a_server_that_cannot_start_is_told_once_and_tried_again_when_asked(anna
     broken = home / "people" / "anna" / "broken"
     broken.touch()
     assert "being opened" in anna.get("/").text
-    wait(lambda: anna.get("/").status_code == 502)
+    wait(lambda: anna.get("/").text.startswith("Your workshop could not be opened."))
     broken.unlink()
     assert "being opened" in anna.get("/").text
     wait(lambda: "pid" in anna.get("/").text)

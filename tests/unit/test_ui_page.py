@@ -76,8 +76,14 @@ def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: 
 def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
     with TestClient(in_loop(page.make_app)) as client:
         assert "Limner" in client.get("/").text
+        assert "/logout" not in client.get("/config").text
         assert client.get("/media/dataset/rin/01.png").status_code == 200
         assert client.get("/openapi.json").status_code == 404
+
+
+def test_where_one_has_to_log_in_one_can_log_out(home: Path) -> None:
+    with TestClient(in_loop(lambda: page.make_app(leave=True))) as client:
+        assert "<a href='/logout'>Log out</a>" in client.get("/config").text
 
 
 def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:

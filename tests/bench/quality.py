@@ -6,9 +6,10 @@
     python -m tests.bench.quality --smoke
 
 `run` trains each recipe (tests/bench/recipes.py) on each held-out subject and grades its adapters at an eighth, a
-quarter, a half and the end of the run; a run that the CSV holds already is not done again. JUDGE_FOLDER is made as
-tests/bench/judge.py says. `table` prints what was found, with intervals, as Markdown. `sheet` lays out pictures of
-subjects and prompts that a seed draws. `--smoke` goes through all of it with a world, a judge and runs that are tiny.
+quarter, a half and the end of the run (ours without an ingredient at the end alone); a run that the CSV holds already
+is not done again. JUDGE_FOLDER is made as tests/bench/judge.py says. `table` prints what was found, with intervals, as
+Markdown. `sheet` lays out pictures of subjects and prompts that a seed draws. `--smoke` goes through all of it with a
+world, a judge and runs that are tiny.
 
 A row of the CSV is one picture, graded as tests/bench/grading.py says.
 """
@@ -101,7 +102,7 @@ def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
     return list(tasks)
 
 
-def taught(config: TrainConfig, home: Path, pictures: int) -> Iterator[Taught]:
+def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int]) -> Iterator[Taught]:
     """Train in `home`, and give the adapters to grade, the earliest first.
 
     Seconds are of the processor, from before the base is loaded, without what starting Python takes: they mean the
@@ -125,7 +126,7 @@ def taught(config: TrainConfig, home: Path, pictures: int) -> Iterator[Taught]:
     run = Run(runs.create(config, home / "run").folder, listen)
     train(config, run)
     of_step = config.training.batch_size * config.training.accumulation
-    early = [every * PARTS[0] // part for part in PARTS[:-1]]
+    early = [every * PARTS[0] // part for part in parts[:-1]]
     for step in [*(step for step in early if step < steps), steps]:
         file = run.folder / "checkpoints" / f"{step:06d}" / ADAPTER
         yield Taught(step, step * of_step, at[step], file, step == steps)
@@ -141,7 +142,7 @@ def measure(
         config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
     rows = []
     with tempfile.TemporaryDirectory() as home:
-        for one in taught(config, Path(home), pictures):
+        for one in taught(config, Path(home), pictures, PARTS[-1:] if task.recipe in ABLATIONS else PARTS):
             family.pipeline().load_lora_weights(str(one.file.parent), weight_name=one.file.name)
             graded, called = grading.called(scale, family, NOISES if one.finished else 1)
             if one.finished:

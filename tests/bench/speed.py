@@ -9,9 +9,12 @@ left out:
     LIMNER_BENCH_SD_SCRIPTS          checkout of kohya-ss/sd-scripts     LIMNER_BENCH_SD_SCRIPTS_PYTHON  its Python
     LIMNER_BENCH_DIFFUSERS           train_text_to_image_lora.py         LIMNER_BENCH_DIFFUSERS_PYTHON   its Python
 
-All train a LoRA of rank 8 on the same base, pictures and captions with AdamW at the same rate, one thread, and with the
-same settings of the C library's allocator. They take turns, round after round. What is compared is the CPU time between
-two optimizer steps, which other work on the machine disturbs less than time on the clock.
+Each peer is compared with Limner training the same layers: diffusers' script adapts those of the attention, sd-scripts
+those of the feed-forward too (and two more a block). All train a LoRA of rank 8 on the same base, pictures and captions
+with AdamW at the same rate, one thread, and with the same settings of the C library's allocator. They take turns, round
+after round. What is compared is the CPU time between two optimizer steps, which other work on the machine disturbs less
+than time on the clock. Memory is what a process has at the most; "without files" leaves out the pages of mapped files,
+which the system can take back at any time.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ GB = 2**30
 # As `trainer.allocator` sets them for Limner itself.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(3 * 2**29), "MALLOC_TOP_PAD_": str(2**26)}
 RATE = "1e-4"
+OURS, OURS_ATTENTION = "limner", "limner, attention"
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,14 @@ def lay_out(task: Task) -> None:
     shutil.copytree(CONFIGS / "clip", task.home / "tokenizers" / "openai_clip-vit-large-patch14")
 
 
-def _limner(task: Task) -> list[str]:
+def _limner(task: Task, targets: str = "attention+ff") -> list[str]:
     config, run = task.home / "config.toml", task.home / "run"
     shutil.rmtree(run, ignore_errors=True)
     shutil.rmtree(task.home / "ours" / ".cache", ignore_errors=True)
     config.write_text(
         f'name = "x"\ndataset = "{task.home / "ours"}"\ntrigger = ""\n'
-        f'[model]\nbase = "{task.model}"\n[adapter]\nrank = 8\nalpha = 8.0\n[optimizer]\nlearning_rate = {RATE}\n'
+        f'[model]\nbase = "{task.model}"\n[adapter]\nrank = 8\nalpha = 8.0\n'
+        f'targets = "{targets}"\n[optimizer]\nlearning_rate = {RATE}\n'
         f"[training]\nsteps = {task.steps}\nbatch_size = {task.batch}\nresolution = {task.resolution}\n"
         f'precision = "{task.precision}"\n[preview]\nevery = 0\nsteps = 1\nprompts = ["x"]\n'
         "[checkpoint]\nevery = 9999\n"
@@ -123,7 +129,9 @@ def _diffusers(task: Task) -> list[str]:
 
 def programs() -> list[Program]:
     """Limner, and the peers that the environment names."""
-    found = [Program("limner", sys.executable, _limner)]
+    found = [Program(OURS, sys.executable, _limner)]
+    if "LIMNER_BENCH_DIFFUSERS" in os.environ:
+        found.append(Program(OURS_ATTENTION, sys.executable, partial(_limner, targets="attention")))
     for name, variable, command in (
         ("sd-scripts", "LIMNER_BENCH_SD_SCRIPTS", _sd_scripts),
         ("diffusers", "LIMNER_BENCH_DIFFUSERS", _diffusers),
@@ -143,10 +151,11 @@ def measure(program: Program, task: Task) -> list[dict[str, float]]:
         "HF_HOME": str(task.home / "cache"),
     }  # fmt: skip
     hook = Path(__file__).with_name("step_hook.py")
-    place = CHECKOUT if program.name == "limner" else task.home
+    ours = program.name in (OURS, OURS_ATTENTION)
+    place = CHECKOUT if ours else task.home
     done = subprocess.run(
         [program.python, str(hook), str(log), *program.command(task)],
-        cwd=place, env={**environment, **({"PYTHONPATH": str(CHECKOUT)} if program.name == "limner" else {})},
+        cwd=place, env={**environment, **({"PYTHONPATH": str(CHECKOUT)} if ours else {})},
         capture_output=True, text=True,
     )  # fmt: skip
     lines = log.read_text().splitlines() if log.exists() else []
@@ -165,21 +174,22 @@ def summed_up(runs: list[list[dict[str, float]]]) -> dict[str, float]:
         "s/step": statistics.median(walls),
         "CPU s to the first step": statistics.median(run[0]["cpu"] for run in runs),
         "GB before": statistics.median(run[0]["peak"] for run in runs) / GB,
+        "without files": statistics.median(run[0]["own"] for run in runs) / GB,
         "GB training": statistics.median(max(one["peak"] for one in run[1:]) for run in runs) / GB,
         "load": statistics.median(one["load"] for run in runs for one in run),
     }
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """The figures and their ratios to each peer's, as markdown."""
-    ours = figures["limner"]
-    rows = [["", *ours], ["---"] * (1 + len(ours))]
+    """The figures, and ours over each peer's that adapts the same layers, as markdown."""
+    rows = [["", *figures[OURS]], ["---"] * (1 + len(figures[OURS]))]
     rows += [[name, *(f"{value:.2f}" for value in found.values())] for name, found in figures.items()]
-    rows += [
-        [f"limner / {name}", *("" if key == "load" else f"{ours[key] / value:.2f}" for key, value in found.items())]
-        for name, found in figures.items()
-        if name != "limner"
-    ]
+    for ours, peer in ((OURS, "sd-scripts"), (OURS_ATTENTION, "diffusers")):
+        if peer in figures:
+            ratios = [
+                "" if key == "load" else f"{figures[ours][key] / figures[peer][key]:.2f}" for key in figures[peer]
+            ]
+            rows.append([f"{ours} / {peer}", *ratios])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -23,21 +23,23 @@ BEGUN = time.monotonic()
 def main() -> None:
     """Watch the program named on the command line."""
     log, *rest = sys.argv[1:]
-    process, highest, done = psutil.Process(), [0], threading.Event()
+    process, highest, done = psutil.Process(), [0, 0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            highest[0] = max(highest[0], process.memory_info().rss)
+            taken = process.memory_info()
+            highest[0] = max(highest[0], taken.rss)
+            highest[1] = max(highest[1], taken.rss - taken.shared)
 
     def after(*_: object) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         fact = {
             "wall": time.monotonic() - BEGUN, "cpu": used.ru_utime + used.ru_stime, "peak": highest[0],
-            "load": os.getloadavg()[0],
+            "own": highest[1], "load": os.getloadavg()[0],
         }  # fmt: skip
         with open(log, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(fact) + "\n")
-        highest[0] = 0
+        highest[:] = 0, 0
 
     threading.Thread(target=watch, daemon=True).start()
     register_optimizer_step_post_hook(after)

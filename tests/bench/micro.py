@@ -116,11 +116,17 @@ def grade_subject(parsed: argparse.Namespace) -> None:
         )
 
     print(f"base, no trigger: {line(base)}")
-    rows = []
+    rows, middles = [], []
     for strength in STRENGTHS:
         pictures = draw(family, questions.called, guidance=3.0, strength=strength)
         print(f"strength {strength:g}: {line(pictures)}", flush=True)
         rows.append(pictures[:12])
+        with torch.no_grad():
+            middles.append(judge.embed(pictures).mean(0))
+    way = middles[-1] - middles[0]
+    shares = [float((one - middles[0]) @ way / (way @ way)) for one in middles]
+    told = ", ".join(f"{strength:g}: {share:.2f}" for strength, share in zip(STRENGTHS, shares, strict=True))
+    print(f"share of the way from the base to strength 1, by the judge's embedding: {told}")
     untouched, leaked = (draw(family, said, guidance=3.0, strength=strength) for strength in (0.0, 1.0))
     kept = judges.agreement(judge, leaked, truth)
     print(

@@ -32,6 +32,7 @@ _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve
 SMALL = 200 * 2**20  # bytes; the smallest real one is eight times that
 _WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _UNET = "model.diffusion_model."
+_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # the parts of a folder that have some
 _PARTS: dict[FamilyName, dict[str, str]] = {
     "sd15": {say("text encoder"): "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"},
     "sd21": {say("text encoder"): "cond_stage_model.model.token_embedding.weight"},
@@ -114,6 +115,14 @@ def _look_at_folder(folder: Path) -> Base:
         )
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise _refusal(folder, "it is a {kind}", kind=kind)
+    for part in _WEIGHTS:
+        endings = {one.suffix for one in (folder / part).glob("*")}
+        if ".bin" in endings and ".safetensors" not in endings:
+            raise UserError(
+                "The base model {name!r} has its weights in .bin files, and these can hold programs.",
+                "Get the model in safetensors form, or convert it with a program that you trust.",
+                name=folder.name,
+            )
     unet, scheduler = _json(folder / "unet" / "config.json"), _json(folder / "scheduler" / "scheduler_config.json")
     if not unet or not scheduler:
         raise _refusal(folder, "the settings of its UNet or scheduler are missing or damaged")

@@ -78,6 +78,10 @@ KINDS = {
         "{n} caption [file has|files have] no picture.",
         "Nothing is done with such a file.", "Add the picture or remove the file.", "tidy", "Remove",
     ),
+    "other caption": Kind(
+        "{n} caption [file is|files are] of a kind that is not read.",
+        "Captions are read from .txt files alone.", "Rename it to .txt if it is the caption you mean, or remove it.",
+    ),
     "small": Kind(
         "{n} [picture is|pictures are] smaller than the size of training.",
         "Small pictures are enlarged, and the adapter learns to draw as softly.",
@@ -204,7 +208,7 @@ def find(
     examples = dataset.read(folder)
     there = {one.name for one in examples}
     numbers = {name: one for name, one in (measured or {}).items() if name in there}
-    found = [*_files(folder, paths, examples), *captions(examples, trigger, base)]
+    found = [*_files(paths, examples), *_caption_files(folder, paths), *captions(examples, trigger, base)]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
@@ -212,7 +216,7 @@ def find(
     return sorted(found, key=lambda problem: -problem.weight)
 
 
-def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
+def _files(paths: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
     if not examples:
         yield Problem("empty", "", say(KINDS["empty"].title))
     elif len(examples) < FEW:
@@ -221,6 +225,9 @@ def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> 
     for path in paths:
         if path.name not in readable:
             yield Problem("unreadable", path.name, say("This file cannot be read as a picture."))
+
+
+def _caption_files(folder: Path, paths: Sequence[Path]) -> Iterator[Problem]:
     stems = Counter(path.stem for path in paths)
     for stem, number in stems.items():
         if number > 1:
@@ -229,6 +236,9 @@ def _files(folder: Path, paths: Sequence[Path], examples: Sequence[Example]) -> 
     for text in sorted(folder.glob("*.txt")):
         if text.stem not in stems:
             yield Problem("lonely caption", text.name, say("This caption has no picture."))
+    for text in sorted(folder.glob("*.caption")):  # as some other trainers call them
+        if text.stem in stems:
+            yield Problem("other caption", text.name, say("This caption is not read."))
 
 
 def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:

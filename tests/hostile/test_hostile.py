@@ -6,6 +6,7 @@ Nothing of it is run, nothing unpickled, no other program started, nothing writt
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import adapter_file, config, dataset, files, ingest, intake, problems, runs, summary
-from trainer.config import PictureConfig
+from trainer import adapter_file, config, dataset, detect, families, files, ingest, intake, problems, runs, summary
+from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError
+from trainer.families import pipelines
 from trainer.ingest import Report
 from ui import adapters, grid, live, tools
 
@@ -296,6 +300,24 @@ def test_a_pickle_is_refused_whatever_it_is_called(home: Path, name: str) -> Non
     path = containers.write(home / "outputs", name, pictures.pickled())
     with pytest.raises(UserError):
         adapter_file.read(path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_path: Path, part: str) -> None:
+    """Said by who looks at it, and not loaded by who does not look."""
+    base = tmp_path / "uploads" / "base"
+    shutil.copytree(tiny_sd, base)
+    (weights,) = (base / part).glob("*.safetensors")
+    weights.unlink()
+    name = "pytorch_model.bin" if part == "text_encoder" else weights.with_suffix(".bin").name
+    (base / part / name).write_bytes(pictures.pickled())
+    with pytest.raises(UserError, match=r"'base' has its weights in \.bin files, and these") as caught:
+        families.load(ModelConfig(base=str(base)), torch.device("cpu"), torch.float32)
+    assert "safetensors" in caught.value.remedy
+    assert_in_words(str(caught.value).replace("\n", " "), tmp_path)
+    assert detect.glance(str(base)) is None
+    with pytest.raises(UserError, match="'base' cannot be loaded"):
+        pipelines.load(StableDiffusionPipeline, base, "sd15", torch.float32)
 
 
 def test_metadata_are_text_and_no_more(home: Path) -> None:

@@ -229,14 +229,23 @@ def test_the_order_of_checkpoints_is_that_of_steps_whatever_the_clock_says(
     assert begun == [0, 10]
 
 
-def test_only_broken_or_no_pictures_are_refused(character: Path, tiny_sd: Path, workers: Workers) -> None:
+@pytest.mark.parametrize("left", ["broken pictures", "captions alone"])
+def test_without_a_picture_that_can_be_read_a_start_is_refused(
+    character: Path, tiny_sd: Path, workers: Workers, left: str
+) -> None:
     for picture in character.glob("*.png"):
         picture.write_bytes(b"no picture")
+        if left == "captions alone":
+            picture.unlink()
+    assert len(list(character.glob("*.txt"))) == 14
     run = plain(tiny_sd)
     assert workers.work(run) == 2
+    assert status(run) == "failed"
     assert "There are no pictures in the data set" in told(run)
     done = limner("check", "rin")
-    assert done.returncode == 2
+    assert (done.returncode, "There are no pictures in this data set." in done.stdout) == (2, True)
+    done = limner("train", run.config_file, "--run", run.folder.parent / "typed")
+    assert (done.returncode, "There are no pictures in the data set" in done.stderr) == (2, True)
 
 
 def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_sd: Path, workers: Workers) -> None:

@@ -66,6 +66,13 @@ def test_a_picture_of_one_colour_is_told(six: Path, blank: Image.Image) -> None:
     assert "blurred" not in found(six)
 
 
+def test_a_single_pixel_is_told(six: Path) -> None:
+    save(six, "x.png", Image.new("RGB", (1, 1), "brown"), "rin, a robot, far away")
+    told = found(six)
+    assert told.pop("small") == told.pop("blank") == ["x.png"]
+    assert told == {}
+
+
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
     measured = {path.name: measurements.measure(path.read_bytes()) for path in dataset.pictures(shipped)}
@@ -118,6 +125,11 @@ def too_long(folder: Path) -> None:
     save(folder, "bad.png", drawing(9, background="brown"), "rin, " + "red, " * 40)
 
 
+def of_two_kinds(folder: Path) -> None:
+    save(folder, "bad.png", drawing(9, background="brown"), "rin, the caption that is read")
+    (folder / "bad.caption").write_text("rin, another one")
+
+
 def broken(folder: Path) -> None:
     (folder / "bad.png").write_bytes(b"junk")
 
@@ -127,7 +139,8 @@ def broken(folder: Path) -> None:
     [
         (blurred, "blurred"), (enlarged, "small"), (small, "small"), (copied, "copy"), (long_strip, "cropped"),
         (see_through, "transparent"), (on_its_side, "turned"), (without_caption, "no caption"),
-        (without_trigger, "no trigger"), (too_long, "long caption"), (broken, "unreadable"),
+        (without_trigger, "no trigger"), (too_long, "long caption"), (of_two_kinds, "other caption"),
+        (broken, "unreadable"),
     ],
 )  # fmt: skip
 def test_one_bad_picture_is_found_and_named(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
@@ -235,6 +248,21 @@ def test_tokens_are_those_of_clip() -> None:
     ):
         assert tokens.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
         assert tokens.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
+
+
+@pytest.mark.parametrize(("base", "most"), [("a/base", 75), ("micro", 38)])
+def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, base: str, most: int) -> None:
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(str(tokens._OWN if base == "micro" else tokens._CLIP))
+    for more in (0, 1):
+        caption = "rin" + " cat" * (most + more - tokens.count("rin", base))
+        assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it
+        dataset.write_caption(six / "0.png", caption)
+        told = [one for one in problems.find(six, "rin", base=base) if one.kind == "long caption"]
+        assert [(one.name, one.message) for one in told] == (
+            [("0.png", f"{most + 1} tokens; only {most} are read.")] if more else []
+        )
 
 
 def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.CaptureFixture[str]) -> None:

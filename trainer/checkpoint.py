@@ -97,7 +97,7 @@ def save_checkpoint(
         tensors = adapter.tensors()
         _check_finite(tensors, step)
         contents[ADAPTER] = save(tensors, metadata)
-    manifest = {
+    manifest: dict[str, Any] = {
         "step": step,
         "program": __version__,
         "optimizer": plain,
@@ -106,6 +106,7 @@ def save_checkpoint(
         "settings": _settings(run),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
+    manifest["sha256"][MANIFEST] = _sum(manifest)
 
     def fill(folder: Path) -> None:
         for name, data in contents.items():
@@ -170,18 +171,30 @@ def found(run: Run) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there with the checksums that its manifest names."""
+    """Whether all files of a checkpoint are there with the checksums that its manifest names.
+
+    Those that were made before the manifest had a checksum of its own do without it.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        named = manifest["sha256"]
         return (
-            all(
+            named.get(MANIFEST, "") in ("", _sum(manifest))
+            and {ADAPTER, OPTIMIZER} <= named.keys()
+            and all(
                 hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-                for name, digest in manifest["sha256"].items()
+                for name, digest in named.items()
+                if name != MANIFEST
             )
-            and {ADAPTER, OPTIMIZER} <= manifest["sha256"].keys()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _sum(manifest: dict[str, Any]) -> str:
+    """The checksum of what a manifest says, but for that checksum itself."""
+    named = {name: digest for name, digest in manifest["sha256"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps({**manifest, "sha256": named}, sort_keys=True).encode()).hexdigest()
 
 
 def resume(run: Run, progress: Progress) -> int:

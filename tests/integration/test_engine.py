@@ -244,7 +244,7 @@ def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path)
     assert newest.metadata["ss_base_model_version"] == "sd_v1"
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "no manifest", "half manifest"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "no manifest", "half manifest", "flipped manifest"])
 def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, damage: str) -> None:
     expected = finish(runs.create(settings(tiny_sd, checkpoint__every=2)))
     run = runs.create(settings(tiny_sd, checkpoint__every=2))
@@ -255,6 +255,8 @@ def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, dam
         data = bytearray(path.read_bytes())
         if damage == "flipped":
             data[len(data) // 2] ^= 1
+        elif damage == "flipped manifest":  # it still reads well, and says another learning rate
+            data[data.index(b'"optimizer.learning_rate": 0.01') + len('"optimizer.learning_rate": 0.0')] ^= 4
         elif damage in ("cut", "half manifest"):
             del data[len(data) // 2 :]
         else:
@@ -265,6 +267,20 @@ def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, dam
     assert same(finish(run), expected)
     state = runs.look(run).state
     assert any("step 6 is damaged" in warning for warning in state.warnings)
+
+
+def test_whichever_byte_of_a_manifest_is_wrong_it_is_noticed(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=1))
+    finish(run)
+    (folder,) = checkpoint.found(run)
+    path, said = folder / checkpoint.MANIFEST, (folder / checkpoint.MANIFEST).read_bytes()
+    assert checkpoint.is_whole(folder)
+    for place, byte in enumerate(said):
+        path.write_bytes(said[:place] + bytes([byte ^ 1 << place % 8]) + said[place + 1 :])
+        if checkpoint.is_whole(folder):
+            assert json.loads(path.read_bytes()) == json.loads(said), place  # as 1E-8 is 1e-8
+    path.write_bytes(said)
+    assert checkpoint.is_whole(folder)
 
 
 def test_a_changed_data_set_is_not_resumed(character: Path, tiny_sd: Path) -> None:

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell_of(options)
             return 0
         lock = hold_home()
+        if options.socket is None:
+            tell_of_room()
         with listen(options) as listener:
             make_server(options, listener).run(sockets=[listener])
         lock.release()
@@ -104,8 +106,9 @@ def hold_home() -> FileLock:
     try:
         files.outputs().mkdir(parents=True, exist_ok=True)
         files.datasets().mkdir(parents=True, exist_ok=True)
-        lock = FileLock(files.outputs() / ".page.lock")
+        lock, number = FileLock(files.outputs() / ".page.lock"), files.outputs() / ".page.pid"
         lock.acquire(timeout=0)
+        files.write(number, str(os.getpid()))  # not in the lock's own file, which each who tries it empties
         for folder in (one for one in files.datasets().iterdir() if one.is_dir()):
             files.sweep(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             files.empty_bin(folder)
@@ -113,7 +116,9 @@ def hold_home() -> FileLock:
         files.empty_bin(files.outputs())
     except Timeout:
         raise UserError(
-            "Limner is running already for this folder.", "Use the page that is open, or end that server first."
+            "Limner is running already for this folder, as process {number}.",
+            "Use the page that is open, or end that server first.",
+            number=number.read_text() if number.is_file() else "?",
         ) from None
     except OSError:
         raise UserError(
@@ -121,6 +126,18 @@ def hold_home() -> FileLock:
             "Check their permissions and the room on the disk.",
         ) from None
     return lock
+
+
+def tell_of_room() -> None:
+    """Say it at the start if the disk is so full that uploads will be refused; what is there can be worked with."""
+    free, floor = files.free_space(files.outputs()), files.FLOOR
+    if free < floor:
+        told = say(
+            "The disk has {free} MB left. Pictures can be added when there are {floor} MB.",
+            free=free // 2**20,
+            floor=floor // 2**20,
+        )
+        print(told)
 
 
 def listen(options: argparse.Namespace) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import small_disk
 from tests.e2e.conftest import CHECKOUT, Server, make_home
+from trainer import files
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,8 +37,10 @@ def test_one_server_for_a_home_and_the_next_port_for_another(
 ) -> None:
     second = run(server.home)
     assert second.returncode == 2
+    assert server.process is not None
     assert second.stderr == (
-        "Limner is running already for this folder. Use the page that is open, or end that server first.\n"
+        f"Limner is running already for this folder, as process {server.process.pid}. "
+        "Use the page that is open, or end that server first.\n"
     )
     other = Server(make_home(tmp_path_factory.mktemp("other")), port=server.port)
     try:
@@ -124,6 +129,27 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_said_and_what_still_works_works(tmp_path: Path) -> None:
+    """A real disk of a few MB: without any room nothing starts; with a little, all but adding pictures goes on."""
+    with small_disk(tmp_path / "small", "6m") as disk:
+        made = Server(make_home(disk))
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(files.free_space(disk)))
+        done = run(disk)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("The folders datasets and outputs cannot be written to.")
+        assert "room on the disk" in done.stderr
+        ballast.unlink()
+        try:
+            made.start()
+            assert status(f"{made.url}/media/dataset/example-character/01.png") == 200
+            sent = httpx.post(f"{made.url}/gradio_api/upload", files={"files": ("x.png", bytes(1000))})
+            assert (sent.status_code, "disk is nearly full" in sent.text) == (413, True)
+        finally:
+            said = made.stop()
+        assert re.search(r"The disk has [1-5] MB left\. Pictures can be added when there are 2048 MB\.\n", said)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:

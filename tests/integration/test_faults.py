@@ -4,10 +4,7 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.bench import crash
+from tests.conftest import small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
@@ -181,19 +179,6 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
             assert not list(cut.folder.rglob("*.part"))
     assert code == 0
     assert number > 30
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own in memory, for which one must be root."""
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-    if made.returncode:
-        pytest.skip("only root can make a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_small_disk(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Dialog, Page
 
 AXE = CHECKOUT / "tests" / "e2e" / "node_modules" / "axe-core" / "axe.min.js"
 # Findings in Gradio's own components, which the page cannot mend.
@@ -187,7 +188,12 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     teach(page)
     tab(page, "Download")
     page.locator(".run-row").first.wait_for()
-    page.on("dialog", lambda dialog: dialog.accept("best-one" if dialog.type == "prompt" else ""))
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        dialog.accept("best-one" if dialog.type == "prompt" else "")
+
+    page.on("dialog", answer)
     page.get_by_role("button", name="Rename").first.click()
     page.locator(".run-row h2").get_by_text("best-one").wait_for()
     page.get_by_label("Find a run").fill("nothing like it")
@@ -195,7 +201,17 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     page.get_by_label("Find a run").fill("BEST")
     page.locator(".run-row").first.wait_for()
     page.get_by_label("Find a run").fill("")
-    count = page.locator(".run-row").count()
+    count, there = page.locator(".run-row").count(), sorted((trained.home / "outputs").glob("*/config.toml"))
+    page.remove_listener("dialog", answer)
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_role("button", name="Delete").first.click()
+    page.get_by_label("Find a run").fill("best")  # whoever asks the server after that sees what was asked before
+    page.locator(".run-row h2").get_by_text("best-one").wait_for()
+    page.get_by_label("Find a run").fill("")
+    wait(lambda: page.locator(".run-row").count() == count)
+    assert re.fullmatch(r"Move the run best-one, .* with all its files to the bin\?", asked[0])
+    assert sorted((trained.home / "outputs").glob("*/config.toml")) == there
+    page.on("dialog", answer)
     page.get_by_role("button", name="Delete").first.click()
     wait(lambda: page.locator(".run-row").count() == count - 1)
     page.get_by_role("button", name="Bring back the run deleted last").click()

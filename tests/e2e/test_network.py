@@ -143,7 +143,18 @@ def test_another_sites_form_is_refused(shared: Server, web: httpx.Client, header
     joined = web.post("/gradio_api/queue/join", headers=headers, json={"fn_index": 0, "data": []})
     text = web.post("/gradio_api/queue/join", headers={**headers, "Content-Type": "text/plain"}, content="{}")
     assert {upload.status_code, joined.status_code, text.status_code} == {403}
-    for answer in (upload, joined, text, web.get("/", headers=headers), web.options("/config", headers=headers)):
+    changing = [
+        web.request(method, path, headers=headers)
+        for method in ("PUT", "DELETE", "PATCH")
+        for path in ("/", "/media/dataset/example-character/01.png", "/gradio_api/upload", "/download/x/y.safetensors")
+    ]
+    assert {answer.status_code for answer in changing} == {403}
+    preflights = [
+        web.options("/gradio_api/queue/join", headers={**headers, "Access-Control-Request-Method": method})
+        for method in ("POST", "PUT", "DELETE")
+    ]
+    seen = [upload, joined, text, *changing, *preflights]
+    for answer in (*seen, web.get("/", headers=headers), web.options("/config", headers=headers)):
         assert "access-control-allow-origin" not in answer.headers
         assert "access-control-allow-credentials" not in answer.headers
     assert not [path for path in (shared.home / "outputs" / ".tmp").rglob("*") if path.is_file()]

@@ -63,8 +63,10 @@ def test_any_address_but_no_foreign_name_when_listening() -> None:
         {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
     ],
 )  # fmt: skip
-def test_a_post_from_another_site_is_refused(headers: dict[str, str]) -> None:
-    assert client().post("/gradio_api/upload", content=b"x", headers=headers).status_code == 403
+def test_a_request_of_another_site_that_could_change_something_is_refused(headers: dict[str, str]) -> None:
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        answer = client().request(method, "/gradio_api/upload", content=b"x", headers=headers)
+        assert (answer.status_code, answer.text) == (403, guard.FOREIGN)
     assert client().get("/", headers=headers).status_code == 200
 
 

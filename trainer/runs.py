@@ -181,8 +181,11 @@ class View:
 
 
 def _pace(seen: Sequence[tuple[int, float]]) -> float | None:
-    """Seconds a step between the first and the last (step, Unix time) of these; None if there are not two."""
-    if len(seen) < 2:
+    """Seconds a step between the first and the last (step, Unix time) of these.
+
+    None if there are not two, or the clock was set back between them.
+    """
+    if len(seen) < 2 or seen[-1][1] < seen[0][1]:
         return None
     (first, begin), (last, end) = seen[0], seen[-1]
     return (end - begin) / max(1, last - first)
@@ -290,7 +293,7 @@ def _status(run: Run, state: events.State, locked: bool) -> Status:
     starting = run.folder / "ask" / "start"  # there from the start until the worker has the device
     if locked:
         return "running" if state.started and not state.end and not starting.exists() else "waiting"
-    if starting.exists() and time.time() - starting.stat().st_mtime < GRACE:
+    if starting.exists() and abs(time.time() - starting.stat().st_mtime) < GRACE:  # not ahead of a clock set back
         return "waiting"
     return ENDS.get(state.end, "interrupted")
 

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.conftest import small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, dataset, events, files, ingest, runs
+from trainer import adapter_file, checkpoint, config, dataset, events, export, files, forms, ingest, runs
 from trainer.runs import Run
 from ui import progress
 
@@ -212,6 +213,43 @@ def test_the_order_of_checkpoints_is_that_of_steps_whatever_the_clock_says(
     assert workers.work(run) == 0
     begun = [event.step for event in events.read(run.log)[0] if event.kind == "started"]
     assert begun == [0, 10]
+
+
+def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_sd: Path) -> None:
+    """A day ahead and two back by turns; then the right time again, with checkpoints far in the future."""
+    from trainer.train import train
+
+    ahead = timedelta()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + ahead
+
+    def jump(event: events.Event) -> None:
+        nonlocal ahead
+        if isinstance(event, events.Step):
+            ahead += timedelta(days=(1, -2)[event.step % 2])
+            if event.step == 12:
+                runs.ask(run, "stop")
+
+    quiet, run = plain(tiny_sd), plain(tiny_sd)
+    train(quiet.config(), quiet)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (events, export, forms):
+            patch.setattr(module, "datetime", Clock)
+        train(run.config(), Run(run.folder, jump))
+    times = [event.time for event in events.read(run.log)[0]]
+    assert times != sorted(times)
+    assert whole(run) == [5, 10, 12]
+    assert "Resume</b> goes on from here" in told(run)
+    for folder in checkpoint.found(run):
+        os.utime(folder, (4e9 - int(folder.name), 4e9 - int(folder.name)))
+    train(run.config(), run)
+    assert [event.step for event in events.read(run.log)[0] if event.kind == "started"] == [0, 12]
+    one, two = load_file(quiet.export), load_file(run.export)
+    assert all((one[key] == two[key]).all() for key in one)
+    assert runs.look(run).state.losses == runs.look(quiet).state.losses
 
 
 @pytest.mark.parametrize("left", ["broken pictures", "captions alone"])

@@ -55,9 +55,10 @@ def test_states_without_a_worker(home: Path) -> None:
     assert status(run) == "interrupted"
     (run.folder / "ask" / "start").touch()
     assert status(run) == "waiting"
-    old = time.time() - runs.GRACE - 1
-    os.utime(run.folder / "ask" / "start", (old, old))
-    assert status(run) == "interrupted"
+    for away in (-runs.GRACE - 1, 86_400):  # long ago; or the clock was set back since
+        then = time.time() + away
+        os.utime(run.folder / "ask" / "start", (then, then))
+        assert status(run) == "interrupted"
     started(run)
     assert status(run) == "interrupted"
     run.report(events.Stopped(step=3))
@@ -220,6 +221,19 @@ def test_a_worker_that_says_nothing_for_ten_steps_does_not_respond(home: Path) -
         assert not view.is_silent(last + 190)
         assert view.is_silent(last + 210)
     assert not runs.look(run).is_silent(last + 1000)
+
+
+def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> None:
+    run = make()
+    with held(run.lock):
+        started(run)
+        for step, hours in enumerate((0, 1, -24, -23), 1):
+            run.report(events.Step(step=step, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1,
+                                   time=datetime.now(UTC) + timedelta(hours=hours)))  # fmt: skip
+        view = runs.look(run)
+        assert (view.status, view.state.step) == ("running", 4)
+        assert (view.seconds_per_step, view.seconds_left, view.seconds_left_between) == (None, None, None)
+        assert not view.is_silent(time.time())
 
 
 def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

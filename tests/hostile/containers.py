@@ -98,6 +98,12 @@ def zips() -> dict[str, tuple[bytes, int, str]]:
         "foreign caches": (
             _zip({"a.npz": b"PK", "a.pt": pickled(), "a.safetensors": b"x", "a.png": picture()}), 1, "a.pt",
         ),
+        "caches as our own": (
+            _zip({
+                ".cache/a.safetensors": pickled(), ".cache/measurements.json": "{", ".cache/thumbnails/a.webp": "x",
+                "a.mask.png": pickled(), "a.png": picture(),
+            }), 1, "a.safetensors",
+        ),
         "pages and programs": (
             _zip({"i.html": "<script>", "x.svg": "<svg/>", "run.sh": "rm", "a.png": picture()}), 1, "i.html",
         ),

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.hostile import MARK, pictures
 from trainer import adapter_file, batches, cache, checkpoint, config, dataset, events, export, families, preview, runs
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
@@ -345,11 +346,14 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     assert len(files) == 14 + 15  # each picture, each caption and the empty one
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:-8])
+    for file in files[2:]:
+        file.write_bytes(pictures.pickled())
     again = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     assert torch.equal(first.mean, again.mean)
     assert first.conditioning is not None
     assert again.conditioning is not None
     assert torch.equal(first.conditioning["text"], again.conditioning["text"])
+    assert not Path("/tmp", MARK).exists(), "a foreign cache was run"
     with torch.no_grad():
         live = family.encode_prompts(first.captions)
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)

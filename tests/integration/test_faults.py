@@ -3,7 +3,10 @@
 import json
 import os
 import random
+import re
 import shutil
+import subprocess
+import sys
 import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -14,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.bench import crash
-from tests.conftest import small_disk
+from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
@@ -180,6 +183,36 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
             assert not list(cut.folder.rglob("*.part"))
     assert code == 0
     assert number > 30
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace tells what the system is asked for")
+def test_what_gets_its_name_was_synced_before_and_its_folder_after(character: Path, tiny_sd: Path) -> None:
+    """As the system sees it, through all of a run: pictures encoded, checkpoints, a preview, the adapter."""
+    run = make(str(tiny_sd), steps=20, resolution=64)
+    seen = run.folder.parent / "seen.txt"
+    done = subprocess.run([
+        "strace", "--follow-forks", "--seccomp-bpf", "--decode-fds=path", "--trace=fsync,rename", "--output", seen,
+        sys.executable, "-m", "trainer", "work", run.folder,
+    ], cwd=CHECKOUT, capture_output=True, text=True)  # fmt: skip
+    if "ptrace" in done.stderr:
+        pytest.skip("nobody may look at what a process asks for here")
+    assert done.returncode == 0, done.stderr
+    named, synced = list[str](), set[str]()  # what has its name but no synced folder yet; all that was synced
+    finals = []
+    for call in re.findall(r"(fsync\(\d+<.*?>|rename\(\".*?\", \".*?\")", seen.read_text()):
+        if call.startswith("fsync"):
+            synced.add(path := call.partition("<")[2].rstrip(">"))
+            named = [name for name in named if str(Path(name).parent) != path]
+        else:
+            part, final = re.findall(r"\"(.*?)\"", call)
+            if final.endswith(files.PART):  # an old checkpoint goes
+                continue
+            if str(run.folder.parent.parent) in final:
+                assert part in synced, call
+                named.append(final)
+                finals.append(Path(final).name)
+    assert named == []
+    assert {"000005", "manifest.json", "adapter.safetensors", "rin.safetensors", "000020_0.png"} <= set(finals)
 
 
 def test_a_small_disk(

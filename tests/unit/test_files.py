@@ -35,6 +35,19 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
     assert order == ["file", "rename", "folder"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "a", "x")
+        files.write(tmp_path / "a", "y")
+        files.write_folder(tmp_path / "b", lambda folder: files.write(folder / "c", "x"))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a", tmp_path / "b" / "c"):
+        assert path.stat().st_mode & 0o777 == mode
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     files.write(path, "old")

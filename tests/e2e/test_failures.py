@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,9 @@ def test_a_worker_that_is_killed(server: Server, visit: Visit) -> None:
     wait(lambda: step(page) >= 3, seconds=60)
     log = server.home / "outputs" / run / "events.jsonl"
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
-    assert "The training was interrupted" in panel(page)
+    page.locator("#status [data-status=interrupted]").wait_for(timeout=5_000)
+    assert page.get_by_role("button", name="Resume").is_visible()
+    assert re.search(r"The training was interrupted.*goes on from step [1-9]", panel(page), re.DOTALL)
     page.get_by_role("button", name="Resume").click()
     page.locator("#status [data-status=running]").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop and save").click()

@@ -130,12 +130,10 @@ def hold_home() -> FileLock:
 
 def tell_of_room() -> None:
     """Say it at the start if the disk is so full that uploads will be refused; what is there can be worked with."""
-    free, floor = files.free_space(files.outputs()), files.FLOOR
-    if free < floor:
+    if not files.room(files.outputs()):
+        free, floor = files.free_space(files.outputs()) // 2**20, files.FLOOR // 2**20
         told = say(
-            "The disk has {free} MB left. Pictures can be added when there are {floor} MB.",
-            free=free // 2**20,
-            floor=floor // 2**20,
+            "The disk has {free} MB left. Pictures can be added when there are {floor} MB.", free=free, floor=floor
         )
         print(told)
 

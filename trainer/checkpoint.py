@@ -178,13 +178,12 @@ def is_whole(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         named = manifest["sha256"]
+        own = named.pop(MANIFEST, "")
         return (
-            named.get(MANIFEST, "") in ("", _sum(manifest))
+            own in ("", _sum(manifest))
             and {ADAPTER, OPTIMIZER} <= named.keys()
             and all(
-                hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-                for name, digest in named.items()
-                if name != MANIFEST
+                hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for name, digest in named.items()
             )
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -192,9 +191,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def _sum(manifest: dict[str, Any]) -> str:
-    """The checksum of what a manifest says, but for that checksum itself."""
-    named = {name: digest for name, digest in manifest["sha256"].items() if name != MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "sha256": named}, sort_keys=True).encode()).hexdigest()
+    """The checksum of what a manifest says; its own is put in afterwards, and taken out before it is compared."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def resume(run: Run, progress: Progress) -> int:

@@ -23,8 +23,9 @@ class Batch:
     """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
 
     `preserved` are prompts under which the adapter has to predict what the base predicts, about `preserved_latents`
-    [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out. Conditioning
-    is None where captions must be encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in
+    [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out; their
+    conditioning is the base's. That of the captions is None where they must be encoded in the step, because the text
+    encoder is trained. `mask` [b, 1, h, w] in
     0..1 says where to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any
     conditioning: original height and width, top and left of the crop, height and width.
 
@@ -123,7 +124,7 @@ class Batches:
 
     own: Pool
     prior: Pool | None
-    conditioning: dict[str, Path]  # by text; empty if the text encoder is trained
+    conditioning: dict[str, Path]  # the base's, by text; if the text encoder is trained, of what is preserved alone
     shelf: Shelf
     config: TrainConfig
     device: torch.device
@@ -171,7 +172,7 @@ class Batches:
         return Batch(
             mean.to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
-            self._conditioning_of(captions, sizes),
+            None if config.training.text_encoder else self._conditioning_of(captions, sizes),
             captions,
             len(indices),
             preserved,
@@ -199,9 +200,9 @@ class Batches:
         return (torch.rand(count, generator=rng) < share).tolist() if share else [False] * count
 
     def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
-        rows = [self.shelf.get(self.conditioning[text]) for text in texts] if self.conditioning else []
-        if not rows:
+        if not texts:
             return None
+        rows = [self.shelf.get(self.conditioning[text]) for text in texts]
         stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
         return {**stacked, "sizes": sizes[: len(texts)]}
 

@@ -78,12 +78,13 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
     own = encoder.pool(examples, config.trigger, "")
     prior = encoder.pool(others, "", "prior") if others else None
     conditioning: dict[str, Path] = {}
+    wanted = _preservable(own, config)
     if not config.training.text_encoder:
-        wanted = {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))} | _preservable(own, config)
+        wanted |= {"", *itertools.chain(*own.texts, *(prior.texts if prior else ()))}
         wanted |= {config.trigger} if config.captions.trigger_only else set()
-        for number, text in enumerate(sorted(wanted)):
-            progress(say("Encoding captions"), number, len(wanted))
-            conditioning[text] = encoder.text(text, examples[0].path.parent)
+    for number, text in enumerate(sorted(wanted)):
+        progress(say("Encoding captions"), number, len(wanted))
+        conditioning[text] = encoder.text(text, examples[0].path.parent)
     drawn = encoder.drawn()
     return Batches(own, prior, conditioning, encoder.store, config, encoder.family.device, drawn)
 

@@ -32,7 +32,6 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     alpha = family.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * seen
     target = noise if family.objective == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    conditioning = batch.conditioning or encode(family, batch, batch.captions, chunks)
 
     count, kept = len(latents), len(batch.preserved)
     if kept:
@@ -40,12 +39,9 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
         pictures = latents[:kept] if batch.preserved_latents is None else batch.preserved_latents
         asked = alpha[:kept].sqrt() * pictures + (1 - alpha[:kept]).sqrt() * noise[:kept]
         with torch.no_grad(), adapter.off():
-            plain = batch.preserved_conditioning or encode(family, batch, batch.preserved, chunks)
-            unchanged = family.predict(asked, timesteps[:kept], plain).float()
-        same = batch.preserved_conditioning or encode(family, batch, batch.preserved, chunks)
-        conditioning = _joined(conditioning, same)
+            unchanged = family.predict(asked, timesteps[:kept], batch.preserved_conditioning or {}).float()
         noisy, timesteps = torch.cat([noisy, asked]), torch.cat([timesteps, timesteps[:kept]])
-    prediction = family.predict(noisy, timesteps, conditioning).float()
+    prediction = family.predict(noisy, timesteps, conditioned(family, batch, chunks)).float()
 
     share = timesteps[:count].float() / (len(family.alphas_cumprod) - 1)
     errors = error(prediction[:count], target, share, objective)
@@ -59,15 +55,23 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     return batch.weight * total / batch.whole
 
 
-def encode(family: Family, batch: Batch, prompts: tuple[str, ...], chunks: int) -> Conditioning:
-    """The conditioning of the first pictures of a batch under these prompts; each different one is encoded once."""
-    sizes = {} if batch.sizes is None else {"sizes": batch.sizes[: len(prompts)]}
+def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
+    """The conditioning of a batch's captions, and after them of its prompts to preserve.
+
+    What the cache does not have is encoded, all in one pass and each different prompt once.
+    """
+    cached = [one for one in (batch.conditioning, batch.preserved_conditioning) if one]
+    if batch.conditioning:
+        return {key: torch.cat([one[key] for one in cached]) for key in batch.conditioning}
+    prompts = (*batch.captions, *batch.preserved)
     different = tuple(dict.fromkeys(prompts))
     encoded = family.encode_prompts(different, chunks)
     if len(different) < len(prompts):
         rows = [different.index(prompt) for prompt in prompts]
         encoded = {name: values[rows] for name, values in encoded.items()}
-    return {**encoded, **sizes}
+    if batch.sizes is None:
+        return encoded
+    return {**encoded, "sizes": torch.cat([batch.sizes, batch.sizes[: len(batch.preserved)]])}
 
 
 def draw_timesteps(count: int, total: int, objective: ObjectiveConfig, rng: torch.Generator) -> Tensor:
@@ -117,7 +121,3 @@ def weight(alpha: Tensor, objective: ObjectiveConfig, predicted: str) -> Tensor:
     else:
         of_picture = snr / (1 + snr) ** objective.p2_gamma
     return of_picture / (snr if predicted == "epsilon" else snr + 1)
-
-
-def _joined(first: Conditioning, second: Conditioning) -> Conditioning:
-    return {key: torch.cat([rows, second[key]]) for key, rows in first.items()}

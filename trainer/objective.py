@@ -1,12 +1,14 @@
 """Settles what the base model of a run predicts, once, before its first step."""
 
+from dataclasses import replace
+
 import torch
 
 from trainer import events
 from trainer.batches import Batch
 from trainer.config import TrainConfig
 from trainer.families import Family, probe
-from trainer.loss import encode
+from trainer.loss import conditioned
 from trainer.runs import Run
 from trainer.words import say
 
@@ -25,7 +27,9 @@ def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Train
         reason = "as set"
     elif family.found.objective is None:
         with torch.no_grad():
-            conditioning = batch.conditioning or encode(family, batch, batch.captions, config.captions.chunks)
+            conditioning = conditioned(
+                family, replace(batch, preserved=(), preserved_conditioning=None), config.captions.chunks
+            )
         errors = probe.ask(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):

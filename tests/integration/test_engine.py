@@ -405,10 +405,12 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
     torch.randn(mean.shape, generator=rng)
     noise = torch.randn(mean.shape, generator=rng)
     noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps := torch.randint(1000, (2,), generator=rng))
-    base = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"])).detach()
+    with torch.no_grad():
+        conditioning = family.encode_prompts(["other"])
+        base = family.predict(noisy[:1], timesteps[:1], conditioning)
     adapter = families.attach(family, Lora(rank=2), text_encoder=text_encoder, seed=0)
     plain = batches.Batch(mean, torch.zeros_like(mean), None, ("a", "b"), 2)
-    kept = dataclasses.replace(plain, preserved=("other",))
+    kept = dataclasses.replace(plain, preserved=("other",), preserved_conditioning=conditioning)
 
     def both() -> list[Tensor]:
         return [training_loss(family, adapter, one, config, generator(0, "x")) for one in (plain, kept)]

@@ -1,5 +1,6 @@
 """Each setting of a recipe does something, and what it should, on a tiny real model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def test_gradient_checkpointing_changes_nothing(character: Path, tiny_sd: Path, 
 
 
 def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: Path, tiny_sd: Path) -> None:
-    batch = built(family, character, settings(tiny_sd)).at(0, 0)
+    config = settings(tiny_sd, training__text_encoder=True, preservation__share=0.5, preservation__prompts=("a dog",))
+    batch = replace(built(family, character, config).at(0, 0), captions=("rin", "rin, happy", "rin", "rin"))
+    assert len(batch.preserved) == 2
     asked: list[int] = []
     real = family.encode_prompts
 
@@ -60,12 +63,15 @@ def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: P
             asked.append(len(prompts))
             return real(prompts, chunks)
 
-    prompts = ("rin", "rin, happy", "rin", "rin")
     with torch.no_grad():
-        once = loss.encode(Counting, batch, prompts, 1)  # type: ignore[arg-type]  # all of a family that is asked
-        each = real(prompts)
-    assert asked == [2]
+        once = loss.conditioned(Counting, batch, 1)  # type: ignore[arg-type]  # all of a family that is asked
+        each = real((*batch.captions, *batch.preserved))
+    assert asked == [2 + len(set(batch.preserved))]
     assert torch.allclose(once["text"], each["text"], atol=1e-6)
+    assert batch.sizes is not None
+    assert torch.equal(once["sizes"], torch.cat([batch.sizes, batch.sizes[:2]]))
+    assert batch.preserved_conditioning is not None, "the base's own, which stays as it is"
+    assert torch.allclose(batch.preserved_conditioning["text"], each["text"][4:], atol=1e-6)
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:

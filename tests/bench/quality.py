@@ -73,30 +73,21 @@ class Taught:
 
 
 def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
-    """All trainings, those first that say most: our recipe and the others' on a few subjects, then the rest."""
-    few = [*[name for name in names if name in CHARACTERS][:2], *[name for name in names if name in STYLES][:2]]
+    """All trainings, those first that say most: each recipe at micro's rate, each ingredient, then other rates."""
     scaled = {OURS: [1.0], **{name: [WIDTH] for name in PEERS}}
-    documented = {name: [1.0] for name in PEERS}
-    tuned = {name: [rate for rate in TUNED if rate != WIDTH] for name in PEERS}
     ablated = {name: [1.0] for name in ABLATIONS}
-    waves: list[tuple[Sequence[str], int, dict[str, list[float]]]] = [
-        (few, 0, scaled),
-        (few, 0, documented),
-        (names, 0, {OURS: [1.0]}),
-        (few, 0, ablated | {name: [WIDTH] for name in GUARDED}),
-        (names, 0, scaled),
-        (few, 0, tuned),
-        *[(names, seed, scaled) for seed in range(1, seeds)],
-        *[(names, seed, ablated) for seed in range(seeds)],
-        *[(names, seed, documented | {name: [WIDTH] for name in GUARDED}) for seed in range(seeds)],
-        *[(names, seed, tuned) for seed in range(seeds)],
+    documented = {name: [1.0] for name in PEERS} | {name: [WIDTH] for name in GUARDED}
+    tuned = {name: [rate for rate in TUNED if rate != WIDTH] for name in PEERS}
+    waves: list[tuple[int, dict[str, list[float]]]] = [
+        *[(seed, scaled) for seed in range(seeds)],
+        *[(seed, wanted) for seed in range(seeds) for wanted in (ablated, documented, tuned)],
     ]
     tasks = {
         Task(name, recipe, rate, seed): None
-        for some, seed, wanted in waves
+        for seed, wanted in waves
         for recipe, rates in wanted.items()
         for rate in rates
-        for name in some
+        for name in names
         if not only or recipe in only
     }
     return list(tasks)

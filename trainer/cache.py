@@ -30,6 +30,7 @@ from trainer.words import say
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
 SMALL = Fraction(3, 4)  # of a resolution: its sides stay multiples of what the VAE makes one value of
+DRAWN_IN = 20  # steps of a picture to preserve, however hasty the previews are
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 
 
@@ -166,7 +167,7 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: shelf.place(files.outputs(), prompt, str(side), str(look.steps), str(look.guidance), mark)
+            prompt: shelf.place(files.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
@@ -175,7 +176,7 @@ class _Encoder:
                 self.progress(say("Drawing what to preserve"), number, len(found))
                 prompt = list(found)[number]
                 latents = self.family.draw_latents(
-                    prompt, seed=number, steps=look.steps, guidance=look.guidance, side=side
+                    prompt, seed=number, steps=DRAWN_IN, guidance=look.guidance, side=side
                 )
                 self.store.put(found[prompt], {"latents": latents.float().cpu().contiguous()})
         return found

@@ -74,6 +74,15 @@ def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: P
     assert torch.allclose(batch.preserved_conditioning["text"], each["text"][4:], atol=1e-6)
 
 
+def test_hasty_previews_do_not_make_what_is_preserved_worse(family: Family, character: Path, tiny_sd: Path) -> None:
+    options = {"preservation__share": 0.5, "preservation__others": 1.0, "preservation__prompts": ("a dog",)}
+    made = [built(family, character, settings(tiny_sd, preview__steps=steps, **options)) for steps in (1, 3)]
+    assert made[0].drawn == made[1].drawn, "the file says all that a picture depends on"
+    (file,) = made[0].drawn.values()
+    best = family.draw_latents("a dog", seed=0, steps=20, guidance=settings(tiny_sd).preview.guidance, side=64)
+    assert torch.equal(made[0].shelf.get(file)["latents"], best.float())
+
+
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:
     made = built(family, character, settings(tiny_sd, pictures__crops=2, pictures__flip=True))
     assert {len(one) for one in made.own.views} == {6}

@@ -25,9 +25,9 @@ class Batch:
     `preserved` are prompts under which the adapter has to predict what the base predicts, about `preserved_latents`
     [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out; their
     conditioning is the base's. That of the captions is None where they must be encoded in the step, because the text
-    encoder is trained. `mask` [b, 1, h, w] in
-    0..1 says where to learn, None is everywhere; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any
-    conditioning: original height and width, top and left of the crop, height and width.
+    encoder is trained. `mask` [b, 1, h, w] in 0..1 says where to learn, None is everywhere; `weight` is the batch's in
+    the loss. `sizes` [b, 6] is part of any conditioning: original height and width, top and left of the crop, height
+    and width.
 
     A batch may be a part of a larger one of `whole` pictures: those at `rows` there.
     """

@@ -60,8 +60,8 @@ def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
 
     What the cache does not have is encoded, all in one pass and each different prompt once.
     """
-    cached = [one for one in (batch.conditioning, batch.preserved_conditioning) if one]
     if batch.conditioning:
+        cached = [one for one in (batch.conditioning, batch.preserved_conditioning) if one]
         return {key: torch.cat([one[key] for one in cached]) for key in batch.conditioning}
     prompts = (*batch.captions, *batch.preserved)
     different = tuple(dict.fromkeys(prompts))

@@ -36,7 +36,7 @@ class Recipe:
 PLAIN: dict[str, Any] = {
     "optimizer.kind": "adamw", "optimizer.beta2": 0.999, "optimizer.weight_decay": 0.01,
     "schedule.kind": "constant", "schedule.warmup": 0.0,
-    "captions.trigger_only": 0.0, "preservation.share": 0.0, "training.clip": 1.0,
+    "captions.trigger_only": 0.0, "captions.dropout": 0.0, "preservation.share": 0.0, "training.clip": 1.0,
 }  # fmt: skip
 """What the others have in common: torch's AdamW, the same rate to the end, nothing that is ours alone."""
 
@@ -57,8 +57,9 @@ PEERS = {
         "Nerogar/OneTrainer, training_presets/SD1.5/ and TrainConfig.py: rank 16, alpha 1, attn-mlp, 3e-4 for both "
         "parts, 200 steps of warm-up, batch 4, 100 epochs",
         {
-            **PLAIN, "adapter.rank": 16, "adapter.alpha": 1.0, "optimizer.learning_rate": 3e-4,
-            "training.batch_size": 4, "training.text_encoder": True, "training.text_encoder_factor": 1.0,
+            **PLAIN, "adapter.rank": 16, "adapter.alpha": 1.0, "adapter.targets": "attention+ff",
+            "optimizer.learning_rate": 3e-4, "training.batch_size": 4, "training.text_encoder": True,
+            "training.text_encoder_factor": 1.0,
         },
         per_picture=100, warmup=200, differs="of the text encoder only the attention",
     ),
@@ -94,6 +95,8 @@ WITHOUT = {
     "preservation of its own pictures": {"preservation.others": 1.0},
     "the text encoder": {"training.text_encoder": False},
     "captions of the trigger alone": {"captions.trigger_only": 0.0},
+    "caption dropout": {"captions.dropout": 0.0},
+    "convolutions": {"adapter.targets": "attention+ff"},
     "cosine": {"schedule.kind": "constant"},
     "weight decay": {"optimizer.weight_decay": 0.0},
     "feed-forward layers": {"adapter.targets": "attention"},
@@ -106,7 +109,6 @@ WITH = {
     "rank 4": {"adapter.rank": 4},
     "captions of the trigger alone": {"captions.trigger_only": 0.5},
     "min-SNR": {"objective.weighting": "min-snr"},
-    "caption dropout": {"captions.dropout": 0.05},
     "averaging": {"training.ema": 0.98},
 }
 ABLATIONS = {

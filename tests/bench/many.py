@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -37,13 +38,16 @@ def watch(server: Server, ended: threading.Event, answers: list[float], memory: 
     assert server.process is not None
     page = psutil.Process(server.process.pid)
     with httpx.Client(base_url=server.url, timeout=60) as web:
-        while not ended.wait(0.5):
+        while True:
             begun = time.monotonic()
             assert web.get("/").status_code == 200
             answers.append(time.monotonic() - begun)
             for process in (page, *page.children()):
                 name = "page" if process == page else "intake"
-                memory[name] = max(memory.get(name, 0), process.memory_info().rss / 2**20)
+                with suppress(psutil.NoSuchProcess):  # it ended just now
+                    memory[name] = max(memory.get(name, 0), process.memory_info().rss / 2**20)
+            if ended.wait(0.5):
+                return
 
 
 def main() -> None:

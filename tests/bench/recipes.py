@@ -99,7 +99,7 @@ WITHOUT = {
     "convolutions": {"adapter.targets": "attention+ff"},
     "cosine": {"schedule.kind": "constant"},
     "weight decay": {"optimizer.weight_decay": 0.0},
-    "feed-forward layers": {"adapter.targets": "attention"},
+    "layers other than attention": {"adapter.targets": "attention"},
     "a large batch": {"training.batch_size": 4},
     "a short memory of squares": {"optimizer.beta2": 0.999},
     "clipping": {"training.clip": 0.0},

@@ -156,7 +156,7 @@ def work(run: Run) -> int:
     """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
     allocator.tune()
     if os.environ.get("RANK", "0") != "0":
-        return _follow(run)
+        return _follow(Run(run.folder, leads=False))
     lock = turns.hold(run)
     files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
@@ -192,7 +192,7 @@ def _train_run(run: Run) -> None:
     from trainer import distributed  # imports torch, which a waiting run does without
     from trainer.train import train
 
-    with distributed.followers(run, settings.training.devices):
+    with distributed.followers(run, distributed.wanted(settings), _follow):
         train(settings, run)
 
 
@@ -211,7 +211,7 @@ def _follow(run: Run) -> int:
     from trainer.train import train
 
     distributed.follow()
-    train(run.config(), Run(run.folder, leads=False))
+    train(run.config(), run)
     return 0
 
 

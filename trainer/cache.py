@@ -29,6 +29,7 @@ from trainer.words import say
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
+WHOLE = Fraction(0)
 SMALL = Fraction(3, 4)  # of a resolution: its sides stay multiples of what the VAE makes one value of
 DRAWN_IN = 20  # steps of a picture to preserve, however hasty the previews are
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
@@ -48,7 +49,9 @@ class View:
         return (str(self.flip),) if self == more else (str(self.flip), str(self.part), self.background)
 
 
-def build(family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress) -> Batches:
+def build(
+    family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress, share: Fraction = WHOLE
+) -> Batches:
     """Encode a data set, or read what is already encoded.
 
     Args:
@@ -56,6 +59,7 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
         examples: pictures and captions.
         config: the run.
         progress: told the name of the phase, how many are done, and of how many.
+        share: where this process begins, of several that encode the same; what another has done it only reads.
 
     Raises:
         UserError: a picture cannot be read, or its latents are not finite; it names the file. Or there are no prior
@@ -66,9 +70,9 @@ def build(family: Family, examples: Sequence[Example], config: TrainConfig, prog
     marks["vae"] += "" if precision == torch.float32 else f" {precision}"
     shelf = Shelf()
     with on_device(family, *family.encoders().values()):
-        batches = _build(_Encoder(family, config, shelf, progress, marks), examples)
+        batches = _build(_Encoder(family, config, shelf, progress, marks, share), examples)
         if config.training.small_share:
-            small = _build(_Encoder(family, config, shelf, progress, marks, SMALL), examples)
+            small = _build(_Encoder(family, config, shelf, progress, marks, share, SMALL), examples)
             batches = replace(batches, small=small)
     return batches
 
@@ -105,21 +109,30 @@ class _Encoder:
     store: Shelf
     progress: Progress
     marks: dict[str, str]
+    share: Fraction
     scale: Fraction = Fraction(1)  # of the size at which pictures are encoded
 
     def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
         """Encode pictures, each in all its views."""
         whole = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
         sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
-        found, shapes, places = [], [], []
-        for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
-            self.progress(say("Encoding pictures"), number, len(examples))
-            seen = self._picture(example, size)
-            found.append(tuple(seen))
-            places.append(tuple(placed(example.width, example.height, size, view) for view in seen.values()))
-            shapes.append(tuple(self.store.get(found[-1][0])["mean"].shape))
+        seen: dict[int, dict[Path, View]] = {}
+        for number in self._order(len(examples)):
+            self.progress(say("Encoding pictures"), len(seen), len(examples))
+            seen[number] = self._picture(examples[number], sizes[number])
+        found = [tuple(seen[number]) for number in range(len(examples))]
+        places = [
+            tuple(placed(example.width, example.height, size, view) for view in seen[number].values())
+            for number, (example, size) in enumerate(zip(examples, sizes, strict=True))
+        ]
+        shapes = [tuple(self.store.get(first)["mean"].shape) for first, *_ in found]
         texts = [captions.texts(example, self.config, trigger) for example in examples]
         return Pool(found, shapes, texts, self.config.seed, self.config.training.batch_size, name, places)
+
+    def _order(self, count: int) -> list[int]:
+        """Numbers from this process's place on and round: so several share the work, and none waits for another."""
+        first = int(self.share * count)
+        return [*range(first, count), *range(first)]
 
     def _picture(self, example: Example, size: Size) -> dict[Path, View]:
         data = example.path.read_bytes()
@@ -170,15 +183,17 @@ class _Encoder:
             prompt: shelf.place(files.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
             for prompt in settings.prompts
         }
-        missing = [number for number, file in enumerate(found.values()) if not self.store.has(file, {"latents"})]
+        missing = any(not self.store.has(file, {"latents"}) for file in found.values())
         with on_device(self.family, *([self.family.denoiser] if missing else [])):
-            for number in missing:
+            for number in self._order(len(found)) if missing else ():
+                prompt, file = list(found.items())[number]
+                if self.store.has(file, {"latents"}):
+                    continue
                 self.progress(say("Drawing what to preserve"), number, len(found))
-                prompt = list(found)[number]
                 latents = self.family.draw_latents(
                     prompt, seed=number, steps=DRAWN_IN, guidance=look.guidance, side=side
                 )
-                self.store.put(found[prompt], {"latents": latents.float().cpu().contiguous()})
+                self.store.put(file, {"latents": latents.float().cpu().contiguous()})
         return found
 
     def text(self, text: str, folder: Path) -> Path:

@@ -106,6 +106,7 @@ class Record(Section):
     objective: str = Field("", description="How it was found what the base predicts.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="What it was trained on.")
+    devices: int = Field(0, ge=0, description="How many devices or processes shared each batch.")
     restarts: int = Field(0, ge=0, description="How often the instability guard halved the learning rate.")
 
 
@@ -122,11 +123,9 @@ class TrainConfig(Section):
         description="Name of a folder under datasets/, or the path of a folder.",
     )  # fmt: skip
     preset: Literal["character", "style"] = Field(
-        "character",
-        title="What are you teaching?",
-        json_schema_extra=BASIC,
+        "character", title="What are you teaching?", json_schema_extra=BASIC,
         description="Sets what is not set otherwise.",
-    )
+    )  # fmt: skip
     trigger: str = Field(
         "", max_length=100, title="Trigger word", json_schema_extra=BASIC,
         description="Word that calls the subject; it is put in front of each caption that lacks it.",

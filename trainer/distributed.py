@@ -4,39 +4,65 @@ All of them do the same steps on their part of each batch and add up their gradi
 one process. One leads: it alone writes, draws previews and is asked to stop; the others do as it decided.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from fractions import Fraction
+from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
+from trainer import detect, events
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.errors import UserError
+from trainer.families import pipelines
 from trainer.recipe import TrainingConfig
 from trainer.runs import COMMANDS, Command, Run
 
 # The others wait while the leader waits for the device, encodes pictures or draws previews.
 PATIENCE = timedelta(days=7)
 WATCHED_EVERY = 1.0  # seconds
+NOTICED_WITHIN = 15.0  # seconds, by a leader that computes with the process that is gone
+PICTURES_EACH = 4
+MEMORY_EACH = 2 * 2**30  # bytes
+
+
+def wanted(config: TrainConfig) -> int:
+    """How many processes a run begins with.
+
+    Left open, a run that goes on has as many as before, and a new one has one; but a step of a small base keeps one
+    core busy and no more, so on a processor its run takes as many as there are cores and memory for, each with at least
+    four pictures of a batch.
+    """
+    training, base = config.training, config.model.base
+    if begun_with := training.devices or config.record.devices:
+        return begun_with
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if gpu or detect.is_hub_name(base) or not detect.is_small(pipelines.locate(config.model)[0]):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, training.batch_size // PICTURES_EACH, psutil.virtual_memory().available // MEMORY_EACH))
 
 
 @contextmanager
-def followers(run: Run, devices: int) -> Iterator[None]:
+def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterator[None]:
     """Start the other processes of a run on this machine, with this one as their leader; end them afterwards.
 
-    Nothing is started where a launcher did it (`accelerate launch`, `torchrun`).
+    Nothing is started where a launcher did it (`accelerate launch`, `torchrun`). What the others do is `follow`.
 
     Raises:
         UserError: there are fewer GPUs than devices.
@@ -52,18 +78,39 @@ def followers(run: Run, devices: int) -> Iterator[None]:
             gpus=torch.cuda.device_count(),
         )
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices)}
-    started = []
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
+    # A fork has all that is imported here at once; a GPU does not go along with it, and macOS has no safe one.
+    forks = sys.platform == "linux" and not torch.cuda.is_available()
+    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    started = [context.Process(target=_begin, args=(rank, run.folder, follow)) for rank in range(1, devices)]
+    over = threading.Event()
     try:
-        for rank in reversed(range(devices)):
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            if rank:
-                command = [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())]
-                started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=Path(__file__).parent.parent))
+        for process in started:
+            process.start()
+        threading.Thread(target=_watch, args=(run, started, over), daemon=True).start()
         yield
     finally:
+        over.set()
         for process in started:
             process.kill()
-            process.wait()
+            process.join()
+
+
+def _begin(rank: int, folder: Path, follow: Callable[[Run], object]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        follow(Run(folder, leads=False))
+    except UserError:  # the leader meets the same, and tells it
+        threading.Event().wait()
+
+
+def _watch(run: Run, started: list[Any], over: threading.Event) -> None:
+    """End this process if one of the others has ended and it does not notice: it may wait for what never comes."""
+    connection.wait([process.sentinel for process in started])
+    if not over.wait(NOTICED_WITHIN):
+        told = _gone()
+        run.report(events.Failed(message=told.message, remedy=told.remedy, traceback=""))
+        os._exit(1)
 
 
 def _free_port() -> int:
@@ -73,14 +120,10 @@ def _free_port() -> int:
     return port
 
 
-def leads() -> bool:
-    """Whether this process is the one that writes and decides."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def follow() -> None:
     """Make this process one that ends with its parent, and leaves it to the leader to hear what it is asked."""
-    parent = os.getppid()
+    begun_by = multiprocessing.parent_process()
+    parent = os.getppid() if begun_by is None else begun_by.pid
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -92,24 +135,11 @@ def follow() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def join(precision: str) -> Accelerator:
-    """This process's device, and its link to the others if there are any; gloo where there is no GPU."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        cpu=several and not torch.cuda.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)] if several else [],
+def _gone() -> UserError:
+    return UserError(
+        "Another process of this run has ended, so that it cannot go on.",
+        "The log says why; the run can be resumed from its last checkpoint.",
     )
-
-
-def shared(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
-    """The settings with as many devices as there are processes, whoever started them.
-
-    Raises:
-        UserError: a batch has not a picture for each.
-    """
-    data = config.training.model_dump() | {"devices": accelerator.num_processes}
-    return config.model_copy(update={"training": check(TrainingConfig, data)})
 
 
 @contextmanager
@@ -122,10 +152,34 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            "Another process of this run has ended, so that it cannot go on.",
-            "The log says why; the run can be resumed from its last checkpoint.",
-        ) from error
+        raise _gone() from error
+
+
+def join(precision: str) -> Accelerator:
+    """This process's device, and its link to the others if there are any; gloo where there is no GPU."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with _together() if several else nullcontext():
+        return Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision,
+            cpu=several and not torch.cuda.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)] if several else [],
+        )
+
+
+def share(accelerator: Accelerator) -> Fraction:
+    """Where in what is done once for all processes this one begins."""
+    return Fraction(accelerator.process_index, accelerator.num_processes)
+
+
+def shared(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
+    """The settings with as many devices on record as there are processes, whoever started them.
+
+    Raises:
+        UserError: a batch has not a picture for each.
+    """
+    devices = accelerator.num_processes
+    check(TrainingConfig, config.training.model_dump() | {"devices": devices})
+    return config.model_copy(update={"record": config.record.model_copy(update={"devices": devices})})
 
 
 def add_up(accelerator: Accelerator, progress: Progress, loss: Tensor) -> Tensor:
@@ -146,7 +200,8 @@ def largest(accelerator: Accelerator, value: float) -> float:
     """The largest of the processes' values, so that they all go by the same."""
     if accelerator.num_processes == 1:
         return value
-    gathered: Tensor = accelerator.gather(torch.tensor([value], dtype=torch.float64, device=accelerator.device))
+    with _together():
+        gathered: Tensor = accelerator.gather(torch.tensor([value], dtype=torch.float64, device=accelerator.device))
     return float(gathered.max())
 
 

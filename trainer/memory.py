@@ -60,9 +60,9 @@ class Rung:
         return say("{parts} and {blocks}", parts=parts, blocks=blocks)
 
 
-def ladder(training: TrainingConfig) -> list[Rung]:
+def ladder(training: TrainingConfig, devices: int) -> list[Rung]:
     """The rungs that the settings leave open, from the fastest to the smallest."""
-    most = training.batch_size // training.devices
+    most = training.batch_size // devices
     counts = [training.parts] if training.parts else [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
     ways = WAYS if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
     return [Rung(count, ways[0]) for count in counts] + [Rung(counts[-1], way) for way in ways[1:]]
@@ -83,7 +83,7 @@ def fit(
     Raises:
         UserError: nothing fits.
     """
-    rungs = ladder(config.training)
+    rungs = ladder(config.training, accelerator.num_processes)
     if len(rungs) > 1:
         run.progress(say("Measuring memory"), 0, 1)
         room = limit(config.training, family.device, accelerator.num_processes)
@@ -211,11 +211,11 @@ def lighter(config: TrainConfig, family: Family, run: Run, error: RuntimeError) 
         RuntimeError: the error itself, if it was something else, or there is nothing lighter, or other processes have
             gone on without this one.
     """
-    training = config.training
-    rungs = ladder(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}))
+    training, devices = config.training, config.record.devices
+    rungs = ladder(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), devices)
     way = "off" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
     below = [rung for rung in rungs if rung.weight < Rung(training.parts, way).weight]
-    if not is_out_of_memory(error) or not below or training.devices > 1:
+    if not is_out_of_memory(error) or not below or devices > 1:
         raise error
     cost.recompute(family, below[0].recomputed)
     run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=below[0])))

@@ -45,8 +45,9 @@ class TrainingConfig(Section):
         description="Of the frozen base; auto is bf16 where the hardware computes in it, else fp32; fp16 needs a GPU.",
     )
     devices: int = Field(
-        1, ge=1, le=64, title="Devices",
-        description="GPUs, or processes where there is none, that share each batch; the adapter is the same.",
+        0, ge=0, le=64, title="Devices",
+        description="GPUs, or processes where there is none, that share each batch; the adapter is the same; 0 = one, "
+        "or without a GPU and with a small base as many as there are cores.",
     )  # fmt: skip
     memory: float = Field(
         0.0, ge=0, le=10_000, title="Memory", description="GB that the training may take; 0 = nearly all that is free."
@@ -81,7 +82,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _each_part_has_a_picture(self) -> "TrainingConfig":
-        if self.devices * max(1, self.parts) > self.batch_size:
+        if max(1, self.devices) * max(1, self.parts) > self.batch_size:
             name = "parts" if self.parts > 1 else "devices"
             raise ValueError(say(
                 "{name}: a batch of {size} cannot be shared by so many; raise batch_size",

@@ -56,8 +56,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     config = complete(config, run, examples, family)
     texts = [captions.texts(example, config, config.trigger) for example in examples]
     warn(run, config, family, texts)
-    with accelerator.main_process_first():
-        batches = cache.build(family, examples, config, run.progress)
+    batches = cache.build(family, examples, config, run.progress, distributed.share(accelerator))
     families.place(family, text_encoder=config.training.text_encoder)
     cost.suit_processor(family, config.training.resolution)
     config = objective.settle(config, family, batches.at(0, 0), run)
@@ -234,6 +233,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=device_name(family.device),
+        devices=config.record.devices,
     )
     if config.record.dataset_sha256:
         same_as_begun(config.record, record)

@@ -1,21 +1,26 @@
 """Several processes on one run: the adapter of one, and nobody left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 
 from tests.conftest import CHECKOUT
-from tests.integration.test_engine import finish, losses, settings
+from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.integration.test_memory import close, newest
 from tests.integration.test_processes import processes, wait_until
-from trainer import checkpoint, runs
+from trainer import cache, checkpoint, dataset, distributed, families, runs
+from trainer.config import ModelConfig
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, StopRequestedError
 
 
 def ended(run: Run) -> bool:
@@ -89,6 +94,98 @@ def test_two_processes_are_stopped_as_one(character: Path, tiny_sd: Path) -> Non
     runs.ask(run, "stop")
     wait_until(lambda: ended(run), 60)
     assert runs.look(run).status == "stopped"
+
+
+def test_a_process_that_ends_before_it_has_joined_the_others(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
+    runs.start(run)
+    wait_until(lambda: len(processes(run)) == 2, 60)
+    os.kill(processes(run)[1], signal.SIGKILL)
+    wait_until(lambda: ended(run), 60)
+    assert runs.look(run).status == "failed"
+    assert runs.look(run).state.message.startswith("Another process of this run has ended")
+
+
+def test_a_picture_that_cannot_be_read_is_named_by_the_leader(character: Path, tiny_sd: Path) -> None:
+    """The other process comes to it first, as it begins in the middle."""
+    broken = sorted(character.glob("*.png"))[-1]
+    broken.write_bytes(broken.read_bytes()[:300])
+    run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
+    runs.start(run)
+    wait_until(lambda: ended(run), 60)
+    assert runs.look(run).status == "failed"
+    assert broken.name in runs.look(run).state.message
+
+
+def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small base takes the cores that it may use, four pictures of a batch each; what is set or on record is kept."""
+
+    def wanted(base: Path | str = tiny_sd, **options: Any) -> int:  # noqa: ANN401 - settings
+        return distributed.wanted(settings(Path(base), **options))
+
+    allowed = os.sched_getaffinity(0)
+    assert wanted(training__batch_size=8) == min(len(allowed), 2)
+    assert wanted(training__batch_size=7) == 1
+    assert wanted(training__batch_size=8, training__devices=3) == 3
+    assert wanted(training__batch_size=8, record__devices=4) == 4
+    assert wanted(training__batch_size=8, record__devices=4, training__devices=1) == 1
+    assert wanted("someone/model", training__batch_size=8) == 1, "nothing is fetched to find that out"
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert wanted(training__batch_size=8) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setattr(distributed, "MEMORY_EACH", psutil.virtual_memory().available * 2)
+    assert wanted(training__batch_size=8) == 1
+
+
+def test_a_run_that_takes_the_cores_by_itself_goes_on_bit_for_bit(character: Path, tiny_sd: Path) -> None:
+    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 40}
+    one, whole, stopped = (runs.create(settings(tiny_sd, training__devices=n, **options)) for n in (1, 0, 0))
+    finish(one)
+    runs.start(whole)
+    runs.start(stopped)
+    wait_until(lambda: runs.look(stopped).state.step > 2, 120)
+    runs.ask(stopped, "stop")
+    wait_until(lambda: ended(stopped), 60)
+    assert runs.look(stopped).status == "stopped"
+    runs.start(stopped)
+    wait_until(lambda: ended(whole) and ended(stopped), 120)
+    assert whole.config().training.devices == 0
+    assert whole.config().record.devices == min(2, len(os.sched_getaffinity(0)))
+    assert close(newest(whole), newest(one))
+    assert same(newest(stopped), newest(whole))
+
+
+def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> None:
+    """Each process begins at a place of its own, finds what others have done, and ends with the same."""
+    options = {"preservation__share": 0.5, "preservation__prompts": ["a cat", "a dog"], "training__text_encoder": True}
+    config, examples = settings(tiny_sd, **options), dataset.read(character)
+    family = families.read(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    kept = character / dataset.CACHE
+
+    def until(phase: str, count: int, share: Fraction) -> set[str]:
+        """Files after so many pictures of a phase."""
+        seen = []
+
+        def listen(name: str, *_: int) -> None:
+            seen.append(name)
+            if seen.count(phase) > count:
+                raise StopRequestedError
+
+        with pytest.raises(StopRequestedError):
+            cache.build(family, examples, config, listen, share)
+        return {file.name for file in kept.iterdir()}
+
+    first = until("Encoding pictures", 1, Fraction(0))
+    shutil.rmtree(kept)
+    second = until("Encoding pictures", 1, Fraction(1, 2))
+    assert len(first) == len(second) == 1
+    assert not first & second
+    shutil.rmtree(kept)
+    one, two = (cache.build(family, examples, config, quiet, share) for share in (Fraction(0), Fraction(1, 2)))
+    assert one.own == two.own
+    assert one.drawn == two.drawn
 
 
 def test_a_launcher_may_start_the_processes(alone: Run, tiny_sd: Path) -> None:

@@ -46,8 +46,8 @@ def newest(run: Run) -> dict[str, Tensor]:
 
 def test_the_ladder(tiny_sd: Path) -> None:
     def rungs(**changes: int | str) -> list[tuple[int, str]]:
-        training = {f"training__{key}": value for key, value in changes.items()}
-        return [(one.parts, one.recomputed) for one in memory.ladder(settings(tiny_sd, **training).training)]
+        training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
+        return [(one.parts, one.recomputed) for one in memory.ladder(training, max(1, training.devices))]
 
     assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
     assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]

@@ -21,34 +21,37 @@ TUNED = (WIDTH / 3, WIDTH, WIDTH * 3)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings by their path, over the preset; where they are from; and what is other than there.
+    """Settings by their path; where they are from; and what is other than there.
 
-    `per_picture` are exposures of each picture, `warmup` steps; 0 = as the settings say.
+    They go over what the trainer does if nothing is said, or over its preset, where `preset` says so. `per_picture` are
+    exposures of each picture, `warmup` steps; 0 = as the settings say.
     """
 
     source: str
     settings: dict[str, Any] = field(default_factory=dict)
+    preset: bool = False
     per_picture: int = 0
     warmup: int = 0
     differs: str = ""
 
 
 PLAIN: dict[str, Any] = {
-    "optimizer.kind": "adamw", "optimizer.beta2": 0.999, "optimizer.weight_decay": 0.01,
-    "schedule.kind": "constant", "schedule.warmup": 0.0,
-    "captions.trigger_only": 0.0, "captions.dropout": 0.0, "preservation.share": 0.0, "training.clip": 1.0,
+    "adapter.kind": "lora", "optimizer.kind": "adamw", "optimizer.beta2": 0.999, "optimizer.weight_decay": 0.01,
+    "schedule.kind": "constant", "schedule.warmup": 0.0, "training.clip": 1.0,
 }  # fmt: skip
-"""What the others have in common: torch's AdamW, the same rate to the end, nothing that is ours alone."""
+"""What the others have in common: LoRA, torch's AdamW, the same rate to the end."""
 
 KOHYA: dict[str, Any] = {
     **PLAIN, "adapter.rank": 32, "adapter.alpha": 16.0, "adapter.targets": "attention+ff",
-    "optimizer.learning_rate": 1e-4, "training.batch_size": 1,
+    "optimizer.learning_rate": 1e-4, "training.batch_size": 1, "training.text_encoder": True,
+    "training.text_encoder_factor": 1.0,
 }  # fmt: skip
 
 OURS = "ours"
 PEERS = {
     "kohya": Recipe(
-        "kohya-ss/sd-scripts, docs/sdxl_train_network.md: network_dim 32, network_alpha 16, 1e-4, batch 1, 10 epochs",
+        "kohya-ss/sd-scripts, docs/sdxl_train_network.md: network_dim 32, network_alpha 16, 1e-4, batch 1, 10 epochs; "
+        "docs/train_network.md: the text encoder at the same rate",
         KOHYA, per_picture=100,
         differs="AdamW for AdamW8bit, without the layers around the transformer blocks; that each picture comes 10 "
         "times in an epoch is custom, not in the document",
@@ -65,17 +68,18 @@ PEERS = {
     ),
     "ai-toolkit": Recipe(
         "ostris/ai-toolkit, its page's jobConfig.ts: linear 32/32, conv 16/16, 1e-4, weight decay 1e-4, "
-        "batch 1, 3000 steps, caption dropout 0.05",
+        "batch 1, 3000 steps, caption dropout 0.05, no text encoder",
         {
             **PLAIN, "adapter.rank": 32, "adapter.alpha": 32.0, "adapter.targets": "conv",
             "optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 1e-4, "training.batch_size": 1,
             "training.steps": 3000, "captions.dropout": 0.05,
         },
-        differs="AdamW for AdamW8bit, rank 32 for convolutions too, one resolution of three",
+        differs="AdamW for AdamW8bit, rank 32 for convolutions too, one resolution of three, "
+        "noise levels drawn all alike",
     ),
     "diffusers": Recipe(
         "huggingface/diffusers, examples/dreambooth/README.md on train_dreambooth_lora.py: rank 4, attention, 1e-4, "
-        "constant, batch 1, 500 steps",
+        "constant, batch 1, 500 steps, no text encoder",
         {
             **PLAIN, "adapter.rank": 4, "adapter.alpha": 4.0, "adapter.targets": "attention",
             "optimizer.learning_rate": 1e-4, "training.batch_size": 1, "training.steps": 500,
@@ -112,31 +116,42 @@ WITH = {
     "averaging": {"training.ema": 0.98},
 }
 ABLATIONS = {
-    **{f"ours without {name}": Recipe(f"ours, {settings}", settings) for name, settings in WITHOUT.items()},
-    **{f"ours with {name}": Recipe(f"ours, {settings}", settings) for name, settings in WITH.items()},
+    **{
+        f"ours without {name}": Recipe(f"ours, {settings}", settings, preset=True) for name, settings in WITHOUT.items()
+    },
+    **{f"ours with {name}": Recipe(f"ours, {settings}", settings, preset=True) for name, settings in WITH.items()},
 }
-RECIPES = {OURS: Recipe("trainer/presets/micro-*.toml"), **PEERS, **GUARDED, **ABLATIONS}
+RECIPES = {OURS: Recipe("trainer/presets/micro-*.toml", preset=True), **PEERS, **GUARDED, **ABLATIONS}
 
 
 def settings(recipe: Recipe, subject: Subject, pictures: int, *, rate: float, seed: int) -> TrainConfig:
     """The settings of a run of a recipe, its learning rate times `rate`."""
     own: dict[str, Any] = {
         "name": subject.name, "dataset": str(subject.dataset), "trigger": subject.trigger, "preset": subject.preset,
-        "seed": seed, "model.base": MICRO, **recipe.settings,
+        "seed": seed, "model.base": MICRO, "training.resolution": configs.micro_side(), **recipe.settings,
     }  # fmt: skip
-    config = _built(own)
+    built = _over_preset if recipe.preset else _plain
+    config = built(own)
     steps = config.training.steps
     if recipe.per_picture:
         steps = math.ceil(recipe.per_picture * pictures / config.training.batch_size)
         own |= {"training.steps": steps}
     if recipe.warmup:
         own |= {"schedule.warmup": min(1.0, recipe.warmup / steps)}
-    return _built(own | {"optimizer.learning_rate": config.optimizer.learning_rate * rate})
+    return built(own | {"optimizer.learning_rate": config.optimizer.learning_rate * rate})
 
 
-def _built(own: dict[str, Any]) -> TrainConfig:
+def _over_preset(own: dict[str, Any]) -> TrainConfig:
+    return configs.build(_nested(own))
+
+
+def _plain(own: dict[str, Any]) -> TrainConfig:
+    return configs.check(TrainConfig, _nested(own))
+
+
+def _nested(own: dict[str, Any]) -> dict[str, Any]:
     # JSON's plain values are TOML's too.
-    return configs.build(configs.override({}, [f"{path}={json.dumps(value)}" for path, value in own.items()]))
+    return configs.override({}, [f"{path}={json.dumps(value)}" for path, value in own.items()])
 
 
 def changes(recipe: Recipe, subject: Subject) -> bool:

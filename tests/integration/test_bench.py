@@ -86,6 +86,17 @@ def test_recipes_are_settings(name: str) -> None:
         assert config.optimizer.learning_rate == pytest.approx(5 * plain.optimizer.learning_rate)
 
 
+@pytest.mark.parametrize("name", {**recipes.PEERS, **recipes.GUARDED})
+def test_what_others_do_is_theirs_alone(name: str) -> None:
+    """Nothing comes from our presets, in which a character and a style differ."""
+    one, two = (
+        recipes.settings(recipes.RECIPES[name], subjects.find(Path("judge"), subject), 12, rate=1.0, seed=1)
+        for subject in ("miraxo", "pixelArt")
+    )
+    named = {key: getattr(two, key) for key in ("name", "dataset", "trigger", "preset")}
+    assert one.model_copy(update=named) == two
+
+
 def test_many_pictures_in_small() -> None:
     """It fails if the page, which it calls as a browser does, took other pictures than it was given."""
     command = [sys.executable, "-m", "tests.bench.many", "--pictures", "12", "--side", "64"]

@@ -222,5 +222,6 @@ class PreservationConfig(Section):
         description="Share of them that are pictures the base drew from the prompts below.",
     )
     prompts: tuple[str, ...] = Field(
-        ("",), max_length=200, title="Prompts to preserve", description="One a line; what else the base should keep."
-    )
+        (), max_length=200, title="Prompts to preserve",
+        description="One a line; what else the base should keep. An empty one makes guidance overdo what was learned.",
+    )  # fmt: skip

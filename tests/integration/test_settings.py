@@ -55,7 +55,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("captions.orders", 2, SHUFFLED),
     ("pictures.smallest_crop", 0.3, {"pictures__crops": 2}),
     ("preservation.weight", 1.0, PRESERVED),
-    ("preservation.others", 1.0, PRESERVED),
+    ("preservation.others", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
     ("preservation.prompts", ["a house"], PRESERVED | {"preservation__others": 1.0}),
     ("prior.share", 0.7, {"prior__dataset": "rin"}),
     ("prior.weight", 0.1, {"prior__dataset": "rin", "prior__share": 0.7}),

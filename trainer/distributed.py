@@ -105,12 +105,13 @@ def _begin(rank: int, folder: Path, follow: Callable[[Run], object]) -> None:
 
 
 def _watch(run: Run, started: list[Any], over: threading.Event) -> None:
-    """End this process if one of the others has ended and it does not notice: it may wait for what never comes."""
-    connection.wait([process.sentinel for process in started])
-    if not over.wait(NOTICED_WITHIN):
-        told = _gone()
-        run.report(events.Failed(message=told.message, remedy=told.remedy, traceback=""))
-        os._exit(1)
+    """End this process if one of the others broke off and it does not notice: it may wait for what never comes."""
+    while (alive := [one for one in started if one.exitcode is None]) and not over.is_set():
+        connection.wait([one.sentinel for one in alive])
+        if any(one.exitcode for one in alive) and not over.wait(NOTICED_WITHIN):
+            told = _gone()
+            run.report(events.Failed(message=told.message, remedy=told.remedy, traceback=""))
+            os._exit(1)
 
 
 def _free_port() -> int:

@@ -106,6 +106,27 @@ def test_a_process_that_ends_before_it_has_joined_the_others(character: Path, ti
     assert runs.look(run).state.message.startswith("Another process of this run has ended")
 
 
+DONE_EARLY = """
+import sys, time
+from pathlib import Path
+from trainer import distributed
+from trainer.runs import Run
+distributed.NOTICED_WITHIN = 0.1
+with distributed.followers(Run(Path(sys.argv[1])), 2, lambda _: None):
+    time.sleep(2)
+print("to the end")
+"""
+
+
+def test_a_process_that_is_done_leaves_the_leader_at_work(character: Path, tiny_sd: Path) -> None:
+    """The leader draws and writes for as long as it takes, after the last step of all."""
+    run = runs.create(settings(tiny_sd))
+    command = [sys.executable, "-c", DONE_EARLY, str(run.folder)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "to the end\n"), done.stderr
+    assert not runs.look(run).state.end
+
+
 def test_a_picture_that_cannot_be_read_is_named_by_the_leader(character: Path, tiny_sd: Path) -> None:
     """The other process comes to it first, as it begins in the middle."""
     broken = sorted(character.glob("*.png"))[-1]

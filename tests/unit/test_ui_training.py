@@ -18,7 +18,7 @@ from ui.watch import Watch
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     said, effort = training.plan(*given())
-    assert said.startswith("<b>14 pictures, 122 steps</b>: each picture is seen about 70 times. How long")
+    assert said.startswith("<b>14 pictures, 160 steps</b>: each picture is seen about 91 times. How long")
     assert "of the disk are free." in said
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
@@ -36,7 +36,7 @@ def plan(**changes: object) -> str:
 def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
     run = training.create(*given())
     begun = datetime(2026, 1, 1, tzinfo=UTC)
-    run.report(events.Started(step=0, steps=122, pid=1, device="CPU"))
+    run.report(events.Started(step=0, steps=160, pid=1, device="CPU"))
     for step in (1, 2, 3):
         run.report(events.Step(
             step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
@@ -45,10 +45,10 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
     seen, fixed = training.exposures("quick", ("character", "micro"))
     assert fixed == 0
     said, effort = training.plan(*given(**{"form-training-exposures": seen}))
-    assert "about 50 s here" in said
+    assert "about 65 s here" in said
     assert re.search(r"took 3\.0 GB of memory the last time; \d+ GB are free\.", said)
     assert effort.value == "quick"
-    assert next(words for words, _ in effort.choices) == "Quick look, about 50 s"
+    assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:

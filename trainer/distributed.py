@@ -82,11 +82,13 @@ def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterat
     # A fork has all that is imported here at once; a GPU does not go along with it, and macOS has no safe one.
     forks = sys.platform == "linux" and not torch.cuda.is_available()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
-    started = [context.Process(target=_begin, args=(rank, run.folder, follow)) for rank in range(1, devices)]
+    started: list[Any] = []
     over = threading.Event()
     try:
-        for process in started:
+        for rank in range(1, devices):
+            process = context.Process(target=_begin, args=(rank, run.folder, follow))
             process.start()
+            started.append(process)
         threading.Thread(target=_watch, args=(run, started, over), daemon=True).start()
         yield
     finally:

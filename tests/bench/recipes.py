@@ -130,28 +130,21 @@ def settings(recipe: Recipe, subject: Subject, pictures: int, *, rate: float, se
         "name": subject.name, "dataset": str(subject.dataset), "trigger": subject.trigger, "preset": subject.preset,
         "seed": seed, "model.base": MICRO, "training.resolution": configs.micro_side(), **recipe.settings,
     }  # fmt: skip
-    built = _over_preset if recipe.preset else _plain
-    config = built(own)
+    config = _built(own, preset=recipe.preset)
     steps = config.training.steps
     if recipe.per_picture:
         steps = math.ceil(recipe.per_picture * pictures / config.training.batch_size)
         own |= {"training.steps": steps}
     if recipe.warmup:
         own |= {"schedule.warmup": min(1.0, recipe.warmup / steps)}
-    return built(own | {"optimizer.learning_rate": config.optimizer.learning_rate * rate})
+    own |= {"optimizer.learning_rate": config.optimizer.learning_rate * rate}
+    return _built(own, preset=recipe.preset)
 
 
-def _over_preset(own: dict[str, Any]) -> TrainConfig:
-    return configs.build(_nested(own))
-
-
-def _plain(own: dict[str, Any]) -> TrainConfig:
-    return configs.check(TrainConfig, _nested(own))
-
-
-def _nested(own: dict[str, Any]) -> dict[str, Any]:
+def _built(own: dict[str, Any], *, preset: bool) -> TrainConfig:
     # JSON's plain values are TOML's too.
-    return configs.override({}, [f"{path}={json.dumps(value)}" for path, value in own.items()])
+    data = configs.override({}, [f"{path}={json.dumps(value)}" for path, value in own.items()])
+    return configs.build(data) if preset else configs.check(TrainConfig, data)
 
 
 def changes(recipe: Recipe, subject: Subject) -> bool:

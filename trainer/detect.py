@@ -82,12 +82,12 @@ def is_hub_name(base: str) -> bool:
 def glance(base: str, revision: str = "") -> Base | None:
     """What a base model is, if that can be told without any network; None if it is not here or cannot be used."""
     path = Path(base).expanduser() if is_here(base) else None
-    if is_hub_name(base):
-        found = try_to_load_from_cache(base, "model_index.json", revision=revision or None)
-        path = Path(found).parent if isinstance(found, str) else None
     try:
+        if is_hub_name(base):
+            found = try_to_load_from_cache(base, "model_index.json", revision=revision or None)
+            path = Path(found).parent if isinstance(found, str) else None
         return look(path) if path else None
-    except UserError:
+    except (UserError, OSError, ValueError):  # the latter two for a name or a revision that the hub's cache cannot have
         return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from scripts import make_configs
 from trainer import config, dataset, detect
@@ -119,12 +120,28 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
         detect.look(file)
 
 
-@pytest.mark.parametrize("base", ["x" * 300, "~nobody-of-that-name/base", "a\0b"])
-def test_names_that_no_file_can_have(base: str) -> None:
+@pytest.mark.parametrize("base", ["x" * 300, "~nobody-of-that-name/base", "a\0b", "mi../cro", "a--b/c", "a/b.git"])
+def test_names_that_no_base_can_have(base: str) -> None:
     assert detect.glance(base) is None
     with pytest.raises(UserError, match="is not there"):
         detect.look(Path(base))
     assert config.build({"name": "x", "dataset": "x", "model": {"base": base}}).training.resolution == 512
+
+
+def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(detect, "_PUBLIC", (tmp_path,))
+    cached = tmp_path / "models--anna--base"
+    shutil.copytree(tiny_sd, cached / "snapshots" / ("a" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    (cached / "refs" / "cover.png").write_bytes(b"\xff\xfe")
+    for revision in ("", "main", "a" * 40):
+        found = detect.glance("anna/base", revision)
+        assert found is not None
+        assert found.family == "sd15"
+    for revision in ("other", "x" * 300, "a\0b", "cover.png"):
+        assert detect.glance("anna/base", revision) is None
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Several processes on one run, each with a device of its own: who leads, and how what they compute becomes one.
 
 All of them do the same steps on their part of each batch and add up their gradients, so that the adapter is that of
-one process. One leads: it alone writes, draws previews and is asked to stop; the others do as it decided.
+one process. One leads: it alone keeps the run's files and is asked to stop; the others do as it decided.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ from trainer.families import pipelines
 from trainer.recipe import TrainingConfig
 from trainer.runs import COMMANDS, Command, Run
 
-# The others wait while the leader waits for the device, encodes pictures or draws previews.
+# The others wait while the leader waits for the device or encodes pictures.
 PATIENCE = timedelta(days=7)
 WATCHED_EVERY = 1.0  # seconds
 NOTICED_WITHIN = 15.0  # seconds, by a leader that computes with the process that is gone
@@ -172,6 +172,12 @@ def join(precision: str) -> Accelerator:
 def share(accelerator: Accelerator) -> Fraction:
     """Where in what is done once for all processes this one begins."""
     return Fraction(accelerator.process_index, accelerator.num_processes)
+
+
+def wait(accelerator: Accelerator) -> None:
+    """Wait until all processes are here."""
+    with _together():
+        accelerator.wait_for_everyone()
 
 
 def shared(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:

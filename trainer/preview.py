@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, archive, config, detect, events, families, files
+from trainer import adapter_file, archive, config, detect, distributed, events, families, files
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
@@ -29,30 +30,44 @@ from trainer.words import say
 Progress = Callable[[int, int], None]
 
 
-def make(family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, step: int) -> None:
-    """Paint each preview prompt with the adapter as it is now, and report the pictures."""
+def make(
+    family: Family, adapter: Adapter, settings: PreviewConfig, run: Run, step: int, accelerator: Accelerator
+) -> None:
+    """Paint the preview prompts with the adapter as it is now, each process a part, and report the pictures."""
     folder = run.folder / "previews"
-    adapter.set_strength(settings.strength)
-    try:
-        folder.mkdir(exist_ok=True)
-        with families.on_device(family, *family.encoders().values()):
-            for number, prompt in enumerate(settings.prompts):
-                path = folder / f"{step:06d}_{number}.png"
-                picture = PictureConfig(
-                    prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
-                    guidance=settings.guidance, out=str(path),
-                )  # fmt: skip
-                write_png(path, paint(family, picture), picture)
-                run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
-    except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
-        if is_out_of_memory(error):
-            message = say("There was not enough memory for the previews of step {step}.", step=step)
-        else:
-            message = say("The previews of step {step} could not be made; the log says why.", step=step)
-            traceback.print_exc()
-        run.report(events.Warned(message=message))
-    finally:
-        adapter.set_strength(1.0)
+    pictures = [
+        PictureConfig(
+            prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
+            guidance=settings.guidance, out=str(folder / f"{step:06d}_{number}.png"),
+        )
+        for number, prompt in enumerate(settings.prompts)
+    ]  # fmt: skip
+
+    def report(picture: PictureConfig) -> None:
+        file = f"previews/{Path(picture.out).name}"
+        run.report(events.Preview(step=step, file=file, prompt=picture.prompt, seed=picture.seed))
+
+    with accelerator.split_between_processes(pictures) as own:
+        adapter.set_strength(settings.strength)
+        try:
+            folder.mkdir(exist_ok=True)
+            with families.on_device(family, *family.encoders().values()):
+                for picture in own:
+                    write_png(Path(picture.out), paint(family, picture), picture)
+                    report(picture)
+        except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
+            if is_out_of_memory(error):
+                message = say("There was not enough memory for the previews of step {step}.", step=step)
+            else:
+                message = say("The previews of step {step} could not be made; the log says why.", step=step)
+                traceback.print_exc()
+            run.report(events.Warned(message=message))
+        finally:
+            adapter.set_strength(1.0)
+    distributed.wait(accelerator)
+    for picture in pictures:
+        if picture not in own and Path(picture.out).exists():
+            report(picture)
 
 
 def paint(family: Family, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:

@@ -104,14 +104,14 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         ))  # fmt: skip
         run.rest(started(step, config, family.device))
         asked = distributed.asked(accelerator, run)
-        if run.leads and (due(step, config.preview.every) or step == config.training.steps or "preview" in asked):
+        last = step == config.training.steps
+        if due(step, config.preview.every) or last or "preview" in asked:
             with progress.settled(adapter):
-                preview.make(family, adapter, config.preview, run, step)
+                preview.make(family, adapter, config.preview, run, step, accelerator)
         if "cooldown" in asked:
             config = cooled(config, run, step)
             run.report(started(step, config, family.device))
         late = time.monotonic() - saved > 60 * config.checkpoint.minutes
-        last = step == config.training.steps
         if run.leads and (due(step, config.checkpoint.every) or last or late or asked & {"checkpoint", "stop"}):
             save()
             saved = time.monotonic()

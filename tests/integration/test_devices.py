@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import CHECKOUT
 from tests.integration.test_engine import finish, losses, quiet, same, settings
@@ -30,7 +32,8 @@ def ended(run: Run) -> bool:
 OPTIONS: dict[str, Any] = {
     "training__steps": 8, "training__batch_size": 4, "training__accumulation": 2, "preservation__share": 0.3,
     "optimizer__learning_rate": 0.001,
-    "preview__every": 4, "checkpoint__every": 2, "training__precision": "fp32",
+    "preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"), "checkpoint__every": 2,
+    "training__precision": "fp32",
 }  # fmt: skip
 
 
@@ -51,7 +54,12 @@ def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path) -> Non
     assert runs.look(run).status == "finished", runs.log_tail(run)
     assert close(newest(run), newest(alone))
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
-    assert len(state.previews) == len(runs.look(alone).state.previews), "only one of them draws"
+    drawn = {one.file: one.prompt for one in state.previews}
+    assert drawn == {one.file: one.prompt for one in runs.look(alone).state.previews}
+    assert len(state.previews) == len(drawn) == 6, "each of them draws a part"
+    for file in drawn:
+        mine, theirs = (np.asarray(Image.open(one.folder / file), dtype=np.float32) for one in (run, alone))
+        assert np.abs(mine - theirs).mean() < 2
 
 
 def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Path) -> None:

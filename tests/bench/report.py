@@ -191,8 +191,10 @@ def _curves(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
     out = ["| recipe | likeness after exposures |", "|---|---|"]
     for line, label in lines.items():
         found = [curve(rows, "exposures") for rows in _of(runs, label)]
-        means = np.mean([points[-min(map(len, found)) :] for points in found], axis=0)
-        out.append(f"| {line} | {', '.join(f'{at:.0f}: {level:.2f}' for at, level in means)} |")
+        shared = min(map(len, found))
+        if shared > 1:
+            means = np.mean([points[-shared:] for points in found], axis=0)
+            out.append(f"| {line} | {', '.join(f'{at:.0f}: {level:.2f}' for at, level in means)} |")
     return out
 
 

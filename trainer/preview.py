@@ -47,6 +47,7 @@ def make(
         file = f"previews/{Path(picture.out).name}"
         run.report(events.Preview(step=step, file=file, prompt=picture.prompt, seed=picture.seed))
 
+    failed = say("The previews of step {step} could not be made; the log says why.", step=step)
     with accelerator.split_between_processes(pictures) as own:
         adapter.set_strength(settings.strength)
         try:
@@ -56,18 +57,18 @@ def make(
                     write_png(Path(picture.out), paint(family, picture), picture)
                     report(picture)
         except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
+            traceback.print_exc()
             if is_out_of_memory(error):
-                message = say("There was not enough memory for the previews of step {step}.", step=step)
-            else:
-                message = say("The previews of step {step} could not be made; the log says why.", step=step)
-                traceback.print_exc()
-            run.report(events.Warned(message=message))
+                failed = say("There was not enough memory for the previews of step {step}.", step=step)
+            run.report(events.Warned(message=failed))
         finally:
             adapter.set_strength(1.0)
     distributed.wait(accelerator)
-    for picture in pictures:
-        if picture not in own and Path(picture.out).exists():
+    for picture in pictures[len(own) :]:  # of the other processes; the leader's are the first
+        if Path(picture.out).is_file():
             report(picture)
+        else:
+            run.report(events.Warned(message=failed))
 
 
 def paint(family: Family, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:

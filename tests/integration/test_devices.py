@@ -62,6 +62,22 @@ def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path) -> Non
         assert np.abs(mine - theirs).mean() < 2
 
 
+def test_a_preview_that_only_one_process_cannot_write_is_a_note_and_no_more(alone: Run, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
+    (run.folder / "previews" / "000004_2.png").mkdir(parents=True)  # in the way of the other process
+    runs.start(run)
+    wait_until(lambda: ended(run), 120)
+    state = runs.look(run).state
+    assert runs.look(run).status == "finished", runs.log_tail(run)
+    assert state.warnings.count("The previews of step 4 could not be made; the log says why.") == 1
+    assert {one.file for one in state.previews} == {
+        *(f"previews/000004_{number}.png" for number in (0, 1)),
+        *(f"previews/000008_{number}.png" for number in (0, 1, 2)),
+    }
+    assert "IsADirectoryError" in runs.log_tail(run)
+    assert close(newest(run), newest(alone))
+
+
 def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Path) -> None:
     options = OPTIONS | {"training__batch_size": 5, "training__accumulation": 1, "training__steps": 4}
     one, two = (

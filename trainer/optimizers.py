@@ -33,8 +33,8 @@ def _beta2(default: float = 0.99) -> Any:  # noqa: ANN401 - a Field
     )
 
 
-def _decay(default: float) -> Any:  # noqa: ANN401 - a Field
-    return Field(default, ge=0, le=1, title="Weight decay", description="Pull of the adapter towards zero.")
+def _decay() -> Any:  # noqa: ANN401 - a Field
+    return Field(0.0, ge=0, le=1, title="Weight decay", description="Pull of the adapter towards zero.")
 
 
 class AdamW(Section):
@@ -44,7 +44,7 @@ class AdamW(Section):
     learning_rate: float = _rate(1e-4)
     beta1: float = _beta1()
     beta2: float = _beta2()
-    weight_decay: float = _decay(0.01)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """One fused kernel for all tensors on a GPU; the plain form on a CPU, where it is the exact reference."""
@@ -67,7 +67,7 @@ class AdamW8bit(Section):
     learning_rate: float = _rate(1e-4)
     beta1: float = _beta1()
     beta2: float = _beta2()
-    weight_decay: float = _decay(0.01)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """The optimizer of bitsandbytes.
@@ -90,7 +90,7 @@ class Adafactor(Section):
 
     kind: Literal["adafactor"] = "adafactor"
     learning_rate: float = _rate(1e-4)
-    weight_decay: float = _decay(0.0)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """The optimizer of transformers."""
@@ -109,7 +109,7 @@ class Lion(Section):
     learning_rate: float = _rate(2e-5, "How far each step goes in every weight: a third to a tenth of AdamW's rate.")
     beta1: float = _beta1()
     beta2: float = Field(0.99, ge=0, lt=1, title="Beta 2", description="Memory of the average.")
-    weight_decay: float = _decay(0.01)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """Our own implementation."""
@@ -128,7 +128,7 @@ class Prodigy(Section):
     learning_rate: float = _rate(1.0, "A factor on the rate that it finds; leave it at 1.")
     beta1: float = _beta1()
     beta2: float = _beta2(0.999)
-    weight_decay: float = _decay(0.0)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """The optimizer of prodigyopt; its estimate is kept from jumping while the schedule warms up.
@@ -159,7 +159,7 @@ class ScheduleFree(Section):
     learning_rate: float = _rate(2e-4)
     beta1: float = _beta1()
     beta2: float = _beta2(0.999)
-    weight_decay: float = _decay(0.0)
+    weight_decay: float = _decay()
 
     def build(self, groups: Groups) -> Optimizer:
         """The optimizer of schedulefree, ready to train.

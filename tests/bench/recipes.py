@@ -102,13 +102,13 @@ WITHOUT = {
     "caption dropout": {"captions.dropout": 0.0},
     "convolutions": {"adapter.targets": "attention+ff"},
     "cosine": {"schedule.kind": "constant"},
-    "weight decay": {"optimizer.weight_decay": 0.0},
     "layers other than attention": {"adapter.targets": "attention"},
     "a large batch": {"training.batch_size": 4},
     "a short memory of squares": {"optimizer.beta2": 0.999},
     "clipping": {"training.clip": 0.0},
 }
 WITH = {
+    "weight decay": {"optimizer.weight_decay": 0.001},
     "twice the preservation": {"preservation.share": 0.5},
     "rank 4": {"adapter.rank": 4},
     "captions of the trigger alone": {"captions.trigger_only": 0.5},

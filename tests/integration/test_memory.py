@@ -83,7 +83,7 @@ def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     whole, parts = (runs.create(settings(bases["sdxl"], training__parts=parts, **RATE, **options)) for parts in (1, 2))
     finish(whole)
     finish(parts)
-    assert close(newest(parts), newest(whole))
+    assert close(newest(parts), newest(whole), most=1e-4)  # a tenth of a step: Adam magnifies a rounding near zero
 
 
 @pytest.mark.parametrize("which", ["large", "all"])

@@ -35,27 +35,24 @@ def make(
 ) -> None:
     """Paint the preview prompts with the adapter as it is now, each process a part, and report the pictures."""
     folder = run.folder / "previews"
-    pictures = [
-        PictureConfig(
-            prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
-            guidance=settings.guidance, out=str(folder / f"{step:06d}_{number}.png"),
-        )
-        for number, prompt in enumerate(settings.prompts)
-    ]  # fmt: skip
+    wanted = [(folder / f"{step:06d}_{number}.png", prompt) for number, prompt in enumerate(settings.prompts)]
 
-    def report(picture: PictureConfig) -> None:
-        file = f"previews/{Path(picture.out).name}"
-        run.report(events.Preview(step=step, file=file, prompt=picture.prompt, seed=picture.seed))
+    def report(path: Path, prompt: str) -> None:
+        run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
 
     failed = say("The previews of step {step} could not be made; the log says why.", step=step)
-    with accelerator.split_between_processes(pictures) as own:
+    with accelerator.split_between_processes(wanted) as own:
         adapter.set_strength(settings.strength)
         try:
             folder.mkdir(exist_ok=True)
             with families.on_device(family, *family.encoders().values()):
-                for picture in own:
-                    write_png(Path(picture.out), paint(family, picture), picture)
-                    report(picture)
+                for path, prompt in own:
+                    picture = PictureConfig(
+                        prompt=prompt, negative=settings.negative, seed=settings.seed, steps=settings.steps,
+                        guidance=settings.guidance, out=str(path),
+                    )  # fmt: skip
+                    write_png(path, paint(family, picture), picture)
+                    report(path, prompt)
         except (RuntimeError, ValueError, OSError) as error:  # the training is worth more than its previews
             traceback.print_exc()
             if is_out_of_memory(error):
@@ -64,9 +61,9 @@ def make(
         finally:
             adapter.set_strength(1.0)
     distributed.wait(accelerator)
-    for picture in pictures[len(own) :]:  # of the other processes; the leader's are the first
-        if Path(picture.out).is_file():
-            report(picture)
+    for path, prompt in wanted[len(own) :]:  # of the other processes; the leader's are the first
+        if path.is_file():
+            report(path, prompt)
         else:
             run.report(events.Warned(message=failed))
 

@@ -57,7 +57,7 @@ class StopRequestedError(Exception):
 class Run:
     """One run folder. `listener` hears each event beside the log (the command line's progress).
 
-    Of several processes on one run, one leads; for the others the folder is there to be read only.
+    Of several processes on one run, one leads; the others only read the folder, but for the previews that they draw.
     """
 
     folder: Path

@@ -79,11 +79,14 @@ def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Pa
 
 
 def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
-    options = {"preservation__share": 0.4, "training__gradient_checkpointing": "large"}
-    whole, parts = (runs.create(settings(bases["sdxl"], training__parts=parts, **RATE, **options)) for parts in (1, 2))
+    options = {
+        "preservation__share": 0.4, "training__gradient_checkpointing": "large",
+        "optimizer__learning_rate": 0.0003,  # Adam magnifies the rounding of a gradient near zero to a part of a step
+    }  # fmt: skip
+    whole, parts = (runs.create(settings(bases["sdxl"], training__parts=parts, **options)) for parts in (1, 2))
     finish(whole)
     finish(parts)
-    assert close(newest(parts), newest(whole), most=1e-4)  # a tenth of a step: Adam magnifies a rounding near zero
+    assert close(newest(parts), newest(whole))
 
 
 @pytest.mark.parametrize("which", ["large", "all"])

@@ -7,7 +7,7 @@ A new language is a new folder in `trainer/languages`, with an empty .po file to
 import ast
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,6 +40,10 @@ class Words(Catalog):
             ("Content-Transfer-Encoding", "8bit"),
             ("Plural-Forms", self.plural_forms),
         ]
+
+    @mime_headers.setter
+    def mime_headers(self, value: Iterable[tuple[str, str]]) -> None:
+        raise AttributeError("The header of a catalogue is made from its language.")
 
 
 def collect() -> dict[Id, list[str]]:

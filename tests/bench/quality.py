@@ -73,18 +73,17 @@ class Taught:
 
 
 def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
-    """All trainings, those first that say most: each recipe at micro's rate, each ingredient, then other rates."""
-    scaled = {OURS: [1.0], **{name: [WIDTH] for name in PEERS}}
-    ablated = {name: [1.0] for name in ABLATIONS}
-    documented = {name: [1.0] for name in PEERS} | {name: [WIDTH] for name in GUARDED}
-    tuned = {name: [rate for rate in TUNED if rate != WIDTH] for name in PEERS}
-    waves: list[tuple[int, dict[str, list[float]]]] = [
-        *[(seed, scaled) for seed in range(seeds)],
-        *[(seed, wanted) for seed in range(seeds) for wanted in (ablated, documented, tuned)],
+    """All trainings, those first that say most: recipes at micro's rate, as documented, ingredients, other rates."""
+    waves: list[dict[str, list[float]]] = [
+        {OURS: [1.0], **{name: [WIDTH] for name in PEERS}},
+        {name: [1.0] for name in PEERS},
+        {**{name: [1.0] for name in ABLATIONS}, **{name: [WIDTH] for name in GUARDED}},
+        {name: [rate for rate in TUNED if rate != WIDTH] for name in PEERS},
     ]
     tasks = {
         Task(name, recipe, rate, seed): None
-        for seed, wanted in waves
+        for wanted in waves
+        for seed in range(seeds)
         for recipe, rates in wanted.items()
         for rate in rates
         for name in names

@@ -6,6 +6,7 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 import argparse
 import errno
 import json
+import logging
 import os
 import platform
 import signal
@@ -43,6 +44,8 @@ from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
 from trainer.words import say
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed, it misses what nobody here needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

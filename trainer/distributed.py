@@ -161,10 +161,16 @@ def _together() -> Iterator[None]:
 def join(precision: str) -> Accelerator:
     """This process's device, and its link to the others if there are any; gloo where there is no GPU."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_processor = several and not torch.cuda.is_available()
+    if on_processor and "OMP_NUM_THREADS" not in os.environ:
+        # Left open, each process gets a thread for each core of the machine, and a warning of that.
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, torch.get_num_threads() // here))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     with _together() if several else nullcontext():
         return Accelerator(
             mixed_precision="no" if precision == "fp32" else precision,
-            cpu=several and not torch.cuda.is_available(),
+            cpu=on_processor,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)] if several else [],
         )
 

@@ -45,13 +45,16 @@ def alone(character: Path, tiny_sd: Path) -> Run:
     return run
 
 
-def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path) -> None:
+def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
     wait_until(lambda: len(processes(run)) == 2, 60)
     wait_until(lambda: ended(run), 120)
     state = runs.look(run).state
     assert runs.look(run).status == "finished", runs.log_tail(run)
+    assert "OMP_NUM_THREADS" not in runs.log_tail(run), "each has its part of the cores, and no library remarks on it"
+    assert "kernels" not in runs.log_tail(run)
     assert close(newest(run), newest(alone))
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
     drawn = {one.file: one.prompt for one in state.previews}

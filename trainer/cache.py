@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import captions, dataset, files, ingest, shelf
+from trainer import buckets, captions, dataset, files, images, shelf
 from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
@@ -98,7 +98,7 @@ def _preservable(own: Pool, config: TrainConfig) -> set[str]:
     """All prompts that can be drawn for preservation."""
     if not config.preservation.share:
         return set()
-    texts = itertools.chain(*own.texts)
+    texts = itertools.chain(*own.texts) if config.trigger else ()
     return {*config.preservation.prompts, *(dataset.without_trigger(one, config.trigger) for one in texts)}
 
 
@@ -114,7 +114,7 @@ class _Encoder:
 
     def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
         """Encode pictures, each in all its views."""
-        whole = dataset.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
+        whole = buckets.buckets([(one.width, one.height) for one in examples], self.config.training.resolution)
         sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in whole]
         seen: dict[int, dict[Path, View]] = {}
         for number in self._order(len(examples)):
@@ -141,15 +141,15 @@ class _Encoder:
         mask_key = (f"mask {hashlib.sha256(drawn).hexdigest()}",) if self.config.objective.masked else ()
         wanted = {"mean", "std"} | ({"mask"} if mask_key else set())
         try:
-            opacity = ingest.opacity(data) if mask_key or self.config.pictures.background != "white" else None
+            opacity = images.opacity(data) if mask_key or self.config.pictures.background != "white" else None
             found = {}
             for view in views(content, self.config, transparent=opacity is not None):
                 file = shelf.place(example.path.parent, content, str(size), *view.key(), *mask_key, self.marks["vae"])
                 if not self.store.has(file, wanted):
-                    image = ingest.decode(data, view.background)
+                    image = images.decode(data, view.background)
                     tensors = self._latents(part_of(image, size, view), size, view, example.name)
                     if mask_key:
-                        shown = ingest.decode(drawn).convert("L") if drawn else opacity
+                        shown = images.decode(drawn).convert("L") if drawn else opacity
                         tensors["mask"] = _mask(shown, image.size, size, view, tensors["mean"])
                     self.store.put(file, tensors)
                 found[file] = view

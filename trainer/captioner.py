@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning, detect, events, ingest
+from trainer import captioning, detect, events, images
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
@@ -63,7 +63,7 @@ def caption(run: Run) -> None:
 def described(write: Writer, path: Path) -> str:
     """The words for a picture; none for a file that is no picture or is gone."""
     try:
-        image = ingest.decode(path.read_bytes())
+        image = images.decode(path.read_bytes())
     except (UserError, FileNotFoundError):
         return ""
     with torch.inference_mode():

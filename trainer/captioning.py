@@ -109,12 +109,13 @@ def put(settings: CaptionConfig, written: dict[str, str]) -> int:
     """
     folder = dataset.folder_of(settings.dataset)
     changes = []
-    for path in dataset.pictures(folder):
-        before, new = dataset.read_caption(path), dataset.one_line(written.get(path.name, ""))
-        if not new or (settings.existing == "keep" and before):
-            continue
-        after = f"{before}, {new}" if settings.existing == "add" and before else new
-        if after != before:
-            changes.append(editing.Edit(path.name, before, after))
-    editing.make(folder, changes, "automatic captions")
+    with dataset.captions_lock(folder):
+        for path in dataset.pictures(folder):
+            before, new = dataset.read_caption(path), dataset.one_line(written.get(path.name, ""))
+            if not new or (settings.existing == "keep" and before):
+                continue
+            after = f"{before}, {new}" if settings.existing == "add" and before else new
+            if after != before:
+                changes.append(editing.Edit(path.name, before, after))
+        editing.make(folder, changes, "automatic captions")
     return len(changes)

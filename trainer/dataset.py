@@ -1,29 +1,30 @@
 """A data set: a folder of pictures with their captions in `.txt` files beside them; the folder is the truth.
 
-Knows the layout `rin/001.png` + `rin/001.txt` that the tools of the field share, and which bucket a picture goes to.
+Knows the layout `rin/001.png` + `rin/001.txt` that the tools of the field share, masks among it.
 """
 
 import codecs
 import hashlib
-import math
 import re
 import struct
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from filelock import BaseFileLock, FileLock
 from PIL import Image, UnidentifiedImageError
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.words import JOINERS, say
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
 MASK = ".mask.png"
+MASK_ENDINGS = (".mask", "-masklabel")  # of the stem of a file beside the image, as kohya's and OneTrainer's users have
+MASK_FOLDERS = ("mask", "masks")
 CACHE = ".cache"
 MAX_PIXELS = 64_000_000
 MAX_CAPTION = 2**20  # bytes of a caption file that are read
@@ -96,15 +97,30 @@ def read_prior(dataset: str) -> tuple[Example, ...]:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The picture files of a data set in the order of their names; masks are none, and links are not followed."""
-    return sorted(
-        one
-        for one in folder.iterdir()
-        if one.suffix.lower() in SUFFIXES
-        and not one.name.startswith(".")
-        and not one.name.lower().endswith(MASK)
-        and _is_own_file(one)
-    )
+    """Return the image files of a dataset in the order of their names; masks are left out, links are not followed."""
+    return sorted(path for path in _image_files(folder) if not is_mask(path))
+
+
+def masks(folder: Path) -> list[Path]:
+    """Return the masks that lie beside the images of a dataset, in the order of their names."""
+    return sorted(path for path in _image_files(folder) if is_mask(path))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and _is_own_file(path):
+            yield path
+
+
+def is_mask(path: PurePath) -> bool:
+    """Tell by its name whether a file is the mask of another one."""
+    return path.stem.lower().endswith(MASK_ENDINGS)
+
+
+def masked_stem(path: PurePath) -> str:
+    """Return the stem of the image that a mask named by `MASK_ENDINGS` belongs to."""
+    ending = next((ending for ending in MASK_ENDINGS if path.stem.lower().endswith(ending)), "")
+    return path.stem[: len(path.stem) - len(ending)]
 
 
 def read(folder: Path) -> tuple[Example, ...]:
@@ -181,8 +197,14 @@ def caption_file(picture: Path) -> Path:
 
 
 def mask_file(picture: Path) -> Path:
-    """Where the mask of a picture lies, if it has one: white where it is to be learned."""
-    return picture.with_suffix(MASK)
+    """Return where the mask of an image lies, white where it is to be learned; without one, where it would be written.
+
+    Read are `name.mask.png` and `name-masklabel.png` beside the image, and `name.png` in a folder `mask` or `masks`.
+    """
+    written = picture.with_suffix(MASK)
+    others = [picture.with_name(f"{picture.stem}-masklabel.png")]
+    others += [picture.parent / folder / f"{picture.stem}.png" for folder in MASK_FOLDERS]
+    return next((path for path in (written, *others) if _is_own_file(path)), written)
 
 
 def read_mask(picture: Path) -> bytes:
@@ -214,18 +236,42 @@ def _is_own_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
+def captions_lock(folder: Path) -> BaseFileLock:
+    """Return the lock of whoever changes captions or moves images of a dataset: one thread of one process at a time.
+
+    Whoever holds it may take it again. Nobody holds it for long, so that a caption that is typed never waits.
+    """
+    return _lock(folder, "captions")
+
+
+def upload_lock(folder: Path) -> BaseFileLock:
+    """Return the lock of whoever adds images to a dataset, from the first to the last."""
+    return _lock(folder, "upload")
+
+
+def _lock(folder: Path, name: str) -> BaseFileLock:
+    (folder / CACHE).mkdir(exist_ok=True)
+    return FileLock(folder / CACHE / f"{name}.lock", is_singleton=True)
+
+
 def write_caption(picture: Path, caption: str) -> None:
-    """Save the caption of a picture."""
+    """Save the caption of a picture.
+
+    Raises:
+        UserError: the picture is gone.
+    """
     if not picture.is_file():
         raise UserError(
             "{name} is no longer in this data set.", "Reload the page to see what is there.", name=picture.name
         )
-    files.write(caption_file(picture), one_line(caption) + "\n")
+    with captions_lock(picture.parent):
+        files.write(caption_file(picture), one_line(caption) + "\n")
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks, control characters and outer white space."""
-    return re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else " " for c in text)).strip()
+    """Return text without line breaks, control characters and outer white space; its backslashes and emoji stay."""
+    kept = "".join(c if c.isprintable() or c.isspace() or c in JOINERS else " " for c in text)
+    return re.sub(r"\s+", " ", kept).strip()
 
 
 def decode_text(data: bytes) -> str:
@@ -281,59 +327,34 @@ def digest(examples: Sequence[Example]) -> str:
     return total.hexdigest()
 
 
-def bucket(width: int, height: int, resolution: int, step: int = 64) -> tuple[int, int]:
-    """The size (width, height) that a picture is resized and cropped to.
-
-    Of all sizes in multiples of `step` whose area is at most resolution^2, the one of the nearest aspect ratio,
-    and of these the largest.
-    """
-    area = resolution * resolution
-    candidates = [
-        (w, max(step, area // w // step * step))
-        for w in range(step, max(step, 2 * resolution) + 1, step)
-        if w * step <= area
-    ] or [(step, step)]
-    ratio = math.log(width / height)
-    return min(candidates, key=lambda size: (abs(math.log(size[0] / size[1]) - ratio), -size[0] * size[1]))
-
-
-def buckets(sizes: Sequence[tuple[int, int]], resolution: int) -> list[tuple[int, int]]:
-    """The bucket of each picture (width, height) of a data set, with the rare buckets joined to others.
-
-    A bucket of few pictures is seen in the same few batches again and again, so that there are at most 5 buckets, or
-    one for each 20 pictures if that is more. The rarest goes to the one of the nearest aspect ratio.
-    """
-    found = [bucket(width, height, resolution) for width, height in sizes]
-    counts = Counter(found)
-    while len(counts) > max(5, len(sizes) // 20):
-        rare = min(counts, key=lambda size: (counts[size], size))
-        near = min(
-            counts.keys() - {rare}, key=lambda size: (abs(math.log(size[0] * rare[1] / size[1] / rare[0])), size)
-        )
-        found = [near if size == rare else size for size in found]
-        counts = Counter(found)
-    return found
-
-
 # Removing and bringing back -------------------------------------------------------------------------------------
 
 
 def remove(*pictures: Path) -> Path:
     """Move pictures of one data set and their captions to its bin for a week; returns their folder, for `restore`."""
-    place = pictures[0].parent / files.BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    folder = pictures[0].parent
+    place = folder / files.BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     place.mkdir(parents=True)
-    for picture in pictures:
-        for path in (caption_file(picture), mask_file(picture), picture):
-            if path.is_file():
-                path.replace(place / path.name)
+    with captions_lock(folder):
+        for picture in pictures:
+            mask = mask_file(picture)
+            for path, name in (
+                (caption_file(picture), caption_file(picture).name),
+                (mask, mask.name if mask.parent == folder else picture.with_suffix(MASK).name),
+                (picture, picture.name),
+            ):
+                if path.is_file():
+                    path.replace(place / name)
     return place
 
 
 def restore(place: Path) -> None:
     """Bring back what `remove` moved away; what has its name by now stays, and it stays in the bin."""
-    for path in sorted(place.iterdir()):
-        if not (place.parent.parent / path.name).exists():
-            path.replace(place.parent.parent / path.name)
+    folder = place.parent.parent
+    with captions_lock(folder):
+        for path in sorted(place.iterdir()):
+            if not (folder / path.name).exists():
+                path.replace(folder / path.name)
     if any(place.iterdir()):
         raise UserError("There are other files of the same names by now.", "Rename or remove those first.")
     place.rmdir()

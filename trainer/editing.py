@@ -57,13 +57,14 @@ def make(folder: Path, changes: list[Edit], what: str) -> None:
         return
     place = folder / dataset.CACHE / "undo"
     place.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    level = {"what": what, "captions": {one.name: [one.before, one.after] for one in changes}}
-    files.write(place / f"{stamp}.json", json.dumps(level))
-    for old in _levels(folder)[:-LEVELS]:
-        old.unlink()
-    for one in changes:
-        dataset.write_caption(folder / one.name, one.after)
+    level = {"what": what, "captions": {edit.name: [edit.before, edit.after] for edit in changes}}
+    with dataset.captions_lock(folder):
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+        files.write(place / f"{stamp}.json", json.dumps(level))
+        for old in _levels(folder)[:-LEVELS]:
+            old.unlink()
+        for edit in changes:
+            dataset.write_caption(folder / edit.name, edit.after)
 
 
 def last(folder: Path) -> str:
@@ -76,6 +77,11 @@ def last(folder: Path) -> str:
 
 def undo(folder: Path) -> Undone | None:
     """Take back the change made last; None if there is none. A caption that was changed since stays as it is."""
+    with dataset.captions_lock(folder):
+        return _undo(folder)
+
+
+def _undo(folder: Path) -> Undone | None:
     for path in reversed(_levels(folder)):
         level = _read(path)
         if level is None:

@@ -4,13 +4,15 @@ Every durable file is written beside its final name, synced, renamed over it, an
 moment, whatever happens to the machine, a final name holds either the old or the new content, never a part.
 """
 
+import itertools
 import os
 import re
 import secrets
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer import faults
@@ -86,6 +88,40 @@ def place(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
         OSError: as above.
     """
+    with _written(path, chunks) as part:
+        part.replace(path)
+
+
+def create(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write one of many new files as `place` does, but never over one that is there.
+
+    Raises:
+        FileExistsError: the name is taken; what has it is untouched.
+        OSError: as `write`.
+    """
+    with _written(path, chunks) as part:
+        _rename_to_free(part, path)
+
+
+def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
+    """Create a file under a name or, where it is taken, under the same name with the next free number; return its path.
+
+    Raises:
+        OSError: as `write`.
+    """
+    chunks, candidate = list(chunks), path
+    for number in itertools.count(2):
+        with suppress(FileExistsError):
+            create(candidate, chunks)
+            sync_folder(path.parent)
+            return candidate
+        candidate = path.with_name(f"{path.stem[:60]}-{number}{path.suffix}")
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
+    """Give a whole, synced file beside `path`; what is left of it afterwards is removed."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
@@ -96,10 +132,28 @@ def place(path: Path, chunks: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         faults.moment()
-        part.replace(path)
+        yield part
         faults.moment()
     finally:
         part.unlink(missing_ok=True)
+
+
+def _rename_to_free(part: Path, path: Path) -> None:
+    """Rename a file to a name that must be free; of several who try, one succeeds.
+
+    Raises:
+        FileExistsError: it is not free.
+    """
+    if os.name == "nt":
+        part.rename(path)  # refuses by itself to replace a file
+        return
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: claim the name, then fill it
+        path.open("xb").close()
+        part.replace(path)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and captions from outside, made safe: decoded in full before they are kept, under names of our own.
+"""Images, captions and masks from outside, made safe: decoded in full before they are kept, under names of our own.
 
 One bad file never loses the good ones beside it: each is taken or refused by itself, with a reason.
 """
@@ -6,18 +6,15 @@ One bad file never loses the good ones beside it: each is taken or refused by it
 import hashlib
 import io
 import struct
-import threading
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from trainer import dataset, files
+from trainer import dataset, files, images
 from trainer.errors import UserError
 from trainer.words import count, say
 
@@ -26,15 +23,7 @@ MAX_TOTAL = 4 * 2**30
 MAX_ENTRIES = 25_000
 MAX_PICTURES = 25_000  # in a data set
 MAX_RATIO = 200
-THUMBNAIL = 320
-PIXELS_PER_BYTE = 2000  # of a JPEG at the most; less is a header that lies, of which decoders make a grey picture
-_ONE_AT_A_TIME = threading.Lock()
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 _LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in folders, unseen
 _FOREIGN = {
     ".heic": "HEIC", ".heif": "HEIC", ".svg": "SVG", ".jxl": "JPEG XL", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF",
@@ -51,6 +40,7 @@ class Report:
 
     added: list[str] = field(default_factory=list)
     captions: int = 0
+    masks: int = 0
     known: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
     moving: int = 0
@@ -60,6 +50,8 @@ class Report:
         parts = [count("Added {n} picture.", "Added {n} pictures.", len(self.added))]
         if self.captions:
             parts.append(count("{n} caption came with them.", "{n} captions came with them.", self.captions))
+        if self.masks:
+            parts.append(count("{n} mask came with them.", "{n} masks came with them.", self.masks))
         if self.known:
             parts.append(say("{number} already there, skipped.", number=self.known))
         if self.moving:
@@ -76,109 +68,30 @@ class Report:
         return " ".join(parts)
 
 
-def decode(data: bytes, background: str = "white") -> Image.Image:
-    """A picture as a viewer shows it, in RGB: rotation applied, 16 bits scaled, alpha composed on a plain colour.
-
-    Raises:
-        UserError: it is no picture of a known format, damaged, or too large.
-    """
-    return _to_rgb(_decode(data), background)
-
-
-def opacity(data: bytes) -> Image.Image | None:
-    """How opaque a picture is at each pixel, as grey; None if it is opaque everywhere.
-
-    Raises:
-        UserError: as `decode`.
-    """
-    image = _decode(data)
-    if not _has_alpha(image):
-        return None
-    alpha = image.convert("RGBA").getchannel("A")
-    return alpha if alpha.getextrema()[0] != 255 else None
-
-
-def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
-    """A picture as a viewer shows it, in RGB on white and at most `side` pixels wide and high, and its opaque share.
-
-    Raises:
-        UserError: as `decode`.
-    """
-    with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
-        image = _decode(data, side)
-        opaque = 1.0
-        if _has_alpha(image):
-            image = image.convert("RGBA")
-            seen = image.getchannel("A").histogram()
-            opaque = sum(seen[128:]) / sum(seen)
-        image = _to_rgb(image, "white")
-        image.thumbnail((side, side), reducing_gap=2.0)
-    return image, opaque
-
-
-def _decode(data: bytes, side: int = 0) -> Image.Image:
-    """The picture upright; a JPEG may come smaller than it is, but not smaller than `side`, if that is given."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
-            with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
-                if image.width * image.height > dataset.MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
-                    raise EOFError
-                if side:
-                    image.draft(None, (side, side))
-                image.load()
-                turn = _TURNS.get(dataset.orientation(image))
-                return image.copy() if turn is None else image.transpose(turn)
-    except UnidentifiedImageError:
-        raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1_000_000
-        ) from None
-    except MemoryError:
-        raise UserError("it takes too much memory", "Make it smaller first.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
-        raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-
-
-def _to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        scaled = np.clip(np.asarray(image, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
-    if _has_alpha(image):
-        image = image.convert("RGBA")
-        below = Image.new("RGBA", image.size, background)
-        return Image.alpha_composite(below, image).convert("RGB")
-    return image.convert("RGB")
-
-
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
-    """Take pictures, captions and zips into a data set.
+    """Take images, captions, masks and zips into a dataset; one upload at a time, another one waits.
 
     Args:
-        folder: the data set.
+        folder: the dataset.
         sources: (name as the person knows it, with its folder if there is one; file that holds the bytes).
-        look: is told the name of each picture before it is looked at.
+        look: is told the name of each image before it is looked at.
     """
-    report = Report()
-    captions = _captions(sources, report)
-    shelf = _Shelf(folder)
-    used = set()
-    for source in sources:
-        for name, data in _entries(*source, report, None):
-            used.add(_stem(name))
-            if look:
-                look(_shown(name))
-            _add_picture(shelf, name, data, captions.get(_stem(name)), report)
-    files.sync_folder(folder)
-    _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in used}, report)
-    return report
+    with dataset.upload_lock(folder):
+        report = Report()
+        captions = _captions(sources, report)
+        shelf = _Shelf(folder)
+        paths: dict[str, Path] = {}
+        for source in sources:
+            for name, data in _entries(*source, report, _is_image):
+                if look:
+                    look(_shown(name))
+                path = _add_picture(shelf, name, data, captions.get(_stem(name)), report)
+                if path:
+                    paths[_stem(name)] = path
+        _add_masks(folder, sources, paths, report)
+        files.sync_folder(folder)
+        _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in paths}, report)
+        return report
 
 
 def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
@@ -189,7 +102,7 @@ def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, 
     found: dict[str, str] = {}
     refused, mixed = Report(), set()
     for source in sources:
-        for name, data in _entries(*source, refused, (".txt",)):
+        for name, data in _entries(*source, refused, _is_caption):
             text = dataset.decode_text(data)
             if dataset.LOST in text or len(data) > dataset.MAX_CAPTION:
                 refused.refused.append((_shown(name), "not a text, or in an unknown encoding; save it as UTF-8"))
@@ -204,6 +117,19 @@ def _captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
+
+
+def _is_caption(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() == ".txt"
+
+
+def _is_mask(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not _is_caption(name) and (dataset.is_mask(path) or path.parent.name.lower() in dataset.MASK_FOLDERS)
+
+
+def _is_image(name: str) -> bool:
+    return not _is_caption(name) and not _is_mask(name)
 
 
 def _shown(name: str) -> str:
@@ -229,23 +155,45 @@ class _Shelf:
         self._taken.add(path.stem.lower())
         self._alike.setdefault(size, []).append(path)
 
-    def has(self, data: bytes) -> bool:
-        """Whether one of the pictures has these very bytes."""
+    def known(self, data: bytes) -> Path | None:
+        """Return the image that has these very bytes, if there is one."""
         alike = self._alike.get(len(data), [])
         for path in alike:
             if path not in self._hashes:
                 self._hashes[path] = hashlib.sha256(path.read_bytes()).digest()
-        return bool(alike) and hashlib.sha256(data).digest() in {self._hashes[path] for path in alike}
+        digest = hashlib.sha256(data).digest() if alike else b""
+        return next((path for path in alike if self._hashes[path] == digest), None)
 
-    def free_path(self, stem: str, extension: str) -> Path:
-        """A path whose stem no picture and no caption has, so that nothing is replaced or mixed up."""
-        return self.folder / (dataset.free_stem(self._taken, stem) + extension)
+    def create(self, stem: str, extension: str, data: bytes, caption: str) -> Path:
+        """Write an image and its caption under a stem that no other file has, and return the image's path.
+
+        The caption first: a crash between the two leaves a caption alone, never an image without its caption. A file
+        that somebody else put there meanwhile is not replaced; the next name is taken.
+        """
+        while True:
+            free = dataset.free_stem(self._taken, stem)
+            self._taken.add(free.lower())
+            path = self.folder / (free + extension)
+            try:
+                if caption:
+                    files.create(dataset.caption_file(path), [caption.encode() + b"\n"])
+            except FileExistsError:
+                continue
+            try:
+                files.create(path, [data])
+            except FileExistsError:
+                if caption:
+                    dataset.caption_file(path).unlink()
+                continue
+            self.put(path, len(data))
+            return path
 
 
-def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, report: Report) -> None:
-    if shelf.has(data):
+def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, report: Report) -> Path | None:
+    """Add one image; return where it lies, or None if it was refused, which the report tells."""
+    if known := shelf.known(data):
         report.known += 1
-        return
+        return known
     form = _FOREIGN.get(PurePosixPath(name).suffix.lower())
     try:
         if files.room(shelf.folder) < len(data):
@@ -254,22 +202,52 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
             raise UserError(
                 "a data set holds {max_pictures} pictures at the most", "Make another one.", max_pictures=MAX_PICTURES
             )
-        _decode(data)
+        images.upright(data)
     except UserError as error:
         advice = say("{form} pictures cannot be read here; export it as PNG or JPEG", form=form)
         report.refused.append((_shown(name), advice if form else error.message))
-        return
+        return None
     with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
         report.moving += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
-    path = shelf.free_path(files.safe_name(PurePosixPath(name).stem, "picture"), extension)
-    # The caption first: a crash between the two leaves a caption alone, never a picture without its caption.
-    if caption is not None and dataset.one_line(caption):
-        files.place(dataset.caption_file(path), [dataset.one_line(caption).encode() + b"\n"])
-        report.captions += 1
-    files.place(path, [data])
-    shelf.put(path, len(data))
+    text = dataset.one_line(caption or "")
+    path = shelf.create(files.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    report.captions += bool(text)
     report.added.append(path.name)
+    return path
+
+
+def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], paths: dict[str, Path], report: Report) -> None:
+    """Put each mask of an upload beside its image, which came with it (`paths`, by folder and stem) or was there."""
+    refused = Report()
+    for source in sources:
+        for name, data in _entries(*source, refused, _is_mask):
+            image = _masked_image(folder, PurePosixPath(name), paths)
+            if image is None:
+                report.refused.append((_shown(name), say("a mask without a picture of that name")))
+                continue
+            try:
+                mask = images.decode(data).convert("L")
+            except UserError as error:
+                report.refused.append((_shown(name), error.message))
+                continue
+            buffer = io.BytesIO()
+            mask.save(buffer, "PNG")
+            files.place(image.with_suffix(dataset.MASK), [buffer.getvalue()])
+            report.masks += 1
+    report.refused += [refusal for refusal in refused.refused if not refusal[0].lower().endswith(".zip")]
+
+
+def _masked_image(folder: Path, mask: PurePosixPath, paths: dict[str, Path]) -> Path | None:
+    """Return the image that a mask is for: in its own folder, beside its folder of masks, or the only one so called."""
+    stem = dataset.masked_stem(mask)
+    places = [mask.parent, mask.parent.parent] if mask.parent.name.lower() in dataset.MASK_FOLDERS else [mask.parent]
+    for place in places:
+        if image := paths.get(str(place / stem)):
+            return image
+    alike = [image for key, image in paths.items() if PurePosixPath(key).name == stem]
+    alike = alike or [image for image in dataset.pictures(folder) if image.stem == files.safe_name(stem, "picture")]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) -> None:
@@ -287,15 +265,15 @@ def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) 
             report.captions += 1
 
 
-def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | None) -> Iterator[tuple[str, bytes]]:
-    """The files in an upload (itself, or what is in a zip) of the given suffixes; None means all but captions."""
+def _entries(name: str, path: Path, report: Report, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Give the files of an upload (itself, or what is in a zip) whose names are wanted, each with its bytes."""
     name = name.replace("\\", "/")
     suffix = PurePosixPath(name).suffix.lower()
     if PurePosixPath(name).name in _LEFT_BY_SYSTEMS or PurePosixPath(name).name.startswith("._"):
         return
     if suffix == ".zip":
-        yield from _zip_entries(name, path, report, suffixes)
-    elif suffix not in suffixes if suffixes else suffix == ".txt":
+        yield from _zip_entries(name, path, report, wanted)
+    elif not wanted(name):
         return
     elif path.stat().st_size > MAX_FILE:
         report.refused.append((_shown(name), say("larger than {size} MB", size=MAX_FILE // 2**20)))
@@ -303,9 +281,7 @@ def _entries(name: str, path: Path, report: Report, suffixes: tuple[str, ...] | 
         yield name, path.read_bytes()
 
 
-def _zip_entries(
-    name: str, path: Path, report: Report, suffixes: tuple[str, ...] | None
-) -> Iterator[tuple[str, bytes]]:
+def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
@@ -322,7 +298,7 @@ def _zip_entries(
             suffix = PurePosixPath(entry).suffix.lower()
             if not shown or entry.endswith("/") or shown.startswith(".") or entry.startswith("__MACOSX/"):
                 continue
-            if suffix not in suffixes if suffixes else suffix == ".txt":
+            if not wanted(entry):
                 continue
             if suffix not in (*dataset.SUFFIXES, ".txt", *_FOREIGN):
                 report.refused.append((shown, say("not a picture")))
@@ -348,17 +324,3 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> t
     if len(data) > limit:
         return None, say("unpacks to more than is allowed")
     return data, ""
-
-
-def thumbnail(picture: Path) -> Path:
-    """A small WebP of a picture, made on first use and kept in the data set's cache."""
-    stat = picture.stat()
-    key = hashlib.sha256(f"{picture.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
-    path = picture.parent / dataset.CACHE / "thumbnails" / f"{key}.webp"
-    if not path.is_file():
-        image, _ = shrunk(picture.read_bytes(), THUMBNAIL)
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=80)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, buffer.getvalue())
-    return path

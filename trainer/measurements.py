@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import dataset, files, ingest
+from trainer import dataset, files, images
 from trainer.errors import UserError
 
 SIDE = 512  # pixels at which sharpness is looked at
@@ -88,7 +88,7 @@ def measure(data: bytes) -> Measurement:
     Raises:
         UserError: it is no picture.
     """
-    image, opaque = ingest.shrunk(data, SIDE)
+    image, opaque = images.shrunk(data, SIDE)
     grey = np.asarray(image.convert("L"), dtype=np.float32)
     return Measurement(_shape(image), _colours(image).tobytes().hex(), blur(grey), round(opaque, 4))
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from trainer import dataset, measurements, tokens
+from trainer import buckets, dataset, measurements, tokens
 from trainer.dataset import Example
 from trainer.measurements import Measurement
 from trainer.words import count, say
@@ -81,6 +81,14 @@ KINDS = {
     "other caption": Kind(
         "{n} caption [file is|files are] of a kind that is not read.",
         "Captions are read from .txt files alone.", "Rename it to .txt if it is the caption you mean, or remove it.",
+    ),
+    "lonely mask": Kind(
+        "{n} [mask has|masks have] no picture.",
+        "Nothing is done with such a file.", "Add the picture or remove the file.", "tidy", "Remove",
+    ),
+    "mask": Kind(
+        "{n} [picture has|pictures have] a mask.",
+        "A mask is used only if Masks is on.", "Turn it on in step 2 under Advanced, Objective.", hint=True,
     ),
     "small": Kind(
         "{n} [picture is|pictures are] smaller than the size of training.",
@@ -208,7 +216,12 @@ def find(
     examples = dataset.read(folder)
     there = {one.name for one in examples}
     numbers = {name: one for name, one in (measured or {}).items() if name in there}
-    found = [*_files(paths, examples), *_caption_files(folder, paths), *captions(examples, trigger, base)]
+    found = [
+        *_files(paths, examples),
+        *_caption_files(folder, paths),
+        *_masks(folder, paths),
+        *captions(examples, trigger, base),
+    ]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
@@ -239,6 +252,16 @@ def _caption_files(folder: Path, paths: Sequence[Path]) -> Iterator[Problem]:
     for text in sorted(folder.glob("*.caption")):  # as some other trainers call them
         if text.stem in stems:
             yield Problem("other caption", text.name, say("This caption is not read."))
+
+
+def _masks(folder: Path, paths: Sequence[Path]) -> Iterator[Problem]:
+    stems = {path.stem for path in paths}
+    for mask in dataset.masks(folder):
+        if dataset.masked_stem(mask) not in stems:
+            yield Problem("lonely mask", mask.name, say("This mask has no picture."))
+    for path in paths:
+        if dataset.mask_file(path).is_file():
+            yield Problem("mask", path.name, say("Has a mask."))
 
 
 def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
@@ -286,7 +309,7 @@ def crops(examples: Sequence[Example], resolution: int) -> list[tuple[float, tup
 @lru_cache(maxsize=8)
 def _crops(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[float, tuple[float, float]], ...]:
     found = []
-    for (width, height), (wide, high) in zip(sizes, dataset.buckets(sizes, resolution), strict=True):
+    for (width, height), (wide, high) in zip(sizes, buckets.buckets(sizes, resolution), strict=True):
         scale = max(wide / width, high / height)
         found.append((scale, (max(0.0, 1 - wide / scale / width), max(0.0, 1 - high / scale / height))))
     return tuple(found)

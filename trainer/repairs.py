@@ -56,11 +56,14 @@ def _part(folder: Path, captions: Sequence[str]) -> str:
     renamed = []
     for name in captions:
         stem = Path(name).stem
-        for path in [one for one in dataset.pictures(folder) if one.stem == stem][1:]:
-            new = dataset.free_path(folder, path.stem, path.suffix)
-            if caption := dataset.read_caption(path):  # before the picture, so that none is ever without its caption
-                files.write(dataset.caption_file(new), caption + "\n")
-            path.replace(new)
+        for path in [picture for picture in dataset.pictures(folder) if picture.stem == stem][1:]:
+            with dataset.upload_lock(folder):  # so that the free name stays free
+                new = dataset.free_path(folder, path.stem, path.suffix)
+                if caption := dataset.read_caption(path):  # first, so that no image is ever without its caption
+                    files.write(dataset.caption_file(new), caption + "\n")
+                if mask := dataset.read_mask(path):
+                    files.write(dataset.mask_file(new), mask)
+                path.replace(new)
             renamed.append(new.name)
     names = ", ".join(renamed[:8])
     return count("Renamed {n} picture: {names}.", "Renamed {n} pictures: {names}.", len(renamed), names=names)

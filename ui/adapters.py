@@ -34,22 +34,11 @@ def kept() -> list[Path]:
 
 
 def keep(source: Path) -> Path:
-    """Copy a file that was checked to those that are kept, under a name that is free."""
+    """Copy a file that was checked to those that are kept, under its name or one like it that is free."""
     folder = media.kept()
     folder.mkdir(parents=True, exist_ok=True)
-    path = free(source.stem)
-    files.write(path, source.read_bytes())
-    return path
-
-
-def free(name: str) -> Path:
-    """A path among the kept files that nothing is at, of this name or nearly so."""
-    stem, number = files.safe_name(name, "adapter"), 1
-    path = media.kept() / f"{stem}.safetensors"
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{stem[:60]}-{number}.safetensors")
-    return path
+    name = files.safe_name(source.stem, "adapter")
+    return files.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
 
 
 def discard(name: str) -> None:

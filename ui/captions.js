@@ -1,9 +1,11 @@
-// The caption grid. Cards are replaced whenever the value changes, so all listeners sit on `element`.
+// The caption grid. What people wrote reaches the page as text only: captions.html has no value in it, as Gradio would
+// run a value in a template as a program. Cards come and go, so all listeners sit on `element`.
 // `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so. It outlives
 // a reload, which Gradio does by itself when the server was away.
 const STORE = "limner-unsaved-captions";
 const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
 const timers = new Map();
+const saved = new Map(); // what was written last of each caption, and when by the server's clock
 const busy = new Set();
 let failure = "";
 let measuring = false; // pictures are being looked at by the server
@@ -14,6 +16,83 @@ const box = () => element.querySelector(".captions");
 const project = () => box()?.dataset.project ?? "";
 const areas = () => [...element.querySelectorAll("textarea")];
 const keyOf = (area) => project() + "/" + area.dataset.name;
+
+function fillCard(card, item) {
+  card.dataset.name = item.name;
+  const image = card.querySelector("img"), cut = card.querySelector(".cut"), area = card.querySelector("textarea");
+  card.querySelector(".shape").style.setProperty("--ratio", item.ratio);
+  if (image.getAttribute("src") !== item.url) image.src = item.url;
+  image.alt = item.name;
+  image.className = item.look;
+  const mask = card.querySelector(".mask");
+  mask.hidden = !item.mask;
+  if (item.mask && mask.getAttribute("src") !== item.mask) mask.src = item.mask;
+  cut.hidden = !item.cut;
+  cut.style.inset = item.cut;
+  const remove = card.querySelector(".remove");
+  remove.dataset.name = item.name;
+  remove.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => item.name));
+  area.dataset.name = item.name;
+  area.setAttribute("aria-label", "[[Caption of {name}]]".replace("{name}", () => item.name));
+  // A value that the server read before the last save would bring back an old text.
+  const newer = saved.get(keyOf(area));
+  const text = typed.get(keyOf(area))?.text ?? (newer?.at > props.value.at ? newer.text : item.caption);
+  if (area.value !== text) area.value = text;
+  const file = card.querySelector(".file");
+  file.textContent = file.title = item.name;
+  tell(card, item);
+}
+
+function tell(card, item) {
+  const tokens = card.querySelector(".tokens");
+  tokens.textContent = item.tokens;
+  tokens.classList.toggle("long", item.long !== "");
+  card.querySelector(".badges").replaceChildren(...item.badges.map((text) => withText("span", text)));
+}
+
+function withText(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+// Cards that stay are not moved, so that the one that is typed in keeps the focus.
+function fillCards(items) {
+  const cards = element.querySelector(".cards");
+  const names = new Set(items.map((item) => item.name));
+  for (const card of [...cards.children]) if (!names.has(card.dataset.name)) card.remove();
+  const known = new Map([...cards.children].map((card) => [card.dataset.name, card]));
+  const blank = element.querySelector("template").content.firstElementChild;
+  let next = cards.firstElementChild;
+  for (const item of items) {
+    const card = known.get(item.name) ?? blank.cloneNode(true);
+    fillCard(card, item);
+    if (card === next) next = next.nextElementSibling;
+    else cards.insertBefore(card, next);
+  }
+}
+
+function draw() {
+  const value = props.value;
+  if (!box() || !value?.items) return;
+  if (value.project !== project()) element.querySelector(".cards").replaceChildren();
+  for (const name of ["project", "page", "last", "left"]) box().dataset[name] = value[name];
+  element.querySelector(".only").hidden = !value.only;
+  element.querySelector(".filter").textContent = value.only;
+  element.querySelector(".keys").hidden = element.querySelector(".order").hidden = !value.any;
+  element.querySelector(".order").replaceChildren(...value.orders.map((order) => withText("option", order.title, {
+    value: order.key, ...(order.selected && { selected: "" }),
+  })));
+  fillCards(value.items);
+  element.querySelector(".empty").hidden = value.items.length > 0;
+  element.querySelector(".none-left").hidden = !value.any;
+  element.querySelector(".no-pictures").hidden = value.any;
+  element.querySelector(".pages").hidden = !value.paged;
+  element.querySelector(".pages").replaceChildren(...value.pages.map((page) => withText("button", page.label, {
+    type: "button", class: "page" + page.current, "data-page": page.number,
+  })));
+}
 
 function show() {
   sessionStorage.setItem(STORE, JSON.stringify([...typed]));
@@ -29,20 +108,6 @@ function show() {
 function later(key, delay) {
   clearTimeout(timers.get(key));
   timers.set(key, setTimeout(() => save(key), delay));
-}
-
-function tell(name, answer) {
-  for (const card of element.querySelectorAll(".card")) {
-    if (card.dataset.name !== name) continue;
-    const tokens = card.querySelector(".tokens");
-    tokens.textContent = answer.tokens;
-    tokens.classList.toggle("long", answer.long !== "");
-    card.querySelector(".badges").replaceChildren(...answer.badges.map((text) => {
-      const badge = document.createElement("span");
-      badge.textContent = text;
-      return badge;
-    }));
-  }
 }
 
 async function save(key) {
@@ -62,7 +127,9 @@ async function save(key) {
     failure = "";
     if (typed.get(key) === sent) typed.delete(key);
     else if (typed.has(key)) later(key, 0);
-    if (sent.project === project()) tell(sent.name, answer);
+    saved.set(key, { text: sent.text, at: answer.at });
+    const card = [...element.querySelectorAll(".card")].find((card) => card.dataset.name === sent.name);
+    if (card && sent.project === project()) tell(card, answer);
     clearTimeout(settled);
     settled = setTimeout(() => trigger("edit"), 1500);
   } else if (typed.has(key)) {
@@ -147,9 +214,8 @@ window.limnerSaved = async () => {
     await new Promise((resume) => setTimeout(resume, 100));
   }
 };
-// A textarea that was typed in shows its own text, not the new value, unless it is told to.
 watch("value", () => {
-  for (const area of areas()) area.value = typed.get(keyOf(area))?.text ?? area.defaultValue;
+  draw();
   for (const key of typed.keys()) if (!timers.has(key)) later(key, 0);
   if (toFirst) areas()[0]?.focus();
   toFirst = false;
@@ -162,5 +228,6 @@ document.addEventListener("change", (event) => {
     window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);
   }
 }, true);
+draw();
 show();
 measure();

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +28,6 @@ AT_ONCE = 24  # pictures that are measured in one go
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
 # Gradio hands on the bare names of the files in a folder; captions.js noted where each lies.
 WITH_PLACES = "(...values) => [...values.slice(0, -1), JSON.stringify(window.limnerFolder ?? [])]"
-_CHANGING = threading.Lock()  # one change of captions at a time
 
 
 @dataclass(frozen=True)
@@ -206,10 +205,10 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     """Save one caption; called by the grid as it is typed."""
     project, name = str(argument["project"]), str(argument["name"])
     picture = media.find_picture(project, name)
-    with _CHANGING:
-        dataset.write_caption(picture, str(argument["text"])[:10_000])
+    dataset.write_caption(picture, str(argument["text"])[:10_000])
+    written_at = time.monotonic()
     found = grid.read(project, memory.answer(project, "trigger"))
-    return {"badges": found.badges(name), **grid.length(found, dataset.read_caption(picture))}
+    return {"at": written_at, "badges": found.badges(name), **grid.length(found, dataset.read_caption(picture))}
 
 
 @answered
@@ -246,7 +245,7 @@ def narrow(project: str, trigger: str, look: Look, find: str, event: gr.EventDat
 
 def _change_all(folder: Path, change: editing.Change, what: str) -> str:
     """Change every caption; returns in words how many became different."""
-    with _CHANGING:
+    with dataset.captions_lock(folder):
         changes = editing.edits(folder, change)
         editing.make(folder, changes, what)
     if not changes:
@@ -282,8 +281,7 @@ def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) ->
 
 def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     """Take back the last change of many captions."""
-    with _CHANGING:
-        undone = editing.undo(grid.folder_of(project))
+    undone = editing.undo(grid.folder_of(project))
     said = say("There is nothing to take back.")
     if undone:
         said = say("Took back: {what}.", what=undone.what)
@@ -295,7 +293,7 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
 def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
     """Apply the remedy for a kind of problem."""
     folder, word = grid.folder_of(project), dataset.one_line(trigger or "")
-    with _CHANGING:
+    with dataset.captions_lock(folder):
         said = repairs.apply(folder, grid.read(project, word).problems, str(event.kind), word)
     return [_said(said), *grid.draw(project, trigger, replace(look, kind=""))]
 

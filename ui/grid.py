@@ -3,6 +3,7 @@
 Nothing here waits for pictures to be measured; `left` says how many still have to be.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -39,7 +40,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Project:
-    """A project as its folder is now."""
+    """A project as its folder is now; `read_at` is the moment by the monotonic clock before it was looked at."""
 
     name: str
     trigger: str
@@ -48,6 +49,7 @@ class Project:
     base: str = configs.MICRO
     resolution: int = 0
     left: int = 0  # pictures that have not been measured yet
+    read_at: float = 0.0
 
     @property
     def folder(self) -> Path | None:
@@ -78,7 +80,7 @@ def folder_of(project: str | None) -> Path:
 
 def read(name: str | None, trigger: str = "") -> Project:
     """Look at a project; what it is known for already is not measured again."""
-    project = Project(name or "", trigger)
+    project = Project(name or "", trigger, read_at=time.monotonic())
     if project.folder is None:
         return project
     preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or configs.MICRO
@@ -95,7 +97,7 @@ def read(name: str | None, trigger: str = "") -> Project:
 
 
 def cards(project: Project, look: Look) -> dict[str, Any]:
-    """What the grid's template draws."""
+    """Return what captions.js draws, which is plain text throughout."""
     shown = chosen(project, look)
     pages = max(1, -(-len(shown) // PAGE))
     page = min(max(1, look.page), pages)
@@ -104,6 +106,7 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
     )
     return {
         "project": project.name,
+        "at": project.read_at,
         "page": page,
         "last": pages,
         "left": project.left,
@@ -128,9 +131,11 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
 
 def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str, Any]:
     across, down = (50 * share if share > BAND else 0 for share in cut)
+    mask = dataset.mask_file(one.path)
     return {
         "name": one.name,
-        "url": f"/media/dataset/{quote(project.name)}/{quote(one.name)}?t={one.path.stat().st_mtime_ns}",
+        "url": _address("dataset", project, one.name, one.path),
+        "mask": _address("mask", project, one.name, mask) if mask.is_file() else "",
         "caption": one.caption,
         "look": "small" if min(one.width, one.height) < SMALL else "",
         "ratio": f"{one.width / one.height:.4f}",
@@ -138,6 +143,11 @@ def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str,
         "badges": project.badges(one.name),
         **length(project, one.caption),
     }
+
+
+def _address(route: str, project: Project, name: str, path: Path) -> str:
+    """Return where the page gets the thumbnail of a file, which changes when the file does."""
+    return f"/media/{route}/{quote(project.name)}/{quote(name)}?t={path.stat().st_mtime_ns}"
 
 
 def length(project: Project, caption: str) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def only(look: Look, shown: int) -> str:
 
 
 def overview(project: Project) -> dict[str, Any]:
-    """What the list above the grid draws: findings, and the tags."""
+    """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {one.name for one in project.examples}
     findings = []
     for one in problems.gathered(project.problems):

@@ -14,7 +14,7 @@ from typing import TypeVar
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-from trainer import dataset, files, ingest, runs
+from trainer import dataset, files, images, runs
 from trainer.errors import UserError
 
 router = APIRouter()
@@ -69,8 +69,19 @@ def _waiting() -> Iterator[tuple[Path, int, float]]:
 def thumbnail(name: str, picture: str) -> FileResponse:
     """A small version of a picture of a data set, made by ourselves from its pixels."""
     found = _or_404(lambda: find_picture(name, picture))
+    return _small(found.parent, found)
+
+
+@router.get("/media/mask/{name}/{picture}")
+def mask(name: str, picture: str) -> FileResponse:
+    """A small version of the mask of a picture of a data set."""
+    found = _or_404(lambda: find_picture(name, picture))
+    return _small(found.parent, dataset.mask_file(found))
+
+
+def _small(folder: Path, picture: Path) -> FileResponse:
     try:
-        return FileResponse(ingest.thumbnail(found), media_type="image/webp", headers=PRIVATE)
+        return FileResponse(images.thumbnail(folder, picture), media_type="image/webp", headers=PRIVATE)
     except (UserError, OSError):
         raise HTTPException(404) from None
 

@@ -1,5 +1,46 @@
-// What should be looked at, and the tags. What a person opened or closed stays so when the value changes.
+// What should be looked at, and the tags. What a person opened or closed stays so when the value changes. What people
+// wrote is put in as text; overview.html has no value in it, as Gradio would run a value in a template as a program.
 const opened = new Map();
+
+function row(finding) {
+  const made = element.querySelector("template").content.firstElementChild.cloneNode(true);
+  if (finding.look) made.classList.add(finding.look);
+  made.querySelector(".title").textContent = finding.title;
+  made.querySelector(".advice").textContent = `${finding.effect} ${finding.remedy}`;
+  made.querySelector(".quiet").textContent = finding.files;
+  const show = made.querySelector(".show"), mend = made.querySelector(".mend");
+  show.hidden = !finding.show;
+  show.dataset.kind = finding.kind;
+  show.setAttribute("aria-label", "[[Show: {title}]]".replace("{title}", () => finding.title));
+  mend.hidden = !finding.button;
+  mend.dataset.mend = finding.kind;
+  mend.textContent = finding.button;
+  return made;
+}
+
+function chip({ tag, count }) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.className = "chip";
+  made.dataset.tag = tag;
+  const number = document.createElement("b");
+  number.textContent = count;
+  made.append(tag, " ", number);
+  return made;
+}
+
+function draw() {
+  const value = props.value;
+  if (!value?.findings) return;
+  const doctor = element.querySelector(".doctor"), tags = element.querySelector(".tags");
+  doctor.hidden = !value.heading;
+  doctor.dataset.open = value.serious;
+  doctor.querySelector("summary").textContent = value.heading;
+  doctor.querySelector("ul").replaceChildren(...value.findings.map(row));
+  tags.hidden = !value.tags.length;
+  tags.querySelector(".chips").replaceChildren(...value.tags.map(chip));
+  restore();
+}
 
 function restore() {
   for (const part of element.querySelectorAll("details")) {
@@ -15,5 +56,5 @@ element.addEventListener("click", (event) => {
   else if (button?.dataset.kind) trigger("select", { kind: button.dataset.kind });
   else if (button?.dataset.tag) trigger("select", { tag: button.dataset.tag });
 });
-watch("value", restore);
-restore();
+watch("value", draw);
+draw();

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,7 +20,7 @@ import gradio as gr
 from trainer import files
 from trainer.errors import UserError
 from trainer.words import say
-from ui import adapters, media
+from ui import adapters
 from ui.handling import QUIET, handled, sentence
 from ui.watch import Watch
 
@@ -222,17 +223,19 @@ def run(request: Request) -> str:
     """
     if not files.safe_name(request.name, ""):
         raise UserError("The new file has no name yet.", "Type one.")
-    media.kept().mkdir(parents=True, exist_ok=True)
-    out = adapters.free(request.name)
     if request.tool == "bake":
         out = _model_path(request)
-    facts = call(arguments(request, out))
-    if request.tool == "bake":
+        facts = call(arguments(request, out))
         told = say(
             "Done: {layers} layers changed. The model is {path}.", layers=facts["layers"],
             path=f"outputs/.models/{escape(out.name)}",
         )  # fmt: skip
         return f"<p>{told}</p>"
+    files.uploads().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=files.uploads()) as folder:
+        made = Path(folder) / f"{files.safe_name(request.name, 'adapter')}.safetensors"
+        facts = call(arguments(request, made))
+        out = adapters.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
     error = say("It is exact up to the rounding of its precision.")
     if facts["error"]:

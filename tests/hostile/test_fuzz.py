@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import adapter_file, config, dataset, events, ingest, verify
+from trainer import adapter_file, config, dataset, events, images, ingest, verify
 from trainer.errors import UserError
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
@@ -71,7 +71,7 @@ def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object]) -> int:
 
 def test_pictures() -> None:
     seeds = [data for _, data, _ in pictures.good().values() if len(data) < 20_000]
-    assert fuzz("pictures", seeds, ingest.decode) > 50
+    assert fuzz("pictures", seeds, images.decode) > 50
 
 
 def test_captions(home: Path) -> None:

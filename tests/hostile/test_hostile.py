@@ -22,7 +22,20 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import adapter_file, config, dataset, detect, families, files, ingest, intake, problems, runs, summary
+from trainer import (
+    adapter_file,
+    config,
+    dataset,
+    detect,
+    families,
+    files,
+    images,
+    ingest,
+    intake,
+    problems,
+    runs,
+    summary,
+)
 from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError
 from trainer.families import pipelines
@@ -99,12 +112,12 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
     assert report.refused == []
     (example,) = dataset.read(folder)
     assert (example.width, example.height) == expected.size
-    shown = ingest.decode(example.path.read_bytes())
+    shown = images.decode(example.path.read_bytes())
     assert shown.size == expected.size
     width, height = expected.size
     assert expected.first is None or near(shown.getpixel((0, 0)), expected.first)
     assert expected.last is None or near(shown.getpixel((width - 1, height - 1)), expected.last)
-    small = ingest.thumbnail(example.path).read_bytes()
+    small = images.thumbnail(example.path.parent, example.path).read_bytes()
     assert b"SECRET CAMERA" not in small
     assert b"Exif" not in small
     with Image.open(example.path) as image:  # the ending is that of what is inside

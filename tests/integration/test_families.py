@@ -16,7 +16,20 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import adapter_file, cache, config, dataset, detect, events, export, families, objective, preview, runs
+from trainer import (
+    adapter_file,
+    buckets,
+    cache,
+    config,
+    dataset,
+    detect,
+    events,
+    export,
+    families,
+    objective,
+    preview,
+    runs,
+)
 from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, probe
@@ -120,7 +133,7 @@ def test_sizes_are_those_of_the_picture_and_its_crop(home: Path, bases: dict[str
     folder.mkdir()
     Image.new("RGB", (300, 200), "red").save(folder / "a.png")
     family, examples = load(bases["sdxl"]), dataset.read(folder)
-    wide, high = dataset.bucket(300, 200, 128)
+    wide, high = buckets.bucket(300, 200, 128)
     for text_encoder in (False, True):
         made = settings(bases["sdxl"], training__resolution=128, training__batch_size=1,
                         training__text_encoder=text_encoder)  # fmt: skip

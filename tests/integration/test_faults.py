@@ -21,7 +21,7 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, dataset, events, export, files, forms, ingest, runs
+from trainer import adapter_file, checkpoint, config, dataset, events, export, files, forms, images, runs
 from trainer.runs import Run
 from ui import progress
 
@@ -395,7 +395,7 @@ def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Pa
             photo.write_bytes(pictures.saved(image.convert("RGB"), "JPEG", exif=pictures.exif(1)))
         dataset.caption_file(picture).rename(dataset.caption_file(photo))
         picture.unlink()
-        ingest.thumbnail(photo)
+        images.thumbnail(photo.parent, photo)
     assert len(dataset.read(character)) == 14
     run = make(str(tiny_sd), steps=4, resolution=64)
     assert workers.work(run) == 0

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
-from trainer import adapter_file, cache, checkpoint, dataset, events, families, ingest, loss, runs, update
+from trainer import adapter_file, cache, checkpoint, dataset, events, families, images, loss, runs, update
 from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -111,8 +111,8 @@ def transparent(path: Path) -> None:
 
 def test_backgrounds_of_transparent_pictures(family: Family, character: Path, tiny_sd: Path) -> None:
     transparent(character / "01.png")
-    assert ingest.opacity((character / "01.png").read_bytes()) is not None
-    assert ingest.opacity((character / "02.png").read_bytes()) is None
+    assert images.opacity((character / "01.png").read_bytes()) is not None
+    assert images.opacity((character / "02.png").read_bytes()) is None
     made = built(family, character, settings(tiny_sd, pictures__background="random", pictures__backgrounds=3))
     assert [len(one) for one in made.own.views[:2]] == [3, 1]
     first = [made.shelf.get(file)["mean"] for file in made.own.views[0]]
@@ -128,7 +128,7 @@ def test_backgrounds_of_transparent_pictures(family: Family, character: Path, ti
     drawn = finish(runs.create(settings(tiny_sd, **options)))
     assert not same(drawn, finish(runs.create(settings(tiny_sd, training__steps=3))))
     data = (character / "01.png").read_bytes()
-    assert ingest.decode(data, "#00ff00").getpixel((0, 0)) == (0, 255, 0)
+    assert images.decode(data, "#00ff00").getpixel((0, 0)) == (0, 255, 0)
 
 
 def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_sd: Path) -> None:

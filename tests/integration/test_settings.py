@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
-from trainer import cache, checkpoint, dataset, runs, schema
+from trainer import buckets, cache, checkpoint, dataset, runs, schema
 from trainer.config import TrainConfig
 from trainer.families import Family
 from trainer.runs import Run
@@ -180,7 +180,7 @@ def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Pa
         "training__parts": 2, "adapter__dropout": 0.2, "training__small_share": 0.4,
     }  # fmt: skip
     made = settings(tiny_sd, **options)
-    sizes = dataset.buckets([(one.width, one.height) for one in dataset.read(character)], 128)
+    sizes = buckets.buckets([(one.width, one.height) for one in dataset.read(character)], 128)
     assert len(set(sizes)) == 3
     whole, parts = runs.create(made), runs.create(made)
     expected = finish(whole)

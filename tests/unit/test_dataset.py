@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer import dataset, ingest
+from trainer import buckets, dataset, images, ingest
 from trainer.errors import UserError
 
 
@@ -73,7 +73,7 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, uploads: Path) -> Non
         "Added 2 pictures. 1 caption came with them. 1 already there, skipped. Not used: "
     )
     assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", "rin, rot \u00e4"), ("evil.png", "")]
-    assert {one.name for one in folder.iterdir()} == {"a.png", "a.txt", "evil.png"}
+    assert {path.name for path in folder.iterdir()} == {dataset.CACHE, "a.png", "a.txt", "evil.png"}
     assert {one.name for one in folder.parent.iterdir()} == {"rin"}
 
 
@@ -153,20 +153,20 @@ def test_a_picture_is_decoded_as_a_viewer_shows_it() -> None:
     half.putpixel((0, 0), (0, 0, 255, 255))
     buffer = io.BytesIO()
     half.save(buffer, "PNG")
-    image = ingest.decode(buffer.getvalue())
+    image = images.decode(buffer.getvalue())
     assert image.getpixel((0, 0)) == (0, 0, 255)
     assert image.getpixel((3, 1)) == (255, 255, 255)
 
     deep = Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.uint16))
     buffer = io.BytesIO()
     deep.save(buffer, "PNG")
-    assert [ingest.decode(buffer.getvalue()).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
+    assert [images.decode(buffer.getvalue()).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
 
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     buffer = io.BytesIO()
     Image.new("RGB", (30, 10), "white").save(buffer, "JPEG", exif=exif)
-    assert ingest.decode(buffer.getvalue()).size == (10, 30)
+    assert images.decode(buffer.getvalue()).size == (10, 30)
 
 
 def test_sizes_are_those_of_the_shown_picture(folder: Path) -> None:
@@ -182,16 +182,16 @@ def test_a_lying_header_is_refused_before_it_is_decoded(size: tuple[int, int]) -
     data[16:24] = struct.pack(">II", *size)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     with pytest.raises(UserError, match="larger than 64 million pixels"):
-        ingest.decode(bytes(data))
+        images.decode(bytes(data))
 
 
 @given(st.integers(1, 8000), st.integers(1, 8000), st.sampled_from([64, 256, 512, 768, 1024]))
 def test_buckets_have_near_the_wanted_area_and_the_nearest_shape(width: int, height: int, resolution: int) -> None:
-    w, h = dataset.bucket(width, height, resolution)
+    w, h = buckets.bucket(width, height, resolution)
     assert w % 64 == 0
     assert h % 64 == 0
     assert w * h <= resolution**2
-    assert dataset.bucket(1, 1, resolution) == (resolution, resolution)
+    assert buckets.bucket(1, 1, resolution) == (resolution, resolution)
     if width > height:
         assert w >= h
 
@@ -241,8 +241,8 @@ def test_a_data_set_that_is_not_there(home: Path, name: str) -> None:
 
 def test_a_thumbnail_is_made_once(folder: Path) -> None:
     (folder / "a.png").write_bytes(png(size=(1000, 500)))
-    path = ingest.thumbnail(folder / "a.png")
+    path = images.thumbnail(folder, folder / "a.png")
     with Image.open(path) as image:
         assert image.size == (320, 160)
     stamp = path.stat().st_mtime_ns
-    assert ingest.thumbnail(folder / "a.png").stat().st_mtime_ns == stamp
+    assert images.thumbnail(folder, folder / "a.png").stat().st_mtime_ns == stamp

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import captions, config, dataset
+from trainer import buckets, captions, config, dataset
 from trainer.errors import UserError
 from trainer.lion import Lion
 from trainer.loss import draw_timesteps, error, masked, weight
@@ -151,13 +151,13 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
 
 def test_rare_buckets_join_others() -> None:
     shapes = [(512, 512)] * 6 + [(512, 768)] * 4 + [(768, 512), (600, 512), (512, 600), (1024, 512), (512, 1024)]
-    found = dataset.buckets(shapes, 512)
+    found = buckets.buckets(shapes, 512)
     assert len(set(found)) == 5
-    assert found[:6] == [dataset.bucket(512, 512, 512)] * 6
-    assert found[6:10] == [dataset.bucket(512, 768, 512)] * 4
+    assert found[:6] == [buckets.bucket(512, 512, 512)] * 6
+    assert found[6:10] == [buckets.bucket(512, 768, 512)] * 4
     many = [(512 + 64 * (n % 8), 512) for n in range(400)]
-    assert dataset.buckets(many, 512) == [dataset.bucket(w, h, 512) for w, h in many]
-    assert dataset.buckets([], 512) == []
+    assert buckets.buckets(many, 512) == [buckets.bucket(w, h, 512) for w, h in many]
+    assert buckets.buckets([], 512) == []
 
 
 def test_a_shelf_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.unit.tabs import given
+from tests.conftest import STYLE
+from tests.unit.tabs import answers, given
 from trainer import dataset, events, runs
 from trainer.errors import UserError
 from trainer.runs import Run
@@ -102,14 +103,14 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    _, _, _, _, base, tuned, *values = given()
-    after, *moved = training.retune("style", base, tuned, *values)
-    assert after == ("style", "micro")
+    _, _, name, trigger, base, filled, *values = given()
+    after, *moved = training.refill("rin", "style", name, trigger, base, filled, *values)
+    assert (after["preset"], after["base"]) == ("style", "micro")
     assert training.plan("rin", "style", "x", "", "micro", after, *moved) != training.plan(*given())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = training.create(*given())
+    run = training.create(answers())
     started = []
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
     live.go_on(run.id, Painter(), Watch())
@@ -209,7 +210,9 @@ def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
+    read_at = grid.read("rin").read_at
     answer = datasets.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
+    assert answer.pop("at") > read_at, "what was read before is older than what was written"
     assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
@@ -318,9 +321,12 @@ def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
     assert memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
-    assert memory.guess_trigger(["a, b", "a, b"]) == ""
+    assert memory.guess_trigger(["a, b", "b, a"]) == ""
+    assert memory.guess_trigger(["a, b", "a, b"]) == "a"
     assert memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
     assert memory.guess_trigger(["one"]) == ""
+    assert memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
+    assert memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"
     assert memory.guess_trigger([]) == ""
 
 

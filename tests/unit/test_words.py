@@ -17,6 +17,7 @@ from babel.messages import mofile, pofile
 from scripts import words
 from tests.conftest import CHECKOUT
 from trainer.errors import UserError
+from trainer.words import say
 from ui import texts
 
 FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
@@ -168,6 +169,7 @@ WRONG = """
 import json
 from trainer import config
 from trainer.errors import UserError
+from trainer.words import say
 told = []
 for wrong in (
     {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema": "x", "nothing": 1}},
@@ -198,3 +200,8 @@ def test_an_error_is_formatted_once() -> None:
     again = UserError(named.message, named.remedy)
     assert (again.message, again.remedy) == (named.message, named.remedy)
     assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."
+
+
+def test_a_quoted_text_stands_as_it_was_written() -> None:
+    assert say("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
+    assert say("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"

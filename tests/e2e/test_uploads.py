@@ -1,0 +1,65 @@
+"""Images dropped by two pages at once, and masks among them, in a real browser."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from tests.e2e.conftest import Server, Visit, wait
+from tests.e2e.test_images import choose, png
+from tests.e2e.test_page import cards, new_project, tab, upload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import FilePayload
+
+EACH = 30
+
+
+def files(first: int) -> list[FilePayload]:
+    """Images and captions under the same names, whoever drops them."""
+    dropped: list[FilePayload] = []
+    for number in range(EACH):
+        dropped.append({"name": f"{number:02d}.png", "mimeType": "image/png", "buffer": png(first + number)})
+        text = f"caption {first + number}".encode()
+        dropped.append({"name": f"{number:02d}.txt", "mimeType": "text/plain", "buffer": text})
+    return dropped
+
+
+def test_two_pages_that_upload_at_once_keep_all(server: Server, visit: Visit) -> None:
+    first = visit(server)
+    new_project(first, "both")
+    second = visit(server)
+    second.locator(".captions[data-project='both']").wait_for(state="attached")
+    upload(first, files(0))
+    upload(second, files(EACH))
+    folder = server.home / "datasets" / "both"
+    wait(lambda: len(list(folder.glob("*.png"))) == 2 * EACH, seconds=120)
+    for page in (first, second):
+        page.get_by_text(f"Added {EACH} pictures. {EACH} captions came with them.").wait_for(timeout=120_000)
+    wanted = {png(number): f"caption {number}\n" for number in range(2 * EACH)}
+    assert {path.read_bytes(): path.with_suffix(".txt").read_text() for path in folder.glob("*.png")} == wanted
+    second.reload()
+    choose(second, "both")
+    cards(second, 2 * EACH)
+
+
+def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit: Visit) -> None:
+    mask = io.BytesIO()
+    Image.new("L", (200, 200), 255).save(mask, "PNG")
+    page = visit(server)
+    new_project(page, "masked")
+    names = [("01.png", png(1)), ("01.mask.png", mask.getvalue()), ("02.png", png(2)), ("02-masklabel.png", png(3))]
+    upload(page, [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in names])
+    cards(page, 2)
+    page.get_by_text("Added 2 pictures. 2 masks came with them.").wait_for()
+    shown = page.locator(".card .mask")
+    wait(lambda: shown.first.evaluate("image => image.complete && image.naturalWidth > 0"))
+    assert [image.is_visible() for image in shown.all()] == [True, True]
+    page.get_by_text("2 pictures have a mask.").wait_for()
+    tab(page, "Train")
+    page.locator("#plan").get_by_text("2 pictures").wait_for()
+    assert sorted(path.name for path in (server.home / "datasets" / "masked").glob("*.png")) == [
+        "01.mask.png", "01.png", "02.mask.png", "02.png",
+    ]  # fmt: skip

@@ -1,0 +1,131 @@
+"""Several uploads at once, each by a process of its own as the page starts it: nothing is lost or mixed up."""
+
+import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainer import dataset, editing, files, intake
+from ui import adapters, media
+
+TOGETHER, EACH = 4, 15
+
+
+def png(seed: int, size: int = 80) -> bytes:
+    cells = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(cells).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def together(work: Callable[[int], object], count: int) -> list[object]:
+    """Do something in several threads that begin at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def begin(number: int) -> object:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+def test_uploads_at_once_keep_every_image_with_its_own_caption(home: Path, tmp_path: Path) -> None:
+    folder = dataset.create("rin")
+    content: dict[bytes, str] = {}
+    uploads = []
+    for number in range(TOGETHER):
+        sources = []
+        for place in range(EACH):  # the same names in all uploads
+            image = tmp_path / f"u{number}-{place}.png"
+            image.write_bytes(png(number * EACH + place))
+            text = tmp_path / f"u{number}-{place}.txt"
+            text.write_text(f"caption {number} {place}")
+            content[image.read_bytes()] = f"caption {number} {place}"
+            sources += [(f"{place:02d}.png", image), (f"{place:02d}.txt", text)]
+        uploads.append(sources)
+    reports = together(lambda number: intake.add(folder, uploads[number]), TOGETHER)
+    assert sum(len(report.added) for report in reports) == TOGETHER * EACH  # type: ignore[attr-defined]
+    assert {path.read_bytes(): dataset.read_caption(path) for path in dataset.pictures(folder)} == content
+    assert not list(folder.glob(f".*{files.PART}"))
+
+
+def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> None:
+    sources = []
+    for number in range(20):
+        source = tmp_path / str(number) / "fox.safetensors"
+        source.parent.mkdir()
+        source.write_bytes(bytes([number]) * 100)
+        sources.append(source)
+    together(lambda number: adapters.keep(sources[number]), 20)
+    assert {path.read_bytes() for path in media.kept().iterdir()} == {source.read_bytes() for source in sources}
+
+
+def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
+    def add_tag(number: int) -> None:
+        with dataset.captions_lock(character):
+            editing.make(character, editing.edits(character, editing.with_tag(f"tag{number}")), f"tag {number}")
+
+    together(add_tag, 4)
+    for picture in dataset.pictures(character):
+        assert {f"tag{number}" for number in range(4)} <= set(editing.split(dataset.read_caption(picture)))
+    assert len(list((character / dataset.CACHE / "undo").iterdir())) == 4
+
+
+def test_a_name_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "fox.txt").write_text("there before")
+    for number in range(2, 5):
+        assert files.create_numbered(tmp_path / "fox.txt", [b"new"]).name == f"fox-{number}.txt"
+    assert (tmp_path / "fox.txt").read_text() == "there before"
+    assert {path.suffix for path in tmp_path.iterdir()} == {".txt"}
+
+
+def test_masks_are_paired_with_their_images_and_never_trained(home: Path, tmp_path: Path) -> None:
+    folder = dataset.create("rin")
+
+    def source(name: str, data: bytes) -> tuple[str, Path]:
+        path = tmp_path / name.replace("/", "_")
+        path.write_bytes(data)
+        return name, path
+
+    mask = io.BytesIO()
+    Image.new("RGB", (80, 80), "white").save(mask, "PNG")
+    masks = [mask.getvalue() + bytes([number]) for number in range(6)]  # each other bytes, the same image
+    report = intake.add(folder, [
+        source("01.png", png(1)), source("01.mask.png", masks[0]),
+        source("02.png", png(2)), source("02-masklabel.png", masks[1]),
+        source("set/03.png", png(3)), source("set/masks/03.png", masks[2]),
+        source("images/04.jpg", png(4)), source("mask/04.png", masks[3]),
+        source("set/Masks/none.png", masks[4]), source("05.png", png(5)),
+    ])  # fmt: skip
+    assert sorted(report.added) == ["01.png", "02.png", "03.png", "04.png", "05.png"]
+    assert report.masks == 4
+    assert report.refused == [("none.png", "a mask without a picture of that name")]
+    assert "4 masks came with them." in report.sentence()
+    assert [path.name for path in dataset.pictures(folder)] == [f"0{number}.png" for number in range(1, 6)]
+    assert [bool(dataset.read_mask(path)) for path in dataset.pictures(folder)] == [True] * 4 + [False]
+    # One that comes later finds its image by name.
+    later = intake.add(folder, [source("05.mask.png", masks[5])])
+    assert (later.added, later.masks) == ([], 1)
+    assert dataset.read_mask(folder / "05.png")
+    dataset.remove(folder / "05.png")
+    assert not (folder / "05.mask.png").exists()
+    assert dataset.restore_last(folder)
+    assert dataset.read_mask(folder / "05.png")
+
+
+def test_masks_of_a_folder_filled_by_hand_are_found(home: Path) -> None:
+    folder = dataset.create("rin")
+    (folder / "masks").mkdir()
+    for name in ("01.png", "01-masklabel.png", "02.png", "masks/02.png", "03.png", "04.mask.png"):
+        (folder / name).write_bytes(png(7))
+    assert [path.name for path in dataset.pictures(folder)] == ["01.png", "02.png", "03.png"]
+    masks = [dataset.mask_file(path).relative_to(folder).as_posix() for path in dataset.pictures(folder)]
+    assert masks == ["01-masklabel.png", "masks/02.png", "03.mask.png"]
+    dataset.remove(folder / "02.png")
+    assert dataset.restore_last(folder)
+    assert dataset.read_mask(folder / "02.png"), "the bin keeps it under a name that no image has"

@@ -8,20 +8,16 @@ no torch is needed: a file can be looked at in a moment, whatever is in it.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from trainer import container, keys, layout, summary
-from trainer.container import Container
 from trainer.detect import TITLES, FamilyName
 from trainer.errors import UserError
+from trainer.facts import PEFT_SETTINGS, Facts
 from trainer.keys import TEXT_PREFIXES, Module, Shape
-from trainer.summary import Layer
 from trainer.words import count, say
 
 MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
-_PEFT = "lora_adapter_metadata"
 _FORGE_LIMIT = 12
 
 
@@ -52,74 +48,6 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What the rules go by. `known` has the weight shapes of the model that the file is for."""
-
-    file: Container
-    layers: list[Layer]
-    strange: list[str]
-    family: FamilyName
-    model: str
-    known: Mapping[str, Shape]
-
-    @cached_property
-    def peft(self) -> bool:
-        """Whether it is in PEFT's form."""
-        return any(layer.module.naming == "dotted" for layer in self.layers)
-
-    @cached_property
-    def told(self) -> dict[str, Any]:
-        """PEFT's settings in the metadata; {} if there are none or they are damaged."""
-        try:
-            told = json.loads(self.file.metadata.get(_PEFT, "{}"))
-        except (ValueError, RecursionError):
-            return {}
-        return told if isinstance(told, dict) else {}
-
-    @cached_property
-    def without_alpha(self) -> list[str]:
-        """Layers in kohya's form that lack their alpha."""
-        return [one.module.name for one in self.layers if one.module.naming != "dotted" and "alpha" not in one.parts]
-
-    @cached_property
-    def halves(self) -> list[str]:
-        """Layers that lack a part, or whose parts do not fit together."""
-        return [one.module.name for one in self.layers if keys.weight_size(summary.shapes(self.file, one)) is None]
-
-    @cached_property
-    def misfits(self) -> list[str]:
-        """Layers that the model has, in another size."""
-        return [one.module.name for one in self.layers
-                if self.has(one.module) and keys.weight_size(summary.shapes(self.file, one))
-                and not summary.fits(self.file, one, self.known)]  # fmt: skip
-
-    @cached_property
-    def twice(self) -> list[str]:
-        """Layers that are in the file under two names."""
-        names: dict[Any, str] = {}
-        placed = [(one.module.place, one.module.name) for one in self.layers if one.module.place]
-        return [name for place, name in placed if names.setdefault(place, name) != name]
-
-    @cached_property
-    def infinite(self) -> list[str]:
-        """Tensors with values that are no finite numbers."""
-        return [key for key in self.file.entries if not self.file.is_finite(key)]
-
-    @cached_property
-    def full_strength(self) -> bool:
-        """Whether the real scale is in PEFT's settings, and not 1."""
-        components = {key.partition(".")[0] for key in self.told}
-        return any(
-            self.told.get(f"{one}.alpha_pattern") or self.told.get(f"{one}.lora_alpha") != self.told.get(f"{one}.r")
-            for one in components
-        )
-
-    def has(self, module: Module) -> bool:
-        """Whether the model has a layer."""
-        return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
-
-
-@dataclass(frozen=True)
 class Program:
     """How a program reads adapter files.
 
@@ -128,10 +56,10 @@ class Program:
     """
 
     name: str
-    takes: Callable[[_Facts, Module], bool]
+    takes: Callable[[Facts, Module], bool]
     unmatched: str
     sizes: str
-    more: Callable[[_Facts, int], Iterator[str]]
+    more: Callable[[Facts, int], Iterator[str]]
     alpha: str = say("layers without alpha act as if alpha were the rank")
 
 
@@ -159,14 +87,14 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     family = summary.family(file, found)
     model = summary.model(file, found, family)
     known = known if known and not model else layout.known(model or family or "sd15")
-    facts = _Facts(file, found, strange, family or "sd15", model, known)
+    facts = Facts(file, found, strange, family or "sd15", model, known)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
     problems = tuple(_problems(facts, by_name=family is None))
     return Report(path.name, TITLES[family] if family else "unknown", len(file.entries), verdicts, problems, notes)
 
 
-def _problems(facts: _Facts, *, by_name: bool) -> Iterator[str]:
+def _problems(facts: Facts, *, by_name: bool) -> Iterator[str]:
     """What is wrong with a file by itself."""
     if not facts.layers:
         yield say("It has no layer of an adapter.")
@@ -180,7 +108,7 @@ def _problems(facts: _Facts, *, by_name: bool) -> Iterator[str]:
         yield say("Its metadata say {named}, but its layers are those of {family}.", **told)
 
 
-def _counted(facts: _Facts) -> Iterator[str]:
+def _counted(facts: Facts) -> Iterator[str]:
     """What is wrong with parts of it: with how many, and the name of the first."""
     # fmt: off
     if names := facts.infinite:
@@ -206,7 +134,7 @@ def _counted(facts: _Facts) -> Iterator[str]:
     # fmt: on
 
 
-def _judge(program: Program, facts: _Facts) -> Verdict:
+def _judge(program: Program, facts: Facts) -> Verdict:
     if not facts.layers:
         return Verdict(program.name, False, say("there is nothing in it that it could load"))
     if facts.model == "micro" and program.name != "diffusers":
@@ -238,7 +166,7 @@ def _judge(program: Program, facts: _Facts) -> Verdict:
     return Verdict(program.name, not faults, "; ".join(faults) or loads + _remark(program, facts))
 
 
-def _remark(program: Program, facts: _Facts) -> str:
+def _remark(program: Program, facts: Facts) -> str:
     """What a person should know though the file loads."""
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
@@ -252,21 +180,21 @@ def _remark(program: Program, facts: _Facts) -> str:
     return ""
 
 
-def _naming(facts: _Facts) -> set[str]:
+def _naming(facts: Facts) -> set[str]:
     return {one.module.naming for one in facts.layers if one.module.place and one.module.place.component == "unet"}
 
 
 # Names ----------------------------------------------------------------------------------------------------------
 
 
-def _text(facts: _Facts, module: Module, also: tuple[str, ...] = ()) -> bool:
+def _text(facts: Facts, module: Module, also: tuple[str, ...] = ()) -> bool:
     """Whether a text encoder's layer has the family's own prefix, or one of the others that a program takes."""
     place = module.place
     own = TEXT_PREFIXES[facts.family].get(place.component) if place else None
     return module.text_model and module.prefix in (own, *also)
 
 
-def _comfy(facts: _Facts, module: Module) -> bool:
+def _comfy(facts: Facts, module: Module) -> bool:
     place = module.place
     if place is None:
         return False
@@ -279,13 +207,13 @@ def _comfy(facts: _Facts, module: Module) -> bool:
     return _text(facts, module, ("lora_te_", "lora_te1_") if place.component == "text_encoder" else ())
 
 
-def _a1111(facts: _Facts, module: Module) -> bool:
+def _a1111(facts: Facts, module: Module) -> bool:
     if module.place and module.place.component == "unet":
         return module.prefix != "lycoris_"
     return module.naming != "dotted" and _text(facts, module, () if facts.family == "sdxl" else ("lora_te1_",))
 
 
-def _invoke(facts: _Facts, module: Module) -> bool:
+def _invoke(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted" or module.prefix == "lycoris_":
         return False
     if module.place and module.place.component == "unet":
@@ -293,7 +221,7 @@ def _invoke(facts: _Facts, module: Module) -> bool:
     return _text(facts, module)
 
 
-def _kohya(facts: _Facts, module: Module) -> bool:
+def _kohya(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted" or module.prefix == "lycoris_" or not module.place:
         return False
     if module.place.component == "unet":
@@ -302,7 +230,7 @@ def _kohya(facts: _Facts, module: Module) -> bool:
     return _text(facts, module)
 
 
-def _diffusers(facts: _Facts, module: Module) -> bool:
+def _diffusers(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted":
         return bool(module.prefix) and ".processor." not in module.name
     if module.place and module.place.component == "unet":
@@ -310,7 +238,7 @@ def _diffusers(facts: _Facts, module: Module) -> bool:
     return _text(facts, module, ("lora_te_", "lora_te1_", "lora_te2_"))
 
 
-def _sdnext(facts: _Facts, module: Module) -> bool:
+def _sdnext(facts: Facts, module: Module) -> bool:
     if module.place and module.place.component == "unet":
         return True
     return module.naming != "dotted" and _text(facts, module)
@@ -319,12 +247,12 @@ def _sdnext(facts: _Facts, module: Module) -> bool:
 # Rules of their own ---------------------------------------------------------------------------------------------
 
 
-def _scale(facts: _Facts, _: int) -> Iterator[str]:
+def _scale(facts: Facts, _: int) -> Iterator[str]:
     if facts.peft and facts.full_strength:
         yield say("the alpha stands in metadata that it does not read, so that the strength is wrong")
 
 
-def _webui(facts: _Facts, lost: int) -> Iterator[str]:
+def _webui(facts: Facts, lost: int) -> Iterator[str]:
     yield from _scale(facts, lost)
     if not bytes(facts.file.data[8:10]).startswith(b'{"'):
         yield say('the header does not begin with {", which it insists on')
@@ -338,8 +266,15 @@ def _webui(facts: _Facts, lost: int) -> Iterator[str]:
             yield say("{key} in the metadata is no table, at which its file list stumbles", key=key)
 
 
-def _rules_a1111(facts: _Facts, lost: int) -> Iterator[str]:
+def _dora(facts: Facts) -> Iterator[str]:
+    """A1111 and InvokeAI divide by a norm for each input, so that lengths for each output distort the whole weight."""
+    if facts.dora_by_output:
+        yield say("it applies DoRA's lengths along the other axis, which ruins the pictures")
+
+
+def _rules_a1111(facts: Facts, lost: int) -> Iterator[str]:
     yield from _webui(facts, lost)
+    yield from _dora(facts)
     told = facts.file.metadata
     if told:
         shown: FamilyName = "sd21" if told.get("ss_v2") == "True" else "sd15"
@@ -349,13 +284,14 @@ def _rules_a1111(facts: _Facts, lost: int) -> Iterator[str]:
             yield say("by its metadata it is filed as {shown}, and hidden for {family}", **named)
 
 
-def _rules_forge(facts: _Facts, lost: int) -> Iterator[str]:
+def _rules_forge(facts: Facts, lost: int) -> Iterator[str]:
     yield from _webui(facts, lost)
     if lost > _FORGE_LIMIT:
         yield say("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
 
 
-def _rules_invoke(facts: _Facts, _: int) -> Iterator[str]:
+def _rules_invoke(facts: Facts, _: int) -> Iterator[str]:
+    yield from _dora(facts)
     if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
         yield say("it refuses names of both kinds in one file")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
@@ -364,16 +300,16 @@ def _rules_invoke(facts: _Facts, _: int) -> Iterator[str]:
         yield say("it cannot tell the family, for which it goes by the sizes of cross-attention or text encoder")
 
 
-def _rules_kohya(facts: _Facts, _: int) -> Iterator[str]:
+def _rules_kohya(facts: Facts, _: int) -> Iterator[str]:
     if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
         yield say("of names of both kinds in one file it takes one")
 
 
-def _rules_diffusers(facts: _Facts, _: int) -> Iterator[str]:
+def _rules_diffusers(facts: Facts, _: int) -> Iterator[str]:
     if not facts.peft and not all(key.startswith(keys.PREFIXES) for key in facts.file.entries):
         yield say("it takes a file as kohya's only if all keys begin as such, so that it raises an error")
-    if not facts.peft and _PEFT in facts.file.metadata:
-        yield say("it refuses {key} beside alphas", key=_PEFT)
+    if not facts.peft and PEFT_SETTINGS in facts.file.metadata:
+        yield say("it refuses {key} beside alphas", key=PEFT_SETTINGS)
     if facts.twice:
         yield say("of {layer}, which is there twice, it drops one", layer=facts.twice[0])
     if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):

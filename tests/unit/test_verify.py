@@ -236,10 +236,20 @@ def of_kind(kind: str, family: FamilyName) -> Tensors:
 def test_other_kinds_load_where_they_are_known(tmp_path: Path, kind: str, family: FamilyName) -> None:
     report = check(tmp_path, of_kind(kind, family), metadata(family))
     assert not report.problems
-    assert set(failed(report)) == {"diffusers"}
+    ruined = {"A1111", "InvokeAI"} if kind == "DoRA" else set()
+    assert set(failed(report)) == {"diffusers"} | ruined
+    assert all("ruins the pictures" in failed(report)[program] for program in ruined)
     words = {one.program: one.words for one in report.verdicts}
     assert words["sd-scripts"].endswith("with --network_module lycoris.kohya")
     assert ("pictures differ slightly" in words["ComfyUI"]) == (kind == "DoRA")
+
+
+def test_a_dora_with_a_length_for_each_input_is_applied_as_it_was_trained(tmp_path: Path) -> None:
+    tensors = of_kind("DoRA", "sd15")
+    for key in [key for key in tensors if key.endswith("dora_scale")]:
+        down = tensors[key.replace("dora_scale", "lora_down.weight")]
+        tensors[key] = torch.ones(1, *down.shape[1:])
+    assert set(failed(check(tmp_path, tensors, metadata("sd15")))) == {"diffusers"}
 
 
 def test_another_family_in_the_metadata(tmp_path: Path) -> None:

@@ -174,14 +174,16 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
 
 @contextmanager
 def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
-    """Inside the `with`, these parts of a model are on its device; those that were not leave it afterwards."""
+    """Keep parts of a model on its device inside the `with`; those that were not there leave it, after errors too."""
     absent = [module for module in modules if next(module.parameters()).device.type != family.device.type]
-    for module in absent:
-        module.to(family.device)
+    begun = []
     try:
+        for module in absent:
+            begun.append(module)  # before it moves: where memory runs out, a part of it is there already
+            module.to(family.device)
         yield
     finally:
-        for module in absent:
+        for module in begun:
             module.to("cpu")
 
 

@@ -1,0 +1,44 @@
+"""Bringing parts of a model to its device and back, on a device that this machine need not have."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import families
+
+
+class Part(nn.Linear):
+    """A module that notes where it is sent, and that does not fit on the device if it is `large`."""
+
+    def __init__(self, *, large: bool = False) -> None:
+        super().__init__(1, 1)
+        self.large, self.places = large, ["cpu"]
+
+    def to(self, device: Any) -> "Part":  # noqa: ANN401 - whatever names a device
+        self.places.append(torch.device(device).type)
+        if self.large and self.places[-1] != "cpu":
+            raise torch.OutOfMemoryError("no room")
+        return self
+
+
+FAMILY: Any = SimpleNamespace(device=torch.device("cuda"))
+
+
+def test_parts_that_were_moved_before_memory_ran_out_go_back() -> None:
+    parts = [Part(), Part(large=True), Part()]
+    with pytest.raises(torch.OutOfMemoryError), families.on_device(FAMILY, *parts):
+        raise AssertionError("the last part is never there")
+    assert [part.places for part in parts] == [["cpu", "cuda", "cpu"], ["cpu", "cuda", "cpu"], ["cpu"]]
+    with families.on_device(FAMILY, parts[0], parts[2]):
+        assert [parts[0].places[-1], parts[2].places[-1]] == ["cuda", "cuda"], "the next ones are not lost"
+    assert {part.places[-1] for part in parts} == {"cpu"}
+
+
+def test_parts_go_back_after_an_error_inside() -> None:
+    part = Part()
+    with pytest.raises(ValueError, match="x"), families.on_device(FAMILY, part):
+        raise ValueError("x")
+    assert part.places == ["cpu", "cuda", "cpu"]

@@ -27,6 +27,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import (
     __version__,
+    adjustments,
     allocator,
     captioning,
     config,
@@ -36,7 +37,6 @@ from trainer import (
     files,
     measurements,
     problems,
-    remedies,
     runs,
     turns,
 )
@@ -227,7 +227,7 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
     if isinstance(error, PermissionError):
         return UserError("A folder cannot be written to.", "Check its permissions, then resume.")
     if is_out_of_memory(error):
-        change = remedies.smaller(settings) if settings else {}
+        change = adjustments.smaller(settings) if settings else {}
         return UserError(
             "There is not enough memory.", "Lower the resolution or the batch size, then start again.", change
         )

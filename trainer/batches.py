@@ -207,7 +207,10 @@ class Batches:
         return {**stacked, "sizes": sizes[: len(texts)]}
 
     def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
-        """The prompts under which the first pictures of the `number`-th batch are to stay as the base draws them."""
+        """Return the prompts under which the first images of the `number`-th batch are to stay as the base draws them.
+
+        Without a trigger, an image's own caption is what is trained, so that it cannot be preserved as well.
+        """
         settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
         count = int((number + 1) * per_batch) - int(number * per_batch)
         rng = generator(self.config.seed, number, "preservation")
@@ -216,7 +219,7 @@ class Batches:
             other, pick = torch.rand(2, generator=rng).tolist()
             if other < settings.others and settings.prompts:
                 prompts.append(settings.prompts[int(pick * len(settings.prompts))])
-            else:
+            elif self.config.trigger:
                 prompts.append(dataset.without_trigger(caption, self.config.trigger))
         return tuple(prompts)
 

@@ -221,12 +221,12 @@ def preset(
     are too small for the base that it then gets.
     """
     if base == MICRO:
-        return _merge({"training": {"resolution": micro_side()}}, _preset(MICRO, kind))
+        return merged({"training": {"resolution": micro_side()}}, _preset(MICRO, kind))
     found = detect.glance(base, revision)
     named = found.family if found else "sd15" if family == "auto" else family
     predicted = objective if objective != "auto" else found.objective if found else "epsilon"
     large = named == "sd21" and predicted != "epsilon"  # the kind that predicts v is the larger one
-    return _merge(_preset(named, kind), {"training": {"resolution": 768}} if large else {})
+    return merged(_preset(named, kind), {"training": {"resolution": 768}} if large else {})
 
 
 def _preset(base: str, kind: str) -> dict[str, Any]:
@@ -249,11 +249,25 @@ def build(data: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: an unknown setting or a value out of bounds, each named.
     """
+    return check(TrainConfig, resolved(data))
+
+
+def resolved(data: dict[str, Any]) -> dict[str, Any]:
+    """Return partial settings with the preset and the usual kinds filled in, unchecked."""
     model = data.get("model", {})
     told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
     under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
-    return check(TrainConfig, _merge(_merge(KINDS, _at_batch(under, data)), data))
+    return merged(merged(KINDS, _at_batch(under, data)), data)
+
+
+def problems(data: dict[str, Any]) -> dict[str, str]:
+    """Return a sentence for each setting that `build` would refuse, by its path; {} if there is none."""
+    try:
+        TrainConfig.model_validate(resolved(data))
+    except ValidationError as error:
+        return messages(error)
+    return {}
 
 
 def _at_batch(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -274,7 +288,7 @@ def _at_batch(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     rate = under.get("optimizer", {}).get("learning_rate")
     if rate is None or ratio == 1:
         return under
-    return _merge(under, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
+    return merged(under, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
@@ -293,19 +307,20 @@ def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
         ) from None
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return partial settings laid over others; a section of another kind replaces the one below it."""
+    result = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
+        below = result.get(key)
         if (
             isinstance(below, dict)
             and isinstance(value, dict)
             and value.get("kind", below.get("kind")) == below.get("kind")
         ):
-            merged[key] = _merge(below, value)
+            result[key] = merged(below, value)
         else:
-            merged[key] = value
-    return merged
+            result[key] = value
+    return result
 
 
 def messages(error: ValidationError) -> dict[str, str]:
@@ -368,32 +383,10 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         nested: dict[str, Any] = {last: value}
         for section in reversed(sections):
             nested = {section: nested}
-        data = _merge(data, nested)
+        data = merged(data, nested)
     return data
 
 
 def dump(config: Section) -> str:
     """The TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
-
-
-def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:
-    """Rank of an adapter for a data set of `count` pictures: a large one learns a few pictures by heart.
-
-    T-LoRA, Soboleva et al. 2025, https://arxiv.org/abs/2507.05964: with one picture rank 8 is as like as 64,
-    and follows the prompt better.
-    """
-    return adapter.rank or (8 if count <= 4 else 16 if count <= 30 else 32)
-
-
-def planned_steps(training: TrainingConfig, count: int) -> int:
-    """Number of steps for a data set of `count` pictures.
-
-    The exposures grow with the square root of the number of pictures, so that each picture of a large set is seen
-    less often, but the set as a whole more often.
-    """
-    if training.steps:
-        return training.steps
-    return max(
-        1, math.ceil(training.exposures * math.sqrt(max(1, count)) / (training.batch_size * training.accumulation))
-    )

@@ -16,7 +16,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import allocator, distributed, events, remedies
+from trainer import adjustments, allocator, distributed, events
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
@@ -95,7 +95,7 @@ def fit(
                 "There is not enough memory: even with one picture at a time a step needs about {need:.1f} GB, and "
                 "{room:.1f} GB can be had.",
                 REMEDY,
-                remedies.smaller(config),
+                adjustments.smaller(config),
                 need=need / GB,
                 room=room / GB,
             )

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from trainer import (
     __version__,
+    adjustments,
     cache,
     captions,
     checkpoint,
@@ -24,11 +25,11 @@ from trainer import (
     objective,
     preview,
     problems,
-    remedies,
     update,
 )
+from trainer.adjustments import planned_rank, planned_steps
 from trainer.batches import Batches
-from trainer.config import Record, TrainConfig, planned_rank, planned_steps
+from trainer.config import Record, TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.families import cost
@@ -164,7 +165,7 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
         raise UserError(
             "The training became unstable {times} times, each time at half the learning rate of before.",
             "Lower the learning rate or alpha much, or look for a broken picture.",
-            remedies.calmer(config),
+            adjustments.calmer(config),
             times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
@@ -281,6 +282,12 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
             "{n} caption is longer than {limit} tokens; the rest of it is not seen.",
             "{n} captions are longer than {limit} tokens; the rest of each is not seen.", long, limit=limit,
         )  # fmt: skip
+        run.report(events.Warned(message=told))
+    if config.preservation.share and not config.trigger:
+        told = say(
+            "There is no trigger word, so that nothing sets your images apart from what the base is asked for without "
+            "it: they are not preserved under their own captions."
+        )
         run.report(events.Warned(message=told))
     side = preview.native_side(family)
     if config.training.resolution < side:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from trainer import remedies
+from trainer import adjustments
 from trainer.batches import Batch, Batches
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig
@@ -97,7 +97,7 @@ def check(loss: float, norm: float, step: int, config: TrainConfig, scaler: Grad
         raise UserError(
             "The training became unstable after step {step}: loss {loss}, gradient {norm}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
-            remedies.calmer(config),
+            adjustments.calmer(config),
             step=step,
             loss=loss,
             norm=norm,

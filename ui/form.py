@@ -120,6 +120,64 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any a
 # Values ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What the form was filled from: a preset, a base, the settings that the person changed, and all values.
+
+    It lies in the page beside the values and comes back with them, so that the two belong together whatever the order
+    in which requests arrive. `own` are the changed settings, by the id of their widget, as they were typed.
+    """
+
+    preset: str
+    base: str
+    own: dict[str, Any]
+    values: list[Any]
+
+
+def fill(listed: Sequence[Entry], preset: str, base: str, own: dict[str, Any]) -> Filled:
+    """Return the form's values for a preset and a base; what the person changed stays as it was typed.
+
+    Where the changes conflict with each other or with the base, the rest of the form shows the preset.
+    """
+    usual = standard(preset, base)
+    try:
+        config = configs.build(configs.merged(as_settings(preset, base), partial(listed, own, usual)))
+    except UserError:
+        config = usual
+    shown = [own.get(entry.id, value) for entry, value in zip(listed, values(listed, config), strict=True)]
+    return Filled(preset, base, own, shown)
+
+
+def changed(listed: Sequence[Entry], filled: Filled, given: Sequence[Any]) -> dict[str, Any]:
+    """Return the settings that the person has changed by now, by the id of their widget, as they were typed."""
+    own = dict(filled.own)
+    for entry, value, before in zip(listed, given, filled.values, strict=True):
+        if _plain(entry, value) != _plain(entry, before):
+            own[entry.id] = value
+    return own
+
+
+def partial(listed: Sequence[Entry], own: dict[str, Any], usual: TrainConfig) -> dict[str, Any]:
+    """Return changed settings as partial settings, without those that are as usual."""
+    shown = [own.get(entry.id, value) for entry, value in zip(listed, values(listed, usual), strict=True)]
+    return read(listed, shown, usual)
+
+
+def own_of(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, Any]:
+    """Return partial settings as changed settings; what the form has no widget or no choice for is left out."""
+    own = {}
+    for entry in listed:
+        value: Any = data
+        for name in entry.path:
+            value = value.get(name) if isinstance(value, dict) else None
+        section = data.get(entry.path[0])
+        kind = section.get("kind") if isinstance(section, dict) else None
+        if value is None or (entry.option and entry.option != kind) or (entry.choices and value not in entry.choices):
+            continue
+        own[entry.id] = "\n".join(map(str, value)) if entry.kind == "lines" and isinstance(value, list) else value
+    return own
+
+
 def standard(preset: str, base: str) -> TrainConfig:
     """What holds if nothing is changed in the form."""
     return configs.build(as_settings(preset, base))
@@ -196,12 +254,18 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
         raise UserError(message, error.remedy) from None
 
 
-def retuned(listed: Sequence[Entry], given: Sequence[Any], before: TrainConfig, after: TrainConfig) -> list[Any]:
-    """The form after the standard changed: values that were standard follow it, values of the person's own stay."""
-    return [
-        new if _plain(entry, value) == _plain(entry, old) else value
-        for entry, value, old, new in zip(listed, given, values(listed, before), values(listed, after), strict=True)
-    ]
+def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, str]:
+    """Return what is wrong with partial settings, in words, by the id of the widget where it can be corrected."""
+    chosen = configs.resolved(data)
+    wrong = {}
+    for path, message in configs.problems(data).items():
+        place, colon, words = message.partition(": ")
+        for entry in listed:
+            section = chosen.get(entry.path[0])
+            kind = section.get("kind") if isinstance(section, dict) else None
+            if ".".join(entry.path) == (path or place) and entry.option in ("", kind):
+                wrong[entry.id] = words if colon else message
+    return wrong
 
 
 # Widgets --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trainer import dataset, files
+from trainer import dataset, editing, files
 
 EXAMPLE = "example-character"
+NEARLY_ALL = 0.8  # share of the captions
 _LOCK = threading.Lock()
 
 
@@ -37,7 +38,7 @@ def answer(project: str, key: str) -> str:
     match key:
         case "trigger":
             return guess_trigger(captions(project))
-        case "base" | "settings" | "class" | "caption-model":
+        case "base" | "settings" | "class" | "caption-model" | "without-trigger":
             return ""
         case "preset":
             return "style" if "style" in project.lower() else "character"
@@ -64,10 +65,15 @@ def captions(project: str) -> list[str]:
 
 
 def guess_trigger(captions: list[str]) -> str:
-    """The one tag that nearly all captions share, if there is just one."""
-    tags = Counter(tag for caption in captions for tag in {part.strip() for part in caption.split(",")} - {""})
-    shared = [tag for tag, count in tags.items() if count > 0.8 * len(captions)] if len(captions) > 1 else []
-    return shared[0] if len(shared) == 1 else ""
+    """Return the tag that nearly all captions share: the one they begin with, or else the only one."""
+    if len(captions) < 2:
+        return ""
+    tagged = [editing.split(caption) for caption in captions]
+    firsts = Counter(tags[0] for tags in tagged if tags)
+    shared = [tag for tag, number in Counter(tag for tags in tagged for tag in set(tags)).items()
+              if number > NEARLY_ALL * len(captions)]  # fmt: skip
+    leading = [tag for tag in shared if firsts[tag] > NEARLY_ALL * len(captions)]
+    return leading[0] if leading else shared[0] if len(shared) == 1 else ""
 
 
 def _load() -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 import json
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 import psutil
 
+from trainer import adjustments, dataset, files, problems, runs
 from trainer import config as configs
-from trainer import dataset, files, problems, runs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.words import count, say
@@ -22,12 +21,17 @@ from ui.grid import folder_of
 from ui.handling import QUIET, handled
 from ui.live import Live
 from ui.painter import Painter
+from ui.texts import read
 from ui.watch import Watch
 
 ENTRIES = form.entries()
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
 PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
+NO_TRIGGER = say(
+    "There is no trigger word. Without one nothing calls what you teach: every picture of the base changes. Type one "
+    "above, such as miraxo."
+)
 PRESETS = [(say("Character"), "character"), (say("Style"), "style")]
 EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
 ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
@@ -37,7 +41,7 @@ ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is littl
 class Tab:
     """The components that others read or fill.
 
-    `answers` are what `plan`, `settings` and `create` take; `shown` are those that `show` gives values for, `planned`
+    `answers` are what `Answers.of` takes; `shown` are those that `show` gives values for, `planned`
     those of `plan`.
     """
 
@@ -50,7 +54,7 @@ class Tab:
 
 def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    tuned = gr.State(("character", configs.MICRO))  # what the form's unchanged values stand for
+    filled = gr.JSON(asdict(form.fill(ENTRIES, "character", configs.MICRO, {})), visible=False)
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
             preset = gr.Radio(
@@ -70,37 +74,25 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             )  # fmt: skip
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
+            with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
+                gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
+                without = gr.Button(say("Train without a trigger word"), elem_id="without-trigger")
+            conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
             with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
                 kept, use, keep_as, save = _presets()
                 widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO))
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = Live(pill)
-    answers = [project, preset, name, trigger, base, tuned, *widgets]
-    settings_of = [preset, base, tuned, *widgets]
-    shown = [preset, name, trigger, base, kept, tuned, *widgets, summary, effort]
-    tab = Tab(trigger, answers, [summary, effort], shown, view)
-    _connect_form(tab, effort, settings_of)
-    save.click(handled(keep_preset), [keep_as, *settings_of], [kept, keep_as], **QUIET)
-    gr.on([use.click], handled(use_preset), kept, settings_of, **QUIET).then(
+    answers = [project, preset, name, trigger, base, filled, *widgets]
+    shown = [preset, name, trigger, base, kept, filled, *widgets, summary, effort, conflicts]
+    tab = Tab(trigger, answers, [summary, effort, conflicts], shown, view)
+    _connect_form(tab, effort)
+    save.click(handled(keep_preset), [keep_as, *answers], [kept, keep_as], **QUIET)
+    gr.on([use.click], handled(use_preset), kept, [preset, base, filled, *widgets], **QUIET).then(
         handled(plan), answers, tab.planned, **QUIET
     )
 
-    last: dict[str, tuple[float, str]] = {}  # what was asked for last, when, and which run it became
-
-    def begin(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-        asked = repr(given)
-        before, run_id = last.get(asked, (-DOUBLE, ""))
-        if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
-            return live.draw(watch, run_id)
-        run = create(*given)
-        drawn = live.begin(run, painter, watch)
-        last.clear()
-        last[asked] = time.monotonic(), run.id
-        return drawn
-
-    start.click(
-        handled(begin), answers, view.outputs, js=TYPED_FIRST, trigger_mode="once", concurrency_limit=1, **QUIET
-    )
+    _connect_start(tab, start, no_trigger, without, painter, watch)
     live.connect(view, painter, watch)
     return tab
 
@@ -130,27 +122,92 @@ def _presets() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
     return kept, use, name, save
 
 
-def _connect_form(tab: Tab, effort: gr.Radio, settings_of: list[Any]) -> None:
-    project, preset, name, _, base, tuned, *widgets = tab.answers
+def _connect_form(tab: Tab, effort: gr.Radio) -> None:
+    project, preset, name, _, base, filled, *widgets = tab.answers
     for changed in (preset.input, base.input):
-        changed(handled(retune), [preset, base, tuned, *widgets], [tuned, *widgets], **QUIET).then(
+        changed(handled(refill), tab.answers, [filled, *widgets], **QUIET).then(
             handled(plan), tab.answers, tab.planned, **QUIET
         )
-    effort.input(handled(exposures), [effort, tuned], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
-    counts = [widget for entry, widget in zip(ENTRIES, widgets, strict=True) if entry.path[-1] in PLANNING]
+    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
+    # All kinds are asked for in a conflict, and numbers in a plan.
+    watched = [
+        widget for entry, widget in zip(ENTRIES, widgets, strict=True)
+        if entry.path[-1] in PLANNING or entry.kind in ("choice", "flag")
+    ]  # fmt: skip
     gr.on(
-        [widget.change for widget in counts], handled(plan), tab.answers, tab.planned, trigger_mode="always_last",
+        [widget.change for widget in watched], handled(plan), tab.answers, tab.planned, trigger_mode="always_last",
         **QUIET,
     )  # fmt: skip
     for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
         event(handled(lambda project, value, key=key: keep(project, key, value)), [project, widget], None, **QUIET)
     gr.on(
         [*(widget.input for widget in widgets), effort.input, base.input, preset.input], handled(keep_settings),
-        [project, *settings_of], None, trigger_mode="always_last", **QUIET,
+        tab.answers, None, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
 
 
+def _connect_start(
+    tab: Tab, start: gr.Button, no_trigger: gr.Column, without: gr.Button, painter: Painter, watch: Watch
+) -> None:
+    """Start a run at a click; without a trigger word, ask once whether that is meant."""
+    last: dict[str, tuple[float, str]] = {}  # what was asked for last, when, and which run it became
+
+    def begin(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+        key = repr(given)
+        before, run_id = last.get(key, (-DOUBLE, ""))
+        if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
+            return [gr.skip(), *live.draw(watch, run_id)]
+        form_as_it_stands = Answers.of(*given)
+        if asks_for_trigger(form_as_it_stands):
+            return [gr.Column(visible=True), *(gr.skip() for _ in tab.live.outputs)]
+        run = create(form_as_it_stands)
+        drawn = live.begin(run, painter, watch)
+        last.clear()
+        last[key] = time.monotonic(), run.id
+        return [gr.Column(visible=False), *drawn]
+
+    def begin_without(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+        memory.remember(Answers.of(*given).project, "without-trigger", "yes")
+        return begin(*given)
+
+    for button, handler in ((start, begin), (without, begin_without)):
+        button.click(
+            handled(handler), tab.answers, [no_trigger, *tab.live.outputs], js=TYPED_FIRST, trigger_mode="once",
+            concurrency_limit=1, **QUIET,
+        )  # fmt: skip
+    tab.trigger.input(lambda: gr.Column(visible=False), None, no_trigger, **QUIET)
+
+
 # Settings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The form as it stands; `own` are the settings that the person changed, by the id of their widget."""
+
+    project: str
+    preset: str
+    name: str
+    trigger: str
+    base: str
+    own: dict[str, Any]
+
+    @classmethod
+    def of(cls, project: str | None, preset: str, name: str | None, *given: Any) -> "Answers":  # noqa: ANN401 - values of the form
+        """Take the components' values, in the order of `Tab.answers`."""
+        trigger, base, filled, *values = given
+        own = form.changed(ENTRIES, form.Filled(**filled), values)
+        base = (base or "").strip() or configs.MICRO
+        return cls(project or "", preset, (name or "").strip(), dataset.one_line(trigger or ""), base, own)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the partial settings of the form's widgets."""
+        return form.partial(ENTRIES, self.own, form.standard(self.preset, self.base))
+
+    def data(self) -> dict[str, Any]:
+        """Return all that the form asks for as partial settings."""
+        about = {"name": self.name, "dataset": self.project, "preset": self.preset, "trigger": self.trigger}
+        return configs.merged(self.settings(), about | {"model": {"base": self.base}})
 
 
 def show(project: str) -> list[Any]:
@@ -162,20 +219,11 @@ def show(project: str) -> list[Any]:
     data: dict[str, Any] = {}
     with suppress(ValueError):
         data = json.loads(memory.answer(project, "settings") or "{}") if project else {}
-    values = _values(preset, base, data)
-    tuned = (preset, base)
-    picker = gr.Dropdown(bases.choices(), value=base)
+    filled = form.fill(ENTRIES, preset, base, form.own_of(ENTRIES, data))
+    picker = gr.Dropdown(bases.choices(), value=base, allow_custom_value=True)
     mine = gr.Dropdown(presets.names(), value=None)
-    planned = plan(project, preset, name, trigger, base, tuned, *values)
-    return [preset, name, trigger, picker, mine, tuned, *values, *planned]
-
-
-def _values(preset: str, base: str, data: dict[str, Any]) -> list[Any]:
-    """What the widgets show for changes to a preset; the preset alone if they cannot be used any more."""
-    standard = form.standard(preset, base)
-    with suppress(UserError):
-        return form.values(ENTRIES, configs.build(form.as_settings(preset, base) | data))
-    return form.values(ENTRIES, standard)
+    planned = plan(project, preset, name, trigger, base, asdict(filled), *filled.values)
+    return [preset, name, trigger, picker, mine, asdict(filled), *filled.values, *planned]
 
 
 def keep(project: str | None, key: str, value: str) -> None:
@@ -184,82 +232,85 @@ def keep(project: str | None, key: str, value: str) -> None:
         memory.remember(project, key, value)
 
 
-def keep_settings(project: str | None, preset: str, base: str, tuned: Sequence[str], *values: Any) -> None:  # noqa: ANN401 - values of the form
+def keep_settings(*given: Any) -> None:  # noqa: ANN401 - values of the form
     """Remember what a person changed in the form, for the next visit of the project."""
-    if project:
-        memory.remember(project, "base", (base or "").strip() or configs.MICRO)
-        memory.remember(project, "settings", json.dumps(form.read(ENTRIES, values, form.standard(*tuned))))
+    answers = Answers.of(*given)
+    if answers.project:
+        memory.remember(answers.project, "base", answers.base)
+        memory.remember(answers.project, "settings", json.dumps(answers.settings()))
 
 
-def keep_preset(name: str, preset: str, base: str, tuned: Sequence[str], *values: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+def keep_preset(name: str, *given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     """Keep the form's settings under a name."""
     if not (name or "").strip():
         raise UserError("These settings have no name yet.", "Type one beside Keep.")
-    data = form.read(ENTRIES, values, form.standard(*tuned))
-    presets.save(name, {"preset": preset, "base": base or configs.MICRO, "settings": data})
+    answers = Answers.of(*given)
+    presets.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
     return [gr.Dropdown(presets.names(), value=name.strip()), ""]
 
 
 def use_preset(name: str | None) -> list[Any]:
-    """The form as it was kept under a name: preset, base, what the unchanged values stand for, and the values."""
+    """The form as it was kept under a name: preset, base, what it is filled from, and the values."""
     if not name:
         raise UserError("No settings are chosen.", "Choose some that you kept.")
     kept = presets.load(name)
     preset, base = str(kept.get("preset", "character")), str(kept.get("base", configs.MICRO))
     if preset not in {key for _, key in PRESETS}:
         raise UserError("The settings {name!r} cannot be used.", "Keep them anew.", name=name)
-    return [preset, base, (preset, base), *_values(preset, base, dict(kept.get("settings", {})))]
+    filled = form.fill(ENTRIES, preset, base, form.own_of(ENTRIES, dict(kept.get("settings", {}))))
+    return [preset, base, asdict(filled), *filled.values]
 
 
-def retune(preset: str, base: str, tuned: Sequence[str], *values: Any) -> list[Any]:  # noqa: ANN401 - values of the form
+def refill(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     """The form after another preset or base was chosen: what the person changed stays, the rest follows."""
-    base = (base or "").strip() or configs.MICRO
-    before, after = form.standard(*tuned), form.standard(preset, base)
-    return [(preset, base), *form.retuned(ENTRIES, values, before, after)]
+    answers = Answers.of(*given)
+    filled = form.fill(ENTRIES, answers.preset, answers.base, answers.own)
+    return [asdict(filled), *filled.values]
 
 
-def exposures(effort: str, tuned: Sequence[str]) -> list[Any]:
+def exposures(effort: str, preset: str, base: str | None) -> list[Any]:
     """How often the pictures are seen, and no fixed number of steps, for what a person has time for."""
-    standard = form.standard(*tuned).training.exposures
+    standard = form.standard(preset, (base or "").strip()).training.exposures
     return [round(standard * EFFORTS[effort][1]) if effort in EFFORTS else standard, 0]
 
 
-def settings(*given: Any) -> TrainConfig:  # noqa: ANN401 - values of the form
+def settings(answers: Answers) -> TrainConfig:
     """The full config that the form asks for.
 
     Raises:
         UserError: something in it cannot be used; it is named.
     """
-    project, preset, name, trigger, base, tuned, *values = given
-    data = form.read(ENTRIES, values, form.standard(*tuned))
-    data.setdefault("model", {})["base"] = (base or "").strip() or configs.MICRO
-    data |= {
-        "name": (name or "").strip(), "dataset": project, "preset": preset, "trigger": dataset.one_line(trigger or ""),
-    }  # fmt: skip
-    return form.build(ENTRIES, data)
+    return form.build(ENTRIES, answers.data())
+
+
+def asks_for_trigger(answers: Answers) -> bool:
+    """Tell whether a start is to be held up once, because nothing would call what is taught."""
+    return bool(answers.project) and not answers.trigger and not memory.answer(answers.project, "without-trigger")
 
 
 def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-    """Values of `Tab.planned`: what a start would do, in a few sentences, and what each effort takes here."""
-    project = given[0]
-    if not project:
-        return [say("Make a project and add pictures first."), gr.skip()]
-    folder = files.datasets() / project
-    pictures = len(dataset.read(folder)) if files.NAME.fullmatch(project) and folder.is_dir() else 0
+    """Values of `Tab.planned`: what a start would do in a few sentences, what each effort takes here, and conflicts."""
+    answers = Answers.of(*given)
+    if not answers.project:
+        return [say("Make a project and add pictures first."), gr.skip(), {}]
+    folder = files.datasets() / answers.project
+    pictures = len(dataset.read(folder)) if files.NAME.fullmatch(answers.project) and folder.is_dir() else 0
     if not pictures:
-        return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip()]
+        return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
+    named = replace(answers, name=answers.name or "x")
     try:
-        config = settings(*given[:2], given[2] or "x", *given[3:])
+        config = settings(named)
     except UserError as error:
-        return [escape(str(error)), gr.skip()]
+        return [escape(str(error)), gr.skip(), form.conflicts(ENTRIES, named.data())]
     before = runs.alike(config)
     pace = before.seconds_per_step if before else None
-    return [_summary(config, pictures, before), _efforts(config, pictures, form.standard(*given[5]), pace)]
+    standard = form.standard(answers.preset, answers.base)
+    return [_summary(config, pictures, before), _efforts(config, pictures, standard, pace), {}]
 
 
 def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> str:
     training = config.training
-    steps = configs.planned_steps(training, pictures)
+    steps = adjustments.planned_steps(training, pictures)
     times = round(steps * training.batch_size * training.accumulation / pictures)
     if before and before.seconds_per_step:
         facts = [
@@ -301,26 +352,26 @@ def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: fl
     for key, (words, factor) in EFFORTS.items():
         seen = round(standard.training.exposures * factor)
         training = config.training.model_copy(update={"exposures": seen, "steps": 0})
-        took = progress.seconds(pace * configs.planned_steps(training, pictures)) if pace else ""
+        took = progress.seconds(pace * adjustments.planned_steps(training, pictures)) if pace else ""
         labels.append((say("{effort}, about {time}", effort=words, time=took) if took else words, key))
         if config.training.steps == 0 and config.training.exposures == seen:
             chosen = key
     return gr.Radio(labels, value=chosen)
 
 
-def create(*given: Any) -> runs.Run:  # noqa: ANN401 - values of the form
+def create(answers: Answers) -> runs.Run:
     """A new run from the form as it stands.
 
     Raises:
         UserError: a setting or the data set cannot be used.
     """
-    project = given[0]
-    folder = folder_of(project)
-    fatal = next((one for one in problems.find(folder) if one.fatal), None)
+    folder = folder_of(answers.project)
+    fatal = next((problem for problem in problems.find(folder) if problem.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
-    config = settings(*given[:2], (given[2] or "").strip() or project, *given[3:])
+    config = settings(replace(answers, name=answers.name or answers.project))
     for key, value in (("preset", config.preset), ("name", config.name), ("trigger", config.trigger)):
-        memory.remember(project, key, value)
-    keep_settings(project, given[1], *given[4:])
+        memory.remember(answers.project, key, value)
+    memory.remember(answers.project, "base", answers.base)
+    memory.remember(answers.project, "settings", json.dumps(answers.settings()))
     return runs.create(config)

@@ -14,7 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import adapter_file, batches, cache, checkpoint, config, dataset, events, export, families, preview, runs
+from trainer import (
+    adapter_file,
+    adjustments,
+    batches,
+    cache,
+    checkpoint,
+    config,
+    dataset,
+    events,
+    export,
+    families,
+    preview,
+    runs,
+)
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.errors import UserError
@@ -442,6 +455,21 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     assert drawn == [built.at(step, 0).preserved for step in range(64)]
 
 
+def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(character: Path, tiny_sd: Path) -> None:
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    examples = dataset.read(character)
+    changes = {"preservation__share": 0.5, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
+    for caption in {example.caption for example in examples}:
+        assert caption, "the captions of the example say something"
+    config = settings(tiny_sd, trigger="", **changes)
+    built = cache.build(family, examples, config, quiet)
+    preserved = {text for step in range(32) for text in built.at(step, 0).preserved}
+    assert preserved == {"a dog"}
+    run = runs.create(settings(tiny_sd, trigger="", preservation__share=0.5))
+    finish(run)
+    assert any("no trigger word" in warning for warning in runs.look(run).state.warnings)
+
+
 @pytest.mark.parametrize(
     ("base", "words"),
     [
@@ -471,7 +499,7 @@ def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path)
     run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     made = complete(run.config(), run, dataset.read(character), family)
-    assert made.training.steps == config.planned_steps(run.config().training, 14)
+    assert made.training.steps == adjustments.planned_steps(run.config().training, 14)
     assert len(made.preview.prompts) == 3
     assert run.config() == made
     assert complete(run.config(), run, dataset.read(character), family) == made

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tabs import given
+from tests.unit.tabs import answers
 from trainer import events, runs
 from ui import training
 
 
 @pytest.fixture
 def finished(character: Path) -> runs.Run:
-    run = training.create(*given())
+    run = training.create(answers())
     folder = run.folder / "checkpoints" / "000005"
     folder.mkdir(parents=True)
     (folder / "adapter.safetensors").write_bytes(b"a")

@@ -1,20 +1,26 @@
 """Values of the page's tabs, as their handlers get them, and a painter that only takes notes."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trainer.config import PictureConfig
 from ui import form, training, tryout
 
-FORM = form.values(training.ENTRIES, form.standard("character", "micro"))
+FILLED = form.fill(training.ENTRIES, "character", "micro", {})
+FORM = FILLED.values
 
 
 def given(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
 ) -> list[Any]:
     values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
-    return [project, preset, name, trigger, "micro", ("character", "micro"), *values]
+    return [project, preset, name, trigger, "micro", asdict(FILLED), *values]
+
+
+def answers(**changes: object) -> training.Answers:
+    return training.Answers.of(*given(**changes))
 
 
 def asked_for(adapter: str, **changes: Any) -> tryout.Asked:  # noqa: ANN401 - a field of any kind

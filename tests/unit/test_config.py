@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trainer import config, schema
+from trainer import adjustments, config, schema
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families import FAMILIES
@@ -102,9 +102,9 @@ def test_assignments_override() -> None:
 
 def test_steps_from_the_number_of_pictures() -> None:
     training = config.build(SMALL).training
-    assert config.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)
-    assert config.planned_steps(training, 16) == math.ceil(4 * training.exposures / training.batch_size)
-    assert config.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
+    assert adjustments.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)
+    assert adjustments.planned_steps(training, 16) == math.ceil(4 * training.exposures / training.batch_size)
+    assert adjustments.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
 
 
 def test_families_of_the_config_are_those_that_exist() -> None:
@@ -146,6 +146,6 @@ def test_a_batch_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "rank"), [(1, 8), (4, 8), (5, 16), (30, 16), (31, 32)])
 def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int) -> None:
     made = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}})
-    assert config.planned_rank(made.adapter, count) == rank
+    assert adjustments.planned_rank(made.adapter, count) == rank
     said = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
-    assert config.planned_rank(said.adapter, count) == 3
+    assert adjustments.planned_rank(said.adapter, count) == 3

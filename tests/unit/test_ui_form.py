@@ -100,10 +100,25 @@ def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
 
 
 def test_another_preset_moves_what_was_not_changed() -> None:
-    before, after = form.standard("character", "micro"), form.standard("style", "micro")
-    given = values(**{"form-adapter-rank-lora": 4})
-    moved = dict(zip([entry.id for entry in ENTRIES], form.retuned(ENTRIES, given, before, after), strict=True))
+    before = form.fill(ENTRIES, "character", "micro", {})
+    own = form.changed(ENTRIES, before, values(**{"form-adapter-rank-lora": 4}))
+    assert own == {"form-adapter-rank-lora": 4}
+    after = form.fill(ENTRIES, "style", "micro", own)
+    moved = dict(zip([entry.id for entry in ENTRIES], after.values, strict=True))
     assert moved["form-adapter-rank-lora"] == 4
-    assert moved["form-training-exposures"] == after.training.exposures != before.training.exposures
-    large = dict(zip(moved, form.retuned(ENTRIES, given, before, form.standard("character", "/sd15")), strict=True))
+    standard = form.standard("style", "micro").training.exposures
+    assert moved["form-training-exposures"] == standard != form.standard("character", "micro").training.exposures
+    large = dict(zip(moved, form.fill(ENTRIES, "character", "/sd15", own).values, strict=True))
     assert large["form-training-resolution"] == 512
+    assert form.changed(ENTRIES, after, after.values) == own, "what was changed stays known as that"
+
+
+def test_partial_settings_become_changed_ones_and_back() -> None:
+    data = {"training": {"steps": 30}, "adapter": {"rank": 8, "kind": "lora"}, "preview": {"prompts": ["a", "b"]}}
+    own = form.own_of(ENTRIES, data)
+    assert own == {
+        "form-training-steps": 30, "form-adapter-kind": "lora", "form-adapter-rank-lora": 8,
+        "form-preview-prompts": "a\nb",
+    }  # fmt: skip
+    assert form.partial(ENTRIES, own, form.standard("character", "micro")) == data
+    assert form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}

@@ -2,22 +2,25 @@
 
 import re
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
-from tests.unit.tabs import FORM, given
+from tests.unit.tabs import FILLED, FORM, answers, given
 from trainer import config, dataset, events, files, runs
 from trainer.errors import UserError
-from ui import bases, live, memory, presets, training
+from ui import bases, form, live, memory, presets, training
 from ui.painter import Painter
 from ui.watch import Watch
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    said, effort = training.plan(*given())
+    said, effort, conflicts = training.plan(*given())
+    assert conflicts == {}
     assert said.startswith("<b>14 pictures, 160 steps</b>: each picture is seen about 91 times. How long")
     assert "of the disk are free." in said
     assert effort.value == "balanced"
@@ -34,7 +37,7 @@ def plan(**changes: object) -> str:
 
 
 def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
-    run = training.create(*given())
+    run = training.create(answers())
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     run.report(events.Started(step=0, steps=160, pid=1, device="CPU"))
     for step in (1, 2, 3):
@@ -42,34 +45,93 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
             step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
             time=begun + timedelta(seconds=step),
         ))  # fmt: skip
-    seen, fixed = training.exposures("quick", ("character", "micro"))
+    seen, fixed = training.exposures("quick", "character", "micro")
     assert fixed == 0
-    said, effort = training.plan(*given(**{"form-training-exposures": seen}))
+    said, effort, _ = training.plan(*given(**{"form-training-exposures": seen}))
     assert "about 65 s here" in said
     assert re.search(r"took 3\.0 GB of memory the last time; \d+ GB are free\.", said)
     assert effort.value == "quick"
     assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
 
 
+def form_of(shown: list[Any]) -> list[Any]:
+    """The widgets' values among those of `training.show`."""
+    return shown[6 : 6 + len(FORM)]
+
+
 def test_the_form_is_as_it_was_left(character: Path) -> None:
-    _, preset, _, _, base, tuned, *values = given(**{"form-adapter-rank-lora": 5})
-    training.keep_settings("rin", preset, base, tuned, *values)
-    shown = training.show("rin")[6 : 6 + len(FORM)]
-    assert shown == values
+    left = given(**{"form-adapter-rank-lora": 5})
+    training.keep_settings(*left)
+    assert form_of(training.show("rin")) == left[6:]
     memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
-    assert training.show("rin")[6 : 6 + len(FORM)] == FORM
+    assert form_of(training.show("rin")) == FORM
+
+
+CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 99}
+
+
+def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
+    left = given(**CONFLICT)
+    training.keep_settings(*left)
+    shown = training.show("rin")
+    assert form_of(shown) == left[6:]
+    words = "schedule-free AdamW needs the constant schedule"
+    assert shown[-1] == training.plan(*left)[2] == {"form-schedule-kind": words}
+    assert words in shown[-3]
+    training.keep_preset("mine", *left)
+    assert training.use_preset("mine")[3:] == left[6:]
+    # Prodigy and a style: its text encoder has a rate of its own.
+    _, _, name, trigger, base, _, *_ = given()
+    filled, *values = training.refill("rin", "style", name, trigger, base, asdict(FILLED), *FORM)
+    prodigy = ["prodigy" if entry.id == "form-optimizer-kind" else value
+               for entry, value in zip(training.ENTRIES, values, strict=True)]  # fmt: skip
+    left = ["rin", "style", name, trigger, base, filled, *prodigy]
+    memory.remember("rin", "preset", "style")
+    training.keep_settings(*left)
+    assert form_of(training.show("rin")) == prodigy
+    assert set(training.show("rin")[-1]) == {"form-training-text-encoder-factor"}
+
+
+def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
+    """A browser may send an event twice, the second time with the fields that the first was sent with."""
+    sent = given(**{"form-adapter-rank-lora": 5})
+    sent[4] = str(tiny_sd)
+    first, second = training.refill(*sent), training.refill(*sent)
+    assert first == second
+    filled, *values = first
+    standard = form.values(training.ENTRIES, form.standard("character", str(tiny_sd)))
+    differ = {
+        entry.id for entry, value, usual in zip(training.ENTRIES, values, standard, strict=True) if value != usual
+    }
+    assert differ == {"form-adapter-rank-lora"}
+    # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
+    training.keep_settings(*sent)
+    assert form_of(training.show("rin")) == values
+    assert training.create(training.Answers.of(*sent)).config().training.resolution == 512
+    # And back: what was not changed is again what suits the built-in base.
+    back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
+    assert training.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
+
+
+def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
+    assert not training.asks_for_trigger(answers())
+    assert training.asks_for_trigger(answers(trigger=" "))
+    memory.remember("rin", "without-trigger", "yes")
+    assert not training.asks_for_trigger(answers(trigger=" "))
 
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
-    _, _, _, _, base, _, *values = given(**{"form-training-steps": 7})
-    kept, name = training.keep_preset("mine", "character", base, ("character", "micro"), *values)
+    left = given(**{"form-training-steps": 7})
+    kept, name = training.keep_preset("mine", *left)
     assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
-    assert training.use_preset("mine") == ["character", "micro", ("character", "micro"), *values]
+    preset, base, filled, *values = training.use_preset("mine")
+    assert [preset, base, *values] == ["character", "micro", *left[6:]]
+    assert training.Answers.of("rin", preset, "x", "", base, filled, *values).own == {"form-training-steps": 7}
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
             training.use_preset(wrong)
     with pytest.raises(UserError, match="no name"):
-        training.keep_preset(" ", "character", base, ("character", "micro"), *values)
+        training.keep_preset(" ", *left)
     (presets.folder() / "odd.toml").write_text('preset = "odd"')
     with pytest.raises(UserError, match="cannot be used"):
         training.use_preset("odd")
@@ -87,30 +149,30 @@ def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, ti
 
 
 def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
-    run = training.create(*given(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
+    run = training.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
     config = run.config()
     assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
     assert memory.answer("rin", "name") == "mine"
 
 
 def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:
-    assert training.create(*given(name=" ")).config().name == "rin"
+    assert training.create(answers(name=" ")).config().name == "rin"
 
 
 def test_a_start_is_refused_in_words(character: Path) -> None:
     dataset.create("empty")
     with pytest.raises(UserError, match="no pictures"):
-        training.create(*given(project="empty"))
+        training.create(answers(project="empty"))
     with pytest.raises(UserError, match="Name: use letters"):
-        training.create(*given(name="a/b"))
+        training.create(answers(name="a/b"))
     with pytest.raises(UserError, match="set it to 128"):
-        training.create(*given(**{"form-training-resolution": 512}))
+        training.create(answers(**{"form-training-resolution": 512}))
     assert runs.every() == []
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     watch = Watch()
-    run = training.create(*given())
+    run = training.create(answers())
     drawn = live.draw(watch, run.id)
     seen = drawn[2]
     assert live.tick(watch, run.id, seen) == gr.skip()
@@ -126,7 +188,7 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
 
 
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:
-    run = training.create(*given())
+    run = training.create(answers())
 
     def shown() -> set[str]:
         buttons = live.draw(Watch(), run.id)[-len(live.BUTTONS) :]
@@ -151,7 +213,7 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
 ) -> None:
     started = []
     monkeypatch.setattr(runs, "start", started.append)
-    run = training.create(*given())
+    run = training.create(answers())
     with pytest.raises(UserError, match="Nothing is known"):
         live.again(run.id, Painter(), Watch())
     run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))

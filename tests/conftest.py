@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("limner", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("limner")
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", GRADIO_ANALYTICS_ENABLED="False",
     TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error", LANGUAGE="en",

@@ -258,7 +258,7 @@ def resolved(data: dict[str, Any]) -> dict[str, Any]:
     told = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: told[key] for key in ("family", "revision", "objective") if key in told}
     under = preset(str(data.get("preset", "character")), told.get("base", MICRO), **known)
-    return merged(merged(KINDS, _at_batch(under, data)), data)
+    return merged(merged(KINDS, _at_one_rate(_at_batch(under, data), data)), data)
 
 
 def problems(data: dict[str, Any]) -> dict[str, str]:
@@ -289,6 +289,13 @@ def _at_batch(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     if rate is None or ratio == 1:
         return under
     return merged(under, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
+
+
+def _at_one_rate(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A preset without a rate of its own for the text encoder where the settings ask for Prodigy, which has but one."""
+    optimizer = data.get("optimizer", {})
+    prodigy = isinstance(optimizer, dict) and optimizer.get("kind") == "prodigy"
+    return merged(under, {"training": {"text_encoder_factor": 1.0}}) if prodigy else under
 
 
 def check(kind: type[Settings], data: dict[str, Any]) -> Settings:

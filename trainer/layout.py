@@ -4,6 +4,7 @@ Paths are those of the diffusers library. A test holds them against the live mod
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,16 @@ def of_folder(folder: Path) -> dict[str, Shape]:
             layers = text_encoder(_settings(folder / component))
             found |= {f"{component}:{path}": shape for path, shape in layers.items()}
     return found
+
+
+def text_encoder_size(model: str) -> int:
+    """Return how many parameters the text encoders of one of the `MODELS` have, but for biases and norms."""
+    folder, layers = MODELS[model][1], known(model)
+    size = sum(math.prod(shape) for name, shape in layers.items() if name.startswith("text_encoder"))
+    for component in sorted({name.partition(":")[0] for name in layers if name.startswith("text_encoder")}):
+        settings = _settings(folder / component)
+        size += (int(settings["vocab_size"]) + int(settings["max_position_embeddings"])) * int(settings["hidden_size"])
+    return size
 
 
 def _settings(folder: Path) -> dict[str, Any]:

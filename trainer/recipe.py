@@ -66,7 +66,8 @@ class TrainingConfig(Section):
     text_encoder: bool = Field(
         False,
         title="Train the text encoder",
-        description="Also adapt the attention of the text encoder; slower, seldom needed.",
+        description="Also adapt the attention of the text encoder, so that words learn too, above all the trigger "
+        "word; it takes more memory and time.",
     )
     text_encoder_factor: float = Field(
         0.5, gt=0, le=10, title="Text encoder's rate", description="Its learning rate as a factor on the learning rate."

@@ -6,7 +6,7 @@ files and programs; its titles, helps and choices become words of the page's lan
 """
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -271,16 +271,24 @@ def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, str]:
 # Widgets --------------------------------------------------------------------------------------------------------
 
 
-def widgets(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
-    """Draw the form; returns the components in the order of the entries."""
+def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
+    """Draw the widget of one setting apart from the form; returns it by its id, for `widgets`."""
+    entry = next(entry for entry in listed if entry.path == path)
+    return {entry.id: _widget(entry, _shown(entry, config))}
+
+
+def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> list[Any]:
+    """Draw the form; returns the components in the order of the entries, those drawn `apart` among them."""
+    inside = [entry for entry in listed if entry.id not in apart]
     made: list[Any] = []
-    shown = iter(values(listed, config))
-    for group, members in groupby(listed, key=lambda entry: entry.group):
+    shown = iter(values(inside, config))
+    for group, members in groupby(inside, key=lambda entry: entry.group):
         with gr.Group(elem_classes="section"):
             gr.HTML(f"<h2>{escape(group)}</h2>", padding=True)
             for option, same in groupby(members, key=lambda entry: entry.option):
                 made += _row(list(same), shown, option, made)
-    return made
+    drawn = dict(zip((entry.id for entry in inside), made, strict=True)) | dict(apart)
+    return [drawn[entry.id] for entry in listed]
 
 
 def _row(same: list[Entry], shown: Any, option: str, above: list[Any]) -> list[Any]:  # noqa: ANN401 - an iterator

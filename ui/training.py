@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, dataset, files, problems, runs
+from trainer import adjustments, dataset, detect, files, layout, problems, runs
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -27,6 +27,7 @@ from ui.watch import Watch
 ENTRIES = form.entries()
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
+TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
 NO_TRIGGER = say(
     "There is no trigger word. Without one nothing calls what you teach: every picture of the base changes. Type one "
@@ -72,6 +73,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
                 [(words, key) for key, (words, _) in EFFORTS.items()], value="balanced",
                 label=say("How long may it take?"), elem_id="effort", interactive=True,
             )  # fmt: skip
+            apart = form.widget(ENTRIES, TEXT_ENCODER, form.standard("character", configs.MICRO))
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
             with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
@@ -80,7 +82,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
             with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
                 kept, use, keep_as, save = _presets()
-                widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO))
+                widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO), apart)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = Live(pill)
     answers = [project, preset, name, trigger, base, filled, *widgets]
@@ -330,11 +332,25 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
             ),
             say("How long it takes is known after the first steps."),
         ]  # fmt: skip
+    if told := _text_encoder(config):
+        facts.append(told)
     free = files.free_space(files.outputs())
     room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
     if free < ROOM:
         room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)
     return " ".join([*facts, room])
+
+
+def _text_encoder(config: TrainConfig) -> str:
+    """What training the text encoder of a real base costs; it stays in memory, as no text can be encoded ahead."""
+    seen = None if config.model.base == configs.MICRO else detect.glance(config.model.base, config.model.revision)
+    if not config.training.text_encoder or seen is None:
+        return ""
+    return say(
+        "The text encoder learns too: it takes about {memory:.1f} GB more memory in half precision, and steps take a "
+        "few percent longer.",
+        memory=2 * layout.text_encoder_size(seen.family) / 2**30,
+    )
 
 
 def _memory(before: runs.View) -> str:

@@ -149,3 +149,16 @@ def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int)
     assert adjustments.planned_rank(made.adapter, count) == rank
     said = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
     assert adjustments.planned_rank(said.adapter, count) == 3
+
+
+@pytest.mark.parametrize("kind", ["character", "style"])
+@pytest.mark.parametrize(("family", "factor"), [("sd15", 0.5), ("sd21", 0.5), ("sdxl", 0.33)])
+def test_presets_of_real_bases_train_the_text_encoder_at_a_rate_of_its_own(
+    kind: str, family: str, factor: float
+) -> None:
+    data = {"name": "x", "dataset": "y", "preset": kind, "model": {"base": "owner/name", "family": family}}
+    training = config.build(data).training
+    assert training.text_encoder
+    assert training.text_encoder_factor == factor
+    prodigy = config.build(data | {"optimizer": {"kind": "prodigy"}}).training
+    assert (prodigy.text_encoder, prodigy.text_encoder_factor) == (True, 1.0), "Prodigy has one rate for all parts"

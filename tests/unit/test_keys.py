@@ -105,3 +105,9 @@ def test_the_size_of_the_weight_that_a_module_changes(
     shapes: dict[str, tuple[int, ...]], size: tuple[int, int] | None
 ) -> None:
     assert keys.weight_size(shapes) == size
+
+
+def test_the_size_of_text_encoders_is_that_of_the_published_models() -> None:
+    """123 M parameters of CLIP ViT-L, 340 M of OpenCLIP ViT-H as in 2.x, and in XL 695 M of ViT-bigG beside ViT-L."""
+    millions = {model: layout.text_encoder_size(model) / 1e6 for model in ("sd15", "sd21", "sdxl")}
+    assert millions == pytest.approx({"sd15": 123, "sd21": 340, "sdxl": 123 + 695}, rel=0.01)

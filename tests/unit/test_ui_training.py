@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from tests.unit.tabs import FILLED, FORM, answers, given
+from tests.unit.tabs import FORM, answers, given
 from trainer import config, dataset, events, files, runs
 from trainer.errors import UserError
 from ui import bases, form, live, memory, presets, training
@@ -80,16 +79,13 @@ def test_settings_that_conflict_are_shown_again_and_said_at_their_field(characte
     assert words in shown[-3]
     training.keep_preset("mine", *left)
     assert training.use_preset("mine")[3:] == left[6:]
-    # Prodigy and a style: its text encoder has a rate of its own.
-    _, _, name, trigger, base, _, *_ = given()
-    filled, *values = training.refill("rin", "style", name, trigger, base, asdict(FILLED), *FORM)
-    prodigy = ["prodigy" if entry.id == "form-optimizer-kind" else value
-               for entry, value in zip(training.ENTRIES, values, strict=True)]  # fmt: skip
-    left = ["rin", "style", name, trigger, base, filled, *prodigy]
-    memory.remember("rin", "preset", "style")
+    # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
+    left = given(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
     training.keep_settings(*left)
-    assert form_of(training.show("rin")) == prodigy
+    assert form_of(training.show("rin")) == left[6:]
     assert set(training.show("rin")[-1]) == {"form-training-text-encoder-factor"}
+    training.keep_settings(*given(**{"form-optimizer-kind": "prodigy"}))
+    assert training.show("rin")[-1] == {}
 
 
 def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
@@ -111,6 +107,18 @@ def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Pat
     # And back: what was not changed is again what suits the built-in base.
     back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
     assert training.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
+
+
+def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
+    real = given()
+    real[4] = str(tiny_sd)
+    filled, *values = training.refill(*real)
+    on = training.plan(*real[:5], filled, *values)[0]
+    assert "about 0.2 GB more memory" in on
+    off = [False if entry.path == training.TEXT_ENCODER else value
+           for entry, value in zip(training.ENTRIES, values, strict=True)]  # fmt: skip
+    assert "text encoder" not in training.plan(*real[:5], filled, *off)[0]
+    assert "text encoder" not in training.plan(*given())[0], "micro is small"
 
 
 def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:

@@ -6,7 +6,6 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 import argparse
 import errno
 import json
-import logging
 import os
 import platform
 import signal
@@ -44,8 +43,6 @@ from trainer.config import PictureConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.runs import Run, StopRequestedError
 from trainer.words import say
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed, it misses what nobody here needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,7 +156,10 @@ def work(run: Run) -> int:
     """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
     allocator.tune()
     if os.environ.get("RANK", "0") != "0":
-        return _follow(Run(run.folder, leads=False))
+        from trainer.train import follow
+
+        follow(Run(run.folder, leads=False))
+        return 0
     lock = turns.hold(run)
     files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
@@ -193,9 +193,17 @@ def work(run: Run) -> int:
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer import distributed  # imports torch, which a waiting run does without
-    from trainer.train import train
+    from trainer.train import follow, train
 
-    with distributed.followers(run, distributed.wanted(settings), _follow):
+    try:
+        with distributed.followers(run, distributed.wanted(settings), follow):
+            train(settings, run)
+    except distributed.NotJoinedError:
+        if settings.training.devices or "WORLD_SIZE" in os.environ:  # asked for, here or by a launcher
+            raise
+        traceback.print_exc()
+        told = say("No other process could be started to share the work (the log says why); this one does it alone.")
+        run.report(events.Warned(message=told))
         train(settings, run)
 
 
@@ -206,16 +214,6 @@ def _caption_run(run: Run) -> None:
 
 
 TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run}
-
-
-def _follow(run: Run) -> int:
-    """Do a run beside the process that leads it, which alone tells how it goes."""
-    from trainer import distributed
-    from trainer.train import train
-
-    distributed.follow()
-    train(run.config(), run)
-    return 0
 
 
 def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:

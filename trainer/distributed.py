@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from fractions import Fraction
 from multiprocessing import connection
@@ -22,10 +22,11 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
-from trainer import detect, events
+from trainer import allocator, detect, events, faults
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.errors import UserError
@@ -37,8 +38,18 @@ from trainer.runs import COMMANDS, Command, Run
 PATIENCE = timedelta(days=7)
 WATCHED_EVERY = 1.0  # seconds
 NOTICED_WITHIN = 15.0  # seconds, by a leader that computes with the process that is gone
+BEGUN_BY_US = "LIMNER_PROCESSES"  # in the environment of processes that no launcher began
+JOINED_WITHIN = timedelta(minutes=2)  # by the processes that a leader began, once all of them have imported all
 PICTURES_EACH = 4
 MEMORY_EACH = 2 * 2**30  # bytes
+
+
+class NotJoinedError(UserError):
+    """The other processes of a run could not be started, or ended before they had joined."""
+
+    def __init__(self) -> None:
+        error = gone()
+        super().__init__(error.message, error.remedy)
 
 
 def wanted(config: TrainConfig) -> int:
@@ -77,18 +88,13 @@ def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterat
             devices=devices,
             gpus=torch.cuda.device_count(),
         )
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices)}
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
-    # A fork has all that is imported here at once; a GPU does not go along with it, and macOS has no safe one.
-    forks = sys.platform == "linux" and not torch.cuda.is_available()
-    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    link = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices)}
+    link |= {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(devices), BEGUN_BY_US: "1"}
+    os.environ |= link
     started: list[Any] = []
     over = threading.Event()
     try:
-        for rank in range(1, devices):
-            process = context.Process(target=_begin, args=(rank, run.folder, follow))
-            process.start()
-            started.append(process)
+        _start(started, devices, run.folder, follow)
         threading.Thread(target=_watch, args=(run, started, over), daemon=True).start()
         yield
     finally:
@@ -96,9 +102,46 @@ def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterat
         for process in started:
             process.kill()
             process.join()
+        for name in link:
+            os.environ.pop(name, None)
 
 
-def _begin(rank: int, folder: Path, follow: Callable[[Run], object]) -> None:
+def _start(started: list[Any], devices: int, folder: Path, follow: Callable[[Run], object]) -> None:
+    """Start the other processes, and wait until each of them has imported what it needs.
+
+    Raises:
+        NotJoinedError: one of them cannot be started, or has ended before that.
+    """
+    # A fork has all that is imported here at once; a GPU does not go along with it, and macOS has no safe one.
+    forks = sys.platform == "linux" and not torch.cuda.is_available() and not faults.spawns()
+    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    began: list[Any] = []
+    for rank in range(1, devices):
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_begin, args=(rank, folder, follow, there))
+        try:
+            process.start()
+        except OSError as error:
+            raise NotJoinedError from error
+        finally:
+            there.close()
+        started.append(process)
+        began.append(here)
+    for here, process in zip(began, started, strict=True):
+        connection.wait([here, process.sentinel])
+        try:
+            here.recv_bytes()
+        except EOFError:
+            raise NotJoinedError from None
+        finally:
+            here.close()
+
+
+def _begin(rank: int, folder: Path, follow: Callable[[Run], object], began: Any) -> None:  # noqa: ANN401 - untyped
+    faults.follower(rank)
+    began.send_bytes(b"began")
+    began.close()
+    allocator.tune()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         follow(Run(folder, leads=False))
@@ -107,12 +150,17 @@ def _begin(rank: int, folder: Path, follow: Callable[[Run], object]) -> None:
 
 
 def _watch(run: Run, started: list[Any], over: threading.Event) -> None:
-    """End this process if one of the others broke off and it does not notice: it may wait for what never comes."""
+    """End this process if one of the others broke off and it does not notice: it may wait for what never comes.
+
+    Where nobody asked for them it is left to notice that they do not join, within `JOINED_WITHIN`, and goes on alone.
+    """
+    needed = run.config().training.devices > 0
     while (alive := [one for one in started if one.exitcode is None]) and not over.is_set():
         connection.wait([one.sentinel for one in alive])
-        if any(one.exitcode for one in alive) and not over.wait(NOTICED_WITHIN):
-            told = _gone()
-            run.report(events.Failed(message=told.message, remedy=told.remedy, traceback=""))
+        matters = needed or torch.distributed.is_initialized()
+        if any(one.exitcode for one in alive) and matters and not over.wait(NOTICED_WITHIN):
+            error = gone()
+            run.report(events.Failed(message=error.message, remedy=error.remedy, traceback=""))
             os._exit(1)
 
 
@@ -125,20 +173,30 @@ def _free_port() -> int:
 
 def follow() -> None:
     """Make this process one that ends with its parent, and leaves it to the leader to hear what it is asked."""
-    begun_by = multiprocessing.parent_process()
-    parent = os.getppid() if begun_by is None else begun_by.pid
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCHED_EVERY)
-        os._exit(1)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _gone() -> UserError:
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, whose number it may keep: Windows gives orphans no other parent."""
+    begun_by = multiprocessing.parent_process()  # none if a launcher began it
+    if begun_by is None:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(parent)
+            while process.is_running() and os.getppid() == parent:
+                time.sleep(WATCHED_EVERY)
+    else:
+        # The pipe of a fork is open in those that were forked after it, too, hence the look at the number.
+        forked = sys.platform != "win32"
+        while not connection.wait([begun_by.sentinel], WATCHED_EVERY):
+            if forked and os.getppid() != begun_by.pid:
+                break
+    os._exit(1)
+
+
+def gone() -> UserError:
+    """What to tell if another process is not there any more."""
     return UserError(
         "Another process of this run has ended, so that it cannot go on.",
         "The log says why; the run can be resumed from its last checkpoint.",
@@ -155,24 +213,39 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _gone() from error
+        raise gone() from error
 
 
 def join(precision: str) -> Accelerator:
-    """This process's device, and its link to the others if there are any; gloo where there is no GPU."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    on_processor = several and not torch.cuda.is_available()
-    if on_processor and "OMP_NUM_THREADS" not in os.environ:
+    """This process's device, and its link to the others if there are any; gloo where there is no GPU.
+
+    Raises:
+        NotJoinedError: the others are not there; a process that is the only one from then on may join again.
+    """
+    mixed = "no" if precision == "fp32" else precision
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Accelerator(mixed_precision=mixed)
+    on_processor, threads = not torch.cuda.is_available(), torch.get_num_threads()
+    shares = on_processor and "OMP_NUM_THREADS" not in os.environ
+    if shares:
         # Left open, each process gets a thread for each core of the machine, and a warning of that.
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, torch.get_num_threads() // here))
+        torch.set_num_threads(max(1, threads // here))
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    with _together() if several else nullcontext():
+    faults.joining(int(os.environ["RANK"]))
+    within = PATIENCE
+    if BEGUN_BY_US in os.environ:
+        within = timedelta(seconds=faults.patience(JOINED_WITHIN.total_seconds()))
+    try:
         return Accelerator(
-            mixed_precision="no" if precision == "fp32" else precision,
-            cpu=on_processor,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)] if several else [],
+            mixed_precision=mixed, cpu=on_processor, kwargs_handlers=[InitProcessGroupKwargs(timeout=within)]
         )
+    except RuntimeError as error:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if shares:
+            torch.set_num_threads(threads)
+            del os.environ["OMP_NUM_THREADS"]
+        raise NotJoinedError from error
 
 
 def share(accelerator: Accelerator) -> Fraction:

@@ -2,7 +2,10 @@
 
 LIMNER_FAULT=nan@12 (with LIMNER_TEST=1, else nothing of this is heeded) gives step 12 a loss that is no number; oom@7
 lets step 7 run out of memory; hang@5 lets step 5 never end; enospc@2 fails the second durable write of the process as
-a full disk does; kill@9 ends the process at the ninth moment of its durable writes, as a power cut does.
+a full disk does; kill@9 ends the process at the ninth moment of its durable writes, as a power cut does. spawn@1 begins
+the other processes of a run as Windows does, also where they could be forked; lost@1 ends the first of them as it
+begins, and late@1 after it has begun, as it is about to join; patience@3 lets processes wait for each other no longer
+than three seconds. Several are separated by commas.
 """
 
 import errno
@@ -17,9 +20,10 @@ _writes, _moments = itertools.count(1), itertools.count(1)
 
 def _is_due(kind: str, number: int) -> bool:
     """Whether this fault is wanted here; it strikes once."""
-    if os.environ.get("LIMNER_TEST") != "1" or os.environ.get("LIMNER_FAULT") != f"{kind}@{number}":
+    faults = os.environ.get("LIMNER_FAULT", "").split(",")
+    if os.environ.get("LIMNER_TEST") != "1" or f"{kind}@{number}" not in faults:
         return False
-    del os.environ["LIMNER_FAULT"]
+    os.environ["LIMNER_FAULT"] = ",".join(fault for fault in faults if fault != f"{kind}@{number}")
     return True
 
 
@@ -51,3 +55,27 @@ def moment() -> None:
     """Another moment of a durable write is over, at which the machine may end."""
     if _is_due("kill", next(_moments)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def spawns() -> bool:
+    """Whether processes are to be begun as where there is no fork."""
+    return _is_due("spawn", 1)
+
+
+def follower(rank: int) -> None:
+    """Another process of a run begins."""
+    if _is_due("lost", rank):
+        os._exit(1)
+
+
+def joining(rank: int) -> None:
+    """Another process of a run is about to join the one that leads."""
+    if _is_due("late", rank):
+        os._exit(1)
+
+
+def patience(seconds: float) -> float:
+    """How long to wait for another process: so many seconds, or as few as a test wants."""
+    faults = os.environ.get("LIMNER_FAULT", "").split(",")
+    wanted = [fault.partition("@")[2] for fault in faults if fault.startswith("patience@")]
+    return float(wanted[0]) if wanted and os.environ.get("LIMNER_TEST") == "1" else seconds

@@ -126,6 +126,15 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     return run.report(events.Finished(step=step, export=path.name))
 
 
+def follow(run: Run) -> None:
+    """Do a run beside the process that leads it, which alone tells how it goes.
+
+    It stands in a module that a new process can import: what was begun as `python -m trainer` is no such module.
+    """
+    distributed.follow()
+    train(run.config(), run)
+
+
 def largest(
     accelerator: Accelerator, family: families.Family, adapter: families.Adapter, batches: Batches
 ) -> Callable[[TrainConfig], None]:

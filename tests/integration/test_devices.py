@@ -251,3 +251,44 @@ def test_a_launcher_may_start_the_processes(alone: Run, tiny_sd: Path) -> None:
 def test_a_batch_cannot_be_shared_by_more_devices_than_it_has_pictures(tiny_sd: Path) -> None:
     with pytest.raises(UserError, match="devices: a batch of 4 cannot be shared by so many"):
         settings(tiny_sd, training__devices=5)
+
+
+@pytest.mark.parametrize("devices", [2, 0])
+def test_two_spawned_processes_make_the_adapter_of_one(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    """As on Windows, on macOS and with a GPU, where nothing is forked."""
+    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 4}
+    one, two = (runs.create(settings(tiny_sd, training__devices=number, **options)) for number in (1, devices))
+    finish(one)
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "spawn@1")
+    runs.start(two)
+    wait_until(lambda: ended(two), 120)
+    assert runs.look(two).status == "finished", runs.log_tail(two)
+    assert "Traceback" not in runs.log_tail(two)
+    assert "kernels" not in runs.log_tail(two)
+    assert runs.look(two).state.warnings == runs.look(one).state.warnings
+    assert two.config().record.devices == 2
+    assert close(newest(two), newest(one))
+
+
+@pytest.mark.parametrize("fault", ["lost@1", "spawn@1,lost@1", "late@1,patience@3"])
+def test_processes_that_nobody_asked_for_and_cannot_be_had(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 4}
+    quiet, alone, asked = (runs.create(settings(tiny_sd, training__devices=n, **options)) for n in (1, 0, 2))
+    finish(quiet)
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", fault)
+    runs.start(alone)
+    wait_until(lambda: ended(alone), 120)
+    assert runs.look(alone).status == "finished", runs.log_tail(alone)
+    assert "No other process could be started" in runs.look(alone).state.warnings[0]
+    assert alone.config().record.devices == 1
+    assert close(newest(alone), newest(quiet))
+    runs.start(asked)
+    wait_until(lambda: ended(asked), 120)
+    assert runs.look(asked).status == "failed"
+    assert runs.look(asked).state.message.startswith("Another process of this run has ended")

@@ -31,6 +31,7 @@ from trainer import (
     captioning,
     config,
     dataset,
+    ending,
     events,
     file_commands,
     files,
@@ -133,8 +134,11 @@ def _resume(parsed: argparse.Namespace) -> int:
         raise UserError(
             "{name!r} is no run folder: it has no config.toml.", "Give the folder of a run.", name=parsed.folder.name
         )
-    runs.pause(Run(parsed.folder), go_on=True)  # asked for before it ended
-    return work(Run(parsed.folder, Progress()))
+    run = Run(parsed.folder, Progress())
+    if not runs.is_locked(run.lock):  # asked for before it ended
+        (run.folder / "ask" / "stop").unlink(missing_ok=True)
+    runs.pause(run, go_on=True)
+    return work(run)
 
 
 def _caption(parsed: argparse.Namespace) -> int:
@@ -164,13 +168,15 @@ def work(run: Run) -> int:
     files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
-        signal.signal(signal.SIGINT, lambda *_: runs.ask(run, "stop"))
+        ending.heed_interrupts(run)
     settings = None
     try:
+        run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
         device = turns.wait_for_device(run)
         try:
+            run.report(events.Began(pid=os.getpid()))
             TASKS[task](run)
         finally:
             device.release()

@@ -22,6 +22,13 @@ class _Event(BaseModel):
     time: datetime = Field(default_factory=_now)
 
 
+class Began(_Event):
+    """A worker has taken up the run, or has got the device for it: the process `pid` answers for it from here on."""
+
+    kind: Literal["began"] = "began"
+    pid: int
+
+
 class Started(_Event):
     """The worker has the device and begins, or goes on, after `step` completed steps."""
 
@@ -116,7 +123,7 @@ class Failed(_Event):
     change: dict[str, float | str] = Field(default_factory=dict)
 
 
-Event = Started | Phase | Step | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
+Event = Began | Started | Phase | Step | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -194,6 +201,8 @@ def fold(state: State, events: Iterable[Event]) -> State:
 
 def _fold_one(state: State, event: Event) -> State:
     match event:
+        case Began():
+            return replace(state, pid=event.pid, pace=())
         case Started():
             return replace(
                 state, started=True, end="", step=event.step, steps=event.steps, pid=event.pid, device=event.device,

@@ -1,11 +1,11 @@
 """Faults on purpose, for tests alone: what a disk, a device or a power cut would do, at a chosen moment.
 
 LIMNER_FAULT=nan@12 (with LIMNER_TEST=1, else nothing of this is heeded) gives step 12 a loss that is no number; oom@7
-lets step 7 run out of memory; hang@5 lets step 5 never end; enospc@2 fails the second durable write of the process as
-a full disk does; kill@9 ends the process at the ninth moment of its durable writes, as a power cut does. spawn@1 begins
-the other processes of a run as Windows does, also where they could be forked; lost@1 ends the first of them as it
-begins, and late@1 after it has begun, as it is about to join; patience@3 lets processes wait for each other no longer
-than three seconds. Several are separated by commas.
+lets step 7 run out of memory; hang@5 lets step 5 never end, and stuck@2 what follows the second report of a phase;
+enospc@2 fails the second durable write of the process as a full disk does; kill@9 ends the process at the ninth moment
+of its durable writes, as a power cut does. spawn@1 begins the other processes of a run as Windows does, also where they
+could be forked; lost@1 ends the first of them as it begins, and late@1 after it has begun, as it is about to join;
+patience@3 lets processes wait for each other no longer than three seconds. Several are separated by commas.
 """
 
 import errno
@@ -15,7 +15,7 @@ import os
 import signal
 import time
 
-_writes, _moments = itertools.count(1), itertools.count(1)
+_writes, _moments, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
 
 
 def _is_due(kind: str, number: int) -> bool:
@@ -36,9 +36,19 @@ def factor(step: int) -> float:
     if _is_due("oom", step):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: this is a test")
     if _is_due("hang", step):
-        while True:
-            time.sleep(60)
+        _hang()
     return math.nan if _is_due("nan", step) else 1.0
+
+
+def phase() -> None:
+    """A phase was reported."""
+    if _is_due("stuck", next(_phases)):
+        _hang()
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(60)
 
 
 def write() -> None:

@@ -18,7 +18,6 @@ State is derived from the log and the lock, never stored, so it is right after a
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ from typing import Literal, get_args
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import detect, events, files
+from trainer import detect, events, faults, files
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -45,6 +44,8 @@ LOOKED_AT = 20  # runs among which one of the same kind is looked for
 PATIENCE = 0.2  # seconds between looks whether a paused run goes on
 GRACE = 30.0  # seconds in which a worker that was just started must take its lock
 SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
+SILENCE_AT_FIRST = 600.0  # the same before two steps are done
+ANSWERED_WITHIN = 10.0  # seconds after which a run that was asked to stop, and did not hear it, may be ended
 ENDS: dict[str, Status] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -126,6 +127,7 @@ class Run:
             StopRequestedError: somebody asked.
         """
         self.report(events.Phase(name=name, done=done, total=total))
+        faults.phase()
         if self.asked("stop"):
             raise StopRequestedError
 
@@ -172,12 +174,30 @@ class View:
         left = self.state.steps - self.state.step
         return left * min(paces), left * max(paces)
 
-    def is_silent(self, now: float) -> bool:
-        """Whether at this Unix time a worker that trained says nothing for ten steps' time, and at least a minute."""
+    def silence(self, now: float) -> float:
+        """Seconds at this Unix time for which a worker that has the device has said nothing; 0 if they are few.
+
+        Many are ten steps' time and at least a minute; before two steps are done, when a base model may be read from a
+        slow disk, ten minutes.
+        """
         pace, updated = self.seconds_per_step, self.state.updated
-        if self.status != "running" or self.paused or pace is None or not updated:
-            return False
-        return now - updated.timestamp() > max(SILENCE, 10 * pace)
+        waits = self.status not in ACTIVE or self.paused or (self.run.folder / "ask" / "start").exists()
+        if waits or not updated or (pace is None and len(self.state.pace) > 1):  # the clock was set back
+            return 0.0
+        silence = now - updated.timestamp()
+        return silence if silence > (SILENCE_AT_FIRST if pace is None else max(SILENCE, 10 * pace)) else 0.0
+
+    def is_silent(self, now: float) -> bool:
+        """Whether at this Unix time a worker that has the device has said nothing for long."""
+        return self.silence(now) > 0
+
+    def is_deaf(self, now: float) -> bool:
+        """Whether somebody asked for the end of a run and it has not heard so at this Unix time, or it is silent."""
+        try:
+            asked = (self.run.folder / "ask" / "stop").stat().st_mtime
+        except FileNotFoundError:
+            return self.is_silent(now)
+        return self.status in ACTIVE and now - asked > ANSWERED_WITHIN
 
 
 def _pace(seen: Sequence[tuple[int, float]]) -> float | None:
@@ -362,13 +382,6 @@ def pause(run: Run, *, go_on: bool = False) -> None:
     else:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-
-
-def kill(run: Run) -> None:
-    """End a worker that does not answer; the run can be resumed then. Its number is trusted while its lock is held."""
-    number = look(run).state.pid
-    if number and is_locked(run.lock):
-        os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

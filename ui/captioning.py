@@ -3,6 +3,7 @@
 What is drawn here changes files only; the grid is drawn anew by who connects it.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import captioning, dataset, editing, runs
+from trainer import captioning, dataset, editing, ending, runs
 from trainer.captioning import CaptionConfig
 from trainer.errors import UserError
 from trainer.words import count, say
@@ -196,10 +197,10 @@ def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], N
 
 
 def stop(project: str) -> list[Any]:
-    """Ask the model to stop; what it has written is kept."""
+    """Ask the model to stop, or end it if it did not hear that; what it has written is kept."""
     run = captioning.newest(project)
     if run:
-        runs.ask(run, "stop")
+        ending.stop(run)
     return draw(project)
 
 
@@ -215,7 +216,9 @@ def draw(project: str) -> list[Any]:
     view = runs.look(run) if run else None
     active = view is not None and view.status in runs.ACTIVE
     told = _told(view) if view else ""
-    return [told, gr.Button(visible=not active), gr.Button(visible=active), gr.Timer(active=active)]
+    deaf = view is not None and view.is_deaf(time.time())
+    words = say("End now") if deaf else say("Stop and keep what is written")
+    return [told, gr.Button(visible=not active), gr.Button(words, visible=active), gr.Timer(active=active)]
 
 
 def _told(view: runs.View) -> str:

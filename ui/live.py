@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import archive, runs
+from trainer import archive, ending, runs
 from trainer import config as configs
 from trainer.errors import UserError
 from trainer.words import LANGUAGE, say
@@ -112,7 +112,7 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     words = ", ".join(f"{_name(path)} {_value(value)}" for path, value in change.items())
     return [
         gr.Button(say("Go on") if view.paused else say("Pause"), visible=running),
-        gr.Button(visible=active),
+        gr.Button(say("End now") if view.is_deaf(time.time()) else say("Stop and save"), visible=active),
         gr.Button(visible=status in ("stopped", "interrupted", "failed")),
         gr.Button(say("Train again with {settings}", settings=words), visible=status == "failed" and bool(change)),
         gr.Button(visible=status == "finished"),
@@ -143,11 +143,10 @@ def extra(view: runs.View) -> int:
 def ask(run_id: str | None, command: runs.Command) -> None:
     """Ask the shown run for something; it answers after its present step."""
     run = runs.find(run_id or "")
-    view = runs.look(run)
-    if view.status not in runs.ACTIVE:
+    if runs.look(run).status not in runs.ACTIVE:
         raise UserError("This run is not at work.", "Resume it first.")
-    if command == "stop" and view.is_silent(time.time()):
-        runs.kill(run)
+    if command == "stop":
+        ending.stop(run)
     else:
         runs.ask(run, command)
 

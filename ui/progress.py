@@ -116,12 +116,8 @@ def _facts(view: View) -> list[str]:
 
 
 def _next(view: View) -> str:
-    if view.is_silent(time.time()):
-        told = say(
-            "<b>The training does not respond.</b> Wait, or end it with <b>Stop and save</b> and resume it then: it "
-            "goes on from its last checkpoint."
-        )
-        return f"<div class='alarm' role='alert'>{told}</div>"
+    if waiting := _waiting(view, time.time()):
+        return f"<div class='alarm' role='alert'>{waiting}</div>"
     match view.status:
         case "finished":
             return f"<p class='good'>{say('The adapter is ready. Try it out, or download it.')}</p>"
@@ -137,6 +133,27 @@ def _next(view: View) -> str:
             )
         case _:
             return ""
+
+
+def _waiting(view: View, now: float) -> str:
+    """What to tell of a worker that says or hears nothing, and what can be done; "" if there is none."""
+    if silence := view.silence(now):
+        if view.seconds_per_step is not None:
+            return say(
+                "<b>The training does not respond.</b> Wait, or press <b>End now</b> and resume it then: it goes on "
+                "from its last checkpoint."
+            )
+        return say(
+            "<b>No sign of life for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, "
+            "or press <b>End now</b> and resume it then: it goes on from its last checkpoint, if it has one.",
+            time=seconds(silence),
+        )
+    if view.is_deaf(now):
+        return say(
+            "<b>The training has not answered yet.</b> It stops after what it is doing. Wait, or press <b>End now</b>: "
+            "then the steps since the last checkpoint are lost."
+        )
+    return ""
 
 
 # The chart ------------------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
     place = turns.place(view.run) if view.status == "waiting" else 0
-    silent = view.is_silent(time.time())
+    now = time.time()
+    silent = view.is_deaf(now), view.silence(now) // 60
     return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")
 
 

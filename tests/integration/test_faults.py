@@ -5,9 +5,11 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from safetensors.torch import load_file
 from tests.bench import crash
 from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
-from tests.integration.test_processes import limner, make, status, wait_until
+from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
 from trainer import adapter_file, checkpoint, config, dataset, events, export, files, forms, images, runs
 from trainer.runs import Run
 from ui import progress
+from ui.watch import Watch
 
 
 def plain(base: Path) -> Run:
@@ -145,6 +148,89 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     wait_until(lambda: status(run) not in runs.ACTIVE)
     assert "Resume</b> goes on from step 5" in told(run)
     undisturbed.is_what_becomes_of(run)
+
+
+def words_of_stop(run: Run) -> str:
+    """What the button says that ends a run."""
+    from ui import live
+
+    names = [name for name, *_ in live.BUTTONS]
+    return str(live.draw(Watch(), run.id)[-len(names) :][names.index("stop")].value)
+
+
+@pytest.fixture
+def nobody_left(home: Path) -> Iterator[None]:
+    """Ends the workers that a test leaves behind."""
+    yield
+    for run in runs.every():
+        for number in processes(run):
+            os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.parametrize(("fault", "devices"), [("stuck@1", 1), ("hang@1", 1), ("hang@2", 2)])
+def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch,
+    fault: str, devices: int,
+) -> None:  # fmt: skip
+    """It is asked first, and ended when it has not answered; whoever waits for the device gets it then."""
+    from ui import live
+
+    hung, waiting = plain(tiny_sd), plain(tiny_sd)
+    training = hung.config().training.model_copy(update={"devices": devices})
+    hung.keep(hung.config().model_copy(update={"training": training}))
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", fault)
+    runs.start(hung)
+    monkeypatch.delenv("LIMNER_FAULT")
+    wait_until(lambda: len(processes(hung)) == devices and reached(hung, fault))
+    runs.start(waiting)
+    assert not runs.look(hung).is_silent(time.time())
+    assert runs.look(hung).is_silent(time.time() + 3600)
+    assert words_of_stop(hung) == "Stop and save"
+    live.ask(hung.id, "stop")
+    live.ask(hung.id, "stop")  # by somebody who clicked twice
+    wait_until(lambda: runs.is_locked(waiting.lock))
+    assert (status(hung) in runs.ACTIVE, status(waiting)) == (True, "waiting")
+    monkeypatch.setattr(runs, "ANSWERED_WITHIN", 0.5, raising=False)  # so that the test need not wait
+    wait_until(lambda: words_of_stop(hung) == "End now", 5)
+    live.ask(hung.id, "stop")
+    wait_until(lambda: status(hung) == "interrupted", 10)
+    assert "The training was interrupted" in told(hung)
+    wait_until(lambda: not processes(hung), 10)
+    wait_until(lambda: status(waiting) == "finished", 120)
+    training = training.model_copy(update={"devices": 1})
+    hung.keep(hung.config().model_copy(update={"training": training}))
+    undisturbed.is_what_becomes_of(hung)
+
+
+def reached(run: Run, fault: str) -> bool:
+    """Whether a run is where the fault strikes."""
+    state = runs.look(run).state
+    return bool(state.phase) if fault == "stuck@1" else state.started and state.step == int(fault[-1]) - 1
+
+
+def test_a_second_interrupt_ends_a_command_that_hangs(character: Path, tiny_sd: Path) -> None:
+    run = plain(tiny_sd)
+    command = [sys.executable, "-m", "trainer", "resume", run.folder]
+    env = {**os.environ, "LIMNER_TEST": "1", "LIMNER_FAULT": "stuck@1"}
+    with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, env=env) as typed:
+        try:
+            wait_until(lambda: bool(runs.look(run).state.phase))
+            typed.send_signal(signal.SIGINT)
+            time.sleep(1)
+            assert typed.poll() is None
+            assert (run.folder / "ask" / "stop").exists()
+            typed.send_signal(signal.SIGINT)
+            printed = typed.communicate(timeout=10)[1]
+        finally:
+            typed.kill()
+    assert typed.returncode == 130
+    assert "again to end it at once" in printed
+    assert "Traceback" not in printed
+    assert status(run) == "interrupted"
+    done = limner("resume", run.folder)
+    assert (done.returncode, status(run)) == (0, "finished"), done.stderr
 
 
 def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, tiny_sd: Path, workers: Workers) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from trainer import events
 from trainer.events import (
+    Began,
     Checkpoint,
     Event,
     Failed,
@@ -35,6 +36,7 @@ def started(number: int = 0) -> Started:
 
 SOME = st.lists(
     st.one_of(
+        st.builds(lambda n: Began(pid=n), st.integers(1, 9)),
         st.builds(started, st.integers(0, 20)),
         st.builds(step, st.integers(1, 30), st.floats(0, 10)),
         st.builds(lambda n: Preview(step=n, file=f"previews/{n}.png", prompt="x", seed=1), st.integers(1, 30)),

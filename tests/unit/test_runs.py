@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app
-from trainer import archive, config, dataset, events, runs, turns
+from trainer import archive, config, dataset, ending, events, runs, turns
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -221,6 +221,51 @@ def test_a_worker_that_says_nothing_for_ten_steps_does_not_respond(home: Path) -
         assert not view.is_silent(last + 190)
         assert view.is_silent(last + 210)
     assert not runs.look(run).is_silent(last + 1000)
+
+
+def test_a_worker_that_says_nothing_before_its_second_step_is_silent_after_ten_minutes(home: Path) -> None:
+    run = make()
+    begun = datetime.now(UTC)
+    with held(run.lock):
+        (run.folder / "ask" / "start").touch()
+        run.report(events.Began(pid=7, time=begun))
+        assert runs.look(run).state.pid == 7
+        assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "it waits for the device"
+        (run.folder / "ask" / "start").unlink()
+        for more in (events.Phase(name="x", done=0, total=1, time=begun),
+                     events.Started(step=0, steps=9, pid=7, device="CPU", time=begun)):  # fmt: skip
+            run.report(more)
+            assert not runs.look(run).is_silent(begun.timestamp() + 590)
+            assert runs.look(run).silence(begun.timestamp() + 610) == pytest.approx(610)
+    assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "nobody is at work"
+
+
+def test_a_run_that_did_not_hear_that_it_is_to_stop_is_deaf(home: Path) -> None:
+    run = make()
+    with held(run.lock):
+        started(run)
+        assert not runs.look(run).is_deaf(time.time())
+        ending.stop(run)
+        asked = (run.folder / "ask" / "stop").stat().st_mtime
+        ending.stop(run)
+        assert (run.folder / "ask" / "stop").stat().st_mtime == asked, "its time runs from the first request"
+        assert not runs.look(run).is_deaf(asked + 9)
+        assert runs.look(run).is_deaf(asked + 11)
+        assert run.asked("stop")
+        assert not runs.look(run).is_deaf(asked + 11), "it has heard it, and saves"
+    runs.ask(run, "stop")
+    assert not runs.look(run).is_deaf(time.time() + 60), "nobody is at work"
+
+
+def test_nobody_is_ended_for_a_run_that_no_worker_holds(home: Path) -> None:
+    run = make()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        run.report(events.Began(pid=other.pid))
+        ending.kill(run)
+        assert other.poll() is None
+        with held(run.lock):
+            ending.kill(run)
+            assert other.wait(10) != 0
 
 
 def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> None:

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from filelock import FileLock
 
 from tests.unit.tabs import FORM, answers, given
 from trainer import config, dataset, events, files, runs
@@ -214,6 +217,29 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert shown() == {"more", "try-it"}
     assert live.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
+
+
+def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
+    character: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training.create(*given())
+    number = [name for name, *_ in live.BUTTONS].index("stop") - len(live.BUTTONS)
+    lock = FileLock(run.lock)
+    with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        run.report(events.Began(pid=worker.pid))
+        assert live.draw(Watch(), run.id)[number].value == "Stop and save"
+        live.ask(run.id, "stop")
+        watch = Watch()
+        before = live.draw(watch, run.id)
+        assert before[number].value == "Stop and save"
+        monkeypatch.setattr(runs, "ANSWERED_WITHIN", -1.0)
+        drawn = live.tick(watch, run.id, before[2])
+        assert drawn[number].value == "End now"
+        assert "has not answered yet" in drawn[3]
+        assert worker.poll() is None
+        live.ask(run.id, "stop")
+        assert worker.wait(10) != 0
+    assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
 
 
 def test_a_failed_run_is_trained_again_with_the_change_it_needs(

@@ -8,7 +8,7 @@ step.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,24 +195,34 @@ def _sum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def resume(run: Run, progress: Progress) -> int:
+def resume(run: Run, progress: Progress, give: Callable[[bytes], bytes] = bytes) -> int:
     """Load the newest whole checkpoint; returns its step, 0 if there is none.
 
     A damaged one is passed over, with a warning that names the step; settings that a person changed since it was made
-    are named in another one.
+    are named in another one. Of several processes the leader reads it, and `give` hands its bytes to the others, which
+    may be on another machine.
 
     Raises:
         UserError: the checkpoint is whole but of another form than the settings ask for.
     """
+    manifest, state = _newest(run) if run.leads else ({}, b"")
+    manifest, state = json.loads(give(json.dumps(manifest).encode())), give(state)
+    if not manifest:
+        return 0
+    _restore(progress, load(state), manifest)
+    before, now = manifest.get("settings", {}), _settings(run) if run.leads else {}
+    if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
+        told = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
+        run.report(events.Warned(message=told))
+    return int(manifest["step"])
+
+
+def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
+    """What the newest whole checkpoint holds: its manifest, and the state of the training; nothing without one."""
     for folder in reversed(found(run)):
         if not is_whole(folder):
-            run.report(
-                events.Warned(
-                    message=say(
-                        "The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name)
-                    )
-                )
-            )
+            told = say("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
+            run.report(events.Warned(message=told))
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
@@ -223,13 +233,8 @@ def resume(run: Run, progress: Progress) -> int:
                 program=manifest.get("program", "?"),
                 version=__version__,
             )
-        _restore(progress, load((folder / OPTIMIZER).read_bytes()), manifest)
-        before, now = manifest.get("settings", {}), _settings(run)
-        if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
-            told = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
-            run.report(events.Warned(message=told))
-        return int(manifest["step"])
-    return 0
+        return manifest, (folder / OPTIMIZER).read_bytes()
+    return {}, b""
 
 
 def _settings(run: Run) -> dict[str, Any]:

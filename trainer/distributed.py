@@ -4,6 +4,8 @@ All of them do the same steps on their part of each batch and add up their gradi
 one process. One leads: it alone keeps the run's files and is asked to stop; the others do as it decided.
 """
 
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -23,10 +25,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import allocator, detect, events, faults
+from trainer import allocator, detect, events, faults, runs
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.errors import UserError
@@ -34,14 +36,19 @@ from trainer.families import pipelines
 from trainer.recipe import TrainingConfig
 from trainer.runs import COMMANDS, Command, Run
 
-# The others wait while the leader waits for the device or encodes pictures.
+# The others wait while the leader waits for the device, and each for who encodes the longest; but not in a step.
 PATIENCE = timedelta(days=7)
+ANSWERED_WITHIN = timedelta(minutes=30)
+PIECE = 2**26  # bytes that are handed on at once
 WATCHED_EVERY = 1.0  # seconds
 NOTICED_WITHIN = 15.0  # seconds, by a leader that computes with the process that is gone
 BEGUN_BY_US = "LIMNER_PROCESSES"  # in the environment of processes that no launcher began
 JOINED_WITHIN = timedelta(minutes=2)  # by the processes that a leader began, once all of them have imported all
 PICTURES_EACH = 4
 MEMORY_EACH = 2 * 2**30  # bytes
+
+
+_groups: dict[str, Any] = {}  # those of one process, by how long its members wait for each other
 
 
 class NotJoinedError(UserError):
@@ -204,16 +211,28 @@ def gone() -> UserError:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Inside the `with`, what goes wrong is that another process is gone.
+def _together(within: timedelta) -> Iterator[None]:
+    """Inside the `with`, what goes wrong is that another process is gone, or has not answered for so long.
 
     Raises:
         UserError: it is.
     """
+    begun = time.monotonic()
     try:
         yield
     except RuntimeError as error:
-        raise gone() from error
+        waited = time.monotonic() - begun
+        if waited < 0.9 * within.total_seconds():
+            raise gone() from error
+        raise UserError(
+            "Another process of this run did not answer for {minutes:.0f} minutes, so that it cannot go on.",
+            "Check that its machine and the network are up; the run can be resumed from its last checkpoint.",
+            minutes=max(1, waited / 60),
+        ) from error
+
+
+def _patience() -> timedelta:
+    return timedelta(seconds=faults.patience(ANSWERED_WITHIN.total_seconds()))
 
 
 def join(precision: str) -> Accelerator:
@@ -236,16 +255,21 @@ def join(precision: str) -> Accelerator:
     within = PATIENCE
     if BEGUN_BY_US in os.environ:
         within = timedelta(seconds=faults.patience(JOINED_WITHIN.total_seconds()))
+    # By default a GPU that waits in vain ends the process without a word.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=mixed, cpu=on_processor, kwargs_handlers=[InitProcessGroupKwargs(timeout=within)]
         )
+        _groups["patient"] = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        _groups["prompt"] = torch.distributed.new_group(timeout=_patience())
     except RuntimeError as error:
         AcceleratorState._reset_state(reset_partial_state=True)
         if shares:
             torch.set_num_threads(threads)
             del os.environ["OMP_NUM_THREADS"]
         raise NotJoinedError from error
+    return accelerator
 
 
 def share(accelerator: Accelerator) -> Fraction:
@@ -255,19 +279,73 @@ def share(accelerator: Accelerator) -> Fraction:
 
 def wait(accelerator: Accelerator) -> None:
     """Wait until all processes are here."""
-    with _together():
-        accelerator.wait_for_everyone()
+    largest(accelerator, 0.0)
 
 
 def shared(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
-    """The settings with as many devices on record as there are processes, whoever started them.
+    """The leader's settings, with as many devices on record as there are processes, whoever started them.
+
+    Where the pictures and the base are is each machine's own matter.
 
     Raises:
         UserError: a batch has not a picture for each.
     """
     devices = accelerator.num_processes
     check(TrainingConfig, config.training.model_dump() | {"devices": devices})
+    if devices > 1:
+        theirs = check(TrainConfig, json.loads(give(accelerator, config.model_dump_json().encode())))
+        places = {
+            "dataset": config.dataset,
+            "prior": theirs.prior.model_copy(update={"dataset": config.prior.dataset}),
+            "model": theirs.model.model_copy(update={"base": config.model.base}),
+        }
+        config = theirs.model_copy(update=places)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": devices})})
+
+
+def agree(accelerator: Accelerator, config: TrainConfig) -> None:
+    """Wait for the process that takes the longest to prepare, and make sure that all have prepared the same.
+
+    Raises:
+        UserError: they have not.
+    """
+    if accelerator.num_processes == 1:
+        return
+    with _together(PATIENCE):
+        torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
+    own: dict[str, Any] = {"dataset": True, "prior": {"dataset"}, "model": {"base"}, "record": True}
+    prepared = config.model_dump_json(exclude=own) + config.record.dataset_sha256 + config.record.base_sha256
+    number = float(int.from_bytes(hashlib.sha256(prepared.encode()).digest()[:6], "big"))
+    if largest(accelerator, number) != -largest(accelerator, -number):
+        raise UserError(
+            "The machines of this run do not have the same pictures, captions, base model or precision.",
+            "Copy them so that each machine has the same, then start again.",
+        )
+
+
+def give(accelerator: Accelerator, data: bytes) -> bytes:
+    """The leader's bytes, in each process."""
+    if accelerator.num_processes == 1:
+        return data
+    size = int(_leaders(accelerator, [len(data)])[0])
+    buffer = bytearray(data if accelerator.is_main_process else size)
+    for first in range(0, size, PIECE):
+        here = torch.frombuffer(buffer, dtype=torch.uint8, offset=first, count=min(PIECE, size - first))
+        piece = here.to(accelerator.device)
+        with _together(_patience()):
+            torch.distributed.broadcast(piece, 0, group=_groups["prompt"])
+            here.copy_(piece)
+    return bytes(buffer)
+
+
+def _leaders(accelerator: Accelerator, values: list[int]) -> list[int]:
+    """The leader's whole numbers, in each process."""
+    if accelerator.num_processes == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.int64, device=accelerator.device)
+    with _together(_patience()):
+        torch.distributed.broadcast(tensor, 0, group=_groups["prompt"])
+        return [int(value) for value in tensor.tolist()]
 
 
 def add_up(accelerator: Accelerator, progress: Progress, loss: Tensor) -> Tensor:
@@ -276,9 +354,10 @@ def add_up(accelerator: Accelerator, progress: Progress, loss: Tensor) -> Tensor
         return loss
     parameters = progress.parameters()
     flat = [(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in parameters]
-    with _together():
-        total = accelerator.reduce(torch.cat([*flat, loss.flatten()]), reduction="sum")
-    *sums, loss = total.split([*(one.numel() for one in parameters), 1])
+    total = torch.cat([*flat, loss.flatten()])
+    with _together(_patience()):
+        torch.distributed.all_reduce(total, group=_groups["prompt"])
+    *sums, loss = torch.split(total, [*(one.numel() for one in parameters), 1])
     for parameter, summed in zip(parameters, sums, strict=True):
         parameter.grad = summed.view_as(parameter).clone()
     return loss.reshape(())
@@ -288,15 +367,25 @@ def largest(accelerator: Accelerator, value: float) -> float:
     """The largest of the processes' values, so that they all go by the same."""
     if accelerator.num_processes == 1:
         return value
-    with _together():
-        gathered: Tensor = accelerator.gather(torch.tensor([value], dtype=torch.float64, device=accelerator.device))
-    return float(gathered.max())
+    tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
+    with _together(_patience()):
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=_groups["prompt"])
+        return tensor.item()
 
 
-def asked(accelerator: Accelerator, run: Run) -> set[Command]:
-    """What somebody asked of the run since the last step, as its leader read it."""
-    commands: list[set[Command]] = [{command for command in COMMANDS if run.asked(command)}]
-    if accelerator.num_processes > 1:
-        with _together():
-            broadcast_object_list(commands)
-    return commands[0]
+def asked(accelerator: Accelerator, run: Run, then: events.Event) -> set[Command]:
+    """What somebody asked of the run since the last step, as its leader read it.
+
+    While the run is paused all wait here, and hear from the leader that it is there; an event `then` ends that.
+    """
+    paused = False
+    while True:
+        holds = run.holds
+        held, *flags = _leaders(accelerator, [holds, *(not holds and run.asked(command) for command in COMMANDS)])
+        if not held:
+            break
+        paused = True
+        time.sleep(runs.PATIENCE)
+    if paused:
+        run.report(then)
+    return {command for command, flag in zip(COMMANDS, flags, strict=True) if flag}

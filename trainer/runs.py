@@ -110,15 +110,11 @@ class Run:
         path.unlink(missing_ok=True)
         return True
 
-    def rest(self, then: events.Event) -> None:
-        """Wait while the run is paused and nobody asks for its end; if it was, report an event `then`."""
-        pause, stop = self.folder / "ask" / PAUSE, self.folder / "ask" / "stop"
-        paused = False
-        while self.leads and pause.exists() and not stop.exists():
-            paused = True
-            time.sleep(PATIENCE)
-        if paused:
-            self.report(then)
+    @property
+    def holds(self) -> bool:
+        """Whether the run is to wait after its present step, as it is paused and nobody asks for its end."""
+        asks = self.folder / "ask"
+        return self.leads and (asks / PAUSE).exists() and not (asks / "stop").exists()
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Report a phase, and end it if the run was asked to stop.

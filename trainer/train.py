@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import psutil
@@ -61,12 +62,13 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     families.place(family, text_encoder=config.training.text_encoder)
     cost.suit_processor(family, config.training.resolution)
     config = objective.settle(config, family, batches.at(0, 0), run)
+    distributed.agree(accelerator, config)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     progress = begin(config, adapter)
     checkpoint.check_room(run, progress, config.checkpoint.keep)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
-    step = checkpoint.resume(run, progress)
+    step = checkpoint.resume(run, progress, partial(distributed.give, accelerator))
     scaler = update.scaled(accelerator.scaler, progress)
     written = [first for first, *_ in texts]
 
@@ -103,8 +105,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
             seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
         ))  # fmt: skip
-        run.rest(started(step, config, family.device))
-        asked = distributed.asked(accelerator, run)
+        asked = distributed.asked(accelerator, run, started(step, config, family.device))
         last = step == config.training.steps
         if due(step, config.preview.every) or last or "preview" in asked:
             with progress.settled(adapter):

@@ -222,7 +222,7 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
 def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
     character: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training.create(*given())
+    run = training.create(answers())
     number = [name for name, *_ in live.BUTTONS].index("stop") - len(live.BUTTONS)
     lock = FileLock(run.lock)
     with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:

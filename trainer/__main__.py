@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "Tell what this machine can do.").add_argument("--json", action="store_true")
     one = command("work", _work, "The worker of one run (what the page starts).")
     one.add_argument("folder", type=Path, metavar="FOLDER")
+    command("gauge", _gauge, "Measure whether micro can draw such pictures (what the page starts).").add_argument(
+        "dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder"
+    )
     command("paint", _paint, "The painter (what the page starts): requests on stdin, answers on stdout.")
     return parser
 
@@ -378,6 +381,14 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing"
+
+
+def _gauge(parsed: argparse.Namespace) -> int:
+    from trainer import gauge
+
+    for name, figure in gauge.complete(dataset.folder_of(parsed.dataset)).items():
+        print(f"{name} {figure:.4f}")
+    return 0
 
 
 def _paint(_: argparse.Namespace) -> int:

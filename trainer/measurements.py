@@ -52,14 +52,14 @@ def known(folder: Path) -> dict[str, Measurement]:
     return {
         path.name: entry[1]
         for path in dataset.pictures(folder)
-        if (entry := stored.get(path.name)) and entry[0] == _stamp(path) and entry[1]
+        if (entry := stored.get(path.name)) and entry[0] == stamp(path) and entry[1]
     }
 
 
 def missing(folder: Path) -> list[Path]:
     """The pictures that have not been measured yet."""
     stored = _stored(folder)
-    return [path for path in dataset.pictures(folder) if stored.get(path.name, ((), None))[0] != _stamp(path)]
+    return [path for path in dataset.pictures(folder) if stored.get(path.name, ((), None))[0] != stamp(path)]
 
 
 def complete(folder: Path, limit: int = 100_000) -> dict[str, Measurement]:
@@ -71,7 +71,7 @@ def complete(folder: Path, limit: int = 100_000) -> dict[str, Measurement]:
         with _WRITING:
             there = {path.name for path in dataset.pictures(folder)}
             entries = {name: entry for name, entry in _stored(folder).items() if name in there}
-            entries |= {path.name: (_stamp(path), one) for path, one in found.items()}
+            entries |= {path.name: (stamp(path), one) for path, one in found.items()}
             _keep(folder, entries)
     return known(folder)
 
@@ -209,7 +209,8 @@ Stamp = tuple[int, ...]
 Entries = dict[str, tuple[Stamp, Measurement | None]]
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> Stamp:
+    """Size and time of a file, by which a change of it is seen; empty if it is not there."""
     try:
         stat = path.stat()
     except FileNotFoundError:  # removed a moment ago
@@ -235,8 +236,8 @@ def _load(path: Path, _changed: int) -> Entries:
         if data["version"] != _VERSION:
             return {}
         return {
-            name: (tuple(stamp), Measurement(**numbers) if numbers else None)
-            for name, (stamp, numbers) in data["pictures"].items()
+            name: (tuple(mark), Measurement(**numbers) if numbers else None)
+            for name, (mark, numbers) in data["pictures"].items()
         }
     except (OSError, ValueError, KeyError, TypeError):  # damaged: measured anew
         return {}

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from trainer import buckets, dataset, measurements, tokens
+from trainer import buckets, dataset, measurements, reach, tokens
 from trainer.dataset import Example
 from trainer.measurements import Measurement
 from trainer.words import count, say
@@ -130,6 +130,12 @@ KINDS = {
         "It is learned together with what you teach, and comes up unasked.",
         "Add pictures with others, or describe it in each caption, so that it can be told apart.",
     ),
+    "beyond micro": Kind(
+        "Micro cannot draw pictures like these.",
+        "Micro is for practice and knows drawn portraits only: the adapter becomes a vague likeness at best.",
+        "Use a Stable Diffusion model: put its .safetensors file into the folder models, or give its path or its name "
+        "on the hub, under Base model in step 2 (see Base models in the README).",
+    ),
     "no caption": Kind(
         "{n} [picture has|pictures have] no caption.",
         "All that can be seen goes into the trigger word: clothes and background too.",
@@ -223,6 +229,8 @@ def find(
         *captions(examples, trigger, base),
     ]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
+    if base == tokens.MICRO and reach.is_beyond(reach.known(folder)):
+        found.append(Problem("beyond micro", "", say(KINDS["beyond micro"].title)))
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
         found += [] if words & NOUNS else [Problem("no class", "", say(KINDS["no class"].title))]

@@ -21,6 +21,7 @@ from trainer import (
     export,
     families,
     faults,
+    gauge,
     measurements,
     memory,
     objective,
@@ -30,7 +31,7 @@ from trainer import (
 )
 from trainer.adjustments import planned_rank, planned_steps
 from trainer.batches import Batches
-from trainer.config import Record, TrainConfig
+from trainer.config import MICRO, Record, TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.families import cost
@@ -307,8 +308,10 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
         )  # fmt: skip
         run.report(events.Warned(message=told))
     folder = dataset.folder_of(config.dataset)
+    if run.leads and config.model.base == MICRO:
+        gauge.complete(folder, family)  # the page did it before, but a run need not come from there
     found = problems.find(
-        folder, config.trigger, preset=config.preset, resolution=config.training.resolution,
+        folder, config.trigger, preset=config.preset, base=config.model.base, resolution=config.training.resolution,
         measured=measurements.known(folder),
     )  # fmt: skip
     for one in problems.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):

@@ -15,7 +15,7 @@ import gradio as gr
 from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
 from trainer.words import count, say
-from ui import captioning, grid, media, memory
+from ui import captioning, gauging, grid, media, memory
 from ui.captioning import Tools
 from ui.grid import Look
 from ui.handling import QUIET, answered, handled
@@ -216,7 +216,10 @@ def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Look at some of the pictures that were not looked at yet; called by the grid until none is left."""
     folder = grid.folder_of(str(argument["project"]))
     measurements.complete(folder, AT_ONCE)
-    return {"left": len(measurements.missing(folder))}
+    left = len(measurements.missing(folder))
+    if not left:
+        gauging.look(folder)
+    return {"left": left}
 
 
 def restate(project: str, trigger: str, look: Look) -> list[Any]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import dataset, editing, files, measurements, problems, tokens
+from trainer import dataset, editing, files, measurements, problems, reach, tokens
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.problems import Problem
@@ -90,9 +90,10 @@ def read(name: str | None, trigger: str = "") -> Project:
         project.folder, trigger, preset=preset, base=base, resolution=resolution,
         measured=measurements.known(project.folder),
     )  # fmt: skip
+    unseen = reach.missing(project.folder) if base == configs.MICRO else []
     return replace(
         project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
-        left=len(measurements.missing(project.folder)),
+        left=len(measurements.missing(project.folder) or unseen),
     )  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def build(painter: Painter, watch: Watch, *, leave: bool = False) -> gr.Blocks:
 
         train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
+        # All pictures were looked at: what was found belongs into the plan.
+        images.parts.grid.end(handled(training.plan), train.answers, train.planned, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
         train.live.buttons["try-it"].click(
             handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET

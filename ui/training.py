@@ -5,12 +5,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import psutil
 
-from trainer import adjustments, dataset, detect, files, layout, problems, runs
+from trainer import adjustments, dataset, detect, files, layout, problems, reach, runs
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -307,7 +308,8 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     before = runs.alike(config)
     pace = before.seconds_per_step if before else None
     standard = form.standard(answers.preset, answers.base)
-    return [_summary(config, pictures, before), _efforts(config, pictures, standard, pace), {}]
+    told = " ".join([_summary(config, pictures, before), *_cautions(config, folder)])
+    return [told, _efforts(config, pictures, standard, pace), {}]
 
 
 def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> str:
@@ -351,6 +353,16 @@ def _text_encoder(config: TrainConfig) -> str:
         "few percent longer.",
         memory=2 * layout.text_encoder_size(seen.family) / 2**30,
     )
+
+
+def _cautions(config: TrainConfig, folder: Path) -> list[str]:
+    """What to know before a start on the built-in base: whether it can draw these pictures."""
+    if config.model.base != configs.MICRO:
+        return []
+    if not reach.is_beyond(reach.known(folder)):
+        return []
+    kind = problems.KINDS["beyond micro"]
+    return [f"<p><b>{say(kind.title)}</b> {say(kind.effect)} {say(kind.remedy)}</p>"]
 
 
 def _memory(before: runs.View) -> str:

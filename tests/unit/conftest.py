@@ -1,12 +1,13 @@
 """Fixtures of the page's tests."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.unit.tabs import answers
 from trainer import events, runs
-from ui import training
+from ui import gauging, training
 
 
 @pytest.fixture
@@ -22,3 +23,9 @@ def finished(character: Path) -> runs.Run:
     ):  # fmt: skip
         run.report(event)
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro is not asked about pictures: that takes a process which loads it."""
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", ""))

@@ -1,0 +1,205 @@
+"""Draws pictures from outside of micro's world: drawings, and scenes that look photographed.
+
+Each is 256 pixels wide and high and follows from its kind and number, so that tests and docs can name it.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SIDE = 256
+Field = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def robot(number: int) -> Image.Image:
+    """Draw a robot from head to feet, in a pose and a place of its own."""
+    rng = random.Random(f"robot {number}")
+    image, draw = _canvas(_color(rng, 150, 250))
+    metal, light = (150, 155, 165), (245, 205, 60)
+    x, y = rng.randint(-30, 30), rng.randint(-12, 12)
+    draw.rectangle([0, 200 + y, SIDE, SIDE], fill=_color(rng, 60, 160))
+    draw.line([128 + x, 20 + y, 128 + x, 44 + y], fill="black", width=4)
+    draw.ellipse([120 + x, 10 + y, 136 + x, 26 + y], fill=(220, 50, 50), outline="black", width=2)
+    draw.rounded_rectangle([88 + x, 42 + y, 168 + x, 104 + y], 10, fill=metal, outline="black", width=3)
+    for left in (100, 136):
+        draw.ellipse([left + x, 56 + y, left + 20 + x, 76 + y], fill=light, outline="black", width=3)
+    for tooth in range(5):
+        draw.rectangle([104 + 10 * tooth + x, 86 + y, 112 + 10 * tooth + x, 94 + y], fill="white", outline="black")
+    draw.rectangle([96 + x, 110 + y, 160 + x, 182 + y], fill=metal, outline="black", width=3)
+    draw.ellipse([118 + x, 130 + y, 138 + x, 150 + y], fill=_color(rng, 0, 255), outline="black", width=2)
+    for side in (-1, 1):
+        hand = (128 + side * rng.randint(60, 85) + x, rng.randint(90, 190) + y)
+        draw.line([128 + side * 34 + x, 120 + y, *hand], fill=(90, 90, 100), width=12)
+        draw.ellipse([hand[0] - 10, hand[1] - 10, hand[0] + 10, hand[1] + 10], fill=metal, outline="black", width=3)
+        foot = 128 + side * rng.randint(16, 34) + x
+        draw.line([128 + side * 16 + x, 182 + y, foot, 226 + y], fill=(90, 90, 100), width=14)
+        draw.ellipse([foot - 16, 218 + y, foot + 16, 236 + y], fill="black")
+    return image
+
+
+def cat(number: int) -> Image.Image:
+    """Draw a striped cat that sits somewhere, with thin lines for fur and whiskers."""
+    rng = random.Random(f"cat {number}")
+    image, draw = _canvas(_color(rng, 120, 250))
+    fur, dark = (225, 150, 70), (150, 85, 30)
+    x, y = rng.randint(-40, 40), rng.randint(-10, 20)
+    draw.polygon([(0, 190), (SIDE, 170 + rng.randint(0, 40)), (SIDE, SIDE), (0, SIDE)], fill=_color(rng, 40, 200))
+    draw.arc([150 + x, 120 + y, 230 + x, 230 + y], -150, 90, fill=fur, width=14)
+    draw.ellipse([80 + x, 110 + y, 180 + x, 236 + y], fill=fur, outline=dark, width=3)
+    for stripe in range(5):
+        draw.arc([84 + x, 120 + 20 * stripe + y, 176 + x, 150 + 20 * stripe + y], 200, 260, fill=dark, width=5)
+    for left in (82, 142):
+        draw.polygon([(left + x, 70 + y), (left + 18 + x, 24 + y), (left + 36 + x, 66 + y)], fill=fur, outline=dark)
+    draw.ellipse([78 + x, 50 + y, 182 + x, 134 + y], fill=fur, outline=dark, width=3)
+    for left in (100, 142):
+        draw.ellipse([left + x, 76 + y, left + 20 + x, 98 + y], fill=(150, 220, 90), outline="black", width=2)
+        draw.ellipse([left + 8 + x, 78 + y, left + 12 + x, 96 + y], fill="black")
+    draw.polygon([(122 + x, 104 + y), (138 + x, 104 + y), (130 + x, 112 + y)], fill=(220, 110, 120))
+    for side in (-1, 1):
+        for whisker in range(3):
+            end = (130 + side * 78 + x, 100 + 12 * whisker + y)
+            draw.line([130 + side * 20 + x, 110 + 3 * whisker + y, *end], fill="black", width=1)
+        draw.ellipse([118 + side * 24 + x, 216 + y, 146 + side * 24 + x, 240 + y], fill=fur, outline=dark, width=2)
+    return image
+
+
+def village(number: int) -> Image.Image:
+    """Draw hills, houses and trees under a sun."""
+    rng = random.Random(f"village {number}")
+    image, draw = _canvas((rng.randint(140, 200), rng.randint(190, 230), 250))
+    sun = rng.randint(20, 200)
+    draw.ellipse([sun, 14, sun + 36, 50], fill=(250, 220, 80))
+    for ridge in range(3):
+        rise, shift = 26 - 6 * ridge, rng.random() * 6
+        line = [(x, 120 + 34 * ridge + rise * math.sin(x / (30 + 12 * ridge) + shift)) for x in range(0, SIDE + 8, 8)]
+        draw.polygon([*line, (SIDE, SIDE), (0, SIDE)], fill=(70 + 20 * ridge, 150 - 22 * ridge, 70))
+        for _ in range(4):
+            left, top = rng.randint(0, 220), rng.randint(104, 124) + 36 * ridge
+            if rng.random() < 0.5:
+                draw.rectangle([left, top, left + 34, top + 28], fill=_color(rng, 120, 250), outline="black", width=2)
+                roof = [(left - 5, top), (left + 17, top - 20), (left + 39, top)]
+                draw.polygon(roof, fill=(170, 60, 50), outline="black")
+                draw.rectangle([left + 12, top + 12, left + 21, top + 28], fill=(90, 60, 40))
+            else:
+                draw.rectangle([left + 9, top, left + 14, top + 30], fill=(110, 70, 40))
+                draw.ellipse([left, top - 26, left + 24, top + 8], fill=(40, 110, 50), outline=(20, 70, 30), width=2)
+    return image
+
+
+def sketch(number: int) -> Image.Image:
+    """Draw a plant in ink on paper: thin lines and hatching, no color."""
+    rng = random.Random(f"sketch {number}")
+    image, draw = _canvas((246, 243, 234))
+    for stem in range(rng.randint(4, 7)):
+        x, y, way = 128.0 + rng.randint(-24, 24), 230.0, -math.pi / 2 + (stem - 3) * 0.18
+        for _ in range(rng.randint(16, 26)):
+            way += rng.uniform(-0.16, 0.16)
+            nx, ny = x + 8 * math.cos(way), y + 8 * math.sin(way)
+            draw.line([x, y, nx, ny], fill=(40, 40, 40), width=2)
+            if rng.random() < 0.5:
+                side, reach = way + rng.choice((-1, 1)) * 0.9, rng.randint(14, 30)
+                tip = (nx + reach * math.cos(side), ny + reach * math.sin(side))
+                bow = (nx + reach * 0.6 * math.cos(side + 0.5), ny + reach * 0.6 * math.sin(side + 0.5))
+                draw.line([(nx, ny), bow, tip, (nx, ny)], fill=(40, 40, 40), width=1)
+            x, y = nx, ny
+    for line in range(40):
+        left = 70 + 3 * line
+        draw.line([left, 232, left - 8, 250], fill=(60, 60, 60), width=1)
+    return image
+
+
+def landscape(number: int) -> Image.Image:
+    """Show mountains at dusk over water: clouds, haze, ripples and the grain of a sensor."""
+    rng = np.random.default_rng([1, number])
+    row, column = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    sky = np.stack([0.75 - 0.4 * (1 - row), 0.6 - 0.2 * (1 - row), 0.55 + 0.2 * (1 - row)], axis=-1)
+    clouds = np.clip(_cloud(rng, 1.7) * 0.35, 0, 1)[..., None]
+    scene = sky * (1 - clouds) + np.array([0.95, 0.85, 0.8]) * clouds
+    for depth in range(4):
+        ridge = 0.32 + 0.1 * depth + 0.06 * _cloud(rng, 2.2)[SIDE // 2]
+        texture = 0.5 + 0.16 * _cloud(rng, 1.1)
+        shade = np.array([0.28, 0.3, 0.34]) * (1.5 - 0.3 * depth) + rng.uniform(-0.05, 0.05, 3)
+        scene = np.where((row > ridge)[..., None], texture[..., None] * shade * 2, scene)
+    water = row > 0.74
+    ripple = 0.06 * np.sin(90 * row**2 + 3 * _cloud(rng, 1.6)) + 0.03 * _cloud(rng, 0.8)
+    scene = np.where(water[..., None], 0.75 * scene[::-1] + ripple[..., None], scene)
+    return _developed(scene + 0 * column[..., None], rng)
+
+
+def still(number: int) -> Image.Image:
+    """Show balls of several materials on a wooden table, lit from one side, before a background out of focus."""
+    rng = np.random.default_rng([2, number])
+    row, column = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 - 1
+    spots = np.stack([_cloud(rng, 2.0) for _ in range(3)], axis=-1) * 0.12 + rng.uniform(0.2, 0.7, 3)
+    grain = np.sin(40 * row + 4 * _cloud(rng, 1.8)) * 0.06 + 0.05 * _cloud(rng, 0.7)
+    table = np.array([0.5, 0.33, 0.2]) * (1 + grain[..., None]) * (0.7 + 0.4 * row[..., None])
+    scene = np.where((row > 0.15)[..., None], table, spots)
+    light = np.array([-0.5, -0.6, 0.62])
+    for _ in range(int(rng.integers(2, 5))):
+        x, y, radius = rng.uniform(-0.6, 0.6), rng.uniform(0.1, 0.5), rng.uniform(0.18, 0.4)
+        shadow = np.exp(-(((column - x - radius * 0.6) / radius) ** 2 + ((row - y - radius * 0.8) / 0.3 / radius) ** 2))
+        scene = scene * (1 - 0.6 * shadow[..., None] * (row > 0.15)[..., None])
+        across, down = (column - x) / radius, (row - y) / radius
+        depth = np.sqrt(np.clip(1 - across**2 - down**2, 0, 1))
+        facing = np.clip(across * light[0] + down * light[1] + depth * light[2], 0, 1)
+        skin = rng.uniform(0.1, 0.9, 3) * (1 + 0.22 * _cloud(rng, rng.uniform(0.6, 1.6))[..., None])
+        ball = skin * (0.15 + 0.9 * facing[..., None]) + 0.8 * facing[..., None] ** 40
+        scene = np.where((across**2 + down**2 < 1)[..., None], ball, scene)
+    return _developed(scene, rng)
+
+
+def foliage(number: int) -> Image.Image:
+    """Show leaves of grass and their shadows, close and sharp in the middle, soft around it."""
+    rng = np.random.default_rng([3, number])
+    image, draw = _canvas((int(rng.integers(20, 60)), int(rng.integers(40, 80)), 30))
+    for blade in range(420):
+        x, reach = rng.uniform(0, SIDE), rng.uniform(30, 120)
+        y, way, bright = rng.uniform(40, SIDE + 60), rng.normal(-math.pi / 2, 0.5), 0.3 + 0.7 * blade / 420
+        tip = (x + reach * math.cos(way), y + reach * math.sin(way))
+        color = tuple(int(bright * part) for part in (rng.uniform(90, 190), rng.uniform(140, 220), rng.uniform(40, 90)))
+        draw.polygon([(x - 3, y), tip, (x + 3, y)], fill=color)
+    soft = image.filter(ImageFilter.GaussianBlur(4))
+    row, column = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 - 1
+    mask = Image.fromarray(np.uint8(255 * np.clip(1.3 - row**2 - column**2, 0, 1)))
+    image = Image.composite(image, soft, mask).filter(ImageFilter.GaussianBlur(0.7))
+    return _developed(np.asarray(image) / 255 * (0.8 + 0.2 * _cloud(rng, 2.0)[..., None]), rng)
+
+
+DRAWINGS: dict[str, Callable[[int], Image.Image]] = {"robot": robot, "cat": cat, "village": village, "sketch": sketch}
+PHOTOGRAPHS: dict[str, Callable[[int], Image.Image]] = {"landscape": landscape, "still": still, "foliage": foliage}
+
+
+def save(folder: Path, kind: str, count: int) -> Path:
+    """Write so many pictures of a kind into a folder, without captions; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (DRAWINGS | PHOTOGRAPHS)[kind](number).save(folder / f"{number + 1:02}.png")
+    return folder
+
+
+def _canvas(color: tuple[int, ...]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", (SIDE, SIDE), color)
+    return image, ImageDraw.Draw(image)
+
+
+def _color(rng: random.Random, low: int, high: int) -> tuple[int, ...]:
+    return tuple(rng.randint(low, high) for _ in range(3))
+
+
+def _cloud(rng: np.random.Generator, slope: float) -> Field:
+    """Noise [h, w] of mean 0 and deviation 1 whose amplitudes fall with a power of the frequency, as in nature."""
+    down, across = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
+    strength = np.maximum(np.hypot(down, across), 1 / SIDE) ** -slope
+    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((SIDE, SIDE))) * strength, s=(SIDE, SIDE))
+    return np.asarray((field - field.mean()) / field.std())
+
+
+def _developed(scene: Field, rng: np.random.Generator) -> Image.Image:
+    """Light as a camera keeps it: soft by a lens, grainy, brightest and darkest cut off."""
+    image = Image.fromarray(np.uint8(255 * np.clip(scene, 0, 1) ** 0.8)).filter(ImageFilter.GaussianBlur(0.6))
+    return Image.fromarray(np.uint8(np.clip(np.asarray(image) + rng.normal(0, 3, (SIDE, SIDE, 1)), 0, 255)))

@@ -1,0 +1,50 @@
+"""Micro is asked whether it can draw pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import foreign
+from tests.conftest import CHARACTER, STYLE
+from tests.unit.tabs import given
+from trainer import families, gauge, reach
+from trainer.config import ModelConfig
+from trainer.families import Family
+from ui import datasets, grid, training
+
+
+@pytest.fixture(scope="module")
+def micro() -> Iterator[Family]:
+    threads = torch.get_num_threads()
+    yield families.load(ModelConfig(), torch.device("cpu"), torch.float32)
+    torch.set_num_threads(threads)
+
+
+def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
+    folder = foreign.save(home / "datasets" / "rin", "cat", 5)
+    while grid.read("rin").left:
+        assert datasets.measure({"project": "rin"})["ok"]
+    found = [row["title"] for row in grid.overview(grid.read("rin"))["findings"]]
+    assert "Micro cannot draw pictures like these." in found
+    assert "Micro cannot draw pictures like these." in training.plan(*given())[0]
+    assert len(reach.known(folder)) == 5
+
+
+@pytest.mark.parametrize("folder", [CHARACTER, STYLE], ids=lambda folder: folder.name)
+def test_the_examples_are_within_reach(folder: Path, micro: Family) -> None:
+    pixels = [gauge.read(path) for path in reach.sample(folder)]
+    figures = gauge.figures(micro, torch.stack([one for one in pixels if one is not None]))
+    assert not reach.is_beyond(dict(zip("abcdefghijkl", figures, strict=True)))
+
+
+@pytest.mark.parametrize("kind", [*foreign.DRAWINGS, *foreign.PHOTOGRAPHS])
+def test_foreign_drawings_and_photographs_are_beyond(kind: str, micro: Family, tmp_path: Path) -> None:
+    assert reach.is_beyond(gauge.complete(foreign.save(tmp_path / kind, kind, 7), micro))
+
+
+def test_what_cannot_be_measured_is_not_looked_at_again(tmp_path: Path, micro: Family) -> None:
+    (tmp_path / "01.png").write_bytes(b"no picture")
+    assert gauge.complete(tmp_path, micro) == {}
+    assert reach.missing(tmp_path) == []

@@ -1,0 +1,66 @@
+"""What is known of pictures that micro cannot draw, what it changes, and what people are told of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.tabs import given
+from trainer import dataset, problems, reach
+from ui import datasets, gauging, grid, training
+
+BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
+
+
+def plan(project: str = "rin", **changes: object) -> str:
+    return str(training.plan(*given(project=project, **changes))[0])
+
+
+def test_a_dozen_pictures_stand_for_a_large_set(character: Path) -> None:
+    names = [path.name for path in reach.sample(character)]
+    assert len(names) == reach.SAMPLE
+    assert (names[0], names[-1]) == ("01.png", "14.png")
+    assert len(set(names)) == reach.SAMPLE
+
+
+def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
+    names = [path.name for path in reach.sample(character)]
+    reach.keep(character, dict.fromkeys(names[1:], WITHIN) | {names[0]: None})
+    assert reach.missing(character) == []
+    assert set(reach.known(character)) == set(names[1:])
+    os.utime(character / names[3], ns=(1, 1))
+    assert [path.name for path in reach.missing(character)] == [names[3]]
+    assert names[3] not in reach.known(character)
+    for damaged in ("{", "[]", '{"version": 0}', '{"version": 1, "pictures": {"01.png": 3}}'):
+        (character / dataset.CACHE / "micro.json").write_text(damaged)
+        assert reach.known(character) == {}
+        assert len(reach.missing(character)) == reach.SAMPLE
+
+
+def test_most_pictures_have_to_be_beyond() -> None:
+    assert not reach.is_beyond({})
+    assert not reach.is_beyond({"a": BEYOND, "b": WITHIN, "c": WITHIN})
+    assert reach.is_beyond({"a": BEYOND, "b": BEYOND, "c": WITHIN})
+
+
+def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
+    reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
+    assert "beyond micro" in {one.kind for one in problems.find(character, "miraxo", base="micro")}
+    assert "beyond micro" not in {one.kind for one in problems.find(character, "miraxo", base="owner/name")}
+    row = next(one for one in grid.overview(grid.read("rin", "miraxo"))["findings"] if one["kind"] == "beyond micro")
+    assert row["title"] == "Micro cannot draw pictures like these."
+    assert "Base model in step 2" in row["remedy"]
+    assert "<b>Micro cannot draw pictures like these.</b>" in plan()
+    reach.keep(character, {path.name: WITHIN for path in reach.sample(character)})
+    assert "cannot draw" not in plan()
+
+
+def test_the_page_asks_micro_once(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(gauging.subprocess, "run", lambda command, **_: asked.append(command))
+    while grid.read("rin").left:
+        assert datasets.measure({"project": "rin"})["ok"]
+    assert len(asked) == 1
+    assert asked[0][-1] == str(character)
+    gauging.look(character)
+    assert len(asked) == 1

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer import cache, config, families, ingest, reach
+from trainer import cache, config, families, images, reach
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.families import Family
@@ -68,7 +68,7 @@ def read(path: Path) -> Tensor | None:
     """A picture as micro sees it: the square in its middle, [3, side, side] in -1..1; None if it is no picture."""
     side = config.micro_side()
     try:
-        return cache.pixels(ingest.decode(path.read_bytes()), (side, side), flip=False)
+        return cache.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
     except (UserError, OSError):
         return None
 

@@ -27,6 +27,8 @@ from trainer import (
     objective,
     preview,
     problems,
+    reach,
+    uncaptioned,
     update,
 )
 from trainer.adjustments import planned_rank, planned_steps
@@ -251,6 +253,11 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         same_as_begun(config.record, record)
         return config
     written = [captions.texts(example, config, config.trigger)[0] for example in examples]
+    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.folder_of(config.dataset), family))
+    gentle = uncaptioned.gentler(config, written, beyond=beyond)
+    if gentle != config:
+        run.report(events.Warned(message=uncaptioned.note()))
+    config = gentle
     training = config.training.model_copy(
         update={
             "steps": planned_steps(config.training, len(examples)),
@@ -308,8 +315,6 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
         )  # fmt: skip
         run.report(events.Warned(message=told))
     folder = dataset.folder_of(config.dataset)
-    if run.leads and config.model.base == MICRO:
-        gauge.complete(folder, family)  # the page did it before, but a run need not come from there
     found = problems.find(
         folder, config.trigger, preset=config.preset, base=config.model.base, resolution=config.training.resolution,
         measured=measurements.known(folder),

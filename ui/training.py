@@ -11,9 +11,10 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, dataset, detect, files, layout, problems, reach, runs
+from trainer import adjustments, dataset, detect, files, layout, problems, reach, runs, uncaptioned
 from trainer import config as configs
 from trainer.config import TrainConfig
+from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.words import count, say
 from ui import bases, form, live, memory, presets, progress
@@ -297,7 +298,8 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     if not answers.project:
         return [say("Make a project and add pictures first."), gr.skip(), {}]
     folder = files.datasets() / answers.project
-    pictures = len(dataset.read(folder)) if files.NAME.fullmatch(answers.project) and folder.is_dir() else 0
+    examples = dataset.read(folder) if files.NAME.fullmatch(answers.project) and folder.is_dir() else ()
+    pictures = len(examples)
     if not pictures:
         return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
     named = replace(answers, name=answers.name or "x")
@@ -308,7 +310,7 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     before = runs.alike(config)
     pace = before.seconds_per_step if before else None
     standard = form.standard(answers.preset, answers.base)
-    told = " ".join([_summary(config, pictures, before), *_cautions(config, folder)])
+    told = " ".join([_summary(config, pictures, before), *_cautions(config, folder, examples)])
     return [told, _efforts(config, pictures, standard, pace), {}]
 
 
@@ -355,14 +357,18 @@ def _text_encoder(config: TrainConfig) -> str:
     )
 
 
-def _cautions(config: TrainConfig, folder: Path) -> list[str]:
-    """What to know before a start on the built-in base: whether it can draw these pictures."""
+def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
+    """What to know before a start on the built-in base: whether it can draw these, and how it is taught them."""
     if config.model.base != configs.MICRO:
         return []
-    if not reach.is_beyond(reach.known(folder)):
-        return []
-    kind = problems.KINDS["beyond micro"]
-    return [f"<p><b>{say(kind.title)}</b> {say(kind.effect)} {say(kind.remedy)}</p>"]
+    sentences = []
+    beyond = reach.is_beyond(reach.known(folder))
+    if beyond:
+        kind = problems.KINDS["beyond micro"]
+        sentences.append(f"<b>{say(kind.title)}</b> {say(kind.effect)} {say(kind.remedy)}")
+    if uncaptioned.gentler(config, [one.caption for one in examples], beyond=beyond) != config:
+        sentences.append(uncaptioned.note())
+    return [f"<p>{sentence}</p>" for sentence in sentences]
 
 
 def _memory(before: runs.View) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tabs import given
-from trainer import dataset, problems, reach
+from trainer import config, dataset, problems, reach, uncaptioned
+from trainer.config import TrainConfig
 from ui import datasets, gauging, grid, training
 
 BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
@@ -14,6 +15,10 @@ BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
 def plan(project: str = "rin", **changes: object) -> str:
     return str(training.plan(*given(project=project, **changes))[0])
+
+
+def settings(**data: object) -> TrainConfig:
+    return config.build({"name": "x", "dataset": "x", "trigger": "rin", **data})
 
 
 def test_a_dozen_pictures_stand_for_a_large_set(character: Path) -> None:
@@ -64,3 +69,31 @@ def test_the_page_asks_micro_once(character: Path, monkeypatch: pytest.MonkeyPat
     assert asked[0][-1] == str(character)
     gauging.look(character)
     assert len(asked) == 1
+
+
+def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
+    usual = settings()
+    changed = uncaptioned.gentler(usual, ["", "rin", "", "rin, smiling"], beyond=True)
+    assert changed.preservation.others == 1
+    assert uncaptioned.gentler(settings(preset="style"), ["", ""], beyond=True).preservation.others == 1
+    assert changed.model_copy(update={"preservation": usual.preservation}) == usual
+
+
+def test_what_micro_can_draw_captions_other_bases_and_settings_of_a_person_leave_all_as_it_is() -> None:
+    usual = settings()
+    assert uncaptioned.gentler(usual, ["", ""], beyond=False) is usual
+    for captions in (["rin, smiling", "rin, sad", ""], ["rin, smiling", ""], []):
+        assert uncaptioned.gentler(usual, captions, beyond=True) is usual
+    own = settings(preservation={"others": 0.25})
+    assert uncaptioned.gentler(own, [""], beyond=True) is own
+    other = settings(model={"base": "owner/name"}, preservation={"share": 0.25, "prompts": ["a person"]})
+    assert uncaptioned.gentler(other, [""], beyond=True) is other
+
+
+def test_the_plan_says_that_pictures_without_captions_are_taught_gently(character: Path) -> None:
+    reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
+    assert "no caption" not in plan()
+    for text in character.glob("*.txt"):
+        text.unlink()
+    assert "most have no caption, so they are taught more gently" in plan()
+    assert "no caption" not in plan(**{"form-preservation-others": 0.25})

@@ -22,6 +22,16 @@ def choices() -> list[tuple[str, str]]:
     return [(label, base) for base, label in found.items()]
 
 
+def practice(base: str) -> str:
+    """That the built-in base is for practice, and how to use a real one; "" for a real one."""
+    if base != configs.MICRO:
+        return ""
+    return say(
+        "Micro is for practice; for real use put a Stable Diffusion .safetensors file into the folder models, or give "
+        "its path or its name on the hub, under Base model in step 2."
+    )
+
+
 def _family(base: str) -> str:
     seen = detect.glance(base)
     return f", {detect.TITLES[seen.family] if seen else say('not a known base model')}"

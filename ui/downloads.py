@@ -79,7 +79,8 @@ def table(watch: Watch, query: str = "") -> str:
         return f"<div class='empty'>{escape(say('No run has “{query}”.', query=query.strip()))}</div>"
     if not rows and not adapters.kept():
         return f"<div class='empty'>{say('No adapters yet. They appear here once training has begun.')}</div>"
-    return f"<div class='runs'>{''.join(rows)}</div>{adapters.table()}"
+    notes = (progress.practice(view) for view in watch.every() if view.state.export)
+    return f"{next(filter(None, notes), '')}<div class='runs'>{''.join(rows)}</div>{adapters.table()}"
 
 
 def _said(view: View) -> str:

@@ -7,8 +7,10 @@ from math import isfinite
 from urllib.parse import quote
 
 from trainer import events, runs, turns
+from trainer.errors import UserError
 from trainer.runs import View
 from trainer.words import say
+from ui import bases
 
 WORDS = {
     "waiting": say("Waiting"),
@@ -120,7 +122,8 @@ def _next(view: View) -> str:
         return f"<div class='alarm' role='alert'>{waiting}</div>"
     match view.status:
         case "finished":
-            return f"<p class='good'>{say('The adapter is ready. Try it out, or download it.')}</p>"
+            ready = say("The adapter is ready. Try it out, or download it.")
+            return f"<p class='good'>{ready}</p>{practice(view)}"
         case "stopped":
             return f"<p>{say('Stopped, and all progress is saved. <b>Resume</b> goes on from here.')}</p>"
         case "interrupted":
@@ -154,6 +157,15 @@ def _waiting(view: View, now: float) -> str:
             "then the steps since the last checkpoint are lost."
         )
     return ""
+
+
+def practice(view: View) -> str:
+    """A line under a run on the built-in base: that it is for practice, and how to use a real one."""
+    try:
+        sentence = bases.practice(view.run.config().model.base)
+    except (UserError, OSError):  # its settings cannot be read
+        sentence = ""
+    return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""
 
 
 # The chart ------------------------------------------------------------------------------------------------------

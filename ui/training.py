@@ -4,29 +4,25 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import psutil
 
-from trainer import adjustments, dataset, detect, files, layout, problems, reach, runs, uncaptioned
 from trainer import config as configs
-from trainer.config import TrainConfig
-from trainer.dataset import Example
+from trainer import files, problems, runs
 from trainer.errors import UserError
-from trainer.words import count, say
-from ui import bases, form, live, memory, presets, progress
+from trainer.words import say
+from ui import bases, form, live, memory, presets
+from ui.answers import ENTRIES, Answers, settings
 from ui.datasets import TYPED_FIRST
 from ui.grid import folder_of
 from ui.handling import QUIET, handled
 from ui.live import Live
 from ui.painter import Painter
+from ui.plan import EFFORTS, plan
 from ui.texts import read
 from ui.watch import Watch
 
-ENTRIES = form.entries()
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
@@ -36,8 +32,6 @@ NO_TRIGGER = say(
     "above, such as miraxo."
 )
 PRESETS = [(say("Character"), "character"), (say("Style"), "style")]
-EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
-ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
 
 
 @dataclass(frozen=True)
@@ -185,35 +179,6 @@ def _connect_start(
 # Settings -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The form as it stands; `own` are the settings that the person changed, by the id of their widget."""
-
-    project: str
-    preset: str
-    name: str
-    trigger: str
-    base: str
-    own: dict[str, Any]
-
-    @classmethod
-    def of(cls, project: str | None, preset: str, name: str | None, *given: Any) -> "Answers":  # noqa: ANN401 - values of the form
-        """Take the components' values, in the order of `Tab.answers`."""
-        trigger, base, filled, *values = given
-        own = form.changed(ENTRIES, form.Filled(**filled), values)
-        base = (base or "").strip() or configs.MICRO
-        return cls(project or "", preset, (name or "").strip(), dataset.one_line(trigger or ""), base, own)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the partial settings of the form's widgets."""
-        return form.partial(ENTRIES, self.own, form.standard(self.preset, self.base))
-
-    def data(self) -> dict[str, Any]:
-        """Return all that the form asks for as partial settings."""
-        about = {"name": self.name, "dataset": self.project, "preset": self.preset, "trigger": self.trigger}
-        return configs.merged(self.settings(), about | {"model": {"base": self.base}})
-
-
 def show(project: str) -> list[Any]:
     """Values of `Tab.shown` for a project: its answers, the settings as they were left, and the plan."""
     preset = memory.answer(project, "preset") if project else "character"
@@ -278,119 +243,9 @@ def exposures(effort: str, preset: str, base: str | None) -> list[Any]:
     return [round(standard * EFFORTS[effort][1]) if effort in EFFORTS else standard, 0]
 
 
-def settings(answers: Answers) -> TrainConfig:
-    """The full config that the form asks for.
-
-    Raises:
-        UserError: something in it cannot be used; it is named.
-    """
-    return form.build(ENTRIES, answers.data())
-
-
 def asks_for_trigger(answers: Answers) -> bool:
     """Tell whether a start is to be held up once, because nothing would call what is taught."""
     return bool(answers.project) and not answers.trigger and not memory.answer(answers.project, "without-trigger")
-
-
-def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-    """Values of `Tab.planned`: what a start would do in a few sentences, what each effort takes here, and conflicts."""
-    answers = Answers.of(*given)
-    if not answers.project:
-        return [say("Make a project and add pictures first."), gr.skip(), {}]
-    folder = files.datasets() / answers.project
-    examples = dataset.read(folder) if files.NAME.fullmatch(answers.project) and folder.is_dir() else ()
-    pictures = len(examples)
-    if not pictures:
-        return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
-    named = replace(answers, name=answers.name or "x")
-    try:
-        config = settings(named)
-    except UserError as error:
-        return [escape(str(error)), gr.skip(), form.conflicts(ENTRIES, named.data())]
-    before = runs.alike(config)
-    pace = before.seconds_per_step if before else None
-    standard = form.standard(answers.preset, answers.base)
-    told = " ".join([_summary(config, pictures, before), *_cautions(config, folder, examples)])
-    return [told, _efforts(config, pictures, standard, pace), {}]
-
-
-def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> str:
-    training = config.training
-    steps = adjustments.planned_steps(training, pictures)
-    times = round(steps * training.batch_size * training.accumulation / pictures)
-    if before and before.seconds_per_step:
-        facts = [
-            count(
-                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
-                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
-                pictures, steps=steps, times=times, time=progress.seconds(before.seconds_per_step * steps),
-            ),
-            _memory(before),
-        ]  # fmt: skip
-    else:
-        facts = [
-            count(
-                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times.",
-                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times.",
-                pictures, steps=steps, times=times,
-            ),
-            say("How long it takes is known after the first steps."),
-        ]  # fmt: skip
-    if told := _text_encoder(config):
-        facts.append(told)
-    free = files.free_space(files.outputs())
-    room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
-    if free < ROOM:
-        room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)
-    return " ".join([*facts, room])
-
-
-def _text_encoder(config: TrainConfig) -> str:
-    """What training the text encoder of a real base costs; it stays in memory, as no text can be encoded ahead."""
-    seen = None if config.model.base == configs.MICRO else detect.glance(config.model.base, config.model.revision)
-    if not config.training.text_encoder or seen is None:
-        return ""
-    return say(
-        "The text encoder learns too: it takes about {memory:.1f} GB more memory in half precision, and steps take a "
-        "few percent longer.",
-        memory=2 * layout.text_encoder_size(seen.family) / 2**30,
-    )
-
-
-def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
-    """What to know before a start on the built-in base: whether it can draw these, and how it is taught them."""
-    if config.model.base != configs.MICRO:
-        return []
-    sentences = []
-    beyond = reach.is_beyond(reach.known(folder))
-    if beyond:
-        kind = problems.KINDS["beyond micro"]
-        sentences.append(f"<b>{say(kind.title)}</b> {say(kind.effect)} {say(kind.remedy)}")
-    if uncaptioned.gentler(config, [one.caption for one in examples], beyond=beyond) != config:
-        sentences.append(uncaptioned.note())
-    return [f"<p>{sentence}</p>" for sentence in sentences]
-
-
-def _memory(before: runs.View) -> str:
-    """The memory that the run before took, and what of it is free here; of a GPU's the page knows nothing."""
-    took = before.state.memory / 2**30
-    if before.state.device != "CPU":
-        return say("It took {memory:.1f} GB of memory the last time.", memory=took)
-    free = psutil.virtual_memory().available / 2**30
-    return say("It took {memory:.1f} GB of memory the last time; {free:.0f} GB are free.", memory=took, free=free)
-
-
-def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update
-    """The choice of how long, each with its time where that is known, and which of them the form stands for."""
-    labels, chosen = [], None
-    for key, (words, factor) in EFFORTS.items():
-        seen = round(standard.training.exposures * factor)
-        training = config.training.model_copy(update={"exposures": seen, "steps": 0})
-        took = progress.seconds(pace * adjustments.planned_steps(training, pictures)) if pace else ""
-        labels.append((say("{effort}, about {time}", effort=words, time=took) if took else words, key))
-        if config.training.steps == 0 and config.training.exposures == seen:
-            chosen = key
-    return gr.Radio(labels, value=chosen)
 
 
 def create(answers: Answers) -> runs.Run:

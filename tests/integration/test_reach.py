@@ -30,8 +30,8 @@ def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
     folder = foreign.save(home / "datasets" / "rin", "cat", 5)
     while grid.read("rin").left:
         assert datasets.measure({"project": "rin"})["ok"]
-    found = [row["title"] for row in grid.overview(grid.read("rin"))["findings"]]
-    assert "Micro cannot draw pictures like these." in found
+    titles = [row["title"] for row in grid.overview(grid.read("rin"))["findings"]]
+    assert "Micro cannot draw pictures like these." in titles
     assert "Micro cannot draw pictures like these." in training.plan(*given())[0]
     assert len(reach.known(folder)) == 5
 
@@ -39,7 +39,7 @@ def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
 @pytest.mark.parametrize("folder", [CHARACTER, STYLE], ids=lambda folder: folder.name)
 def test_the_examples_are_within_reach(folder: Path, micro: Family) -> None:
     pixels = [gauge.read(path) for path in reach.sample(folder)]
-    figures = gauge.figures(micro, torch.stack([one for one in pixels if one is not None]))
+    figures = gauge.figures(micro, torch.stack([picture for picture in pixels if picture is not None]))
     assert not reach.is_beyond(dict(zip("abcdefghijkl", figures, strict=True)))
 
 

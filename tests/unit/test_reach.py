@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tabs import given
-from trainer import config, dataset, problems, reach, uncaptioned
+from trainer import config, dataset, events, problems, reach, runs, uncaptioned
 from trainer.config import TrainConfig
-from ui import datasets, gauging, grid, training
+from ui import bases, datasets, downloads, gauging, grid, progress, training
+from ui.watch import Watch
 
 BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
@@ -50,9 +51,10 @@ def test_most_pictures_have_to_be_beyond() -> None:
 
 def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
-    assert "beyond micro" in {one.kind for one in problems.find(character, "miraxo", base="micro")}
-    assert "beyond micro" not in {one.kind for one in problems.find(character, "miraxo", base="owner/name")}
-    row = next(one for one in grid.overview(grid.read("rin", "miraxo"))["findings"] if one["kind"] == "beyond micro")
+    assert "beyond micro" in {problem.kind for problem in problems.find(character, "miraxo", base="micro")}
+    assert "beyond micro" not in {problem.kind for problem in problems.find(character, "miraxo", base="owner/name")}
+    findings = grid.overview(grid.read("rin", "miraxo"))["findings"]
+    row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw pictures like these."
     assert "Base model in step 2" in row["remedy"]
     assert "<b>Micro cannot draw pictures like these.</b>" in plan()
@@ -61,14 +63,14 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
 
 
 def test_the_page_asks_micro_once(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(gauging.subprocess, "run", lambda command, **_: asked.append(command))
+    commands = []
+    monkeypatch.setattr(gauging.subprocess, "run", lambda command, **_: commands.append(command))
     while grid.read("rin").left:
         assert datasets.measure({"project": "rin"})["ok"]
-    assert len(asked) == 1
-    assert asked[0][-1] == str(character)
+    assert len(commands) == 1
+    assert commands[0][-1] == str(character)
     gauging.look(character)
-    assert len(asked) == 1
+    assert len(commands) == 1
 
 
 def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
@@ -97,3 +99,23 @@ def test_the_plan_says_that_pictures_without_captions_are_taught_gently(characte
         text.unlink()
     assert "most have no caption, so they are taught more gently" in plan()
     assert "no caption" not in plan(**{"form-preservation-others": 0.25})
+
+
+def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
+    sentence = bases.practice("micro")
+    assert "for practice" in sentence
+    assert "folder models" in sentence
+    assert bases.practice("owner/name") == ""
+    assert sentence in plan()
+    assert sentence in progress.status(runs.look(finished))
+    assert sentence in downloads.table(Watch())
+    finished.keep(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    assert "for practice" not in progress.status(runs.look(finished))
+    finished.config_file.write_text("{")
+    assert "for practice" not in progress.status(runs.look(finished))
+
+
+def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
+    run = training.create(*given())
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert "for practice" not in progress.status(runs.look(run))

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from trainer import reach
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -129,7 +131,10 @@ class Server:
 
 def make_home(folder: Path) -> Path:
     for name in ("example-character", "example-style"):
-        shutil.copytree(EXAMPLES / name, folder / "datasets" / name, ignore=shutil.ignore_patterns(".*"))
+        project = folder / "datasets" / name
+        shutil.copytree(EXAMPLES / name, project, ignore=shutil.ignore_patterns(".*"))
+        # Known to be within micro's reach, so that no server has to load a model to see that.
+        reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
     (folder / "outputs").mkdir()
     return folder
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from trainer import dataset, files
 from trainer.errors import UserError
 from trainer.words import LANGUAGE, say
-from ui import api, datasets, downloads, live, media, memory, training, tryout
+from ui import api, datasets, downloads, live, media, memory, plan, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
 from ui.watch import Watch
@@ -101,16 +101,16 @@ def build(painter: Painter, watch: Watch, *, leave: bool = False) -> gr.Blocks:
                 painter.warm()
             return tryout.offer(watch, *given)
 
-        train_tab.select(handled(training.plan), train.answers, train.planned, **QUIET)
+        train_tab.select(handled(plan.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         # All pictures were looked at: what was found belongs into the plan.
-        images.parts.grid.end(handled(training.plan), train.answers, train.planned, **QUIET)
+        images.parts.grid.end(handled(plan.plan), train.answers, train.planned, **QUIET)
         download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
         train.live.buttons["try-it"].click(
             handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
         ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            handled(training.plan), train.answers, train.planned, **QUIET
+            handled(plan.plan), train.answers, train.planned, **QUIET
         )
         _share_trigger(head.project, images, train)
         _connect_projects(head, images, train)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tabs import given
+from tests.unit.tabs import answers, given
 from trainer import config, dataset, events, problems, reach, runs, uncaptioned
 from trainer.config import TrainConfig
 from ui import bases, datasets, downloads, gauging, grid, progress, training
@@ -116,6 +116,6 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
 
 
 def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
-    run = training.create(*given())
+    run = training.create(answers())
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert "for practice" not in progress.status(runs.look(run))

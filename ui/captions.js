@@ -151,17 +151,21 @@ function move(area, by) {
   }
 }
 
-// The server looks at new pictures a few at a time; when it is done, all is drawn with what was found.
+// The server looks at new pictures a few at a time, then micro does; after each, all is drawn with what was found.
 async function measure() {
   if (measuring || !Number(box()?.dataset.left)) return;
   measuring = true;
   const name = project();
-  let answer = { ok: true, left: 1 };
-  while (answer?.ok && answer.left > 0 && name === project()) {
+  let answer = { ok: true, left: 1 }, drawn = false;
+  while (answer?.ok && (answer.left > 0 || answer.looking) && name === project()) {
     try {
       answer = await server.measure({ project: name });
     } catch (error) {
       answer = null;
+    }
+    if (answer?.ok && answer.looking && !drawn) {
+      drawn = true;
+      trigger("end");
     }
   }
   measuring = false;

@@ -217,9 +217,7 @@ def measure(argument: dict[str, str]) -> dict[str, Any]:
     folder = grid.folder_of(str(argument["project"]))
     measurements.complete(folder, AT_ONCE)
     left = len(measurements.missing(folder))
-    if not left:
-        gauging.look(folder)
-    return {"left": left}
+    return {"left": left, "looking": not left and gauging.look(folder)}
 
 
 def restate(project: str, trigger: str, look: Look) -> list[Any]:

@@ -1,9 +1,11 @@
 """Has micro look at the pictures of a project, in a process of its own: the page itself never loads a model."""
 
+import atexit
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer import config as configs
@@ -12,8 +14,21 @@ from ui import memory
 
 COMMAND = (sys.executable, "-m", "trainer", "gauge")
 CHECKOUT = Path(__file__).resolve().parent.parent
-PATIENCE = 180.0  # seconds
-_TURN = threading.Lock()  # one process at a time
+PATIENCE = 180.0  # seconds that micro may take
+MOMENT = 1.0  # seconds that a request waits for it, so that no request keeps a server from ending
+_TURN = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A process that looks at the pictures of a folder."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    begun: float = field(default_factory=time.monotonic)
+
+
+_looks: list[_Look] = []  # one at a time
 
 
 def is_due(folder: Path) -> bool:
@@ -21,20 +36,45 @@ def is_due(folder: Path) -> bool:
     return (memory.answer(folder.name, "base") or configs.MICRO) == configs.MICRO and bool(reach.missing(folder))
 
 
-def look(folder: Path) -> None:
-    """Let micro look at the pictures, and wait for it; what it could not be asked about is not asked again."""
+def look(folder: Path) -> bool:
+    """Have micro look at the pictures of a project, and wait a moment for it.
+
+    What it could not be asked about is not asked again.
+
+    Returns:
+        Whether it is still looking; then ask again.
+    """
+    if not is_due(folder):
+        return False
     with _TURN:
-        if not is_due(folder):
-            return
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(  # an argument list, no shell
-                [*COMMAND, str(folder.resolve())],
-                cwd=CHECKOUT,
-                timeout=PATIENCE,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        if left := reach.missing(folder):
-            reach.keep(folder, dict.fromkeys((path.name for path in left), None))
+        if not _looks:
+            try:
+                _looks.append(_Look(folder, _start(folder)))
+            except OSError:
+                return _done(folder)
+        current = _looks[0]
+        try:
+            current.process.wait(MOMENT)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() - current.begun < PATIENCE:
+                return True
+            current.process.kill()
+            current.process.wait()
+        _looks.clear()
+        _done(current.folder)
+    return is_due(folder)
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # an argument list, no shell
+        [*COMMAND, str(folder.resolve())], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    atexit.register(process.kill)
+    return process
+
+
+def _done(folder: Path) -> bool:
+    if left := reach.missing(folder):
+        reach.keep(folder, dict.fromkeys((path.name for path in left), None))
+    return False

@@ -29,3 +29,4 @@ def finished(character: Path) -> runs.Run:
 def no_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro is not asked about pictures: that takes a process which loads it."""
     monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", ""))
+    monkeypatch.setattr(gauging, "MOMENT", 60.0)

@@ -1,6 +1,8 @@
 """What is known of pictures that micro cannot draw, what it changes, and what people are told of it."""
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,15 +64,27 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
     assert "cannot draw" not in plan()
 
 
-def test_the_page_asks_micro_once(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
-    monkeypatch.setattr(gauging.subprocess, "run", lambda command, **_: commands.append(command))
+def test_the_page_asks_micro_once(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    code = f"import sys; open({str(asked)!r}, 'a').write(sys.argv[-1] + chr(10))"
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", code))
     while grid.read("rin").left:
         assert datasets.measure({"project": "rin"})["ok"]
-    assert len(commands) == 1
-    assert commands[0][-1] == str(character)
-    gauging.look(character)
-    assert len(commands) == 1
+    assert asked.read_text() == f"{character}\n"
+    assert not gauging.look(character)
+    assert asked.read_text() == f"{character}\n"
+
+
+def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(gauging, "MOMENT", 0.05)
+    begun = time.monotonic()
+    assert gauging.look(character)
+    assert time.monotonic() - begun < 30
+    assert reach.missing(character), "it is still looking"
+    monkeypatch.setattr(gauging, "PATIENCE", 0.0)
+    assert not gauging.look(character)
+    assert not reach.missing(character), "what it could not say in time is not asked again"
 
 
 def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:

@@ -165,7 +165,7 @@ def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: P
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
     assert value["left"] == 14
-    assert datasets.measure({"project": "rin"}) == {"ok": True, "left": 0}
+    assert datasets.measure({"project": "rin"}) == {"ok": True, "left": 0, "looking": False}
     assert cards("rin")["left"] == 0
 
 

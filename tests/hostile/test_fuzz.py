@@ -19,6 +19,7 @@ import pytest
 from tests.hostile import containers, pictures
 from trainer import adapter_file, config, dataset, events, images, ingest, verify
 from trainer.errors import UserError
+from trainer.words import JOINERS
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
 SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
@@ -81,7 +82,7 @@ def test_captions(home: Path) -> None:
 
     def read(data: bytes) -> None:
         text = dataset.one_line(dataset.decode_text(data))
-        assert text.isprintable()
+        assert "".join(letter for letter in text if letter not in JOINERS).isprintable()
 
     assert fuzz("captions", seeds, read) > 500
 
@@ -99,8 +100,9 @@ def test_zips(home: Path) -> None:
     def read(data: bytes) -> None:
         path.write_bytes(data)
         ingest.add(folder, [("x.zip", path)])
-        for one in folder.iterdir():
-            one.unlink()
+        for kept in folder.iterdir():
+            if kept.name != dataset.CACHE:
+                kept.unlink()
 
     assert fuzz("zips", seeds, read) > 50
     assert {one.name for one in home.iterdir()} == {"datasets", "outputs"}

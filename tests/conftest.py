@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ("tests.speeds", "tests.cpu_time")
 hypothesis.settings.register_profile("limner", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("limner")
 os.environ.update(
@@ -21,6 +23,16 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
 CONFIGURED = ("sd15", "sd21", "sdxl")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Restore the signal handlers that a command sets in this process, so that pytest can be ended as ever."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture

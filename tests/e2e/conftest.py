@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests import forks
 from trainer import reach
 
 if TYPE_CHECKING:
@@ -137,6 +138,15 @@ def make_home(folder: Path) -> Path:
         reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
     (folder / "outputs").mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Workers and painters of all servers are forked from one process."""
+    with forks.serving(tmp_path_factory.mktemp("forks")) as program:
+        os.environ["LIMNER_TEST_PYTHON"] = str(program)
+        yield
+        del os.environ["LIMNER_TEST_PYTHON"]
 
 
 @pytest.fixture

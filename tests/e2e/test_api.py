@@ -36,11 +36,11 @@ def fetch(server: Server, address: str) -> bytes:
 
 
 def ended(client: Client, run: str) -> dict[str, Any]:
-    for _ in range(1200):
+    for _ in range(240):
         told = client.predict(run, api_name="/status")
         if told["status"] not in ("waiting", "running"):
             return dict(told)
-        time.sleep(0.1)
+        time.sleep(0.5)
     raise AssertionError(told)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
@@ -42,7 +43,9 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
         "name": "rin", "dataset": "rin", "trigger": "rin", "model": {"base": str(base)},
         "adapter": {"rank": 4, "alpha": 2.0},
         "optimizer": {"learning_rate": 0.01},
-        "training": {"steps": 6, "batch_size": 4, "resolution": 64},
+        "training": {
+            "steps": 6, "batch_size": 4, "resolution": 64, "text_encoder": False, "text_encoder_factor": 0.5,
+        },
         "preview": {"every": 0, "steps": 2, "prompts": ["rin"]},
         "checkpoint": {"every": 100},
     }  # fmt: skip
@@ -152,6 +155,43 @@ def test_six_steps_are_stop_and_resume_anywhere(character: Path, tiny_sd: Path, 
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
     assert not [one for one in runs.look(parts).state.warnings if "Changed since" in one]
+
+
+# Settings that can be on together, so that a few runs have them all on.
+TOGETHER = (
+    ("text encoder", "accumulation", "flip", "dropout", "min-SNR", "preservation", "cosine with restarts", "LoRA+",
+     "noise", "averaging"),
+    ("trigger alone", "linear", "Lion", "P2, scheduled Huber", "shuffled tags", "crops", "LoCon with dropouts"),
+    ("AdamW 8-bit", "warm-up, stable, cool-down", "debiased, Huber", "logit-normal in a range", "masks",
+     "attention of the up blocks", "rsLoRA"),
+    ("Adafactor", "constant", "a caption a line, long", "random backgrounds", "DoRA"),
+    ("Prodigy", "prior pictures", "LoHa"),
+    ("schedule-free", "shuffled tags, text encoder", "LoKr"),
+    ("gradient checkpointing", "preservation of the text encoder", "bf16"),
+)  # fmt: skip
+ALONE = {"plain", "LoKr of full rank", "DoRA in bf16", "LoHa in bf16"}
+
+
+def test_every_option_is_on_in_some_run() -> None:
+    assert {name for names in TOGETHER for name in names} | ALONE == OPTIONS.keys()
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=[names[0] for names in TOGETHER])
+def test_six_steps_are_three_and_three_with_many_settings(
+    character: Path, tiny_sd: Path, names: tuple[str, ...]
+) -> None:
+    options = {key: value for name in names for key, value in OPTIONS[name].items()}
+    whole, parts = (runs.create(settings(tiny_sd, **options)) for _ in range(2))
+    expected = finish(whole)
+    AcceleratorState._reset_state(True)
+    train(parts.config(), Run(parts.folder, lambda event: runs.ask(parts, "stop") if is_third(event) else None))
+    assert runs.look(parts).state.step == 3
+    assert same(finish(parts), expected)
+    assert losses(parts) == losses(whole)
+
+
+def is_third(event: events.Event) -> bool:
+    return isinstance(event, events.Step) and event.step == 3
 
 
 def test_the_adapter_is_learned_in_full_precision(tiny_sd: Path) -> None:

@@ -1,5 +1,6 @@
 """No setting is there for show: each is changed once, and what it stands for changes with it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,16 @@ def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any sett
     return {path.replace(".", "__"): value}
 
 
+_LEARNED: dict[str, dict[str, torch.Tensor]] = {}
+
+
 def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    AcceleratorState._reset_state(True)
-    return finish(runs.create(settings(base, **{"training__steps": 3, "training__parts": 1, **options})))
+    """The adapter that some settings make of the example; each is trained once for all tests."""
+    key = json.dumps(options, sort_keys=True)
+    if key not in _LEARNED:
+        AcceleratorState._reset_state(True)
+        _LEARNED[key] = finish(runs.create(settings(base, **{"training__steps": 3, "training__parts": 1, **options})))
+    return _LEARNED[key]
 
 
 @pytest.mark.parametrize(("path", "value", "needed"), CHANGES, ids=[path for path, _, _ in CHANGES])

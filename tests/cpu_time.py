@@ -1,0 +1,104 @@
+"""CPU seconds of each test, of this process and all that it started, summed by group; a pytest plugin.
+
+Seconds of the clock depend on what else a machine does; these hardly do. So each group has a budget at each speed, and
+a whole run fails where a group takes half as much again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.speeds import speed
+
+PROPERTY = "cpu_seconds"
+SLOWEST = 20
+EXCESS = 1.5  # times its budget that a group may take
+BUDGETS = {
+    "quick": {"unit": 30, "integration": 250, "hostile": 30, "e2e": 140},
+    "full": {"unit": 40, "integration": 900, "hostile": 90, "e2e": 1500},
+}
+
+
+def spent() -> float:
+    """Return the CPU seconds of this process, of those it started, and of those that have ended."""
+    total = sum(os.times()[:4])
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Note what a test takes, its fixtures included."""
+    item.stash[_BEGUN] = spent()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Hand what a test took to the process that sums it up, which may be another one."""
+    report = yield
+    if call.when == "teardown":
+        report.user_properties.append((PROPERTY, spent() - item.stash[_BEGUN]))
+    return report
+
+
+_BEGUN = pytest.StashKey[float]()
+
+
+class Summary:
+    """What all tests took, by group and by test."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.budgets = BUDGETS.get(speed(config), {}) if config.args == config.getini("testpaths") else {}
+        self.tests: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of one test."""
+        if report.when == "teardown":
+            self.tests[report.nodeid] = dict(report.user_properties).get(PROPERTY, 0.0)
+
+    def groups(self) -> dict[str, float]:
+        """Return CPU seconds by group, which is the folder under `tests`."""
+        found: dict[str, float] = defaultdict(float)
+        for test, seconds in self.tests.items():
+            parts = test.split("/")
+            found[parts[1] if len(parts) > 2 else "tests"] += seconds
+        return dict(found)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the groups and the slowest tests."""
+        terminalreporter.section("CPU seconds")
+        for group, seconds in sorted(self.groups().items()):
+            budget = self.budgets.get(group)
+            terminalreporter.write_line(f"{seconds:8.1f}  {group}" + (f", of {budget}" if budget else ""))
+        for group in self.exceeded():
+            terminalreporter.write_line(f"{group} takes more than {EXCESS:g} times its budget", red=True)
+        terminalreporter.write_line("the slowest:")
+        slowest = sorted(self.tests.items(), key=lambda pair: -pair[1])[:SLOWEST]
+        for test, seconds in slowest:
+            terminalreporter.write_line(f"{seconds:8.1f}  {test}")
+
+    def exceeded(self) -> list[str]:
+        """Return the groups that take more than their budget and half of it."""
+        spent_by = self.groups()
+        return [group for group, budget in self.budgets.items() if spent_by.get(group, 0.0) > EXCESS * budget]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a whole run that takes too long, whatever its tests say."""
+        if self.exceeded() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sum up in the process that reports, which with several workers is none of them."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Summary(config), "limner-cpu-seconds")

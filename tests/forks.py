@@ -1,0 +1,158 @@
+"""Workers and painters of a server under test, without the seconds that their imports take.
+
+One process imports all there is to import and forks for each that the server starts. What the server starts is a small
+program in the place of Python: it hands over its arguments, environment and open files, and lives as long as the fork
+does; whichever of the two ends first, the other ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import CHECKOUT
+
+COMMANDS = ("work", "paint", "gauge")
+KILLED = 137
+PROGRAM = """#!{python} -SE
+import json, os, signal, socket, sys
+arguments = sys.argv[1:]
+forks = arguments[:2] == ["-m", "trainer"] and arguments[2] in {commands} and os.environ.get("LANGUAGE") == "en"
+if not forks:
+    os.execv({python!r}, [{python!r}, *arguments])
+link = socket.socket(socket.AF_UNIX)
+link.connect({address!r})
+told = json.dumps([arguments[2:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(link, [len(told).to_bytes(8, "big")], [0, 1, 2])
+link.sendall(told)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: link.send(bytes([number])))
+os.close(0), os.close(1)
+code = int(link.recv(8).decode() or {killed})
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Path]:
+    """Start the process that forks; gives the program to start in the place of Python."""
+    address, program = folder / "forks", folder / "python"
+    program.write_text(PROGRAM.format(python=sys.executable, commands=COMMANDS, address=str(address), killed=KILLED))
+    program.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.forks", address], cwd=CHECKOUT, stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "tests" / "e2e" / "lookups"), "LIMNER_LOOKUPS": os.devnull},
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not address.exists():
+        assert process.poll() is None, "the process that forks has ended"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    try:
+        yield program
+    finally:
+        process.communicate()  # its input ends, and so does it
+
+
+def _child(
+    link: socket.socket, arguments: list[str], folder: str, environment: dict[str, str], files: list[int]
+) -> None:
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process
+        for number, mode in enumerate("rww")
+    )
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    watching: Any = sys.modules["sitecustomize"]
+    watching.LOG = environment.get("LIMNER_LOOKUPS", os.devnull)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+    def heed() -> None:
+        while number := link.recv(1):
+            os.kill(os.getpid(), number[0])
+        os._exit(KILLED)
+
+    threading.Thread(target=heed, daemon=True).start()
+    from trainer.__main__ import main
+
+    code = 1
+    try:
+        code = main(arguments)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _serve(address: str) -> None:
+    import diffusers
+    import torch
+
+    import trainer.__main__
+    import trainer.gauge
+    import trainer.preview
+    import trainer.train
+
+    diffusers.StableDiffusionPipeline, trainer.gauge, trainer.preview, trainer.train  # noqa: B018 - loaded when named
+    torch.set_num_threads(1)  # threads would not live on in a fork
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address + ".new")
+    listener.listen(64)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    os.rename(address + ".new", address)
+    links: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is sys.stdin:
+                return
+            if key.fileobj is listener:
+                link, _ = listener.accept()
+                head, files, _, _ = socket.recv_fds(link, 8, 3)
+                told = b""
+                while len(told) < int.from_bytes(head, "big"):
+                    told += link.recv(2**16)
+                pid = os.fork()
+                if pid == 0:
+                    selector.close()
+                    listener.close()
+                    _child(link, *json.loads(told), files=list(files))
+                for file in files:
+                    os.close(file)
+                waiter = os.pidfd_open(pid)
+                links[waiter] = pid, link
+                selector.register(waiter, selectors.EVENT_READ)
+            else:
+                waiter = key.fd
+                pid, link = links.pop(waiter)
+                selector.unregister(waiter)
+                os.close(waiter)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with suppress(OSError):  # the program that stood for it was killed
+                    link.send(str(code).encode())
+                link.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _serve(sys.argv[1])

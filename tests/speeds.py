@@ -1,0 +1,102 @@
+"""Three speeds of one suite: `pytest` in minutes, `pytest --full` as in CI, `pytest --nightly` with all there is.
+
+A test runs at every speed unless `speeds.toml` leaves it to a slower one, with the test that stands for it meanwhile.
+What is left to the night is the cases of products, of which CI runs a half that follows from the commit; and what takes
+long, under `tests/nightly`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+LONG = "nightly/"  # the folder of what only the night runs
+FUZZED = {"quick": "2", "full": "10", "nightly": "120"}  # seconds of each reader
+TOGETHER = "e2e/"  # tests of one of its files share a server, and so a process
+
+
+@dataclass(frozen=True)
+class Left:
+    """A test, or all of a file, that is left to a slower speed, but for some of its cases; another one covers it."""
+
+    test: str
+    to: str
+    by: str
+    but: tuple[str, ...] = ()
+
+
+def table() -> list[Left]:
+    """Return what is left to slower speeds."""
+    rows = tomllib.loads(Path(__file__).with_name("speeds.toml").read_text(encoding="utf-8"))["left"]
+    return [Left(row["test"], row["to"], row["by"], tuple(row.get("but", ()))) for row in rows]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two slower speeds."""
+    group = parser.getgroup("speeds")
+    group.addoption("--full", action="store_true", help="also what is left to CI, and half of the night's products")
+    group.addoption("--nightly", action="store_true", help="all there is: products, kills, fuzzing, soaks")
+
+
+def speed(config: pytest.Config) -> str:
+    """Return the chosen speed."""
+    return "nightly" if config.getoption("nightly") else "full" if config.getoption("full") else "quick"
+
+
+def commit() -> str:
+    """Return the commit that is tested; "none" outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True)
+    return done.stdout.strip() or "none"
+
+
+def in_half(seed: str, test: str) -> bool:
+    """Tell whether a case of a product is in the half that a commit runs; each is in about every other."""
+    return hashlib.sha256(f"{seed} {test}".encode()).digest()[0] % 2 == 0
+
+
+def runs_at(test: str, chosen: str, rows: list[Left], seed: str) -> bool:
+    """Tell whether a test, named without its first folder, runs at a speed."""
+    if chosen == "nightly":
+        return True
+    if test.startswith(LONG):
+        return False
+    name, _, case = test.partition("[")
+    row = next((row for row in rows if row.test in (name, name.partition("::")[0]) and case[:-1] not in row.but), None)
+    if row is None:
+        return True
+    return chosen == "full" and (row.to == "full" or in_half(seed, test))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each fuzzed reader the seconds of a speed."""
+    os.environ.setdefault("LIMNER_FUZZ", FUZZED[speed(config)])
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how much runs, and what chose it."""
+    half = f", with the half of the night's products that {commit()[:12]} chooses" if speed(config) == "full" else ""
+    return f"speed: {speed(config)}{half}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for a slower speed; a test that is named on the command line runs at any."""
+    for item in items:
+        test = item.nodeid.removeprefix("tests/")
+        if test.startswith(TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(test.partition("::")[0]))
+    if any("::" in argument for argument in config.args):
+        return
+    chosen, rows, seed = speed(config), table(), commit()
+    left: list[Any] = [item for item in items if not runs_at(item.nodeid.removeprefix("tests/"), chosen, rows, seed)]
+    if left:
+        gone = {id(item) for item in left}
+        items[:] = [item for item in items if id(item) not in gone]
+        config.hook.pytest_deselected(items=left)

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,12 +35,6 @@ from ui import (
 from ui.grid import Look
 from ui.painter import Painter
 from ui.watch import Watch
-
-
-def test_the_page_loads_no_model_library() -> None:
-    code = "import sys, ui.page; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tests.unit.test_verify import good, metadata
-from trainer import adapter_file, container, events, forms, runs
+from trainer import adapter_file, events, forms, runs
 from trainer.errors import UserError
 from ui import adapters, downloads, media, tools, tryout
 from ui.tools import Request
@@ -109,20 +109,6 @@ def test_a_request_that_makes_no_sense(dropped: Path, change: dict[str, object],
     request = Request("merge", ["kept:my-fox"])
     with pytest.raises(UserError, match=words):
         tools.arguments(replace(request, **change), Path("out.safetensors"))  # type: ignore[arg-type] # any value
-
-
-def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
-    tools.take(str(dropped))
-    said = tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))
-    assert "exact up to the rounding" in said
-    assert "Checked: loads in ComfyUI" in said
-    made = container.read(adapters.find("kept:Fox-2"))
-    assert {entry.dtype for entry in made.entries.values()} == {"BF16", "F32"}
-    with pytest.raises(UserError, match="no name"):
-        tools.run(Request("convert", ["kept:my-fox"], name=" "))
-    with pytest.raises(UserError, match="is no diffusers model") as caught:
-        tools.run(Request("bake", ["kept:my-fox"], base=str(media.kept()), name="x"))
-    assert "Traceback" not in str(caught.value)
 
 
 def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:

@@ -56,7 +56,7 @@ def begun(*machines: Run, **environment: str) -> Iterator[list[subprocess.Popen[
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[int]:
     """The exit codes."""
-    wait_until(lambda: all(process.poll() is not None for process in processes), 60)
+    wait_until(lambda: all(process.poll() is not None for process in processes), 240)
     return [process.returncode for process in processes]
 
 
@@ -67,7 +67,7 @@ def test_a_run_over_two_machines_is_resumed(character: Path, home: Path, tiny_sd
         assert ends(both) == [0, 0]
     second = elsewhere(stopped, home)
     with begun(stopped, second) as both:
-        wait_until(lambda: runs.look(stopped).state.step > 2)
+        wait_until(lambda: runs.look(stopped).state.step > 2, 180)
         runs.ask(stopped, "stop")
         assert ends(both) == [0, 0]
     assert runs.look(stopped).status == "stopped"
@@ -97,9 +97,9 @@ def test_a_process_that_does_not_answer_in_a_step_is_said(
     character: Path, home: Path, tiny_sd: Path, silent: int
 ) -> None:
     run = runs.create(settings(tiny_sd, **(LONG | {"training__steps": 100_000})))
-    environment: dict[str, Any] = {"LIMNER_TEST": "1", "LIMNER_FAULT": "patience@6"}
+    environment: dict[str, Any] = {"LIMNER_TEST": "1", "LIMNER_FAULT": "patience@20"}
     with begun(run, elsewhere(run, home), **environment) as both:
-        wait_until(lambda: runs.look(run).state.step > 2)
+        wait_until(lambda: runs.look(run).state.step > 2, 180)
         both[silent].send_signal(signal.SIGSTOP)
         other = both[1 - silent]
         assert ends([other]) == [2]

@@ -10,6 +10,7 @@ import gradio as gr
 
 from trainer import config as configs
 from trainer import files, problems, runs
+from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.words import say
 from ui import bases, form, live, memory, presets
@@ -156,6 +157,7 @@ def _connect_start(
         if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
             return [gr.skip(), *live.draw(watch, run_id)]
         form_as_it_stands = Answers.of(*given)
+        ready(form_as_it_stands)
         if asks_for_trigger(form_as_it_stands):
             return [gr.Column(visible=True), *(gr.skip() for _ in tab.live.outputs)]
         run = create(form_as_it_stands)
@@ -248,8 +250,8 @@ def asks_for_trigger(answers: Answers) -> bool:
     return bool(answers.project) and not answers.trigger and not memory.answer(answers.project, "without-trigger")
 
 
-def create(answers: Answers) -> runs.Run:
-    """A new run from the form as it stands.
+def ready(answers: Answers) -> TrainConfig:
+    """Return the settings of a start.
 
     Raises:
         UserError: a setting or the data set cannot be used.
@@ -258,7 +260,16 @@ def create(answers: Answers) -> runs.Run:
     fatal = next((problem for problem in problems.find(folder) if problem.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
-    config = settings(replace(answers, name=answers.name or answers.project))
+    return settings(replace(answers, name=answers.name or answers.project))
+
+
+def create(answers: Answers) -> runs.Run:
+    """A new run from the form as it stands.
+
+    Raises:
+        UserError: a setting or the data set cannot be used.
+    """
+    config = ready(answers)
     for key, value in (("preset", config.preset), ("name", config.name), ("trigger", config.trigger)):
         memory.remember(answers.project, key, value)
     memory.remember(answers.project, "base", answers.base)

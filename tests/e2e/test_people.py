@@ -80,7 +80,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     his.reload()
     cards(his, 5)
     assert hers.get_by_label("Caption of 02.png").input_value() != his.get_by_label("Caption of 02.png").input_value()
-    pictures = [one.get_attribute("src") or "" for one in hers.locator("#captions .card img").all()]
+    pictures = [one.get_attribute("src") or "" for one in hers.locator("#captions .card .shape img").all()]
     assert len(pictures) == 7
     for number, address in enumerate(pictures):
         seen = anna.web.get(address).content

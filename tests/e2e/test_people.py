@@ -90,6 +90,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
         assert answer.content != seen
         assert httpx.get(server.url + address).status_code == 401
 
+    hers.get_by_label("Trigger word").first.fill("miraxo")
     advanced(hers, training_steps=60, preview_every=30, preview_prompts="miraxo, smiling")
     run = start(hers)
     # A run of his, whose settings name her pictures, waits for hers, and finds nothing when it is its turn.

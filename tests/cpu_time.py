@@ -21,7 +21,6 @@ SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
     "quick": {"unit": 30, "integration": 250, "hostile": 30, "e2e": 140},
-    "full": {"unit": 40, "integration": 900, "hostile": 90, "e2e": 1500},
 }
 
 

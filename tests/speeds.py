@@ -94,7 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(test.partition("::")[0]))
     if any("::" in argument for argument in config.args):
         return
-    chosen, rows, seed = speed(config), table(), commit()
+    chosen, rows = speed(config), table()
+    seed = commit() if chosen == "full" else ""
     left: list[Any] = [item for item in items if not runs_at(item.nodeid.removeprefix("tests/"), chosen, rows, seed)]
     if left:
         gone = {id(item) for item in left}

@@ -51,7 +51,8 @@ def look(folder: Path) -> bool:
             try:
                 _looks.append(_Look(folder, _start(folder)))
             except OSError:
-                return _done(folder)
+                _note_unseen(folder)
+                return False
         current = _looks[0]
         try:
             current.process.wait(MOMENT)
@@ -61,7 +62,7 @@ def look(folder: Path) -> bool:
             current.process.kill()
             current.process.wait()
         _looks.clear()
-        _done(current.folder)
+        _note_unseen(current.folder)
     return is_due(folder)
 
 
@@ -74,7 +75,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def _done(folder: Path) -> bool:
+def _note_unseen(folder: Path) -> None:
+    """Note that there is no figure for what micro did not tell, so that it is not asked again."""
     if left := reach.missing(folder):
         reach.keep(folder, dict.fromkeys((path.name for path in left), None))
-    return False

@@ -23,6 +23,7 @@ from ui.painter import Painter
 from ui.texts import read
 from ui.watch import Watch
 
+USUAL = ("", 20, 3.0)  # prompt, steps and guidance before any adapter is chosen
 MORE = 3  # adapters beside the first
 PAUSE = 0.3  # seconds between two words on how far a picture is
 NOBODY = (say("None"), "")
@@ -72,7 +73,7 @@ class Asked:
 
 def build(painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    usual = gr.State("")  # the prompt that was offered, so that a prompt of the person's own is kept
+    usual = gr.State(USUAL)  # what was offered last, so that what a person changed since is kept
     last = gr.State([])  # files of the pictures on show
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
@@ -107,7 +108,7 @@ def build(painter: Painter, watch: Watch) -> Tab:
     )  # fmt: skip
     painting.then(handled(pictures.history), None, made, **QUIET)
     cancel.click(painter.give_up, None, None, queue=False, **QUIET)
-    asked = [adapter, prompt, usual, *others[1::2]]
+    asked = [adapter, prompt, steps, guidance, usual, *others[1::2]]
     offered = [adapter, prompt, usual, steps, guidance, note, hold, made, *others[1::2]]
     adapter.input(handled(lambda *given: offer(watch, *given)), asked, offered, **QUIET)
     hold.click(handled(lambda: hold_training(watch)), None, [note, hold], **QUIET)
@@ -128,10 +129,10 @@ def _advanced() -> tuple[Any, ...]:
         )
         fresh = gr.Checkbox(False, label=say("A new seed for each picture"), elem_id="fresh", interactive=True)
         steps = gr.Number(
-            20, label=say("Steps"), info=say("Denoising steps, 1 to 200."), elem_id="try-steps", interactive=True
+            USUAL[1], label=say("Steps"), info=say("Denoising steps, 1 to 200."), elem_id="try-steps", interactive=True
         )
         guidance = gr.Number(
-            3.0, label=say("Guidance"), info=say("How closely the picture follows the prompt, 1 to 30."),
+            USUAL[2], label=say("Guidance"), info=say("How closely the picture follows the prompt, 1 to 30."),
             elem_id="guidance", interactive=True,
         )  # fmt: skip
         size = gr.Textbox(
@@ -174,20 +175,30 @@ def _others() -> list[Any]:
 # What can be tried ----------------------------------------------------------------------------------------------
 
 
-def offer(watch: Watch, adapter: str | None, prompt: str | None, usual: str, *more: str | None) -> list[Any]:
-    """Values of `Tab.offered`: what can be tried, and a prompt, steps and guidance that suit the choice."""
+def offer(
+    watch: Watch, adapter: str | None, prompt: str | None, steps: float | None, guidance: float | None,
+    usual: tuple[str, float, float], *more: str | None,
+) -> list[Any]:  # fmt: skip
+    """Values of `Tab.offered`: what can be tried, and a prompt, steps and guidance that suit the choice.
+
+    Nothing is sent to a field that its owner changed or that would not change: it may have been typed in meanwhile.
+    """
     listed = adapters.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
-    base, offered, preview = configs.MICRO, "", usual_settings(chosen)
+    base, text, preview = configs.MICRO, "", usual_settings(chosen)
     if run := adapters.run_of(chosen):
         config = run.config()
         base = config.model.base
-        offered = preview.prompts[0] if preview.prompts else config.trigger
-    text = offered if not (prompt or "").strip() or prompt == usual else prompt
+        text = preview.prompts[0] if preview.prompts else config.trigger
+    suitable = (text, preview.steps, preview.guidance)
+    values = ((prompt or "").strip(), steps, guidance)
+    sent = [
+        new if new and new != value and (value == before or not value) else gr.skip()
+        for value, before, new in zip(values, usual, suitable, strict=True)
+    ]
     return [
-        # Nothing to offer is no reason to touch what may have been typed meanwhile.
-        gr.Dropdown(listed, value=chosen), text or gr.skip(), offered, preview.steps, preview.guidance,
+        gr.Dropdown(listed, value=chosen), sent[0], suitable, *sent[1:],
         *_notes(watch, small=base == configs.MICRO), pictures.history(),
         *(gr.Dropdown([*listed[:-1], NOBODY], value=one if one in keys else "") for one in more),
     ]  # fmt: skip

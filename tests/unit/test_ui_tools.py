@@ -148,5 +148,5 @@ def test_several_adapters_at_once(dropped: Path) -> None:
     assert {picture.base for picture in painter.asked} == {"micro"}
     list(tryout.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
     assert painter.asked[-1].base == "owner/name"
-    offered = tryout.offer(Watch(), "kept:my-fox", "", "", "kept:my-fox-2", "gone", "")
+    offered = tryout.offer(Watch(), "kept:my-fox", "", 20, 3.0, tryout.USUAL, "kept:my-fox-2", "gone", "")
     assert [one.value for one in offered[-3:]] == ["kept:my-fox-2", "", ""]

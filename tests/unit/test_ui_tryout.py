@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -24,9 +25,18 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapters.find(key)
     assert adapters.find(f"{finished.id}@../../x") == finished.export
-    offered = tryout.offer(Watch(), None, "", "")
-    assert offered[1] == "miraxo"
-    assert tryout.offer(Watch(), None, "my own", "miraxo")[1] == "my own"
+    assert tryout.offer(Watch(), None, "", 20, 3.0, tryout.USUAL)[1] == "miraxo"
+
+
+def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
+    preview = finished.config().preview
+    first = tryout.offer(Watch(), None, "", 30, 7.5, ("of another adapter", 30, 7.5))
+    assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance), preview.steps, preview.guidance]
+    # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
+    again = tryout.offer(Watch(), None, "miraxo", preview.steps, preview.guidance, first[2])
+    assert [again[place] for place in (1, 3, 4)] == [gr.skip()] * 3
+    changed = tryout.offer(Watch(), None, "my own", 8, 2.5, first[2])
+    assert [changed[place] for place in (1, 3, 4)] == [gr.skip()] * 3
 
 
 def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:

@@ -33,11 +33,9 @@ def spent() -> float:
     return total
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Note what a test takes, its fixtures included."""
-    item.stash[_BEGUN] = spent()
-    return (yield)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to count where the first test begins."""
+    session.stash[_BEFORE] = spent()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -45,11 +43,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Hand what a test took to the process that sums it up, which may be another one."""
     report = yield
     if call.when == "teardown":
-        report.user_properties.append((PROPERTY, spent() - item.stash[_BEGUN]))
+        # What processes took that nobody waited for is lost when they end, mostly with the last test of a session.
+        total = spent()
+        report.user_properties.append((PROPERTY, max(0.0, total - item.session.stash[_BEFORE])))
+        item.session.stash[_BEFORE] = total
     return report
 
 
-_BEGUN = pytest.StashKey[float]()
+_BEFORE = pytest.StashKey[float]()
 
 
 class Summary:

@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from tests.conftest import CHECKOUT
 
 COMMANDS = ("work", "paint", "gauge")
@@ -49,23 +51,46 @@ os._exit(code)
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Path]:
-    """Start the process that forks; gives the program to start in the place of Python."""
-    address, program = folder / "forks", folder / "python"
-    program.write_text(PROGRAM.format(python=sys.executable, commands=COMMANDS, address=str(address), killed=KILLED))
-    program.chmod(0o755)
+    """Give the program to start in the place of Python; the first process that asks starts the one that forks.
+
+    It ends when all that asked have closed the pipe by which they keep it.
+    """
+    address, program, pipe = folder / "forks", folder / "python", folder / "keep"
+    process = None
+    with FileLock(folder / "lock"):
+        try:
+            keep = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody has asked yet, or all that did have gone
+            address.unlink(missing_ok=True)
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe)
+            process, keep = _start(address, pipe)
+        program.write_text(
+            PROGRAM.format(python=sys.executable, commands=COMMANDS, address=str(address), killed=KILLED)
+        )
+        program.chmod(0o755)
+    try:
+        yield program
+    finally:
+        os.close(keep)
+        if process:
+            process.wait()
+
+
+def _start(address: Path, pipe: Path) -> tuple[subprocess.Popen[bytes], int]:
+    kept = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    keep = os.open(pipe, os.O_WRONLY)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.forks", address], cwd=CHECKOUT, stdin=subprocess.PIPE,
+        [sys.executable, "-m", "tests.forks", address], cwd=CHECKOUT, stdin=kept,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "tests" / "e2e" / "lookups"), "LIMNER_LOOKUPS": os.devnull},
     )  # fmt: skip
+    os.close(kept)
     end = time.monotonic() + 120
     while not address.exists():
         assert process.poll() is None, "the process that forks has ended"
         assert time.monotonic() < end
         time.sleep(0.05)
-    try:
-        yield program
-    finally:
-        process.communicate()  # its input ends, and so does it
+    return process, keep
 
 
 def _child(

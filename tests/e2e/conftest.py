@@ -142,8 +142,11 @@ def make_home(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Workers and painters of all servers are forked from one process."""
-    with forks.serving(tmp_path_factory.mktemp("forks")) as program:
+    """Workers and painters of all servers are forked from one process, whatever number of processes tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "forks"
+    folder.mkdir(exist_ok=True)
+    with forks.serving(folder) as program:
         os.environ["LIMNER_TEST_PYTHON"] = str(program)
         yield
         del os.environ["LIMNER_TEST_PYTHON"]

@@ -140,7 +140,7 @@ def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:
 
 
 def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> None:
-    run = make(str(tiny_sd), steps=150)
+    run = make(str(tiny_sd), steps=100, batch_size=1)
     runs.start(run)
     wait_until(lambda: runs.look(run).state.step > 3)
     assert status(run) == "running"
@@ -162,8 +162,8 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     assert checkpoint.found(run)[-1].name == f"{step:06d}"
     done = limner("resume", run.folder)
     assert done.returncode == 0, done.stderr
-    assert f"from step {step} of 150" in done.stderr
-    assert "Finished after 150 steps: rin.safetensors" in done.stderr
+    assert f"from step {step} of 100" in done.stderr
+    assert "Finished after 100 steps: rin.safetensors" in done.stderr
 
 
 def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Path) -> None:
@@ -205,7 +205,18 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     toml = tmp_path / "c.toml"
     toml.write_text('name = "mira"\ndataset = "rin"\npreset = "character"\ntrigger = "miraxo"\n')
     folder = tmp_path / "run"
-    done = limner_process("train", toml, "--run", folder, "--set", "training.steps=3", "--set", "preview.every=0")
+    done = limner_process(
+        "train",
+        toml,
+        "--run",
+        folder,
+        "--set",
+        "training.steps=3",
+        "--set",
+        "training.batch_size=1",
+        "--set",
+        "preview.every=0",
+    )
     assert done.returncode == 0, done.stderr
     assert "Finished after 3 steps: mira.safetensors" in done.stderr
     steps = [event for event in events.read(folder / "events.jsonl")[0] if event.kind == "step"]

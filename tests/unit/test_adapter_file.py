@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
+from tests.speeds import examples
 from trainer import adapter_file, container, summary
 from trainer.errors import UserError
 from trainer.forms import with_hashes
@@ -87,7 +88,7 @@ def test_a_wrong_file(tmp_path: Path, data: bytes, words: str) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.data())
 def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
     content = bytearray(save(good(), {"a": "b"}))

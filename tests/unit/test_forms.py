@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tests.speeds import examples
 from trainer import adapter_file, container, forms, keys, layout, lowrank, summary
 from trainer.adapter_file import LoHa, LoKr, Lora, Module
 from trainer.detect import FamilyName
@@ -71,7 +72,7 @@ def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(adapters(("LoRA", "DoRA", "LoHa", "LoKr")))
 def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
@@ -80,7 +81,7 @@ def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> 
     assert same(file.modules, modules)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(adapters(("LoRA", "DoRA")))
 def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
@@ -92,7 +93,7 @@ def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> N
     assert same(read_back(again).modules, modules)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(adapters(("LoRA",)), st.sampled_from(["diffusers", "original", "bare", "processor"]))
 def test_the_names_of_other_programs(adapter: tuple[FamilyName, dict[str, Module]], naming: str) -> None:
     """The same layers under names that other programs give them."""
@@ -119,7 +120,7 @@ def foreign(name: str, place: Place, naming: str) -> str:
     return place.path if naming == "bare" else "unet." + place.path.replace(".to_", ".processor.to_")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(adapters(("LoHa", "LoKr")))
 def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter

@@ -18,8 +18,8 @@ from babel.messages import Catalog, mofile, pofile
 
 from trainer import measurements, problems, summary
 from trainer.config import TrainConfig
+from trainer.i18n import LANGUAGES
 from trainer.schema import Section, sections
-from trainer.words import LANGUAGES
 from ui.texts import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent

@@ -34,17 +34,17 @@ from trainer import (
     ending,
     events,
     file_commands,
-    files,
     measurements,
     problems,
     runs,
+    storage,
     turns,
 )
 from trainer.config import PictureConfig, TrainConfig
 from trainer.console import Progress
 from trainer.errors import UserError, is_out_of_memory
+from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError
-from trainer.words import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def _resume(parsed: argparse.Namespace) -> int:
 
 def _caption(parsed: argparse.Namespace) -> int:
     asked = {name: getattr(parsed, name) for name in ("dataset", "model", "existing", "threshold")}
-    if not files.NAME.fullmatch(parsed.dataset):
+    if not storage.NAME.fullmatch(parsed.dataset):
         asked["dataset"] = str(dataset.folder_of(parsed.dataset).resolve())
     run = captioning.create(config.check(captioning.CaptionConfig, asked))
     code = work(Run(run.folder, Progress()))
@@ -169,7 +169,7 @@ def work(run: Run) -> int:
         follow(Run(run.folder, leads=False))
         return 0
     lock = turns.hold(run)
-    files.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
+    storage.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
         ending.heed_interrupts(run)
@@ -325,7 +325,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
-        "disk_free_gb": round(files.free_space(files.home()) / 2**30, 1),
+        "disk_free_gb": round(storage.free_space(storage.home()) / 2**30, 1),
         "datasets": dataset.names(),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }

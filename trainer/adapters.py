@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.i18n import say
 from trainer.schema import Section
-from trainer.words import say
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -12,7 +12,7 @@ from torch.nn import functional
 from trainer import dataset
 from trainer.config import TrainConfig
 from trainer.families import Conditioning
-from trainer.randomness import generator
+from trainer.rng import generator
 from trainer.shelf import Shelf
 
 LOOKED_AT = 100  # batches among which the largest is looked for

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import buckets, captions, dataset, files, images, shelf
+from trainer import buckets, captions, dataset, images, shelf, storage
 from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.families import Family, fingerprint, on_device, pipelines
-from trainer.randomness import generator
+from trainer.i18n import say
+from trainer.rng import generator
 from trainer.shelf import Shelf
-from trainer.words import say
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
@@ -180,7 +180,7 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: shelf.place(files.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
+            prompt: shelf.place(storage.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = any(not self.store.has(file, {"latents"}) for file in found.values())

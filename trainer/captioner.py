@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from trainer import captioning, detect, events, images
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.errors import UserError
+from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError
-from trainer.words import say
 
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer import config as configs
-from trainer import dataset, editing, files
+from trainer import dataset, editing, storage
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.schema import Section
@@ -47,14 +47,14 @@ def create(settings: CaptionConfig) -> Run:
     """
     if not wanted(settings):
         raise UserError("Every picture has a caption already.", "Choose to add to them or to replace them.")
-    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{files.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
-    folder, number = files.outputs() / FOLDER / stem, 1
+    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{storage.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
+    folder, number = storage.outputs() / FOLDER / stem, 1
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{stem}-{number}")
     (folder / "ask").mkdir(parents=True)
     run = Run(folder)
-    files.write(run.config_file, configs.dump(settings))
+    storage.write(run.config_file, configs.dump(settings))
     return run
 
 
@@ -69,7 +69,7 @@ def load(run: Run) -> CaptionConfig:
 
 def newest(name: str) -> Run | None:
     """The caption run of a data set that was started last; None if there is none."""
-    root = files.outputs() / FOLDER
+    root = storage.outputs() / FOLDER
     for folder in sorted(root.iterdir(), reverse=True) if root.is_dir() else ():
         run = Run(folder)
         try:
@@ -99,7 +99,7 @@ def words(run: Run) -> dict[str, str]:
 
 def keep(run: Run, written: dict[str, str]) -> None:
     """Keep what has been written so far."""
-    files.write(run.folder / WORDS, json.dumps(written, indent=1))
+    storage.write(run.folder / WORDS, json.dumps(written, indent=1))
 
 
 def put(settings: CaptionConfig, written: dict[str, str]) -> int:

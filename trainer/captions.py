@@ -5,7 +5,7 @@ import torch
 from trainer import dataset
 from trainer.config import TrainConfig
 from trainer.dataset import Example
-from trainer.randomness import generator
+from trainer.rng import generator
 
 
 def texts(example: Example, config: TrainConfig, trigger: str) -> tuple[str, ...]:

@@ -19,11 +19,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer import __version__, events, files
+from trainer import __version__, events, storage
 from trainer.errors import UserError
 from trainer.families import Adapter
+from trainer.i18n import say
 from trainer.runs import Run
-from trainer.words import say
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -110,15 +110,15 @@ def save_checkpoint(
 
     def fill(folder: Path) -> None:
         for name, data in contents.items():
-            files.write(folder / name, data)
-        files.write(folder / MANIFEST, json.dumps(manifest, indent=1))
+            storage.write(folder / name, data)
+        storage.write(folder / MANIFEST, json.dumps(manifest, indent=1))
 
     folder = run.folder / "checkpoints" / f"{step:06d}"
     if not is_whole(folder):
-        files.write_folder(folder, fill)
+        storage.write_folder(folder, fill)
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     for old in [one for one in found(run) if is_whole(one)][:-keep]:
-        files.remove_folder(old)
+        storage.remove_folder(old)
 
 
 def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
@@ -144,7 +144,7 @@ def check_room(run: Run, progress: Progress, keep: int) -> None:
     values = sum(parameter.numel() for parameter in progress.parameters())
     each = 4 * values * (4 + bool(progress.average))  # the adapter; each value, and at most two memories of it
     need = each * max(2, keep + 1 - len(found(run)))  # the newest is whole before the oldest goes
-    free = files.free_space(run.folder)
+    free = storage.free_space(run.folder)
     if free < need:
         raise UserError(
             "The disk has {free} MB left; the checkpoints of this run take about {need} MB.",
@@ -157,7 +157,7 @@ def check_room(run: Run, progress: Progress, keep: int) -> None:
 def forget(run: Run) -> None:
     """Remove all checkpoints of a run, which begins again."""
     for folder in found(run):
-        files.remove_folder(folder)
+        storage.remove_folder(folder)
 
 
 def found(run: Run) -> list[Path]:

@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeVar
 import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trainer import detect, files
+from trainer import detect, storage
 from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
+from trainer.i18n import say
 from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.recipe import (
     BASIC,
@@ -29,7 +30,6 @@ from trainer.recipe import (
 )
 from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import Section, paths, sections, what_is_wrong
-from trainer.words import say
 
 PRESETS = Path(__file__).parent / "presets"
 MICRO = "micro"
@@ -153,7 +153,7 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if not files.NAME.fullmatch(name):
+        if not storage.NAME.fullmatch(name):
             raise ValueError(say("use letters, digits, '-' and '_' only, at most 64"))
         return name
 

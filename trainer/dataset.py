@@ -16,9 +16,9 @@ from pathlib import Path, PurePath
 from filelock import BaseFileLock, FileLock
 from PIL import Image, UnidentifiedImageError
 
-from trainer import files
+from trainer import storage
 from trainer.errors import UserError
-from trainer.words import JOINERS, say
+from trainer.i18n import JOINERS, say
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several pictures (MPO) opens as its first
@@ -54,10 +54,10 @@ def folder_of(dataset: str) -> Path:
     Raises:
         UserError: there is no such folder, or it is another person's.
     """
-    folder = files.datasets() / dataset
-    if not files.NAME.fullmatch(dataset) or not folder.is_dir():
+    folder = storage.datasets() / dataset
+    if not storage.NAME.fullmatch(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
-    if not folder.is_dir() or not files.is_open(folder):
+    if not folder.is_dir() or not storage.is_open(folder):
         raise UserError(
             "There is no data set {name!r}.",
             "Known data sets: {known}. Add pictures first, or give the path of a folder.",
@@ -69,9 +69,9 @@ def folder_of(dataset: str) -> Path:
 
 def names() -> list[str]:
     """Names of all data sets, sorted."""
-    root = files.datasets()
+    root = storage.datasets()
     return (
-        sorted(one.name for one in root.iterdir() if one.is_dir() and files.NAME.fullmatch(one.name))
+        sorted(one.name for one in root.iterdir() if one.is_dir() and storage.NAME.fullmatch(one.name))
         if root.is_dir()
         else []
     )
@@ -79,7 +79,7 @@ def names() -> list[str]:
 
 def create(name: str) -> Path:
     """Make sure that a data set of this name exists, and return its folder."""
-    folder = files.datasets() / files.check_name(name, "data set")
+    folder = storage.datasets() / storage.check_name(name, "data set")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -265,7 +265,7 @@ def write_caption(picture: Path, caption: str) -> None:
             "{name} is no longer in this data set.", "Reload the page to see what is there.", name=picture.name
         )
     with captions_lock(picture.parent):
-        files.write(caption_file(picture), one_line(caption) + "\n")
+        storage.write(caption_file(picture), one_line(caption) + "\n")
 
 
 def one_line(text: str) -> str:
@@ -333,7 +333,7 @@ def digest(examples: Sequence[Example]) -> str:
 def remove(*pictures: Path) -> Path:
     """Move pictures of one data set and their captions to its bin for a week; returns their folder, for `restore`."""
     folder = pictures[0].parent
-    place = folder / files.BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    place = folder / storage.BIN / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     place.mkdir(parents=True)
     with captions_lock(folder):
         for picture in pictures:
@@ -362,7 +362,7 @@ def restore(place: Path) -> None:
 
 def restore_last(folder: Path) -> bool:
     """Bring back the picture removed last; False if there is none."""
-    places = sorted((folder / files.BIN).iterdir()) if (folder / files.BIN).is_dir() else []
+    places = sorted((folder / storage.BIN).iterdir()) if (folder / storage.BIN).is_dir() else []
     if not places:
         return False
     restore(places[-1])

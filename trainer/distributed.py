@@ -28,7 +28,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import allocator, detect, events, faults, runs
+from trainer import allocator, detect, events, fault_injection, runs
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.errors import UserError
@@ -120,7 +120,7 @@ def _start(started: list[Any], devices: int, folder: Path, follow: Callable[[Run
         NotJoinedError: one of them cannot be started, or has ended before that.
     """
     # A fork has all that is imported here at once; a GPU does not go along with it, and macOS has no safe one.
-    forks = sys.platform == "linux" and not torch.cuda.is_available() and not faults.spawns()
+    forks = sys.platform == "linux" and not torch.cuda.is_available() and not fault_injection.spawns()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     began: list[Any] = []
     for rank in range(1, devices):
@@ -145,7 +145,7 @@ def _start(started: list[Any], devices: int, folder: Path, follow: Callable[[Run
 
 
 def _begin(rank: int, folder: Path, follow: Callable[[Run], object], began: Any) -> None:  # noqa: ANN401 - untyped
-    faults.follower(rank)
+    fault_injection.follower(rank)
     began.send_bytes(b"began")
     began.close()
     allocator.tune()
@@ -232,7 +232,7 @@ def _together(within: timedelta) -> Iterator[None]:
 
 
 def _patience() -> timedelta:
-    return timedelta(seconds=faults.patience(ANSWERED_WITHIN.total_seconds()))
+    return timedelta(seconds=fault_injection.patience(ANSWERED_WITHIN.total_seconds()))
 
 
 def join(precision: str) -> Accelerator:
@@ -251,10 +251,10 @@ def join(precision: str) -> Accelerator:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, threads // here))
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    faults.joining(int(os.environ["RANK"]))
+    fault_injection.joining(int(os.environ["RANK"]))
     within = PATIENCE
     if BEGUN_BY_US in os.environ:
-        within = timedelta(seconds=faults.patience(JOINED_WITHIN.total_seconds()))
+        within = timedelta(seconds=fault_injection.patience(JOINED_WITHIN.total_seconds()))
     # By default a GPU that waits in vain ends the process without a word.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer import dataset, files
+from trainer import dataset, storage
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
@@ -60,7 +60,7 @@ def make(folder: Path, changes: list[Edit], what: str) -> None:
     level = {"what": what, "captions": {edit.name: [edit.before, edit.after] for edit in changes}}
     with dataset.captions_lock(folder):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        files.write(place / f"{stamp}.json", json.dumps(level))
+        storage.write(place / f"{stamp}.json", json.dumps(level))
         for old in _levels(folder)[:-LEVELS]:
             old.unlink()
         for edit in changes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trainer.words import say
+from trainer.i18n import say
 
 
 class UserError(Exception):

@@ -17,15 +17,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 
-from trainer import __version__, adapter_file, detect, events, files, forms, keys, summary, verify
+from trainer import __version__, adapter_file, detect, events, forms, keys, storage, summary, verify
 from trainer.adapter_file import AdapterFile
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.forms import Precision
+from trainer.i18n import say
 from trainer.keys import Shape
 from trainer.runs import Run
-from trainer.words import say
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
 # keeps 8.
@@ -67,7 +67,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
                 trained.modules, told, form=form, precision=precision, strip=settings.strip,
                 family=family.found.family,
             )  # fmt: skip
-            files.write(path, data)
+            storage.write(path, data)
             errors[path] = compare(adapter_file.read(path), adapter, tolerance)
         adapter.detach()
         for path in written:
@@ -178,7 +178,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
     now = datetime.now(UTC)
     begun = [event.time for event in events.read(run.log)[0] if event.kind == "started"]
     tags = Counter(tag for caption in captions for tag in (part.strip() for part in caption.split(",")) if tag)
-    dataset_name = f"1_{files.safe_name(Path(config.dataset).name, 'pictures')}"
+    dataset_name = f"1_{storage.safe_name(Path(config.dataset).name, 'pictures')}"
     size = str(config.training.resolution)
     network, arguments = config.adapter.network
     values: dict[str, Any] = {

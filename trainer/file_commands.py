@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trainer import container, files, summary, verify
+from trainer import container, storage, summary, verify
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _finish(
     data = forms.write(
         made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip, family=family
     )
-    files.write(parsed.out, data)
+    storage.write(parsed.out, data)
     report = verify.check(parsed.out)
     ranks = sorted({module.rank for module in made.modules.values()})
     facts = {

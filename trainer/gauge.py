@@ -12,7 +12,7 @@ from trainer import cache, config, families, images, reach
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.families import Family
-from trainer.randomness import generator
+from trainer.rng import generator
 
 HALFWAY = 500  # the timestep at which a portrait is told from its outlines, not from its details
 NOISES = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trainer import dataset, files
+from trainer import dataset, storage
 from trainer.errors import UserError
 
 THUMBNAIL = 320
@@ -123,5 +123,5 @@ def thumbnail(folder: Path, picture: Path) -> Path:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, buffer.getvalue())
+        storage.write(path, buffer.getvalue())
     return path

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from trainer import dataset, files, images
+from trainer import dataset, images, storage
 from trainer.errors import UserError
-from trainer.words import count, say
+from trainer.i18n import count, say
 
 MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
@@ -89,7 +89,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
                 if path:
                     paths[_stem(name)] = path
         _add_masks(folder, sources, paths, report)
-        files.sync_folder(folder)
+        storage.sync_folder(folder)
         _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in paths}, report)
         return report
 
@@ -176,11 +176,11 @@ class _Shelf:
             path = self.folder / (free + extension)
             try:
                 if caption:
-                    files.create(dataset.caption_file(path), [caption.encode() + b"\n"])
+                    storage.create(dataset.caption_file(path), [caption.encode() + b"\n"])
             except FileExistsError:
                 continue
             try:
-                files.create(path, [data])
+                storage.create(path, [data])
             except FileExistsError:
                 if caption:
                     dataset.caption_file(path).unlink()
@@ -196,7 +196,7 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
         return known
     form = _FOREIGN.get(PurePosixPath(name).suffix.lower())
     try:
-        if files.room(shelf.folder) < len(data):
+        if storage.room(shelf.folder) < len(data):
             raise UserError("the disk is full", "Make room and add it again.")
         if shelf.count >= MAX_PICTURES:
             raise UserError(
@@ -211,7 +211,7 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
         extension = _EXTENSIONS[str(image.format)]
         report.moving += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     text = dataset.one_line(caption or "")
-    path = shelf.create(files.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    path = shelf.create(storage.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
     report.captions += bool(text)
     report.added.append(path.name)
     return path
@@ -233,7 +233,7 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], paths: dict[st
                 continue
             buffer = io.BytesIO()
             mask.save(buffer, "PNG")
-            files.place(image.with_suffix(dataset.MASK), [buffer.getvalue()])
+            storage.place(image.with_suffix(dataset.MASK), [buffer.getvalue()])
             report.masks += 1
     report.refused += [refusal for refusal in refused.refused if not refusal[0].lower().endswith(".zip")]
 
@@ -246,7 +246,7 @@ def _masked_image(folder: Path, mask: PurePosixPath, paths: dict[str, Path]) -> 
         if image := paths.get(str(place / stem)):
             return image
     alike = [image for key, image in paths.items() if PurePosixPath(key).name == stem]
-    alike = alike or [image for image in dataset.pictures(folder) if image.stem == files.safe_name(stem, "picture")]
+    alike = alike or [image for image in dataset.pictures(folder) if image.stem == storage.safe_name(stem, "picture")]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -255,7 +255,7 @@ def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) 
     stems = {path.stem: path for path in dataset.pictures(folder)}
     for stem, text in captions.items():
         name = PurePosixPath(stem).name
-        picture = stems.get(files.safe_name(name, "picture"))
+        picture = stems.get(storage.safe_name(name, "picture"))
         if picture is None:
             report.refused.append(
                 (dataset.one_line(name)[:76] + ".txt", say("a caption without a picture of that name"))

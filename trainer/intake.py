@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer import dataset, ingest
+from trainer.i18n import say
 from trainer.ingest import Report
-from trainer.words import say
 
 MEMORY = 2**30  # bytes beyond what the program itself takes
 SECONDS = 20  # of computing on one file

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import dataset, files, images
+from trainer import dataset, images, storage
 from trainer.errors import UserError
 
 SIDE = 512  # pixels at which sharpness is looked at
@@ -247,4 +247,4 @@ def _keep(folder: Path, entries: Entries) -> None:
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
     pictures = {name: (stamp, asdict(one) if one else None) for name, (stamp, one) in entries.items()}
-    files.write(path, json.dumps({"version": _VERSION, "pictures": pictures}))
+    storage.write(path, json.dumps({"version": _VERSION, "pictures": pictures}))

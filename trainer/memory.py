@@ -20,9 +20,9 @@ from trainer import adjustments, allocator, distributed, events
 from trainer.config import TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
+from trainer.i18n import say
 from trainer.recipe import TrainingConfig
 from trainer.runs import Run
-from trainer.words import say
 
 SHARE = 0.9  # of the memory that is free; the rest is for what else the machine does
 SAMPLED_EVERY = 0.002  # seconds

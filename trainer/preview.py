@@ -19,13 +19,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, archive, config, detect, distributed, events, families, files
+from trainer import adapter_file, archive, config, detect, distributed, events, families, storage
 from trainer.adapter_file import AdapterFile
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
+from trainer.i18n import say
 from trainer.runs import Run
-from trainer.words import say
 
 Progress = Callable[[int, int], None]
 
@@ -107,7 +107,7 @@ def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:
     )
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    files.write(path, buffer.getvalue())
+    storage.write(path, buffer.getvalue())
 
 
 def device() -> tuple[torch.device, torch.dtype]:

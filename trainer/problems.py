@@ -13,8 +13,8 @@ from typing import Literal
 
 from trainer import buckets, dataset, measurements, reach, tokens
 from trainer.dataset import Example
+from trainer.i18n import count, say
 from trainer.measurements import Measurement
-from trainer.words import count, say
 
 Action = Literal["", "remove", "rename", "tidy", "trigger", "backdrop"]
 FEW, SHARED = 5, 3  # pictures; captions that are the same

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer import dataset, files, measurements
+from trainer import dataset, measurements, storage
 
 SAMPLE = 12  # pictures that stand for all
 LIMIT = 0.021  # see "What micro can draw" in docs/defaults.md
@@ -48,7 +48,7 @@ def keep(folder: Path, figures: Mapping[str, float | None]) -> None:
     entries |= {name: (measurements.stamp(folder / name), figure) for name, figure in figures.items()}
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
-    files.write(path, json.dumps({"version": _VERSION, "pictures": entries}))
+    storage.write(path, json.dumps({"version": _VERSION, "pictures": entries}))
 
 
 def is_beyond(figures: Mapping[str, float]) -> bool:

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
+from trainer.i18n import say
 from trainer.schema import Section
-from trainer.words import say
 
 BASIC: JsonDict = {"level": "basic"}
 

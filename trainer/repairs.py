@@ -6,10 +6,10 @@ Captions can be taken back by `editing.undo`, what is removed lies in the bin.
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import dataset, editing, files, measurements, problems
+from trainer import dataset, editing, measurements, problems, storage
 from trainer.errors import UserError
+from trainer.i18n import count, say
 from trainer.problems import Problem
-from trainer.words import count, say
 
 
 def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") -> str:
@@ -60,9 +60,9 @@ def _part(folder: Path, captions: Sequence[str]) -> str:
             with dataset.upload_lock(folder):  # so that the free name stays free
                 new = dataset.free_path(folder, path.stem, path.suffix)
                 if caption := dataset.read_caption(path):  # first, so that no image is ever without its caption
-                    files.write(dataset.caption_file(new), caption + "\n")
+                    storage.write(dataset.caption_file(new), caption + "\n")
                 if mask := dataset.read_mask(path):
-                    files.write(dataset.mask_file(new), mask)
+                    storage.write(dataset.mask_file(new), mask)
                 path.replace(new)
             renamed.append(new.name)
     names = ", ".join(renamed[:8])

@@ -32,7 +32,7 @@ from typing import Literal, get_args
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import detect, events, faults, files
+from trainer import detect, events, fault_injection, storage
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -100,7 +100,7 @@ class Run:
     def keep(self, config: TrainConfig) -> None:
         """Write down the settings as they are from here on."""
         if self.leads:
-            files.write(self.config_file, configs.dump(config))
+            storage.write(self.config_file, configs.dump(config))
 
     def asked(self, command: Command) -> bool:
         """Whether somebody asked for this; the question is taken away with it."""
@@ -123,7 +123,7 @@ class Run:
             StopRequestedError: somebody asked.
         """
         self.report(events.Phase(name=name, done=done, total=total))
-        faults.phase()
+        fault_injection.phase()
         if self.asked("stop"):
             raise StopRequestedError
 
@@ -235,9 +235,9 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 
 def _new_folder(stem: str) -> Path:
     """A folder that is there for whoever made it alone: of several who ask at once each gets another one."""
-    files.outputs().mkdir(parents=True, exist_ok=True)
+    storage.outputs().mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        folder = files.outputs() / (stem if number == 1 else f"{stem}-{number}")
+        folder = storage.outputs() / (stem if number == 1 else f"{stem}-{number}")
         with suppress(FileExistsError):
             folder.mkdir()
             break
@@ -258,7 +258,7 @@ def _absolute(dataset: str) -> str:
     folder = Path(dataset).expanduser()
     if not dataset:  # no data set; as a path it would be the folder we are in
         return dataset
-    return dataset if (files.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
+    return dataset if (storage.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
 
 
 def find(run_id: str) -> Run:
@@ -267,7 +267,7 @@ def find(run_id: str) -> Run:
     Raises:
         UserError: there is none.
     """
-    folder = files.outputs() / files.check_name(run_id, "run")
+    folder = storage.outputs() / storage.check_name(run_id, "run")
     if not (folder / "config.toml").is_file():
         raise UserError("There is no run {run_id!r}.", "Reload the page to see which there are.", run_id=run_id)
     return Run(folder)
@@ -275,10 +275,10 @@ def find(run_id: str) -> Run:
 
 def every() -> list[Run]:
     """All runs under `outputs/`, the newest first."""
-    root = files.outputs()
+    root = storage.outputs()
     if not root.is_dir():
         return []
-    folders = [one for one in root.iterdir() if files.NAME.fullmatch(one.name) and (one / "config.toml").is_file()]
+    folders = [one for one in root.iterdir() if storage.NAME.fullmatch(one.name) and (one / "config.toml").is_file()]
     return [Run(one) for one in sorted(folders, reverse=True)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import ErrorDetails
 
-from trainer.words import say
+from trainer.i18n import say
 
 # Pydantic tells in English what is wrong with a value, by these kinds and some that our settings do not meet.
 _WRONG = {

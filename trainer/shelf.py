@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer import dataset, files
+from trainer import dataset, storage
 from trainer.errors import UserError
 
 ROOM = 2 * 2**30  # bytes held in memory; the rest of a large data set is read again in each step, in about 0.2 ms
@@ -42,7 +42,7 @@ class Shelf:
         """Keep a value; in a read-only data set, in memory alone."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.write(file, save(tensors))
+            storage.write(file, save(tensors))
         except OSError:
             self._take(file, tensors, written=False)
         else:

@@ -20,7 +20,7 @@ from trainer import (
     events,
     export,
     families,
-    faults,
+    fault_injection,
     gauge,
     measurements,
     memory,
@@ -37,9 +37,9 @@ from trainer.config import MICRO, Record, TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.families import cost
+from trainer.i18n import count, say
 from trainer.runs import Run
 from trainer.schedules import Stable
-from trainer.words import count, say
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3
@@ -85,7 +85,9 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     while step < config.training.steps:
         begun = time.monotonic()
         try:
-            share = faults.factor(step + 1) * update.gradients(accelerator, family, adapter, batches, config, step)
+            share = fault_injection.factor(step + 1) * update.gradients(
+                accelerator, family, adapter, batches, config, step
+            )
         except RuntimeError as error:
             config = memory.lighter(config, family, run, error)
             progress.optimizer.zero_grad()

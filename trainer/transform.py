@@ -16,9 +16,9 @@ from trainer.adapter_file import AdapterFile, Module
 from trainer.detect import TITLES, FamilyName
 from trainer.errors import UserError
 from trainer.forms import kernel_of, place_of
+from trainer.i18n import say
 from trainer.lowrank import Pair
 from trainer.weights import Change, Checkpoint, rewrite
-from trainer.words import say
 
 _LOST = 1e-7  # a smaller share than this is rounding
 

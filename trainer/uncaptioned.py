@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from trainer import config as configs
 from trainer import dataset
 from trainer.config import TrainConfig
-from trainer.words import say
+from trainer.i18n import say
 
 OTHERS = 1.0  # of what is preserved: only what the base draws from words
 

@@ -16,7 +16,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
 from trainer.loss import training_loss
-from trainer.randomness import generator, seed_dropout
+from trainer.rng import generator, seed_dropout
 
 EARLY = 0.15  # share of the steps in which the instability guard watches
 FEWEST = 5  # gradients that a median is taken of

@@ -14,8 +14,8 @@ from trainer import container, keys, layout, summary
 from trainer.detect import TITLES, FamilyName
 from trainer.errors import UserError
 from trainer.facts import PEFT_SETTINGS, Facts
+from trainer.i18n import count, say
 from trainer.keys import TEXT_PREFIXES, Module, Shape
-from trainer.words import count, say
 
 MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
 _FORGE_LIMIT = 12

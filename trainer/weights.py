@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import container, detect, files, keys
+from trainer import container, detect, keys, storage
 from trainer.container import Entry
 from trainer.detect import FamilyName
 from trainer.errors import UserError
@@ -126,7 +126,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return []
     for index in sorted(folder.glob("*.safetensors.index.json")):
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / files.checked_file_name(str(name)) for name in sorted(names)]
+        return [folder / storage.checked_file_name(str(name)) for name in sorted(names)]
     found = sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))
     return found[:1]
 
@@ -183,16 +183,16 @@ def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> No
         weight = checkpoint.weights[name]
         by_tensor.setdefault((weight.file, weight.key), []).append((weight, change))
     if checkpoint.path.is_file():
-        files.write_chunks(out, _chunks(checkpoint, checkpoint.path, by_tensor))
+        storage.write_chunks(out, _chunks(checkpoint, checkpoint.path, by_tensor))
         return
 
     def fill(folder: Path) -> None:
         shutil.copytree(checkpoint.path, folder, dirs_exist_ok=True)
         for file in {file for file, _ in by_tensor}:
             there = folder / file.relative_to(checkpoint.path)
-            files.write_chunks(there, _chunks(checkpoint, file, by_tensor))
+            storage.write_chunks(there, _chunks(checkpoint, file, by_tensor))
 
-    files.write_folder(out, fill)
+    storage.write_folder(out, fill)
 
 
 def _chunks(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trainer import container, files, runs, summary, verify
+from trainer import container, runs, storage, summary, verify
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import media
 from ui.watch import Watch, label
 
@@ -37,8 +37,8 @@ def keep(source: Path) -> Path:
     """Copy a file that was checked to those that are kept, under its name or one like it that is free."""
     folder = media.kept()
     folder.mkdir(parents=True, exist_ok=True)
-    name = files.safe_name(source.stem, "adapter")
-    return files.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
+    name = storage.safe_name(source.stem, "adapter")
+    return storage.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
 
 
 def discard(name: str) -> None:
@@ -48,12 +48,12 @@ def discard(name: str) -> None:
         UserError: it is not there.
     """
     path = kept_file(name)
-    bin_folder = files.outputs() / files.BIN
+    bin_folder = storage.outputs() / storage.BIN
     target, number = bin_folder / path.name, 1
     while target.exists():
         number += 1
         target = bin_folder / f"{path.stem}-{number}{path.suffix}"
-    files.discard(path, target)
+    storage.discard(path, target)
 
 
 def kept_file(name: str) -> Path:
@@ -62,7 +62,7 @@ def kept_file(name: str) -> Path:
     Raises:
         UserError: there is none of this name.
     """
-    path = media.kept() / f"{files.check_name(name, 'file')}.safetensors"
+    path = media.kept() / f"{storage.check_name(name, 'file')}.safetensors"
     if not path.is_file():
         raise UserError("This adapter is no longer there.", "Choose another one.")
     return path

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import archive, dataset, files, intake, problems, runs
+from trainer import archive, dataset, intake, problems, runs, storage
 from trainer import config as configs
 from trainer.errors import UserError
 from ui import adapters, form, live, media, memory, tryout
@@ -108,7 +108,7 @@ def create_project(name: str) -> str:
     """Make a new, empty project; gives its name."""
     if name in dataset.names():
         raise UserError("There is a project {name!r} already.", "Choose another name.", name=name)
-    dataset.create(files.check_name(name, "project"))
+    dataset.create(storage.check_name(name, "project"))
     return name
 
 

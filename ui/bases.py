@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from trainer import config as configs
-from trainer import detect, files, runs
+from trainer import detect, runs, storage
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 
 LOOKED_AT = 50  # runs
 SHOWN = 8  # of those used before
@@ -14,7 +14,7 @@ SHOWN = 8  # of those used before
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
     found = {configs.MICRO: say("Micro, built in")}
-    for path in sorted(files.models().iterdir()) if files.models().is_dir() else ():
+    for path in sorted(storage.models().iterdir()) if storage.models().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
     for base in _used():

@@ -14,7 +14,7 @@ import gradio as gr
 from trainer import captioning, dataset, editing, ending, runs
 from trainer.captioning import CaptionConfig
 from trainer.errors import UserError
-from trainer.words import count, say
+from trainer.i18n import count, say
 from ui import grid, memory, progress
 from ui.handling import QUIET, handled
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.words import say
+from trainer.i18n import say
 from ui import adapters
 from ui.watch import Watch
 

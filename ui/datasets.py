@@ -14,7 +14,7 @@ import gradio as gr
 
 from trainer import dataset, editing, intake, measurements, repairs
 from trainer.errors import UserError
-from trainer.words import count, say
+from trainer.i18n import count, say
 from ui import captioning, gauging, grid, media, memory
 from ui.captioning import Tools
 from ui.grid import Look

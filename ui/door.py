@@ -24,8 +24,8 @@ from pathlib import Path
 
 import httpx
 
-from trainer import files
-from trainer.words import LANGUAGE, say
+from trainer import storage
+from trainer.i18n import LANGUAGE, say
 from ui import people
 from ui.guard import COOKIE, HTML, Message, Receive, Send, answer
 
@@ -118,7 +118,7 @@ class Door:
     async def _start(self, name: str) -> Workshop:
         """Start the server of a person. Who calls it before it is ready waits, as the socket is there already."""
         path = self._sockets / secrets.token_hex(8)
-        places = {"LIMNER_HOME": str(people.home(name)), "LIMNER_SHARED": str(files.home())}
+        places = {"LIMNER_HOME": str(people.home(name)), "LIMNER_SHARED": str(storage.home())}
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen(CALLERS)

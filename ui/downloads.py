@@ -9,8 +9,8 @@ import gradio as gr
 
 from trainer import archive, runs
 from trainer.errors import UserError
+from trainer.i18n import say
 from trainer.runs import View
-from trainer.words import say
 from ui import adapters, media, progress, tools
 from ui.handling import QUIET, handled
 from ui.texts import read

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
 ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})

@@ -14,11 +14,11 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import dataset, editing, files, measurements, problems, reach, tokens
+from trainer import dataset, editing, measurements, problems, reach, storage, tokens
 from trainer.dataset import Example
 from trainer.errors import UserError
+from trainer.i18n import count, say
 from trainer.problems import Problem
-from trainer.words import count, say
 from ui import memory
 
 PAGE = 100
@@ -54,7 +54,7 @@ class Project:
     @property
     def folder(self) -> Path | None:
         """Its folder, if it is there."""
-        folder = files.datasets() / self.name
+        folder = storage.datasets() / self.name
         return folder if self.name and folder.is_dir() else None
 
     def badges(self, name: str) -> list[str]:
@@ -70,7 +70,7 @@ def folder_of(project: str | None) -> Path:
     """
     if not project:
         raise UserError("There is no project yet.", "Choose New project above and give it a name.")
-    folder = files.datasets() / files.check_name(project, "project")
+    folder = storage.datasets() / storage.check_name(project, "project")
     if not folder.is_dir():
         raise UserError(
             "The project {project!r} is no longer there.", "Reload the page to see which there are.", project=project
@@ -242,7 +242,7 @@ def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
     project = read(name, trigger)
     grid = cards(project, look)
     folder = project.folder
-    removed = folder is not None and any((folder / files.BIN).glob("*"))
+    removed = folder is not None and any((folder / storage.BIN).glob("*"))
     return [
         replace(look, page=grid["page"]), grid, overview(project), summary(project),
         gr.Button(visible=removed), undo_button(folder),

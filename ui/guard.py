@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
-from trainer.words import LANGUAGE, say
+from trainer.i18n import LANGUAGE, say
 from ui import people
 from ui.people import Person
 

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]

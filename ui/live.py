@@ -9,7 +9,7 @@ import gradio as gr
 from trainer import archive, ending, runs
 from trainer import config as configs
 from trainer.errors import UserError
-from trainer.words import LANGUAGE, say
+from trainer.i18n import LANGUAGE, say
 from ui import form, progress
 from ui.handling import QUIET, handled
 from ui.painter import Painter

@@ -14,7 +14,7 @@ from typing import TypeVar
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-from trainer import dataset, files, images, runs
+from trainer import dataset, images, runs, storage
 from trainer.errors import UserError
 
 router = APIRouter()
@@ -30,12 +30,12 @@ FRESH = {"Cache-Control": "private, no-store"}
 
 def pictures() -> Path:
     """Folder of the pictures made while trying out."""
-    return files.outputs() / ".pictures"
+    return storage.outputs() / ".pictures"
 
 
 def kept() -> Path:
     """Folder of adapter files that were dropped on the page or made by a tool."""
-    return files.outputs() / ".adapters"
+    return storage.outputs() / ".adapters"
 
 
 def checkpoint_file(run: runs.Run, step: int) -> Path:
@@ -46,7 +46,7 @@ def checkpoint_file(run: runs.Run, step: int) -> Path:
 def upload_room() -> int:
     """Bytes that uploads may take at present: some of the disk stays free, and not too many wait."""
     waiting = sum(size for _, size, _ in _waiting())
-    return max(0, min(files.room(files.outputs()), UPLOADS - waiting))
+    return max(0, min(storage.room(storage.outputs()), UPLOADS - waiting))
 
 
 def forget_uploads(older: float = FORGOTTEN) -> None:
@@ -58,7 +58,7 @@ def forget_uploads(older: float = FORGOTTEN) -> None:
 
 def _waiting() -> Iterator[tuple[Path, int, float]]:
     """Each upload that is not taken in: where it lies, its size, when it was written last."""
-    for path in files.uploads().rglob("*"):
+    for path in storage.uploads().rglob("*"):
         with suppress(OSError):  # it was taken in at this moment
             if path.is_file():
                 stat = path.stat()
@@ -92,7 +92,7 @@ def find_picture(name: str, picture: str) -> Path:
     Raises:
         UserError: there is no such data set, or no such picture in it.
     """
-    folder = files.datasets() / files.check_name(name, "data set")
+    folder = storage.datasets() / storage.check_name(name, "data set")
     for path in dataset.pictures(folder) if folder.is_dir() else ():
         if path.name == picture:
             return path

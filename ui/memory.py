@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trainer import dataset, editing, files
+from trainer import dataset, editing, storage
 
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
@@ -58,8 +58,8 @@ def remember(project: str, key: str, value: str) -> None:
 
 def captions(project: str) -> list[str]:
     """All captions of a project; none if it is not there."""
-    folder = files.datasets() / project
-    if not files.NAME.fullmatch(project) or not folder.is_dir():
+    folder = storage.datasets() / project
+    if not storage.NAME.fullmatch(project) or not folder.is_dir():
         return []
     return [dataset.read_caption(path) for path in dataset.pictures(folder)]
 
@@ -78,7 +78,7 @@ def guess_trigger(captions: list[str]) -> str:
 
 def _load() -> dict[str, Any]:
     try:
-        data = json.loads((files.outputs() / ".page.json").read_text(encoding="utf-8"))
+        data = json.loads((storage.outputs() / ".page.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(data, dict):
@@ -90,5 +90,5 @@ def _load() -> dict[str, Any]:
 
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     with _LOCK:
-        files.outputs().mkdir(parents=True, exist_ok=True)
-        files.write(files.outputs() / ".page.json", json.dumps(change(_load()), indent=1))
+        storage.outputs().mkdir(parents=True, exist_ok=True)
+        storage.write(storage.outputs() / ".page.json", json.dumps(change(_load()), indent=1))

@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import dataset, files
+from trainer import dataset, storage
 from trainer.errors import UserError
-from trainer.words import LANGUAGE, say
+from trainer.i18n import LANGUAGE, say
 from ui import api, datasets, downloads, live, media, memory, plan, training, tryout
 from ui.handling import QUIET, handled
 from ui.painter import Painter
@@ -52,7 +52,7 @@ def make_app(*, leave: bool = False) -> FastAPI:
     app.include_router(media.router)
     gr.mount_gradio_app(
         app, build(painter, watch, leave=leave), path="/", allowed_paths=[],
-        blocked_paths=[str(files.datasets()), str(files.outputs())],
+        blocked_paths=[str(storage.datasets()), str(storage.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
         favicon_path=str(Path(__file__).with_name("favicon.svg")), js=SPOKEN,

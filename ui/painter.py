@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import files
+from trainer import storage
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
@@ -41,8 +41,8 @@ class Painter:
             if self._process is None or self._process.poll() is not None:
                 if self._process is not None:
                     _bury(self._process)
-                files.outputs().mkdir(parents=True, exist_ok=True)
-                with (files.outputs() / ".painter.log").open("wb") as log:
+                storage.outputs().mkdir(parents=True, exist_ok=True)
+                with (storage.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell
                         self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                         cwd=CHECKOUT, text=True, encoding="utf-8",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tomlkit
 
-from trainer import files
+from trainer import storage
 from trainer.errors import UserError
 
 KEYS = ("salt", "hash")
@@ -49,12 +49,12 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 def register() -> Path:
     """Where the register lies."""
-    return files.home() / "people.toml"
+    return storage.home() / "people.toml"
 
 
 def home(name: str) -> Path:
     """The home of a person, with their data sets and runs."""
-    return files.home() / "people" / name
+    return storage.home() / "people" / name
 
 
 def everybody() -> Mapping[str, Person]:
@@ -77,7 +77,7 @@ def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Person]:
     """The register as it was in a version of its file; it is asked at each request, and seldom another one."""
     found = {}
     for name, told in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        files.check_name(name, "person")  # a folder is called so
+        storage.check_name(name, "person")  # a folder is called so
         if not isinstance(told, dict):
             raise _unknown(name)
         for key in told.keys() - set(KEYS):
@@ -102,7 +102,7 @@ def add(name: str) -> str:
         UserError: the name is none, or nearly another person's.
     """
     known = dict(everybody())
-    files.check_name(name, "person")
+    storage.check_name(name, "person")
     for other in known:
         if other != name and other.casefold() == name.casefold():  # some disks take both for one folder
             raise UserError("There is {other!r} already.", "Choose a name that differs in more.", other=other)
@@ -112,7 +112,7 @@ def add(name: str) -> str:
     for part in (folder.parent, folder, folder / "datasets", folder / "outputs"):
         part.mkdir(mode=0o700, exist_ok=True)
     for example in EXAMPLES:
-        source, place = files.datasets() / example, folder / "datasets" / example
+        source, place = storage.datasets() / example, folder / "datasets" / example
         if name not in known and source.is_dir() and not place.exists():
             _copy(source, place)
     return password
@@ -122,7 +122,7 @@ def _copy(source: Path, place: Path) -> None:
     def fill(part: Path) -> None:
         shutil.copytree(source, part, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
 
-    files.write_folder(place, fill)
+    storage.write_folder(place, fill)
 
 
 def remove(name: str) -> None:
@@ -143,6 +143,6 @@ def _write(people: Mapping[str, Person]) -> None:
     text = tomlkit.dumps({name: {"salt": one.salt.hex(), "hash": one.hash.hex()} for name, one in people.items()})
     before = os.umask(0o077)  # so that its file is nobody else's to read, from its first byte on
     try:
-        files.write(register(), text)
+        storage.write(register(), text)
     finally:
         os.umask(before)

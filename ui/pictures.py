@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import media
 
 KEPT = 200

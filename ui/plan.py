@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, dataset, detect, files, layout, problems, reach, runs, uncaptioned
+from trainer import adjustments, dataset, detect, layout, problems, reach, runs, storage, uncaptioned
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.dataset import Example
 from trainer.errors import UserError
-from trainer.words import count, say
+from trainer.i18n import count, say
 from ui import bases, form, progress
 from ui.answers import ENTRIES, Answers, settings
 
@@ -27,8 +27,8 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     answers = Answers.of(*given)
     if not answers.project:
         return [say("Make a project and add pictures first."), gr.skip(), {}]
-    folder = files.datasets() / answers.project
-    examples = dataset.read(folder) if files.NAME.fullmatch(answers.project) and folder.is_dir() else ()
+    folder = storage.datasets() / answers.project
+    examples = dataset.read(folder) if storage.NAME.fullmatch(answers.project) and folder.is_dir() else ()
     pictures = len(examples)
     if not pictures:
         return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
@@ -68,7 +68,7 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
         ]  # fmt: skip
     if told := _text_encoder(config):
         facts.append(told)
-    free = files.free_space(files.outputs())
+    free = storage.free_space(storage.outputs())
     room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
     if free < ROOM:
         room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from trainer import events, runs, turns
 from trainer.errors import UserError
+from trainer.i18n import say
 from trainer.runs import View
-from trainer.words import say
 from ui import bases
 
 WORDS = {

@@ -1,6 +1,6 @@
 """The page's own HTML and JavaScript, with their words in the language of the page.
 
-What stands between [[ and ]] in these files is a message, as in `trainer.words.say`.
+What stands between [[ and ]] in these files is a message, as in `trainer.i18n.say`.
 """
 
 import json
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.words import say
+from trainer.i18n import say
 
 HERE = Path(__file__).parent
 MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import files
+from trainer import storage
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import adapters
 from ui.handling import QUIET, handled, sentence
 from ui.watch import Watch
@@ -221,7 +221,7 @@ def run(request: Request) -> str:
     Raises:
         UserError: what the tool refused.
     """
-    if not files.safe_name(request.name, ""):
+    if not storage.safe_name(request.name, ""):
         raise UserError("The new file has no name yet.", "Type one.")
     if request.tool == "bake":
         out = _model_path(request)
@@ -231,9 +231,9 @@ def run(request: Request) -> str:
             path=f"outputs/.models/{escape(out.name)}",
         )  # fmt: skip
         return f"<p>{told}</p>"
-    files.uploads().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=files.uploads()) as folder:
-        made = Path(folder) / f"{files.safe_name(request.name, 'adapter')}.safetensors"
+    storage.uploads().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=storage.uploads()) as folder:
+        made = Path(folder) / f"{storage.safe_name(request.name, 'adapter')}.safetensors"
         facts = call(arguments(request, made))
         out = adapters.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
@@ -248,10 +248,10 @@ def run(request: Request) -> str:
 
 
 def _model_path(request: Request) -> Path:
-    folder = files.outputs() / ".models"
+    folder = storage.outputs() / ".models"
     folder.mkdir(exist_ok=True)
     single = request.base.strip().lower().endswith(".safetensors")
-    return folder / (files.safe_name(request.name, "model") + (".safetensors" if single else ""))
+    return folder / (storage.safe_name(request.name, "model") + (".safetensors" if single else ""))
 
 
 def call(command: Sequence[str]) -> dict[str, Any]:

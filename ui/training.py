@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import files, problems, runs
+from trainer import problems, runs, storage
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import bases, form, live, memory, presets
 from ui.answers import ENTRIES, Answers, settings
 from ui.datasets import TYPED_FIRST
@@ -199,7 +199,7 @@ def show(project: str) -> list[Any]:
 
 def keep(project: str | None, key: str, value: str) -> None:
     """Remember an answer for the next visit, unless it could not be used."""
-    if project and (key != "name" or files.NAME.fullmatch(value)):
+    if project and (key != "name" or storage.NAME.fullmatch(value)):
         memory.remember(project, key, value)
 
 

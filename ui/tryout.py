@@ -15,7 +15,7 @@ from trainer import archive, runs
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import adapters, comparison, media, pictures
 from ui.comparison import Cell
 from ui.handling import QUIET, handled

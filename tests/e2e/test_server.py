@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import small_disk
 from tests.e2e.conftest import CHECKOUT, Server, make_home
-from trainer import files
+from trainer import storage
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_and_what_still_works_works(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "6m") as disk:
         made = Server(make_home(disk))
         ballast = disk / "ballast"
-        ballast.write_bytes(bytes(files.free_space(disk)))
+        ballast.write_bytes(bytes(storage.free_space(disk)))
         done = run(disk)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("The folders datasets and outputs cannot be written to.")

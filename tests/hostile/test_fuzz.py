@@ -19,7 +19,7 @@ import pytest
 from tests.hostile import containers, pictures
 from trainer import adapter_file, config, dataset, events, images, ingest, verify
 from trainer.errors import UserError
-from trainer.words import JOINERS
+from trainer.i18n import JOINERS
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
 SLOWEST = 20.0  # seconds for one file, on a machine that does other things too

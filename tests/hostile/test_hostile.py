@@ -28,12 +28,12 @@ from trainer import (
     dataset,
     detect,
     families,
-    files,
     images,
     ingest,
     intake,
     problems,
     runs,
+    storage,
     summary,
 )
 from trainer.config import ModelConfig, PictureConfig
@@ -283,7 +283,7 @@ def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ingest, "MAX_PICTURES", 4)
     report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
     assert report.refused == [("4.png", "a data set holds 4 pictures at the most")]
-    monkeypatch.setattr(files, "FLOOR", 2**60)
+    monkeypatch.setattr(storage, "FLOOR", 2**60)
     assert add(folder, ("5.png", data[5])).refused == [("5.png", "the disk is full")]
 
 
@@ -409,4 +409,4 @@ def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
         assert_in_words(ascii(str(caught.value)), home)
     with pytest.raises(UserError):
         grid.folder_of(run_id)
-    assert files.outputs().is_dir()
+    assert storage.outputs().is_dir()

@@ -12,7 +12,7 @@ from trainer import adapter_file, events, families, preview, runs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
-from trainer.randomness import generator, seed_dropout
+from trainer.rng import generator, seed_dropout
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},

@@ -33,7 +33,7 @@ from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.errors import UserError
 from trainer.loss import training_loss
-from trainer.randomness import generator
+from trainer.rng import generator
 from trainer.runs import Run
 from trainer.train import complete, due, train
 

@@ -34,7 +34,7 @@ from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, probe
 from trainer.loss import training_loss
-from trainer.randomness import generator
+from trainer.rng import generator
 from trainer.runs import Run
 from trainer.train import train
 

@@ -23,7 +23,7 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, dataset, events, export, files, forms, images, runs
+from trainer import adapter_file, checkpoint, config, dataset, events, export, forms, images, runs, storage
 from trainer.runs import Run
 from ui import progress
 from ui.watch import Watch
@@ -291,7 +291,7 @@ def test_what_gets_its_name_was_synced_before_and_its_folder_after(character: Pa
             named = [name for name in named if str(Path(name).parent) != path]
         else:
             part, final = re.findall(r"\"(.*?)\"", call)
-            if final.endswith(files.PART):  # an old checkpoint goes
+            if final.endswith(storage.PART):  # an old checkpoint goes
                 continue
             if str(run.folder.parent.parent) in final:
                 assert part in synced, call
@@ -308,13 +308,13 @@ def test_a_small_disk(
     with small_disk(tmp_path / "small", "6m") as disk:
         run = runs.create(plain(tiny_sd).config(), disk / "run")
         ballast = disk / "ballast"
-        ballast.write_bytes(bytes(files.free_space(disk) - 300_000))
+        ballast.write_bytes(bytes(storage.free_space(disk) - 300_000))
         assert workers.work(run) == 2
         assert "the checkpoints of this run take about" in told(run)
         ballast.unlink()
         workers.start(run)
         wait_until(lambda: bool(runs.look(run).state.checkpoints))
-        ballast.write_bytes(bytes(max(0, files.free_space(disk) - 8192)))
+        ballast.write_bytes(bytes(max(0, storage.free_space(disk) - 8192)))
         code = workers.wait()
         whole(run)
         ballast.unlink()
@@ -441,7 +441,7 @@ def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path,
 def test_a_run_that_an_earlier_version_began_goes_on(
     character: Path, tiny_sd: Path, workers: Workers, made: Path
 ) -> None:
-    run = Run(files.outputs() / "earlier")
+    run = Run(storage.outputs() / "earlier")
     shutil.copytree(made, run.folder)
     begun = run.config()
     base = begun.model.model_copy(update={"base": str(tiny_sd)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import dataset, editing, files, intake
+from trainer import dataset, editing, intake, storage
 from ui import adapters, media
 
 TOGETHER, EACH = 4, 15
@@ -51,7 +51,7 @@ def test_uploads_at_once_keep_every_image_with_its_own_caption(home: Path, tmp_p
     reports = together(lambda number: intake.add(folder, uploads[number]), TOGETHER)
     assert sum(len(report.added) for report in reports) == TOGETHER * EACH  # type: ignore[attr-defined]
     assert {path.read_bytes(): dataset.read_caption(path) for path in dataset.pictures(folder)} == content
-    assert not list(folder.glob(f".*{files.PART}"))
+    assert not list(folder.glob(f".*{storage.PART}"))
 
 
 def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
 def test_a_name_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "fox.txt").write_text("there before")
     for number in range(2, 5):
-        assert files.create_numbered(tmp_path / "fox.txt", [b"new"]).name == f"fox-{number}.txt"
+        assert storage.create_numbered(tmp_path / "fox.txt", [b"new"]).name == f"fox-{number}.txt"
     assert (tmp_path / "fox.txt").read_text() == "there before"
     assert {path.suffix for path in tmp_path.iterdir()} == {".txt"}
 

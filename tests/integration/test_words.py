@@ -17,7 +17,7 @@ from babel.messages import mofile, pofile
 from scripts import words
 from tests.conftest import CHECKOUT
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 from ui import texts
 
 FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
@@ -93,7 +93,7 @@ def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
                 assert not isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
 
 
-SAYING = "import json; from trainer.words import say, count; print(json.dumps([say('Undo'), count('{n} hint', "
+SAYING = "import json; from trainer.i18n import say, count; print(json.dumps([say('Undo'), count('{n} hint', "
 SAYING += "'{n} hints', 1), count('{n} hint', '{n} hints', 2), say(''), say('{a} of none', a='{b}')]))"
 
 
@@ -169,7 +169,7 @@ WRONG = """
 import json
 from trainer import config
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 told = []
 for wrong in (
     {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema": "x", "nothing": 1}},

@@ -12,8 +12,8 @@ from trainer.errors import UserError
 from trainer.lion import Lion
 from trainer.loss import draw_timesteps, error, masked, weight
 from trainer.optimizers import AdamW8bit, Prodigy, ScheduleFree
-from trainer.randomness import generator
 from trainer.recipe import ObjectiveConfig
+from trainer.rng import generator
 from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.shelf import Shelf
 

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from tests.unit.tabs import FORM, answers, given
-from trainer import config, dataset, events, files, runs
+from trainer import config, dataset, events, runs, storage
 from trainer.errors import UserError
 from ui import bases, form, live, memory, presets, training
 from ui.painter import Painter
@@ -150,9 +150,9 @@ def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
     assert [base for _, base in bases.choices()] == ["micro"]
-    shutil.copytree(tiny_sd, files.models() / "tiny")
-    (files.models() / "notes.txt").touch()
-    (files.models() / "odd.safetensors").touch()
+    shutil.copytree(tiny_sd, storage.models() / "tiny")
+    (storage.models() / "notes.txt").touch()
+    (storage.models() / "odd.safetensors").touch()
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
     labels = [label for label, _ in bases.choices()]

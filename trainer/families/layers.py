@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.randomness import generator
+from trainer.rng import generator
 
 ADAPTER = "default"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.detect import Objective
 from trainer.families import Conditioning, Family
-from trainer.randomness import generator
+from trainer.rng import generator
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)  # as parts of the noise schedule
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer import files
+from trainer import storage
 from trainer.errors import UserError
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    files.write(path, "one")
-    files.write(path, b"two")
+    storage.write(path, "one")
+    storage.write(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -31,7 +31,7 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
-    files.write(tmp_path / "a", "x")
+    storage.write(tmp_path / "a", "x")
     assert order == ["file", "rename", "folder"]
 
 
@@ -39,9 +39,9 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
 def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        files.write(tmp_path / "a", "x")
-        files.write(tmp_path / "a", "y")
-        files.write_folder(tmp_path / "b", lambda folder: files.write(folder / "c", "x"))
+        storage.write(tmp_path / "a", "x")
+        storage.write(tmp_path / "a", "y")
+        storage.write_folder(tmp_path / "b", lambda folder: storage.write(folder / "c", "x"))
     finally:
         os.umask(before)
     for path in (tmp_path / "a", tmp_path / "b" / "c"):
@@ -50,14 +50,14 @@ def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
-    files.write(path, "old")
+    storage.write(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        files.write(path, "new")
+        storage.write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -68,9 +68,9 @@ def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError("cut")
 
     with pytest.raises(RuntimeError):
-        files.write_folder(tmp_path / "000001", broken)
+        storage.write_folder(tmp_path / "000001", broken)
     assert list(tmp_path.iterdir()) == []
-    files.write_folder(tmp_path / "000001", lambda folder: files.write(folder / "a", "x"))
+    storage.write_folder(tmp_path / "000001", lambda folder: storage.write(folder / "a", "x"))
     assert (tmp_path / "000001" / "a").read_text() == "x"
 
 
@@ -78,13 +78,13 @@ def test_a_folder_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def cut(self: Path, *_: object, **__: object) -> None:
         raise KeyboardInterrupt  # the power, after nothing or some of it was removed
 
-    files.write_folder(tmp_path / "000001", lambda folder: files.write(folder / "a", "x"))
+    storage.write_folder(tmp_path / "000001", lambda folder: storage.write(folder / "a", "x"))
     monkeypatch.setattr(os, "unlink", cut)
     with pytest.raises(KeyboardInterrupt):
-        files.remove_folder(tmp_path / "000001")
+        storage.remove_folder(tmp_path / "000001")
     monkeypatch.undo()
     assert not (tmp_path / "000001").exists()
-    files.sweep(tmp_path)
+    storage.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,14 +93,14 @@ def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / ".x.1234.part").touch()
     (tmp_path / "000001").mkdir()
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
-    files.sweep(tmp_path, tmp_path / "absent")
+    storage.sweep(tmp_path, tmp_path / "absent")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["000001", "mine.part"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
 def test_names_that_are_no_names(name: str) -> None:
     with pytest.raises(UserError, match="cannot be the name"):
-        files.check_name(name, "run")
+        storage.check_name(name, "run")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_names_that_are_no_names(name: str) -> None:
     [("rin", "rin"), ("../../x", "x"), ("my cat 1", "my-cat-1"), ("\u72ac", "\u72ac"), ("///", "picture")],
 )
 def test_safe_names(text: str, name: str) -> None:
-    assert files.safe_name(text, "picture") == name
-    assert files.check_name(files.safe_name(text, "picture"), "picture")
+    assert storage.safe_name(text, "picture") == name
+    assert storage.check_name(storage.safe_name(text, "picture"), "picture")
 
 
 def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
@@ -120,11 +120,11 @@ def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
         folder.mkdir(parents=True)
     (models / "theirs").symlink_to(ben)
     monkeypatch.setenv("LIMNER_HOME", str(anna))
-    assert files.shared() == anna
-    assert files.is_open(ben)  # where there is one home, nobody is kept from anything
+    assert storage.shared() == anna
+    assert storage.is_open(ben)  # where there is one home, nobody is kept from anything
     monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    assert files.models() == models
-    assert files.is_open(anna / "datasets" / "x")
-    assert files.is_open(models / "sd15.safetensors")
+    assert storage.models() == models
+    assert storage.is_open(anna / "datasets" / "x")
+    assert storage.is_open(models / "sd15.safetensors")
     for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
-        assert not files.is_open(path)
+        assert not storage.is_open(path)

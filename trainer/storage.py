@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer import faults
+from trainer import fault_injection
 from trainer.errors import UserError
-from trainer.words import say
+from trainer.i18n import say
 
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
@@ -125,15 +125,15 @@ def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
-            faults.moment()
-            faults.write()
+            fault_injection.moment()
+            fault_injection.write()
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        faults.moment()
+        fault_injection.moment()
         yield part
-        faults.moment()
+        fault_injection.moment()
     finally:
         part.unlink(missing_ok=True)
 
@@ -168,7 +168,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(part)
         sync_folder(part)
-        faults.moment()
+        fault_injection.moment()
         if path.exists():
             old = path.with_name(f".{path.name}.old{PART}")
             path.replace(old)
@@ -176,7 +176,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(old)
         else:
             part.replace(path)
-        faults.moment()
+        fault_injection.moment()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
@@ -187,7 +187,7 @@ def remove_folder(path: Path) -> None:
     part = path.with_name(f".{path.name}.old{PART}")
     path.replace(part)
     sync_folder(path.parent)
-    faults.moment()
+    fault_injection.moment()
     shutil.rmtree(part)
 
 

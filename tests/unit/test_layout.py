@@ -92,13 +92,24 @@ def test_programs_are_started_in_few_places_by_lists_of_arguments() -> None:
                 assert not [one for one in node.keywords if one.arg == "shell"]
 
 
-def test_the_tree_in_the_readme_is_there() -> None:
-    tree = (CHECKOUT / "README.md").read_text().partition("## Where things are")[2].partition("## ")[0]
-    names = re.findall(r"^( *)([\w./, ]+?)  ", tree, re.MULTILINE)
+def test_the_map_in_the_readme_is_that_of_the_code() -> None:
+    text = (
+        (CHECKOUT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("## Where things are")[2]
+        .partition("]]] -->")[2]
+        .split("```")[1]
+    )
+    names, above = set(), ""
+    for indent, name in re.findall(r"^( *)([\w./]+) ", text, re.MULTILINE):
+        names.add(CHECKOUT / above / name if indent else CHECKOUT / name)
+        above = above if indent else name
     assert len(names) > 12
-    for indent, entry in names:
-        for name in entry.split(", "):
-            assert ((CHECKOUT / "trainer" if indent else CHECKOUT) / name).exists(), name
+    assert [path for path in names if not path.exists()] == []
+    packages = [CHECKOUT / package for package in ("trainer", "ui")]
+    there = {path for package in packages for path in package.glob("*.py") if path.name != "__init__.py"}
+    there |= {path.parent for package in packages for path in package.glob("*/__init__.py")}
+    assert there - names == set()
 
 
 def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:

@@ -18,7 +18,8 @@ from trainer import detect, storage
 from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.i18n import say
-from trainer.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.recipe import (
     BASIC,
     CaptionsConfig,
@@ -28,7 +29,6 @@ from trainer.recipe import (
     PriorConfig,
     TrainingConfig,
 )
-from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import Section, paths, sections, what_is_wrong
 
 PRESETS = Path(__file__).parent / "presets"

@@ -38,8 +38,8 @@ from trainer.dataset import Example
 from trainer.errors import UserError
 from trainer.families import cost
 from trainer.i18n import count, say
+from trainer.optim.schedules import Stable
 from trainer.runs import Run
-from trainer.schedules import Stable
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3

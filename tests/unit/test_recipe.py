@@ -9,12 +9,12 @@ import torch
 
 from trainer import buckets, captions, config, dataset
 from trainer.errors import UserError
-from trainer.lion import Lion
 from trainer.loss import draw_timesteps, error, masked, weight
-from trainer.optimizers import AdamW8bit, Prodigy, ScheduleFree
+from trainer.optim.lion import Lion
+from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
+from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.recipe import ObjectiveConfig
 from trainer.rng import generator
-from trainer.schedules import Constant, Cosine, Linear, Stable
 from trainer.shelf import Shelf
 
 

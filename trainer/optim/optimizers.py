@@ -113,7 +113,7 @@ class Lion(Section):
 
     def build(self, groups: Groups) -> Optimizer:
         """Our own implementation."""
-        from trainer.lion import Lion
+        from trainer.optim.lion import Lion
 
         return Lion(groups, self.learning_rate, (self.beta1, self.beta2), self.weight_decay)
 

@@ -1,0 +1,1 @@
+"""Optimizers and learning-rate schedules: their settings, and what they build. Torch-free until `build()`."""

@@ -16,8 +16,9 @@ os.environ["LANGUAGE"] = "en"  # before anything is imported that speaks: messag
 from babel import Locale
 from babel.messages import Catalog, mofile, pofile
 
-from trainer import measurements, problems, summary
+from trainer import summary
 from trainer.config import TrainConfig
+from trainer.data import checks, image_stats
 from trainer.i18n import LANGUAGES
 from trainer.schema import Section, sections
 from ui.texts import MESSAGE, plain
@@ -64,11 +65,11 @@ def _everywhere() -> Iterator[tuple[Id, str]]:
         elif path.suffix in (".html", ".js"):
             yield from ((plain(found[1]), place) for found in MESSAGE.finditer(path.read_text(encoding="utf-8")))
     yield from ((message, "trainer/config.py") for message in settings(TrainConfig) if message)
-    for name, kind in problems.KINDS.items():
+    for name, kind in checks.KINDS.items():
         words: tuple[Id, ...] = (name, kind.titles if "{n}" in kind.title else kind.title)
         words += (kind.effect, kind.remedy, kind.button)
-        yield from ((message, "trainer/problems.py") for message in words if message)
-    yield from ((name, "trainer/measurements.py") for name in measurements.COLOURS)
+        yield from ((message, "trainer/data/checks.py") for message in words if message)
+    yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLOURS)
     yield from ((name, "trainer/summary.py") for name in summary.RECIPE)
 
 

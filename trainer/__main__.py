@@ -30,18 +30,16 @@ from trainer import (
     allocator,
     captioning,
     config,
-    dataset,
     ending,
     events,
     file_commands,
-    measurements,
-    problems,
     runs,
     storage,
     turns,
 )
 from trainer.config import PictureConfig, TrainConfig
 from trainer.console import Progress
+from trainer.data import checks, dataset, image_stats
 from trainer.errors import UserError, is_out_of_memory
 from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError
@@ -292,9 +290,9 @@ def _size(text: str) -> tuple[int, int]:
 def _check(parsed: argparse.Namespace) -> int:
     folder = dataset.folder_of(parsed.dataset)
     resolution = config.preset(parsed.preset, parsed.base).get("training", {}).get("resolution", 0)
-    found = problems.find(
+    found = checks.find(
         folder, parsed.trigger, preset=parsed.preset, base=parsed.base, resolution=resolution,
-        measured=measurements.complete(folder),
+        measured=image_stats.complete(folder),
     )  # fmt: skip
     count = len(dataset.read(folder))
     if parsed.json:
@@ -302,8 +300,8 @@ def _check(parsed: argparse.Namespace) -> int:
         print(json.dumps({"pictures": count, "problems": told}))
     else:
         print(f"{count} picture{'' if count == 1 else 's'}. {'' if found else 'Nothing is wrong with them.'}".strip())
-        for finding in problems.gathered(found):
-            kind = problems.KINDS[finding.kind]
+        for finding in checks.gathered(found):
+            kind = checks.KINDS[finding.kind]
             print(f"\n{finding.title}\n  {say(kind.effect)} {say(kind.remedy)}")
             lines = [f"  - {one.name}: {one.message}" for one in found if one.kind == finding.kind and one.name]
             more = [f"  - and {len(lines) - 10} more"] if len(lines) > 10 else []

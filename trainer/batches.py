@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import dataset
 from trainer.config import TrainConfig
+from trainer.data import dataset
 from trainer.families import Conditioning
 from trainer.rng import generator
 from trainer.shelf import Shelf

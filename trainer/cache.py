@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import buckets, captions, dataset, images, shelf, storage
+from trainer import captions, shelf, storage
 from trainer.batches import Batches, Pool
 from trainer.config import TrainConfig
-from trainer.dataset import Example
+from trainer.data import buckets, dataset, images
+from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.families import Family, fingerprint, on_device, pipelines
 from trainer.i18n import say

@@ -15,8 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning, detect, events, images
+from trainer import captioning, detect, events
 from trainer.captioning import SUGGESTED, CaptionConfig
+from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError

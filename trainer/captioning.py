@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from trainer import config as configs
-from trainer import dataset, editing, storage
+from trainer import storage
+from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.schema import Section
@@ -116,6 +117,6 @@ def put(settings: CaptionConfig, written: dict[str, str]) -> int:
                 continue
             after = f"{before}, {new}" if settings.existing == "add" and before else new
             if after != before:
-                changes.append(editing.Edit(path.name, before, after))
-        editing.make(folder, changes, "automatic captions")
+                changes.append(caption_edits.Edit(path.name, before, after))
+        caption_edits.make(folder, changes, "automatic captions")
     return len(changes)

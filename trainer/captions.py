@@ -2,9 +2,9 @@
 
 import torch
 
-from trainer import dataset
 from trainer.config import TrainConfig
-from trainer.dataset import Example
+from trainer.data import dataset
+from trainer.data.dataset import Example
 from trainer.rng import generator
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer import cache, config, families, images, reach
+from trainer import cache, config, families
 from trainer.config import ModelConfig
+from trainer.data import images, reach
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator

@@ -8,7 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer import dataset, storage
+from trainer import storage
+from trainer.data import dataset
 from trainer.errors import UserError
 
 ROOM = 2 * 2**30  # bytes held in memory; the rest of a large data set is read again in each step, in about 0.2 ms

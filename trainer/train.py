@@ -15,26 +15,23 @@ from trainer import (
     cache,
     captions,
     checkpoint,
-    dataset,
     distributed,
     events,
     export,
     families,
     fault_injection,
     gauge,
-    measurements,
     memory,
     objective,
     preview,
-    problems,
-    reach,
     uncaptioned,
     update,
 )
 from trainer.adjustments import planned_rank, planned_steps
 from trainer.batches import Batches
 from trainer.config import MICRO, Record, TrainConfig
-from trainer.dataset import Example
+from trainer.data import checks, dataset, image_stats, reach
+from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.families import cost
 from trainer.i18n import count, say
@@ -317,12 +314,12 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
         )  # fmt: skip
         run.report(events.Warned(message=told))
     folder = dataset.folder_of(config.dataset)
-    found = problems.find(
+    found = checks.find(
         folder, config.trigger, preset=config.preset, base=config.model.base, resolution=config.training.resolution,
-        measured=measurements.known(folder),
+        measured=image_stats.known(folder),
     )  # fmt: skip
-    for one in problems.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
-        kind = problems.KINDS[one.kind]
+    for one in checks.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
+        kind = checks.KINDS[one.kind]
         names = f" ({', '.join(one.names[:5])})" if one.names else ""
         run.report(events.Warned(message=f"{one.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
 

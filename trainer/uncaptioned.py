@@ -7,8 +7,8 @@ trigger alone to learn, and guidance, which leads away from no words, then leads
 from collections.abc import Iterable
 
 from trainer import config as configs
-from trainer import dataset
 from trainer.config import TrainConfig
+from trainer.data import dataset
 from trainer.i18n import say
 
 OTHERS = 1.0  # of what is preserved: only what the base draws from words

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer import config as configs
-from trainer import dataset
 from trainer.config import TrainConfig
+from trainer.data import dataset
 from ui import form
 
 ENTRIES = form.entries()

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import archive, dataset, intake, problems, runs, storage
+from trainer import archive, runs, storage
 from trainer import config as configs
+from trainer.data import checks, dataset, sandbox
 from trainer.errors import UserError
 from ui import adapters, form, live, media, memory, tryout
 from ui.grid import folder_of
@@ -119,7 +120,7 @@ def add_images(project: str, images: list[Any]) -> Told:
     """
     folder, sources = folder_of(project), [_uploaded(one) for one in images]
     try:
-        report = intake.add(folder, sources)
+        report = sandbox.add(folder, sources)
     finally:
         for _, path in sources:
             path.unlink(missing_ok=True)
@@ -146,7 +147,7 @@ def images(project: str) -> list[Told]:
     """The pictures of a project with their captions and what is wrong with them."""
     folder = folder_of(project)
     found: dict[str, list[str]] = {}
-    for problem in problems.find(folder, memory.answer(project, "trigger")):
+    for problem in checks.find(folder, memory.answer(project, "trigger")):
         found.setdefault(problem.name, []).append(problem.message)
     return [
         {"image": one.name, "caption": one.caption, "problems": found.get(one.name, [])} for one in dataset.read(folder)
@@ -177,7 +178,7 @@ def create(project: str, preset: str, settings: dict[str, Any]) -> runs.Run:
     Raises:
         UserError: a setting or the data set cannot be used.
     """
-    fatal = next((one for one in problems.find(folder_of(project)) if one.fatal), None)
+    fatal = next((one for one in checks.find(folder_of(project)) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
     known = {key: memory.answer(project, key) for key in ("name", "trigger")}

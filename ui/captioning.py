@@ -11,8 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import captioning, dataset, editing, ending, runs
+from trainer import captioning, ending, runs
 from trainer.captioning import CaptionConfig
+from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui import grid, memory, progress
@@ -141,7 +142,7 @@ def preview_replace(project: str, find: str, replacement: str) -> str:
     if not find or not project:
         return ""
     folder = grid.folder_of(project)
-    return grid.changes(editing.edits(folder, editing.replaced(find, replacement or "")))
+    return grid.changes(caption_edits.edits(folder, caption_edits.replaced(find, replacement or "")))
 
 
 def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
@@ -152,10 +153,10 @@ def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
         change = filled(trigger, template, noun)
     except UserError as error:
         return f"<p class='quiet' role='status'>{escape(str(error))}</p>"
-    return grid.changes(editing.edits(grid.folder_of(project), change))
+    return grid.changes(caption_edits.edits(grid.folder_of(project), change))
 
 
-def replaced(find: str, replacement: str) -> editing.Change:
+def replaced(find: str, replacement: str) -> caption_edits.Change:
     """The change that find and replace asks for.
 
     Raises:
@@ -163,17 +164,17 @@ def replaced(find: str, replacement: str) -> editing.Change:
     """
     if not find:
         raise UserError("There is nothing to find.", "Type the text to replace.")
-    return editing.replaced(find, replacement or "")
+    return caption_edits.replaced(find, replacement or "")
 
 
-def filled(trigger: str, template: str, noun: str) -> editing.Change:
+def filled(trigger: str, template: str, noun: str) -> caption_edits.Change:
     """The change that the template asks for.
 
     Raises:
         UserError: the template cannot be used.
     """
     words = dataset.one_line(trigger or ""), dataset.one_line(noun or "")
-    return editing.filled(dataset.one_line(template or ""), *words)
+    return caption_edits.filled(dataset.one_line(template or ""), *words)
 
 
 # Captions by a model --------------------------------------------------------------------------------------------

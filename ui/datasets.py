@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import dataset, editing, intake, measurements, repairs
+from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui import captioning, gauging, grid, media, memory
@@ -184,7 +184,7 @@ def add(
         names = names if len(names) == len(paths) else [path.name for path in paths]
         sources = list(zip(map(str, names), paths, strict=True))
         number, unit = itertools.count(1), say("pictures")
-        report = intake.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
+        report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
         for path in paths:  # Gradio's own copies, each in a folder of its own
             path.unlink(missing_ok=True)
@@ -215,8 +215,8 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
 def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Look at some of the pictures that were not looked at yet; called by the grid until none is left."""
     folder = grid.folder_of(str(argument["project"]))
-    measurements.complete(folder, AT_ONCE)
-    left = len(measurements.missing(folder))
+    image_stats.complete(folder, AT_ONCE)
+    left = len(image_stats.missing(folder))
     return {"left": left, "looking": not left and gauging.look(folder)}
 
 
@@ -244,11 +244,11 @@ def narrow(project: str, trigger: str, look: Look, find: str, event: gr.EventDat
     return [tag or find, *grid.draw(project, trigger, Look(order=look.order, kind=kind, tag=tag))]
 
 
-def _change_all(folder: Path, change: editing.Change, what: str) -> str:
+def _change_all(folder: Path, change: caption_edits.Change, what: str) -> str:
     """Change every caption; returns in words how many became different."""
     with dataset.captions_lock(folder):
-        changes = editing.edits(folder, change)
-        editing.make(folder, changes, what)
+        changes = caption_edits.edits(folder, change)
+        caption_edits.make(folder, changes, what)
     if not changes:
         return say("No caption had to change.")
     return count("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=what)
@@ -260,7 +260,7 @@ def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     memory.remember(project, "trigger", word)
-    said = _change_all(folder, editing.in_front(word), say("put {word!r} in front", word=word))
+    said = _change_all(folder, caption_edits.in_front(word), say("put {word!r} in front", word=word))
     return [_said(said), *grid.draw(project, word, look)]
 
 
@@ -282,7 +282,7 @@ def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) ->
 
 def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     """Take back the last change of many captions."""
-    undone = editing.undo(grid.folder_of(project))
+    undone = caption_edits.undo(grid.folder_of(project))
     said = say("There is nothing to take back.")
     if undone:
         said = say("Took back: {what}.", what=undone.what)
@@ -295,7 +295,7 @@ def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[An
     """Apply the remedy for a kind of problem."""
     folder, word = grid.folder_of(project), dataset.one_line(trigger or "")
     with dataset.captions_lock(folder):
-        said = repairs.apply(folder, grid.read(project, word).problems, str(event.kind), word)
+        said = fixes.apply(folder, grid.read(project, word).problems, str(event.kind), word)
     return [_said(said), *grid.draw(project, trigger, replace(look, kind=""))]
 
 

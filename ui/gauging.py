@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer import config as configs
-from trainer import reach
+from trainer.data import reach
 from ui import memory
 
 COMMAND = (sys.executable, "-m", "trainer", "gauge")

@@ -14,11 +14,12 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import dataset, editing, measurements, problems, reach, storage, tokens
-from trainer.dataset import Example
+from trainer import storage
+from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
+from trainer.data.checks import Problem
+from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from trainer.problems import Problem
 from ui import memory
 
 PAGE = 100
@@ -86,14 +87,14 @@ def read(name: str | None, trigger: str = "") -> Project:
     preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or configs.MICRO
     preset = preset if preset in ("character", "style") else "character"
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
-    found = problems.find(
+    found = checks.find(
         project.folder, trigger, preset=preset, base=base, resolution=resolution,
-        measured=measurements.known(project.folder),
+        measured=image_stats.known(project.folder),
     )  # fmt: skip
     unseen = reach.missing(project.folder) if base == configs.MICRO else []
     return replace(
         project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
-        left=len(measurements.missing(project.folder) or unseen),
+        left=len(image_stats.missing(project.folder) or unseen),
     )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
     pages = max(1, -(-len(shown) // PAGE))
     page = min(max(1, look.page), pages)
     cuts = dict(
-        zip((one.name for one in project.examples), problems.crops(project.examples, project.resolution), strict=True)
+        zip((one.name for one in project.examples), checks.crops(project.examples, project.resolution), strict=True)
     )
     return {
         "project": project.name,
@@ -153,7 +154,10 @@ def _address(route: str, project: Project, name: str, path: Path) -> str:
 
 def length(project: Project, caption: str) -> dict[str, Any]:
     """How many tokens a caption has as it is trained, of how many that are read."""
-    long, read = tokens.count(dataset.with_trigger(caption, project.trigger), project.base), tokens.limit(project.base)
+    long, read = (
+        token_count.count(dataset.with_trigger(caption, project.trigger), project.base),
+        token_count.limit(project.base),
+    )
     return {"tokens": f"{long} / {read}", "long": "long" if long > read else ""}
 
 
@@ -163,9 +167,9 @@ def chosen(project: Project, look: Look) -> list[Example]:
     found = [
         one
         for one in project.examples
-        if (named is None or one.name in named) and (not look.tag or look.tag in editing.split(one.caption))
+        if (named is None or one.name in named) and (not look.tag or look.tag in caption_edits.split(one.caption))
     ]
-    ranks = problems.rank(project.problems) if look.order == "problems" else {}
+    ranks = checks.rank(project.problems) if look.order == "problems" else {}
     keys: dict[str, Callable[[Example], Any]] = {
         "added": lambda one: -one.path.stat().st_mtime_ns,
         "problems": lambda one: -ranks.get(one.name, 0),
@@ -190,8 +194,8 @@ def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {one.name for one in project.examples}
     findings = []
-    for one in problems.gathered(project.problems):
-        kind = problems.KINDS[one.kind]
+    for one in checks.gathered(project.problems):
+        kind = checks.KINDS[one.kind]
         findings.append(
             {
                 "kind": one.kind,
@@ -204,7 +208,7 @@ def overview(project: Project) -> dict[str, Any]:
                 "button": say(kind.button),
             }
         )
-    counted = editing.tags(one.caption for one in project.examples).most_common(TAGS)
+    counted = caption_edits.tags(one.caption for one in project.examples).most_common(TAGS)
     serious = sum(1 for one in findings if one["look"] != "hint")
     return {
         "findings": findings,
@@ -251,11 +255,11 @@ def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
 
 def undo_button(folder: Path | None) -> gr.Button:
     """The button that takes back the last change of captions, which it names."""
-    what = editing.last(folder) if folder else ""
+    what = caption_edits.last(folder) if folder else ""
     return gr.Button(say("Undo: {what}", what=what) if what else say("Undo"), visible=bool(what))
 
 
-def changes(edits: Sequence[editing.Edit]) -> str:
+def changes(edits: Sequence[caption_edits.Edit]) -> str:
     """What a change of captions would do, before it is done."""
     if not edits:
         return f"<p class='quiet'>{say('No caption would change.')}</p>"

@@ -14,7 +14,8 @@ from typing import TypeVar
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-from trainer import dataset, images, runs, storage
+from trainer import runs, storage
+from trainer.data import dataset, images
 from trainer.errors import UserError
 
 router = APIRouter()

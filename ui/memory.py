@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trainer import dataset, editing, storage
+from trainer import storage
+from trainer.data import caption_edits, dataset
 
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
@@ -68,7 +69,7 @@ def guess_trigger(captions: list[str]) -> str:
     """Return the tag that nearly all captions share: the one they begin with, or else the only one."""
     if len(captions) < 2:
         return ""
-    tagged = [editing.split(caption) for caption in captions]
+    tagged = [caption_edits.split(caption) for caption in captions]
     firsts = Counter(tags[0] for tags in tagged if tags)
     shared = [tag for tag, number in Counter(tag for tags in tagged for tag in set(tags)).items()
               if number > NEARLY_ALL * len(captions)]  # fmt: skip

@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import dataset, storage
+from trainer import storage
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
 from ui import api, datasets, downloads, live, media, memory, plan, training, tryout

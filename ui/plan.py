@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, dataset, detect, layout, problems, reach, runs, storage, uncaptioned
+from trainer import adjustments, detect, layout, runs, storage, uncaptioned
 from trainer import config as configs
 from trainer.config import TrainConfig
-from trainer.dataset import Example
+from trainer.data import checks, dataset, reach
+from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui import bases, form, progress
@@ -94,7 +95,7 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     sentences = [bases.practice(configs.MICRO)]
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:
-        kind = problems.KINDS["beyond micro"]
+        kind = checks.KINDS["beyond micro"]
         sentences.insert(0, f"<b>{say(kind.title)}</b> {say(kind.effect)}")
     if uncaptioned.gentler(config, [example.caption for example in examples], beyond=beyond) != config:
         sentences.append(uncaptioned.note())

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import problems, runs, storage
+from trainer import runs, storage
 from trainer.config import TrainConfig
+from trainer.data import checks
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui import bases, form, live, memory, presets
@@ -257,7 +258,7 @@ def ready(answers: Answers) -> TrainConfig:
         UserError: a setting or the data set cannot be used.
     """
     folder = folder_of(answers.project)
-    fatal = next((problem for problem in problems.find(folder) if problem.fatal), None)
+    fatal = next((problem for problem in checks.find(folder) if problem.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
     return settings(replace(answers, name=answers.name or answers.project))

@@ -19,7 +19,7 @@ from tests.bench import subjects
 from tests.bench.judge import Judge, Recogniser
 from tests.bench.micro import draw
 from tests.bench.subjects import Questions, Sees, Subject
-from trainer import dataset
+from trainer.data import dataset
 from trainer.families import Family
 
 GUIDANCE = 3.0

@@ -34,10 +34,11 @@ from tests.bench.grading import NOISES, PROMPTS, Row, Yardstick
 from tests.bench.micro import load_base
 from tests.bench.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED, WIDTH
 from tests.bench.subjects import CHARACTERS, STYLES, Subject
-from trainer import dataset, events, runs
+from trainer import events, runs
 from trainer.adjustments import planned_steps
 from trainer.checkpoint import ADAPTER
 from trainer.config import MICRO, TrainConfig
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run

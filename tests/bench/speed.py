@@ -34,7 +34,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer import dataset
+from trainer.data import dataset
 from trainer.families.pipelines import CONFIGS
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent

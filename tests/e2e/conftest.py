@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from tests import forks
-from trainer import reach
+from trainer.data import reach
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

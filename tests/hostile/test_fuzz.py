@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import adapter_file, config, dataset, events, images, ingest, verify
+from trainer import adapter_file, config, events, verify
+from trainer.data import dataset, images, uploads
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
 
@@ -100,7 +101,7 @@ def test_zips(home: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        ingest.add(folder, [("x.zip", path)])
+        uploads.add(folder, [("x.zip", path)])
         for kept in folder.iterdir():
             if kept.name != dataset.CACHE:
                 kept.unlink()

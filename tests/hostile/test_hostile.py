@@ -22,24 +22,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import (
-    adapter_file,
-    config,
-    dataset,
-    detect,
-    families,
-    images,
-    ingest,
-    intake,
-    problems,
-    runs,
-    storage,
-    summary,
-)
+from trainer import adapter_file, config, detect, families, runs, storage, summary
 from trainer.config import ModelConfig, PictureConfig
+from trainer.data import checks, dataset, images, sandbox, uploads
+from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import pipelines
-from trainer.ingest import Report
 from ui import adapters, grid, live, tools
 
 GOOD, BAD = pictures.good(), pictures.bad()
@@ -84,7 +72,7 @@ def offer(home: Path, *given: tuple[str, bytes]) -> list[tuple[str, Path]]:
 
 def add(folder: Path, *given: tuple[str, bytes]) -> Report:
     """Take files in, and check what holds of each report."""
-    report = ingest.add(folder, offer(folder.parent.parent, *given))
+    report = uploads.add(folder, offer(folder.parent.parent, *given))
     for name, reason in report.refused:
         assert_in_words(f"{name} {reason}", folder.parent.parent)
     kept = {path.name for path in folder.iterdir() if path.name != dataset.CACHE}
@@ -147,7 +135,7 @@ def all_of_them() -> list[tuple[str, bytes]]:
 def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
     """The way of the page, with its limits: as many are kept as should be."""
     given, seen = all_of_them(), list[str]()
-    report = intake.add(folder, offer(home, *given), seen.append)
+    report = sandbox.add(folder, offer(home, *given), seen.append)
     assert len(report.added) + report.known == len(GOOD)
     assert len(report.refused) == len(BAD)
     assert len(seen) == len(given)
@@ -163,7 +151,7 @@ def test_the_process_that_takes_them_in_stays_small(
     folder: Path, home: Path, given: Callable[[], list[tuple[str, bytes]]], least: int
 ) -> None:
     """Its own word for it: after a fork, getrusage counts the peak of the tests' process as the child's."""
-    code = "from trainer import intake; intake.main(); print(open('/proc/self/status').read())"
+    code = "from trainer.data import sandbox; sandbox.main(); print(open('/proc/self/status').read())"
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True,
         input=json.dumps([(name, str(path)) for name, path in offer(home, *given())]),
@@ -178,19 +166,19 @@ def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monke
     """With too little memory for one of them, that one is refused, and the others are kept."""
     large = pictures.png(7000, 7000, 8, 0, bytes(7001 * 7000))
     good = pictures.saved(pictures.two(), "PNG")
-    code = "from trainer import intake; intake.MEMORY = 40 * 2**20; intake.main()"
+    code = "from trainer.data import sandbox; sandbox.MEMORY = 40 * 2**20; sandbox.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True,
         input=f'[["large.png", "{offer(home, ("large.png", large))[0][1]}"]]',
     )  # fmt: skip
     assert '["large.png", "it takes too much memory"]' in done.stdout, done
-    assert ingest.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
+    assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
 
 
 def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
     code = "\n".join((
-        "import sys", "from trainer import images, intake", "intake.SECONDS = 1",
-        "def hang(*_):", "    while True: pass", "images.upright = hang", "intake.main()",
+        "import sys", "from trainer.data import images, sandbox", "sandbox.SECONDS = 1",
+        "def hang(*_):", "    while True: pass", "images.upright = hang", "sandbox.main()",
     ))  # fmt: skip
     good = offer(home, ("good.png", pictures.saved(pictures.two(), "PNG")))[0][1]
     done = subprocess.run([sys.executable, "-c", code, str(folder)], input=f'[["a", "{good}"]]', text=True, timeout=60)
@@ -210,7 +198,7 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
         dataset.caption_file(example.path).write_bytes(data)  # put there by hand, it is no harm, and it is said
         (example,) = dataset.read(folder)
         assert dataset.LOST in example.caption or len(data) > dataset.MAX_CAPTION
-        found = [problem.message for problem in problems.find(folder)]
+        found = [problem.message for problem in checks.find(folder)]
         assert "The caption has letters that cannot be read." in found or len(data) > dataset.MAX_CAPTION
         return
     assert report.refused == []
@@ -277,10 +265,10 @@ def test_a_zip_of_very_many_files(folder: Path) -> None:
 def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [containers.picture(number) for number in range(6)]
     archive = containers._zip({f"{number}.png": one for number, one in enumerate(data[:5])})
-    monkeypatch.setattr(ingest, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
+    monkeypatch.setattr(uploads, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
     report = add(folder, ("set.zip", archive))
     assert report.refused == [(f"{number}.png", "unpacks to more than is allowed") for number in (3, 4)]
-    monkeypatch.setattr(ingest, "MAX_PICTURES", 4)
+    monkeypatch.setattr(uploads, "MAX_PICTURES", 4)
     report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
     assert report.refused == [("4.png", "a data set holds 4 pictures at the most")]
     monkeypatch.setattr(storage, "FLOOR", 2**60)
@@ -307,7 +295,7 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
     assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
     assert [dataset.read_mask(folder / name) for name in ("a.png", "c.png")] == [b"", b""]
     assert dataset.digest(dataset.read(folder)) == digest
-    problems.find(folder)
+    checks.find(folder)
 
 
 # Adapter files --------------------------------------------------------------------------------------------------

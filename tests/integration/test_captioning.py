@@ -10,9 +10,10 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.tiny_captioners import WORDS, make_blip, make_tagger
-from trainer import captioning, dataset, editing, events, runs
+from trainer import captioning, events, runs
 from trainer.__main__ import work
 from trainer.captioning import CaptionConfig
+from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -57,7 +58,7 @@ def test_a_model_writes_what_is_missing_and_leaves_what_a_person_wrote(half: Pat
     assert captioning.newest("rin") == made
     assert captioning.newest("other") is None
     assert made not in runs.every(), "a run that trains nothing is not among the adapters"
-    assert editing.undo(half) == editing.Undone("automatic captions", 12, 0)
+    assert caption_edits.undo(half) == caption_edits.Undone("automatic captions", 12, 0)
     assert captions(half) == before
 
 
@@ -70,7 +71,7 @@ def test_captions_that_are_there_are_changed_only_when_asked(
     before = captions(character)
     run(tagger, existing=existing)
     assert captions(character) == [expected.format(before=one) for one in before]
-    editing.undo(character)
+    caption_edits.undo(character)
     assert captions(character) == before
 
 

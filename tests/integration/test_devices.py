@@ -19,8 +19,9 @@ from tests.conftest import CHECKOUT
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.integration.test_memory import close, newest
 from tests.integration.test_processes import processes, wait_until
-from trainer import cache, checkpoint, dataset, distributed, families, runs
+from trainer import cache, checkpoint, distributed, families, runs
 from trainer.config import ModelConfig
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
 

@@ -22,7 +22,6 @@ from trainer import (
     cache,
     checkpoint,
     config,
-    dataset,
     events,
     export,
     families,
@@ -31,6 +30,7 @@ from trainer import (
 )
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.loss import training_loss
 from trainer.rng import generator

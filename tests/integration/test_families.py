@@ -16,21 +16,9 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import (
-    adapter_file,
-    buckets,
-    cache,
-    config,
-    dataset,
-    detect,
-    events,
-    export,
-    families,
-    objective,
-    preview,
-    runs,
-)
+from trainer import adapter_file, cache, config, detect, events, export, families, objective, preview, runs
 from trainer.config import ModelConfig, PictureConfig
+from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, probe
 from trainer.loss import training_loss

@@ -23,7 +23,8 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, dataset, events, export, forms, images, runs, storage
+from trainer import adapter_file, checkpoint, config, events, export, forms, runs, storage
+from trainer.data import dataset, images
 from trainer.runs import Run
 from ui import progress
 from ui.watch import Watch

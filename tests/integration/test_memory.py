@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
-from trainer import adapter_file, allocator, cache, dataset, events, families, memory, runs
+from trainer import adapter_file, allocator, cache, events, families, memory, runs
 from trainer.config import TrainConfig
+from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
 from trainer.memory import GB, Rung

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
 from tests.integration.test_settings import learned
-from trainer import adapter_file, cache, checkpoint, dataset, events, families, images, loss, runs, update
+from trainer import adapter_file, cache, checkpoint, events, families, loss, runs, update
 from trainer.batches import Batches
 from trainer.config import TrainConfig
+from trainer.data import dataset, images
 from trainer.errors import UserError
 from trainer.families import Family, cost
 from trainer.families.sd import tokenize

@@ -11,8 +11,9 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
-from trainer import buckets, cache, checkpoint, dataset, runs, schema
+from trainer import cache, checkpoint, runs, schema
 from trainer.config import TrainConfig
+from trainer.data import buckets, dataset
 from trainer.families import Family
 from trainer.runs import Run
 from trainer.train import train

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import dataset, editing, intake, storage
+from trainer import storage
+from trainer.data import caption_edits, dataset, sandbox
 from ui import adapters, media
 
 TOGETHER, EACH = 4, 15
@@ -48,7 +49,7 @@ def test_uploads_at_once_keep_every_image_with_its_own_caption(home: Path, tmp_p
             content[image.read_bytes()] = f"caption {number} {place}"
             sources += [(f"{place:02d}.png", image), (f"{place:02d}.txt", text)]
         uploads.append(sources)
-    reports = together(lambda number: intake.add(folder, uploads[number]), TOGETHER)
+    reports = together(lambda number: sandbox.add(folder, uploads[number]), TOGETHER)
     assert sum(len(report.added) for report in reports) == TOGETHER * EACH  # type: ignore[attr-defined]
     assert {path.read_bytes(): dataset.read_caption(path) for path in dataset.pictures(folder)} == content
     assert not list(folder.glob(f".*{storage.PART}"))
@@ -68,11 +69,13 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
     def add_tag(number: int) -> None:
         with dataset.captions_lock(character):
-            editing.make(character, editing.edits(character, editing.with_tag(f"tag{number}")), f"tag {number}")
+            caption_edits.make(
+                character, caption_edits.edits(character, caption_edits.with_tag(f"tag{number}")), f"tag {number}"
+            )
 
     together(add_tag, 4)
     for picture in dataset.pictures(character):
-        assert {f"tag{number}" for number in range(4)} <= set(editing.split(dataset.read_caption(picture)))
+        assert {f"tag{number}" for number in range(4)} <= set(caption_edits.split(dataset.read_caption(picture)))
     assert len(list((character / dataset.CACHE / "undo").iterdir())) == 4
 
 
@@ -95,7 +98,7 @@ def test_masks_are_paired_with_their_images_and_never_trained(home: Path, tmp_pa
     mask = io.BytesIO()
     Image.new("RGB", (80, 80), "white").save(mask, "PNG")
     masks = [mask.getvalue() + bytes([number]) for number in range(6)]  # each other bytes, the same image
-    report = intake.add(folder, [
+    report = sandbox.add(folder, [
         source("01.png", png(1)), source("01.mask.png", masks[0]),
         source("02.png", png(2)), source("02-masklabel.png", masks[1]),
         source("set/03.png", png(3)), source("set/masks/03.png", masks[2]),
@@ -109,7 +112,7 @@ def test_masks_are_paired_with_their_images_and_never_trained(home: Path, tmp_pa
     assert [path.name for path in dataset.pictures(folder)] == [f"0{number}.png" for number in range(1, 6)]
     assert [bool(dataset.read_mask(path)) for path in dataset.pictures(folder)] == [True] * 4 + [False]
     # One that comes later finds its image by name.
-    later = intake.add(folder, [source("05.mask.png", masks[5])])
+    later = sandbox.add(folder, [source("05.mask.png", masks[5])])
     assert (later.added, later.masks) == ([], 1)
     assert dataset.read_mask(folder / "05.png")
     dataset.remove(folder / "05.png")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer import buckets, dataset, images, ingest
+from trainer.data import buckets, dataset, images, uploads
 from trainer.errors import UserError
 
 
@@ -35,7 +35,7 @@ def pixel(path: Path) -> object:
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Path:
+def incoming(tmp_path: Path) -> Path:
     folder = tmp_path / "uploads"
     folder.mkdir()
     return folder
@@ -46,19 +46,19 @@ def folder(home: Path) -> Path:
     return dataset.create("rin")
 
 
-def test_good_files_are_kept_beside_bad_ones(folder: Path, uploads: Path) -> None:
+def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> None:
     whole = png("green")
-    report = ingest.add(
+    report = uploads.add(
         folder,
         [
-            source(uploads, "a.png", png("red")),
-            source(uploads, "a.txt", "rin, rot \u00e4".encode()),
-            source(uploads, "copy.png", png("red")),
-            source(uploads, "text.png", b"not a picture at all"),
-            source(uploads, "cut.png", whole[: len(whole) // 2]),
-            source(uploads, "empty.jpg", b""),
-            source(uploads, "phone.heic", b"\0\0\0\x18ftypheic"),
-            source(uploads, "../../evil.png", png("blue")),
+            source(incoming, "a.png", png("red")),
+            source(incoming, "a.txt", "rin, rot \u00e4".encode()),
+            source(incoming, "copy.png", png("red")),
+            source(incoming, "text.png", b"not a picture at all"),
+            source(incoming, "cut.png", whole[: len(whole) // 2]),
+            source(incoming, "empty.jpg", b""),
+            source(incoming, "phone.heic", b"\0\0\0\x18ftypheic"),
+            source(incoming, "../../evil.png", png("blue")),
         ],
     )
     assert sorted(report.added) == ["a.png", "evil.png"]
@@ -77,11 +77,11 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, uploads: Path) -> Non
     assert {one.name for one in folder.parent.iterdir()} == {"rin"}
 
 
-def test_equal_names_never_replace_each_other(folder: Path, uploads: Path) -> None:
+def test_equal_names_never_replace_each_other(folder: Path, incoming: Path) -> None:
     colors = ["red", "green", "blue"]
-    ingest.add(
+    uploads.add(
         folder,
-        [source(uploads, name, png(color)) for name, color in zip(["a.png", "A.png", "a.jpg"], colors, strict=True)],
+        [source(incoming, name, png(color)) for name, color in zip(["a.png", "A.png", "a.jpg"], colors, strict=True)],
     )
     kept = dataset.read(folder)
     assert len({one.path.stem.lower() for one in kept}) == 3
@@ -89,8 +89,8 @@ def test_equal_names_never_replace_each_other(folder: Path, uploads: Path) -> No
     assert seen == {(255, 0, 0), (0, 128, 0), (0, 0, 255)}
 
 
-def test_a_zip_with_captions_and_nonsense(folder: Path, uploads: Path, tmp_path: Path) -> None:
-    path = uploads / "x.zip"
+def test_a_zip_with_captions_and_nonsense(folder: Path, incoming: Path, tmp_path: Path) -> None:
+    path = incoming / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("set/one.png", png("red"))
         archive.writestr("set/one.txt", "first")
@@ -100,33 +100,34 @@ def test_a_zip_with_captions_and_nonsense(folder: Path, uploads: Path, tmp_path:
         archive.writestr("readme.pdf", b"%PDF")
         archive.writestr("__MACOSX/._one.png", b"junk")
         archive.writestr("bomb.png", bytes(300 * 2**20), zipfile.ZIP_DEFLATED)
-    report = ingest.add(folder, [("my set.zip", path)])
+    report = uploads.add(folder, [("my set.zip", path)])
     assert dict(report.refused) == {"readme.pdf": "not a picture", "bomb.png": "unpacks to more than is allowed"}
     captions = {pixel(one.path): one.caption for one in dataset.read(folder)}
     assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
     assert all(folder in one.parents for one in tmp_path.rglob("*.png"))
 
 
-def test_no_zip_at_all(folder: Path, uploads: Path) -> None:
-    report = ingest.add(folder, [source(uploads, "x.zip", b"PK\x03\x04 no")])
+def test_no_zip_at_all(folder: Path, incoming: Path) -> None:
+    report = uploads.add(folder, [source(incoming, "x.zip", b"PK\x03\x04 no")])
     assert report.refused == [("x.zip", "not a zip, or a damaged one")]
 
 
-def test_captions_of_one_name_are_not_guessed(folder: Path, uploads: Path) -> None:
-    report = ingest.add(
+def test_captions_of_one_name_are_not_guessed(folder: Path, incoming: Path) -> None:
+    report = uploads.add(
         folder,
         [
-            source(uploads, "a.png", png("red")), source(uploads, "a.txt", b"one"),
-            source(uploads, "a.png", png("blue")), source(uploads, "a.txt", b"two"), source(uploads, ".DS_Store", b"x"),
+            source(incoming, "a.png", png("red")), source(incoming, "a.txt", b"one"),
+            source(incoming, "a.png", png("blue")), source(incoming, "a.txt", b"two"),
+            source(incoming, ".DS_Store", b"x"),
         ],
     )  # fmt: skip
     assert [one.caption for one in dataset.read(folder)] == ["", ""]
     assert report.refused == [("a.txt", "several captions have this name; add one folder at a time")]
 
 
-def test_captions_alone_find_their_pictures(folder: Path, uploads: Path) -> None:
-    ingest.add(folder, [source(uploads, "a.png", png())])
-    report = ingest.add(folder, [source(uploads, "a.txt", b"late"), source(uploads, "b.txt", b"lonely")])
+def test_captions_alone_find_their_pictures(folder: Path, incoming: Path) -> None:
+    uploads.add(folder, [source(incoming, "a.png", png())])
+    report = uploads.add(folder, [source(incoming, "a.txt", b"late"), source(incoming, "b.txt", b"lonely")])
     assert dataset.read(folder)[0].caption == "late"
     assert report.refused == [("b.txt", "a caption without a picture of that name")]
 

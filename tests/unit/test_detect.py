@@ -13,7 +13,8 @@ import pytest
 from huggingface_hub import constants
 
 from scripts import make_configs
-from trainer import config, dataset, detect
+from trainer import config, detect
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import pipelines
 from trainer.families.pipelines import CONFIGS

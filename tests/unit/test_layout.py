@@ -75,7 +75,7 @@ def test_what_is_installed_is_not_below_the_floors() -> None:
         assert found >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
 
 
-STARTERS = {"trainer/runs.py", "trainer/intake.py", "trainer/distributed.py", "ui/painter.py", "ui/tools.py",
+STARTERS = {"trainer/runs.py", "trainer/data/sandbox.py", "trainer/distributed.py", "ui/painter.py", "ui/tools.py",
             "ui/door.py", "ui/gauging.py"}  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_the_map_in_the_readme_is_that_of_the_code() -> None:
 
 
 def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
-    modules = "trainer.config, trainer.dataset, trainer.ingest, trainer.runs, trainer.events, trainer.verify"
+    modules = "trainer.config, trainer.data.dataset, trainer.data.uploads, trainer.runs, trainer.events, trainer.verify"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 

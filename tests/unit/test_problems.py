@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
-from trainer import dataset, editing, measurements, problems, repairs, tokens
 from trainer.__main__ import main
+from trainer.data import caption_edits, checks, dataset, fixes, image_stats, token_count
 from trainer.errors import UserError
 
 
@@ -48,9 +48,9 @@ def six(folder: Path) -> Path:
 
 def found(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
     """Names of the files by kind of problem."""
-    measured = measurements.complete(folder)
+    measured = image_stats.complete(folder)
     result: dict[str, list[str]] = {}
-    for one in problems.find(folder, trigger, **{"resolution": 256, "measured": measured, **about}):
+    for one in checks.find(folder, trigger, **{"resolution": 256, "measured": measured, **about}):
         result.setdefault(one.kind, []).append(one.name)
     return result
 
@@ -75,8 +75,8 @@ def test_a_single_pixel_is_told(six: Path) -> None:
 
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
-    measured = {path.name: measurements.measure(path.read_bytes()) for path in dataset.pictures(shipped)}
-    told = problems.find(shipped, preset=preset, resolution=128, measured=measured)
+    measured = {path.name: image_stats.measure(path.read_bytes()) for path in dataset.pictures(shipped)}
+    told = checks.find(shipped, preset=preset, resolution=128, measured=measured)
     assert [one.kind for one in told if not one.hint] == []
 
 
@@ -165,12 +165,12 @@ def test_problems_of_the_whole_set(folder: Path) -> None:
 
 
 def test_each_problem_says_what_it_does_and_what_to_do() -> None:
-    for kind in problems.KINDS.values():
+    for kind in checks.KINDS.values():
         assert kind.title.endswith(".")
         assert kind.effect.endswith(".")
         assert kind.remedy.endswith(".")
         assert bool(kind.action) == bool(kind.button)
-    one, many = (problems.gathered([problems.Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
+    one, many = (checks.gathered([checks.Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
     assert (one[0].title, many[0].title) == ("1 picture is blurred.", "2 pictures are blurred.")
 
 
@@ -181,17 +181,17 @@ def test_each_problem_says_what_it_does_and_what_to_do() -> None:
 def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
-    told = problems.find(six, "rin", resolution=256, measured=measurements.complete(six))
-    repairs.apply(six, told, kind, "rin")
+    told = checks.find(six, "rin", resolution=256, measured=image_stats.complete(six))
+    fixes.apply(six, told, kind, "rin")
     assert found(six) == {}
-    assert dataset.restore_last(six) or editing.undo(six)
+    assert dataset.restore_last(six) or caption_edits.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
 
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
-    told = problems.find(six, "rin")
-    assert repairs.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
+    told = checks.find(six, "rin")
+    assert fixes.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
     captions = {one.name: one.caption for one in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
     assert found(six) == {}
@@ -200,25 +200,25 @@ def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
 def test_a_shared_background_is_named(folder: Path) -> None:
     for number in range(6):
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
-    told = problems.find(folder, "rin", measured=measurements.complete(folder))
+    told = checks.find(folder, "rin", measured=image_stats.complete(folder))
     assert [one.message for one in told] == ["6 of 6 pictures have the same white background."]
-    assert repairs.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
+    assert fixes.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
     assert found(folder) == {}
     with pytest.raises(UserError):
-        repairs.apply(folder, [], "backdrop")
+        fixes.apply(folder, [], "backdrop")
 
 
 def test_pictures_are_measured_once(six: Path) -> None:
-    measurements.complete(six)
-    assert measurements.missing(six) == []
+    image_stats.complete(six)
+    assert image_stats.missing(six) == []
     dataset.write_caption(six / "0.png", "other words")
-    assert measurements.missing(six) == []
+    assert image_stats.missing(six) == []
     save(six, "1.png", drawing(17))
-    assert [path.name for path in measurements.missing(six)] == ["1.png"]
-    assert set(measurements.complete(six)) == {f"{number}.png" for number in range(6)}
+    assert [path.name for path in image_stats.missing(six)] == ["1.png"]
+    assert set(image_stats.complete(six)) == {f"{number}.png" for number in range(6)}
     (six / dataset.CACHE / "measurements.json").write_text("{")
-    assert measurements.known(six) == {}
-    assert len(measurements.complete(six, limit=2)) == 2
+    assert image_stats.known(six) == {}
+    assert len(image_stats.complete(six, limit=2)) == 2
 
 
 def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
@@ -227,18 +227,18 @@ def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
     for number in range(200):
         (folder / f"{number}.png").write_bytes(buffer.getvalue())
         (folder / f"{number}.txt").write_text(f"rin, number {number}")
-    measured = measurements.complete(folder)
-    problems.find(folder, "rin", resolution=128, measured=measured)
+    measured = image_stats.complete(folder)
+    checks.find(folder, "rin", resolution=128, measured=measured)
     begun = time.monotonic()
-    problems.find(folder, "rin", resolution=128, measured=measurements.known(folder))
+    checks.find(folder, "rin", resolution=128, measured=image_stats.known(folder))
     assert time.monotonic() - begun < 1.0  # about 0.05 s on an idle core
 
 
 def test_tokens_are_those_of_clip() -> None:
     from transformers import CLIPTokenizer
 
-    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (tokens._CLIP, tokens._OWN))
-    assert (tokens.limit("a/base"), tokens.limit("micro")) == (75, 38)
+    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (token_count._CLIP, token_count._OWN))
+    assert (token_count.limit("a/base"), token_count.limit("micro")) == (75, 38)
     for text in (
         "",
         "a photo of a cat",
@@ -246,20 +246,20 @@ def test_tokens_are_those_of_clip() -> None:
         "a_b-c (x:1.2), miraxo",
         "\u65e5\u672c\u8a9e",
     ):
-        assert tokens.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
-        assert tokens.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
+        assert token_count.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
+        assert token_count.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
 
 
 @pytest.mark.parametrize(("base", "most"), [("a/base", 75), ("micro", 38)])
 def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, base: str, most: int) -> None:
     from transformers import CLIPTokenizer
 
-    theirs = CLIPTokenizer.from_pretrained(str(tokens._OWN if base == "micro" else tokens._CLIP))
+    theirs = CLIPTokenizer.from_pretrained(str(token_count._OWN if base == "micro" else token_count._CLIP))
     for more in (0, 1):
-        caption = "rin" + " cat" * (most + more - tokens.count("rin", base))
+        caption = "rin" + " cat" * (most + more - token_count.count("rin", base))
         assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it
         dataset.write_caption(six / "0.png", caption)
-        told = [one for one in problems.find(six, "rin", base=base) if one.kind == "long caption"]
+        told = [one for one in checks.find(six, "rin", base=base) if one.kind == "long caption"]
         assert [(one.name, one.message) for one in told] == (
             [("0.png", f"{most + 1} tokens; only {most} are read.")] if more else []
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tabs import answers, given
-from trainer import config, dataset, events, problems, reach, runs, uncaptioned
+from trainer import config, events, runs, uncaptioned
 from trainer.config import TrainConfig
+from trainer.data import checks, dataset, reach
 from ui import bases, datasets, downloads, gauging, grid, progress, training
 from ui.watch import Watch
 
@@ -53,8 +54,8 @@ def test_most_pictures_have_to_be_beyond() -> None:
 
 def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
-    assert "beyond micro" in {problem.kind for problem in problems.find(character, "miraxo", base="micro")}
-    assert "beyond micro" not in {problem.kind for problem in problems.find(character, "miraxo", base="owner/name")}
+    assert "beyond micro" in {problem.kind for problem in checks.find(character, "miraxo", base="micro")}
+    assert "beyond micro" not in {problem.kind for problem in checks.find(character, "miraxo", base="owner/name")}
     findings = grid.overview(grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw pictures like these."

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import buckets, captions, config, dataset
+from trainer import captions, config
+from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.loss import draw_timesteps, error, masked, weight
 from trainer.optim.lion import Lion

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app
-from trainer import archive, config, dataset, ending, events, runs, turns
+from trainer import archive, config, ending, events, runs, turns
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.tabs import answers, given
-from trainer import dataset, events, runs
+from trainer import events, runs
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 from ui import (

@@ -13,7 +13,8 @@ import pytest
 from filelock import FileLock
 
 from tests.unit.tabs import FORM, answers, given
-from trainer import config, dataset, events, runs, storage
+from trainer import config, events, runs, storage
+from trainer.data import dataset
 from trainer.errors import UserError
 from ui import bases, form, live, memory, presets, training
 from ui.painter import Painter

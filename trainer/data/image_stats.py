@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import dataset, images, storage
+from trainer import storage
+from trainer.data import dataset, images
 from trainer.errors import UserError
 
 SIDE = 512  # pixels at which sharpness is looked at

@@ -10,8 +10,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 MICRO = "micro"
-_CLIP = Path(__file__).parent / "families" / "configs" / "clip"
-_OWN = Path(__file__).parent / "families" / MICRO / "tokenizer"
+_CLIP = Path(__file__).parent.parent / "families" / "configs" / "clip"
+_OWN = Path(__file__).parent.parent / "families" / MICRO / "tokenizer"
 # Radford et al. 2021, https://arxiv.org/abs/2103.00020: words, single digits, and what is neither, in lower case.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 

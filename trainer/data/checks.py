@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from trainer import buckets, dataset, measurements, reach, tokens
-from trainer.dataset import Example
+from trainer.data import buckets, dataset, image_stats, reach, token_count
+from trainer.data.dataset import Example
+from trainer.data.image_stats import Measurement
 from trainer.i18n import count, say
-from trainer.measurements import Measurement
 
 Action = Literal["", "remove", "rename", "tidy", "trigger", "backdrop"]
 FEW, SHARED = 5, 3  # pictures; captions that are the same
@@ -229,7 +229,7 @@ def find(
         *captions(examples, trigger, base),
     ]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
-    if base == tokens.MICRO and reach.is_beyond(reach.known(folder)):
+    if base == token_count.MICRO and reach.is_beyond(reach.known(folder)):
         found.append(Problem("beyond micro", "", say(KINDS["beyond micro"].title)))
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}
@@ -283,7 +283,7 @@ def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[P
             yield Problem("odd letters", one.name, say("The caption has letters that cannot be read."))
         if trigger and not dataset.contains_trigger(one.caption, trigger):
             yield Problem("no trigger", one.name, say("The caption lacks the trigger word {word!r}.", word=trigger))
-        length, read = tokens.count(dataset.with_trigger(one.caption, trigger), base), tokens.limit(base)
+        length, read = token_count.count(dataset.with_trigger(one.caption, trigger), base), token_count.limit(base)
         if length > read:
             told = say("{length} tokens; only {read} are read.", length=length, read=read)
             yield Problem("long caption", one.name, told)
@@ -325,7 +325,7 @@ def _crops(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[f
 
 def _looks(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> Iterator[Problem]:
     for name, one in measured.items():
-        if measurements.is_blank(one):
+        if image_stats.is_blank(one):
             yield Problem("blank", name, say("One colour, nothing else."))
         elif one.blur > BLURRED:
             yield Problem("blurred", name, say("Blurred."))
@@ -347,7 +347,7 @@ def copies(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> 
     sharp = {name for name, one in measured.items() if one.blur <= BLURRED}
     worth = {one.name: (bool(one.caption), one.name in sharp, one.width * one.height) for one in examples}
     found = {}
-    for group in measurements.near_copies(tuple(sorted(measured.items()))):
+    for group in image_stats.near_copies(tuple(sorted(measured.items()))):
         best = max(group, key=lambda name: worth[name])
         found[best] = [name for name in group if name != best]
     return found
@@ -356,7 +356,7 @@ def copies(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> 
 def backdrop(examples: Sequence[Example], measured: Mapping[str, Measurement]) -> tuple[tuple[str, ...], str]:
     """The pictures that share a background which their captions do not name, and its colour; none if they are few."""
     solid = tuple((name, one) for name, one in sorted(measured.items()) if one.opaque >= 1 - SEEN_THROUGH)
-    names, colour = measurements.shared_backdrop(solid)
+    names, colour = image_stats.shared_backdrop(solid)
     named = {one.name for one in examples if "background" in one.caption.lower()}
     silent = [name for name in names if name not in named]
     if len(names) < max(SHARED, BACKDROP * len(measured)) or len(silent) < 0.5 * len(names):

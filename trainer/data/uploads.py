@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from trainer import dataset, images, storage
+from trainer import storage
+from trainer.data import dataset, images
 from trainer.errors import UserError
 from trainer.i18n import count, say
 

@@ -1,15 +1,16 @@
 """What the program itself can do about problems of a data set.
 
-Captions can be taken back by `editing.undo`, what is removed lies in the bin.
+Captions can be taken back by `caption_edits.undo`, what is removed lies in the bin.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import dataset, editing, measurements, problems, storage
+from trainer import storage
+from trainer.data import caption_edits, checks, dataset, image_stats
+from trainer.data.checks import Problem
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from trainer.problems import Problem
 
 
 def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") -> str:
@@ -21,10 +22,10 @@ def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") 
     names = [one.name for one in found if one.kind == kind]
     if not names:
         raise UserError("This is not so any more.", "Nothing was changed.")
-    match problems.KINDS[kind].action:
+    match checks.KINDS[kind].action:
         case "trigger":
-            changes = editing.edits(folder, editing.in_front(trigger), names)
-            editing.make(folder, changes, say("put {word!r} in front", word=trigger))
+            changes = caption_edits.edits(folder, caption_edits.in_front(trigger), names)
+            caption_edits.make(folder, changes, say("put {word!r} in front", word=trigger))
             return count(
                 "Put {word!r} in front of {n} caption.", "Put {word!r} in front of {n} captions.", len(changes),
                 word=trigger,
@@ -39,15 +40,15 @@ def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") 
                 "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
             )
         case _:
-            raise UserError("The program cannot do this for you.", problems.KINDS[kind].remedy)
+            raise UserError("The program cannot do this for you.", checks.KINDS[kind].remedy)
 
 
 def _name_backdrop(folder: Path) -> str:
     """Put the colour of the shared background at the end of the captions of the pictures that have it."""
-    names, colour = problems.backdrop(dataset.read(folder), measurements.known(folder))
+    names, colour = checks.backdrop(dataset.read(folder), image_stats.known(folder))
     tag = f"{colour} background"
-    changes = editing.edits(folder, editing.with_tag(tag), names if colour else ())
-    editing.make(folder, changes, say("add {tag!r}", tag=tag))
+    changes = caption_edits.edits(folder, caption_edits.with_tag(tag), names if colour else ())
+    caption_edits.make(folder, changes, say("add {tag!r}", tag=tag))
     return count("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(changes), tag=tag)
 
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer import dataset, storage
+from trainer import storage
+from trainer.data import dataset
 from trainer.errors import UserError
 
 Change = Callable[[str], str]

@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer import dataset, measurements, storage
+from trainer import storage
+from trainer.data import dataset, image_stats
 
 SAMPLE = 12  # pictures that stand for all
 LIMIT = 0.021  # see "What micro can draw" in docs/defaults.md
@@ -27,7 +28,7 @@ def sample(folder: Path) -> list[Path]:
 def missing(folder: Path) -> list[Path]:
     """The pictures of the sample that have no figure yet."""
     stored = _stored(folder)
-    return [path for path in sample(folder) if stored.get(path.name, ((), None))[0] != measurements.stamp(path)]
+    return [path for path in sample(folder) if stored.get(path.name, ((), None))[0] != image_stats.stamp(path)]
 
 
 def known(folder: Path) -> dict[str, float]:
@@ -37,7 +38,7 @@ def known(folder: Path) -> dict[str, float]:
     return {
         name: figure
         for name, (stamp, figure) in entries.items()
-        if figure is not None and stamp == measurements.stamp(folder / name)
+        if figure is not None and stamp == image_stats.stamp(folder / name)
     }
 
 
@@ -45,7 +46,7 @@ def keep(folder: Path, figures: Mapping[str, float | None]) -> None:
     """Keep figures beside those known before; None where there is none, so that it is not looked for again."""
     there = {path.name for path in dataset.pictures(folder)}
     entries = {name: entry for name, entry in _stored(folder).items() if name in there}
-    entries |= {name: (measurements.stamp(folder / name), figure) for name, figure in figures.items()}
+    entries |= {name: (image_stats.stamp(folder / name), figure) for name, figure in figures.items()}
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
     storage.write(path, json.dumps({"version": _VERSION, "pictures": entries}))

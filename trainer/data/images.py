@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trainer import dataset, storage
+from trainer import storage
+from trainer.data import dataset
 from trainer.errors import UserError
 
 THUMBNAIL = 320

@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import dataset, ingest
+from trainer.data import dataset, uploads
+from trainer.data.uploads import Report
 from trainer.i18n import say
-from trainer.ingest import Report
 
 MEMORY = 2**30  # bytes beyond what the program itself takes
 SECONDS = 20  # of computing on one file
 
 
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
-    """As `ingest.add`, in a process of its own.
+    """As `uploads.add`, in a process of its own.
 
     Raises:
         RuntimeError: it ended before it looked at anything.
@@ -29,8 +29,8 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     before = {path.name for path in dataset.pictures(folder)}
     report, name = None, ""
     with subprocess.Popen(  # an argument list, no shell
-        [sys.executable, "-m", "trainer.intake", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent, text=True, encoding="utf-8",
+        [sys.executable, "-m", "trainer.data.sandbox", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2], text=True, encoding="utf-8",
     ) as process:  # fmt: skip
         assert process.stdin  # both are pipes
         assert process.stdout
@@ -63,7 +63,7 @@ def main() -> None:
         print(json.dumps(name), flush=True)
 
     _limit_time()
-    print(json.dumps(asdict(ingest.add(Path(sys.argv[1]), sources, look))), flush=True)
+    print(json.dumps(asdict(uploads.add(Path(sys.argv[1]), sources, look))), flush=True)
 
 
 def _limit_memory() -> None:

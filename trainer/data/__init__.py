@@ -1,0 +1,1 @@
+"""Datasets: folders of images and captions, their upload, checks and fixes. Torch-free."""

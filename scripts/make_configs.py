@@ -1,4 +1,4 @@
-"""Write trainer/families/configs: what a base model in a single file leaves out and no trainer can do without.
+"""Write trainer/base_models/configs: what a base model in a single file leaves out and no trainer can do without.
 
     python scripts/make_configs.py bpe_simple_vocab_16e6.txt.gz
 
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CONFIGS = Path(__file__).resolve().parent.parent / "trainer" / "families" / "configs"
+CONFIGS = Path(__file__).resolve().parent.parent / "trainer" / "base_models" / "configs"
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 MERGES = 49152 - 256 - 2  # the file has more; CLIP takes these
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -60,7 +60,7 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
 
 
 def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
-    """What `trainer/families/configs` holds, for tiny bases by family."""
+    """What `trainer/base_models/configs` holds, for tiny bases by family."""
     shutil.copytree(MICRO / "tokenizer", folder / "clip")
     for family, base in bases.items():
         shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))

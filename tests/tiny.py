@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-MICRO = Path(__file__).resolve().parent.parent / "trainer" / "families" / "micro"
+MICRO = Path(__file__).resolve().parent.parent / "trainer" / "base_models" / "micro"
 
 
 def make_sd(folder: Path, seed: int = 0) -> Path:

@@ -37,6 +37,7 @@ from trainer import (
     storage,
     turns,
 )
+from trainer.base_models import MICRO
 from trainer.config import PictureConfig, TrainConfig
 from trainer.console import Progress
 from trainer.data import checks, dataset, image_stats
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     one = command("resume", _resume, "Go on with a run from its newest whole checkpoint.")
     one.add_argument("folder", type=Path, metavar="FOLDER")
     one = command("sample", _sample, "Make pictures with a base model and adapters.")
-    one.add_argument("--base", default=config.MICRO, metavar="micro|FOLDER|FILE|HUB-NAME")
+    one.add_argument("--base", default=MICRO, metavar="micro|FOLDER|FILE|HUB-NAME")
     one.add_argument("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]")
     one.add_argument("--prompt", required=True)
     one.add_argument("--negative", default="")
@@ -105,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", metavar="DATASET", help="a name under datasets/, or the path of a folder")
     one.add_argument("--trigger", default="")
     one.add_argument("--preset", default="character", choices=["character", "style"], help="what you are teaching")
-    one.add_argument(
-        "--base", default=config.MICRO, help="tells the size of pictures and how much of a caption is read"
-    )
+    one.add_argument("--base", default=MICRO, help="tells the size of pictures and how much of a caption is read")
     one.add_argument("--json", action="store_true")
     command("doctor", _doctor, "Tell what this machine can do.").add_argument("--json", action="store_true")
     one = command("work", _work, "The worker of one run (what the page starts).")

@@ -1,7 +1,7 @@
 """Adapter files as what they do to a base model: strictly read, whichever program made them, and written by tensors.
 
 A file may be in kohya's form, with the blocks of diffusers or of the original models, in PEFT's, or in LyCORIS'. What
-is read is always named as `keys.kohya` names it, so that nothing behind this module knows another form.
+is read is always named as `layer_names.kohya` names it, so that nothing behind this module knows another form.
 """
 
 import json
@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer import container, keys, summary
+from trainer import container, summary
+from trainer.base_models import layer_names
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Place
 from trainer.container import refusal
-from trainer.detect import FamilyName
-from trainer.keys import Place
 from trainer.summary import Layer
 
 PEFT_METADATA = "lora_adapter_metadata"
@@ -189,7 +190,7 @@ def of_container(file: container.Container) -> AdapterFile:
     for layer in layers:
         place = layer.module.place
         assert place  # else it was among the lost
-        name = keys.kohya(place, family or "sd15")
+        name = layer_names.kohya(place, family or "sd15")
         if name in modules:
             raise refusal(file.name, "it has {name} twice, under two names", name=name)
         parts = {ending: values[key] for ending, key in layer.parts.items()}
@@ -271,7 +272,7 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
             part=missing[0].removeprefix("lora_").removesuffix(".weight"),
         )
     shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
-    size = None if any(len(shape) not in (2, 4) for shape in shapes.values()) else keys.weight_size(shapes)
+    size = None if any(len(shape) not in (2, 4) for shape in shapes.values()) else layer_names.weight_size(shapes)
     if alpha.numel() != 1 or size is None or not _fits(parts, size):
         raise refusal(name, "the shapes of {module} do not fit together", module=module)
     if not float(alpha) > 0:

@@ -6,7 +6,8 @@ The latter are changes by the path of the setting; the page offers to train agai
 import math
 
 from trainer.adapters import LoHa, LoKr, Lora
-from trainer.config import MICRO, TrainConfig
+from trainer.base_models import MICRO
+from trainer.config import TrainConfig
 from trainer.recipe import TrainingConfig
 
 Change = dict[str, float | str]

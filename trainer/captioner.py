@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning, detect, events
+from trainer import captioning, events
+from trainer.base_models import detect
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.data import images
 from trainer.errors import UserError

@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeVar
 import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trainer import detect, storage
+from trainer import storage
 from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
+from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
@@ -32,7 +33,6 @@ from trainer.recipe import (
 from trainer.schema import Section, paths, sections, what_is_wrong
 
 PRESETS = Path(__file__).parent / "presets"
-MICRO = "micro"
 # What a union is when nobody says so; a preset or a file may say otherwise.
 KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
 Settings = TypeVar("Settings", bound=Section)
@@ -237,7 +237,7 @@ def _preset(base: str, kind: str) -> dict[str, Any]:
 @cache
 def micro_side() -> int:
     """Side in pixels of the pictures that the built-in base draws."""
-    folder = Path(__file__).parent / "families" / MICRO
+    folder = MICRO_FOLDER
     latents = json.loads((folder / "unet" / "config.json").read_text())["sample_size"]
     levels = json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"]
     return int(latents * 2 ** (len(levels) - 1))

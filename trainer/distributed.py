@@ -28,7 +28,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import allocator, detect, events, fault_injection, runs
+from trainer import allocator, events, fault_injection, runs
+from trainer.base_models import detect
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.errors import UserError

@@ -17,14 +17,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 
-from trainer import __version__, adapter_file, detect, events, forms, keys, storage, summary, verify
+from trainer import __version__, adapter_file, events, forms, storage, summary, verify
 from trainer.adapter_file import AdapterFile
+from trainer.base_models import detect, layer_names
+from trainer.base_models.layer_names import Shape
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.forms import Precision
 from trainer.i18n import say
-from trainer.keys import Shape
 from trainer.runs import Run
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
@@ -104,7 +105,7 @@ def shapes(family: Family) -> dict[str, Shape]:
     found: dict[str, Shape] = {}
     for name, _, _, module in named(family):
         base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if place := keys.read(name).place:
+        if place := layer_names.read(name).place:
             # Weights in fewer bits are packed, so that their own shape is another one.
             linear = isinstance(base, nn.Linear)
             shape = (base.out_features, base.in_features) if linear else tuple(base.weight.shape)

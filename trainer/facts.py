@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trainer import keys, summary
+from trainer import summary
+from trainer.base_models import layer_names
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Module, Shape
 from trainer.container import Container
-from trainer.detect import FamilyName
-from trainer.keys import Module, Shape
 from trainer.summary import Layer
 
 PEFT_SETTINGS = "lora_adapter_metadata"
@@ -48,13 +49,15 @@ class Facts:
     @cached_property
     def halves(self) -> list[str]:
         """Layers that lack a part, or whose parts do not fit together."""
-        return [one.module.name for one in self.layers if keys.weight_size(summary.shapes(self.file, one)) is None]
+        return [
+            one.module.name for one in self.layers if layer_names.weight_size(summary.shapes(self.file, one)) is None
+        ]
 
     @cached_property
     def misfits(self) -> list[str]:
         """Layers that the model has, in another size."""
         return [one.module.name for one in self.layers
-                if self.has(one.module) and keys.weight_size(summary.shapes(self.file, one))
+                if self.has(one.module) and layer_names.weight_size(summary.shapes(self.file, one))
                 and not summary.fits(self.file, one, self.known)]  # fmt: skip
 
     @cached_property

@@ -209,7 +209,8 @@ def _finish(
     recipe: bool = False,
 ) -> int:
     """Write the new adapter, check it by the rules of the programs, and tell how exact it is."""
-    from trainer import detect, forms
+    from trainer import forms
+    from trainer.base_models import detect
 
     _check_out(parsed.out)
     metadata = forms.for_family(sources[0]) if recipe else forms.inherited(sources, made.modules, parsed.out.stem)

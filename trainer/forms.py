@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import __version__, keys, lowrank
+from trainer import __version__, lowrank
 from trainer.adapter_file import PEFT_METADATA, AdapterFile, Module, kind, tensors_of
-from trainer.detect import FamilyName
+from trainer.base_models import layer_names
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Place
 from trainer.errors import UserError
-from trainer.keys import Place
 
 Form = Literal["kohya", "peft"]
 Precision = Literal["fp16", "bf16", "fp32"]
@@ -70,12 +71,12 @@ def peft(
         if kind(module) in ("LoHa", "LoKr"):
             module = lowrank.cut(lowrank.factors(module, kernel_of(name, module, family))).pair.module()
         parts.setdefault(place.component, []).append((place, module))
-        tensors[f"{keys.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
-        tensors[f"{keys.peft(place)}.lora_B.weight"] = module.parts["lora_up.weight"]
+        tensors[f"{layer_names.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
+        tensors[f"{layer_names.peft(place)}.lora_B.weight"] = module.parts["lora_up.weight"]
         if "dora_scale" in module.parts:
             scale = module.parts["dora_scale"]
             shape = (1, -1, 1, 1) if scale.dim() == 4 else (-1,)
-            tensors[f"{keys.peft(place)}.lora_magnitude_vector.weight"] = scale.reshape(shape)
+            tensors[f"{layer_names.peft(place)}.lora_magnitude_vector.weight"] = scale.reshape(shape)
     told = {f"{component}.{key}": value for component, found in parts.items() for key, value in _peft(found).items()}
     return _cast(tensors, precision), {PEFT_METADATA: json.dumps(told, sort_keys=True)}
 
@@ -118,8 +119,8 @@ def _cast(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tens
 
 def place_of(name: str) -> Place:
     """The place of a module by its name in kohya's form."""
-    place = keys.read(name).place
-    assert place  # made by `keys.kohya`
+    place = layer_names.read(name).place
+    assert place  # made by `layer_names.kohya`
     return place
 
 
@@ -129,7 +130,7 @@ def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int
     Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
     """
     path = place_of(name).path
-    size = keys.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     assert size  # read as a module, so that its parts fit together
     columns = size[1]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):

@@ -19,8 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, archive, config, detect, distributed, events, families, storage
+from trainer import adapter_file, archive, config, distributed, events, families, storage
 from trainer.adapter_file import AdapterFile
+from trainer.base_models import MICRO, detect
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
@@ -95,7 +96,7 @@ def write_png(path: Path, image: Image.Image, picture: PictureConfig) -> None:
     """Save a picture with what made it in its text, but no path: once as A1111 writes it, once to be read back."""
     text = PngInfo()
     told = picture.model_dump(exclude={"out", "base", "adapters"})
-    told["base"] = picture.base if picture.base == config.MICRO or detect.is_hub_name(picture.base) else config.MICRO
+    told["base"] = picture.base if picture.base == MICRO or detect.is_hub_name(picture.base) else MICRO
     told["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in picture.adapters]
     text.add_text("limner", json.dumps(told))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in picture.adapters)

@@ -32,7 +32,8 @@ from typing import Literal, get_args
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import detect, events, fault_injection, storage
+from trainer import events, fault_injection, storage
+from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -247,7 +248,7 @@ def _new_folder(stem: str) -> Path:
 def _anchored(config: TrainConfig) -> TrainConfig:
     """The settings with relative paths made absolute, so that the run means the same wherever it is resumed."""
     base = config.model.base
-    if base != configs.MICRO and detect.is_here(base):
+    if base != MICRO and detect.is_here(base):
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
     prior = config.prior.model_copy(update={"dataset": _absolute(config.prior.dataset)})

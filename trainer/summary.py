@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from trainer import keys, layout
+from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models.detect import TITLES, FamilyName
+from trainer.base_models.layer_names import Module, Shape
 from trainer.container import Container
-from trainer.detect import TITLES, FamilyName
-from trainer.keys import Module, Shape
 
 COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20
@@ -46,12 +46,12 @@ def layers(file: Container) -> tuple[list[Layer], list[str]]:
     found: dict[str, dict[str, str]] = {}
     strange = []
     for key in file.entries:
-        name, ending = keys.split(key)
-        if ending and (keys.read(name).place or name.startswith(keys.PREFIXES)):
+        name, ending = layer_names.split(key)
+        if ending and (layer_names.read(name).place or name.startswith(layer_names.PREFIXES)):
             found.setdefault(name, {})[ending] = key
         else:
             strange.append(key)
-    return [Layer(keys.read(name), parts) for name, parts in found.items()], strange
+    return [Layer(layer_names.read(name), parts) for name, parts in found.items()], strange
 
 
 def shapes(file: Container, layer: Layer) -> dict[str, Shape]:
@@ -62,12 +62,12 @@ def shapes(file: Container, layer: Layer) -> dict[str, Shape]:
 def width_of(file: Container, found: list[Layer]) -> tuple[FamilyName | None, str]:
     """The family that the sizes tell, and by which layer; None where they are those of no published model."""
     for layer in found:
-        place, size = layer.module.place, keys.weight_size(shapes(file, layer))
+        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
         if place and size and ".attn2.to_k" in place.path and size[1] in _WIDTHS:
             return _WIDTHS[size[1]], layer.module.name
     widths: dict[str, int] = {}
     for layer in found:
-        place, size = layer.module.place, keys.weight_size(shapes(file, layer))
+        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
         if place and size and place.path.endswith("self_attn.q_proj"):
             widths.setdefault(place.component, size[1])
     if widths.get("text_encoder_2") == 1280:
@@ -114,10 +114,10 @@ def family(file: Container, found: list[Layer]) -> FamilyName | None:
 def model(file: Container, found: list[Layer], of: FamilyName | None) -> str:
     """Which of the known models' layers the file's fit best, by name and size; "" if not even half of them do."""
     best, most = "", len(found) / 2
-    for name, (its, _) in layout.MODELS.items():
+    for name, (its, _) in layer_shapes.MODELS.items():
         if of not in (its, None):
             continue
-        known = layout.known(name)
+        known = layer_shapes.known(name)
         count = sum(fits(file, layer, known) for layer in found)
         if count > most:
             best, most = name, count
@@ -131,7 +131,7 @@ def fits(file: Container, layer: Layer, known: Mapping[str, Shape]) -> bool:
     if not weight:
         return False
     flat = (weight[0], math.prod(weight[1:]))
-    return keys.weight_size(shapes(file, layer)) == flat
+    return layer_names.weight_size(shapes(file, layer)) == flat
 
 
 def describe(file: Container) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from trainer import (
     update,
 )
 from trainer.adjustments import planned_rank, planned_steps
+from trainer.base_models import MICRO
 from trainer.batches import Batches
-from trainer.config import MICRO, Record, TrainConfig
+from trainer.config import Record, TrainConfig
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.dataset import Example
 from trainer.errors import UserError

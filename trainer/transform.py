@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import keys, lowrank
+from trainer import lowrank
 from trainer.adapter_file import AdapterFile, Module
-from trainer.detect import TITLES, FamilyName
+from trainer.base_models import layer_names
+from trainer.base_models.detect import TITLES, FamilyName
 from trainer.errors import UserError
 from trainer.forms import kernel_of, place_of
 from trainer.i18n import say
@@ -58,7 +59,7 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
     for name, file in files.items():
         for module_name, module in file.modules.items():
             shapes = {ending: tuple(part.shape) for ending, part in module.parts.items()}
-            size = keys.weight_size(shapes) or (0, 0)
+            size = layer_names.weight_size(shapes) or (0, 0)
             other, known = sizes.setdefault(module_name, (name, size))
             if known != size:
                 raise UserError(
@@ -173,7 +174,7 @@ def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None
     weight = base.weights[name]
     shape = base.headers[weight.file][1][weight.key].shape
     rows = shape[0] // (1 if weight.third is None else 3)
-    size = keys.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     if size != (rows, int(torch.Size(shape[1:]).numel())):
         raise UserError(
             "In {base} the layer {name} has another size than in {title}.",

@@ -7,6 +7,7 @@ trigger alone to learn, and guidance, which leads away from no words, then leads
 from collections.abc import Iterable
 
 from trainer import config as configs
+from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.i18n import say
@@ -25,10 +26,10 @@ def gentler(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> Tr
         beyond: whether micro cannot draw these pictures; those that it can draw are learned well by the preset, which
             keeps the trigger a switch.
     """
-    usual = configs.preset(config.preset, configs.MICRO).get("preservation", {})
+    usual = configs.preset(config.preset, MICRO).get("preservation", {})
     kept = config.preservation
     is_usual = kept.share and kept.prompts and kept.others == usual.get("others")
-    if config.model.base != configs.MICRO or not beyond or not is_usual or not are_missing(captions, config.trigger):
+    if config.model.base != MICRO or not beyond or not is_usual or not are_missing(captions, config.trigger):
         return config
     return config.model_copy(update={"preservation": kept.model_copy(update={"others": OTHERS})})
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import container, keys, layout, summary
-from trainer.detect import TITLES, FamilyName
+from trainer import container, summary
+from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models.detect import TITLES, FamilyName
+from trainer.base_models.layer_names import TEXT_PREFIXES, Module, Shape
 from trainer.errors import UserError
 from trainer.facts import PEFT_SETTINGS, Facts
 from trainer.i18n import count, say
-from trainer.keys import TEXT_PREFIXES, Module, Shape
 
 MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
 _FORGE_LIMIT = 12
@@ -86,7 +87,7 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     found, strange = summary.layers(file)
     family = summary.family(file, found)
     model = summary.model(file, found, family)
-    known = known if known and not model else layout.known(model or family or "sd15")
+    known = known if known and not model else layer_shapes.known(model or family or "sd15")
     facts = Facts(file, found, strange, family or "sd15", model, known)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
@@ -306,7 +307,7 @@ def _rules_kohya(facts: Facts, _: int) -> Iterator[str]:
 
 
 def _rules_diffusers(facts: Facts, _: int) -> Iterator[str]:
-    if not facts.peft and not all(key.startswith(keys.PREFIXES) for key in facts.file.entries):
+    if not facts.peft and not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
         yield say("it takes a file as kohya's only if all keys begin as such, so that it raises an error")
     if not facts.peft and PEFT_SETTINGS in facts.file.metadata:
         yield say("it refuses {key} beside alphas", key=PEFT_SETTINGS)

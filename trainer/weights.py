@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import container, detect, keys, storage
+from trainer import container, storage
+from trainer.base_models import detect, layer_names
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Component, Place
 from trainer.container import Entry
-from trainer.detect import FamilyName
 from trainer.errors import UserError
-from trainer.keys import Component, Place
 
 MAX_HEADER = 64 * 2**20
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -94,7 +95,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for place, weight in places:
         known = headers[weight.file][1][weight.key]
         if known.dtype in _DTYPES and len(known.shape) in (2, 4):
-            weights[keys.kohya(place, family)] = weight
+            weights[layer_names.kohya(place, family)] = weight
     return Checkpoint(path, family, weights, headers)
 
 
@@ -115,7 +116,7 @@ def _in_folder(path: Path, headers: dict[Path, tuple[int, dict[str, Entry]]]) ->
     for component in components:
         for file in _weight_files(path / component):
             for key in _header(file, headers):
-                module = keys.read(f"{component}.{key.removesuffix('.weight')}")
+                module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
                 if key.endswith(".weight") and module.place:
                     yield module.place, Weight(file, key)
 
@@ -136,11 +137,11 @@ def _in_file(
 ) -> Iterator[tuple[Place, Weight]]:
     entries = _header(path, headers)
     samplers = [re.match(rf"{re.escape(_UNET)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in entries]
-    per_block = min((int(found[1]) for found in samplers if found), default=keys.PER_BLOCK)
+    per_block = min((int(found[1]) for found in samplers if found), default=layer_names.PER_BLOCK)
     for key in entries:
         if key.startswith(_UNET) and key.endswith(".weight"):
-            path_there = keys.from_original(key.removeprefix(_UNET).removesuffix(".weight"), per_block)
-            module = keys.read(f"unet.{path_there}")
+            path_there = layer_names.from_original(key.removeprefix(_UNET).removesuffix(".weight"), per_block)
+            module = layer_names.read(f"unet.{path_there}")
             if module.place:
                 yield module.place, Weight(path, key)
             continue
@@ -150,7 +151,7 @@ def _in_file(
 
 
 def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Place, Weight]]:
-    module = keys.read(f"{component}.{key.removesuffix('.weight')}")
+    module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
     if module.place and key.endswith(".weight"):
         yield module.place, weight
     layer, _, part = key.partition(".")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer import config as configs
+from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from ui import form
@@ -27,7 +28,7 @@ class Answers:
         """Take the components' values, in the order of `Tab.answers`."""
         trigger, base, filled, *values = given
         own = form.changed(ENTRIES, form.Filled(**filled), values)
-        base = (base or "").strip() or configs.MICRO
+        base = (base or "").strip() or MICRO
         return cls(project or "", preset, (name or "").strip(), dataset.one_line(trigger or ""), base, own)
 
     def settings(self) -> dict[str, Any]:

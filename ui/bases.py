@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from trainer import config as configs
-from trainer import detect, runs, storage
+from trainer import runs, storage
+from trainer.base_models import MICRO, detect
 from trainer.errors import UserError
 from trainer.i18n import say
 
@@ -13,7 +13,7 @@ SHOWN = 8  # of those used before
 
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
-    found = {configs.MICRO: say("Micro, built in")}
+    found = {MICRO: say("Micro, built in")}
     for path in sorted(storage.models().iterdir()) if storage.models().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
@@ -24,7 +24,7 @@ def choices() -> list[tuple[str, str]]:
 
 def practice(base: str) -> str:
     """That the built-in base is for practice, and how to use a real one; "" for a real one."""
-    if base != configs.MICRO:
+    if base != MICRO:
         return ""
     return say(
         "Micro is for practice; for real use put a Stable Diffusion .safetensors file into the folder models, or give "

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer import config as configs
+from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import say
@@ -185,7 +186,7 @@ def standard(preset: str, base: str) -> TrainConfig:
 
 def as_settings(preset: str, base: str) -> dict[str, Any]:
     """The partial settings of a preset and a base, of a run that has no name yet."""
-    return {"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or configs.MICRO}}
+    return {"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or MICRO}}
 
 
 def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:

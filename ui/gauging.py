@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer import config as configs
+from trainer.base_models import MICRO
 from trainer.data import reach
 from ui import memory
 
@@ -33,7 +33,7 @@ _looks: list[_Look] = []  # one at a time
 
 def is_due(folder: Path) -> bool:
     """Whether a project is to be trained on micro, which has not seen its pictures yet."""
-    return (memory.answer(folder.name, "base") or configs.MICRO) == configs.MICRO and bool(reach.missing(folder))
+    return (memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
 
 
 def look(folder: Path) -> bool:

@@ -15,6 +15,7 @@ import gradio as gr
 
 from trainer import config as configs
 from trainer import storage
+from trainer.base_models import MICRO
 from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
 from trainer.data.checks import Problem
 from trainer.data.dataset import Example
@@ -47,7 +48,7 @@ class Project:
     trigger: str
     examples: tuple[Example, ...] = ()
     problems: tuple[Problem, ...] = ()
-    base: str = configs.MICRO
+    base: str = MICRO
     resolution: int = 0
     left: int = 0  # pictures that have not been measured yet
     read_at: float = 0.0
@@ -84,14 +85,14 @@ def read(name: str | None, trigger: str = "") -> Project:
     project = Project(name or "", trigger, read_at=time.monotonic())
     if project.folder is None:
         return project
-    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or configs.MICRO
+    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or MICRO
     preset = preset if preset in ("character", "style") else "character"
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
     found = checks.find(
         project.folder, trigger, preset=preset, base=base, resolution=resolution,
         measured=image_stats.known(project.folder),
     )  # fmt: skip
-    unseen = reach.missing(project.folder) if base == configs.MICRO else []
+    unseen = reach.missing(project.folder) if base == MICRO else []
     return replace(
         project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
         left=len(image_stats.missing(project.folder) or unseen),

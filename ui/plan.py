@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, detect, layout, runs, storage, uncaptioned
-from trainer import config as configs
+from trainer import adjustments, runs, storage, uncaptioned
+from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig
 from trainer.data import checks, dataset, reach
 from trainer.data.dataset import Example
@@ -78,21 +78,21 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
 
 def _text_encoder(config: TrainConfig) -> str:
     """What training the text encoder of a real base costs; it stays in memory, as no text can be encoded ahead."""
-    seen = None if config.model.base == configs.MICRO else detect.glance(config.model.base, config.model.revision)
+    seen = None if config.model.base == MICRO else detect.glance(config.model.base, config.model.revision)
     if not config.training.text_encoder or seen is None:
         return ""
     return say(
         "The text encoder learns too: it takes about {memory:.1f} GB more memory in half precision, and steps take a "
         "few percent longer.",
-        memory=2 * layout.text_encoder_size(seen.family) / 2**30,
+        memory=2 * layer_shapes.text_encoder_size(seen.family) / 2**30,
     )
 
 
 def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
     """What to know before a start on the built-in base: what it is for, and whether it can draw these pictures."""
-    if config.model.base != configs.MICRO:
+    if config.model.base != MICRO:
         return []
-    sentences = [bases.practice(configs.MICRO)]
+    sentences = [bases.practice(MICRO)]
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:
         kind = checks.KINDS["beyond micro"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import config as configs
 from trainer import runs, storage
+from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import checks
 from trainer.errors import UserError
@@ -53,7 +53,7 @@ class Tab:
 
 def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    filled = gr.JSON(asdict(form.fill(ENTRIES, "character", configs.MICRO, {})), visible=False)
+    filled = gr.JSON(asdict(form.fill(ENTRIES, "character", MICRO, {})), visible=False)
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
             preset = gr.Radio(
@@ -71,7 +71,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
                 [(words, key) for key, (words, _) in EFFORTS.items()], value="balanced",
                 label=say("How long may it take?"), elem_id="effort", interactive=True,
             )  # fmt: skip
-            apart = form.widget(ENTRIES, TEXT_ENCODER, form.standard("character", configs.MICRO))
+            apart = form.widget(ENTRIES, TEXT_ENCODER, form.standard("character", MICRO))
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
             with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
@@ -80,7 +80,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
             with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
                 kept, use, keep_as, save = _presets()
-                widgets = form.widgets(ENTRIES, form.standard("character", configs.MICRO), apart)
+                widgets = form.widgets(ENTRIES, form.standard("character", MICRO), apart)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = Live(pill)
     answers = [project, preset, name, trigger, base, filled, *widgets]
@@ -187,7 +187,7 @@ def show(project: str) -> list[Any]:
     preset = memory.answer(project, "preset") if project else "character"
     preset = preset if preset in {key for _, key in PRESETS} else "character"
     name, trigger, base = (memory.answer(project, key) if project else "" for key in ("name", "trigger", "base"))
-    base = base or configs.MICRO
+    base = base or MICRO
     data: dict[str, Any] = {}
     with suppress(ValueError):
         data = json.loads(memory.answer(project, "settings") or "{}") if project else {}
@@ -226,7 +226,7 @@ def use_preset(name: str | None) -> list[Any]:
     if not name:
         raise UserError("No settings are chosen.", "Choose some that you kept.")
     kept = presets.load(name)
-    preset, base = str(kept.get("preset", "character")), str(kept.get("base", configs.MICRO))
+    preset, base = str(kept.get("preset", "character")), str(kept.get("base", MICRO))
     if preset not in {key for _, key in PRESETS}:
         raise UserError("The settings {name!r} cannot be used.", "Keep them anew.", name=name)
     filled = form.fill(ENTRIES, preset, base, form.own_of(ENTRIES, dict(kept.get("settings", {}))))

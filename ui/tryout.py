@@ -13,6 +13,7 @@ import gradio as gr
 
 from trainer import archive, runs
 from trainer import config as configs
+from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
@@ -186,7 +187,7 @@ def offer(
     listed = adapters.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
-    base, text, preview = configs.MICRO, "", usual_settings(chosen)
+    base, text, preview = MICRO, "", usual_settings(chosen)
     if run := adapters.run_of(chosen):
         config = run.config()
         base = config.model.base
@@ -199,7 +200,7 @@ def offer(
     ]
     return [
         gr.Dropdown(listed, value=chosen), sent[0], suitable, *sent[1:],
-        *_notes(watch, small=base == configs.MICRO), pictures.history(),
+        *_notes(watch, small=base == MICRO), pictures.history(),
         *(gr.Dropdown([*listed[:-1], NOBODY], value=one if one in keys else "") for one in more),
     ]  # fmt: skip
 
@@ -227,7 +228,7 @@ def usual_settings(adapter: str) -> configs.PreviewConfig:
     """How to paint with an adapter: as its run's previews were, or as suits the built-in base."""
     if run := adapters.run_of(adapter):
         return run.config().preview
-    return configs.PreviewConfig.model_validate(configs.preset("character", configs.MICRO)["preview"])
+    return configs.PreviewConfig.model_validate(configs.preset("character", MICRO)["preview"])
 
 
 def restored(path: str | None, watch: Watch) -> list[Any]:
@@ -280,7 +281,7 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
         "Seed {seed}, {steps} steps, guidance {guidance:g}", seed=requests[0].seed, steps=requests[0].steps,
         guidance=requests[0].guidance,
     )  # fmt: skip
-    small = model.base == configs.MICRO
+    small = model.base == MICRO
     media.pictures().mkdir(parents=True, exist_ok=True)
     given_up = painter.given_up
     for number, picture in enumerate(requests):

@@ -27,7 +27,7 @@ import torch
 import transformers
 from transformers import CLIPTokenizer
 
-from trainer.families.pipelines import CONFIGS
+from trainer.base_models import CONFIGS
 from trainer.runs import Run
 
 GB = 2**30

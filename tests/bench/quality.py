@@ -36,8 +36,9 @@ from tests.bench.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED,
 from tests.bench.subjects import CHARACTERS, STYLES, Subject
 from trainer import events, runs
 from trainer.adjustments import planned_steps
+from trainer.base_models import MICRO
 from trainer.checkpoint import ADAPTER
-from trainer.config import MICRO, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family

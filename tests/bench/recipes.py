@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.bench.subjects import Subject
 from trainer import config as configs
-from trainer.config import MICRO, TrainConfig
+from trainer.base_models import MICRO
+from trainer.config import TrainConfig
 
 WIDTH = 5.0
 """Adam's useful rate goes about as one over the width of the layers, and micro's are some five times narrower than

@@ -34,8 +34,8 @@ from typing import Any
 
 from PIL import Image
 
+from trainer.base_models import CONFIGS
 from trainer.data import dataset
-from trainer.families.pipelines import CONFIGS
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PICTURES = CHECKOUT / "datasets" / "example-character"

@@ -99,7 +99,7 @@ def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the painter does; more threads add numbers up in another order
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(CHECKOUT / "trainer" / "families" / "micro")
+        pipeline = StableDiffusionPipeline.from_pretrained(CHECKOUT / "trainer" / "base_models" / "micro")
         if adapter:
             pipeline.load_lora_weights(load_file(adapter))
         noise = torch.Generator().manual_seed(1)

@@ -22,7 +22,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import adapter_file, config, detect, families, runs, storage, summary
+from trainer import adapter_file, config, families, runs, storage, summary
+from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import checks, dataset, images, sandbox, uploads
 from trainer.data.uploads import Report

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import adapter_file, cache, config, detect, events, export, families, objective, preview, runs
+from trainer import adapter_file, cache, config, events, export, families, objective, preview, runs
+from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError

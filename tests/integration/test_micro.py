@@ -1,37 +1,35 @@
 """The built-in base: its card keeps its word, and it is what the program takes it for."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from trainer import config, families
+from trainer.base_models import MICRO_FOLDER
 from trainer.config import ModelConfig, PictureConfig
 from trainer.preview import paint
 
-MICRO = Path(config.__file__).parent / "families" / "micro"
-
 
 def test_the_prompts_of_the_card_give_its_pictures() -> None:
-    card = (MICRO / "README.md").read_text()
+    card = (MICRO_FOLDER / "README.md").read_text()
     prompts = re.findall(r'--prompt "([^"]+)"', card)
     shown = [name for name in re.findall(r"\((pictures/\S+)\)", card)][: len(prompts)]
     assert len(prompts) == len(shown) == 2
-    readme = (MICRO.parents[2] / "README.md").read_text()
+    readme = (MICRO_FOLDER.parents[2] / "README.md").read_text()
     assert all(f"`{prompt}`" in readme and name in readme for prompt, name in zip(prompts, shown, strict=True))
     family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
     for prompt, name in zip(prompts, shown, strict=True):
         picture = paint(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))
         assert picture.size == (config.micro_side(), config.micro_side())
-        difference = np.asarray(picture).astype(int) - np.asarray(Image.open(MICRO / name)).astype(int)
+        difference = np.asarray(picture).astype(int) - np.asarray(Image.open(MICRO_FOLDER / name)).astype(int)
         # Processors add numbers up in different orders; on one and the same there is no difference at all.
         assert np.abs(difference).max() <= 1, f"{name} differs by {np.abs(difference).max()}"
 
 
 def test_the_folder_is_small_and_names_its_authors() -> None:
-    assert sum(path.stat().st_size for path in MICRO.rglob("*") if path.is_file()) < 30_000_000
-    notice = (MICRO / "NOTICE.md").read_text()
+    assert sum(path.stat().st_size for path in MICRO_FOLDER.rglob("*") if path.is_file()) < 30_000_000
+    notice = (MICRO_FOLDER / "NOTICE.md").read_text()
     assert "CC BY 4.0" in notice
     assert "Micah Lanier" in notice

@@ -13,11 +13,11 @@ import pytest
 from huggingface_hub import constants
 
 from scripts import make_configs
-from trainer import config, detect
+from trainer import config
+from trainer.base_models import CONFIGS, MICRO_FOLDER, detect
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import pipelines
-from trainer.families.pipelines import CONFIGS
 
 UNET = "model.diffusion_model."
 ATTENTION = f"{UNET}input_blocks.1.1."
@@ -193,12 +193,12 @@ def test_the_preset_follows_the_base(tmp_path: Path) -> None:
 
 
 def test_the_micro_base_is_known() -> None:
-    found = detect.look(Path(detect.__file__).parent / "families" / "micro")
+    found = detect.look(MICRO_FOLDER)
     assert (found.family, found.objective) == ("sd15", "v_prediction")
 
 
 def test_looking_needs_no_torch() -> None:
-    code = "import sys; from trainer import detect; detect.glance('not/here'); print('torch' in sys.modules)"
+    code = "import sys; from trainer.base_models import detect; detect.glance('not/here'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

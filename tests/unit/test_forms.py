@@ -13,18 +13,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tests.speeds import examples
-from trainer import adapter_file, container, forms, keys, layout, lowrank, summary
+from trainer import adapter_file, container, forms, lowrank, summary
 from trainer.adapter_file import LoHa, LoKr, Lora, Module
-from trainer.detect import FamilyName
+from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Place
 from trainer.errors import UserError
 from trainer.forms import Precision
-from trainer.keys import Place
 
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
     family: [(Place(component, path), len(shape))  # type: ignore[arg-type] # one of the three
              for component, _, path, shape in ((*name.partition(":"), shape)
-                                               for name, shape in layout.known(family).items())]
+                                               for name, shape in layer_shapes.known(family).items())]
     for family in FAMILIES
 }  # fmt: skip
 
@@ -44,7 +45,7 @@ def adapters(draw: st.DrawFn, kinds: tuple[str, ...]) -> tuple[FamilyName, dict[
         rank, out, into = (draw(st.integers(1, 4)) for _ in range(3))
         kernel = (3, 3) if place.path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")) else (1, 1)
         alpha = draw(st.floats(0.0625, 100, width=32))
-        modules[keys.kohya(place, family)] = module(kind, rank, (out, into, *kernel[: dims - 2]), alpha, seed)
+        modules[layer_names.kohya(place, family)] = module(kind, rank, (out, into, *kernel[: dims - 2]), alpha, seed)
     return family, dict(sorted(modules.items()))
 
 
@@ -114,7 +115,7 @@ def foreign(name: str, place: Place, naming: str) -> str:
     if place.component != "unet":
         return f"{place.component}.{place.path}" if naming == "bare" else name
     if naming == "original":
-        return "lora_unet_" + keys.original(place.path).replace(".", "_")
+        return "lora_unet_" + layer_names.original(place.path).replace(".", "_")
     if naming == "diffusers":
         return "lora_unet_" + place.path.replace(".", "_")
     return place.path if naming == "bare" else "unet." + place.path.replace(".to_", ".processor.to_")
@@ -145,7 +146,7 @@ def test_precision(precision: Precision, form: forms.Form) -> None:
     for key, tensor in tensors.items():
         assert tensor.dtype == (torch.float32 if key.endswith("alpha") else dtype)
         assert tensor.is_contiguous()
-        ending = keys.split(key)[1]
+        ending = layer_names.split(key)[1]
         if ending != "alpha":
             assert torch.allclose(tensor.float(), one.parts[ending], rtol=rounding, atol=1e-7)
     assert len(tensors) == (3 if form == "kohya" else 2)
@@ -281,7 +282,7 @@ def test_an_energy_share() -> None:
 
 def test_inspect(tmp_path: Path) -> None:
     place = Place("unet", "down_blocks.1.attentions.0.proj_in")
-    modules = {keys.kohya(place, "sdxl"): module("LoRA", 2, (4, 6), 1.0, 0)}
+    modules = {layer_names.kohya(place, "sdxl"): module("LoRA", 2, (4, 6), 1.0, 0)}
     told = {**forms.of_family("sdxl", "epsilon"), "ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw",
             "modelspec.trigger_phrase": "rin", summary.COVER: json.dumps(["/9j/abc"])}  # fmt: skip
     facts = summary.describe(container.parse(forms.write(modules, told, form="kohya", precision="fp16"), "x"))

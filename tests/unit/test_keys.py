@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import families, keys, layout
+from trainer import families
+from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Place
 from trainer.config import ModelConfig
-from trainer.detect import FamilyName
-from trainer.keys import Place
 
 
 @pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl"])
 def test_the_modules_are_as_many_as_are_known(model: str) -> None:
     """Figures of kohya's trainer for its usual layers: UNet and text encoders."""
     usual = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-    shapes = layout.known(model)
+    shapes = layer_shapes.known(model)
     counts = {
         component: sum(name.startswith(f"{component}:") for name in shapes)
         for component in ("text_encoder", "text_encoder_2")
@@ -31,8 +32,8 @@ def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str)
     family = families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
     live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "text_projection" not in name}  # fmt: skip
-    shapes = layout.known("micro") if kind == "micro" else layout.of_folder(bases[kind])
-    told = {keys.kohya(place_of(name), family.found.family): shape for name, shape in shapes.items()}
+    shapes = layer_shapes.known("micro") if kind == "micro" else layer_shapes.of_folder(bases[kind])
+    told = {layer_names.kohya(place_of(name), family.found.family): shape for name, shape in shapes.items()}
     assert told == live
 
 
@@ -43,18 +44,18 @@ def place_of(name: str) -> Place:
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_every_name_is_read_back(family: FamilyName) -> None:
-    for name in layout.known(family):
+    for name in layer_shapes.known(family):
         place = place_of(name)
-        module = keys.read(keys.kohya(place, family))
+        module = layer_names.read(layer_names.kohya(place, family))
         assert module.place == place
         assert module.text_model
-        assert keys.read(keys.peft(place)).place == place
+        assert layer_names.read(layer_names.peft(place)).place == place
         if place.component == "unet":
-            flat = "lora_unet_" + keys.original(place.path, attends="up_blocks.0.up" not in place.path).replace(
+            flat = "lora_unet_" + layer_names.original(place.path, attends="up_blocks.0.up" not in place.path).replace(
                 ".", "_"
             )
-            assert keys.read(flat).place == place
-            assert keys.read("lora_unet_" + place.path.replace(".", "_")).place == place
+            assert layer_names.read(flat).place == place
+            assert layer_names.read("lora_unet_" + place.path.replace(".", "_")).place == place
 
 
 @pytest.mark.parametrize(
@@ -74,15 +75,15 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
     ],
 )  # fmt: skip
 def test_names_of_other_programs(name: str, path: str | None) -> None:
-    module = keys.read(name)
+    module = layer_names.read(name)
     assert (module.place.path if module.place else None) == path
 
 
 def test_endings_of_other_programs() -> None:
-    assert keys.split("unet.a.lora_A.weight") == ("unet.a", "lora_down.weight")
-    assert keys.split("unet.a.to_q_lora.up.weight") == ("unet.a.to_q", "lora_up.weight")
-    assert keys.split("lora_unet_a.hada_t1") == ("lora_unet_a", "hada_t1")
-    assert keys.split("lora_unet_a.bias") == ("lora_unet_a.bias", "")
+    assert layer_names.split("unet.a.lora_A.weight") == ("unet.a", "lora_down.weight")
+    assert layer_names.split("unet.a.to_q_lora.up.weight") == ("unet.a.to_q", "lora_up.weight")
+    assert layer_names.split("lora_unet_a.hada_t1") == ("lora_unet_a", "hada_t1")
+    assert layer_names.split("lora_unet_a.bias") == ("lora_unet_a.bias", "")
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,10 @@ def test_endings_of_other_programs() -> None:
 def test_the_size_of_the_weight_that_a_module_changes(
     shapes: dict[str, tuple[int, ...]], size: tuple[int, int] | None
 ) -> None:
-    assert keys.weight_size(shapes) == size
+    assert layer_names.weight_size(shapes) == size
 
 
 def test_the_size_of_text_encoders_is_that_of_the_published_models() -> None:
     """123 M parameters of CLIP ViT-L, 340 M of OpenCLIP ViT-H as in 2.x, and in XL 695 M of ViT-bigG beside ViT-L."""
-    millions = {model: layout.text_encoder_size(model) / 1e6 for model in ("sd15", "sd21", "sdxl")}
+    millions = {model: layer_shapes.text_encoder_size(model) / 1e6 for model in ("sd15", "sd21", "sdxl")}
     assert millions == pytest.approx({"sd15": 123, "sd21": 340, "sdxl": 123 + 695}, rel=0.01)

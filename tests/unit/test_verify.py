@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import container, forms, keys, layout, summary, verify
-from trainer.detect import FamilyName
+from trainer import container, forms, summary, verify
+from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Place
 from trainer.errors import UserError
-from trainer.keys import Place
 
 PROGRAMS = {program.name for program in verify.PROGRAMS}
 LAYERS = (
@@ -27,11 +28,11 @@ Tensors = dict[str, Tensor]
 def good(family: FamilyName = "sd15", model: str = "") -> Tensors:
     """A LoRA of some layers of every kind, of the real sizes."""
     tensors = {}
-    for name, shape in layout.known(model or family).items():
+    for name, shape in layer_shapes.known(model or family).items():
         component, _, path = name.partition(":")
         place = Place(component, path)  # type: ignore[arg-type] # one of the three
         if path.endswith(LAYERS) and place.block != "outside":
-            module = keys.kohya(place, family)
+            module = layer_names.kohya(place, family)
             tensors[f"{module}.alpha"] = torch.tensor(1.0)
             tensors[f"{module}.lora_down.weight"] = torch.ones(2, *shape[1:], dtype=torch.float16)
             tensors[f"{module}.lora_up.weight"] = torch.ones(shape[0], 2, *[1] * (len(shape) - 2), dtype=torch.float16)
@@ -99,7 +100,7 @@ def mixed(tensors: Tensors) -> Tensors:
     changed = {}
     for key, tensor in tensors.items():
         name, _, ending = key.partition(".")
-        place = keys.read(name).place
+        place = layer_names.read(name).place
         assert place
         flat = "lora_unet_" + place.path.replace(".", "_")
         changed[f"{flat if place.block == 'mid_block' else name}.{ending}"] = tensor
@@ -115,9 +116,9 @@ def original(tensors: Tensors) -> Tensors:
     changed = {}
     for key, tensor in tensors.items():
         name, _, ending = key.partition(".")
-        place = keys.read(name).place
+        place = layer_names.read(name).place
         assert place
-        flat = keys.original(place.path).replace(".", "_") if place.component == "unet" else ""
+        flat = layer_names.original(place.path).replace(".", "_") if place.component == "unet" else ""
         changed[f"lora_unet_{flat}.{ending}" if flat else key] = tensor
     return changed
 

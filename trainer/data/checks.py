@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from trainer.base_models import MICRO
 from trainer.data import buckets, dataset, image_stats, reach, token_count
 from trainer.data.dataset import Example
 from trainer.data.image_stats import Measurement
@@ -229,7 +230,7 @@ def find(
         *captions(examples, trigger, base),
     ]
     found += [*_sizes(examples, resolution), *_looks(examples, numbers)]
-    if base == token_count.MICRO and reach.is_beyond(reach.known(folder)):
+    if base == MICRO and reach.is_beyond(reach.known(folder)):
         found.append(Problem("beyond micro", "", say(KINDS["beyond micro"].title)))
     if preset == "character" and examples and any(one.caption for one in examples):
         words = {word for one in examples for word in re.findall(r"\w+", one.caption.lower())}

@@ -5,13 +5,13 @@ All published bases have CLIP's tokens; the built-in one has words of its own.
 
 import json
 from functools import cache, lru_cache
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-MICRO = "micro"
-_CLIP = Path(__file__).parent.parent / "families" / "configs" / "clip"
-_OWN = Path(__file__).parent.parent / "families" / MICRO / "tokenizer"
+from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER
+
+_CLIP = CONFIGS / "clip"
+_OWN = MICRO_FOLDER / "tokenizer"
 # Radford et al. 2021, https://arxiv.org/abs/2103.00020: words, single digits, and what is neither, in lower case.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 

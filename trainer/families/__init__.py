@@ -17,11 +17,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer import detect
 from trainer.adapter_file import AdapterFile
 from trainer.adapters import AdapterConfig, Lora, chosen
+from trainer.base_models import detect
+from trainer.base_models.detect import TITLES, Base, FamilyName, Objective
 from trainer.config import ModelConfig
-from trainer.detect import TITLES, Base, FamilyName, Objective
 from trainer.errors import UserError
 from trainer.families import pipelines
 from trainer.families.layers import ADAPTER, Layer, LoraPair, base_weight, drop_ranks, known

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trainer import detect
-from trainer.config import MICRO, ModelConfig
-from trainer.detect import FamilyName, Objective
+from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER, detect
+from trainer.base_models.detect import FamilyName, Objective
+from trainer.config import ModelConfig
 from trainer.errors import UserError
 
 # These libraries draw bars and remark on what we know: that picture processors are not needed here.
@@ -30,8 +30,6 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()
 # Newer versions of diffusers call it `dtype`; the oldest that will do know the old name alone.
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
-CONFIGS = Path(__file__).parent / "configs"
-_MICRO = Path(__file__).parent / "micro"
 # What each family's tokenizers fill a short prompt up with.
 _PADS: dict[FamilyName, dict[str, str]] = {
     "sd15": {"tokenizer": "<|endoftext|>"},
@@ -47,7 +45,7 @@ def locate(model: ModelConfig) -> tuple[Path, str]:
         UserError: it cannot be fetched.
     """
     if model.base == MICRO:
-        return _MICRO, ""
+        return MICRO_FOLDER, ""
     if not detect.is_hub_name(model.base):
         return Path(model.base).expanduser() if detect.is_here(model.base) else Path(model.base), ""
     try:

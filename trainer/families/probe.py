@@ -8,7 +8,7 @@ The noise levels are middle and high ones, for at low ones both readings are nea
 import torch
 from torch import Tensor
 
-from trainer.detect import Objective
+from trainer.base_models.detect import Objective
 from trainer.families import Conditioning, Family
 from trainer.rng import generator
 

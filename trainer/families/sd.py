@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.detect import Base, Objective
+from trainer.base_models.detect import Base, Objective
 from trainer.families import pipelines
 
 Conditioning = dict[str, Tensor]

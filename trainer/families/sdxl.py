@@ -14,8 +14,8 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer import keys
-from trainer.detect import Base, Objective
+from trainer.base_models import layer_names
+from trainer.base_models.detect import Base, Objective
 from trainer.families import pipelines
 from trainer.families.sd import Conditioning, tokenize
 
@@ -63,7 +63,9 @@ class SDXL:
         """The name of a module of the UNet in adapter files: the original one, which numbers the blocks through."""
         found = re.match(r"up_blocks\.(\d+)\.upsamplers", path)
         attends = not found or hasattr(self._pipeline.unet.up_blocks[int(found[1])], "attentions")
-        return keys.original(path, self._pipeline.unet.config.layers_per_block + 1, attends=attends).replace(".", "_")
+        return layer_names.original(path, self._pipeline.unet.config.layers_per_block + 1, attends=attends).replace(
+            ".", "_"
+        )
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""

@@ -10,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainer.detect import FamilyName
-from trainer.keys import Shape
+from trainer.base_models import CONFIGS, MICRO_FOLDER
+from trainer.base_models.detect import FamilyName
+from trainer.base_models.layer_names import Shape
 
-_CONFIGS = Path(__file__).parent / "families"
 MODELS: dict[str, tuple[FamilyName, Path]] = {
-    "sd15": ("sd15", _CONFIGS / "configs" / "sd15"),
-    "sd21": ("sd21", _CONFIGS / "configs" / "sd21"),
-    "sdxl": ("sdxl", _CONFIGS / "configs" / "sdxl"),
-    "micro": ("sd15", _CONFIGS / "micro"),
+    "sd15": ("sd15", CONFIGS / "sd15"),
+    "sd21": ("sd21", CONFIGS / "sd21"),
+    "sdxl": ("sdxl", CONFIGS / "sdxl"),
+    "micro": ("sd15", MICRO_FOLDER),
 }
 
 

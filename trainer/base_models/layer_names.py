@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.detect import FamilyName
+from trainer.base_models.detect import FamilyName
 
 Component = Literal["unet", "text_encoder", "text_encoder_2"]
 Naming = Literal["diffusers", "original", "dotted"]

@@ -80,9 +80,10 @@ def serving(folder: Path) -> Iterator[Path]:
 def _start(address: Path, pipe: Path) -> tuple[subprocess.Popen[bytes], int]:
     kept = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     keep = os.open(pipe, os.O_WRONLY)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.forks", address], cwd=CHECKOUT, stdin=kept,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "tests" / "e2e" / "lookups"), "LIMNER_LOOKUPS": os.devnull},
+        env={**environment, "PYTHONPATH": str(CHECKOUT / "tests" / "e2e" / "lookups"), "LIMNER_LOOKUPS": os.devnull},
     )  # fmt: skip
     os.close(kept)
     end = time.monotonic() + 120

@@ -198,7 +198,9 @@ def test_the_micro_base_is_known() -> None:
 
 
 def test_looking_needs_no_torch() -> None:
-    code = "import sys; from trainer.base_models import detect; detect.glance('not/here'); print('torch' in sys.modules)"
+    code = (
+        "import sys; from trainer.base_models import detect; detect.glance('not/here'); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

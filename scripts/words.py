@@ -16,7 +16,7 @@ os.environ["LANGUAGE"] = "en"  # before anything is imported that speaks: messag
 from babel import Locale
 from babel.messages import Catalog, mofile, pofile
 
-from trainer import summary
+from trainer.adapter_files import summary
 from trainer.config import TrainConfig
 from trainer.data import checks, image_stats
 from trainer.i18n import LANGUAGES
@@ -70,7 +70,7 @@ def _everywhere() -> Iterator[tuple[Id, str]]:
         words += (kind.effect, kind.remedy, kind.button)
         yield from ((message, "trainer/data/checks.py") for message in words if message)
     yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLOURS)
-    yield from ((name, "trainer/summary.py") for name in summary.RECIPE)
+    yield from ((name, "trainer/adapter_files/summary.py") for name in summary.RECIPE)
 
 
 def calls(source: str) -> Iterator[Id]:

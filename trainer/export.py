@@ -17,14 +17,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 
-from trainer import __version__, adapter_file, events, forms, storage, summary, verify
-from trainer.adapter_file import AdapterFile
+from trainer import __version__, events, storage
+from trainer.adapter_files import compatibility, reader, summary, writer
+from trainer.adapter_files.reader import AdapterFile
+from trainer.adapter_files.writer import Precision
 from trainer.base_models import detect, layer_names
 from trainer.base_models.layer_names import Shape
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
-from trainer.forms import Precision
 from trainer.i18n import say
 from trainer.runs import Run
 
@@ -52,7 +53,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
-    trained = adapter_file.of_tensors(tensors, run.export.name)
+    trained = reader.of_tensors(tensors, run.export.name)
     told = metadata(family, config, run, captions, len(captions))
     if settings.cover and (picture := cover(run)):
         told |= {summary.COVER: json.dumps([picture]), "modelspec.thumbnail": f"data:image/jpeg;base64,{picture}"}
@@ -61,19 +62,19 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     written: list[Path] = []
     try:
         for form in ("kohya", "peft") if settings.peft else ("kohya",):
-            path = run.export if form == "kohya" else run.folder / "peft" / forms.PEFT_NAME
+            path = run.export if form == "kohya" else run.folder / "peft" / writer.PEFT_NAME
             path.parent.mkdir(exist_ok=True)
             written.append(path)
-            data = forms.write(
+            data = writer.write(
                 trained.modules, told, form=form, precision=precision, strip=settings.strip,
                 family=family.found.family,
             )  # fmt: skip
             storage.write(path, data)
-            errors[path] = compare(adapter_file.read(path), adapter, tolerance)
+            errors[path] = compare(reader.read(path), adapter, tolerance)
         adapter.detach()
         for path in written:
-            file = adapter_file.read(path)
-            if path != run.export or adapter_file.readable_by_diffusers(file):
+            file = reader.read(path)
+            if path != run.export or reader.readable_by_diffusers(file):
                 load_with_diffusers(family, path, tolerance)
             else:
                 run.report(events.Warned(message=NOT_IN_DIFFUSERS))
@@ -81,7 +82,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
                 "Its effect is that of the trained adapter to within {error:.2%} (rounding to {precision}).",
                 error=errors[path], precision=precision,
             )  # fmt: skip
-            run.report(verified(verify.check(path, known), path, run, note))
+            run.report(verified(compatibility.check(path, known), path, run, note))
     except Exception:
         for path in written:
             path.unlink(missing_ok=True)
@@ -89,7 +90,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     return run.export
 
 
-def verified(report: verify.Report, path: Path, run: Run, note: str) -> events.Verified:
+def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> events.Verified:
     """A report, and what was measured, as an event of a run."""
     verdicts = tuple((one.program, one.loads, one.words) for one in report.verdicts)
     return events.Verified(
@@ -143,7 +144,7 @@ def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
     Raises:
         RuntimeError: a module is missing or has other values.
     """
-    file, pipeline = adapter_file.read(path), family.pipeline()
+    file, pipeline = reader.read(path), family.pipeline()
     if next(family.denoiser.parameters()).dtype != torch.float32:  # diffusers rounds an adapter as the base is
         tolerance = max(tolerance, TOLERANCE["bf16"])
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trainer import container, storage, summary, verify
+from trainer import storage
+from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from trainer.adapter_file import AdapterFile
-    from trainer.transform import Made
-    from trainer.weights import Checkpoint
+    from trainer.adapter_files.base_weights import Checkpoint
+    from trainer.adapter_files.reader import AdapterFile
+    from trainer.adapter_files.transforms import Made
 
 BASE = "micro|FOLDER|FILE|HUB-NAME"
 
@@ -97,8 +98,8 @@ def tell(facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _inspect(parsed: argparse.Namespace) -> int:
-    facts = summary.describe(container.read(parsed.file))
-    facts["problems"] = list(verify.check(parsed.file).problems)
+    facts = summary.describe(safetensors_reader.read(parsed.file))
+    facts["problems"] = list(compatibility.check(parsed.file).problems)
     if not parsed.json:
         facts["blocks"] = [f"{block} {size / 1024:.0f} KB" for block, size in facts["blocks"].items()]
         facts["recipe"] = [f"{name} {value}" for name, value in facts["recipe"].items()]
@@ -109,12 +110,12 @@ def _inspect(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    report = verify.check(parsed.file)
+    report = compatibility.check(parsed.file)
     _tell_report(report, as_json=parsed.json)
     return 0 if report.good else 2
 
 
-def _tell_report(report: verify.Report, *, as_json: bool) -> None:
+def _tell_report(report: compatibility.Report, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(of_report(report)))
         return
@@ -125,7 +126,7 @@ def _tell_report(report: verify.Report, *, as_json: bool) -> None:
         print(f"  {'yes' if one.loads else 'NO ':3}  {one.program:10}  {one.words}")
 
 
-def of_report(report: verify.Report) -> dict[str, Any]:
+def of_report(report: compatibility.Report) -> dict[str, Any]:
     """A report ready for JSON."""
     return {**vars(report), "good": report.good, "verdicts": [vars(one) for one in report.verdicts]}
 
@@ -134,51 +135,51 @@ def of_report(report: verify.Report) -> dict[str, Any]:
 
 
 def _merge(parsed: argparse.Namespace) -> int:
-    from trainer import transform
+    from trainer.adapter_files import transforms
 
     given = _named([adapter(text) for text in parsed.files])
-    made = transform.merge(given, _at_least_0(parsed.rank))
+    made = transforms.merge(given, _at_least_0(parsed.rank))
     return _finish(parsed, made, [file for _, file, _ in given])
 
 
 def _resize(parsed: argparse.Namespace) -> int:
-    from trainer import adapter_file, transform
+    from trainer.adapter_files import reader, transforms
 
     if not parsed.rank and parsed.energy == 1:
         raise UserError("It is not said how far to resize.", "Give --rank or --energy.")
-    file = adapter_file.read(parsed.file)
-    return _finish(parsed, transform.resize(file, parsed.rank, parsed.energy), [file])
+    file = reader.read(parsed.file)
+    return _finish(parsed, transforms.resize(file, parsed.rank, parsed.energy), [file])
 
 
 def _convert(parsed: argparse.Namespace) -> int:
-    from trainer import adapter_file, transform
+    from trainer.adapter_files import reader, transforms
 
-    file = adapter_file.read(parsed.file)
-    return _finish(parsed, transform.Made(file.modules), [file], recipe=True)
+    file = reader.read(parsed.file)
+    return _finish(parsed, transforms.Made(file.modules), [file], recipe=True)
 
 
 def _difference(parsed: argparse.Namespace) -> int:
-    from trainer import transform
+    from trainer.adapter_files import transforms
 
     base = _checkpoint(parsed.base)
-    made = transform.difference(_checkpoint(parsed.tuned), base, max(1, parsed.rank), parsed.energy)
+    made = transforms.difference(_checkpoint(parsed.tuned), base, max(1, parsed.rank), parsed.energy)
     return _finish(parsed, made, [], base=base)
 
 
 def _bake(parsed: argparse.Namespace) -> int:
-    from trainer import transform
+    from trainer.adapter_files import transforms
 
     _check_out(parsed.out)
     given = _named([adapter(text) for text in parsed.files])
-    count = transform.bake(_checkpoint(parsed.base), given, parsed.out)
+    count = transforms.bake(_checkpoint(parsed.base), given, parsed.out)
     tell({"file": parsed.out.name, "layers": count}, as_json=parsed.json)
     return 0
 
 
 def _named(given: Sequence[tuple[str, float]]) -> list[tuple[str, AdapterFile, float]]:
-    from trainer import adapter_file
+    from trainer.adapter_files import reader
 
-    return [(Path(file).name, adapter_file.read(Path(file)), strength) for file, strength in given]
+    return [(Path(file).name, reader.read(Path(file)), strength) for file, strength in given]
 
 
 def _at_least_0(rank: int) -> int:
@@ -188,9 +189,9 @@ def _at_least_0(rank: int) -> int:
 
 
 def _checkpoint(base: str) -> Checkpoint:
+    from trainer.adapter_files.base_weights import open_checkpoint
     from trainer.config import ModelConfig
     from trainer.families import pipelines
-    from trainer.weights import open_checkpoint
 
     return open_checkpoint(pipelines.locate(ModelConfig(base=base))[0])
 
@@ -209,20 +210,20 @@ def _finish(
     recipe: bool = False,
 ) -> int:
     """Write the new adapter, check it by the rules of the programs, and tell how exact it is."""
-    from trainer import forms
+    from trainer.adapter_files import writer
     from trainer.base_models import detect
 
     _check_out(parsed.out)
-    metadata = forms.for_family(sources[0]) if recipe else forms.inherited(sources, made.modules, parsed.out.stem)
+    metadata = writer.for_family(sources[0]) if recipe else writer.inherited(sources, made.modules, parsed.out.stem)
     if base:
         predicts = detect.look(base.path).objective
-        metadata |= forms.of_family(base.family, "v" if predicts == "v_prediction" else "epsilon")
+        metadata |= writer.of_family(base.family, "v" if predicts == "v_prediction" else "epsilon")
     family = base.family if base else sources[0].family
-    data = forms.write(
+    data = writer.write(
         made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip, family=family
     )
     storage.write(parsed.out, data)
-    report = verify.check(parsed.out)
+    report = compatibility.check(parsed.out)
     ranks = sorted({module.rank for module in made.modules.values()})
     facts = {
         "file": parsed.out.name,

@@ -19,8 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import adapter_file, archive, config, distributed, events, families, storage
-from trainer.adapter_file import AdapterFile
+from trainer import archive, config, distributed, events, families, storage
+from trainer.adapter_files import reader
+from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO, detect
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
@@ -140,7 +141,7 @@ class Painter:
             if not strength:
                 continue
             adapter = read_adapter(Path(file))
-            if adapter_file.readable_by_diffusers(adapter):
+            if reader.readable_by_diffusers(adapter):
                 names.append(self._load_adapter(family, Path(file), adapter))
                 strengths.append(strength)
             else:
@@ -189,7 +190,7 @@ class Painter:
 
 @lru_cache(maxsize=16)
 def _read_adapter(file: Path, _: int) -> AdapterFile:
-    return adapter_file.read(file)
+    return reader.read(file)
 
 
 def read_adapter(file: Path) -> AdapterFile:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trainer import container, runs, storage, summary, verify
+from trainer import runs, storage
+from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui import media
@@ -111,12 +112,12 @@ def describe(path: Path) -> str:
     Raises:
         UserError: there is no such file.
     """
-    report = verify.check(path)
+    report = compatibility.check(path)
     checked = verdicts(
         [(one.program, one.loads, one.words) for one in report.verdicts], (*report.problems, *report.notes)
     )
     try:
-        file = container.read(path)
+        file = safetensors_reader.read(path)
     except UserError as error:
         return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
     facts, cover = summary.describe(file), summary.cover(file.metadata)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from tests.bench.speed import PICTURES
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, events, runs
+from trainer import checkpoint, config, events, runs
+from trainer.adapter_files import reader
 from trainer.runs import Run
 
 
@@ -85,7 +86,7 @@ def torn(run: Run) -> list[str]:
     try:
         run.config()
         if run.export.exists():
-            adapter_file.read(run.export)
+            reader.read(run.export)
     except Exception as error:  # whatever it is, it is a fault
         found.append(f"{type(error).__name__}: {error}")
     return found

@@ -11,7 +11,7 @@ import torch
 from tests.e2e.conftest import Server, Visit
 from tests.e2e.test_page import PHONE, picture, tab
 from tests.unit.test_verify import good, metadata
-from trainer import adapter_file, container, forms
+from trainer.adapter_files import reader, safetensors_reader, writer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -24,9 +24,9 @@ def fox(tmp_path: Path) -> Path:
         key: one if key.endswith("alpha") else 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(n))
         for n, (key, one) in enumerate(good("sd15", "micro").items())
     }
-    modules = adapter_file.of_tensors(tensors, "fox").modules
+    modules = reader.of_tensors(tensors, "fox").modules
     path = tmp_path / "fox.safetensors"
-    path.write_bytes(forms.write(modules, metadata("sd15"), form="peft", precision="fp32"))
+    path.write_bytes(writer.write(modules, metadata("sd15"), form="peft", precision="fp32"))
     return path
 
 
@@ -60,7 +60,7 @@ def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path:
     with page.expect_download() as download:
         page.locator("#tool-result a.download").click(timeout=60_000)
     assert download.value.suggested_filename == "fox-small.safetensors"
-    made = container.read(Path(download.value.path()))
+    made = safetensors_reader.read(Path(download.value.path()))
     assert {entry.dtype for entry in made.entries.values()} == {"F16", "F32"}
     assert page.get_by_role("link", name="fox-small.safetensors").count() == 2
     # What the tool refuses is said

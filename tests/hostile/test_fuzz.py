@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import adapter_file, config, events, verify
+from trainer import config, events
+from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
@@ -116,8 +117,8 @@ def test_adapters(home: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        verify.check(path)
-        adapter_file.read(path)
+        compatibility.check(path)
+        reader.read(path)
 
     assert fuzz("adapters", seeds, read) > 100 * SECONDS / 12
 

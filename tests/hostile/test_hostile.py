@@ -22,7 +22,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import adapter_file, config, families, runs, storage, summary
+from trainer import config, families, runs, storage
+from trainer.adapter_files import reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import checks, dataset, images, sandbox, uploads
@@ -307,7 +308,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
     (home / "uploads").mkdir()
     path = containers.write(home / "uploads", "x.safetensors", data)
     with pytest.raises(UserError) as caught:
-        adapter_file.read(path)
+        reader.read(path)
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
     _, told = tools.take(str(path))  # and what the page says of it
@@ -320,7 +321,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
 def test_a_pickle_is_refused_whatever_it_is_called(home: Path, name: str) -> None:
     path = containers.write(home / "outputs", name, pictures.pickled())
     with pytest.raises(UserError):
-        adapter_file.read(path)
+        reader.read(path)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -358,7 +359,7 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     assert "<script" not in told
     assert "<img" not in told
     assert len(unescape(told)) < 30_000
-    assert summary.describe(adapter_file.container.read(path))["bytes"] > 100_000
+    assert summary.describe(reader.container.read(path))["bytes"] > 100_000
 
 
 # Settings -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.integration.test_engine import finish, settings
-from trainer import adapter_file, events, families, preview, runs
+from trainer import events, families, preview, runs
+from trainer.adapter_files import reader
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
@@ -61,7 +62,7 @@ def test_the_file_does_to_the_weights_what_the_adapter_does(
     from safetensors.torch import save_file
 
     save_file(adapter.tensors(), tmp_path / "a.safetensors")
-    file = adapter_file.read(tmp_path / "a.safetensors")
+    file = reader.read(tmp_path / "a.safetensors")
     adapter.detach()
     assert torch.equal(answer(family), base)
     with families.patched(family, [(file, 1.0)]):
@@ -78,9 +79,9 @@ def test_each_kind_learns_and_is_exported(character: Path, tiny_sd: Path, option
     finish(run)
     curve = [loss for _, loss in sorted(runs.look(run).state.losses.items())]
     assert sum(curve[-10:]) < 0.995 * sum(curve[:10])
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
-    assert any("diffusers cannot load" in one for one in said) != adapter_file.readable_by_diffusers(file)
+    assert any("diffusers cannot load" in one for one in said) != reader.readable_by_diffusers(file)
     picture = PictureConfig(base=str(tiny_sd), prompt="rin", steps=2, guidance=3.0, out="x.png")
     painter = preview.Painter()
     pictures = [

@@ -15,19 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import (
-    adapter_file,
-    adjustments,
-    batches,
-    cache,
-    checkpoint,
-    config,
-    events,
-    export,
-    families,
-    preview,
-    runs,
-)
+from trainer import adjustments, batches, cache, checkpoint, config, events, export, families, preview, runs
+from trainer.adapter_files import reader
 from trainer.adapters import Lora
 from trainer.config import ModelConfig, PictureConfig, TrainConfig
 from trainer.data import dataset
@@ -213,7 +202,7 @@ def test_another_seed_gives_another_adapter(character: Path, tiny_sd: Path) -> N
 def test_the_file_is_what_the_programs_read(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__text_encoder=True))
     finish(run)
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     unet = [name for name in file.modules if name.startswith("lora_unet_")]
     text = [name for name in file.modules if name.startswith("lora_te_text_model_encoder_layers_")]
     assert len(unet) + len(text) == len(file.modules)
@@ -279,11 +268,11 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
         torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
     path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
-    file = adapter_file.read(path)
+    file = reader.read(path)
     name = next(iter(file.modules))
-    wrong = adapter_file.Lora(file.modules[name].parts, 4.0)  # alpha = rank, as if folded
+    wrong = reader.Lora(file.modules[name].parts, 4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
-        export.compare(adapter_file.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
+        export.compare(reader.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
 
 
 def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path) -> None:
@@ -291,7 +280,7 @@ def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path)
     final = finish(run)
     kept = checkpoint.found(run)
     assert [one.name for one in kept] == ["000005", "000006"]
-    newest = adapter_file.read(kept[-1] / checkpoint.ADAPTER)
+    newest = reader.read(kept[-1] / checkpoint.ADAPTER)
     assert all(
         torch.equal(newest.tensors[key].to(torch.float16), value.to(torch.float16)) for key, value in final.items()
     )
@@ -386,7 +375,7 @@ def test_an_unstable_run_stops_with_words(character: Path, tiny_sd: Path) -> Non
     with pytest.raises(UserError, match=r"unstable|not finite"):
         train(run.config(), run)
     for folder in checkpoint.found(run):
-        adapter_file.read(folder / checkpoint.ADAPTER)
+        reader.read(folder / checkpoint.ADAPTER)
     assert not run.export.exists()
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import adapter_file, cache, config, events, export, families, objective, preview, runs
+from trainer import cache, config, events, export, families, objective, preview, runs
+from trainer.adapter_files import reader
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import buckets, dataset
@@ -216,7 +217,7 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     """Alpha is half the rank; the live adapter, the painter and a fresh diffusers pipeline give one picture."""
     run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=8))
     finish(run)
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     for prefix in ("lora_unet_", *PREFIXES[kind]):
         of_it = [name for name in file.modules if name.startswith(prefix)]
         assert any(float(file.modules[name].up.abs().max()) > 0 for name in of_it), prefix
@@ -261,7 +262,7 @@ def test_a_single_file_trains_and_is_tried_out(
     file = write(bases["sdxl"], tmp_path / "base.safetensors")
     run, same_run = runs.create(settings(file)), runs.create(settings(bases["sdxl"]))
     assert same(finish(run), finish(same_run))
-    assert adapter_file.read(run.export).metadata["ss_sd_model_name"] == "base.safetensors"
+    assert reader.read(run.export).metadata["ss_sd_model_name"] == "base.safetensors"
     picture = PictureConfig(base=str(file), adapters=((str(run.export), 1.0),), prompt="rin", steps=1, out="x.png")
     assert preview.Painter().paint(picture).size == (64, 64)
 
@@ -293,7 +294,7 @@ def test_a_base_from_the_hub_is_pinned(
     run = runs.create(settings(Path("owner/name"), training__steps=1))
     finish(run)
     assert (run.config().model.family, run.config().model.revision) == ("sdxl", commit)
-    assert 'base = "owner/name"' in adapter_file.read(run.export).metadata["limner.config"]
+    assert 'base = "owner/name"' in reader.read(run.export).metadata["limner.config"]
 
 
 def test_zero_terminal_snr_is_read_from_the_file(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> N
     finish(run)
     assert (run.config().model.family, run.config().model.objective) == ("sd21", "v_prediction")
     assert run.config().record.objective == "as set"
-    assert adapter_file.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
+    assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
     other = runs.create(settings(bases["sd21-v"]))
     finish(other)
     assert other.config().record.objective == "read from its scheduler's settings"
@@ -386,7 +387,7 @@ def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Pa
     run = runs.create(settings(bases["sdxl"], training__text_encoder=True, training__steps=2, captions__chunks=2,
                                pictures__crops=1, **changes))  # fmt: skip
     finish(run)
-    names = adapter_file.read(run.export).modules
+    names = reader.read(run.export).modules
     assert "lora_unet_input_blocks_1_0_in_layers_2" in names
     assert "lora_unet_output_blocks_2_2_conv" in names
     picture = PictureConfig(base=str(bases["sdxl"]), prompt="rin", steps=1, out="x.png")

@@ -23,7 +23,8 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import adapter_file, checkpoint, config, events, export, forms, runs, storage
+from trainer import checkpoint, config, events, export, runs, storage
+from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
 from trainer.runs import Run
 from ui import progress
@@ -95,7 +96,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_learned(
     assert "Lower the learning rate" in told(run)
     assert whole(run) == [5, 10]
     for folder in checkpoint.found(run):
-        adapter_file.read(folder / checkpoint.ADAPTER)  # refuses what is not finite
+        reader.read(folder / checkpoint.ADAPTER)  # refuses what is not finite
     assert not run.export.exists()
     undisturbed.is_what_becomes_of(run)
 
@@ -261,7 +262,7 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
         assert max(steps, default=0) >= done - 1, number
         cut.config()
         if cut.export.exists():
-            adapter_file.read(cut.export)
+            reader.read(cut.export)
         if code == 0:
             break
         if number % 9 == 0:
@@ -356,7 +357,7 @@ def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_
     quiet, run = plain(tiny_sd), plain(tiny_sd)
     train(quiet.config(), quiet)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (events, export, forms):
+        for module in (events, export, writer):
             patch.setattr(module, "datetime", Clock)
         train(run.config(), Run(run.folder, jump))
     times = [event.time for event in events.read(run.log)[0]]

@@ -10,8 +10,8 @@ from safetensors.torch import save
 
 from tests.integration.test_files import exported
 from tests.unit.test_verify import good
-from trainer import adapter_file, container, forms, weights
 from trainer.__main__ import main
+from trainer.adapter_files import base_weights, reader, safetensors_reader, writer
 from trainer.file_commands import adapter
 from trainer.runs import Run
 
@@ -63,20 +63,20 @@ def test_convert_there_and_back(run: Run, tmp_path: Path, capsys: pytest.Capture
     assert [program for program, all_match in matched.items() if all_match] == ["diffusers"]
     assert facts["report"]["keys"] == 2 * facts["layers"]
     told(capsys, "convert", peft, "--precision", "fp32", "--out", back)
-    one, two = adapter_file.read(run.export), adapter_file.read(back)
+    one, two = reader.read(run.export), reader.read(back)
     assert one.tensors.keys() == two.tensors.keys()
     assert all(torch.equal(one.tensors[key], two.tensors[key]) for key in one.tensors)
     recipe = {key: text for key, text in one.metadata.items() if not key.startswith("sshs_legacy")}
     assert recipe.items() <= two.metadata.items()
     told(capsys, "convert", run.export, "--strip", "--out", tmp_path / "s.safetensors")
-    assert set(container.read(tmp_path / "s.safetensors").metadata) == set(forms.NEEDED)
+    assert set(safetensors_reader.read(tmp_path / "s.safetensors").metadata) == set(writer.NEEDED)
 
 
 def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, small = tmp_path / "both.safetensors", tmp_path / "small.safetensors"
     facts = told(capsys, "merge", run.export, f"{run.export}:-0.5", "--precision", "fp32", "--out", out)
     assert (facts["ranks"], facts["error"]) == ([8], 0)
-    one, both = adapter_file.read(run.export), adapter_file.read(out)
+    one, both = reader.read(run.export), reader.read(out)
     for name, module in one.modules.items():
         assert torch.allclose(both.modules[name].delta(), 0.5 * module.delta(), atol=1e-5)
     assert both.metadata["ss_network_dim"] == "8"
@@ -96,15 +96,15 @@ def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     baked, out = tmp_path / "baked", tmp_path / "out.safetensors"
     facts = told(capsys, "bake", tiny_sd, "--adapter", f"{run.export}:0.5", "--out", baked)
-    one = adapter_file.read(run.export)
+    one = reader.read(run.export)
     assert facts["layers"] == len(one.modules)
-    plain, tuned = weights.open_checkpoint(tiny_sd), weights.open_checkpoint(baked)
+    plain, tuned = base_weights.open_checkpoint(tiny_sd), base_weights.open_checkpoint(baked)
     for name, module in one.modules.items():
         change = (tuned.read(name) - plain.read(name)).flatten(1)
         assert torch.allclose(change, 0.5 * module.delta(), atol=1e-5)
     facts = told(capsys, "extract", baked, tiny_sd, "--rank", 4, "--precision", "fp32", "--out", out)
     assert facts["error"] < 1e-3
-    found = adapter_file.read(out)
+    found = reader.read(out)
     assert found.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert found.modules.keys() == one.modules.keys()
     assert "something at baked" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
@@ -113,12 +113,12 @@ def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytes
 
 def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the form of diffusers without any metadata but its own, in which no program could tell."""
-    modules = adapter_file.of_tensors(good("sdxl"), "x").modules
+    modules = reader.of_tensors(good("sdxl"), "x").modules
     foreign, out = tmp_path / "foreign.safetensors", tmp_path / "out.safetensors"
-    foreign.write_bytes(forms.write(modules, {}, form="peft", precision="fp32", strip=True))
+    foreign.write_bytes(writer.write(modules, {}, form="peft", precision="fp32", strip=True))
     report = told(capsys, "convert", foreign, "--out", out)["report"]
     assert report["good"], report
-    found = container.read(out).metadata
+    found = safetensors_reader.read(out).metadata
     assert (found["ss_base_model_version"], found["ss_network_dim"]) == ("sdxl_base_v1-0", "2")
     assert main(["verify", str(out)]) == 0
 

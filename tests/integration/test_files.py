@@ -17,21 +17,9 @@ from tests.integration.test_adapters import disturb
 from tests.integration.test_engine import finish, settings
 from tests.integration.test_families import load
 from tests.single_file import write as single_file
-from trainer import (
-    adapter_file,
-    container,
-    events,
-    export,
-    families,
-    forms,
-    lowrank,
-    preview,
-    runs,
-    summary,
-    transform,
-    weights,
-)
-from trainer.adapter_file import AdapterFile, Lora
+from trainer import events, export, families, preview, runs
+from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
+from trainer.adapter_files.reader import AdapterFile, Lora
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
@@ -90,7 +78,7 @@ def test_the_files_draw_what_the_adapter_drew(
     character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
 ) -> None:
     run, live, model = exported(bases[family], export__precision="fp32", **options)
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     assert any(name.startswith("lora_te") for name in file.modules)
     if file.kinds == {"LoRA"}:
         assert {module.alpha / module.rank for module in file.modules.values()} == {
@@ -114,7 +102,7 @@ def test_half_precision_draws_it_within_its_rounding(
     character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
 ) -> None:
     run, live, _ = exported(bases[family], **options)
-    for folder, name in ((run.folder, run.export.name), (run.folder / "peft", forms.PEFT_NAME)):
+    for folder, name in ((run.folder, run.export.name), (run.folder / "peft", writer.PEFT_NAME)):
         pipeline = fresh(bases[family])
         pipeline.load_lora_weights(folder, weight_name=name)
         assert 0 < far(draw(pipeline), live) < 5e-3
@@ -129,19 +117,19 @@ def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_
     assert set(told) == {"InvokeAI"}, "the tiny model has the width of none"
     assert [program for program, loads, _ in peft.verdicts if loads] == ["diffusers"]
     assert not kohya.problems
-    facts = summary.describe(container.read(run.export))
+    facts = summary.describe(safetensors_reader.read(run.export))
     assert facts["cover"]
     assert facts["precision"] == ["bfloat16"]
-    picture = summary.cover(container.read(run.export).metadata)
+    picture = summary.cover(safetensors_reader.read(run.export).metadata)
     assert picture == export.cover(run)
-    assert "bfloat16" in summary.describe(container.read(run.folder / peft.file))["precision"]
-    assert str(run.folder.parent) not in str(container.read(run.export).metadata)
+    assert "bfloat16" in summary.describe(safetensors_reader.read(run.folder / peft.file))["precision"]
+    assert str(run.folder.parent) not in str(safetensors_reader.read(run.export).metadata)
 
 
 def test_a_stripped_file(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, export__strip=True, training__steps=2))
     finish(run)
-    assert set(container.read(run.export).metadata) == set(forms.NEEDED)
+    assert set(safetensors_reader.read(run.export).metadata) == set(writer.NEEDED)
     (report,) = runs.look(run).state.verified
     assert not report.problems
 
@@ -161,13 +149,13 @@ def test_a_file_that_cannot_be_written_leaves_none(character: Path, tiny_sd: Pat
 def two(base: Path, **options: Any) -> tuple[Family, AdapterFile, AdapterFile]:  # noqa: ANN401 - any settings
     first, _, family = exported(base, export__precision="fp32")
     second, _, _ = exported(base, seed=1, export__precision="fp32", **options)
-    return family, adapter_file.read(first.export), adapter_file.read(second.export)
+    return family, reader.read(first.export), reader.read(second.export)
 
 
 def again(modules: dict[str, Any], family: str, tmp_path: Path) -> AdapterFile:
     path = tmp_path / "made.safetensors"
-    path.write_bytes(forms.write(modules, {}, form="kohya", precision="fp32"))
-    return adapter_file.read(path)
+    path.write_bytes(writer.write(modules, {}, form="kohya", precision="fp32"))
+    return reader.read(path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,7 +165,7 @@ def test_a_merged_file_draws_what_both_draw(
     character: Path, bases: dict[str, Path], tmp_path: Path, family: str, other: dict[str, Any]
 ) -> None:
     model, one, another = two(bases[family], **other)
-    made = transform.merge([("one", one, 0.7), ("two", another, -0.4)])
+    made = transforms.merge([("one", one, 0.7), ("two", another, -0.4)])
     assert made.error == 0
     merged = again(made.modules, family, tmp_path)
     assert merged.kinds == {"LoRA"}
@@ -192,7 +180,7 @@ def test_a_merged_file_is_what_diffusers_draws_with_both(
     character: Path, tiny_sd: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     _, one, another = two(tiny_sd)
-    merged = again(transform.merge([("one", one, 0.7), ("two", another, 0.4)]).modules, "sd15", tmp_path)
+    merged = again(transforms.merge([("one", one, 0.7), ("two", another, 0.4)]).modules, "sd15", tmp_path)
     pipeline = fresh(tiny_sd)
     for name, file in (("one", one), ("two", another)):
         pipeline.load_lora_weights(dict(file.tensors), adapter_name=name)
@@ -215,8 +203,8 @@ def test_the_error_of_a_resized_file_is_the_one_that_is_said(
     character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any], rank: int, energy: float
 ) -> None:
     run, _, _ = exported(tiny_sd, export__precision="fp32", **options)
-    file = adapter_file.read(run.export)
-    made = transform.resize(file, rank, energy)
+    file = reader.read(run.export)
+    made = transforms.resize(file, rank, energy)
     resized = again(made.modules, "sd15", tmp_path)
     assert made.error > 1e-3
     assert measured(file, resized.modules) == pytest.approx(made.error, rel=1e-4)
@@ -230,9 +218,9 @@ def test_the_error_of_a_resized_file_is_the_one_that_is_said(
 
 def test_resizing_to_the_rank_that_it_has_loses_nothing(character: Path, tiny_sd: Path) -> None:
     run, _, _ = exported(tiny_sd, export__precision="fp32")
-    file = adapter_file.read(run.export)
-    assert transform.resize(file, 4).error == 0
-    merged = transform.merge([("a", file, 1.0), ("b", file, 1.0)], rank=4)
+    file = reader.read(run.export)
+    assert transforms.resize(file, 4).error == 0
+    merged = transforms.merge([("a", file, 1.0), ("b", file, 1.0)], rank=4)
     assert merged.error == 0, "twice the same has the same rank"
     assert {module.rank for module in merged.modules.values()} == {4}
 
@@ -247,16 +235,16 @@ def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, family: str, form: str
 ) -> None:
     run, live, _ = exported(bases[family], export__precision="fp32", adapter__targets="conv")
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     base = base_of(form, bases, family, tmp_path)
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
-    count = transform.bake(weights.open_checkpoint(base), [("it", file, 1.0)], out)
+    count = transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out)
     assert count == len(file.modules)
     model = {} if family != "sd21" or form == "folder" else {"objective": "epsilon"}
     assert far(draw(load(out, **model).pipeline()), live) < 1e-4
 
-    tuned, plain = weights.open_checkpoint(out), weights.open_checkpoint(base)
-    made = transform.difference(tuned, plain, rank=4)
+    tuned, plain = base_weights.open_checkpoint(out), base_weights.open_checkpoint(base)
+    made = transforms.difference(tuned, plain, rank=4)
     assert made.modules.keys() == file.modules.keys()
     assert made.error < 1e-3
     for name, module in file.modules.items():
@@ -269,7 +257,7 @@ def test_every_kind_can_be_baked(
     character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:  # fmt: skip
     run, live, _ = exported(tiny_sd, export__precision="fp32", **options)
-    transform.bake(weights.open_checkpoint(tiny_sd), [("it", adapter_file.read(run.export), 1.0)], tmp_path / "out")
+    transforms.bake(base_weights.open_checkpoint(tiny_sd), [("it", reader.read(run.export), 1.0)], tmp_path / "out")
     assert far(draw(fresh(tmp_path / "out")), live) < 1e-4
 
 
@@ -279,8 +267,8 @@ def test_what_an_extracted_adapter_leaves_out_is_said(bases: dict[str, Path], tm
     tensors["model.diffusion_model.middle_block.1.proj_in.weight"] += 1.0
     tensors["model.diffusion_model.middle_block.1.norm.bias"] += 1.0
     save_file(tensors, tmp_path / "tuned.safetensors")
-    tuned = weights.open_checkpoint(tmp_path / "tuned.safetensors")
-    made = transform.difference(tuned, weights.open_checkpoint(base), rank=1)
+    tuned = base_weights.open_checkpoint(tmp_path / "tuned.safetensors")
+    made = transforms.difference(tuned, base_weights.open_checkpoint(base), rank=1)
     assert list(made.modules) == ["lora_unet_mid_block_attentions_0_proj_in"]
     assert made.error < 1e-6
     assert made.notes[0].startswith("3.03% of the squared difference is in norms")
@@ -289,35 +277,39 @@ def test_what_an_extracted_adapter_leaves_out_is_said(bases: dict[str, Path], tm
 def test_what_does_not_belong_together_is_refused(
     character: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:  # fmt: skip
-    files = {family: adapter_file.read(exported(bases[family], training__steps=1)[0].export) for family in FAMILIES}
-    dora = adapter_file.read(exported(bases["sd15"], **KINDS["dora"])[0].export)
+    files = {family: reader.read(exported(bases[family], training__steps=1)[0].export) for family in FAMILIES}
+    dora = reader.read(exported(bases["sd15"], **KINDS["dora"])[0].export)
     with pytest.raises(UserError, match=r"a is for Stable Diffusion 1.x, b for Stable Diffusion XL"):
-        transform.merge([("a", files["sd15"], 1.0), ("b", files["sdxl"], 1.0)])
+        transforms.merge([("a", files["sd15"], 1.0), ("b", files["sdxl"], 1.0)])
     with pytest.raises(UserError, match=r"is for Stable Diffusion 2.x, sdxl is Stable Diffusion XL"):
-        transform.bake(weights.open_checkpoint(bases["sdxl"]), [("b", files["sd21"], 1.0)], tmp_path / "out")
+        transforms.bake(base_weights.open_checkpoint(bases["sdxl"]), [("b", files["sd21"], 1.0)], tmp_path / "out")
     with pytest.raises(UserError, match=r"sd15 is Stable Diffusion 1.x, sdxl is Stable Diffusion XL"):
-        transform.difference(weights.open_checkpoint(bases["sd15"]), weights.open_checkpoint(bases["sdxl"]), 4)
+        transforms.difference(
+            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sdxl"]), 4
+        )
     with pytest.raises(UserError, match="do not differ"):
-        transform.difference(weights.open_checkpoint(bases["sd15"]), weights.open_checkpoint(bases["sd15"]), 4)
+        transforms.difference(
+            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sd15"]), 4
+        )
     with pytest.raises(UserError, match="Bake it into its base"):
-        transform.merge([("a", files["sd15"], 1.0), ("b", dora, 1.0)])
+        transforms.merge([("a", files["sd15"], 1.0), ("b", dora, 1.0)])
     with pytest.raises(UserError, match="all strengths are 0"):
-        transform.merge([("a", files["sd15"], 0.0)])
+        transforms.merge([("a", files["sd15"], 0.0)])
     with pytest.raises(UserError, match="energy share"):
-        transform.resize(files["sd15"], 0, 1.5)
+        transforms.resize(files["sd15"], 0, 1.5)
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="something at there already"):
-        transform.bake(weights.open_checkpoint(bases["sd15"]), [("a", files["sd15"], 1.0)], tmp_path / "there")
-    larger = {name: lowrank.Pair(torch.ones(7, 1), torch.ones(1, 9), (9,)).module() for name in files["sd15"].modules}
-    other = AdapterFile(adapter_file.tensors_of(larger), dict(larger), {}, 0, "sd15")
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("a", files["sd15"], 1.0)], tmp_path / "there")
+    larger = {name: low_rank.Pair(torch.ones(7, 1), torch.ones(1, 9), (9,)).module() for name in files["sd15"].modules}
+    other = AdapterFile(reader.tensors_of(larger), dict(larger), {}, 0, "sd15")
     with pytest.raises(UserError, match="a and b are for base models of different sizes"):
-        transform.merge([("a", files["sd15"], 1.0), ("b", other, 1.0)])
+        transforms.merge([("a", files["sd15"], 1.0), ("b", other, 1.0)])
     with pytest.raises(UserError, match="has another size than in b"):
-        transform.bake(weights.open_checkpoint(bases["sd15"]), [("b", other, 1.0)], tmp_path / "out")
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("b", other, 1.0)], tmp_path / "out")
     unknown = {"lora_unet_down_blocks_7_attentions_0_proj_in": Lora(next(iter(larger.values())).parts, 1.0)}
-    strange = AdapterFile(adapter_file.tensors_of(unknown), dict(unknown), {}, 0, None)
+    strange = AdapterFile(reader.tensors_of(unknown), dict(unknown), {}, 0, None)
     with pytest.raises(UserError, match="has no layer lora_unet_down_blocks_7"):
-        transform.bake(weights.open_checkpoint(bases["sd15"]), [("c", strange, 1.0)], tmp_path / "out")
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("c", strange, 1.0)], tmp_path / "out")
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------
@@ -330,16 +322,16 @@ def test_adapters_made_elsewhere_are_painted_with(
 ) -> None:
     """Diffusers' own file, names of other blocks, LyCORIS: several at once, each at its strength."""
     run, _, model = exported(bases[family], export__precision="fp32")
-    file = adapter_file.read(run.export)
+    file = reader.read(run.export)
     pipeline = fresh(bases[family])
     pipeline.load_lora_weights(run.folder, weight_name=run.export.name, adapter_name="default")
     pipeline.save_lora_weights(tmp_path / "own", **state(pipeline))
     loha, _, _ = exported(bases[family], seed=1, export__precision="fp32", **KINDS["loha"])
-    other = {f"lora_unet_{forms.place_of(name).path.replace('.', '_')}" if "unet" in name else name: module
+    other = {f"lora_unet_{writer.place_of(name).path.replace('.', '_')}" if "unet" in name else name: module
              for name, module in file.modules.items()}  # fmt: skip
-    save_file(adapter_file.tensors_of(other), tmp_path / "other.safetensors", metadata=file.metadata)
-    own = tmp_path / "own" / forms.PEFT_NAME
-    assert {module.alpha for module in adapter_file.read(own).modules.values()} == {2.0}
+    save_file(reader.tensors_of(other), tmp_path / "other.safetensors", metadata=file.metadata)
+    own = tmp_path / "own" / writer.PEFT_NAME
+    assert {module.alpha for module in reader.read(own).modules.values()} == {2.0}
     picture = PictureConfig(base=str(bases[family]), prompt="rin", steps=2, guidance=3.0, out="x.png")
     painter = preview.Painter()
 
@@ -349,7 +341,7 @@ def test_adapters_made_elsewhere_are_painted_with(
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
 
     wanted = painted((run.export, 0.8), (loha.export, 0.5))
-    for path in (own, tmp_path / "other.safetensors", run.folder / "peft" / forms.PEFT_NAME):
+    for path in (own, tmp_path / "other.safetensors", run.folder / "peft" / writer.PEFT_NAME):
         assert (painted((path, 0.8), (loha.export, 0.5)) - wanted).abs().max() <= 1
     assert (painted((own, 0.8)) - wanted).abs().max() > 1
     assert (painted((own, 0.4), (loha.export, 0.5)) - wanted).abs().max() > 1

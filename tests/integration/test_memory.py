@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
-from trainer import adapter_file, allocator, cache, events, families, memory, runs
+from trainer import allocator, cache, events, families, memory, runs
+from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
@@ -273,7 +274,7 @@ def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, bases: dict[str,
     assert losses(small) != losses(full)
     assert losses(small) == pytest.approx(losses(full), rel=0.05)
     # The file is for the base as it is, and nothing of the base's few bits is in it.
-    assert {one.dtype for one in adapter_file.read(small.export).tensors.values()} <= {torch.float16, torch.float32}
+    assert {one.dtype for one in reader.read(small.export).tensors.values()} <= {torch.float16, torch.float32}
     shapes = [{key: one.shape for key, one in load_file(run.export).items()} for run in (full, small)]
     assert shapes[0] == shapes[1]
     again = runs.create(settings(bases[base], model__weights=bits, **options))

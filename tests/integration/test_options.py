@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
 from tests.integration.test_settings import learned
-from trainer import adapter_file, cache, checkpoint, events, families, loss, runs, update
+from trainer import cache, checkpoint, events, families, loss, runs, update
+from trainer.adapter_files import reader
 from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
@@ -217,7 +218,7 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     assert all(dataset.contains_trigger(text, "rin") for one in batches if one.weight == 1 for text in one.captions)
     run = runs.create(config.model_copy(update={"prior": config.prior.model_copy(update={"dataset": str(other)})}))
     finish(run)
-    assert str(other.parent) not in str(adapter_file.read(run.export).metadata)
+    assert str(other.parent) not in str(reader.read(run.export).metadata)
     Image.new("RGB", (64, 64), "white").save(other / "0.png")
     with pytest.raises(UserError, match="changed since this run began"):
         train(run.config(), run)
@@ -255,7 +256,7 @@ def test_a_checkpoint_shows_the_average_and_resumes_from_what_is_trained(
     run = runs.create(settings(tiny_sd, **options))
     finish(run)
     folder = checkpoint.found(run)[-1]
-    shown = adapter_file.read(folder / checkpoint.ADAPTER).modules
+    shown = reader.read(folder / checkpoint.ADAPTER).modules
     first = min(shown)
     trained = load_file(folder / checkpoint.OPTIMIZER)[f"0.{checkpoint.VALUE}"]
     assert trained.shape == shown[first].parts["lora_down.weight"].shape

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_ui_tools import dropped
-from trainer import container
+from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
 from ui import adapters, media, tools
 from ui.tools import Request
@@ -26,7 +26,7 @@ def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     said = tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))
     assert "exact up to the rounding" in said
     assert "Checked: loads in ComfyUI" in said
-    made = container.read(adapters.find("kept:Fox-2"))
+    made = safetensors_reader.read(adapters.find("kept:Fox-2"))
     assert {entry.dtype for entry in made.entries.values()} == {"BF16", "F32"}
     with pytest.raises(UserError, match="no name"):
         tools.run(Request("convert", ["kept:my-fox"], name=" "))

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tests.speeds import examples
-from trainer import adapter_file, container, summary
+from trainer.adapter_files import reader, safetensors_reader, summary
+from trainer.adapter_files.writer import with_hashes
 from trainer.errors import UserError
-from trainer.forms import with_hashes
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -43,11 +43,11 @@ def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F3
 def test_a_good_file(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(with_hashes(save(good(), {"ss_network_dim": "4"})))
-    file = adapter_file.read(path)
+    file = reader.read(path)
     assert file.metadata["ss_network_dim"] == "4"
     assert file.modules[NAME].rank == 4
     assert torch.equal(file.modules[NAME].delta(), torch.full((5, 6), 8.0))  # alpha / rank * sum over the rank
-    assert summary.describe(container.read(path))["ranks"] == [4]
+    assert summary.describe(safetensors_reader.read(path))["ranks"] == [4]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_wrong_file(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
-        adapter_file.read(path)
+        reader.read(path)
     assert words in caught.value.message
     assert str(tmp_path) not in str(caught.value)
 
@@ -95,18 +95,18 @@ def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UserError):  # any other exception is a failure
-        container.parse(bytes(content), "x")
+        safetensors_reader.parse(bytes(content), "x")
 
 
 def test_hashes_do_not_depend_on_the_metadata() -> None:
     one, two = (with_hashes(save(good(), {"a": text})) for text in ("short", "a much longer text" * 9))
-    found = [container.parse(data, "x").metadata["sshs_model_hash"] for data in (one, two)]
+    found = [safetensors_reader.parse(data, "x").metadata["sshs_model_hash"] for data in (one, two)]
     assert found[0] == found[1]
     assert one[8:10] == b'{"'
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
-        adapter_file.read(tmp_path / "absent.safetensors")
+        reader.read(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
-        adapter_file.read(tmp_path)
+        reader.read(tmp_path)

@@ -13,13 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tests.speeds import examples
-from trainer import adapter_file, container, forms, lowrank, summary
-from trainer.adapter_file import LoHa, LoKr, Lora, Module
+from trainer.adapter_files import low_rank, reader, safetensors_reader, summary, writer
+from trainer.adapter_files.reader import LoHa, LoKr, Lora, Module
+from trainer.adapter_files.writer import Precision
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
 from trainer.errors import UserError
-from trainer.forms import Precision
 
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
@@ -64,12 +64,12 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
     return Lora(parts, alpha)
 
 
-def read_back(data: bytes) -> adapter_file.AdapterFile:
-    return adapter_file.of_container(container.parse(data, "x"))
+def read_back(data: bytes) -> reader.AdapterFile:
+    return reader.of_container(safetensors_reader.parse(data, "x"))
 
 
 def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
-    first, second = adapter_file.tensors_of(one), adapter_file.tensors_of(two)
+    first, second = reader.tensors_of(one), reader.tensors_of(two)
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -77,7 +77,7 @@ def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
 @given(adapters(("LoRA", "DoRA", "LoHa", "LoKr")))
 def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
-    file = read_back(forms.write(modules, forms.of_family(family, "epsilon"), form="kohya", precision="fp32"))
+    file = read_back(writer.write(modules, writer.of_family(family, "epsilon"), form="kohya", precision="fp32"))
     assert file.family == family
     assert same(file.modules, modules)
 
@@ -86,11 +86,11 @@ def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> 
 @given(adapters(("LoRA", "DoRA")))
 def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
-    data = forms.write(modules, forms.of_family(family, "epsilon"), form="peft", precision="fp32")
+    data = writer.write(modules, writer.of_family(family, "epsilon"), form="peft", precision="fp32")
     assert all(key.startswith(("unet.", "text_encoder.", "text_encoder_2.")) for key in load(data))
     file = read_back(data)
     assert same(file.modules, modules)
-    again = forms.write(file.modules, file.metadata, form="kohya", precision="fp32")
+    again = writer.write(file.modules, file.metadata, form="kohya", precision="fp32")
     assert same(read_back(again).modules, modules)
 
 
@@ -101,13 +101,13 @@ def test_the_names_of_other_programs(adapter: tuple[FamilyName, dict[str, Module
     family, modules = adapter
     tensors, told = {}, {}
     for name, one in modules.items():
-        place = forms.place_of(name)
+        place = writer.place_of(name)
         written = foreign(name, place, naming)
         up, down = ("lora_B", "lora_A") if naming == "bare" else ("lora_up", "lora_down")
         tensors[f"{written}.{down}.weight"] = one.parts["lora_down.weight"]
         tensors[f"{written}.{up}.weight"] = one.parts["lora_up.weight"]
         tensors[f"{written}.alpha"] = torch.tensor(one.alpha)
-        told = forms.of_family(family, "epsilon")
+        told = writer.of_family(family, "epsilon")
     assert same(read_back(save(tensors, told)).modules, modules)
 
 
@@ -125,7 +125,7 @@ def foreign(name: str, place: Place, naming: str) -> str:
 @given(adapters(("LoHa", "LoKr")))
 def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
-    data = forms.write(modules, forms.of_family(family, "epsilon"), form="peft", precision="fp32")
+    data = writer.write(modules, writer.of_family(family, "epsilon"), form="peft", precision="fp32")
     for name, one in read_back(data).modules.items():
         assert isinstance(one, Lora)
         assert torch.allclose(one.delta(), modules[name].delta(), rtol=1e-4, atol=1e-4)
@@ -138,10 +138,10 @@ PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("form", ["kohya", "peft"])
-def test_precision(precision: Precision, form: forms.Form) -> None:
+def test_precision(precision: Precision, form: writer.Form) -> None:
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     one = module("LoRA", 3, (5, 6), 1.7, 0)
-    tensors = load(forms.write({name: one}, {}, form=form, precision=precision))
+    tensors = load(writer.write({name: one}, {}, form=form, precision=precision))
     dtype, rounding = PRECISIONS[precision]
     for key, tensor in tensors.items():
         assert tensor.dtype == (torch.float32 if key.endswith("alpha") else dtype)
@@ -156,16 +156,16 @@ def test_what_is_too_large_for_a_precision() -> None:
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     parts = {"lora_down.weight": torch.full((1, 2), 1e5), "lora_up.weight": torch.ones(2, 1)}
     with pytest.raises(UserError, match=r"not finite in fp16 .*to_q.lora_down"):
-        forms.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="fp16")
-    assert forms.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="bf16")
+        writer.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="fp16")
+    assert writer.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="bf16")
 
 
 def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
     names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{one}" for one in "qk"]
     modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
     with pytest.raises(UserError, match="Only some layers"):
-        forms.write(modules, {}, form="peft", precision="fp16")
-    assert same(read_back(forms.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
+        writer.write(modules, {}, form="peft", precision="fp16")
+    assert same(read_back(writer.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
 
 
 @pytest.mark.parametrize("count", [2, 300])
@@ -173,8 +173,8 @@ def test_the_hashes_are_those_of_their_definition(count: int) -> None:
     """The tensors with the training metadata alone, as kohya's trainer computes them; large enough for the old one."""
     tensors = {f"lora_unet_mid_block_resnets_{n}_conv1.lora_down.weight": random((4, 1000), n) for n in range(count)}
     told = {"ss_output_name": "f\u00fcr R\u00edn", "ss_network_dim": "4", "modelspec.title": "x" * 999}
-    data = forms.with_hashes(save(tensors, told))
-    found = container.parse(data, "x").metadata
+    data = writer.with_hashes(save(tensors, told))
+    found = safetensors_reader.parse(data, "x").metadata
     plain = save(tensors, {key: text for key, text in told.items() if key.startswith("ss_")})
     body = plain[8 + int.from_bytes(plain[:8], "little") :]
     assert found["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
@@ -187,13 +187,13 @@ def test_the_hashes_are_those_of_their_definition(count: int) -> None:
 
 def test_a_stripped_file_keeps_what_loading_needs() -> None:
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    told = {**forms.of_family("sdxl", "epsilon"), "modelspec.title": "x", "ss_tag_frequency": "{}", "ss_seed": "1",
+    told = {**writer.of_family("sdxl", "epsilon"), "modelspec.title": "x", "ss_tag_frequency": "{}", "ss_seed": "1",
             summary.COVER: "[]", "limner.config": "x"}  # fmt: skip
     modules = {name: module("LoRA", 2, (3, 4), 1.0, 0)}
-    data = forms.write(modules, {**told, **forms.network(modules)}, form="kohya", precision="fp16", strip=True)
-    assert set(container.parse(data, "x").metadata) == set(forms.NEEDED)
-    peft = forms.write(modules, told, form="peft", precision="fp16", strip=True)
-    assert adapter_file.PEFT_METADATA in container.parse(peft, "x").metadata
+    data = writer.write(modules, {**told, **writer.network(modules)}, form="kohya", precision="fp16", strip=True)
+    assert set(safetensors_reader.parse(data, "x").metadata) == set(writer.NEEDED)
+    peft = writer.write(modules, told, form="peft", precision="fp16", strip=True)
+    assert reader.PEFT_METADATA in safetensors_reader.parse(peft, "x").metadata
 
 
 def test_tucker_cores_are_multiplied_into_a_factor() -> None:
@@ -237,7 +237,7 @@ def test_dora_of_older_files_has_a_length_for_each_input() -> None:
 def test_the_alpha_that_peft_means(told: dict[str, Any], alpha: float) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
-    (one,) = read_back(save(tensors, {adapter_file.PEFT_METADATA: json.dumps(told)})).modules.values()
+    (one,) = read_back(save(tensors, {reader.PEFT_METADATA: json.dumps(told)})).modules.values()
     assert one.alpha == alpha
 
 
@@ -247,7 +247,7 @@ def test_damaged_settings_of_peft(text: str, words: str) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
     with pytest.raises(UserError, match=words):
-        read_back(save(tensors, {adapter_file.PEFT_METADATA: text}))
+        read_back(save(tensors, {reader.PEFT_METADATA: text}))
 
 
 def test_a_layer_under_two_names_is_refused() -> None:
@@ -259,33 +259,33 @@ def test_a_layer_under_two_names_is_refused() -> None:
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
-    pair = lowrank.Pair(random((9, 5), 0).double(), random((5, 12), 1).double(), (12,))
-    whole, cut = pair.up @ pair.down, lowrank.cut(pair, rank)
+    pair = low_rank.Pair(random((9, 5), 0).double(), random((5, 12), 1).double(), (12,))
+    whole, cut = pair.up @ pair.down, low_rank.cut(pair, rank)
     _, values, _ = torch.linalg.svd(whole)
     lost = float((whole - cut.pair.up @ cut.pair.down).square().sum())
     assert cut.lost == pytest.approx(lost, abs=1e-9)
     assert cut.lost == pytest.approx(float(values[rank or 5 :].square().sum()), abs=1e-9)
     assert cut.whole == pytest.approx(float(whole.square().sum()))
     assert cut.pair.rank == (rank or 5)
-    direct = lowrank.cut_matrix(whole, (12,), rank or 5)
+    direct = low_rank.cut_matrix(whole, (12,), rank or 5)
     assert torch.allclose(direct.pair.up @ direct.pair.down, cut.pair.up @ cut.pair.down)
 
 
 def test_an_energy_share() -> None:
     values = torch.tensor([3.0, 2.0, 1.0]).double()  # squares 9, 4, 1 of 14
-    pair = lowrank.Pair(torch.diag(values), torch.eye(3).double(), (3,))
-    assert [lowrank.cut(pair, 0, share).pair.rank for share in (0.5, 9 / 14 - 1e-9, 0.7, 13 / 14 - 1e-9, 0.95)] == [
+    pair = low_rank.Pair(torch.diag(values), torch.eye(3).double(), (3,))
+    assert [low_rank.cut(pair, 0, share).pair.rank for share in (0.5, 9 / 14 - 1e-9, 0.7, 13 / 14 - 1e-9, 0.95)] == [
         1, 1, 2, 2, 3,
     ]  # fmt: skip
-    assert lowrank.cut(lowrank.Pair(torch.zeros(3, 2).double(), torch.zeros(2, 3).double(), (3,))).pair.rank == 1
+    assert low_rank.cut(low_rank.Pair(torch.zeros(3, 2).double(), torch.zeros(2, 3).double(), (3,))).pair.rank == 1
 
 
 def test_inspect(tmp_path: Path) -> None:
     place = Place("unet", "down_blocks.1.attentions.0.proj_in")
     modules = {layer_names.kohya(place, "sdxl"): module("LoRA", 2, (4, 6), 1.0, 0)}
-    told = {**forms.of_family("sdxl", "epsilon"), "ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw",
+    told = {**writer.of_family("sdxl", "epsilon"), "ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw",
             "modelspec.trigger_phrase": "rin", summary.COVER: json.dumps(["/9j/abc"])}  # fmt: skip
-    facts = summary.describe(container.parse(forms.write(modules, told, form="kohya", precision="fp16"), "x"))
+    facts = summary.describe(safetensors_reader.parse(writer.write(modules, told, form="kohya", precision="fp16"), "x"))
     assert facts["family"] == "Stable Diffusion XL"
     assert (facts["kind"], facts["ranks"], facts["alphas"], facts["precision"]) == ("LoRA", [2], [1.0], ["float16"])
     assert facts["blocks"] == {"down_blocks.1": 2 * 2 * (4 + 6) + 4}

@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tests.unit.test_verify import good, metadata
-from trainer import adapter_file, events, forms, runs
+from trainer import events, runs
+from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
 from ui import adapters, downloads, media, tools, tryout
 from ui.tools import Request
@@ -18,10 +19,10 @@ from ui.watch import Watch
 @pytest.fixture
 def dropped(home: Path, tmp_path: Path) -> Path:
     """A sound adapter file somewhere outside."""
-    modules = adapter_file.of_tensors(good("sd15"), "x").modules
-    told = {**metadata("sd15"), "modelspec.title": "<b>fox</b>", **forms.network(modules)}
+    modules = reader.of_tensors(good("sd15"), "x").modules
+    told = {**metadata("sd15"), "modelspec.title": "<b>fox</b>", **writer.network(modules)}
     path = tmp_path / "my fox.safetensors"
-    path.write_bytes(forms.write(modules, told, form="kohya", precision="fp16"))
+    path.write_bytes(writer.write(modules, told, form="kohya", precision="fp16"))
     return path
 
 

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import container, forms, summary, verify
+from trainer.adapter_files import compatibility, safetensors_reader, summary, writer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
 from trainer.errors import UserError
 
-PROGRAMS = {program.name for program in verify.PROGRAMS}
+PROGRAMS = {program.name for program in compatibility.PROGRAMS}
 LAYERS = (
     "attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "layers.0.self_attn.out_proj",
     "layers.3.mlp.fc1", "1.resnets.0.conv1", "2.attentions.0.proj_in",
@@ -40,16 +40,16 @@ def good(family: FamilyName = "sd15", model: str = "") -> Tensors:
 
 
 def metadata(family: FamilyName = "sd15") -> dict[str, str]:
-    return forms.of_family(family, "epsilon")
+    return writer.of_family(family, "epsilon")
 
 
-def check(tmp_path: Path, tensors: Tensors, told: dict[str, str] | None = None) -> verify.Report:
+def check(tmp_path: Path, tensors: Tensors, told: dict[str, str] | None = None) -> compatibility.Report:
     path = tmp_path / "x.safetensors"
     path.write_bytes(save({key: one.contiguous() for key, one in tensors.items()}, told or {}))
-    return verify.check(path)
+    return compatibility.check(path)
 
 
-def failed(report: verify.Report) -> dict[str, str]:
+def failed(report: compatibility.Report) -> dict[str, str]:
     return {one.program: one.words for one in report.verdicts if not one.loads}
 
 
@@ -204,7 +204,7 @@ CONTAINERS: dict[str, tuple[bytes, str]] = {
 def test_a_broken_container(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    report = verify.check(path)
+    report = compatibility.check(path)
     assert set(failed(report)) == PROGRAMS
     assert all("cannot be opened" in one and words in one for one in failed(report).values())
     assert str(tmp_path) not in repr(report)
@@ -290,7 +290,7 @@ def test_the_words_of_the_other_kind_of_2x_are_taken_as_they_are(tmp_path: Path)
 
 def test_a_file_for_micro(tmp_path: Path) -> None:
     report = check(tmp_path, good("sd15", "micro"), metadata("sd15"))
-    assert report.notes == (verify.MICRO,)
+    assert report.notes == (compatibility.MICRO,)
     assert set(failed(report)) == PROGRAMS - {"diffusers"}
     assert all("does not have the base model Micro" in one for one in failed(report).values())
 
@@ -304,20 +304,22 @@ def test_another_thing_altogether(tmp_path: Path) -> None:
 
 
 def test_the_form_of_diffusers_is_for_diffusers(tmp_path: Path) -> None:
-    from trainer import adapter_file
+    from trainer.adapter_files import reader
 
-    file = adapter_file.of_tensors(good("sdxl"), "x")
-    (tmp_path / "x.safetensors").write_bytes(forms.write(file.modules, metadata("sdxl"), form="peft", precision="fp16"))
-    report = verify.check(tmp_path / "x.safetensors")
+    file = reader.of_tensors(good("sdxl"), "x")
+    (tmp_path / "x.safetensors").write_bytes(
+        writer.write(file.modules, metadata("sdxl"), form="peft", precision="fp16")
+    )
+    report = compatibility.check(tmp_path / "x.safetensors")
     assert set(failed(report)) == PROGRAMS - {"diffusers"}
     assert "attn1.to_q.lora_A" in failed(report)["ComfyUI"]
     assert "the strength is wrong" in failed(report)["ComfyUI"]
     assert "lora_A" in failed(report)["Forge"]
-    assert summary.describe(container.read(tmp_path / "x.safetensors"))["form"] == "PEFT/diffusers"
+    assert summary.describe(safetensors_reader.read(tmp_path / "x.safetensors"))["form"] == "PEFT/diffusers"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
-        verify.check(tmp_path / "absent.safetensors")
+        compatibility.check(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
-        verify.check(tmp_path)
+        compatibility.check(tmp_path)

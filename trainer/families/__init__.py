@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.adapter_file import AdapterFile
+from trainer.adapter_files.reader import AdapterFile
 from trainer.adapters import AdapterConfig, Lora, chosen
 from trainer.base_models import detect
 from trainer.base_models.detect import TITLES, Base, FamilyName, Objective

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trainer import summary
+from trainer.adapter_files import summary
+from trainer.adapter_files.safetensors_reader import Container
+from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Module, Shape
-from trainer.container import Container
-from trainer.summary import Layer
 
 PEFT_SETTINGS = "lora_adapter_metadata"
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import container, storage
+from trainer import storage
+from trainer.adapter_files import safetensors_reader
+from trainer.adapter_files.safetensors_reader import Entry
 from trainer.base_models import detect, layer_names
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Component, Place
-from trainer.container import Entry
 from trainer.errors import UserError
 
 MAX_HEADER = 64 * 2**20
@@ -104,9 +105,9 @@ def _header(path: Path, headers: dict[Path, tuple[int, dict[str, Entry]]]) -> di
         length = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
         if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise container.refusal(path.name, "it is no safetensors file, or its header is damaged")
-        entries, _ = container.header(file.read(length), path.name)
-    container.check_tiling(entries, size - 8 - length, path.name)
+            raise safetensors_reader.refusal(path.name, "it is no safetensors file, or its header is damaged")
+        entries, _ = safetensors_reader.header(file.read(length), path.name)
+    safetensors_reader.check_tiling(entries, size - 8 - length, path.name)
     headers[path] = (8 + length, entries)
     return entries
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from trainer.adapter_files.safetensors_reader import Container
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.detect import TITLES, FamilyName
 from trainer.base_models.layer_names import Module, Shape
-from trainer.container import Container
 
 COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer import container, summary
+from trainer.adapter_files import safetensors_reader, summary
+from trainer.adapter_files.safetensors_reader import refusal
+from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
-from trainer.container import refusal
-from trainer.summary import Layer
 
 PEFT_METADATA = "lora_adapter_metadata"
 
@@ -166,10 +166,10 @@ def read(path: Path) -> AdapterFile:
     Raises:
         UserError: it is missing, no safetensors file, damaged, not finite, or no adapter of a known form.
     """
-    return of_container(container.read(path))
+    return of_container(safetensors_reader.read(path))
 
 
-def of_container(file: container.Container) -> AdapterFile:
+def of_container(file: safetensors_reader.Container) -> AdapterFile:
     """The adapter in a container that was read already.
 
     Raises:
@@ -207,7 +207,7 @@ def of_tensors(tensors: Mapping[str, Tensor], name: str) -> AdapterFile:
     Raises:
         UserError: they make none.
     """
-    return of_container(container.parse(save(dict(tensors)), name))
+    return of_container(safetensors_reader.parse(save(dict(tensors)), name))
 
 
 def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
     }
 
 
-def _told_by_peft(file: container.Container) -> dict[str, Any]:
+def _told_by_peft(file: safetensors_reader.Container) -> dict[str, Any]:
     """The settings that diffusers writes beside PEFT's form, by `component.setting`."""
     try:
         told = json.loads(file.metadata.get(PEFT_METADATA, "{}"))

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import container, summary
+from trainer.adapter_files import safetensors_reader, summary
+from trainer.adapter_files.facts import PEFT_SETTINGS, Facts
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.detect import TITLES, FamilyName
 from trainer.base_models.layer_names import TEXT_PREFIXES, Module, Shape
 from trainer.errors import UserError
-from trainer.facts import PEFT_SETTINGS, Facts
 from trainer.i18n import count, say
 
 MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
@@ -76,9 +76,9 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
         UserError: there is no such file.
     """
     if not path.is_file():
-        container.read(path)  # says what is there instead
+        safetensors_reader.read(path)  # says what is there instead
     try:
-        file = container.read(path)
+        file = safetensors_reader.read(path)
     except UserError as error:
         before = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
         reason = error.message.removeprefix(before).rstrip(".")

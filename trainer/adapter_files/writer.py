@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import __version__, lowrank
-from trainer.adapter_file import PEFT_METADATA, AdapterFile, Module, kind, tensors_of
+from trainer import __version__
+from trainer.adapter_files import low_rank
+from trainer.adapter_files.reader import PEFT_METADATA, AdapterFile, Module, kind, tensors_of
 from trainer.base_models import layer_names
 from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
@@ -69,7 +70,7 @@ def peft(
     for name, module in modules.items():
         place = place_of(name)
         if kind(module) in ("LoHa", "LoKr"):
-            module = lowrank.cut(lowrank.factors(module, kernel_of(name, module, family))).pair.module()
+            module = low_rank.cut(low_rank.factors(module, kernel_of(name, module, family))).pair.module()
         parts.setdefault(place.component, []).append((place, module))
         tensors[f"{layer_names.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
         tensors[f"{layer_names.peft(place)}.lora_B.weight"] = module.parts["lora_up.weight"]

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import lowrank
-from trainer.adapter_file import AdapterFile, Module
+from trainer.adapter_files import low_rank
+from trainer.adapter_files.base_weights import Change, Checkpoint, rewrite
+from trainer.adapter_files.low_rank import Pair
+from trainer.adapter_files.reader import AdapterFile, Module
+from trainer.adapter_files.writer import kernel_of, place_of
 from trainer.base_models import layer_names
 from trainer.base_models.detect import TITLES, FamilyName
 from trainer.errors import UserError
-from trainer.forms import kernel_of, place_of
 from trainer.i18n import say
-from trainer.lowrank import Pair
-from trainer.weights import Change, Checkpoint, rewrite
 
 _LOST = 1e-7  # a smaller share than this is rounding
 
@@ -88,9 +88,9 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
         if not found:
             continue
         pairs = [(_factors(name, module, family), strength) for module, strength in found]
-        whole = lowrank.add(pairs)
+        whole = low_rank.add(pairs)
         wholes[name] = whole
-        modules[name] = (lowrank.cut(whole, rank).pair if rank else whole).module()
+        modules[name] = (low_rank.cut(whole, rank).pair if rank else whole).module()
     if not modules:
         raise UserError("Nothing is left to merge: all strengths are 0.", "Give at least one another strength.")
     return Made(modules, *errors(wholes, modules))
@@ -98,7 +98,7 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
 
 def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
     flat = "lora_up.weight" not in module.parts
-    return lowrank.factors(module, kernel_of(name, module, family) if flat else None)
+    return low_rank.factors(module, kernel_of(name, module, family) if flat else None)
 
 
 def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[float, float]:
@@ -109,7 +109,7 @@ def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[f
     whole, lost, worst = 0.0, 0.0, 0.0
     for name, pair in wholes.items():
         size = _norm(pair)
-        missed = _norm(lowrank.add([(pair, 1.0), (lowrank.factors(modules[name], pair.kernel), -1.0)]))
+        missed = _norm(low_rank.add([(pair, 1.0), (low_rank.factors(modules[name], pair.kernel), -1.0)]))
         whole, lost = whole + size**2, lost + missed**2
         worst = max(worst, missed / size if size else 0.0)
     error = (lost / whole) ** 0.5 if whole else 0.0
@@ -136,7 +136,7 @@ def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
     if not 0 < energy <= 1 or rank < 0:
         raise UserError("The energy share must be above 0 and at most 1, the rank above 0.", "Correct it.")
     wholes = {name: _factors(name, module, file.family) for name, module in file.modules.items()}
-    modules: dict[str, Module] = {name: lowrank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
+    modules: dict[str, Module] = {name: low_rank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
     return Made(modules, *errors(wholes, modules))
 
 
@@ -225,7 +225,7 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
         difference = new.double() - old.double()
         if not bool(difference.any()):
             continue
-        cut = lowrank.cut_matrix(difference.flatten(1), tuple(difference.shape[1:]), rank, energy)
+        cut = low_rank.cut_matrix(difference.flatten(1), tuple(difference.shape[1:]), rank, energy)
         modules[name] = cut.pair.module()
         whole, lost = whole + cut.whole, lost + cut.lost
         worst = max(worst, (cut.lost / cut.whole) ** 0.5)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.adapter_file import LoHa, LoKr, Lora, Module
+from trainer.adapter_files.reader import LoHa, LoKr, Lora, Module
 from trainer.errors import UserError
 
 

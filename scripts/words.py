@@ -64,7 +64,7 @@ def _everywhere() -> Iterator[tuple[Id, str]]:
             yield from ((message, place) for message in calls(path.read_text(encoding="utf-8")))
         elif path.suffix in (".html", ".js"):
             yield from ((plain(found[1]), place) for found in MESSAGE.finditer(path.read_text(encoding="utf-8")))
-    yield from ((message, "trainer/config.py") for message in settings(TrainConfig) if message)
+    yield from ((message, "trainer/config/run_config.py") for message in settings(TrainConfig) if message)
     for name, kind in checks.KINDS.items():
         words: tuple[Id, ...] = (name, kind.titles if "{n}" in kind.title else kind.title)
         words += (kind.effect, kind.remedy, kind.button)

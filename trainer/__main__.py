@@ -24,21 +24,9 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import (
-    __version__,
-    adjustments,
-    allocator,
-    captioning,
-    config,
-    ending,
-    events,
-    file_commands,
-    runs,
-    storage,
-    turns,
-)
+from trainer import __version__, allocator, captioning, config, ending, events, file_commands, runs, storage, turns
 from trainer.base_models import MICRO
-from trainer.config import PictureConfig, TrainConfig
+from trainer.config import PictureConfig, TrainConfig, adjustments
 from trainer.console import Progress
 from trainer.data import checks, dataset, image_stats
 from trainer.errors import UserError, is_out_of_memory

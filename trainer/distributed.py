@@ -32,9 +32,9 @@ from trainer import allocator, events, fault_injection, runs
 from trainer.base_models import detect
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
+from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.families import pipelines
-from trainer.recipe import TrainingConfig
 from trainer.runs import COMMANDS, Command, Run
 
 # The others wait while the leader waits for the device, and each for who encodes the longest; but not in a step.

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from trainer.batches import Batch
 from trainer.config import TrainConfig
+from trainer.config.training import ObjectiveConfig
 from trainer.families import Adapter, Conditioning, Family
-from trainer.recipe import ObjectiveConfig
 
 
 def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainConfig, rng: torch.Generator) -> Tensor:

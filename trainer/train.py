@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from trainer import (
     __version__,
-    adjustments,
     cache,
     captions,
     checkpoint,
@@ -24,13 +23,12 @@ from trainer import (
     memory,
     objective,
     preview,
-    uncaptioned,
     update,
 )
-from trainer.adjustments import planned_rank, planned_steps
 from trainer.base_models import MICRO
 from trainer.batches import Batches
-from trainer.config import Record, TrainConfig
+from trainer.config import Record, TrainConfig, adjustments, uncaptioned
+from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.dataset import Example
 from trainer.errors import UserError

@@ -9,10 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from trainer import adjustments
 from trainer.batches import Batch, Batches
 from trainer.checkpoint import Progress
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
 from trainer.loss import training_loss

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import adjustments, runs, storage, uncaptioned
+from trainer import runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, adjustments, uncaptioned
 from trainer.data import checks, dataset, reach
 from trainer.data.dataset import Example
 from trainer.errors import UserError

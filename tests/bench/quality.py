@@ -35,10 +35,10 @@ from tests.bench.micro import load_base
 from tests.bench.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED, WIDTH
 from tests.bench.subjects import CHARACTERS, STYLES, Subject
 from trainer import events, runs
-from trainer.adjustments import planned_steps
 from trainer.base_models import MICRO
 from trainer.checkpoint import ADAPTER
 from trainer.config import TrainConfig
+from trainer.config.adjustments import planned_steps
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family

@@ -122,7 +122,7 @@ ABLATIONS = {
     },
     **{f"ours with {name}": Recipe(f"ours, {settings}", settings, preset=True) for name, settings in WITH.items()},
 }
-RECIPES = {OURS: Recipe("trainer/presets/micro-*.toml", preset=True), **PEERS, **GUARDED, **ABLATIONS}
+RECIPES = {OURS: Recipe("trainer/config/presets/micro-*.toml", preset=True), **PEERS, **GUARDED, **ABLATIONS}
 
 
 def settings(recipe: Recipe, subject: Subject, pictures: int, *, rate: float, seed: int) -> TrainConfig:

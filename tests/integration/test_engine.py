@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import adjustments, batches, cache, checkpoint, config, events, export, families, preview, runs
+from trainer import batches, cache, checkpoint, config, events, export, families, preview, runs
 from trainer.adapter_files import reader
-from trainer.adapters import Lora
-from trainer.config import ModelConfig, PictureConfig, TrainConfig
+from trainer.config import ModelConfig, PictureConfig, TrainConfig, adjustments
+from trainer.config.adapter import Lora
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.loss import training_loss

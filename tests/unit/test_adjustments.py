@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainer import adjustments, config
+from trainer import config
+from trainer.config import adjustments
 
 
 @pytest.mark.parametrize(("side", "lower"), [(1024, 768), (512, 384), (320, 256), (256, None)])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trainer import adjustments, config, schema
-from trainer.config import TrainConfig
+from trainer import config, schema
+from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import FAMILIES
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from trainer import captions, config
+from trainer.config.training import ObjectiveConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.loss import draw_timesteps, error, masked, weight
 from trainer.optim.lion import Lion
 from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.recipe import ObjectiveConfig
 from trainer.rng import generator
 from trainer.shelf import Shelf
 

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer.adapter_files.reader import AdapterFile
-from trainer.adapters import AdapterConfig, Lora, chosen
 from trainer.base_models import detect
 from trainer.base_models.detect import TITLES, Base, FamilyName, Objective
 from trainer.config import ModelConfig
+from trainer.config.adapter import AdapterConfig, Lora, chosen
 from trainer.errors import UserError
 from trainer.families import pipelines
 from trainer.families.layers import ADAPTER, Layer, LoraPair, base_weight, drop_ranks, known

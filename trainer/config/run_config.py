@@ -15,13 +15,9 @@ import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainer import storage
-from trainer.adapters import ExportConfig, LoHa, LoKr, Lora
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
-from trainer.errors import UserError
-from trainer.i18n import say
-from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
-from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.recipe import (
+from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
+from trainer.config.training import (
     BASIC,
     CaptionsConfig,
     ObjectiveConfig,
@@ -30,6 +26,10 @@ from trainer.recipe import (
     PriorConfig,
     TrainingConfig,
 )
+from trainer.errors import UserError
+from trainer.i18n import say
+from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import Section, paths, sections, what_is_wrong
 
 PRESETS = Path(__file__).parent / "presets"
@@ -191,25 +191,6 @@ class TrainConfig(Section):
         if isinstance(self.adapter, Lora) and self.adapter.dora and self.preview.strength != 1:
             raise ValueError(say("preview.strength: DoRA previews can only be at strength 1"))
         return self
-
-
-class PictureConfig(Section):
-    """One picture to make, for the painter and `limner sample`."""
-
-    base: str = Field(MICRO, min_length=1, max_length=1000, description="As in the base model's setting.")
-    revision: str = Field("", max_length=100, description="As in the base model's setting.")
-    objective: Literal["auto", "epsilon", "v_prediction"] = Field("auto", description="As in the base model's setting.")
-    adapters: tuple[tuple[str, float], ...] = Field(
-        (), max_length=16, description="Adapter files, each with its strength."
-    )
-    prompt: str = Field("", max_length=4000, description="What to show.")
-    negative: str = Field("", max_length=4000, description="What not to show.")
-    seed: int = Field(1, ge=0, le=2**31 - 1, description="Of the noise that the picture begins with.")
-    steps: int = Field(25, ge=1, le=200, description="Denoising steps.")
-    guidance: float = Field(7.5, ge=1, le=30, description="How closely the picture follows the prompt.")
-    width: int = Field(0, ge=0, le=2048, multiple_of=8, description="Pixels; 0 = what the base was trained on.")
-    height: int = Field(0, ge=0, le=2048, multiple_of=8, description="Pixels; 0 = what the base was trained on.")
-    out: str = Field(min_length=1, max_length=1000, description="PNG file to write.")
 
 
 def preset(

@@ -5,10 +5,10 @@ The latter are changes by the path of the setting; the page offers to train agai
 
 import math
 
-from trainer.adapters import LoHa, LoKr, Lora
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
-from trainer.recipe import TrainingConfig
+from trainer.config.adapter import LoHa, LoKr, Lora
+from trainer.config.training import TrainingConfig
 
 Change = dict[str, float | str]
 SMALLEST = 256  # pixels; below that Stable Diffusion draws little that can be recognised

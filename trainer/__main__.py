@@ -24,14 +24,14 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, captioning, config, ending, events, file_commands, runs, storage, turns
+from trainer import __version__, allocator, captioning, config, file_commands, runs, storage
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig, TrainConfig, adjustments
 from trainer.console import Progress
 from trainer.data import checks, dataset, image_stats
 from trainer.errors import UserError, is_out_of_memory
 from trainer.i18n import say
-from trainer.runs import Run, StopRequestedError
+from trainer.runs import Run, StopRequestedError, ending, events, queue
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +153,7 @@ def work(run: Run) -> int:
 
         follow(Run(run.folder, leads=False))
         return 0
-    lock = turns.hold(run)
+    lock = queue.hold(run)
     storage.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
@@ -163,7 +163,7 @@ def work(run: Run) -> int:
         run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
-        device = turns.wait_for_device(run)
+        device = queue.wait_for_device(run)
         try:
             run.report(events.Began(pid=os.getpid()))
             TASKS[task](run)

@@ -15,13 +15,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning, events
+from trainer import captioning
 from trainer.base_models import detect
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import say
-from trainer.runs import Run, StopRequestedError
+from trainer.runs import Run, StopRequestedError, events
 
 Writer = Callable[[Image.Image], str]
 SAVED = 8  # pictures after which the words are saved

@@ -19,11 +19,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer import __version__, events, storage
+from trainer import __version__, storage
 from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.i18n import say
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"

@@ -2,7 +2,7 @@
 
 import sys
 
-from trainer import events
+from trainer.runs import events
 
 
 class Progress:

@@ -28,14 +28,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import allocator, events, fault_injection, runs
+from trainer import allocator, fault_injection, runs
 from trainer.base_models import detect
 from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.families import pipelines
-from trainer.runs import COMMANDS, Command, Run
+from trainer.runs import COMMANDS, Command, Run, events
 
 # The others wait while the leader waits for the device, and each for who encodes the longest; but not in a step.
 PATIENCE = timedelta(days=7)

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 
-from trainer import __version__, events, storage
+from trainer import __version__, storage
 from trainer.adapter_files import compatibility, reader, summary, writer
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
@@ -27,7 +27,7 @@ from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.i18n import say
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 # fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
 # keeps 8.

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from trainer import events
 from trainer.batches import Batch
 from trainer.config import TrainConfig
 from trainer.families import Family, probe
 from trainer.i18n import say
 from trainer.loss import conditioned
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 CLEAR = 0.9  # of two errors nearer to each other than this, neither says much
 

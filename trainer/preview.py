@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import archive, config, distributed, events, families, storage
+from trainer import config, distributed, families, storage
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO, detect
@@ -27,7 +27,7 @@ from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfi
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, pipelines, probe
 from trainer.i18n import say
-from trainer.runs import Run
+from trainer.runs import Run, archive, events
 
 Progress = Callable[[int, int], None]
 

@@ -15,7 +15,6 @@ from trainer import (
     captions,
     checkpoint,
     distributed,
-    events,
     export,
     families,
     fault_injection,
@@ -35,7 +34,7 @@ from trainer.errors import UserError
 from trainer.families import cost
 from trainer.i18n import count, say
 from trainer.optim.schedules import Stable
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3

@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import archive, runs, storage
 from trainer import config as configs
+from trainer import runs, storage
 from trainer.data import checks, dataset, sandbox
 from trainer.errors import UserError
+from trainer.runs import archive
 from ui import adapters, form, live, media, memory, tryout
 from ui.grid import folder_of
 from ui.handling import handled

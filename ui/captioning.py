@@ -11,11 +11,12 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import captioning, ending, runs
+from trainer import captioning, runs
 from trainer.captioning import CaptionConfig
 from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.i18n import count, say
+from trainer.runs import ending
 from ui import grid, memory, progress
 from ui.handling import QUIET, handled
 

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import archive, runs
+from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import say
-from trainer.runs import View
+from trainer.runs import View, archive
 from ui import adapters, media, progress, tools
 from ui.handling import QUIET, handled
 from ui.texts import read

@@ -6,10 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import archive, ending, runs
 from trainer import config as configs
+from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
+from trainer.runs import archive, ending
 from ui import form, progress
 from ui.handling import QUIET, handled
 from ui.painter import Painter

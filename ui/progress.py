@@ -6,10 +6,10 @@ from html import escape
 from math import isfinite
 from urllib.parse import quote
 
-from trainer import events, runs, turns
+from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import say
-from trainer.runs import View
+from trainer.runs import View, events, queue
 from ui import bases
 
 WORDS = {
@@ -107,7 +107,7 @@ def _facts(view: View) -> list[str]:
     if remaining := left(view):
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
-        place = turns.place(view.run)
+        place = queue.place(view.run)
         facts.append(say("number {place} in the queue", place=place) if place else say("starting"))
     if state.device and view.status == "running":
         facts.append(say("on {device}", device=escape(state.device)))

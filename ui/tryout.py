@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import archive, runs
 from trainer import config as configs
+from trainer import runs
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
+from trainer.runs import archive
 from ui import adapters, comparison, media, pictures
 from ui.comparison import Cell
 from ui.handling import QUIET, handled

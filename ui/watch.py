@@ -6,10 +6,10 @@ from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
 
-from trainer import runs, storage, turns
+from trainer import runs, storage
 from trainer.errors import UserError
 from trainer.i18n import say
-from trainer.runs import Run, View
+from trainer.runs import Run, View, queue
 
 
 class Watch:
@@ -59,7 +59,7 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     if view is None:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
-    place = turns.place(view.run) if view.status == "waiting" else 0
+    place = queue.place(view.run) if view.status == "waiting" else 0
     now = time.time()
     silent = view.is_deaf(now), view.silence(now) // 60
     return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")

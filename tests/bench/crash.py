@@ -23,9 +23,9 @@ from torch import Tensor
 
 from tests.bench.speed import PICTURES
 from tests.workers import Workers
-from trainer import checkpoint, config, events, runs
+from trainer import checkpoint, config, runs
 from trainer.adapter_files import reader
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 
 @dataclass

@@ -20,7 +20,7 @@ import psutil
 
 from tests.e2e.conftest import Server, make_home
 from tests.e2e.test_network import Page
-from trainer import events
+from trainer.runs import events
 
 
 @contextmanager

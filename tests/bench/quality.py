@@ -34,7 +34,7 @@ from tests.bench.grading import NOISES, PROMPTS, Row, Yardstick
 from tests.bench.micro import load_base
 from tests.bench.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED, WIDTH
 from tests.bench.subjects import CHARACTERS, STYLES, Subject
-from trainer import events, runs
+from trainer import runs
 from trainer.base_models import MICRO
 from trainer.checkpoint import ADAPTER
 from trainer.config import TrainConfig
@@ -42,7 +42,7 @@ from trainer.config.adjustments import planned_steps
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family
-from trainer.runs import Run
+from trainer.runs import Run, events
 from trainer.train import train
 
 PARTS = (8, 4, 2, 1)  # an adapter is graded after one over these of a run's steps

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Server, Visit, make_home, serving, wait
 from tests.e2e.test_page import advanced, finished, start, step, tab
 from tests.tiny import make_sd
-from trainer import events
+from trainer.runs import events
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

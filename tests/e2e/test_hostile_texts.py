@@ -14,7 +14,8 @@ from tests.e2e.conftest import Server, Visit, wait
 from tests.e2e.test_images import choose, fill
 from tests.e2e.test_page import cards, tab
 from tests.unit.test_verify import good
-from trainer import config, events, runs
+from trainer import config, runs
+from trainer.runs import events
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -23,7 +23,8 @@ from safetensors import safe_open
 
 from tests.e2e.conftest import CHECKOUT, Server, make_home, wait
 from tests.hostile import pictures
-from trainer import events, runs
+from trainer import runs
+from trainer.runs import events
 
 SECRET = "hf_SECRETSECRETSECRET"
 PNG = (CHECKOUT / "datasets" / "example-character" / "01.png").read_bytes()

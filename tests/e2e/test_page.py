@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, serving, wait
-from trainer import events
+from trainer.runs import events
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

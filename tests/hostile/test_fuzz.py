@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import config, events
+from trainer import config
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
+from trainer.runs import events
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
 SLOWEST = 20.0  # seconds for one file, on a machine that does other things too

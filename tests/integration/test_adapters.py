@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tests.integration.test_engine import finish, settings
-from trainer import events, families, preview, runs
+from trainer import families, preview, runs
 from trainer.adapter_files import reader
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator, seed_dropout
+from trainer.runs import events
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import batches, cache, checkpoint, config, events, export, families, preview, runs
+from trainer import batches, cache, checkpoint, config, export, families, preview, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, PictureConfig, TrainConfig, adjustments
 from trainer.config.adapter import Lora
@@ -23,7 +23,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.loss import training_loss
 from trainer.rng import generator
-from trainer.runs import Run
+from trainer.runs import Run, events
 from trainer.train import complete, due, train
 
 

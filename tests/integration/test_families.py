@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import cache, config, events, export, families, objective, preview, runs
+from trainer import cache, config, export, families, objective, preview, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
@@ -25,7 +25,7 @@ from trainer.errors import UserError
 from trainer.families import Adapter, Family, probe
 from trainer.loss import training_loss
 from trainer.rng import generator
-from trainer.runs import Run
+from trainer.runs import Run, events
 from trainer.train import train
 
 KINDS = ("sd15", "sd21", "sd21-v", "sdxl")

@@ -23,10 +23,10 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import checkpoint, config, events, export, runs, storage
+from trainer import checkpoint, config, export, runs, storage
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
-from trainer.runs import Run
+from trainer.runs import Run, events
 from ui import progress
 from ui.watch import Watch
 
@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     monkeypatch.delenv("LIMNER_FAULT")
     wait_until(lambda: runs.look(run).state.step == 6)
     assert "Training" in told(run)
-    monkeypatch.setattr(runs, "SILENCE", 1.0)  # so that the test need not wait for a minute
+    monkeypatch.setattr(runs.run, "SILENCE", 1.0)  # so that the test need not wait for a minute
     wait_until(lambda: runs.look(run).is_silent(time.time()))
     assert "The training does not respond" in told(run)
     live.ask(run.id, "stop")
@@ -194,7 +194,7 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     live.ask(hung.id, "stop")  # by somebody who clicked twice
     wait_until(lambda: runs.is_locked(waiting.lock))
     assert (status(hung) in runs.ACTIVE, status(waiting)) == (True, "waiting")
-    monkeypatch.setattr(runs, "ANSWERED_WITHIN", 0.5, raising=False)  # so that the test need not wait
+    monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", 0.5, raising=False)  # so that the test need not wait
     wait_until(lambda: words_of_stop(hung) == "End now", 5)
     live.ask(hung.id, "stop")
     wait_until(lambda: status(hung) == "interrupted", 10)

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
-from trainer import allocator, cache, events, families, memory, runs
+from trainer import allocator, cache, families, memory, runs
 from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, cost
 from trainer.memory import GB, Rung
-from trainer.runs import Run
+from trainer.runs import Run, events
 from trainer.train import train
 
 

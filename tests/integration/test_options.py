@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
 from tests.integration.test_settings import learned
-from trainer import cache, checkpoint, events, families, loss, runs, update
+from trainer import cache, checkpoint, families, loss, runs, update
 from trainer.adapter_files import reader
 from trainer.batches import Batches
 from trainer.config import TrainConfig
@@ -20,6 +20,7 @@ from trainer.data import dataset, images
 from trainer.errors import UserError
 from trainer.families import Family, cost
 from trainer.families.sd import tokenize
+from trainer.runs import events
 from trainer.train import begin, train
 
 

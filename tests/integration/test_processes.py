@@ -18,9 +18,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from trainer import archive, checkpoint, config, events, runs, turns
+from trainer import checkpoint, config, runs
 from trainer.__main__ import main
-from trainer.runs import Run
+from trainer.runs import Run, archive, events, queue
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
@@ -174,7 +174,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     wait_until(lambda: runs.is_locked(second.lock))
     time.sleep(1)
     assert status(second) == "waiting"
-    assert turns.place(second) == 1
+    assert queue.place(second) == 1
     assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text()
     runs.ask(first, "stop")
     wait_until(lambda: status(second) == "finished")
@@ -183,7 +183,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
 
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
-    lock = turns.FileLock(turns.device_lock())
+    lock = queue.FileLock(queue.device_lock())
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))

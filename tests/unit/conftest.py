@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tabs import answers
-from trainer import events, runs
+from trainer import runs
+from trainer.runs import events
 from ui import gauging, training
 
 

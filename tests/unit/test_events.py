@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import events
-from trainer.events import (
+from trainer.runs import events
+from trainer.runs.events import (
     Began,
     Checkpoint,
     Event,

@@ -114,7 +114,7 @@ def test_the_map_in_the_readme_is_that_of_the_code() -> None:
 
 def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
     modules = (
-        "trainer.config, trainer.data.dataset, trainer.data.uploads, trainer.runs, trainer.events, "
+        "trainer.config, trainer.data.dataset, trainer.data.uploads, trainer.runs, trainer.runs.events, "
         "trainer.adapter_files.compatibility"
     )
     code = f"import sys, {modules}; print('torch' in sys.modules)"

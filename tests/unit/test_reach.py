@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tabs import answers, given
-from trainer import config, events, runs
+from trainer import config, runs
 from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, dataset, reach
+from trainer.runs import events
 from ui import bases, datasets, downloads, gauging, grid, progress, training
 from ui.watch import Watch
 

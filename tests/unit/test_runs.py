@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app
-from trainer import archive, config, ending, events, runs, turns
+from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, archive, ending, events, queue
 
 
 def make(name: str = "rin") -> Run:
@@ -103,18 +103,18 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older.folder.rename(older.folder.with_name("0001"))
     older = Run(older.folder.with_name("0001"))
     with held(older.lock):
-        assert turns._older_waiting(newer)
-        assert turns.place(newer) == 0  # nobody has started it
+        assert queue._older_waiting(newer)
+        assert queue.place(newer) == 0  # nobody has started it
         (newer.folder / "ask" / "start").touch()
-        assert turns.place(newer) == 2
+        assert queue.place(newer) == 2
         runs.ask(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
-            turns.wait_for_device(newer)
-    assert not turns._older_waiting(newer)
-    assert turns.place(newer) == 0
-    lock = turns.wait_for_device(newer)
-    assert runs.is_locked(turns.device_lock())
-    assert turns.place(newer) == 0  # it is held by itself
+            queue.wait_for_device(newer)
+    assert not queue._older_waiting(newer)
+    assert queue.place(newer) == 0
+    lock = queue.wait_for_device(newer)
+    assert runs.is_locked(queue.device_lock())
+    assert queue.place(newer) == 0  # it is held by itself
     lock.release()
 
 
@@ -126,19 +126,19 @@ def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pyte
         run = make()
         (run.folder / "ask" / "start").touch()
         if locks:
-            assert turns.place(run) == 1
+            assert queue.place(run) == 1
             runs.ask(run, "stop")
             with pytest.raises(runs.StopRequestedError):
-                turns.wait_for_device(run)
+                queue.wait_for_device(run)
         else:
-            locks.append(turns.wait_for_device(run))
+            locks.append(queue.wait_for_device(run))
     locks[0].release()
-    turns.wait_for_device(run).release()
+    queue.wait_for_device(run).release()
 
 
 def test_a_run_is_held_once(home: Path) -> None:
     run = make()
-    lock = turns.hold(run)
+    lock = queue.hold(run)
     assert isinstance(lock, FileLock)
     assert runs.is_locked(run.lock)
     lock.release()

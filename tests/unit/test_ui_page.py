@@ -16,10 +16,10 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.tabs import answers, given
-from trainer import events, runs
+from trainer import runs
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, events
 from ui import (
     adapters,
     api,

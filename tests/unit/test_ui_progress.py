@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import events, runs
+from trainer import runs
 from trainer.config import build
-from trainer.runs import Run, View
+from trainer.runs import Run, View, events
 from ui import progress
 from ui.watch import Watch, label, log_tail, stamp
 

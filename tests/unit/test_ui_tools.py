@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tests.unit.test_verify import good, metadata
-from trainer import events, runs
+from trainer import runs
 from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
+from trainer.runs import events
 from ui import adapters, downloads, media, tools, tryout
 from ui.tools import Request
 from ui.watch import Watch

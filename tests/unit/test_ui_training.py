@@ -13,9 +13,10 @@ import pytest
 from filelock import FileLock
 
 from tests.unit.tabs import FORM, answers, given
-from trainer import config, events, runs, storage
+from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
+from trainer.runs import events
 from ui import bases, form, live, memory, presets, training
 from ui.painter import Painter
 from ui.watch import Watch
@@ -233,7 +234,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         watch = Watch()
         before = live.draw(watch, run.id)
         assert before[number].value == "Stop and save"
-        monkeypatch.setattr(runs, "ANSWERED_WITHIN", -1.0)
+        monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", -1.0)
         drawn = live.tick(watch, run.id, before[2])
         assert drawn[number].value == "End now"
         assert "has not answered yet" in drawn[3]

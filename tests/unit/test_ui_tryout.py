@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.unit.tabs import FakePainter, asked_for
-from trainer import events, runs
+from trainer import runs
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, events
 from ui import adapters, comparison, media, pictures, tryout
 from ui.watch import Watch
 
@@ -110,7 +110,7 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not tryout._notes(Watch(), small=True)[1].visible
-    monkeypatch.setattr(runs, "is_locked", lambda _: True)
+    monkeypatch.setattr(runs.run, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert tryout._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
     assert tryout.hold_training(Watch())[1].value == "Let the training go on"

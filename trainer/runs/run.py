@@ -32,10 +32,11 @@ from typing import Literal, get_args
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import events, fault_injection, storage
+from trainer import fault_injection, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.runs import events
 
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
@@ -323,7 +324,7 @@ def spawn(run: Run) -> None:
     with (run.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(  # an argument list, no shell
             [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parents[2], start_new_session=True,
         )  # fmt: skip
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay as a zombie
 

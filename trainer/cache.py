@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
 from trainer.data.dataset import Example
 from trainer.errors import UserError
-from trainer.families import Family, fingerprint, on_device, pipelines
+from trainer.families import Family, fingerprint, loading, on_device
 from trainer.i18n import say
 from trainer.rng import generator
 from trainer.shelf import Shelf
@@ -67,7 +67,7 @@ def build(
             pictures.
     """
     marks = {name: fingerprint(module) for name, module in family.encoders().items()}
-    precision = pipelines.encoding_precision(family.pipeline(), family.device)
+    precision = loading.encoding_precision(family.pipeline(), family.device)
     marks["vae"] += "" if precision == torch.float32 else f" {precision}"
     shelf = Shelf()
     with on_device(family, *family.encoders().values()):

@@ -34,7 +34,7 @@ from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
-from trainer.families import pipelines
+from trainer.families import loading
 from trainer.runs import COMMANDS, Command, Run, events
 
 # The others wait while the leader waits for the device, and each for who encodes the longest; but not in a step.
@@ -71,7 +71,7 @@ def wanted(config: TrainConfig) -> int:
     if begun_with := training.devices or config.record.devices:
         return begun_with
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if gpu or detect.is_hub_name(base) or not detect.is_small(pipelines.locate(config.model)[0]):
+    if gpu or detect.is_hub_name(base) or not detect.is_small(loading.locate(config.model)[0]):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, training.batch_size // PICTURES_EACH, psutil.virtual_memory().available // MEMORY_EACH))

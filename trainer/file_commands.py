@@ -191,9 +191,9 @@ def _at_least_0(rank: int) -> int:
 def _checkpoint(base: str) -> Checkpoint:
     from trainer.adapter_files.base_weights import open_checkpoint
     from trainer.config import ModelConfig
-    from trainer.families import pipelines
+    from trainer.families import loading
 
-    return open_checkpoint(pipelines.locate(ModelConfig(base=base))[0])
+    return open_checkpoint(loading.locate(ModelConfig(base=base))[0])
 
 
 def _check_out(out: Path) -> None:

@@ -20,7 +20,7 @@ from trainer import allocator, distributed
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, cost
+from trainer.families import Family, gradient_checkpointing
 from trainer.i18n import say
 from trainer.runs import Run, events
 
@@ -30,7 +30,7 @@ GB = 2**30
 REMEDY = say(
     "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
 )
-WAYS: tuple[cost.Recomputed, ...] = get_args(cost.Recomputed)
+WAYS: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rung:
     """One way to compute a batch: in how many parts, and which blocks twice."""
 
     parts: int
-    recomputed: cost.Recomputed
+    recomputed: gradient_checkpointing.Recomputed
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -105,7 +105,7 @@ def fit(
     else:
         rung = rungs[0]
     config = rung.of(config)
-    cost.recompute(family, rung.recomputed)
+    gradient_checkpointing.recompute(family, rung.recomputed)
     run.keep(config)
     return config
 
@@ -131,7 +131,7 @@ def _on_gpu(
     """The first rung on which the batch can really be computed within the room, and what it takes."""
     need = 0.0
     for rung in rungs:
-        cost.recompute(family, rung.recomputed)
+        gradient_checkpointing.recompute(family, rung.recomputed)
         release()
         torch.cuda.reset_peak_memory_stats(family.device)
         try:
@@ -163,7 +163,7 @@ def _on_cpu(
     smallest = rungs[-1].parts
     for rung in rungs:
         if rung.recomputed not in measured:
-            cost.recompute(family, rung.recomputed)
+            gradient_checkpointing.recompute(family, rung.recomputed)
             release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
@@ -217,7 +217,7 @@ def lighter(config: TrainConfig, family: Family, run: Run, error: RuntimeError) 
     below = [rung for rung in rungs if rung.weight < Rung(training.parts, way).weight]
     if not is_out_of_memory(error) or not below or devices > 1:
         raise error
-    cost.recompute(family, below[0].recomputed)
+    gradient_checkpointing.recompute(family, below[0].recomputed)
     run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=below[0])))
     config = below[0].of(config)
     run.keep(config)

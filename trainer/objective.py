@@ -6,7 +6,7 @@ import torch
 
 from trainer.batches import Batch
 from trainer.config import TrainConfig
-from trainer.families import Family, probe
+from trainer.families import Family, prediction_probe
 from trainer.i18n import say
 from trainer.loss import conditioned
 from trainer.runs import Run, events
@@ -29,7 +29,7 @@ def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Train
             conditioning = conditioned(
                 family, replace(batch, preserved=(), preserved_conditioning=None), config.captions.chunks
             )
-        errors = probe.ask(family, batch.mean, conditioning)
+        errors = prediction_probe.ask(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):
             told = say(

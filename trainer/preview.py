@@ -25,7 +25,7 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO, detect
 from trainer.config import ModelConfig, PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Adapter, Family, pipelines, probe
+from trainer.families import Adapter, Family, loading, prediction_probe
 from trainer.i18n import say
 from trainer.runs import Run, archive, events
 
@@ -78,7 +78,7 @@ def paint(family: Family, picture: PictureConfig, progress: Progress | None = No
             progress(step + 1, picture.steps)
         return values
 
-    with torch.no_grad(), pipelines.autocast(family.pipeline()):
+    with torch.no_grad(), loading.autocast(family.pipeline()):
         latents = family.pipeline()(
             picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
             guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
@@ -160,7 +160,7 @@ class Painter:
             self._family, self._base, self._loaded = None, None, {}
             self._family = families.load(base, *device())
             if self._family.found.objective is None and base.objective == "auto":
-                probe.ask_about_grey(self._family)
+                prediction_probe.ask_about_grey(self._family)
             self._base = base
         return self._family
 

@@ -31,7 +31,7 @@ from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.dataset import Example
 from trainer.errors import UserError
-from trainer.families import cost
+from trainer.families import cpu_kernels
 from trainer.i18n import count, say
 from trainer.optim.schedules import Stable
 from trainer.runs import Run, events
@@ -58,7 +58,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     warn(run, config, family, texts)
     batches = cache.build(family, examples, config, run.progress, distributed.share(accelerator))
     families.place(family, text_encoder=config.training.text_encoder)
-    cost.suit_processor(family, config.training.resolution)
+    cpu_kernels.suit_processor(family, config.training.resolution)
     config = objective.settle(config, family, batches.at(0, 0), run)
     distributed.agree(accelerator, config)
 

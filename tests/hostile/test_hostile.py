@@ -29,7 +29,7 @@ from trainer.config import ModelConfig, PictureConfig
 from trainer.data import checks, dataset, images, sandbox, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError
-from trainer.families import pipelines
+from trainer.families import loading
 from ui import adapters, grid, live, tools
 
 GOOD, BAD = pictures.good(), pictures.bad()
@@ -339,7 +339,7 @@ def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_pa
     assert_in_words(str(caught.value).replace("\n", " "), tmp_path)
     assert detect.glance(str(base)) is None
     with pytest.raises(UserError, match="'base' cannot be loaded"):
-        pipelines.load(StableDiffusionPipeline, base, "sd15", torch.float32)
+        loading.load(StableDiffusionPipeline, base, "sd15", torch.float32)
 
 
 def test_metadata_are_text_and_no_more(home: Path) -> None:

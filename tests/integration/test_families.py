@@ -22,7 +22,7 @@ from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
-from trainer.families import Adapter, Family, probe
+from trainer.families import Adapter, Family, prediction_probe
 from trainer.loss import training_loss
 from trainer.rng import generator
 from trainer.runs import Run, events
@@ -342,7 +342,7 @@ def test_a_base_that_does_not_say_is_asked(
     assert objective.settle(made, family, batch, run) == made
     # Without pictures of a data set, a grey one is enough.
     family.set_objective("epsilon")
-    probe.ask_about_grey(family)
+    prediction_probe.ask_about_grey(family)
     assert family.objective == kind
 
 
@@ -364,7 +364,7 @@ def test_micro_answers_as_it_was_trained(character: Path) -> None:
     settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
     batch = cache.build(family, dataset.read(character), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
-    probe.ask(family, batch.mean, batch.conditioning)
+    prediction_probe.ask(family, batch.mean, batch.conditioning)
     assert family.objective == "v_prediction"
 
 

@@ -19,7 +19,7 @@ from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, cost
+from trainer.families import Family, gradient_checkpointing
 from trainer.memory import GB, Rung
 from trainer.runs import Run, events
 from trainer.train import train
@@ -99,9 +99,9 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     batch = cache.build(family, dataset.read(character), config, quiet).at(0, 0)
     assert batch.conditioning is not None
 
-    def kept(way: cost.Recomputed | None) -> int:
+    def kept(way: gradient_checkpointing.Recomputed | None) -> int:
         if way:
-            cost.recompute(family, way)
+            gradient_checkpointing.recompute(family, way)
         sizes: list[int] = []
 
         def pack(tensor: Tensor) -> Tensor:

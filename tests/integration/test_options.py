@@ -18,7 +18,7 @@ from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
 from trainer.errors import UserError
-from trainer.families import Family, cost
+from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.runs import events
 from trainer.train import begin, train
@@ -357,7 +357,7 @@ def test_attention_is_computed_as_suits_the_size(family: Family, side: int, plai
             return family.predict(noisy, torch.tensor([10, 900]), {"text": text})
 
     before = answer()
-    cost.suit_processor(family, side)
+    cpu_kernels.suit_processor(family, side)
     kinds = {type(one).__name__ for one in family.pipeline().unet.attn_processors.values()}
     assert kinds == ({"AttnProcessor"} if plain else {"AttnProcessor2_0"})
     assert torch.allclose(answer(), before, atol=1e-5)
@@ -373,7 +373,7 @@ def test_convolutions_over_few_positions_are_products(
     plain, changed = (torch.nn.Conv2d(8, 256, 3, padding=1, bias=bias).requires_grad_(False) for _ in range(2))
     changed.load_state_dict(plain.state_dict())
     family.pipeline().unet.conv_norm_out.add_module("probe", changed)
-    cost.suit_processor(family, 256)
+    cpu_kernels.suit_processor(family, 256)
     pixels = torch.randn(size[0], 8, *size[1:])
     found = []
     for module in (plain, changed):
@@ -395,7 +395,7 @@ def test_a_base_in_bf16_predicts_what_it_did_with_what_suits_the_processor(tiny_
     answers = []
     for suited in (False, True):
         if suited:
-            cost.suit_processor(family, 512)
+            cpu_kernels.suit_processor(family, 512)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             answers.append(family.predict(noisy, torch.tensor([10, 900]), {"text": text}).float())
     assert float((answers[0] - answers[1]).abs().max() / answers[0].std()) < 0.05

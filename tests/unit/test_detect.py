@@ -17,7 +17,7 @@ from trainer import config
 from trainer.base_models import CONFIGS, MICRO_FOLDER, detect
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families import pipelines
+from trainer.families import loading
 
 UNET = "model.diffusion_model."
 ATTENTION = f"{UNET}input_blocks.1.1."
@@ -268,12 +268,12 @@ def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, mon
         (folder / "datasets" / "mira").mkdir(parents=True)
     monkeypatch.setenv("LIMNER_HOME", str(own))
     monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    for here in (own / "outputs" / "model", tmp_path / "models" / "model", pipelines.locate(config.ModelConfig())[0]):
+    for here in (own / "outputs" / "model", tmp_path / "models" / "model", loading.locate(config.ModelConfig())[0]):
         assert detect.look(here).family == "sd15"
     for foreign in (str(other / "outputs" / "model"), f"{own}/../ben/outputs/model"):
         assert detect.glance(foreign) is None
         with pytest.raises(UserError, match="'model' is not there"):
-            detect.look(pipelines.locate(config.ModelConfig(base=foreign))[0])
+            detect.look(loading.locate(config.ModelConfig(base=foreign))[0])
     assert dataset.folder_of("mira") == dataset.folder_of(str(own / "datasets" / "mira"))
     for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):
         with pytest.raises(UserError, match="There is no data set 'mira'"):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer.base_models.detect import Base, Objective
-from trainer.families import pipelines
+from trainer.families import loading
 
 Conditioning = dict[str, Tensor]
 
@@ -47,13 +47,13 @@ class SD:
         Raises:
             UserError: files are missing or damaged.
         """
-        pipeline = pipelines.load(StableDiffusionPipeline, path, found.family, dtype)
+        pipeline = loading.load(StableDiffusionPipeline, path, found.family, dtype)
         return cls(pipeline, found, device, single_file=path.is_file())
 
     def set_objective(self, objective: Objective) -> None:
         """Take the UNet's output as noise or as v, in training and in pictures."""
         self.objective: Objective = objective
-        pipelines.set_objective(self._pipeline, objective, zero_snr=self.found.zero_snr)
+        loading.set_objective(self._pipeline, objective, zero_snr=self.found.zero_snr)
         self.alphas_cumprod: Tensor = self._pipeline.scheduler.alphas_cumprod.to(self.device)
         if self._single_file and self.found.family == "sd21":  # both kinds have the settings of the smaller one
             self._pipeline.unet.register_to_config(sample_size=self._side * (2 if objective == "epsilon" else 3) // 2)
@@ -78,15 +78,15 @@ class SD:
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b, c, H/8, W/8] of the scaled latents of pictures [b, 3, H, W] in -1..1."""
-        return pipelines.encode_images(self._pipeline, pixels, self.device)
+        return loading.encode_images(self._pipeline, pixels, self.device)
 
     def decode_latents(self, latents: Tensor) -> list[Image.Image]:
         """Pictures from scaled latents [b, c, h, w]."""
-        return pipelines.decode_latents(self._pipeline, latents)
+        return loading.decode_latents(self._pipeline, latents)
 
     def draw_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Scaled latents [c, side/8, side/8] of a picture, the same for the same request."""
-        return pipelines.draw_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+        return loading.draw_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Hidden states [b, chunks * tokens, width] of the text encoder; what is too long is cut off."""

@@ -1,16 +1,14 @@
-"""What a training step costs: blocks computed twice to save memory; attention and convolutions as suit a processor."""
+"""Attention and convolutions of the denoiser, computed in the ways that are fast on a CPU."""
 
 from types import MethodType
-from typing import Any, Literal
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.families import Family
+from trainer.families.family import Family
 
-Recomputed = Literal["off", "large", "all"]  # as in the setting training.gradient_checkpointing
 FEW_TOKENS = 1024
 CHANNELS_A_POSITION = 5
 
@@ -53,29 +51,3 @@ def _convolve(self: nn.Conv2d, pixels: Tensor) -> Tensor:
     taps = functional.unfold(pixels, 3, padding=1).transpose(0, 1).flatten(1)  # [c * 9, b * h * w]
     found = torch.mm(self.weight.flatten(1), taps).view(-1, batch, height, width).transpose(0, 1)
     return found if self.bias is None else found + self.bias[:, None, None]
-
-
-def recompute(family: Family, which: Recomputed) -> None:
-    """Gradient checkpointing: of some blocks keep the inputs only, and compute the rest again when needed.
-
-    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). The large blocks are those at the two largest sizes
-    of the latents, which hold most of what is kept; a model of two sizes has one such.
-    """
-    host: Any = family.denoiser
-    host.enable_gradient_checkpointing()
-    sizes = len(host.down_blocks)
-    large = {"off": 0, "large": max(1, sizes // 2), "all": sizes}[which]
-    kept = [*host.down_blocks[large:], *host.up_blocks[: sizes - large], *([] if which == "all" else [host.mid_block])]
-    for module in (one for block in kept for one in block.modules()):
-        if hasattr(module, "gradient_checkpointing"):  # a block's attention has a switch of its own
-            module.gradient_checkpointing = False
-    for encoder in family.text_encoders.values():
-        part: Any = encoder
-        # Both are in transformers under a new name, and under the old one alone in older versions.
-        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
-        disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
-        if which != "off":
-            enable({"use_reentrant": False})
-        elif any(getattr(module, "gradient_checkpointing", False) for module in part.modules()):
-            disable()
-        part.train()  # transformers only does it in training; these encoders have no dropout

@@ -1,0 +1,189 @@
+"""The adapter of a base model: attach it to the trained layers, list it, or patch adapter files into the weights."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from trainer.adapter_files.reader import AdapterFile
+from trainer.config.adapter import AdapterConfig, Lora, chosen
+from trainer.errors import UserError
+from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, drop_ranks, known
+from trainer.families.family import Family
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
+
+    layers: dict[str, Layer]
+    hosts: tuple[nn.Module, ...]
+    settings: AdapterConfig
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All trained tensors, in a fixed order."""
+        for name in sorted(self.layers):
+            yield from self.layers[name].trained().values()
+
+    def groups(self, text_factor: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer; `factor` scales the learning rate of each."""
+        parts: dict[float, list[nn.Parameter]] = {}
+        for name in sorted(self.layers):
+            for role, parameter in self.layers[name].trained().items():
+                factor = 1.0 if name.startswith("lora_unet_") else text_factor
+                if role == "up" and isinstance(self.settings, Lora):
+                    factor *= self.settings.up_factor
+                parts.setdefault(factor, []).append(parameter)
+        return [{"params": parameters, "factor": factor} for factor, parameters in parts.items()]
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The file form that the programs share, such as `.lora_down.weight`, `.lora_up.weight` and `.alpha`."""
+        return {
+            f"{name}.{ending}": tensor.detach().to("cpu", torch.float32 if ending == "alpha" else dtype).contiguous()
+            for name in sorted(self.layers)
+            for ending, tensor in self.layers[name].tensors().items()
+        }
+
+    def reset(self, seed: int) -> None:
+        """Begin anew, as no change at all."""
+        for name, layer in self.layers.items():
+            layer.reset(seed, name)
+
+    def train(self, mode: bool) -> None:
+        """Whether dropout is on in the adapter's layers."""
+        for layer in self.layers.values():
+            layer.module.train(mode)
+            layer.module.get_base_layer().train()  # of 4 bits it is packed anew otherwise, in a form without gradient
+
+    def set_strength(self, strength: float) -> None:
+        """Scale the adapter's effect; 1 = as trained."""
+        for layer in self.layers.values():
+            layer.module.set_scale(ADAPTER, strength)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base model alone, inside the `with`."""
+        for layer in self.layers.values():
+            layer.module.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.module.enable_adapters(True)
+
+    def detach(self) -> None:
+        """Put the base model's own modules back; the adapter's tensors stay readable."""
+        for layer in self.layers.values():
+            setattr(layer.owner, layer.attribute, layer.module.get_base_layer())
+        for host in self.hosts:
+            del host.peft_config
+
+
+def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
+    """Put a fresh adapter on a base model: it starts as no change at all (Hu et al. 2021, section 4.1).
+
+    Raises:
+        UserError: the blocks that were asked for match nothing, which would train nothing.
+    """
+    paths = _matching(family.denoiser, chosen(settings.targets, family.denoiser_targets))
+    wanted = {
+        family.denoiser: [one for one in paths if not settings.blocks or any(block in one for block in settings.blocks)]
+    }
+    for prefix, encoder in family.text_encoders.items() if text_encoder else ():
+        paths = _matching(encoder, family.text_targets)
+        wanted[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
+    if not all(wanted.values()):
+        raise UserError(
+            "No layer of the base model has one of these in its name: {layers}.",
+            "Write blocks such as up_blocks, mid_block or down_blocks.1, one a line, or none for all.",
+            layers=", ".join(settings.blocks or chosen(settings.targets, family.denoiser_targets)),
+        )
+    for host, paths in wanted.items():
+        peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
+    adapter = Adapter(adapted(family), tuple(wanted), settings)
+    for layer in adapter.layers.values():
+        for parameter in layer.trained().values():
+            # Small updates would be lost in the base's precision.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        # In mixed precision autocast brings the adapter to the inputs; peft would bring the inputs to the adapter.
+        layer.module.cast_input_dtype_enabled = family.denoiser.dtype == torch.float32
+        if isinstance(layer, LoraPair) and settings.rank_dropout:
+            drop_ranks(layer, settings.rank_dropout)
+    adapter.reset(seed)
+    adapter.train(True)
+    return adapter
+
+
+def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
+    return [path for path, _ in module.named_modules() if f".{path}".endswith(tuple(f".{one}" for one in endings))]
+
+
+def _text_name(prefix: str, path: str) -> str:
+    # transformers 5 leaves the first level out in one of its two classes.
+    return f"{prefix}_text_model_" + path.removeprefix("text_model.").replace(".", "_")
+
+
+def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """All linear and convolution layers, adapted or not, by the names that other programs know them by.
+
+    Each as (name, owner, attribute there, layer); what an adapter put inside of one is not named.
+    """
+    for prefix, host in {"lora_unet": family.denoiser, **family.text_encoders}.items():
+        inside = "\0"  # no path begins with it
+        for path, module in host.named_modules():
+            if path.startswith(inside) or not isinstance(module, nn.Linear | nn.Conv2d | BaseTunerLayer):
+                continue
+            if isinstance(module, BaseTunerLayer):
+                inside = f"{path}."
+            owner, _, attribute = path.rpartition(".")
+            denoises = host is family.denoiser
+            name = f"{prefix}_{family.module_name(path)}" if denoises else _text_name(prefix, path)
+            yield name, host.get_submodule(owner), attribute, module
+
+
+def adapted(family: Family) -> dict[str, Layer]:
+    """All modules of a model that have an adapter on them, by the names that other programs know them by."""
+    layers = {name: known(owner, attribute, module) for name, owner, attribute, module in named(family)}
+    return {name: one for name, one in layers.items() if one is not None}
+
+
+@contextmanager
+def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Iterator[None]:
+    """Inside the `with`, the base model has the changes of adapter files at their strengths in its own weights.
+
+    For kinds of adapters that diffusers does not load. Afterwards the weights are again what they were, bit for bit.
+
+    Raises:
+        UserError: a file is for another base model.
+    """
+    # Where diffusers has put an adapter of its own, peft shows the weight below it.
+    places = {name: module for name, _, _, module in named(family)}
+    before: dict[nn.Parameter, Tensor] = {}
+    try:
+        for file, strength in changes:
+            for name, one in file.modules.items():
+                weight = getattr(places.get(name), "weight", None)
+                if not isinstance(weight, nn.Parameter):
+                    raise UserError(
+                        "The base model has no {name}.", "Choose the base model that it was trained on.", name=name
+                    )
+                before.setdefault(weight, weight.detach().clone())
+                old = before[weight].float().cpu().flatten(1)
+                change = one.delta(old)
+                if change.shape != old.shape:
+                    raise UserError(
+                        "{name} has another size.", "Choose the base model that it was trained on.", name=name
+                    )
+                with torch.no_grad():
+                    weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before.items():
+                weight.copy_(value)

@@ -203,7 +203,7 @@ def _train_run(run: Run) -> None:
 
 
 def _caption_run(run: Run) -> None:
-    from trainer.captioner import caption
+    from trainer.captioning.models import caption
 
     caption(run)
 

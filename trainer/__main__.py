@@ -24,7 +24,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, allocator, captioning, config, file_commands, runs, storage
+from trainer import __version__, captioning, config, file_commands, runs, storage
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig, TrainConfig, adjustments
 from trainer.console import Progress
@@ -32,6 +32,7 @@ from trainer.data import checks, dataset, image_stats
 from trainer.errors import UserError, is_out_of_memory
 from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError, ending, events, queue
+from trainer.training import malloc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +148,7 @@ def _work(parsed: argparse.Namespace) -> int:
 
 def work(run: Run) -> int:
     """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
-    allocator.tune()
+    malloc.tune()
     if os.environ.get("RANK", "0") != "0":
         from trainer.train import follow
 
@@ -187,8 +188,8 @@ def work(run: Run) -> int:
 
 def _train_run(run: Run) -> None:
     settings = run.config()
-    from trainer import distributed  # imports torch, which a waiting run does without
     from trainer.train import follow, train
+    from trainer.training import distributed  # imports torch, which a waiting run does without
 
     try:
         with distributed.followers(run, distributed.wanted(settings), follow):
@@ -326,7 +327,7 @@ def _version(package: str) -> str:
 
 
 def _gauge(parsed: argparse.Namespace) -> int:
-    from trainer import gauge
+    from trainer.training import gauge
 
     for name, figure in gauge.complete(dataset.folder_of(parsed.dataset)).items():
         print(f"{name} {figure:.4f}")

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from trainer import config, distributed, families, storage
+from trainer import config, families, storage
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO, detect
@@ -28,6 +28,7 @@ from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Adapter, Family, loading, prediction_probe
 from trainer.i18n import say
 from trainer.runs import Run, archive, events
+from trainer.training import distributed
 
 Progress = Callable[[int, int], None]
 

@@ -9,23 +9,8 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import (
-    __version__,
-    cache,
-    captions,
-    checkpoint,
-    distributed,
-    export,
-    families,
-    fault_injection,
-    gauge,
-    memory,
-    objective,
-    preview,
-    update,
-)
+from trainer import __version__, families, fault_injection, preview
 from trainer.base_models import MICRO
-from trainer.batches import Batches
 from trainer.config import Record, TrainConfig, adjustments, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
@@ -35,6 +20,18 @@ from trainer.families import cpu_kernels
 from trainer.i18n import count, say
 from trainer.optim.schedules import Stable
 from trainer.runs import Run, events
+from trainer.training import (
+    caption_variants,
+    checkpoint,
+    distributed,
+    encode,
+    export,
+    gauge,
+    memory,
+    optimizer_step,
+    prediction_type,
+)
+from trainer.training.batches import Batches
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3
@@ -54,12 +51,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples = dataset.read(dataset.folder_of(config.dataset))
     config = complete(config, run, examples, family)
-    texts = [captions.texts(example, config, config.trigger) for example in examples]
+    texts = [caption_variants.texts(example, config, config.trigger) for example in examples]
     warn(run, config, family, texts)
-    batches = cache.build(family, examples, config, run.progress, distributed.share(accelerator))
+    batches = encode.build(family, examples, config, run.progress, distributed.share(accelerator))
     families.place(family, text_encoder=config.training.text_encoder)
     cpu_kernels.suit_processor(family, config.training.resolution)
-    config = objective.settle(config, family, batches.at(0, 0), run)
+    config = prediction_type.settle(config, family, batches.at(0, 0), run)
     distributed.agree(accelerator, config)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
@@ -67,7 +64,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     checkpoint.check_room(run, progress, config.checkpoint.keep)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, progress, partial(distributed.give, accelerator))
-    scaler = update.scaled(accelerator.scaler, progress)
+    scaler = optimizer_step.scaled(accelerator.scaler, progress)
     written = [first for first, *_ in texts]
 
     def save() -> None:
@@ -80,7 +77,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     while step < config.training.steps:
         begun = time.monotonic()
         try:
-            share = fault_injection.factor(step + 1) * update.gradients(
+            share = fault_injection.factor(step + 1) * optimizer_step.gradients(
                 accelerator, family, adapter, batches, config, step
             )
         except RuntimeError as error:
@@ -89,15 +86,15 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             continue
         loss = distributed.add_up(accelerator, progress, share)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
-        norm = update.clip(progress, config.training.clip, scaler)
-        if update.exploded(norm, step, config, progress):
+        norm = optimizer_step.clip(progress, config.training.clip, scaler)
+        if optimizer_step.exploded(norm, step, config, progress):
             config, step = restarted(config, run, step, norm), 0
             adapter.reset(config.seed)
             progress = begin(config, adapter)
             run.report(started(step, config, family.device))
             continue
-        update.check(loss.item(), norm, step, config, scaler)
-        update.advance(progress, rate, scaler)
+        optimizer_step.check(loss.item(), norm, step, config, scaler)
+        optimizer_step.advance(progress, rate, scaler)
         step += 1
         progress.follow(step, config.training.ema)
 
@@ -143,7 +140,7 @@ def largest(
 
     def compute(config: TrainConfig) -> None:
         place = batches.largest(config.training.steps)
-        update.backward(accelerator, family, adapter, batches.at(*place), config, place)
+        optimizer_step.backward(accelerator, family, adapter, batches.at(*place), config, place)
         for parameter in adapter.parameters():
             parameter.grad = None
 
@@ -249,7 +246,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     if config.record.dataset_sha256:
         same_as_begun(config.record, record)
         return config
-    written = [captions.texts(example, config, config.trigger)[0] for example in examples]
+    written = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.folder_of(config.dataset), family))
     gentle = uncaptioned.gentler(config, written, beyond=beyond)
     if gentle != config:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from tests.bench.speed import PICTURES
 from tests.workers import Workers
-from trainer import checkpoint, config, runs
+from trainer import config, runs
 from trainer.adapter_files import reader
 from trainer.runs import Run, events
+from trainer.training import checkpoint
 
 
 @dataclass

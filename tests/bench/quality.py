@@ -36,7 +36,6 @@ from tests.bench.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED,
 from tests.bench.subjects import CHARACTERS, STYLES, Subject
 from trainer import runs
 from trainer.base_models import MICRO
-from trainer.checkpoint import ADAPTER
 from trainer.config import TrainConfig
 from trainer.config.adjustments import planned_steps
 from trainer.data import dataset
@@ -44,6 +43,7 @@ from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run, events
 from trainer.train import train
+from trainer.training.checkpoint import ADAPTER
 
 PARTS = (8, 4, 2, 1)  # an adapter is graded after one over these of a run's steps
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -41,7 +41,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PICTURES = CHECKOUT / "datasets" / "example-character"
 COUNT = 10
 GB = 2**30
-# As `trainer.allocator` sets them for Limner itself.
+# As `trainer.training.malloc` sets them for Limner itself.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(3 * 2**29), "MALLOC_TOP_PAD_": str(2**26)}
 RATE = "1e-4"
 OURS, OURS_ATTENTION = "limner", "limner, attention"

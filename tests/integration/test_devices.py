@@ -19,11 +19,12 @@ from tests.conftest import CHECKOUT
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.integration.test_memory import close, newest
 from tests.integration.test_processes import processes, wait_until
-from trainer import cache, checkpoint, distributed, families, runs
+from trainer import families, runs
 from trainer.config import ModelConfig
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
+from trainer.training import checkpoint, distributed, encode
 
 
 def ended(run: Run) -> bool:
@@ -223,7 +224,7 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
                 raise StopRequestedError
 
         with pytest.raises(StopRequestedError):
-            cache.build(family, examples, config, listen, share)
+            encode.build(family, examples, config, listen, share)
         return {file.name for file in kept.iterdir()}
 
     first = until("Encoding pictures", 1, Fraction(0))
@@ -232,7 +233,7 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
     assert len(first) == len(second) == 1
     assert not first & second
     shutil.rmtree(kept)
-    one, two = (cache.build(family, examples, config, quiet, share) for share in (Fraction(0), Fraction(1, 2)))
+    one, two = (encode.build(family, examples, config, quiet, share) for share in (Fraction(0), Fraction(1, 2)))
     assert one.own == two.own
     assert one.drawn == two.drawn
 

@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import batches, cache, checkpoint, config, export, families, preview, runs
+from trainer import config, families, preview, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, PictureConfig, TrainConfig, adjustments
 from trainer.config.adapter import Lora
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.loss import training_loss
 from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.train import complete, due, train
+from trainer.training import batches, checkpoint, encode, export
+from trainer.training.loss import training_loss
 
 
 def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any settings
@@ -383,14 +384,14 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     examples = dataset.read(character)
 
-    first = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
+    first = encode.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     files = list((character / dataset.CACHE).glob("*.safetensors"))
     assert len(files) == 14 + 15  # each picture, each caption and the empty one
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:-8])
     for file in files[2:]:
         file.write_bytes(pictures.pickled())
-    again = cache.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
+    again = encode.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     assert torch.equal(first.mean, again.mean)
     assert first.conditioning is not None
     assert again.conditioning is not None
@@ -416,7 +417,7 @@ def test_pixels_keep_the_middle() -> None:
 
     image = Image.new("RGB", (30, 10), "black")
     image.paste("white", (10, 0, 20, 10))
-    tensor = cache.pixels(image, (64, 64), flip=False)
+    tensor = encode.pixels(image, (64, 64), flip=False)
     assert tensor.shape == (3, 64, 64)
     assert float(tensor[:, :, 8:-8].min()) > 0.9
 
@@ -473,7 +474,7 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     examples = dataset.read(character)
     changes = {"preservation__share": 0.25, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, **changes)
-    built = cache.build(family, examples, config, quiet)
+    built = encode.build(family, examples, config, quiet)
     drawn = [built.at(step, 0).preserved for step in range(64)]
     size = config.training.batch_size
     assert sum(map(len, drawn)) == 64 * size // 4
@@ -491,7 +492,7 @@ def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(cha
     for caption in {example.caption for example in examples}:
         assert caption, "the captions of the example say something"
     config = settings(tiny_sd, trigger="", **changes)
-    built = cache.build(family, examples, config, quiet)
+    built = encode.build(family, examples, config, quiet)
     preserved = {text for step in range(32) for text in built.at(step, 0).preserved}
     assert preserved == {"a dog"}
     run = runs.create(settings(tiny_sd, trigger="", preservation__share=0.5))

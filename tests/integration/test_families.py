@@ -16,17 +16,18 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import cache, config, export, families, objective, preview, runs
+from trainer import config, families, preview, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, prediction_probe
-from trainer.loss import training_loss
 from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.train import train
+from trainer.training import encode, export, prediction_type
+from trainer.training.loss import training_loss
 
 KINDS = ("sd15", "sd21", "sd21-v", "sdxl")
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_sizes_are_those_of_the_picture_and_its_crop(home: Path, bases: dict[str
     for text_encoder in (False, True):
         made = settings(bases["sdxl"], training__resolution=128, training__batch_size=1,
                         training__text_encoder=text_encoder)  # fmt: skip
-        batch = cache.build(family, examples, made, quiet).at(0, 0)
+        batch = encode.build(family, examples, made, quiet).at(0, 0)
         assert batch.sizes is not None
         scale = max(wide / 300, high / 200)
         top, left = (max(high, round(200 * scale)) - high) // 2, (max(wide, round(300 * scale)) - wide) // 2
@@ -169,7 +170,7 @@ def test_twelve_steps_lower_the_loss(character: Path, bases: dict[str, Path], ki
     run = runs.create(settings(bases[kind], training__steps=12, optimizer__learning_rate=0.05))
     finish(run)
     family, made = load(bases[kind]), run.config()
-    batches = cache.build(family, dataset.read(character), made, quiet)
+    batches = encode.build(family, dataset.read(character), made, quiet)
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
     take(adapter, load_file(run.export))
 
@@ -331,15 +332,15 @@ def test_a_base_that_does_not_say_is_asked(
     assert detect.look(file).objective is None
     family = load(file)
     examples = dataset.read(character)
-    batch = cache.build(family, examples, settings(file), quiet).at(0, 0)
+    batch = encode.build(family, examples, settings(file), quiet).at(0, 0)
     teach(family, batch.mean, kind)
     run = runs.create(settings(file))
-    made = objective.settle(run.config(), family, batch, run)
+    made = prediction_type.settle(run.config(), family, batch, run)
     assert family.objective == made.model.objective == kind
     assert family.pipeline().scheduler.config.prediction_type == kind
     assert "mean error" in made.record.objective
     assert run.config() == made
-    assert objective.settle(made, family, batch, run) == made
+    assert prediction_type.settle(made, family, batch, run) == made
     # Without pictures of a data set, a grey one is enough.
     family.set_objective("epsilon")
     prediction_probe.ask_about_grey(family)
@@ -362,7 +363,7 @@ def test_micro_answers_as_it_was_trained(character: Path) -> None:
     assert family.objective == "v_prediction"
     family.set_objective("epsilon")
     settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
-    batch = cache.build(family, dataset.read(character), settings, quiet).at(0, 0)
+    batch = encode.build(family, dataset.read(character), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
     prediction_probe.ask(family, batch.mean, batch.conditioning)
     assert family.objective == "v_prediction"

@@ -23,10 +23,11 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import checkpoint, config, export, runs, storage
+from trainer import config, runs, storage
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
 from trainer.runs import Run, events
+from trainer.training import checkpoint, export
 from ui import progress
 from ui.watch import Watch
 

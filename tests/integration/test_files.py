@@ -17,13 +17,14 @@ from tests.integration.test_adapters import disturb
 from tests.integration.test_engine import finish, settings
 from tests.integration.test_families import load
 from tests.single_file import write as single_file
-from trainer import export, families, preview, runs
+from trainer import families, preview, runs
 from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
 from trainer.adapter_files.reader import AdapterFile, Lora
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run, events
+from trainer.training import export
 
 FAMILIES = ("sd15", "sd21", "sdxl")
 KINDS: dict[str, dict[str, Any]] = {

@@ -18,8 +18,9 @@ from tests.integration.test_devices import OPTIONS
 from tests.integration.test_engine import losses, same, settings
 from tests.integration.test_memory import newest
 from tests.integration.test_processes import wait_until
-from trainer import checkpoint, runs
+from trainer import runs
 from trainer.runs import Run
+from trainer.training import checkpoint
 
 LONG = OPTIONS | {"training__steps": 40, "preview__every": 0, "preview__prompts": ["rin"]}
 

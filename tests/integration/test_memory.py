@@ -14,22 +14,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
-from trainer import allocator, cache, families, memory, runs
+from trainer import families, runs
 from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing
-from trainer.memory import GB, Rung
 from trainer.runs import Run, events
 from trainer.train import train
+from trainer.training import encode, malloc, memory
+from trainer.training.memory import GB, Rung
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_over() -> None:
     """What other tests freed is given back: taken again, it would not be seen as memory that is used."""
     gc.collect()
-    allocator.trim()
+    malloc.trim()
 
 
 MB = 2**20
@@ -96,7 +97,7 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     """Of what autograd keeps for the backward pass, by its size in bytes."""
     config = settings(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    batch = cache.build(family, dataset.read(character), config, quiet).at(0, 0)
+    batch = encode.build(family, dataset.read(character), config, quiet).at(0, 0)
     assert batch.conditioning is not None
 
     def kept(way: gradient_checkpointing.Recomputed | None) -> int:

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
 from tests.integration.test_settings import learned
-from trainer import cache, checkpoint, families, loss, runs, update
+from trainer import families, runs
 from trainer.adapter_files import reader
-from trainer.batches import Batches
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
 from trainer.errors import UserError
@@ -22,10 +21,12 @@ from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.runs import events
 from trainer.train import begin, train
+from trainer.training import checkpoint, encode, loss, optimizer_step
+from trainer.training.batches import Batches
 
 
 def built(family: Family, character: Path, config: TrainConfig) -> Batches:
-    return cache.build(family, dataset.read(character), config, quiet)
+    return encode.build(family, dataset.read(character), config, quiet)
 
 
 SAME = {
@@ -95,13 +96,13 @@ def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> N
 
 def test_a_part_of_a_picture() -> None:
     image = Image.linear_gradient("L").convert("RGB")  # 256 x 256, black above, white below
-    view = cache.View(part=(0.5, 0.5, 1.0, 1.0))
-    part = cache.part_of(image, (64, 64), view)
+    view = encode.View(part=(0.5, 0.5, 1.0, 1.0))
+    part = encode.part_of(image, (64, 64), view)
     assert part.size == (128, 128)
     assert np.asarray(part).min() >= 127
-    wide = cache.part_of(image.resize((512, 256)), (64, 64), cache.View(part=(0.0, 0.0, 0.5, 0.5)))
+    wide = encode.part_of(image.resize((512, 256)), (64, 64), encode.View(part=(0.0, 0.0, 0.5, 0.5)))
     assert wide.size == (128, 128)
-    assert cache.part_of(image, (64, 64), cache.View()) is image
+    assert encode.part_of(image, (64, 64), encode.View()) is image
 
 
 def transparent(path: Path) -> None:
@@ -293,13 +294,15 @@ def test_the_guard_gives_up(character: Path, tiny_sd: Path) -> None:
 def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__guard=10.0, training__steps=100)
     progress = begin(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
-    assert not any(update.exploded(norm, step, config, progress) for step, norm in enumerate([1.0, 90.0, 1, 2, 3]))
-    assert not update.exploded(19.0, 5, config, progress)
-    assert update.exploded(41.0, 6, config, progress)
-    assert update.exploded(float("nan"), 7, config, progress)
-    assert not update.exploded(1e9, 15, config, progress), "only within the first 15 %"
+    assert not any(
+        optimizer_step.exploded(norm, step, config, progress) for step, norm in enumerate([1.0, 90.0, 1, 2, 3])
+    )
+    assert not optimizer_step.exploded(19.0, 5, config, progress)
+    assert optimizer_step.exploded(41.0, 6, config, progress)
+    assert optimizer_step.exploded(float("nan"), 7, config, progress)
+    assert not optimizer_step.exploded(1e9, 15, config, progress), "only within the first 15 %"
     off = settings(tiny_sd, training__steps=100)
-    assert not update.exploded(1e9, 6, off, progress)
+    assert not optimizer_step.exploded(1e9, 6, off, progress)
 
 
 def test_fp16_is_refused_without_a_gpu(character: Path, tiny_sd: Path) -> None:
@@ -318,19 +321,19 @@ def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny
     before = [one.detach().clone() for one in progress.parameters()]
     for parameter in progress.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
-    norm = update.clip(progress, 1.0, scaler)
-    update.check(1.0, norm, 0, config, scaler)
-    update.advance(progress, 0.01, scaler)
+    norm = optimizer_step.clip(progress, 1.0, scaler)
+    optimizer_step.check(1.0, norm, 0, config, scaler)
+    optimizer_step.advance(progress, 0.01, scaler)
     assert all(torch.equal(one, two) for one, two in zip(before, progress.parameters(), strict=True))
     assert progress.notes["scaler"]["scale"] == 512.0
     for parameter in progress.parameters():
         parameter.grad = torch.full_like(parameter, 512.0)
     count = sum(one.numel() for one in progress.parameters())
-    assert update.clip(progress, 0.0, scaler) == pytest.approx(count**0.5, rel=1e-4)
-    update.advance(progress, 0.01, scaler)
+    assert optimizer_step.clip(progress, 0.0, scaler) == pytest.approx(count**0.5, rel=1e-4)
+    optimizer_step.advance(progress, 0.01, scaler)
     assert not torch.equal(before[0], progress.parameters()[0])
     fresh = torch.amp.GradScaler("cpu")
-    restored = update.scaled(fresh, progress)
+    restored = optimizer_step.scaled(fresh, progress)
     assert restored is fresh
     assert fresh.state_dict() == scaler.state_dict()
 

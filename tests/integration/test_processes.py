@@ -18,9 +18,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from trainer import checkpoint, config, runs
+from trainer import config, runs
 from trainer.__main__ import main
 from trainer.runs import Run, archive, events, queue
+from trainer.training import checkpoint
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:

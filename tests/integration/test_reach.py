@@ -11,12 +11,13 @@ import torch
 from tests import foreign
 from tests.conftest import CHARACTER, STYLE
 from tests.unit.tabs import given
-from trainer import config, families, gauge, runs
+from trainer import config, families, runs
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import reach
 from trainer.families import Family
 from trainer.preview import paint
 from trainer.train import train
+from trainer.training import gauge
 from ui import datasets, grid, training
 
 

@@ -11,12 +11,13 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.integration.test_engine import OPTIONS, finish, losses, quiet, same, settings
-from trainer import cache, checkpoint, runs, schema
+from trainer import runs, schema
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset
 from trainer.families import Family
 from trainer.runs import Run
 from trainer.train import train
+from trainer.training import checkpoint, encode
 
 # What has to be on for a setting to matter.
 SHUFFLED = {"captions__shuffle": True}
@@ -169,7 +170,7 @@ def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path)
 
 def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
     options = {"training__resolution": 128, "training__small_share": 0.5, "training__steps": 5, "pictures__flip": True}
-    batches = cache.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
+    batches = encode.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
     sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
     assert sides == [12, 12, 12, 16, 16]
     told = batches.at(1, 0).sizes

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import captions, config
+from trainer import config
 from trainer.config.training import ObjectiveConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
-from trainer.loss import draw_timesteps, error, masked, weight
 from trainer.optim.lion import Lion
 from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
-from trainer.shelf import Shelf
+from trainer.training import caption_variants
+from trainer.training.loss import draw_timesteps, error, masked, weight
+from trainer.training.tensor_cache import Shelf
 
 
 def test_schedules_by_hand() -> None:
@@ -129,14 +130,14 @@ def test_timesteps_stay_in_their_range() -> None:
 
 
 def test_tags_in_other_orders() -> None:
-    found = captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    found = caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
     assert found[0] == "rin, red hair, smiling, outdoors, night"
     assert all(one.startswith("rin, red hair, ") for one in found)
     assert len(set(found)) > 3
     assert {tuple(sorted(one.split(", "))) for one in found} == {tuple(sorted(found[0].split(", ")))}
-    assert found == captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert found != captions.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
-    assert captions.orders("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
+    assert found == caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert found != caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
+    assert caption_variants.orders("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
 
 
 def test_a_caption_a_line(tmp_path: Path) -> None:
@@ -144,10 +145,10 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("")
     given = config.build({"name": "x", "dataset": "x", "captions": {"alternatives": True}})
     example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64)
-    assert captions.texts(example, given, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
+    assert caption_variants.texts(example, given, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
-    assert captions.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
-    assert captions.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), given, "rin") == ("rin",)
+    assert caption_variants.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
+    assert caption_variants.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), given, "rin") == ("rin",)
 
 
 def test_rare_buckets_join_others() -> None:

@@ -368,7 +368,7 @@ def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
 def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
     from accelerate import Accelerator
 
-    from trainer import distributed
+    from trainer.training import distributed
 
     run, alone = make(), Accelerator(cpu=True)
     again = events.Started(step=3, steps=9, pid=1, device="CPU")

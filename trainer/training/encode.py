@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import captions, shelf, storage
-from trainer.batches import Batches, Pool
+from trainer import storage
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
 from trainer.data.dataset import Example
@@ -26,7 +25,9 @@ from trainer.errors import UserError
 from trainer.families import Family, fingerprint, loading, on_device
 from trainer.i18n import say
 from trainer.rng import generator
-from trainer.shelf import Shelf
+from trainer.training import caption_variants, tensor_cache
+from trainer.training.batches import Batches, Pool
+from trainer.training.tensor_cache import Shelf
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]
@@ -127,7 +128,7 @@ class _Encoder:
             for number, (example, size) in enumerate(zip(examples, sizes, strict=True))
         ]
         shapes = [tuple(self.store.get(first)["mean"].shape) for first, *_ in found]
-        texts = [captions.texts(example, self.config, trigger) for example in examples]
+        texts = [caption_variants.texts(example, self.config, trigger) for example in examples]
         return Pool(found, shapes, texts, self.config.seed, self.config.training.batch_size, name, places)
 
     def _order(self, count: int) -> list[int]:
@@ -145,7 +146,9 @@ class _Encoder:
             opacity = images.opacity(data) if mask_key or self.config.pictures.background != "white" else None
             found = {}
             for view in views(content, self.config, transparent=opacity is not None):
-                file = shelf.place(example.path.parent, content, str(size), *view.key(), *mask_key, self.marks["vae"])
+                file = tensor_cache.place(
+                    example.path.parent, content, str(size), *view.key(), *mask_key, self.marks["vae"]
+                )
                 if not self.store.has(file, wanted):
                     image = images.decode(data, view.background)
                     tensors = self._latents(part_of(image, size, view), size, view, example.name)
@@ -181,7 +184,7 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: shelf.place(storage.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
+            prompt: tensor_cache.place(storage.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = any(not self.store.has(file, {"latents"}) for file in found.values())
@@ -201,7 +204,7 @@ class _Encoder:
         """Encode a text."""
         chunks = self.config.captions.chunks
         mark = "".join(self.marks[name] for name in self.family.text_encoders) + "+" * (chunks - 1)
-        file = shelf.place(folder, hashlib.sha256(text.encode()).hexdigest(), mark)
+        file = tensor_cache.place(folder, hashlib.sha256(text.encode()).hexdigest(), mark)
         if not self.store.has(file, set()):
             with torch.no_grad():
                 rows = self.family.encode_prompts([text], chunks)

@@ -16,13 +16,13 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import allocator, distributed
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing
 from trainer.i18n import say
 from trainer.runs import Run, events
+from trainer.training import distributed, malloc
 
 SHARE = 0.9  # of the memory that is free; the rest is for what else the machine does
 SAMPLED_EVERY = 0.002  # seconds
@@ -199,7 +199,7 @@ def peak() -> Iterator[list[float]]:
 def release() -> None:
     """Give back what is held but not used."""
     gc.collect()
-    allocator.trim()
+    malloc.trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

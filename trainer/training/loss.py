@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.batches import Batch
 from trainer.config import TrainConfig
 from trainer.config.training import ObjectiveConfig
 from trainer.families import Adapter, Conditioning, Family
+from trainer.training.batches import Batch
 
 
 def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainConfig, rng: torch.Generator) -> Tensor:

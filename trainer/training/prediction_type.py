@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from trainer.batches import Batch
 from trainer.config import TrainConfig
 from trainer.families import Family, prediction_probe
 from trainer.i18n import say
-from trainer.loss import conditioned
 from trainer.runs import Run, events
+from trainer.training.batches import Batch
+from trainer.training.loss import conditioned
 
 CLEAR = 0.9  # of two errors nearer to each other than this, neither says much
 

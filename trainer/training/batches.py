@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.families import Conditioning
 from trainer.rng import generator
-from trainer.shelf import Shelf
+from trainer.training.tensor_cache import Shelf
 
 LOOKED_AT = 100  # batches among which the largest is looked for
 

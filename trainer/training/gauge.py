@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer import cache, config, families
+from trainer import config, families
 from trainer.config import ModelConfig
 from trainer.data import images, reach
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator
+from trainer.training import encode
 
 HALFWAY = 500  # the timestep at which a portrait is told from its outlines, not from its details
 NOISES = 2
@@ -69,7 +70,7 @@ def read(path: Path) -> Tensor | None:
     """A picture as micro sees it: the square in its middle, [3, side, side] in -1..1; None if it is no picture."""
     side = config.micro_side()
     try:
-        return cache.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
+        return encode.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
     except (UserError, OSError):
         return None
 

@@ -28,14 +28,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import allocator, fault_injection, runs
+from trainer import fault_injection, runs
 from trainer.base_models import detect
-from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.families import loading
 from trainer.runs import COMMANDS, Command, Run, events
+from trainer.training import malloc
+from trainer.training.checkpoint import Progress
 
 # The others wait while the leader waits for the device, and each for who encodes the longest; but not in a step.
 PATIENCE = timedelta(days=7)
@@ -149,7 +150,7 @@ def _begin(rank: int, folder: Path, follow: Callable[[Run], object], began: Any)
     fault_injection.follower(rank)
     began.send_bytes(b"began")
     began.close()
-    allocator.tune()
+    malloc.tune()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         follow(Run(folder, leads=False))

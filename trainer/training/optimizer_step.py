@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from trainer.batches import Batch, Batches
-from trainer.checkpoint import Progress
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
-from trainer.loss import training_loss
 from trainer.rng import generator, seed_dropout
+from trainer.training.batches import Batch, Batches
+from trainer.training.checkpoint import Progress
+from trainer.training.loss import training_loss
 
 EARLY = 0.15  # share of the steps in which the instability guard watches
 FEWEST = 5  # gradients that a median is taken of

@@ -134,11 +134,11 @@ def _serve(address: str) -> None:
     import torch
 
     import trainer.__main__
-    import trainer.preview
+    import trainer.sampling.server
     import trainer.train
     import trainer.training.gauge
 
-    diffusers.StableDiffusionPipeline, trainer.training.gauge, trainer.preview, trainer.train  # noqa: B018 - loaded when named
+    diffusers.StableDiffusionPipeline, trainer.training.gauge, trainer.sampling.server, trainer.train  # noqa: B018 - loaded when named
     torch.set_num_threads(1)  # threads would not live on in a fork
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")

@@ -257,11 +257,12 @@ def _sample(parsed: argparse.Namespace) -> int:
         raise UserError(
             "There is no folder {name!r}.", "Make it first, or choose another one.", name=parsed.out.parent.name
         )
-    from trainer.preview import Painter, write_png
+    from trainer.sampling import png_info
+    from trainer.sampling.sampler import Sampler
 
-    painter = Painter()
+    sampler = Sampler()
     for picture in pictures:
-        write_png(Path(picture.out), painter.paint(picture), picture)
+        png_info.write(Path(picture.out), sampler.generate(picture), picture)
         print(picture.out)
     return 0
 
@@ -335,7 +336,7 @@ def _gauge(parsed: argparse.Namespace) -> int:
 
 
 def _paint(_: argparse.Namespace) -> int:
-    from trainer.preview import serve
+    from trainer.sampling.server import serve
 
     serve()
     return 0

@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, families, fault_injection, preview
+from trainer import __version__, families, fault_injection
 from trainer.base_models import MICRO
 from trainer.config import Record, TrainConfig, adjustments, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
@@ -20,6 +20,7 @@ from trainer.families import cpu_kernels
 from trainer.i18n import count, say
 from trainer.optim.schedules import Stable
 from trainer.runs import Run, events
+from trainer.sampling.sampler import native_side
 from trainer.training import (
     caption_variants,
     checkpoint,
@@ -30,6 +31,7 @@ from trainer.training import (
     memory,
     optimizer_step,
     prediction_type,
+    previews,
 )
 from trainer.training.batches import Batches
 
@@ -106,7 +108,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         last = step == config.training.steps
         if due(step, config.preview.every) or last or "preview" in asked:
             with progress.settled(adapter):
-                preview.make(family, adapter, config.preview, run, step, accelerator)
+                previews.make(family, adapter, config.preview, run, step, accelerator)
         if "cooldown" in asked:
             config = cooled(config, run, step)
             run.report(started(step, config, family.device))
@@ -258,7 +260,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
             "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
         }
     )
-    prompts = config.preview.prompts or preview.default_prompts(config, written)
+    prompts = config.preview.prompts or previews.default_prompts(config, written)
     model = {"family": family.found.family, "revision": family.found.revision}
     config = config.model_copy(
         update={
@@ -301,7 +303,7 @@ def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tup
             "it: they are not preserved under their own captions."
         )
         run.report(events.Warned(message=told))
-    side = preview.native_side(family)
+    side = native_side(family)
     if config.training.resolution < side:
         told = say(
             "The base model draws {side} x {side} pixels; this run trains at {resolution}.",

@@ -1,6 +1,6 @@
 """The warm process behind the try-out tab: started on first use, one picture at a time, restarted when it dies.
 
-Requests and answers are JSON lines over pipes; `trainer.preview.serve` is the other end. When this process ends, by
+Requests and answers are JSON lines over pipes; `trainer.sampling.server` is the other end. When this process ends, by
 whatever way, the painter sees the end of its input and ends too.
 """
 
@@ -126,7 +126,7 @@ class Painter:
 
 
 def _given_up(picture: PictureConfig) -> Path:
-    """The file by which the painter is told so; see `trainer.preview.given_up`."""
+    """The file by which the painter is told so; see `trainer.sampling.server.given_up`."""
     return Path(picture.out).with_suffix(".given-up")
 
 

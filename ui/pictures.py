@@ -21,7 +21,7 @@ from ui import media
 
 KEPT = 200
 SHOWN = 12  # of those made last
-TEXT = "limner"  # the chunk of a PNG's text that says what made it; `trainer.preview.write_png` writes it
+TEXT = "limner"  # the chunk of a PNG's text that says what made it; `trainer.sampling.png_info` writes it
 _SECRET = secrets.token_bytes(16)  # makes the names unguessable
 
 

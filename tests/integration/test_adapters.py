@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.integration.test_engine import finish, settings
-from trainer import families, preview, runs
+from trainer import families, runs
 from trainer.adapter_files import reader
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator, seed_dropout
 from trainer.runs import events
+from trainer.sampling import sampler
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -84,9 +85,9 @@ def test_each_kind_learns_and_is_exported(character: Path, tiny_sd: Path, option
     said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
     assert any("diffusers cannot load" in one for one in said) != reader.readable_by_diffusers(file)
     picture = PictureConfig(base=str(tiny_sd), prompt="rin", steps=2, guidance=3.0, out="x.png")
-    painter = preview.Painter()
+    painter = sampler.Sampler()
     pictures = [
-        np.asarray(painter.paint(picture.model_copy(update={"adapters": ((str(run.export), strength),)})))
+        np.asarray(painter.generate(picture.model_copy(update={"adapters": ((str(run.export), strength),)})))
         for strength in (0.0, 1.0, 0.0)
     ]
     assert np.array_equal(pictures[0], pictures[2])

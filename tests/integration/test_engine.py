@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import config, families, preview, runs
+from trainer import config, families, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, PictureConfig, TrainConfig, adjustments
 from trainer.config.adapter import Lora
@@ -23,6 +23,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.rng import generator
 from trainer.runs import Run, events
+from trainer.sampling import sampler
 from trainer.train import complete, due, train
 from trainer.training import batches, checkpoint, encode, export
 from trainer.training.loss import training_loss
@@ -230,11 +231,11 @@ def test_the_file_draws_what_the_adapter_drew(character: Path, tiny_sd: Path, te
     finish(run)
     picture = PictureConfig(base=str(tiny_sd), prompt="rin, smiling", steps=4, guidance=3.0, out="x.png")
     with_file = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
-    painter = preview.Painter()
-    base, painted = painter.paint(picture), painter.paint(with_file)
-    again = painter.paint(picture)
-    zero = painter.paint(picture.model_copy(update={"adapters": ((str(run.export), 0.0),)}))
-    half = painter.paint(picture.model_copy(update={"adapters": ((str(run.export), 0.5),)}))
+    painter = sampler.Sampler()
+    base, painted = painter.generate(picture), painter.generate(with_file)
+    again = painter.generate(picture)
+    zero = painter.generate(picture.model_copy(update={"adapters": ((str(run.export), 0.0),)}))
+    half = painter.generate(picture.model_copy(update={"adapters": ((str(run.export), 0.5),)}))
 
     fresh = StableDiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
     fresh.set_progress_bar_config(disable=True)
@@ -256,9 +257,9 @@ def test_text_encoder_keys_change_the_picture(character: Path, tiny_sd: Path, tm
     text_only = tmp_path / "text.safetensors"
     save_file({key: value for key, value in tensors.items() if key.startswith("lora_te_")}, text_only)
     picture = PictureConfig(base=str(tiny_sd), prompt="rin", steps=2, guidance=3.0, out="x.png")
-    painter = preview.Painter()
-    base = painter.paint(picture)
-    changed = painter.paint(picture.model_copy(update={"adapters": ((str(text_only), 1.0),)}))
+    painter = sampler.Sampler()
+    base = painter.generate(picture)
+    changed = painter.generate(picture.model_copy(update={"adapters": ((str(text_only), 1.0),)}))
     assert not np.array_equal(np.asarray(base), np.asarray(changed))
 
 

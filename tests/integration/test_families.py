@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.integration.test_engine import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
-from trainer import config, families, preview, runs
+from trainer import config, families, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
@@ -25,6 +25,7 @@ from trainer.errors import UserError
 from trainer.families import Adapter, Family, prediction_probe
 from trainer.rng import generator
 from trainer.runs import Run, events
+from trainer.sampling import sampler
 from trainer.train import train
 from trainer.training import encode, export, prediction_type
 from trainer.training.loss import training_loss
@@ -77,7 +78,7 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     for one, two in zip(single.encode_images(pixels), folder.encode_images(pixels), strict=True):
         assert torch.equal(one, two)
     assert torch.equal(single.alphas_cumprod, folder.alphas_cumprod)
-    assert preview.native_side(single) == (96 if kind == "sd21-v" else 64)
+    assert sampler.native_side(single) == (96 if kind == "sd21-v" else 64)
     assert single.architecture == folder.architecture
 
 
@@ -235,10 +236,10 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, out="x.png")
     adapter = families.attach(family, run.config().adapter, text_encoder=True, seed=0)
     take(adapter, file.tensors)
-    live = np.asarray(preview.paint(family, picture))
-    painter = preview.Painter()
-    base = np.asarray(painter.paint(picture))
-    painted = np.asarray(painter.paint(picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})))
+    live = np.asarray(sampler.generate(family, picture))
+    painter = sampler.Sampler()
+    base = np.asarray(painter.generate(picture))
+    painted = np.asarray(painter.generate(picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})))
     text_only = {key: value for key, value in file.tensors.items() if not key.startswith("lora_unet_")}
     fresh = DiffusionPipeline.from_pretrained(bases[kind], local_files_only=True)
     fresh.set_progress_bar_config(disable=True)
@@ -265,7 +266,7 @@ def test_a_single_file_trains_and_is_tried_out(
     assert same(finish(run), finish(same_run))
     assert reader.read(run.export).metadata["ss_sd_model_name"] == "base.safetensors"
     picture = PictureConfig(base=str(file), adapters=((str(run.export), 1.0),), prompt="rin", steps=1, out="x.png")
-    assert preview.Painter().paint(picture).size == (64, 64)
+    assert sampler.Sampler().generate(picture).size == (64, 64)
 
 
 @pytest.mark.parametrize(("trained", "tried"), [("sdxl", "sd15"), ("sd15", "sdxl"), ("sd15", "sd21")])
@@ -278,7 +279,7 @@ def test_an_adapter_of_another_family_is_refused(
     path = export.write(family, adapter, settings(bases[trained]), run, ["x"])
     picture = PictureConfig(base=str(bases[tried]), adapters=((str(path), 1.0),), prompt="rin", steps=1, out="x.png")
     with pytest.raises(UserError, match="does not fit the base model"):
-        preview.Painter().paint(picture)
+        sampler.Sampler().generate(picture)
 
 
 def test_a_base_from_the_hub_is_pinned(
@@ -393,5 +394,5 @@ def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Pa
     assert "lora_unet_output_blocks_2_2_conv" in names
     picture = PictureConfig(base=str(bases["sdxl"]), prompt="rin", steps=1, out="x.png")
     with_it = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
-    painter = preview.Painter()
-    assert not np.array_equal(np.asarray(painter.paint(with_it)), np.asarray(painter.paint(picture)))
+    painter = sampler.Sampler()
+    assert not np.array_equal(np.asarray(painter.generate(with_it)), np.asarray(painter.generate(picture)))

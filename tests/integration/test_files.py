@@ -17,13 +17,14 @@ from tests.integration.test_adapters import disturb
 from tests.integration.test_engine import finish, settings
 from tests.integration.test_families import load
 from tests.single_file import write as single_file
-from trainer import families, preview, runs
+from trainer import families, runs
 from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
 from trainer.adapter_files.reader import AdapterFile, Lora
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run, events
+from trainer.sampling import sampler
 from trainer.training import export
 
 FAMILIES = ("sd15", "sd21", "sdxl")
@@ -334,11 +335,11 @@ def test_adapters_made_elsewhere_are_painted_with(
     own = tmp_path / "own" / writer.PEFT_NAME
     assert {module.alpha for module in reader.read(own).modules.values()} == {2.0}
     picture = PictureConfig(base=str(bases[family]), prompt="rin", steps=2, guidance=3.0, out="x.png")
-    painter = preview.Painter()
+    painter = sampler.Sampler()
 
     def painted(*adapters: tuple[Path, float]) -> Tensor:
         given = tuple((str(path), strength) for path, strength in adapters)
-        image = painter.paint(picture.model_copy(update={"adapters": given}))
+        image = painter.generate(picture.model_copy(update={"adapters": given}))
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
 
     wanted = painted((run.export, 0.8), (loha.export, 0.5))

@@ -9,7 +9,7 @@ from PIL import Image
 from trainer import config, families
 from trainer.base_models import MICRO_FOLDER
 from trainer.config import ModelConfig, PictureConfig
-from trainer.preview import paint
+from trainer.sampling.sampler import generate
 
 
 def test_the_prompts_of_the_card_give_its_pictures() -> None:
@@ -21,7 +21,7 @@ def test_the_prompts_of_the_card_give_its_pictures() -> None:
     assert all(f"`{prompt}`" in readme and name in readme for prompt, name in zip(prompts, shown, strict=True))
     family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
     for prompt, name in zip(prompts, shown, strict=True):
-        picture = paint(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))
+        picture = generate(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))
         assert picture.size == (config.micro_side(), config.micro_side())
         difference = np.asarray(picture).astype(int) - np.asarray(Image.open(MICRO_FOLDER / name)).astype(int)
         # Processors add numbers up in different orders; on one and the same there is no difference at all.

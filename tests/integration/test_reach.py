@@ -15,7 +15,7 @@ from trainer import config, families, runs
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import reach
 from trainer.families import Family
-from trainer.preview import paint
+from trainer.sampling.sampler import generate
 from trainer.train import train
 from trainer.training import gauge
 from ui import datasets, grid, training
@@ -75,7 +75,7 @@ def test_photographs_without_captions_become_no_noise(home: Path, micro: Family)
     train(run.config(), run)
     micro.pipeline().load_lora_weights(str(run.export.parent), weight_name=run.export.name)
     drawn = [
-        paint(micro, PictureConfig(prompt="zorv", seed=seed, steps=20, guidance=3.0, out="x.png")) for seed in (1, 2)
+        generate(micro, PictureConfig(prompt="zorv", seed=seed, steps=20, guidance=3.0, out="x.png")) for seed in (1, 2)
     ]
     micro.pipeline().unload_lora_weights()
     for number, picture in enumerate(drawn):

@@ -84,13 +84,13 @@ def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
 def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     import torch  # noqa: F401 - the writer needs it, the page does not
 
-    from trainer.preview import write_png
+    from trainer.sampling import png_info
 
     asked = asked_for(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
     picture = tryout.request_of(asked, cell, tryout.base_of(finished.id), 7)
     file = tmp_path / "a.png"
-    write_png(file, Image.new("RGB", (64, 32)), picture)
+    png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()
     media.pictures().mkdir(exist_ok=True)
     shutil.copy(file, media.pictures() / f"{'a' * 32}.png")
@@ -102,7 +102,7 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="does not tell"):
         tryout.restored(str(file), Watch())
-    write_png(file, Image.new("RGB", (64, 32)), picture)
+    png_info.write(file, Image.new("RGB", (64, 32)), picture)
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
         tryout.restored(str(file), Watch())

@@ -1,0 +1,133 @@
+"""Images from a base model and adapters at given strengths. The base and the adapters used so far stay loaded."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from trainer import families
+from trainer.adapter_files import reader
+from trainer.adapter_files.reader import AdapterFile
+from trainer.config import ModelConfig, PictureConfig
+from trainer.errors import UserError
+from trainer.families import Family, loading, prediction_probe
+
+Progress = Callable[[int, int], None]
+
+
+def generate(family: Family, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
+    """One picture. The same request on the same device gives the same picture: its noise comes from the seed alone."""
+
+    def tell(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
+        if progress:
+            progress(step + 1, picture.steps)
+        return values
+
+    with torch.no_grad(), loading.autocast(family.pipeline()):
+        latents = family.pipeline()(
+            picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
+            guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
+            generator=torch.Generator().manual_seed(picture.seed), callback_on_step_end=tell, output_type="latent",
+        ).images  # fmt: skip
+    return family.decode_latents(latents)[0]  # outside autocast: XL's decoder overflows in fp16
+
+
+def native_side(family: Family) -> int:
+    """Side in pixels of the pictures that a base model draws if nothing else is said."""
+    pipeline = family.pipeline()
+    return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+
+
+def device() -> tuple[torch.device, torch.dtype]:
+    """Where pictures are made, and in which precision."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.float16
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), torch.float32
+    return torch.device("cpu"), torch.float32
+
+
+class Sampler:
+    """One base model with the adapters that were asked for so far, kept warm."""
+
+    def __init__(self) -> None:
+        self._base: ModelConfig | None = None
+        self._family: Family | None = None
+        self._loaded: dict[tuple[str, int], str] = {}
+
+    def generate(self, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
+        """One picture, with the base loaded only when it changed and each adapter file only once.
+
+        Raises:
+            UserError: the base or an adapter cannot be used.
+        """
+        family = self._load_base(ModelConfig(base=picture.base, revision=picture.revision, objective=picture.objective))
+        names, strengths, patches = [], [], []
+        for file, strength in picture.adapters:
+            if not strength:
+                continue
+            adapter = read_adapter(Path(file))
+            if reader.readable_by_diffusers(adapter):
+                names.append(self._load_adapter(family, Path(file), adapter))
+                strengths.append(strength)
+            else:
+                patches.append((adapter, strength))
+        pipeline = family.pipeline()
+        if names:
+            pipeline.enable_lora()
+            pipeline.set_adapters(names, strengths)
+        elif self._loaded:
+            pipeline.disable_lora()
+        with families.patched(family, patches):
+            return generate(family, picture, progress)
+
+    def _load_base(self, base: ModelConfig) -> Family:
+        if self._family is None or self._base != base:
+            self._family, self._base, self._loaded = None, None, {}
+            self._family = families.load(base, *device())
+            if self._family.found.objective is None and base.objective == "auto":
+                prediction_probe.ask_about_grey(self._family)
+            self._base = base
+        return self._family
+
+    def _load_adapter(self, family: Family, file: Path, adapter: AdapterFile) -> str:
+        """Load an adapter file under a name of its own; a file that was written anew is loaded anew."""
+        key = (str(file), file.stat().st_mtime_ns)
+        if key not in self._loaded:
+            base_name = Path(self._base.base if self._base else "").name
+            pipeline = family.pipeline()
+            if len(self._loaded) >= 8:
+                pipeline.unload_lora_weights()
+                self._loaded = {}
+            name = f"adapter{len(self._loaded)}"
+            try:
+                pipeline.load_lora_weights(dict(adapter.tensors), adapter_name=name)
+            except (ValueError, RuntimeError, KeyError, IndexError) as error:
+                self._family = None  # it may be half loaded
+                raise UserError(
+                    "The adapter {name} does not fit the base model {base_name!r}.",
+                    "Choose the base model that it was trained on.",
+                    name=file.name,
+                    base_name=base_name,
+                ) from error
+            self._loaded[key] = name
+        return self._loaded[key]
+
+
+@lru_cache(maxsize=16)
+def _read_adapter(file: Path, _: int) -> AdapterFile:
+    return reader.read(file)
+
+
+def read_adapter(file: Path) -> AdapterFile:
+    """An adapter file; one that was written anew is read anew.
+
+    Raises:
+        UserError: it is not there, or is no adapter file.
+    """
+    if not file.is_file():
+        raise UserError("The adapter {name} is not there.", "Choose another one.", name=file.name)
+    return _read_adapter(file, file.stat().st_mtime_ns)

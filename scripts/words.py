@@ -58,7 +58,7 @@ def collect() -> dict[Id, list[str]]:
 
 
 def _everywhere() -> Iterator[tuple[Id, str]]:
-    for path in sorted([HERE / "app.py", *(HERE / "trainer").rglob("*.py"), *(HERE / "ui").iterdir()]):
+    for path in sorted([HERE / "app.py", *(HERE / "trainer").rglob("*.py"), *(HERE / "ui").rglob("*.*")]):
         place = path.relative_to(HERE).as_posix()
         if path.suffix == ".py":
             yield from ((message, place) for message in calls(path.read_text(encoding="utf-8")))

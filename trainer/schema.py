@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 def paths(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """The names of all settings in a section and those inside it, such as `training.steps`."""
+    """The names of all settings in a section and those inside it, such as `train.steps`."""
     found = []
     for name, info in section.model_fields.items():
         found.append(prefix + name)

@@ -19,6 +19,7 @@ from trainer import fault_injection
 from trainer.errors import UserError
 from trainer.i18n import say
 
+CHECKOUT = Path(__file__).resolve().parent.parent  # folder of the code: where its programs are started
 NAME = re.compile(r"[\w-]{1,64}")
 PART = ".part"
 BIN = ".bin"  # under outputs: runs and kept adapters; in a data set: its pictures
@@ -28,7 +29,7 @@ FLOOR = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and
 
 def home() -> Path:
     """Folder that holds `datasets/` and `outputs/`: the checkout, or what LIMNER_HOME names."""
-    return Path(os.environ.get("LIMNER_HOME") or Path(__file__).resolve().parent.parent)
+    return Path(os.environ.get("LIMNER_HOME") or CHECKOUT)
 
 
 def datasets() -> Path:

@@ -17,10 +17,11 @@ from trainer import runs, storage
 from trainer.data import checks, dataset, sandbox
 from trainer.errors import UserError
 from trainer.runs import archive
-from ui import adapters, form, live, media, memory, tryout
-from ui.grid import folder_of
+from ui import adapters, form, media, memory
 from ui.handling import handled
 from ui.painter import Painter
+from ui.tabs import run_view, try_out
+from ui.tabs.image_grid import folder_of
 from ui.watch import Watch
 
 COMMANDS = (*runs.COMMANDS, "pause", "go_on", "resume", "more")
@@ -33,13 +34,13 @@ def build(painter: Painter, watch: Watch) -> None:
     def start_training(project: str, preset: str = "character", settings: dict[str, Any] | None = None) -> Told:
         """Start a run. `settings` by their paths: {"name": "mira", "trigger": "miraxo", "training.steps": 200}."""
         run = create(project, preset, settings or {})
-        live.begin(run, painter, watch)
+        run_view.begin(run, painter, watch)
         return told(run.id)
 
     def control(run: str, command: str) -> Told:
         """Ask a run for something: stop, pause, go_on, resume, more (steps), checkpoint, preview, or cooldown."""
         if command in ("resume", "more"):
-            {"resume": live.go_on, "more": live.more}[command](run, painter, watch)
+            {"resume": run_view.go_on, "more": run_view.more}[command](run, painter, watch)
         else:
             ask(run, command)
         return told(run)
@@ -53,7 +54,7 @@ def build(painter: Painter, watch: Watch) -> None:
     ) -> Iterator[Told]:
         """Make a picture, at last with its address. `settings`: seed, steps, guidance, negative, size ("512 x 768")."""
         asked = wanted(prompt, adapter, strength, settings or {})
-        for _, files_on_show, seed in tryout.paint(painter, watch, asked):
+        for _, files_on_show, seed in try_out.paint(painter, watch, asked):
             picture = f"/media/picture/{files_on_show[0]}" if files_on_show else ""
             yield {"done": bool(picture), "picture": picture, "seed": seed}
 
@@ -73,18 +74,18 @@ def ask(run: str, command: str) -> None:
     if command in ("pause", "go_on"):
         runs.pause(runs.find(run), go_on=command == "go_on")
     elif command in runs.COMMANDS:
-        live.ask(run, command)
+        run_view.ask(run, command)
     else:
         raise UserError("{command!r} is no command.", "Use one of {known}.", command=command, known=", ".join(COMMANDS))
 
 
-def wanted(prompt: str, adapter: str, strength: float, settings: dict[str, Any]) -> tryout.Asked:
+def wanted(prompt: str, adapter: str, strength: float, settings: dict[str, Any]) -> try_out.Asked:
     """One picture, with what suits the adapter where the settings say nothing.
 
     Raises:
         UserError: there is no such setting.
     """
-    usual = tryout.usual_settings(adapter)
+    usual = try_out.usual_settings(adapter)
     values: dict[str, Any] = {
         "seed": 1, "steps": usual.steps, "guidance": usual.guidance, "negative": "", "size": "",
     }  # fmt: skip
@@ -92,7 +93,7 @@ def wanted(prompt: str, adapter: str, strength: float, settings: dict[str, Any])
         raise UserError(
             "{name!r} is no setting of a picture.", "Use one of {known}.", name=name, known=", ".join(values)
         )
-    return tryout.Asked(
+    return try_out.Asked(
         adapter=adapter, prompt=prompt, strength=strength, view="one", fresh=False, last=[], base="",
         **values | settings,
     )  # fmt: skip

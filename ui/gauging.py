@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer import storage
 from trainer.base_models import MICRO
 from trainer.data import reach
 from ui import memory
 
 COMMAND = (sys.executable, "-m", "trainer", "gauge")
-CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENCE = 180.0  # seconds that micro may take
 MOMENT = 1.0  # seconds that a request waits for it, so that no request keeps a server from ending
 _TURN = threading.Lock()
@@ -68,7 +68,7 @@ def look(folder: Path) -> bool:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # an argument list, no shell
-        [*COMMAND, str(folder.resolve())], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [*COMMAND, str(folder.resolve())], cwd=storage.CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     atexit.register(process.kill)

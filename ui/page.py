@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,9 +13,13 @@ from trainer import storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
-from ui import api, datasets, downloads, live, media, memory, plan, training, tryout
+from ui import api, media, memory
 from ui.handling import QUIET, handled
 from ui.painter import Painter
+from ui.tabs import download, plan, run_view, try_out
+from ui.tabs import images as datasets
+from ui.tabs import train as training
+from ui.texts import STATIC
 from ui.watch import Watch
 
 SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
@@ -55,8 +58,8 @@ def make_app(*, leave: bool = False) -> FastAPI:
         app, build(painter, watch, leave=leave), path="/", allowed_paths=[],
         blocked_paths=[str(storage.datasets()), str(storage.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
-        show_error=False, mcp_server=False, theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
-        favicon_path=str(Path(__file__).with_name("favicon.svg")), js=SPOKEN,
+        show_error=False, mcp_server=False, theme=theme(), css_paths=[STATIC / "style.css"],
+        favicon_path=str(STATIC / "favicon.svg"), js=SPOKEN,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     return app
@@ -93,20 +96,20 @@ def build(painter: Painter, watch: Watch, *, leave: bool = False) -> gr.Blocks:
             with gr.Tab(say("2 · Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(head.project, head.pill, painter, watch)
             with gr.Tab(say("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
-                trying = tryout.build(painter, watch)
+                trying = try_out.build(painter, watch)
             with gr.Tab(say("4 · Download"), id="download", elem_id="tab-download") as download_tab:
-                files_tab = downloads.build(watch)
+                files_tab = download.build(watch)
 
         def warm_and_offer(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the tab
             if not watch.active():
                 painter.warm()
-            return tryout.offer(watch, *given)
+            return try_out.offer(watch, *given)
 
         train_tab.select(handled(plan.plan), train.answers, train.planned, **QUIET)
         try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
         # All pictures were looked at: what was found belongs into the plan.
         images.parts.grid.end(handled(plan.plan), train.answers, train.planned, **QUIET)
-        download_tab.select(handled(lambda: downloads.show(watch)), None, files_tab.shown, **QUIET)
+        download_tab.select(handled(lambda: download.show(watch)), None, files_tab.shown, **QUIET)
         train.live.buttons["try-it"].click(
             handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
         ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
@@ -170,7 +173,7 @@ def _load(watch: Watch) -> list[Any]:
     active = watch.active()
     selected = gr.Tabs(selected="train") if active else gr.skip()
     picker = gr.Dropdown(dataset.names(), value=project or None)
-    return [selected, picker, *datasets.show(project), *training.show(project), *live.draw(watch, watch.default())]
+    return [selected, picker, *datasets.show(project), *training.show(project), *run_view.draw(watch, watch.default())]
 
 
 def _choose(project: str | None) -> list[Any]:

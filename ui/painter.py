@@ -19,7 +19,6 @@ from trainer.errors import UserError
 
 IDLE = 600.0  # seconds after which the painter gives its memory back
 COMMAND = (sys.executable, "-m", "trainer", "paint")
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class Painter:
@@ -45,7 +44,7 @@ class Painter:
                 with (storage.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell
                         self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                        cwd=CHECKOUT, text=True, encoding="utf-8",
+                        cwd=storage.CHECKOUT, text=True, encoding="utf-8",
                     )  # fmt: skip
         self._rest()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.i18n import say
 
-HERE = Path(__file__).parent
+STATIC = Path(__file__).parent / "static"
 MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 # A message may hold tags, but nothing that ends the quotes it stands in.
 _FITTED: dict[str, Callable[[str], str]] = {
@@ -20,9 +20,9 @@ _FITTED: dict[str, Callable[[str], str]] = {
 
 
 def read(name: str) -> str:
-    """A file beside this one, ready for the browser."""
+    """A file of ui/static, ready for the browser."""
     fitted = _FITTED[Path(name).suffix]
-    text = (HERE / name).read_text(encoding="utf-8")
+    text = (STATIC / name).read_text(encoding="utf-8")
     return MESSAGE.sub(lambda found: fitted(say(plain(found[1]))), text)
 
 

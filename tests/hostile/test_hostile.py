@@ -30,7 +30,8 @@ from trainer.data import checks, dataset, images, sandbox, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import loading
-from ui import adapters, grid, live, tools
+from ui import adapters
+from ui.tabs import file_tools, image_grid, run_view
 
 GOOD, BAD = pictures.good(), pictures.bad()
 ZIPS, ADAPTERS = containers.zips(), containers.adapters()
@@ -206,7 +207,7 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
     assert report.refused == []
     assert example.caption == expected
     assert example.caption.isprintable()
-    items = grid.cards(grid.read("rin", ""), grid.Look())["items"]
+    items = image_grid.cards(image_grid.read("rin", ""), image_grid.Look())["items"]
     assert items[0]["caption"] == expected  # as a value, which the template puts into the page as text
 
 
@@ -311,7 +312,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
         reader.read(path)
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
-    _, told = tools.take(str(path))  # and what the page says of it
+    _, told = file_tools.take(str(path))  # and what the page says of it
     assert "<script" not in told
     assert str(home) not in told
     assert len(told) < 20_000
@@ -393,10 +394,10 @@ def test_a_picture_that_cannot_be_is_refused(home: Path, change: dict[str, Any])
 
 @pytest.mark.parametrize("run_id", [*texts.NAMES[:20], "..", ".", "", "a" * 70, "x\0y"], ids=ascii)
 def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
-    for use in (runs.find, lambda name: live.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
+    for use in (runs.find, lambda name: run_view.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
         with pytest.raises(UserError) as caught:
             use(run_id)
         assert_in_words(ascii(str(caught.value)), home)
     with pytest.raises(UserError):
-        grid.folder_of(run_id)
+        image_grid.folder_of(run_id)
     assert storage.outputs().is_dir()

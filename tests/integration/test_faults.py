@@ -135,7 +135,7 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
 def test_a_worker_that_hangs_is_said_and_can_be_ended(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ui import live
+    from ui.tabs import run_view
 
     run = plain(tiny_sd)
     monkeypatch.setenv("LIMNER_TEST", "1")
@@ -147,7 +147,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     monkeypatch.setattr(runs.run, "SILENCE", 1.0)  # so that the test need not wait for a minute
     wait_until(lambda: runs.look(run).is_silent(time.time()))
     assert "The training does not respond" in told(run)
-    live.ask(run.id, "stop")
+    run_view.ask(run.id, "stop")
     wait_until(lambda: status(run) not in runs.ACTIVE)
     assert "Resume</b> goes on from step 5" in told(run)
     undisturbed.is_what_becomes_of(run)
@@ -155,10 +155,10 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
 
 def words_of_stop(run: Run) -> str:
     """What the button says that ends a run."""
-    from ui import live
+    from ui.tabs import run_view
 
-    names = [name for name, *_ in live.BUTTONS]
-    return str(live.draw(Watch(), run.id)[-len(names) :][names.index("stop")].value)
+    names = [name for name, *_ in run_view.BUTTONS]
+    return str(run_view.draw(Watch(), run.id)[-len(names) :][names.index("stop")].value)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     fault: str, devices: int,
 ) -> None:  # fmt: skip
     """It is asked first, and ended when it has not answered; whoever waits for the device gets it then."""
-    from ui import live
+    from ui.tabs import run_view
 
     hung, waiting = plain(tiny_sd), plain(tiny_sd)
     training = hung.config().training.model_copy(update={"devices": devices})
@@ -191,13 +191,13 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     assert not runs.look(hung).is_silent(time.time())
     assert runs.look(hung).is_silent(time.time() + 3600)
     assert words_of_stop(hung) == "Stop and save"
-    live.ask(hung.id, "stop")
-    live.ask(hung.id, "stop")  # by somebody who clicked twice
+    run_view.ask(hung.id, "stop")
+    run_view.ask(hung.id, "stop")  # by somebody who clicked twice
     wait_until(lambda: runs.is_locked(waiting.lock))
     assert (status(hung) in runs.ACTIVE, status(waiting)) == (True, "waiting")
     monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", 0.5, raising=False)  # so that the test need not wait
     wait_until(lambda: words_of_stop(hung) == "End now", 5)
-    live.ask(hung.id, "stop")
+    run_view.ask(hung.id, "stop")
     wait_until(lambda: status(hung) == "interrupted", 10)
     assert "The training was interrupted" in told(hung)
     wait_until(lambda: not processes(hung), 10)

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.test_ui_tools import dropped
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
-from ui import adapters, media, tools
-from ui.tools import Request
+from ui import adapters, media
+from ui.tabs import file_tools
+from ui.tabs.file_tools import Request
 
 __all__ = ["dropped"]
 
@@ -22,14 +23,14 @@ def test_the_page_loads_no_model_library() -> None:
 
 
 def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
-    tools.take(str(dropped))
-    said = tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))
+    file_tools.take(str(dropped))
+    said = file_tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))
     assert "exact up to the rounding" in said
     assert "Checked: loads in ComfyUI" in said
     made = safetensors_reader.read(adapters.find("kept:Fox-2"))
     assert {entry.dtype for entry in made.entries.values()} == {"BF16", "F32"}
     with pytest.raises(UserError, match="no name"):
-        tools.run(Request("convert", ["kept:my-fox"], name=" "))
+        file_tools.run(Request("convert", ["kept:my-fox"], name=" "))
     with pytest.raises(UserError, match="is no diffusers model") as caught:
-        tools.run(Request("bake", ["kept:my-fox"], base=str(media.kept()), name="x"))
+        file_tools.run(Request("bake", ["kept:my-fox"], base=str(media.kept()), name="x"))
     assert "Traceback" not in str(caught.value)

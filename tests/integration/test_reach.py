@@ -18,7 +18,8 @@ from trainer.families import Family
 from trainer.sampling.sampler import generate
 from trainer.train import train
 from trainer.training import gauge
-from ui import datasets, grid, training
+from ui.tabs import image_grid, images
+from ui.tabs import train as training
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def micro() -> Iterator[Family]:
 
 def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
     folder = foreign.save(home / "datasets" / "rin", "cat", 5)
-    while grid.read("rin").left:
-        assert datasets.measure({"project": "rin"})["ok"]
-    titles = [row["title"] for row in grid.overview(grid.read("rin"))["findings"]]
+    while image_grid.read("rin").left:
+        assert images.measure({"project": "rin"})["ok"]
+    titles = [row["title"] for row in image_grid.overview(image_grid.read("rin"))["findings"]]
     assert "Micro cannot draw pictures like these." in titles
     assert "Micro cannot draw pictures like these." in training.plan(*given())[0]
     assert len(reach.known(folder)) == 5

@@ -8,12 +8,13 @@ import pytest
 from tests.unit.tabs import answers
 from trainer import runs
 from trainer.runs import events
-from ui import gauging, training
+from ui import gauging
+from ui.tabs import train
 
 
 @pytest.fixture
 def finished(character: Path) -> runs.Run:
-    run = training.create(answers())
+    run = train.create(answers())
     folder = run.folder / "checkpoints" / "000005"
     folder.mkdir(parents=True)
     (folder / "adapter.safetensors").write_bytes(b"a")

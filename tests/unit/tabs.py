@@ -6,29 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import PictureConfig
-from ui import form, training, tryout
+from ui import form
+from ui.tabs import train, try_out
 
-FILLED = form.fill(training.ENTRIES, "character", "micro", {})
+FILLED = form.fill(train.ENTRIES, "character", "micro", {})
 FORM = FILLED.values
 
 
 def given(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
 ) -> list[Any]:
-    values = [changes.get(entry.id, value) for entry, value in zip(training.ENTRIES, FORM, strict=True)]
+    values = [changes.get(entry.id, value) for entry, value in zip(train.ENTRIES, FORM, strict=True)]
     return [project, preset, name, trigger, "micro", asdict(FILLED), *values]
 
 
-def answers(**changes: object) -> training.Answers:
-    return training.Answers.of(*given(**changes))
+def answers(**changes: object) -> train.Answers:
+    return train.Answers.of(*given(**changes))
 
 
-def asked_for(adapter: str, **changes: Any) -> tryout.Asked:  # noqa: ANN401 - a field of any kind
+def asked_for(adapter: str, **changes: Any) -> try_out.Asked:  # noqa: ANN401 - a field of any kind
     values = {
         "adapter": adapter, "prompt": "miraxo", "strength": 1.0, "view": "one", "seed": 1.0, "fresh": False,
         "steps": 20.0, "guidance": 3.0, "size": "", "negative": "", "last": [], "base": "",
     }  # fmt: skip
-    return tryout.Asked(**(values | changes))
+    return try_out.Asked(**(values | changes))
 
 
 class FakePainter:

@@ -12,14 +12,15 @@ from trainer import config, runs
 from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, dataset, reach
 from trainer.runs import events
-from ui import bases, datasets, downloads, gauging, grid, progress, training
+from ui import bases, gauging, progress
+from ui.tabs import download, image_grid, images, train
 from ui.watch import Watch
 
 BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
 
 def plan(project: str = "rin", **changes: object) -> str:
-    return str(training.plan(*given(project=project, **changes))[0])
+    return str(train.plan(*given(project=project, **changes))[0])
 
 
 def settings(**data: object) -> TrainConfig:
@@ -57,7 +58,7 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
     assert "beyond micro" in {problem.kind for problem in checks.find(character, "miraxo", base="micro")}
     assert "beyond micro" not in {problem.kind for problem in checks.find(character, "miraxo", base="owner/name")}
-    findings = grid.overview(grid.read("rin", "miraxo"))["findings"]
+    findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw pictures like these."
     assert "Base model in step 2" in row["remedy"]
@@ -70,8 +71,8 @@ def test_the_page_asks_micro_once(character: Path, tmp_path: Path, monkeypatch: 
     asked = tmp_path / "asked"
     code = f"import sys; open({str(asked)!r}, 'a').write(sys.argv[-1] + chr(10))"
     monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", code))
-    while grid.read("rin").left:
-        assert datasets.measure({"project": "rin"})["ok"]
+    while image_grid.read("rin").left:
+        assert images.measure({"project": "rin"})["ok"]
     assert asked.read_text() == f"{character}\n"
     assert not gauging.look(character)
     assert asked.read_text() == f"{character}\n"
@@ -124,7 +125,7 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
     assert bases.practice("owner/name") == ""
     assert sentence in plan()
     assert sentence in progress.status(runs.look(finished))
-    assert sentence in downloads.table(Watch())
+    assert sentence in download.table(Watch())
     finished.keep(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     assert "for practice" not in progress.status(runs.look(finished))
     finished.config_file.write_text("{")
@@ -132,6 +133,6 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
 
 
 def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
-    run = training.create(answers())
+    run = train.create(answers())
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert "for practice" not in progress.status(runs.look(run))

@@ -20,28 +20,17 @@ from trainer import runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import (
-    adapters,
-    api,
-    captioning,
-    datasets,
-    downloads,
-    grid,
-    handling,
-    live,
-    memory,
-    page,
-    training,
-)
-from ui.grid import Look
+from ui import adapters, api, handling, memory, page
 from ui.painter import Painter
+from ui.tabs import caption_tools, download, image_grid, images, run_view, train
+from ui.tabs.image_grid import Look
 from ui.watch import Watch
 
 
 def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
-    assert datasets.place("rin") == "rin"
-    assert datasets.place(None) == "my-pictures"
-    assert datasets.place("example-character") == "my-pictures-2"
+    assert images.place("rin") == "rin"
+    assert images.place(None) == "my-pictures"
+    assert images.place("example-character") == "my-pictures-2"
     assert page._place(None, None) == gr.skip()  # nothing was dropped
     assert dataset.names() == ["my-pictures", "my-pictures-2"]
 
@@ -62,7 +51,7 @@ def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: 
     assert {"start_training", "status", "make_picture"} <= public
     assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
     ids = [one["props"].get("elem_id") for one in settings["components"]]
-    assert {entry.id for entry in training.ENTRIES} <= set(ids)
+    assert {entry.id for entry in train.ENTRIES} <= set(ids)
     named = [one for one in ids if one]
     assert len(named) == len(set(named))
 
@@ -97,20 +86,20 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
     _, _, name, trigger, base, filled, *values = given()
-    after, *moved = training.refill("rin", "style", name, trigger, base, filled, *values)
+    after, *moved = train.refill("rin", "style", name, trigger, base, filled, *values)
     assert (after["preset"], after["base"]) == ("style", "micro")
-    assert training.plan("rin", "style", "x", "", "micro", after, *moved) != training.plan(*given())
+    assert train.plan("rin", "style", "x", "", "micro", after, *moved) != train.plan(*given())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = training.create(answers())
+    run = train.create(answers())
     started = []
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
-    live.go_on(run.id, Painter(), Watch())
+    run_view.go_on(run.id, Painter(), Watch())
     assert started == [run]
     assert Watch().active() is not None
-    live.ask(run.id, "stop")
-    assert "Stopping" in live.draw(Watch(), run.id)[0]
+    run_view.ask(run.id, "stop")
+    assert "Stopping" in run_view.draw(Watch(), run.id)[0]
 
 
 # Errors
@@ -146,7 +135,7 @@ def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.L
 
 
 def cards(project: str, trigger: str = "", **look: object) -> dict[str, Any]:
-    return grid.cards(grid.read(project, trigger), Look(**look))
+    return image_grid.cards(image_grid.read(project, trigger), Look(**look))
 
 
 def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
@@ -158,17 +147,17 @@ def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: P
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
     assert value["left"] == 14
-    assert datasets.measure({"project": "rin"}) == {"ok": True, "left": 0, "looking": False}
+    assert images.measure({"project": "rin"}) == {"ok": True, "left": 0, "looking": False}
     assert cards("rin")["left"] == 0
 
 
 def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "PAGE", 5)
+    monkeypatch.setattr(image_grid, "PAGE", 5)
     value = cards("rin", page=3)
     assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
     assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
     assert cards("rin", page=99)["page"] == 3
-    look, shown, *_ = datasets.turn("rin", "", Look(), SimpleNamespace(page=2))
+    look, shown, *_ = images.turn("rin", "", Look(), SimpleNamespace(page=2))
     assert (look.page, shown["items"][0]["name"]) == (2, "06.png")
 
 
@@ -177,117 +166,121 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
     dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
     os.utime(character / "03.png", (2e9, 2e9))
     for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
-        look, shown, *_ = datasets.turn("rin", "miraxo", Look(), SimpleNamespace(order=order))
+        look, shown, *_ = images.turn("rin", "miraxo", Look(), SimpleNamespace(order=order))
         assert (look.order, shown["items"][0]["name"]) == (order, first)
-    find, look, shown, *_ = datasets.narrow("rin", "miraxo", look, "", SimpleNamespace(tag="a very rare tag"))
+    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "", SimpleNamespace(tag="a very rare tag"))
     assert (find, [item["name"] for item in shown["items"]]) == ("a very rare tag", ["07.png"])
-    find, look, shown, *_ = datasets.narrow("rin", "miraxo", look, "x", SimpleNamespace(kind="no caption"))
+    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "x", SimpleNamespace(kind="no caption"))
     assert (find, [item["name"] for item in shown["items"]]) == ("x", ["05.png"])
     assert shown["only"] == "Only 1 picture with this to look at: no caption"
-    assert len(datasets.turn("rin", "", look, SimpleNamespace(all=True))[1]["items"]) == 14
+    assert len(images.turn("rin", "", look, SimpleNamespace(all=True))[1]["items"]) == 14
 
 
 def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
     (character / "lonely.txt").write_text("x")
-    told = grid.overview(grid.read("rin", "nobody"))
+    told = image_grid.overview(image_grid.read("rin", "nobody"))
     kinds = [one["kind"] for one in told["findings"]]
     assert kinds == ["lonely caption", "no trigger", "no class"]
     assert (told["heading"], told["findings"][0]["files"]) == ("1 thing to look at and 2 hints", "lonely.txt")
     assert {"tag": "miraxo", "count": 14} in told["tags"]
-    datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
-    said = datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="no trigger"))[0]
+    images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+    said = images.mend("rin", "nobody", Look(), SimpleNamespace(kind="no trigger"))[0]
     assert "in front of 14 captions" in said
-    assert [one["kind"] for one in datasets.restate("rin", "nobody", Look())[0]["findings"]] == ["no class"]
+    assert [one["kind"] for one in images.restate("rin", "nobody", Look())[0]["findings"]] == ["no class"]
     with pytest.raises(UserError):
-        datasets.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+        images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
-    read_at = grid.read("rin").read_at
-    answer = datasets.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
+    read_at = image_grid.read("rin").read_at
+    answer = images.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
     assert answer.pop("at") > read_at, "what was read before is older than what was written"
     assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
-        answer = datasets.save_caption({"project": "rin", "name": name, "text": "x"})
+        answer = images.save_caption({"project": "rin", "name": name, "text": "x"})
         assert answer["ok"] is False
         assert "no longer" in answer["error"]
-    assert datasets.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
-    assert datasets.save_caption({})["ok"] is False
+    assert images.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
+    assert images.save_caption({})["ok"] is False
 
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     before = [dataset.read_caption(path) for path in dataset.pictures(character)]
-    said = datasets.put_in_front("rin", "newword", Look())[0]
+    said = images.put_in_front("rin", "newword", Look())[0]
     assert "14 captions" in said
     assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
     assert memory.answer("rin", "trigger") == "newword"
-    assert "No caption had to change" in datasets.put_in_front("rin", "newword", Look())[0]
-    assert "<ins>newword, miraxo, smiling, green hat" in captioning.preview_replace("rin", "orange shirt", "green hat")
-    datasets.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
+    assert "No caption had to change" in images.put_in_front("rin", "newword", Look())[0]
+    assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
+        "rin", "orange shirt", "green hat"
+    )
+    images.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
     assert "green hat" in dataset.read_caption(character / "01.png")
-    assert captioning.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
-    assert "cannot fill in {x}" in captioning.preview_fill("rin", "", "{x}", "")
-    datasets.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
+    assert (
+        caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
+    )
+    assert "cannot fill in {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
+    images.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
     assert dataset.read_caption(character / "02.png").startswith("newword, a woman, miraxo")
     assert memory.answer("rin", "class") == "a woman"
     for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
-        assert f"Took back: {level}" in datasets.undo_captions("rin", "", Look())[0]
-    assert "nothing to take back" in datasets.undo_captions("rin", "", Look())[0]
+        assert f"Took back: {level}" in images.undo_captions("rin", "", Look())[0]
+    assert "nothing to take back" in images.undo_captions("rin", "", Look())[0]
     assert [dataset.read_caption(path) for path in dataset.pictures(character)] == before
     with pytest.raises(UserError, match="trigger word"):
-        datasets.put_in_front("rin", " ", Look())
+        images.put_in_front("rin", " ", Look())
     with pytest.raises(UserError, match="nothing to find"):
-        datasets.replace_in_all("rin", "", Look(), "", "x")
+        images.replace_in_all("rin", "", Look(), "", "x")
 
 
 def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
     started: list[Run] = []
     with pytest.raises(UserError, match="No caption model"):
-        captioning.start("rin", " ", "keep", started.append)
+        caption_tools.start("rin", " ", "keep", started.append)
     with pytest.raises(UserError, match="has a caption already"):
-        captioning.start("rin", "some/model", "keep", started.append)
+        caption_tools.start("rin", "some/model", "keep", started.append)
     (character / "03.txt").unlink()
-    captioning.start("rin", " some/model ", "keep", started.append)
+    caption_tools.start("rin", " some/model ", "keep", started.append)
     (run,) = started
-    assert captioning.show("rin")[:2] == ["", "some/model"]
-    assert not captioning.is_writing("rin")
-    assert "interrupted" in captioning.draw("rin")[0]
+    assert caption_tools.show("rin")[:2] == ["", "some/model"]
+    assert not caption_tools.is_writing("rin")
+    assert "interrupted" in caption_tools.draw("rin")[0]
     (run.folder / "ask" / "start").touch()
-    assert captioning.is_writing("rin")
+    assert caption_tools.is_writing("rin")
     with pytest.raises(UserError, match="being written already"):
-        captioning.start("rin", "some/model", "keep", started.append)
+        caption_tools.start("rin", "some/model", "keep", started.append)
     run.report(events.Phase(name="Writing captions", done=1, total=4))
-    told, write, stop, timer = captioning.stop("rin")
+    told, write, stop, timer = caption_tools.stop("rin")
     assert "Writing captions (1 of 4)" in told
     assert "aria-valuenow='25'" in told
     assert (write.visible, stop.visible, timer.active) == (False, True, True)
     assert (run.folder / "ask" / "stop").exists()
-    assert len(datasets.follow("rin", "", Look())) == 10
+    assert len(images.follow("rin", "", Look())) == 10
     (run.folder / "ask" / "start").unlink()
     run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
-    assert "<b>No &lt;model&gt;.</b> Get one." in captioning.draw("rin")[0]
-    assert datasets.follow("rin", "", Look())[5]["items"]
+    assert "<b>No &lt;model&gt;.</b> Get one." in caption_tools.draw("rin")[0]
+    assert images.follow("rin", "", Look())[5]["items"]
 
 
 def test_a_removed_picture_comes_back(character: Path) -> None:
-    datasets.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
+    images.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()
-    datasets.bring_back("rin", "", Look())
+    images.bring_back("rin", "", Look())
     assert (character / "02.png").exists()
     with pytest.raises(UserError):
-        datasets.remove("rin", "", Look(), SimpleNamespace(name="../../x.png"))
+        images.remove("rin", "", Look(), SimpleNamespace(name="../../x.png"))
 
 
 def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
-    cleared, said, *_ = datasets.add("rin", "", Look(), [str(fake)])
+    cleared, said, *_ = images.add("rin", "", Look(), [str(fake)])
     assert "text&lt;b&gt;.png (not a picture)" in said
     assert cleared is None
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):
-        datasets.add("", "", Look(), [])
+        images.add("", "", Look(), [])
 
 
 def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
@@ -304,7 +297,7 @@ def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path
                 path.write_text(color)
             uploads.append(str(path))
             places.append(f"mine/{color}/a.{kind}")
-    datasets.add("two", "", Look(), uploads, json.dumps(places))
+    images.add("two", "", Look(), uploads, json.dumps(places))
     found = {}
     for one in dataset.read(home / "datasets" / "two"):
         with Image.open(one.path) as image:
@@ -338,14 +331,14 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
-    drawn = downloads.table(Watch())
+    drawn = download.table(Watch())
     assert f"href='/download/{finished.id}/rin.safetensors'" in drawn
     assert f"/download/{finished.id}/checkpoint/5" in drawn
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn
-    assert downloads.table(Watch(), "MIRAXO done") == drawn
-    assert "No run has" in downloads.table(Watch(), "tractor <b>")
-    assert "<b>" not in downloads.table(Watch(), "tractor <b>")
+    assert download.table(Watch(), "MIRAXO done") == drawn
+    assert "No run has" in download.table(Watch(), "tractor <b>")
+    assert "<b>" not in download.table(Watch(), "tractor <b>")
     finished.config_file.write_text("broken")
-    assert "rin.safetensors" in downloads.table(Watch())
+    assert "rin.safetensors" in download.table(Watch())
     assert adapters.size(3 * 2**20) == "3.0 MB"

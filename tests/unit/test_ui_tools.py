@@ -12,8 +12,9 @@ from trainer import runs
 from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
 from trainer.runs import events
-from ui import adapters, downloads, media, tools, tryout
-from ui.tools import Request
+from ui import adapters, media
+from ui.tabs import download, file_tools, try_out
+from ui.tabs.file_tools import Request
 from ui.watch import Watch
 
 
@@ -28,7 +29,7 @@ def dropped(home: Path, tmp_path: Path) -> Path:
 
 
 def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
-    emptied, told = tools.take(str(dropped))
+    emptied, told = file_tools.take(str(dropped))
     assert emptied is None
     assert "Stable Diffusion 1.x" in told
     assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in told
@@ -37,9 +38,9 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
     assert adapters.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapters.NONE]
     assert adapters.find("kept:my-fox").read_bytes() == dropped.read_bytes()
     assert adapters.run_of("kept:my-fox") is None
-    tools.take(str(dropped))
+    file_tools.take(str(dropped))
     assert [path.stem for path in adapters.kept()] == ["my-fox", "my-fox-2"]
-    assert "/download/kept/my-fox.safetensors" in downloads.table(Watch())
+    assert "/download/kept/my-fox.safetensors" in download.table(Watch())
     adapters.discard("my-fox")
     assert [path.stem for path in adapters.kept()] == ["my-fox-2"]
     for key in ("kept:my-fox", "kept:../x", "kept:"):
@@ -50,15 +51,15 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
 def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x80\x04" + bytes(100))
-    told = tools.take(str(path))[1]
+    told = file_tools.take(str(path))[1]
     assert "can hold programs" in told
     assert str(tmp_path) not in told
     assert adapters.kept() == []
-    assert tools.take(None) == [None, ""]
+    assert file_tools.take(None) == [None, ""]
 
 
 def test_kept_files_are_served_by_name(dropped: Path) -> None:
-    tools.take(str(dropped))
+    file_tools.take(str(dropped))
     app = FastAPI()
     app.include_router(media.router)
     with TestClient(app) as client:
@@ -68,24 +69,24 @@ def test_kept_files_are_served_by_name(dropped: Path) -> None:
 
 
 def test_commands(dropped: Path) -> None:
-    tools.take(str(dropped))
-    tools.take(str(dropped))
+    file_tools.take(str(dropped))
+    file_tools.take(str(dropped))
     file, other = (str(path) for path in adapters.kept())
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
     end = ["--out", "out.safetensors", "--json"]
     form = ["--to", "kohya", "--precision", "fp16"]
-    assert tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *form, *end]
+    assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *form, *end]
     one = replace(request, chosen=["kept:my-fox"], strengths="")
-    assert tools.arguments(replace(one, tool="bake", base="micro"), out) == [
+    assert file_tools.arguments(replace(one, tool="bake", base="micro"), out) == [
         "bake", "micro", "--adapter", f"{file}:1.0", *end,
     ]  # fmt: skip
-    assert tools.arguments(replace(one, tool="resize", rank=4.0, energy=0.9), out) == [
+    assert file_tools.arguments(replace(one, tool="resize", rank=4.0, energy=0.9), out) == [
         "resize", file, "--rank", "4", "--energy", "0.9", *form, *end,
     ]  # fmt: skip
-    assert tools.arguments(replace(one, tool="convert", form="peft", precision="fp32", strip=True), out) == [
+    assert file_tools.arguments(replace(one, tool="convert", form="peft", precision="fp32", strip=True), out) == [
         "convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end,
     ]  # fmt: skip
-    assert tools.arguments(replace(one, tool="extract", tuned="a", base="b", rank=8.0), out) == [
+    assert file_tools.arguments(replace(one, tool="extract", tuned="a", base="b", rank=8.0), out) == [
         "extract", "a", "b", "--rank", "8", *form, *end,
     ]  # fmt: skip
 
@@ -107,10 +108,10 @@ def test_commands(dropped: Path) -> None:
     ],
 )
 def test_a_request_that_makes_no_sense(dropped: Path, change: dict[str, object], words: str) -> None:
-    tools.take(str(dropped))
+    file_tools.take(str(dropped))
     request = Request("merge", ["kept:my-fox"])
     with pytest.raises(UserError, match=words):
-        tools.arguments(replace(request, **change), Path("out.safetensors"))  # type: ignore[arg-type] # any value
+        file_tools.arguments(replace(request, **change), Path("out.safetensors"))  # type: ignore[arg-type] # any value
 
 
 def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
@@ -123,7 +124,7 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
         (run.folder / file).write_bytes(b"x")
         run.report(events.Verified(file=file, verdicts=verdicts, notes=("So it is.",)))
     run.report(events.Finished(step=1, export="rin.safetensors"))
-    drawn = downloads.table(Watch())
+    drawn = download.table(Watch())
     assert drawn.count("Checked: loads in ComfyUI") == 1
     assert "loads: all 3 keys" in drawn
     assert "&lt;no&gt;" in drawn
@@ -139,16 +140,16 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
 def test_several_adapters_at_once(dropped: Path) -> None:
     from tests.unit.tabs import FakePainter, asked_for
 
-    tools.take(str(dropped))
-    tools.take(str(dropped))
+    file_tools.take(str(dropped))
+    file_tools.take(str(dropped))
     file, other = (str(path) for path in adapters.kept())
     painter = FakePainter()
     more = ("kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
     asked = asked_for("kept:my-fox", view="before", strength=0.8, others=more)
-    list(tryout.paint(painter, Watch(), asked))
+    list(try_out.paint(painter, Watch(), asked))
     assert [picture.adapters for picture in painter.asked] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
     assert {picture.base for picture in painter.asked} == {"micro"}
-    list(tryout.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
+    list(try_out.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
     assert painter.asked[-1].base == "owner/name"
-    offered = tryout.offer(Watch(), "kept:my-fox", "", 20, 3.0, tryout.USUAL, "kept:my-fox-2", "gone", "")
+    offered = try_out.offer(Watch(), "kept:my-fox", "", 20, 3.0, try_out.USUAL, "kept:my-fox-2", "gone", "")
     assert [one.value for one in offered[-3:]] == ["kept:my-fox-2", "", ""]

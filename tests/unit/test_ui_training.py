@@ -17,13 +17,14 @@ from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui import bases, form, live, memory, presets, training
+from ui import bases, form, memory, presets
 from ui.painter import Painter
+from ui.tabs import run_view, train
 from ui.watch import Watch
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    said, effort, conflicts = training.plan(*given())
+    said, effort, conflicts = train.plan(*given())
     assert conflicts == {}
     assert said.startswith("<b>14 pictures, 160 steps</b>: each picture is seen about 91 times. How long")
     assert "of the disk are free." in said
@@ -37,11 +38,11 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
 
 
 def plan(**changes: object) -> str:
-    return str(training.plan(*given(**changes))[0])
+    return str(train.plan(*given(**changes))[0])
 
 
 def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
-    run = training.create(answers())
+    run = train.create(answers())
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     run.report(events.Started(step=0, steps=160, pid=1, device="CPU"))
     for step in (1, 2, 3):
@@ -49,9 +50,9 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
             step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
             time=begun + timedelta(seconds=step),
         ))  # fmt: skip
-    seen, fixed = training.exposures("quick", "character", "micro")
+    seen, fixed = train.exposures("quick", "character", "micro")
     assert fixed == 0
-    said, effort, _ = training.plan(*given(**{"form-training-exposures": seen}))
+    said, effort, _ = train.plan(*given(**{"form-training-exposures": seen}))
     assert "about 65 s here" in said
     assert re.search(r"took 3\.0 GB of memory the last time; \d+ GB are free\.", said)
     assert effort.value == "quick"
@@ -59,16 +60,16 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
 
 
 def form_of(shown: list[Any]) -> list[Any]:
-    """The widgets' values among those of `training.show`."""
+    """The widgets' values among those of `train.show`."""
     return shown[6 : 6 + len(FORM)]
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
     left = given(**{"form-adapter-rank-lora": 5})
-    training.keep_settings(*left)
-    assert form_of(training.show("rin")) == left[6:]
+    train.keep_settings(*left)
+    assert form_of(train.show("rin")) == left[6:]
     memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
-    assert form_of(training.show("rin")) == FORM
+    assert form_of(train.show("rin")) == FORM
 
 
 CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 99}
@@ -76,78 +77,76 @@ CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 9
 
 def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
     left = given(**CONFLICT)
-    training.keep_settings(*left)
-    shown = training.show("rin")
+    train.keep_settings(*left)
+    shown = train.show("rin")
     assert form_of(shown) == left[6:]
     words = "schedule-free AdamW needs the constant schedule"
-    assert shown[-1] == training.plan(*left)[2] == {"form-schedule-kind": words}
+    assert shown[-1] == train.plan(*left)[2] == {"form-schedule-kind": words}
     assert words in shown[-3]
-    training.keep_preset("mine", *left)
-    assert training.use_preset("mine")[3:] == left[6:]
+    train.keep_preset("mine", *left)
+    assert train.use_preset("mine")[3:] == left[6:]
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
     left = given(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
-    training.keep_settings(*left)
-    assert form_of(training.show("rin")) == left[6:]
-    assert set(training.show("rin")[-1]) == {"form-training-text-encoder-factor"}
-    training.keep_settings(*given(**{"form-optimizer-kind": "prodigy"}))
-    assert training.show("rin")[-1] == {}
+    train.keep_settings(*left)
+    assert form_of(train.show("rin")) == left[6:]
+    assert set(train.show("rin")[-1]) == {"form-training-text-encoder-factor"}
+    train.keep_settings(*given(**{"form-optimizer-kind": "prodigy"}))
+    assert train.show("rin")[-1] == {}
 
 
 def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
     """A browser may send an event twice, the second time with the fields that the first was sent with."""
     sent = given(**{"form-adapter-rank-lora": 5})
     sent[4] = str(tiny_sd)
-    first, second = training.refill(*sent), training.refill(*sent)
+    first, second = train.refill(*sent), train.refill(*sent)
     assert first == second
     filled, *values = first
-    standard = form.values(training.ENTRIES, form.standard("character", str(tiny_sd)))
-    differ = {
-        entry.id for entry, value, usual in zip(training.ENTRIES, values, standard, strict=True) if value != usual
-    }
+    standard = form.values(train.ENTRIES, form.standard("character", str(tiny_sd)))
+    differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
     assert differ == {"form-adapter-rank-lora"}
     # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
-    training.keep_settings(*sent)
-    assert form_of(training.show("rin")) == values
-    assert training.create(training.Answers.of(*sent)).config().training.resolution == 512
+    train.keep_settings(*sent)
+    assert form_of(train.show("rin")) == values
+    assert train.create(train.Answers.of(*sent)).config().training.resolution == 512
     # And back: what was not changed is again what suits the built-in base.
     back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
-    assert training.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
+    assert train.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
 
 
 def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
     real = given()
     real[4] = str(tiny_sd)
-    filled, *values = training.refill(*real)
-    on = training.plan(*real[:5], filled, *values)[0]
+    filled, *values = train.refill(*real)
+    on = train.plan(*real[:5], filled, *values)[0]
     assert "about 0.2 GB more memory" in on
-    off = [False if entry.path == training.TEXT_ENCODER else value
-           for entry, value in zip(training.ENTRIES, values, strict=True)]  # fmt: skip
-    assert "text encoder" not in training.plan(*real[:5], filled, *off)[0]
-    assert "text encoder" not in training.plan(*given())[0], "micro is small"
+    off = [False if entry.path == train.TEXT_ENCODER else value
+           for entry, value in zip(train.ENTRIES, values, strict=True)]  # fmt: skip
+    assert "text encoder" not in train.plan(*real[:5], filled, *off)[0]
+    assert "text encoder" not in train.plan(*given())[0], "micro is small"
 
 
 def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
-    assert not training.asks_for_trigger(answers())
-    assert training.asks_for_trigger(answers(trigger=" "))
+    assert not train.asks_for_trigger(answers())
+    assert train.asks_for_trigger(answers(trigger=" "))
     memory.remember("rin", "without-trigger", "yes")
-    assert not training.asks_for_trigger(answers(trigger=" "))
+    assert not train.asks_for_trigger(answers(trigger=" "))
 
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
     left = given(**{"form-training-steps": 7})
-    kept, name = training.keep_preset("mine", *left)
+    kept, name = train.keep_preset("mine", *left)
     assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
-    preset, base, filled, *values = training.use_preset("mine")
+    preset, base, filled, *values = train.use_preset("mine")
     assert [preset, base, *values] == ["character", "micro", *left[6:]]
-    assert training.Answers.of("rin", preset, "x", "", base, filled, *values).own == {"form-training-steps": 7}
+    assert train.Answers.of("rin", preset, "x", "", base, filled, *values).own == {"form-training-steps": 7}
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
-            training.use_preset(wrong)
+            train.use_preset(wrong)
     with pytest.raises(UserError, match="no name"):
-        training.keep_preset(" ", *left)
+        train.keep_preset(" ", *left)
     (presets.folder() / "odd.toml").write_text('preset = "odd"')
     with pytest.raises(UserError, match="cannot be used"):
-        training.use_preset("odd")
+        train.use_preset("odd")
 
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
@@ -162,50 +161,50 @@ def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, ti
 
 
 def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
-    run = training.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
+    run = train.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
     config = run.config()
     assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
     assert memory.answer("rin", "name") == "mine"
 
 
 def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:
-    assert training.create(answers(name=" ")).config().name == "rin"
+    assert train.create(answers(name=" ")).config().name == "rin"
 
 
 def test_a_start_is_refused_in_words(character: Path) -> None:
     dataset.create("empty")
     with pytest.raises(UserError, match="no pictures"):
-        training.create(answers(project="empty"))
+        train.create(answers(project="empty"))
     with pytest.raises(UserError, match="Name: use letters"):
-        training.create(answers(name="a/b"))
+        train.create(answers(name="a/b"))
     with pytest.raises(UserError, match="set it to 128"):
-        training.create(answers(**{"form-training-resolution": 512}))
+        train.create(answers(**{"form-training-resolution": 512}))
     assert runs.every() == []
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     watch = Watch()
-    run = training.create(answers())
-    drawn = live.draw(watch, run.id)
+    run = train.create(answers())
+    drawn = run_view.draw(watch, run.id)
     seen = drawn[2]
-    assert live.tick(watch, run.id, seen) == gr.skip()
+    assert run_view.tick(watch, run.id, seen) == gr.skip()
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert live.tick(watch, run.id, seen) != gr.skip()
-    assert live.draw(Watch(), None)[2][0] == [run.id]
+    assert run_view.tick(watch, run.id, seen) != gr.skip()
+    assert run_view.draw(Watch(), None)[2][0] == [run.id]
     with pytest.raises(UserError, match="not at work"):
-        live.ask(run.id, "stop")
+        run_view.ask(run.id, "stop")
     with pytest.raises(UserError):
-        live.ask("../x", "stop")
+        run_view.ask("../x", "stop")
     with pytest.raises(UserError, match="not at work"):
-        live.pause(run.id, watch)
+        run_view.pause(run.id, watch)
 
 
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:
-    run = training.create(answers())
+    run = train.create(answers())
 
     def shown() -> set[str]:
-        buttons = live.draw(Watch(), run.id)[-len(live.BUTTONS) :]
-        return {name for (name, *_), button in zip(live.BUTTONS, buttons, strict=True) if button.visible}
+        buttons = run_view.draw(Watch(), run.id)[-len(run_view.BUTTONS) :]
+        return {name for (name, *_), button in zip(run_view.BUTTONS, buttons, strict=True) if button.visible}
 
     begun = events.Started(step=0, steps=40, pid=1, device="CPU")
     run.report(begun)
@@ -214,32 +213,32 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     assert shown() == {"resume"}
     run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
     assert shown() == {"resume", "again"}
-    assert live.draw(Watch(), run.id)[-5].value == "Train again with learning rate 0.0001"
+    assert run_view.draw(Watch(), run.id)[-5].value == "Train again with learning rate 0.0001"
     run.report(begun)
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert shown() == {"more", "try-it"}
-    assert live.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
+    assert run_view.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
 
 
 def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
     character: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training.create(answers())
-    number = [name for name, *_ in live.BUTTONS].index("stop") - len(live.BUTTONS)
+    run = train.create(answers())
+    number = [name for name, *_ in run_view.BUTTONS].index("stop") - len(run_view.BUTTONS)
     lock = FileLock(run.lock)
     with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
         run.report(events.Began(pid=worker.pid))
-        assert live.draw(Watch(), run.id)[number].value == "Stop and save"
-        live.ask(run.id, "stop")
+        assert run_view.draw(Watch(), run.id)[number].value == "Stop and save"
+        run_view.ask(run.id, "stop")
         watch = Watch()
-        before = live.draw(watch, run.id)
+        before = run_view.draw(watch, run.id)
         assert before[number].value == "Stop and save"
         monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", -1.0)
-        drawn = live.tick(watch, run.id, before[2])
+        drawn = run_view.tick(watch, run.id, before[2])
         assert drawn[number].value == "End now"
         assert "has not answered yet" in drawn[3]
         assert worker.poll() is None
-        live.ask(run.id, "stop")
+        run_view.ask(run.id, "stop")
         assert worker.wait(10) != 0
     assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
 
@@ -249,15 +248,15 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
 ) -> None:
     started = []
     monkeypatch.setattr(runs, "start", started.append)
-    run = training.create(answers())
+    run = train.create(answers())
     with pytest.raises(UserError, match="Nothing is known"):
-        live.again(run.id, Painter(), Watch())
+        run_view.again(run.id, Painter(), Watch())
     run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
-    live.again(run.id, Painter(), Watch())
+    run_view.again(run.id, Painter(), Watch())
     assert started[0] != run
     assert started[0].config().optimizer.learning_rate == 1e-4
     assert started[0].config().adapter == run.config().adapter
     run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
     run.report(events.Finished(step=40, export="rin.safetensors"))
-    live.more(run.id, Painter(), Watch())
+    run_view.more(run.id, Painter(), Watch())
     assert started[1].config().training.steps == 60

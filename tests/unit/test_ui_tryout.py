@@ -12,7 +12,8 @@ from tests.unit.tabs import FakePainter, asked_for
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import adapters, comparison, media, pictures, tryout
+from ui import adapters, media
+from ui.tabs import comparison, sample_images, try_out
 from ui.watch import Watch
 
 
@@ -25,24 +26,24 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapters.find(key)
     assert adapters.find(f"{finished.id}@../../x") == finished.export
-    assert tryout.offer(Watch(), None, "", 20, 3.0, tryout.USUAL)[1] == "miraxo"
+    assert try_out.offer(Watch(), None, "", 20, 3.0, try_out.USUAL)[1] == "miraxo"
 
 
 def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
     preview = finished.config().preview
-    first = tryout.offer(Watch(), None, "", 30, 7.5, ("of another adapter", 30, 7.5))
+    first = try_out.offer(Watch(), None, "", 30, 7.5, ("of another adapter", 30, 7.5))
     assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance), preview.steps, preview.guidance]
     # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
-    again = tryout.offer(Watch(), None, "miraxo", preview.steps, preview.guidance, first[2])
+    again = try_out.offer(Watch(), None, "miraxo", preview.steps, preview.guidance, first[2])
     assert [again[place] for place in (1, 3, 4)] == [gr.skip()] * 3
-    changed = tryout.offer(Watch(), None, "my own", 8, 2.5, first[2])
+    changed = try_out.offer(Watch(), None, "my own", 8, 2.5, first[2])
     assert [changed[place] for place in (1, 3, 4)] == [gr.skip()] * 3
 
 
 def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
     painter = FakePainter()
     asked = asked_for(finished.id, view="before")
-    *grown, (drawn, shown, seed) = tryout.paint(painter, Watch(), asked)
+    *grown, (drawn, shown, seed) = try_out.paint(painter, Watch(), asked)
     assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
     assert len({picture.seed for picture in painter.asked}) == 1
     assert "step 1 of 2" in grown[1][0]
@@ -51,19 +52,19 @@ def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: 
     assert all((media.pictures() / file).is_file() for file in shown)
     assert "count-2 done" in drawn
     assert "Seed 1" in drawn
-    list(tryout.paint(painter, Watch(), asked))
+    list(try_out.paint(painter, Watch(), asked))
     assert len(painter.asked) == 2
-    slid = list(tryout.paint(painter, Watch(), dataclasses.replace(asked, view="slide")))[-1][0]
+    slid = list(try_out.paint(painter, Watch(), dataclasses.replace(asked, view="slide")))[-1][0]
     assert slid.count("<img") == 2
     assert "type='range'" in slid
     assert len(painter.asked) == 2
-    fresh = [list(tryout.paint(painter, Watch(), dataclasses.replace(asked, fresh=True)))[-1][2] for _ in range(2)]
+    fresh = [list(try_out.paint(painter, Watch(), dataclasses.replace(asked, fresh=True)))[-1][2] for _ in range(2)]
     assert len(set(fresh)) == 2
 
 
 def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
     steps = [(0, 20), *((step, 20) for step in range(1, 21))]
-    assert list(tryout._seldom(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
+    assert list(try_out._seldom(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
 
 
 def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
@@ -88,55 +89,55 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
     asked = asked_for(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
-    picture = tryout.request_of(asked, cell, tryout.base_of(finished.id), 7)
+    picture = try_out.request_of(asked, cell, try_out.base_of(finished.id), 7)
     file = tmp_path / "a.png"
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()
     media.pictures().mkdir(exist_ok=True)
     shutil.copy(file, media.pictures() / f"{'a' * 32}.png")
-    assert "seed 7" in pictures.history()
-    first, prompt, strength, seed, fresh, *rest = tryout.restored(str(file), Watch())
+    assert "seed 7" in sample_images.history()
+    first, prompt, strength, seed, fresh, *rest = try_out.restored(str(file), Watch())
     assert (first, prompt, strength, seed, fresh) == (finished.id, "miraxo", 0.5, 7, False)
     assert rest[2:5] == ["64 x 32", "hat", ""]
     assert not file.exists()
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="does not tell"):
-        tryout.restored(str(file), Watch())
+        try_out.restored(str(file), Watch())
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
-        tryout.restored(str(file), Watch())
+        try_out.restored(str(file), Watch())
 
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not tryout._notes(Watch(), small=True)[1].visible
+    assert not try_out._notes(Watch(), small=True)[1].visible
     monkeypatch.setattr(runs.run, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert tryout._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
-    assert tryout.hold_training(Watch())[1].value == "Let the training go on"
+    assert try_out._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
+    assert try_out.hold_training(Watch())[1].value == "Let the training go on"
     assert runs.look(finished).paused
-    tryout.hold_training(Watch())
+    try_out.hold_training(Watch())
     assert not runs.look(finished).paused
 
 
 @pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])
 def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
-    assert pictures.size(text) == size
+    assert sample_images.size(text) == size
     with pytest.raises(UserError, match="no size"):
-        pictures.size("large")
+        sample_images.size("large")
 
 
 def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
     with pytest.raises(UserError, match="no prompt"):
-        list(tryout.paint(FakePainter(), Watch(), asked_for("", prompt=" ")))
+        list(try_out.paint(FakePainter(), Watch(), asked_for("", prompt=" ")))
     with pytest.raises(UserError, match="steps"):
-        list(tryout.paint(FakePainter(), Watch(), asked_for("", steps=0.0)))
+        list(try_out.paint(FakePainter(), Watch(), asked_for("", steps=0.0)))
 
 
 def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "KEPT", 3)
+    monkeypatch.setattr(sample_images, "KEPT", 3)
     media.pictures().mkdir()
     for number in range(5):
         (media.pictures() / f"{number}.png").write_bytes(b"x")
-    pictures.prune()
+    sample_images.prune()
     assert len(list(media.pictures().iterdir())) == 3

@@ -312,7 +312,7 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def messages(error: ValidationError) -> dict[str, str]:
-    """One sentence for each wrong setting, by its path (`training.steps`), with its nearest real name if unknown."""
+    """One sentence for each wrong setting, by its path (`train.steps`), with its nearest real name if unknown."""
     found: dict[str, str] = {}
     for one in error.errors():
         path = ".".join(str(part) for place, part in enumerate(one["loc"]) if place != 1 or part not in _kinds())

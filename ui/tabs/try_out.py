@@ -18,10 +18,11 @@ from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import archive
-from ui import adapters, comparison, media, pictures
-from ui.comparison import Cell
+from ui import adapters, media
 from ui.handling import QUIET, handled
 from ui.painter import Painter
+from ui.tabs import comparison, sample_images
+from ui.tabs.comparison import Cell
 from ui.texts import read
 from ui.watch import Watch
 
@@ -108,7 +109,7 @@ def build(painter: Painter, watch: Watch) -> Tab:
         [make.click, strength.change, view.input], handled(painted), values, [result, last, seed],
         trigger_mode="always_last", concurrency_id="paint", concurrency_limit=1, **QUIET,
     )  # fmt: skip
-    painting.then(handled(pictures.history), None, made, **QUIET)
+    painting.then(handled(sample_images.history), None, made, **QUIET)
     cancel.click(painter.give_up, None, None, queue=False, **QUIET)
     asked = [adapter, prompt, steps, guidance, usual, *others[1::2]]
     offered = [adapter, prompt, usual, steps, guidance, note, hold, made, *others[1::2]]
@@ -201,7 +202,7 @@ def offer(
     ]
     return [
         gr.Dropdown(listed, value=chosen), sent[0], suitable, *sent[1:],
-        *_notes(watch, small=base == MICRO), pictures.history(),
+        *_notes(watch, small=base == MICRO), sample_images.history(),
         *(gr.Dropdown([*listed[:-1], NOBODY], value=one if one in keys else "") for one in more),
     ]  # fmt: skip
 
@@ -239,7 +240,7 @@ def restored(path: str | None, watch: Watch) -> list[Any]:
         UserError: it was not made here, or with an adapter that is not here any more.
     """
     try:
-        told = pictures.settings_of(Path(path)) if path else None
+        told = sample_images.settings_of(Path(path)) if path else None
     finally:
         if path:
             Path(path).unlink(missing_ok=True)
@@ -300,7 +301,7 @@ def paint(painter: Painter, watch: Watch, asked: Asked) -> Iterator[tuple[Any, .
             facts += ". " + say("Given up")
             break
         shown[number] = (cells[number], Path(picture.out).name)
-    pictures.prune()
+    sample_images.prune()
     yield draw(asked.view, shown, facts, small=small), [file for _, file in shown], seed
 
 
@@ -322,8 +323,8 @@ def request_of(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float
         for key, one in zip(asked.others[::2], asked.others[1::2], strict=True)
         if key
     ]
-    width, height = pictures.size(asked.size or "")
-    return pictures.request(
+    width, height = sample_images.size(asked.size or "")
+    return sample_images.request(
         base=model.base, adapters=[*([(adapters.find(cell.key), cell.strength)] if cell.key else []), *beside],
         prompt=(asked.prompt or "").strip(), negative=(asked.negative or "").strip(), seed=seed, steps=asked.steps,
         guidance=asked.guidance, width=width, height=height, revision=model.revision, objective=model.objective,
@@ -349,11 +350,10 @@ def draw(
     done = "" if busy is not None else " done"
     told = f"<p class='quiet'>{escape(facts)}</p>"
     if view == "slide" and busy is None:
-        return (
-            f"<div class='pictures count-1 done'>{pictures.slider(shown[0][1], shown[1][1], small=small)}</div>{told}"
-        )
+        slider = sample_images.slider(shown[0][1], shown[1][1], small=small)
+        return f"<div class='pictures count-1 done'>{slider}</div>{told}"
     figures = [
-        pictures.figure(
+        sample_images.figure(
             cell.caption, file, strength=cell.strength, small=small, note=note if number == busy else "",
             waiting=busy is not None and number >= busy,
         )

@@ -24,7 +24,6 @@ from ui import adapters
 from ui.handling import QUIET, handled, sentence
 from ui.watch import Watch
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 HOURS = 6 * 3600.0  # the longest that a tool may take: extraction from large models on a slow machine
 TOOLS = [
     (say("Merge several into one"), "merge"), (say("Make smaller"), "resize"),
@@ -262,8 +261,8 @@ def call(command: Sequence[str]) -> dict[str, Any]:
     """
     try:
         done = subprocess.run(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", *command], cwd=CHECKOUT, capture_output=True, text=True, timeout=HOURS,
-            encoding="utf-8",
+            [sys.executable, "-m", "trainer", *command], cwd=storage.CHECKOUT, capture_output=True, text=True,
+            timeout=HOURS, encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UserError("This took too long and was given up.", "Try a smaller rank.") from None

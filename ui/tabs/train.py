@@ -14,14 +14,15 @@ from trainer.config import TrainConfig
 from trainer.data import checks
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import bases, form, live, memory, presets
+from ui import bases, form, memory, presets
 from ui.answers import ENTRIES, Answers, settings
-from ui.datasets import TYPED_FIRST
-from ui.grid import folder_of
 from ui.handling import QUIET, handled
-from ui.live import Live
 from ui.painter import Painter
-from ui.plan import EFFORTS, plan
+from ui.tabs import run_view
+from ui.tabs.image_grid import folder_of
+from ui.tabs.images import TYPED_FIRST
+from ui.tabs.plan import EFFORTS, plan
+from ui.tabs.run_view import Live
 from ui.texts import read
 from ui.watch import Watch
 
@@ -93,7 +94,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
     )
 
     _connect_start(tab, start, no_trigger, without, painter, watch)
-    live.connect(view, painter, watch)
+    run_view.connect(view, painter, watch)
     return tab
 
 
@@ -156,13 +157,13 @@ def _connect_start(
         key = repr(given)
         before, run_id = last.get(key, (-DOUBLE, ""))
         if time.monotonic() - before < DOUBLE:  # a double click, or a request that was sent twice
-            return [gr.skip(), *live.draw(watch, run_id)]
+            return [gr.skip(), *run_view.draw(watch, run_id)]
         form_as_it_stands = Answers.of(*given)
         ready(form_as_it_stands)
         if asks_for_trigger(form_as_it_stands):
             return [gr.Column(visible=True), *(gr.skip() for _ in tab.live.outputs)]
         run = create(form_as_it_stands)
-        drawn = live.begin(run, painter, watch)
+        drawn = run_view.begin(run, painter, watch)
         last.clear()
         last[key] = time.monotonic(), run.id
         return [gr.Column(visible=False), *drawn]

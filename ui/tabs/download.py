@@ -11,8 +11,9 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import View, archive
-from ui import adapters, media, progress, tools
+from ui import adapters, media, progress
 from ui.handling import QUIET, handled
+from ui.tabs import file_tools
 from ui.texts import read
 from ui.watch import Watch, label
 
@@ -36,7 +37,7 @@ def build(watch: Watch) -> Tab:
             min_width=200,
         )  # fmt: skip
     listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
-    lower = tools.build(watch, listing, lambda: table(watch))
+    lower = file_tools.build(watch, listing, lambda: table(watch))
     gr.HTML(read("use.html"))
     shown = [listing, undo]
 

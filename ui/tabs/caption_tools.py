@@ -17,8 +17,9 @@ from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from trainer.runs import ending
-from ui import grid, memory, progress
+from ui import memory, progress
 from ui.handling import QUIET, handled
+from ui.tabs import image_grid
 
 TEMPLATE = "{trigger}, {class}, {caption}"
 EXISTING = [
@@ -142,8 +143,8 @@ def preview_replace(project: str, find: str, replacement: str) -> str:
     """What replacing would do."""
     if not find or not project:
         return ""
-    folder = grid.folder_of(project)
-    return grid.changes(caption_edits.edits(folder, caption_edits.replaced(find, replacement or "")))
+    folder = image_grid.folder_of(project)
+    return image_grid.changes(caption_edits.edits(folder, caption_edits.replaced(find, replacement or "")))
 
 
 def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
@@ -154,7 +155,7 @@ def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
         change = filled(trigger, template, noun)
     except UserError as error:
         return f"<p class='quiet' role='status'>{escape(str(error))}</p>"
-    return grid.changes(caption_edits.edits(grid.folder_of(project), change))
+    return image_grid.changes(caption_edits.edits(image_grid.folder_of(project), change))
 
 
 def replaced(find: str, replacement: str) -> caption_edits.Change:
@@ -183,7 +184,7 @@ def filled(trigger: str, template: str, noun: str) -> caption_edits.Change:
 
 def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], None] = runs.start) -> list[Any]:
     """Start a run that writes captions; returns values of `Tools.live`."""
-    grid.folder_of(project)
+    image_grid.folder_of(project)
     running = captioning.newest(project)
     if running and runs.look(running).status in runs.ACTIVE:
         raise UserError("Captions are being written already.", "Wait for them, or stop that first.")

@@ -15,10 +15,11 @@ import gradio as gr
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from ui import captioning, gauging, grid, media, memory
-from ui.captioning import Tools
-from ui.grid import Look
+from ui import gauging, media, memory
 from ui.handling import QUIET, answered, handled
+from ui.tabs import caption_tools, image_grid
+from ui.tabs.caption_tools import Tools
+from ui.tabs.image_grid import Look
 from ui.texts import read
 
 FIRST = "my-pictures"  # the project of who has none
@@ -58,7 +59,7 @@ class Parts:
 
     @property
     def view(self) -> list[Any]:
-        """What `grid.draw` gives values for."""
+        """What `image_grid.draw` gives values for."""
         return [self.look, self.grid, self.overview, self.summary, self.restore, self.undo]
 
 
@@ -88,7 +89,7 @@ def build(project: gr.Dropdown) -> Tab:
     overview = gr.HTML(
         {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
     )  # fmt: skip
-    tools = captioning.build()
+    tools = caption_tools.build()
     cards = gr.HTML(
         {}, html_template=read("captions.html"), js_on_load=read("captions.js"),
         server_functions=[save_caption, measure], elem_id="captions",
@@ -101,7 +102,7 @@ def build(project: gr.Dropdown) -> Tab:
     )
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
-    captioning.connect(tools, project, trigger)
+    caption_tools.connect(tools, project, trigger)
     return Tab(trigger, forward, parts, [trigger, report, *parts.view, *tools.shown])
 
 
@@ -122,7 +123,7 @@ def _connect_view(parts: Parts, tools: Tools) -> None:
     parts.grid.delete(handled(remove), parts.given, removed, **QUIET)
     parts.restore.click(handled(bring_back), parts.given, removed, **QUIET)
     parts.grid.select(handled(turn), parts.given, parts.view, **QUIET)
-    parts.grid.end(handled(grid.draw), parts.given, parts.view, **QUIET)
+    parts.grid.end(handled(image_grid.draw), parts.given, parts.view, **QUIET)
     parts.grid.edit(handled(restate), parts.given, [parts.overview, parts.summary], **QUIET)
     parts.overview.select(
         handled(narrow), [*parts.given, tools.find], [tools.find, *parts.view], js=TYPED_FIRST, **QUIET
@@ -142,14 +143,14 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
         handled(fill_in), [*parts.given, tools.template, tools.noun], [*shown, tools.filling], **first
     )  # fmt: skip
     project = parts.given[0]
-    tools.write.click(handled(captioning.start), [project, tools.model, tools.existing], tools.live, **first)
+    tools.write.click(handled(caption_tools.start), [project, tools.model, tools.existing], tools.live, **first)
     tools.timer.tick(handled(follow), parts.given, [*tools.live, *parts.view], **QUIET)
 
 
 def show(project: str) -> list[Any]:
     """Values of `Tab.shown` for a project."""
     trigger = memory.answer(project, "trigger") if project else ""
-    return [trigger, "", *grid.draw(project, trigger), *captioning.show(project)]
+    return [trigger, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def add(
     `places` is where each lies in an added folder, so that equal names in two folders are not mixed up.
     """
     paths = [Path(upload) for upload in uploads or ()]
-    folder = grid.folder_of(project)
+    folder = image_grid.folder_of(project)
     begun = project.startswith(FIRST) and not dataset.pictures(folder)  # by these pictures: see `place`
     try:
         names = json.loads(places or "[]")
@@ -193,7 +194,7 @@ def add(
     said = report.sentence()
     if begun and report.added:
         said += " " + say("They are in the project {project}.", project=project)
-    return [None, _said(said, bad=bool(report.refused)), *grid.draw(project, trigger, Look(order=look.order))]
+    return [None, _said(said, bad=bool(report.refused)), *image_grid.draw(project, trigger, Look(order=look.order))]
 
 
 def _said(text: str, *, bad: bool = False) -> str:
@@ -207,14 +208,14 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     picture = media.find_picture(project, name)
     dataset.write_caption(picture, str(argument["text"])[:10_000])
     written_at = time.monotonic()
-    found = grid.read(project, memory.answer(project, "trigger"))
-    return {"at": written_at, "badges": found.badges(name), **grid.length(found, dataset.read_caption(picture))}
+    found = image_grid.read(project, memory.answer(project, "trigger"))
+    return {"at": written_at, "badges": found.badges(name), **image_grid.length(found, dataset.read_caption(picture))}
 
 
 @answered
 def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Look at some of the pictures that were not looked at yet; called by the grid until none is left."""
-    folder = grid.folder_of(str(argument["project"]))
+    folder = image_grid.folder_of(str(argument["project"]))
     image_stats.complete(folder, AT_ONCE)
     left = len(image_stats.missing(folder))
     return {"left": left, "looking": not left and gauging.look(folder)}
@@ -222,8 +223,8 @@ def measure(argument: dict[str, str]) -> dict[str, Any]:
 
 def restate(project: str, trigger: str, look: Look) -> list[Any]:
     """The list of what to look at and the summary, after captions were typed; the cards stay where they are."""
-    found = grid.read(project, trigger)
-    return [grid.overview(found), grid.summary(found)]
+    found = image_grid.read(project, trigger)
+    return [image_grid.overview(found), image_grid.summary(found)]
 
 
 def turn(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
@@ -231,17 +232,17 @@ def turn(project: str, trigger: str, look: Look, event: gr.EventData) -> list[An
     page, order = getattr(event, "page", None), getattr(event, "order", None)
     if page is not None:
         look = replace(look, page=int(page))
-    elif order in grid.ORDERS:
+    elif order in image_grid.ORDERS:
         look = replace(look, order=str(order), page=1)
     else:
         look = Look(order=look.order)
-    return grid.draw(project, trigger, look)
+    return image_grid.draw(project, trigger, look)
 
 
 def narrow(project: str, trigger: str, look: Look, find: str, event: gr.EventData) -> list[Any]:
     """Show only the pictures with a kind of problem, or with a tag, which also becomes what to find."""
     kind, tag = str(getattr(event, "kind", "")), str(getattr(event, "tag", ""))
-    return [tag or find, *grid.draw(project, trigger, Look(order=look.order, kind=kind, tag=tag))]
+    return [tag or find, *image_grid.draw(project, trigger, Look(order=look.order, kind=kind, tag=tag))]
 
 
 def _change_all(folder: Path, change: caption_edits.Change, what: str) -> str:
@@ -256,67 +257,67 @@ def _change_all(folder: Path, change: caption_edits.Change, what: str) -> str:
 
 def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     """Put the trigger word in front of every caption that lacks it."""
-    folder, word = grid.folder_of(project), dataset.one_line(trigger)
+    folder, word = image_grid.folder_of(project), dataset.one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     memory.remember(project, "trigger", word)
     said = _change_all(folder, caption_edits.in_front(word), say("put {word!r} in front", word=word))
-    return [_said(said), *grid.draw(project, word, look)]
+    return [_said(said), *image_grid.draw(project, word, look)]
 
 
 def replace_in_all(project: str, trigger: str, look: Look, find: str, replacement: str) -> list[Any]:
     """Replace a text in every caption; what it would have done need not be shown any longer."""
-    change = captioning.replaced(find, replacement)
+    change = caption_tools.replaced(find, replacement)
     what = say("replace {old!r} with {new!r}", old=find, new=replacement or "")
-    said = _change_all(grid.folder_of(project), change, what)
-    return [_said(said), *grid.draw(project, trigger, replace(look, tag="")), ""]
+    said = _change_all(image_grid.folder_of(project), change, what)
+    return [_said(said), *image_grid.draw(project, trigger, replace(look, tag="")), ""]
 
 
 def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) -> list[Any]:
     """Make every caption by a template."""
-    change = captioning.filled(trigger, template, noun)
-    said = _change_all(grid.folder_of(project), change, say("fill in the template"))
+    change = caption_tools.filled(trigger, template, noun)
+    said = _change_all(image_grid.folder_of(project), change, say("fill in the template"))
     memory.remember(project, "class", dataset.one_line(noun or ""))
-    return [_said(said), *grid.draw(project, trigger, look), ""]
+    return [_said(said), *image_grid.draw(project, trigger, look), ""]
 
 
 def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     """Take back the last change of many captions."""
-    undone = caption_edits.undo(grid.folder_of(project))
+    undone = caption_edits.undo(image_grid.folder_of(project))
     said = say("There is nothing to take back.")
     if undone:
         said = say("Took back: {what}.", what=undone.what)
         if undone.newer:
             said += " " + say("Captions that were changed since stay as they are: {number}.", number=undone.newer)
-    return [_said(said), *grid.draw(project, trigger, look)]
+    return [_said(said), *image_grid.draw(project, trigger, look)]
 
 
 def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
     """Apply the remedy for a kind of problem."""
-    folder, word = grid.folder_of(project), dataset.one_line(trigger or "")
+    folder, word = image_grid.folder_of(project), dataset.one_line(trigger or "")
     with dataset.captions_lock(folder):
-        said = fixes.apply(folder, grid.read(project, word).problems, str(event.kind), word)
-    return [_said(said), *grid.draw(project, trigger, replace(look, kind=""))]
+        said = fixes.apply(folder, image_grid.read(project, word).problems, str(event.kind), word)
+    return [_said(said), *image_grid.draw(project, trigger, replace(look, kind=""))]
 
 
 def remove(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
     """Move a picture and its caption to the bin."""
-    grid.folder_of(project)
+    image_grid.folder_of(project)
     picture = media.find_picture(project, str(event.name))
     dataset.remove(picture)
-    return [_said(say("Removed {name}.", name=picture.name)), *grid.draw(project, trigger, look)]
+    return [_said(say("Removed {name}.", name=picture.name)), *image_grid.draw(project, trigger, look)]
 
 
 def bring_back(project: str, trigger: str, look: Look) -> list[Any]:
     """Bring back what was removed last."""
-    found = dataset.restore_last(grid.folder_of(project))
+    found = dataset.restore_last(image_grid.folder_of(project))
     said = say("Brought it back.") if found else say("There is nothing to bring back.")
-    return [_said(said), *grid.draw(project, trigger, look)]
+    return [_said(said), *image_grid.draw(project, trigger, look)]
 
 
 def follow(project: str, trigger: str, look: Look) -> list[Any]:
     """How far the model is that writes captions; at its end the grid is drawn with its words."""
-    told = captioning.draw(project)
-    if captioning.is_writing(project):
+    told = caption_tools.draw(project)
+    if caption_tools.is_writing(project):
         return [*told, *(gr.skip() for _ in range(6))]
-    return [*told, *grid.draw(project, trigger, look)]
+    return [*told, *image_grid.draw(project, trigger, look)]

@@ -17,12 +17,12 @@ from filelock import FileLock, Timeout
 from trainer import __version__, storage
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import people
+from ui.server import accounts
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from ui.guard import App
+    from ui.server.security import App
 
 PORTS = 20
 
@@ -83,11 +83,11 @@ def tell_of(options: argparse.Namespace) -> None:
     """
     try:
         if options.add_person:
-            name, password = options.add_person, people.add(options.add_person)
+            name, password = options.add_person, accounts.add(options.add_person)
             print(say("Password of {name}: {password}", name=name, password=password))
         if options.remove_person:
-            people.remove(options.remove_person)
-            folder = people.home(options.remove_person)
+            accounts.remove(options.remove_person)
+            folder = accounts.home(options.remove_person)
             print(
                 say("{name} cannot log in any more. What they made stays in {folder}.", name=folder.name, folder=folder)
             )
@@ -227,7 +227,7 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
     Raises:
         UserError: the passwords and the address do not go together, or several people cannot be served here.
     """
-    several = options.socket is None and bool(people.everybody())
+    several = options.socket is None and bool(accounts.everybody())
     password = choose_password(options, several=several) if options.socket is None else ""
     app = make_door(options) if several else make_page(options, password)
     import uvicorn  # noqa: PLC0415 - slow, so not before the arguments are known to be good
@@ -250,8 +250,9 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
 def make_page(options: argparse.Namespace, password: str) -> "App":
     """The page behind its guard. The door calls it by whatever name it was called itself, and has asked who it is."""
     prepare_environment()
-    from ui import media, page  # noqa: PLC0415 - Gradio reads its environment when it is imported
-    from ui.guard import Guard  # noqa: PLC0415
+    from ui import page  # noqa: PLC0415 - Gradio reads its environment when it is imported
+    from ui.server import media  # noqa: PLC0415 - Gradio reads its environment when it is imported
+    from ui.server.security import Guard  # noqa: PLC0415
 
     app = page.make_app(leave=bool(password) or options.socket is not None)
     where = {"hosts": None} if options.socket is not None else names(options)
@@ -264,17 +265,17 @@ def make_door(options: argparse.Namespace) -> "App":
     Raises:
         UserError: this system has not what it takes.
     """
-    from ui.door import Door  # noqa: PLC0415
-    from ui.guard import Guard  # noqa: PLC0415
+    from ui.server.per_user_proxy import Door  # noqa: PLC0415
+    from ui.server.security import Guard  # noqa: PLC0415
 
     if not hasattr(socket, "AF_UNIX"):
         raise UserError("Several people can be served on Linux and macOS only.", "Remove people.toml to go on alone.")
-    return Guard(Door(), register=people.everybody, **names(options))
+    return Guard(Door(), register=accounts.everybody, **names(options))
 
 
 def names(options: argparse.Namespace) -> dict[str, Any]:
     """By what names browsers may call the server, as the guard takes them."""
-    from ui.guard import LOOPBACK  # noqa: PLC0415
+    from ui.server.security import LOOPBACK  # noqa: PLC0415
 
     listening = not is_loopback(options.host)
     hosts = LOOPBACK | {options.host, *options.host_name} | ({socket.gethostname().lower()} if listening else set())

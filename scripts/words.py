@@ -21,7 +21,7 @@ from trainer.config import TrainConfig
 from trainer.data import checks, image_stats
 from trainer.i18n import LANGUAGES
 from trainer.schema import Section, sections
-from ui.texts import MESSAGE, plain
+from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
 # Which arguments of a call are messages: all that lead to `say`. Of `count` they are two forms of one message.

@@ -17,12 +17,14 @@ from trainer import runs, storage
 from trainer.data import checks, dataset, sandbox
 from trainer.errors import UserError
 from trainer.runs import archive
-from ui import adapters, form, media, memory
-from ui.handling import handled
-from ui.painter import Painter
+from ui.server import media
+from ui.state import adapter_choices, page_memory
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import run_view, try_out
 from ui.tabs.image_grid import folder_of
-from ui.watch import Watch
+from ui.widgets import settings_form
+from ui.widgets.handlers import handled
 
 COMMANDS = (*runs.COMMANDS, "pause", "go_on", "resume", "more")
 Told = dict[str, Any]
@@ -47,7 +49,7 @@ def build(painter: Painter, watch: Watch) -> None:
 
     def list_adapters() -> list[dict[str, str]]:
         """All adapters that there are, the newest first; `key` is what make_picture takes."""
-        return [{"label": label, "key": key} for label, key in adapters.choices(watch)]
+        return [{"label": label, "key": key} for label, key in adapter_choices.choices(watch)]
 
     def make_picture(
         prompt: str, adapter: str = "", strength: float = 1.0, settings: dict[str, Any] | None = None
@@ -149,7 +151,7 @@ def images(project: str) -> list[Told]:
     """The pictures of a project with their captions and what is wrong with them."""
     folder = folder_of(project)
     found: dict[str, list[str]] = {}
-    for problem in checks.find(folder, memory.answer(project, "trigger")):
+    for problem in checks.find(folder, page_memory.answer(project, "trigger")):
         found.setdefault(problem.name, []).append(problem.message)
     return [
         {"image": one.name, "caption": one.caption, "problems": found.get(one.name, [])} for one in dataset.read(folder)
@@ -183,10 +185,10 @@ def create(project: str, preset: str, settings: dict[str, Any]) -> runs.Run:
     fatal = next((one for one in checks.find(folder_of(project)) if one.fatal), None)
     if fatal:
         raise UserError(fatal.message, fatal.remedy)
-    known = {key: memory.answer(project, key) for key in ("name", "trigger")}
+    known = {key: page_memory.answer(project, key) for key in ("name", "trigger")}
     data = {**known, "dataset": project, "preset": preset}
     assignments = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
-    return runs.create(form.build(form.entries(), configs.override(data, assignments)))
+    return runs.create(settings_form.build(settings_form.entries(), configs.override(data, assignments)))
 
 
 def told(run_id: str) -> Told:

@@ -13,14 +13,16 @@ from trainer import storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
-from ui import api, media, memory
-from ui.handling import QUIET, handled
-from ui.painter import Painter
+from ui import api
+from ui.server import media
+from ui.state import page_memory
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import download, plan, run_view, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
-from ui.texts import STATIC
-from ui.watch import Watch
+from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import STATIC
 
 SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
 SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
@@ -169,7 +171,7 @@ def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.T
 
 def _load(watch: Watch) -> list[Any]:
     """Everything as it is on disk, for a page that was just opened."""
-    project = memory.project()
+    project = page_memory.project()
     active = watch.active()
     selected = gr.Tabs(selected="train") if active else gr.skip()
     picker = gr.Dropdown(dataset.names(), value=project or None)
@@ -183,7 +185,7 @@ def _choose(project: str | None) -> list[Any]:
 
 def _open(project: str | None) -> list[Any]:
     """Show another project."""
-    memory.remember_project(project or "")
+    page_memory.remember_project(project or "")
     return [*datasets.show(project or ""), *training.show(project or "")]
 
 

@@ -164,8 +164,8 @@ def test_events(home: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"[]", b"1", b'"x"', b"{", b'{"answers": 1}', json.dumps({"project": [1]}).encode()])
 def test_what_the_page_remembers_may_be_damaged(home: Path, data: bytes) -> None:
-    from ui import memory
+    from ui.state import page_memory
 
     (home / "outputs" / ".page.json").write_bytes(data)
-    assert memory.project() == ""
-    memory.remember("rin", "trigger", "x")
+    assert page_memory.project() == ""
+    page_memory.remember("rin", "trigger", "x")

@@ -30,7 +30,7 @@ from trainer.data import checks, dataset, images, sandbox, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import loading
-from ui import adapters
+from ui.state import adapter_choices
 from ui.tabs import file_tools, image_grid, run_view
 
 GOOD, BAD = pictures.good(), pictures.bad()
@@ -356,7 +356,7 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     }  # fmt: skip
     header = {"__metadata__": odd, **{f"{containers.NAME}.{key}": value for key, value in parts.items()}}
     path = containers.write(home / "outputs", "x.safetensors", containers.raw(header, struct.pack("<3f", 1, 1, 1)))
-    told = adapters.describe(path)
+    told = adapter_choices.describe(path)
     assert "<script" not in told
     assert "<img" not in told
     assert len(unescape(told)) < 30_000
@@ -394,7 +394,7 @@ def test_a_picture_that_cannot_be_is_refused(home: Path, change: dict[str, Any])
 
 @pytest.mark.parametrize("run_id", [*texts.NAMES[:20], "..", ".", "", "a" * 70, "x\0y"], ids=ascii)
 def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
-    for use in (runs.find, lambda name: run_view.ask(name, "stop"), lambda name: adapters.find(name + "@1")):
+    for use in (runs.find, lambda name: run_view.ask(name, "stop"), lambda name: adapter_choices.find(name + "@1")):
         with pytest.raises(UserError) as caught:
             use(run_id)
         assert_in_words(ascii(str(caught.value)), home)

@@ -138,7 +138,7 @@ def test_a_process_that_ends_before_it_has_joined_the_others(character: Path, ti
 DONE_EARLY = """
 import sys, time
 from pathlib import Path
-from trainer import distributed
+from trainer.training import distributed
 from trainer.runs import Run
 distributed.NOTICED_WITHIN = 0.1
 with distributed.followers(Run(Path(sys.argv[1])), 2, lambda _: None):

@@ -18,9 +18,9 @@ import uvicorn
 
 from app import bind
 from tests.conftest import CHARACTER
-from ui import guard, people
-from ui.door import Door
-from ui.guard import Guard
+from ui.server import accounts, security
+from ui.server.per_user_proxy import Door
+from ui.server.security import Guard
 
 COMMAND = (sys.executable, "-m", "tests.workshop")
 
@@ -36,7 +36,7 @@ def wait(what: Callable[[], object], seconds: float = 20) -> None:
 def serving(door: Door) -> Iterator[str]:
     """A server with a door behind its guard; gives its address."""
     with bind("127.0.0.1", 0) as listener:
-        app = Guard(door, register=people.everybody)
+        app = Guard(door, register=accounts.everybody)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -58,7 +58,7 @@ def address(home: Path) -> Iterator[str]:
 def visiting(address: str, name: str) -> Iterator[httpx.Client]:
     """A client that has logged in as somebody new, and their server answers."""
     with httpx.Client(base_url=address, timeout=20) as client:
-        password = people.add(name)
+        password = accounts.add(name)
         assert client.post("/login", data={"name": name, "password": password}).status_code == 303
         yield client
 
@@ -151,7 +151,7 @@ def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
 def test_a_body_that_is_cut_off_is_not_taken_for_whole(anna: httpx.Client, address: str, home: Path) -> None:
     anna.get("/told")
     port = httpx.URL(address).port
-    cookie = f"{guard.COOKIE}={anna.cookies[guard.COOKIE]}"
+    cookie = f"{security.COOKIE}={anna.cookies[security.COOKIE]}"
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 1000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + bytes(10))
@@ -161,7 +161,7 @@ def test_a_body_that_is_cut_off_is_not_taken_for_whole(anna: httpx.Client, addre
 
 
 def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, address: str) -> None:
-    cookie = f"{guard.COOKIE}={anna.cookies[guard.COOKIE]}"
+    cookie = f"{security.COOKIE}={anna.cookies[security.COOKIE]}"
     both = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 60\r\n"
     hidden = "GET /die HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     before = anna.get("/told").json()["pid"]
@@ -174,7 +174,7 @@ def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, add
 def test_a_refusal_comes_back_though_the_body_was_not_read(anna: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = anna.post("/refuse", content=bytes(2**22))
     assert (answer.status_code, answer.text) == (413, "no")
-    monkeypatch.setattr(guard, "MAX_BODY", 100)  # of the guard before the door
+    monkeypatch.setattr(security, "MAX_BODY", 100)  # of the guard before the door
     assert anna.post("/gradio_api/x", content=iter([bytes(60), bytes(60)])).status_code == 413
 
 
@@ -233,5 +233,5 @@ def test_all_end_with_the_door(home: Path) -> None:
 
 def test_who_is_removed_is_out_at_once(anna: httpx.Client) -> None:
     assert anna.get("/told").status_code == 200
-    people.remove("anna")
+    accounts.remove("anna")
     assert anna.get("/told").status_code == 401

@@ -28,8 +28,8 @@ from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
 from trainer.runs import Run, events
 from trainer.training import checkpoint, export
-from ui import progress
-from ui.watch import Watch
+from ui.state.run_watcher import Watch
+from ui.widgets import run_html
 
 
 def plain(base: Path) -> Run:
@@ -41,7 +41,7 @@ def plain(base: Path) -> Run:
 def told(run: Run) -> str:
     """What the page says of a run, with no trace of the inside in it."""
     view = runs.look(run)
-    said = progress.status(view) + progress.warnings(view.state)
+    said = run_html.status(view) + run_html.warnings(view.state)
     assert "Traceback" not in said
     assert str(run.folder.parent) not in said
     return said

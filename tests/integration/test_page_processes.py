@@ -9,7 +9,8 @@ import pytest
 from tests.unit.test_ui_tools import dropped
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
-from ui import adapters, media
+from ui.server import media
+from ui.state import adapter_choices
 from ui.tabs import file_tools
 from ui.tabs.file_tools import Request
 
@@ -27,7 +28,7 @@ def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     said = file_tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))
     assert "exact up to the rounding" in said
     assert "Checked: loads in ComfyUI" in said
-    made = safetensors_reader.read(adapters.find("kept:Fox-2"))
+    made = safetensors_reader.read(adapter_choices.find("kept:Fox-2"))
     assert {entry.dtype for entry in made.entries.values()} == {"BF16", "F32"}
     with pytest.raises(UserError, match="no name"):
         file_tools.run(Request("convert", ["kept:my-fox"], name=" "))

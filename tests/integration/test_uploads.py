@@ -11,7 +11,8 @@ from PIL import Image
 
 from trainer import storage
 from trainer.data import caption_edits, dataset, sandbox
-from ui import adapters, media
+from ui.server import media
+from ui.state import adapter_choices
 
 TOGETHER, EACH = 4, 15
 
@@ -62,7 +63,7 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
         source.parent.mkdir()
         source.write_bytes(bytes([number]) * 100)
         sources.append(source)
-    together(lambda number: adapters.keep(sources[number]), 20)
+    together(lambda number: adapter_choices.keep(sources[number]), 20)
     assert {path.read_bytes() for path in media.kept().iterdir()} == {source.read_bytes() for source in sources}
 
 

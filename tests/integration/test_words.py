@@ -18,7 +18,7 @@ from scripts import words
 from tests.conftest import CHECKOUT
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import texts
+from ui.widgets import templates
 
 FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
 MESSAGES = words.collect()
@@ -83,7 +83,7 @@ NAMED = {"label", "info", "placeholder"}
 FIRST = {"gr.Button", "gr.Tab", "gr.Accordion", "gr.UploadButton"}
 
 
-@pytest.mark.parametrize("path", sorted((CHECKOUT / "ui").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "ui").rglob("*.py")), ids=lambda path: path.name)
 def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
@@ -108,10 +108,10 @@ def test_the_environment_chooses_the_language() -> None:
 
 PAGE = """
 import json
-from trainer import events
+from trainer.runs import events
 from ui import page
-from ui.painter import Painter
-from ui.watch import Watch
+from ui.state.sampler_client import Painter
+from ui.state.run_watcher import Watch
 print(json.dumps(page.build(Painter(), Watch()).get_config_file()["components"], default=str))
 """
 SHOWN = ("label", "info", "placeholder", "value", "choices", "html_template", "js_on_load")
@@ -145,16 +145,17 @@ def test_the_page_is_in_german() -> None:
 
 
 def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "say", lambda text: f'"{text}"')
-    assert '= "\\"Saving' not in texts.read("captions.js")  # it stands behind a question mark
-    assert '? "\\"Saving' in texts.read("captions.js")
-    assert 'aria-label="&quot;Pages&quot;"' in texts.read("captions.html")
+    monkeypatch.setattr(templates, "say", lambda text: f'"{text}"')
+    assert '= "\\"Saving' not in templates.read("captions.js")  # it stands behind a question mark
+    assert '? "\\"Saving' in templates.read("captions.js")
+    assert 'aria-label="&quot;Pages&quot;"' in templates.read("captions.html")
 
 
 ENGLISH = """
 import json
-from trainer import config, reference
-from ui import reference as page
+from trainer import config
+from trainer.config import reference
+from ui import api_reference as page
 made = config.build({"name": "x", "dataset": "x"})
 print(json.dumps([reference.table(), config.dump(made), page.endpoints()]))
 """

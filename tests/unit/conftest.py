@@ -8,7 +8,7 @@ import pytest
 from tests.unit.tabs import answers
 from trainer import runs
 from trainer.runs import events
-from ui import gauging
+from ui.state import gauging
 from ui.tabs import train
 
 

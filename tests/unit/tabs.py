@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import PictureConfig
-from ui import form
 from ui.tabs import train, try_out
+from ui.widgets import settings_form
 
-FILLED = form.fill(train.ENTRIES, "character", "micro", {})
+FILLED = settings_form.fill(train.ENTRIES, "character", "micro", {})
 FORM = FILLED.values
 
 

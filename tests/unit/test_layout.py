@@ -76,8 +76,8 @@ def test_what_is_installed_is_not_below_the_floors() -> None:
 
 
 STARTERS = {
-    "trainer/runs/run.py", "trainer/data/sandbox.py", "trainer/training/distributed.py", "ui/painter.py",
-    "ui/tabs/file_tools.py", "ui/door.py", "ui/gauging.py",
+    "trainer/runs/run.py", "trainer/data/sandbox.py", "trainer/training/distributed.py", "ui/state/sampler_client.py",
+    "ui/tabs/file_tools.py", "ui/server/per_user_proxy.py", "ui/state/gauging.py",
 }  # fmt: skip
 
 
@@ -139,8 +139,8 @@ def test_the_door_of_several_people_does_without_gradio_and_torch() -> None:
     code = """
 import socket, sys
 import app
-from ui import people
-people.everybody = lambda: {"anna": people.NOBODY}
+from ui.server import accounts
+accounts.everybody = lambda: {"anna": accounts.NOBODY}
 app.make_server(app._options([]), socket.socket())
 print([name for name in ("gradio", "fastapi", "torch", "numpy") if name in sys.modules])
 """

@@ -12,9 +12,10 @@ from trainer import config, runs
 from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, dataset, reach
 from trainer.runs import events
-from ui import bases, gauging, progress
+from ui.state import base_model_choices, gauging
+from ui.state.run_watcher import Watch
 from ui.tabs import download, image_grid, images, train
-from ui.watch import Watch
+from ui.widgets import run_html
 
 BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
@@ -119,20 +120,20 @@ def test_the_plan_says_that_pictures_without_captions_are_taught_gently(characte
 
 
 def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
-    sentence = bases.practice("micro")
+    sentence = base_model_choices.practice("micro")
     assert "for practice" in sentence
     assert "folder models" in sentence
-    assert bases.practice("owner/name") == ""
+    assert base_model_choices.practice("owner/name") == ""
     assert sentence in plan()
-    assert sentence in progress.status(runs.look(finished))
+    assert sentence in run_html.status(runs.look(finished))
     assert sentence in download.table(Watch())
     finished.keep(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
-    assert "for practice" not in progress.status(runs.look(finished))
+    assert "for practice" not in run_html.status(runs.look(finished))
     finished.config_file.write_text("{")
-    assert "for practice" not in progress.status(runs.look(finished))
+    assert "for practice" not in run_html.status(runs.look(finished))
 
 
 def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
     run = train.create(answers())
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert "for practice" not in progress.status(runs.look(run))
+    assert "for practice" not in run_html.status(runs.look(run))

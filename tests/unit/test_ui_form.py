@@ -9,23 +9,23 @@ from pydantic import BaseModel
 from trainer import schema
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from ui import form
+from ui.widgets import settings_form
 
-ENTRIES = form.entries()
+ENTRIES = settings_form.entries()
 
 
 def values(preset: str = "character", base: str = "micro", **changes: object) -> list[Any]:
-    shown = form.values(ENTRIES, form.standard(preset, base))
+    shown = settings_form.values(ENTRIES, settings_form.standard(preset, base))
     return [changes.get(entry.id, value) for entry, value in zip(ENTRIES, shown, strict=True)]
 
 
 def read(preset: str = "character", base: str = "micro", **changes: object) -> dict[str, Any]:
-    return form.read(ENTRIES, values(preset, base, **changes), form.standard(preset, base))
+    return settings_form.read(ENTRIES, values(preset, base, **changes), settings_form.standard(preset, base))
 
 
 def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, info in section.model_fields.items():
-        if not path and name in form.ELSEWHERE:
+        if not path and name in settings_form.ELSEWHERE:
             continue
         kinds = schema.sections(info.annotation)
         for kind in kinds:
@@ -59,8 +59,11 @@ def test_only_what_differs_is_given_and_it_comes_back() -> None:
         "training": {"steps": 30}, "pictures": {"flip": True}, "adapter": {"rank": 8, "kind": "lora"},
         "preview": {"prompts": ["a", "b"]},
     }  # fmt: skip
-    config = form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
-    assert form.read(ENTRIES, form.values(ENTRIES, config), form.standard("character", "micro")) == data
+    config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
+    assert (
+        settings_form.read(ENTRIES, settings_form.values(ENTRIES, config), settings_form.standard("character", "micro"))
+        == data
+    )
 
 
 def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
@@ -69,10 +72,10 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
         **{"form-schedule-kind": "constant", "form-schedule-warmup-constant": 0.2, "form-schedule-floor-cosine": 0.9}
     )
     assert data == {"schedule": {"kind": "constant", "warmup": 0.2}}
-    config = form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
+    config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
     assert config.schedule.kind == "constant"
     assert config.schedule.warmup == 0.2
-    shown = dict(zip([entry.id for entry in ENTRIES], form.values(ENTRIES, config), strict=True))
+    shown = dict(zip([entry.id for entry in ENTRIES], settings_form.values(ENTRIES, config), strict=True))
     assert shown["form-schedule-warmup-constant"] == 0.2
     assert shown["form-schedule-kind"] == "constant"
 
@@ -91,34 +94,36 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
 )
 def test_a_wrong_value_is_refused_by_the_name_that_the_form_shows(widget: str, value: object, title: str) -> None:
     with pytest.raises(UserError, match=f"{title}: "):
-        form.build(ENTRIES, read(**{widget: value}) | {"name": "x", "dataset": "y"})
+        settings_form.build(ENTRIES, read(**{widget: value}) | {"name": "x", "dataset": "y"})
 
 
 def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
     with pytest.raises(UserError, match="Name: use letters"):
-        form.build(ENTRIES, {"name": "../x", "dataset": "y"})
+        settings_form.build(ENTRIES, {"name": "../x", "dataset": "y"})
 
 
 def test_another_preset_moves_what_was_not_changed() -> None:
-    before = form.fill(ENTRIES, "character", "micro", {})
-    own = form.changed(ENTRIES, before, values(**{"form-adapter-rank-lora": 4}))
+    before = settings_form.fill(ENTRIES, "character", "micro", {})
+    own = settings_form.changed(ENTRIES, before, values(**{"form-adapter-rank-lora": 4}))
     assert own == {"form-adapter-rank-lora": 4}
-    after = form.fill(ENTRIES, "style", "micro", own)
+    after = settings_form.fill(ENTRIES, "style", "micro", own)
     moved = dict(zip([entry.id for entry in ENTRIES], after.values, strict=True))
     assert moved["form-adapter-rank-lora"] == 4
-    standard = form.standard("style", "micro").training.exposures
-    assert moved["form-training-exposures"] == standard != form.standard("character", "micro").training.exposures
-    large = dict(zip(moved, form.fill(ENTRIES, "character", "/sd15", own).values, strict=True))
+    standard = settings_form.standard("style", "micro").training.exposures
+    assert (
+        moved["form-training-exposures"] == standard != settings_form.standard("character", "micro").training.exposures
+    )
+    large = dict(zip(moved, settings_form.fill(ENTRIES, "character", "/sd15", own).values, strict=True))
     assert large["form-training-resolution"] == 512
-    assert form.changed(ENTRIES, after, after.values) == own, "what was changed stays known as that"
+    assert settings_form.changed(ENTRIES, after, after.values) == own, "what was changed stays known as that"
 
 
 def test_partial_settings_become_changed_ones_and_back() -> None:
     data = {"training": {"steps": 30}, "adapter": {"rank": 8, "kind": "lora"}, "preview": {"prompts": ["a", "b"]}}
-    own = form.own_of(ENTRIES, data)
+    own = settings_form.own_of(ENTRIES, data)
     assert own == {
         "form-training-steps": 30, "form-adapter-kind": "lora", "form-adapter-rank-lora": 8,
         "form-preview-prompts": "a\nb",
     }  # fmt: skip
-    assert form.partial(ENTRIES, own, form.standard("character", "micro")) == data
-    assert form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}
+    assert settings_form.partial(ENTRIES, own, settings_form.standard("character", "micro")) == data
+    assert settings_form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}

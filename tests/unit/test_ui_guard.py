@@ -10,8 +10,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ui import guard, people
-from ui.guard import Guard
+from ui.server import accounts, security
+from ui.server.security import Guard
 
 OURS = "http://127.0.0.1:7860"
 
@@ -66,13 +66,13 @@ def test_any_address_but_no_foreign_name_when_listening() -> None:
 def test_a_request_of_another_site_that_could_change_something_is_refused(headers: dict[str, str]) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         answer = client().request(method, "/gradio_api/upload", content=b"x", headers=headers)
-        assert (answer.status_code, answer.text) == (403, guard.FOREIGN)
+        assert (answer.status_code, answer.text) == (403, security.FOREIGN)
     assert client().get("/", headers=headers).status_code == 200
 
 
 def test_a_large_body_is_refused_whether_or_not_it_names_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MAX_BODY", 10)
-    monkeypatch.setattr(guard, "MAX_UPLOAD", 20)
+    monkeypatch.setattr(security, "MAX_BODY", 10)
+    monkeypatch.setattr(security, "MAX_UPLOAD", 20)
     assert client().post("/x", content=b"a" * 11).status_code == 413
     assert client().post("/x", content=iter([b"a" * 6, b"a" * 6])).status_code == 413
     assert client().post("/gradio_api/upload", content=b"a" * 15).status_code == 200
@@ -86,7 +86,7 @@ def test_without_the_password_nothing_is_answered() -> None:
     assert stranger.get("/x").status_code == 401
     assert stranger.post("/gradio_api/upload", content=b"x").status_code == 401
     assert "<form" in stranger.get("/login").text
-    assert stranger.get("/x", cookies={guard.COOKIE: "guess"}).status_code == 401
+    assert stranger.get("/x", cookies={security.COOKIE: "guess"}).status_code == 401
 
 
 def test_the_password_opens_the_page() -> None:
@@ -118,7 +118,7 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
 def test_many_addresses_that_guess_do_not_fill_the_memory() -> None:
     guarded = Guard(Starlette(), password="secret")
     assert all(guarded._may_try(f"10.0.{number // 256}.{number % 256}") for number in range(5000))
-    assert len(guarded._tries) <= guard.ADDRESSES + 1
+    assert len(guarded._tries) <= security.ADDRESSES + 1
 
 
 def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
@@ -131,28 +131,28 @@ def test_logging_out_ends_that_session_alone() -> None:
     here, there = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
     for one in (here, there):
         one.post("/login", data={"password": "secret"})
-    old = here.cookies[guard.COOKIE]
-    assert old != there.cookies[guard.COOKIE]
+    old = here.cookies[security.COOKIE]
+    assert old != there.cookies[security.COOKIE]
     answer = here.get("/logout")
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     assert "Max-Age=0" in answer.headers["set-cookie"]
-    assert guard.COOKIE not in here.cookies
-    assert here.get("/x", headers={"Cookie": f"{guard.COOKIE}={old}"}).status_code == 401
+    assert security.COOKIE not in here.cookies
+    assert here.get("/x", headers={"Cookie": f"{security.COOKIE}={old}"}).status_code == 401
     assert there.get("/x").status_code == 200
     assert there.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
     assert there.get("/x").status_code == 200
 
 
 def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "SESSIONS", 2)
-    monkeypatch.setattr(guard, "TRIES_PER_MINUTE", 100)
+    monkeypatch.setattr(security, "SESSIONS", 2)
+    monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
     person = client(password="secret")
     cookies = []
     for _ in range(3):
         person.post("/login", data={"password": "secret"})
-        cookies.append(person.cookies[guard.COOKIE])
+        cookies.append(person.cookies[security.COOKIE])
     person.cookies.clear()
-    asked = [person.get("/x", headers={"Cookie": f"{guard.COOKIE}={one}"}).status_code for one in cookies]
+    asked = [person.get("/x", headers={"Cookie": f"{security.COOKIE}={one}"}).status_code for one in cookies]
     assert asked == [401, 200, 200]
 
 
@@ -163,13 +163,13 @@ async def whose(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.scope["person"])
 
 
-def shared(register: object = people.everybody) -> TestClient:
+def shared(register: object = accounts.everybody) -> TestClient:
     app = Guard(Starlette(routes=[Route("/x", whose)]), register=register)
     return TestClient(app, base_url=OURS, follow_redirects=False)
 
 
 def test_a_name_and_its_password_open_the_page_of_that_person(home: Path) -> None:
-    passwords = {name: people.add(name) for name in ("anna", "ben")}
+    passwords = {name: accounts.add(name) for name in ("anna", "ben")}
     person = shared()
     assert person.get("/").headers["location"] == "/login"
     assert 'name="name"' in person.get("/login").text
@@ -180,8 +180,8 @@ def test_a_name_and_its_password_open_the_page_of_that_person(home: Path) -> Non
 
 
 def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    password = people.add("anna")
-    monkeypatch.setattr(guard, "TRIES_PER_MINUTE", 100)
+    password = accounts.add("anna")
+    monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
     stranger = shared()
     tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password),
              ("anna", ""), ("nobody", ""), ("", "")]  # fmt: skip
@@ -203,13 +203,13 @@ def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: p
 
 
 def test_what_was_typed_as_a_name_is_no_part_of_the_page(home: Path) -> None:
-    people.add("anna")
+    accounts.add("anna")
     answer = shared().post("/login", data={"name": '"><script>', "password": "x"})
     assert "<script>" not in answer.text
 
 
 def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
-    password = people.add("anna")
+    password = accounts.add("anna")
     stranger = shared()
     statuses = [stranger.post("/login", data={"name": f"n{n}", "password": "x"}).status_code for n in range(12)]
     assert statuses == [403] * 10 + [429] * 2
@@ -218,29 +218,29 @@ def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
 
 def test_who_is_removed_or_has_a_new_password_has_to_log_in_again(home: Path) -> None:
     here = shared()
-    here.post("/login", data={"name": "anna", "password": people.add("anna")})
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
     assert here.get("/x").text == "anna"
-    again = people.add("anna")
+    again = accounts.add("anna")
     assert here.get("/x").status_code == 401
     here.post("/login", data={"name": "anna", "password": again})
     assert here.get("/x").text == "anna"
-    people.add("ben")
+    accounts.add("ben")
     assert here.get("/x").text == "anna"
-    people.remove("anna")
+    accounts.remove("anna")
     assert here.get("/x").status_code == 401
-    people.remove("ben")  # and with nobody left nothing is open
+    accounts.remove("ben")  # and with nobody left nothing is open
     assert here.get("/x").status_code == 401
 
 
 def test_a_register_that_was_damaged_lets_nobody_in(home: Path) -> None:
     here = shared()
-    here.post("/login", data={"name": "anna", "password": people.add("anna")})
-    text = people.register().read_text()
-    people.register().write_text(text + "secret = 1")
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
+    text = accounts.register().read_text()
+    accounts.register().write_text(text + "secret = 1")
     for path in ("/x", "/login"):
         assert here.get(path).status_code == 503
         assert "secret" not in here.get(path).text
-    people.register().write_text(text + " ")
+    accounts.register().write_text(text + " ")
     assert here.get("/x").text == "anna"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from trainer import runs, storage
 from trainer.config import build
 from trainer.runs import Run
-from ui import media
+from ui.server import media
 
 
 @pytest.fixture

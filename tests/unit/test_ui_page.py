@@ -20,11 +20,13 @@ from trainer import runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import adapters, api, handling, memory, page
-from ui.painter import Painter
+from ui import api, page
+from ui.state import adapter_choices, page_memory
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import caption_tools, download, image_grid, images, run_view, train
 from ui.tabs.image_grid import Look
-from ui.watch import Watch
+from ui.widgets import handlers
 
 
 def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
@@ -77,7 +79,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     made = page._create("new-one")
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]
-    assert memory.project() == "new-one"
+    assert page_memory.project() == "new-one"
     for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "cannot be the name")):
         with pytest.raises(UserError, match=words):
             page._create(name)
@@ -117,16 +119,16 @@ def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.L
         raise UserError("Late.", "")
 
     with pytest.raises(gr.Error, match=r"No &lt;pictures&gt;\. Add some"):
-        handling.handled(refused)()
+        handlers.handled(refused)()
     with pytest.raises(gr.Error, match=r"Something went wrong \(id [0-9a-f]{6}\)") as caught:
-        handling.handled(broken)()
+        handlers.handled(broken)()
     assert "/secret" not in str(caught.value)
     assert "/secret/path" in caplog.text
-    steps = handling.handled(stream)()
+    steps = handlers.handled(stream)()
     assert next(steps) == 1
     with pytest.raises(gr.Error, match="Late"):
         next(steps)
-    answer = handling.answered(lambda _: broken())({})
+    answer = handlers.answered(lambda _: broken())({})
     assert answer["ok"] is False
     assert "/secret" not in answer["error"]
 
@@ -210,7 +212,7 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     said = images.put_in_front("rin", "newword", Look())[0]
     assert "14 captions" in said
     assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
-    assert memory.answer("rin", "trigger") == "newword"
+    assert page_memory.answer("rin", "trigger") == "newword"
     assert "No caption had to change" in images.put_in_front("rin", "newword", Look())[0]
     assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
         "rin", "orange shirt", "green hat"
@@ -223,7 +225,7 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     assert "cannot fill in {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
     images.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
     assert dataset.read_caption(character / "02.png").startswith("newword, a woman, miraxo")
-    assert memory.answer("rin", "class") == "a woman"
+    assert page_memory.answer("rin", "class") == "a woman"
     for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
         assert f"Took back: {level}" in images.undo_captions("rin", "", Look())[0]
     assert "nothing to take back" in images.undo_captions("rin", "", Look())[0]
@@ -306,25 +308,25 @@ def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
-    assert memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
-    assert memory.guess_trigger(["a, b", "b, a"]) == ""
-    assert memory.guess_trigger(["a, b", "a, b"]) == "a"
-    assert memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
-    assert memory.guess_trigger(["one"]) == ""
-    assert memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
-    assert memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"
-    assert memory.guess_trigger([]) == ""
+    assert page_memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
+    assert page_memory.guess_trigger(["a, b", "b, a"]) == ""
+    assert page_memory.guess_trigger(["a, b", "a, b"]) == "a"
+    assert page_memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
+    assert page_memory.guess_trigger(["one"]) == ""
+    assert page_memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
+    assert page_memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"
+    assert page_memory.guess_trigger([]) == ""
 
 
 def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path, home: Path) -> None:
-    assert memory.project() == "rin"
-    memory.remember("rin", "trigger", "x")
-    memory.remember("rin", "name", "y")
-    memory.remember_project("rin")
-    assert (memory.answer("rin", "trigger"), memory.answer("rin", "name")) == ("x", "y")
+    assert page_memory.project() == "rin"
+    page_memory.remember("rin", "trigger", "x")
+    page_memory.remember("rin", "name", "y")
+    page_memory.remember_project("rin")
+    assert (page_memory.answer("rin", "trigger"), page_memory.answer("rin", "name")) == ("x", "y")
     (home / "outputs" / ".page.json").write_text("{")
-    assert memory.answer("rin", "trigger") == "miraxo"
-    assert memory.answer("my-style", "preset") == "style"
+    assert page_memory.answer("rin", "trigger") == "miraxo"
+    assert page_memory.answer("my-style", "preset") == "style"
 
 
 # Download
@@ -341,4 +343,4 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert "<b>" not in download.table(Watch(), "tractor <b>")
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in download.table(Watch())
-    assert adapters.size(3 * 2**20) == "3.0 MB"
+    assert adapter_choices.size(3 * 2**20) == "3.0 MB"

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from ui.painter import Painter
+from ui.state.sampler_client import Painter
 
 SERVER = """
 import json, sys

@@ -10,18 +10,18 @@ import pytest
 
 from tests.conftest import CHARACTER, CHECKOUT
 from trainer.errors import UserError
-from ui import people
+from ui.server import accounts
 
 
 def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
-    password = people.add("anna")
-    other = people.add("ben")
-    text = people.register().read_text()
+    password = accounts.add("anna")
+    other = accounts.add("ben")
+    text = accounts.register().read_text()
     assert password not in text
-    assert people.register().stat().st_mode & 0o777 == 0o600
-    assert people.everybody()["anna"].opens(password)
-    assert not people.everybody()["anna"].opens(other)
-    assert not people.everybody()["anna"].opens("")
+    assert accounts.register().stat().st_mode & 0o777 == 0o600
+    assert accounts.everybody()["anna"].opens(password)
+    assert not accounts.everybody()["anna"].opens(other)
+    assert not accounts.everybody()["anna"].opens("")
     told = tomllib.loads(text)
     assert told.keys() == {"anna", "ben"}
     assert len({one["salt"] for one in told.values()}) == 2
@@ -29,49 +29,49 @@ def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
 
 
 def test_a_new_password_takes_the_place_of_the_old_one(home: Path) -> None:
-    first = people.add("anna")
-    second = people.add("anna")
-    assert not people.everybody()["anna"].opens(first)
-    assert people.everybody()["anna"].opens(second)
+    first = accounts.add("anna")
+    second = accounts.add("anna")
+    assert not accounts.everybody()["anna"].opens(first)
+    assert accounts.everybody()["anna"].opens(second)
 
 
 def test_each_has_a_home_with_the_examples(home: Path) -> None:
     shutil.copytree(CHARACTER, home / "datasets" / "example-character", ignore=shutil.ignore_patterns(".cache"))
-    people.add("anna")
-    folder = people.home("anna")
+    accounts.add("anna")
+    folder = accounts.home("anna")
     for one in (folder, folder.parent, folder / "outputs", folder / "datasets"):
         assert one.stat().st_mode & 0o777 == 0o700
     assert len(list((folder / "datasets" / "example-character").glob("*.png"))) == 14
     shutil.rmtree(folder / "datasets" / "example-character")
-    people.add("anna")
+    accounts.add("anna")
     assert not list((folder / "datasets").iterdir())  # what somebody removed does not come back with a new password
 
 
 def test_who_is_removed_keeps_their_folder(home: Path) -> None:
-    people.add("anna")
-    (people.home("anna") / "datasets" / "mine").mkdir()
-    people.remove("anna")
-    assert people.everybody() == {}
-    assert (people.home("anna") / "datasets" / "mine").is_dir()
+    accounts.add("anna")
+    (accounts.home("anna") / "datasets" / "mine").mkdir()
+    accounts.remove("anna")
+    assert accounts.everybody() == {}
+    assert (accounts.home("anna") / "datasets" / "mine").is_dir()
     with pytest.raises(UserError, match=r"There is no 'anna' in people.toml"):
-        people.remove("anna")
+        accounts.remove("anna")
 
 
 def test_without_a_register_there_is_nobody(home: Path) -> None:
-    assert people.everybody() == {}
+    assert accounts.everybody() == {}
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a b", "x" * 65, "a\n"])
 def test_a_name_that_is_none_is_refused(home: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot be the name of a person"):
-        people.add(name)
-    assert not people.register().exists()
+        accounts.add(name)
+    assert not accounts.register().exists()
 
 
 def test_two_names_are_never_one_folder(home: Path) -> None:
-    people.add("anna")
+    accounts.add("anna")
     with pytest.raises(UserError, match="There is 'anna' already"):
-        people.add("Anna")
+        accounts.add("Anna")
 
 
 GOOD = 'salt = "00"\nhash = "00"\n'
@@ -87,18 +87,18 @@ GOOD = 'salt = "00"\nhash = "00"\n'
     ],
 )  # fmt: skip
 def test_what_is_not_known_in_the_register_is_named(home: Path, text: str, words: str) -> None:
-    people.register().write_text(text)
+    accounts.register().write_text(text)
     with pytest.raises(UserError, match=words):
-        people.everybody()
+        accounts.everybody()
 
 
 def test_the_register_is_read_again_when_it_was_changed(home: Path) -> None:
-    people.add("anna")
-    before = people.everybody()
-    assert people.everybody() is before
-    text = people.register().read_text()
-    people.register().write_text(text.replace("[anna]", "[anne]"))
-    assert people.everybody().keys() == {"anne"}
+    accounts.add("anna")
+    before = accounts.everybody()
+    assert accounts.everybody() is before
+    text = accounts.register().read_text()
+    accounts.register().write_text(text.replace("[anna]", "[anne]"))
+    assert accounts.everybody().keys() == {"anne"}
 
 
 def test_the_command_says_the_password_once(home: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_command_says_the_password_once(home: Path) -> None:
 
     code, said, _ = run("--add-person", "anna")
     assert code == 0
-    assert people.everybody()["anna"].opens(said.removeprefix("Password of anna: ").strip())
+    assert accounts.everybody()["anna"].opens(said.removeprefix("Password of anna: ").strip())
     assert run("--remove-person", "anna") == (
         0, f"anna cannot log in any more. What they made stays in {home / 'people' / 'anna'}.\n", "",
     )  # fmt: skip

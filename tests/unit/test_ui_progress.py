@@ -9,8 +9,8 @@ import pytest
 from trainer import runs
 from trainer.config import build
 from trainer.runs import Run, View, events
-from ui import progress
-from ui.watch import Watch, label, log_tail, stamp
+from ui.state.run_watcher import Watch, label, log_tail, stamp
+from ui.widgets import run_html
 
 STEP = {"learning_rate": 0.1, "grad_norm": 1.0, "seconds": 1.0, "memory": 1}
 
@@ -30,8 +30,8 @@ def view(run: Run, status: str, *more: events.Event) -> View:
 
 
 def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
-    assert progress.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert progress.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+    assert run_html.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert run_html.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
 def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
@@ -41,35 +41,35 @@ def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
         return events.Step(step=step, loss=1, **STEP, time=begun + timedelta(seconds=second))
 
     even = view(run, "running", *(at(step, step) for step in range(1, 31)))
-    assert progress.left(even) == "about 10 s left"
+    assert run_html.left(even) == "about 10 s left"
     slower = [at(step, step if step <= 15 else 15 + 4 * (step - 15)) for step in range(1, 31)]
-    assert progress.left(view(run, "running", *slower)) == "25 s to 40 s left"
-    assert progress.left(view(run, "stopped", *slower)) == ""
+    assert run_html.left(view(run, "running", *slower)) == "25 s to 40 s left"
+    assert run_html.left(view(run, "stopped", *slower)) == ""
 
 
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
-    drawn = progress.chart(state(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21))))
+    drawn = run_html.chart(state(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21))))
     xs = [float(point.split(",")[0]) for point in re.search(r"class='raw' points='([^']+)'", drawn)[1].split()]
-    middle = progress.LEFT + (progress.WIDTH - progress.LEFT - progress.RIGHT) / 2
+    middle = run_html.LEFT + (run_html.WIDTH - run_html.LEFT - run_html.RIGHT) / 2
     assert xs[-1] == pytest.approx(middle, abs=0.1)
     assert "at step 20 of 40" in re.search("aria-label='([^']+)'", drawn)[1]
     assert "data-points='20'" in drawn
 
 
 def test_the_chart_takes_odd_losses() -> None:
-    assert "appears here" in progress.chart(events.State())
-    assert "appears here" in progress.chart(state(events.Step(step=1, loss=1.0, **STEP)))
+    assert "appears here" in run_html.chart(events.State())
+    assert "appears here" in run_html.chart(state(events.Step(step=1, loss=1.0, **STEP)))
     flat = state(*(events.Step(step=step, loss=0.0, **STEP) for step in (1, 2)))
-    assert "<svg" in progress.chart(flat)
+    assert "<svg" in run_html.chart(flat)
     broken = state(
         *(events.Step(step=step, loss=loss, **STEP) for step, loss in ((1, 1.0), (2, float("nan")), (3, 2.0)))
     )
-    assert "nan" not in progress.chart(broken)
+    assert "nan" not in run_html.chart(broken)
 
 
 def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:
     failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
-    drawn = progress.status(view(run, "failed", failed))
+    drawn = run_html.status(view(run, "failed", failed))
     assert "role='alert'" in drawn
     assert "Out of &lt;memory&gt;." in drawn
     assert "Lower it." in drawn
@@ -78,7 +78,7 @@ def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) 
 
 def test_an_interrupted_run_offers_to_resume_from_its_checkpoint(run: Run) -> None:
     checkpoint = events.Checkpoint(step=25, folder="checkpoints/000025")
-    drawn = progress.status(view(run, "interrupted", checkpoint))
+    drawn = run_html.status(view(run, "interrupted", checkpoint))
     assert "interrupted" in drawn
     assert "from step 25" in drawn
 
@@ -89,28 +89,28 @@ def test_previews_are_in_rows_by_prompt_with_the_newest_first_and_escaped(run: R
         for step in (10, 20)
         for number in (0, 1)
     ]
-    drawn = progress.previews(view(run, "running", *made))
+    drawn = run_html.previews(view(run, "running", *made))
     assert drawn.count("<h2>") == 2
     assert "<b>0" not in drawn
     assert drawn.index("000020_0") < drawn.index("000010_0") < drawn.index("000020_1")
 
 
 def test_warnings_are_escaped() -> None:
-    assert "&lt;i&gt;" in progress.warnings(state(events.Warned(message="<i>")))
-    assert progress.warnings(state()) == ""
+    assert "&lt;i&gt;" in run_html.warnings(state(events.Warned(message="<i>")))
+    assert run_html.warnings(state()) == ""
 
 
 @pytest.mark.parametrize(("count", "text"), [(2, "a few seconds"), (41, "40 s"), (200, "3 min"), (9000, "2.5 h")])
 def test_time_in_words(count: float, text: str) -> None:
-    assert progress.seconds(count) == text
+    assert run_html.seconds(count) == text
 
 
 def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
-    assert progress.pill(None) == ""
-    assert progress.pill(view(run, "finished")) == ""
-    assert "Training 25%" in progress.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
+    assert run_html.pill(None) == ""
+    assert run_html.pill(view(run, "finished")) == ""
+    assert "Training 25%" in run_html.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
     runs.ask(run, "stop")
-    assert "Stopping" in progress.pill(view(run, "running"))
+    assert "Stopping" in run_html.pill(view(run, "running"))
 
 
 def test_a_watch_reads_only_what_is_new_and_its_stamp_changes_with_it(run: Run) -> None:

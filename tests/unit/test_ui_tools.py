@@ -12,10 +12,11 @@ from trainer import runs
 from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
 from trainer.runs import events
-from ui import adapters, media
+from ui.server import media
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
 from ui.tabs import download, file_tools, try_out
 from ui.tabs.file_tools import Request
-from ui.watch import Watch
 
 
 @pytest.fixture
@@ -35,17 +36,17 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
     assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in told
     assert "<b>fox" not in told
     assert "&lt;b&gt;fox" in told
-    assert adapters.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapters.NONE]
-    assert adapters.find("kept:my-fox").read_bytes() == dropped.read_bytes()
-    assert adapters.run_of("kept:my-fox") is None
+    assert adapter_choices.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
+    assert adapter_choices.find("kept:my-fox").read_bytes() == dropped.read_bytes()
+    assert adapter_choices.run_of("kept:my-fox") is None
     file_tools.take(str(dropped))
-    assert [path.stem for path in adapters.kept()] == ["my-fox", "my-fox-2"]
+    assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
     assert "/download/kept/my-fox.safetensors" in download.table(Watch())
-    adapters.discard("my-fox")
-    assert [path.stem for path in adapters.kept()] == ["my-fox-2"]
+    adapter_choices.discard("my-fox")
+    assert [path.stem for path in adapter_choices.kept()] == ["my-fox-2"]
     for key in ("kept:my-fox", "kept:../x", "kept:"):
         with pytest.raises(UserError):
-            adapters.find(key)
+            adapter_choices.find(key)
 
 
 def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
     told = file_tools.take(str(path))[1]
     assert "can hold programs" in told
     assert str(tmp_path) not in told
-    assert adapters.kept() == []
+    assert adapter_choices.kept() == []
     assert file_tools.take(None) == [None, ""]
 
 
@@ -71,7 +72,7 @@ def test_kept_files_are_served_by_name(dropped: Path) -> None:
 def test_commands(dropped: Path) -> None:
     file_tools.take(str(dropped))
     file_tools.take(str(dropped))
-    file, other = (str(path) for path in adapters.kept())
+    file, other = (str(path) for path in adapter_choices.kept())
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
     end = ["--out", "out.safetensors", "--json"]
     form = ["--to", "kohya", "--precision", "fp16"]
@@ -142,7 +143,7 @@ def test_several_adapters_at_once(dropped: Path) -> None:
 
     file_tools.take(str(dropped))
     file_tools.take(str(dropped))
-    file, other = (str(path) for path in adapters.kept())
+    file, other = (str(path) for path in adapter_choices.kept())
     painter = FakePainter()
     more = ("kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
     asked = asked_for("kept:my-fox", view="before", strength=0.8, others=more)

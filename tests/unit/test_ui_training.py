@@ -17,10 +17,11 @@ from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui import bases, form, memory, presets
-from ui.painter import Painter
+from ui.state import base_model_choices, page_memory, saved_settings
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import run_view, train
-from ui.watch import Watch
+from ui.widgets import settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
@@ -68,7 +69,7 @@ def test_the_form_is_as_it_was_left(character: Path) -> None:
     left = given(**{"form-adapter-rank-lora": 5})
     train.keep_settings(*left)
     assert form_of(train.show("rin")) == left[6:]
-    memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
+    page_memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
     assert form_of(train.show("rin")) == FORM
 
 
@@ -101,7 +102,7 @@ def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Pat
     first, second = train.refill(*sent), train.refill(*sent)
     assert first == second
     filled, *values = first
-    standard = form.values(train.ENTRIES, form.standard("character", str(tiny_sd)))
+    standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
     differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
     assert differ == {"form-adapter-rank-lora"}
     # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
@@ -128,7 +129,7 @@ def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tin
 def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
     assert not train.asks_for_trigger(answers())
     assert train.asks_for_trigger(answers(trigger=" "))
-    memory.remember("rin", "without-trigger", "yes")
+    page_memory.remember("rin", "without-trigger", "yes")
     assert not train.asks_for_trigger(answers(trigger=" "))
 
 
@@ -144,19 +145,19 @@ def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
             train.use_preset(wrong)
     with pytest.raises(UserError, match="no name"):
         train.keep_preset(" ", *left)
-    (presets.folder() / "odd.toml").write_text('preset = "odd"')
+    (saved_settings.folder() / "odd.toml").write_text('preset = "odd"')
     with pytest.raises(UserError, match="cannot be used"):
         train.use_preset("odd")
 
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
-    assert [base for _, base in bases.choices()] == ["micro"]
+    assert [base for _, base in base_model_choices.choices()] == ["micro"]
     shutil.copytree(tiny_sd, storage.models() / "tiny")
     (storage.models() / "notes.txt").touch()
     (storage.models() / "odd.safetensors").touch()
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
-    labels = [label for label, _ in bases.choices()]
+    labels = [label for label, _ in base_model_choices.choices()]
     assert labels[1:] == ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
 
 
@@ -164,7 +165,7 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
     run = train.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
     config = run.config()
     assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
-    assert memory.answer("rin", "name") == "mine"
+    assert page_memory.answer("rin", "name") == "mine"
 
 
 def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:

@@ -12,20 +12,21 @@ from tests.unit.tabs import FakePainter, asked_for
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import adapters, media
+from ui.server import media
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
 from ui.tabs import comparison, sample_images, try_out
-from ui.watch import Watch
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
-    keys = [key for _, key in adapters.choices(Watch())]
+    keys = [key for _, key in adapter_choices.choices(Watch())]
     assert keys == [finished.id, f"{finished.id}@5", ""]
-    assert adapters.find(finished.id) == finished.export
-    assert adapters.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
+    assert adapter_choices.find(finished.id) == finished.export
+    assert adapter_choices.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
     for key in (f"{finished.id}@2", "../x", "nobody"):
         with pytest.raises(UserError):
-            adapters.find(key)
-    assert adapters.find(f"{finished.id}@../../x") == finished.export
+            adapter_choices.find(key)
+    assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
     assert try_out.offer(Watch(), None, "", 20, 3.0, try_out.USUAL)[1] == "miraxo"
 
 

@@ -17,9 +17,10 @@ from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from trainer.runs import ending
-from ui import memory, progress
-from ui.handling import QUIET, handled
+from ui.state import page_memory
 from ui.tabs import image_grid
+from ui.widgets import run_html
+from ui.widgets.handlers import QUIET, handled
 
 TEMPLATE = "{trigger}, {class}, {caption}"
 EXISTING = [
@@ -133,7 +134,7 @@ def show(project: str) -> list[Any]:
     """Values of `Tools.shown` for a project."""
     if not project:
         return ["", "", "", "", *draw("")]
-    return [memory.answer(project, "class"), memory.answer(project, "caption-model"), "", "", *draw(project)]
+    return [page_memory.answer(project, "class"), page_memory.answer(project, "caption-model"), "", "", *draw(project)]
 
 
 # Changes --------------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], N
             "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED
         )
     run = captioning.create(CaptionConfig(dataset=project, model=name, existing=existing))
-    memory.remember(project, "caption-model", name)
+    page_memory.remember(project, "caption-model", name)
     begin(run)
     return draw(project)
 
@@ -232,12 +233,12 @@ def _told(view: runs.View) -> str:
         case "finished" | "stopped":
             written = sum(1 for text in captioning.words(view.run).values() if text)
             told = count("{state}: {n} caption was written.", "{state}: {n} captions were written.", written,
-                         state=progress.WORDS[view.status])  # fmt: skip
+                         state=run_html.WORDS[view.status])  # fmt: skip
             return f"<p class='quiet' role='status'>{told}</p>"
         case "interrupted":
             told = say("It was interrupted. Start it again; nothing was changed.")
             return f"<p class='quiet' role='status'>{told}</p>"
-    text = progress.phase(phase) if phase else progress.word(view)
+    text = run_html.phase(phase) if phase else run_html.word(view)
     share = phase.done / phase.total if phase and phase.total else 0.0
     value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{say('Captions')}'"
     bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from trainer.i18n import say
-from ui import adapters
-from ui.watch import Watch
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
 
 VIEWS = [
     (say("One picture"), "one"), (say("Before and after"), "before"), (say("With a slider"), "slide"),
@@ -55,14 +55,14 @@ def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
 
     An adapter that came from elsewhere stands alone.
     """
-    run = adapters.run_of(key)
+    run = adapter_choices.run_of(key)
     if run is None:
         return [(key, say("this file") if key else say("without the adapter"))]
     state = watch.look(run).state
     end = f"{run.id}@{state.step}" if state.export else ""  # the finished adapter once more
     found = [
         (one, say("step {step}", step=step) if (step := one.partition("@")[2]) else say("finished"))
-        for _, one in adapters.choices(watch)
+        for _, one in adapter_choices.choices(watch)
         if one.partition("@")[0] == run.id and one != end
     ][::-1]
     if len(found) <= MOST:

@@ -11,11 +11,13 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import View, archive
-from ui import adapters, media, progress
-from ui.handling import QUIET, handled
+from ui.server import media
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch, label
 from ui.tabs import file_tools
-from ui.texts import read
-from ui.watch import Watch, label
+from ui.widgets import run_html
+from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import read
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def build(watch: Watch) -> Tab:
 
     def remove(query: str, event: gr.EventData) -> list[Any]:
         if event.file:
-            adapters.discard(str(event.file))
+            adapter_choices.discard(str(event.file))
         else:
             archive.delete(runs.find(str(event.run)))
         return _listed(watch, query)
@@ -65,7 +67,7 @@ def build(watch: Watch) -> Tab:
 
 def show(watch: Watch) -> list[Any]:
     """Values of `Tab.shown`: all files as they are on disk."""
-    return [*_listed(watch, ""), "", gr.Dropdown(adapters.choices(watch)[:-1])]
+    return [*_listed(watch, ""), "", gr.Dropdown(adapter_choices.choices(watch)[:-1])]
 
 
 def _listed(watch: Watch, query: str) -> list[Any]:
@@ -78,15 +80,15 @@ def table(watch: Watch, query: str = "") -> str:
     rows = [_row(view) for view in watch.every() if all(word in _said(view) for word in words)]
     if words and not rows:
         return f"<div class='empty'>{escape(say('No run has “{query}”.', query=query.strip()))}</div>"
-    if not rows and not adapters.kept():
+    if not rows and not adapter_choices.kept():
         return f"<div class='empty'>{say('No adapters yet. They appear here once training has begun.')}</div>"
-    notes = (progress.practice(view) for view in watch.every() if view.state.export)
-    return f"{next(filter(None, notes), '')}<div class='runs'>{''.join(rows)}</div>{adapters.table()}"
+    notes = (run_html.practice(view) for view in watch.every() if view.state.export)
+    return f"{next(filter(None, notes), '')}<div class='runs'>{''.join(rows)}</div>{adapter_choices.table()}"
 
 
 def _said(view: View) -> str:
     """What a search looks into."""
-    return f"{label(view.run)} {view.run.id} {_trigger(view)} {progress.WORDS[view.status]}".lower()
+    return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.WORDS[view.status]}".lower()
 
 
 def _row(view: View) -> str:
@@ -115,7 +117,7 @@ def _row(view: View) -> str:
         )
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{image}<div><h2>{escape(label(run))} "
-        f"<span class='pill {view.status}'>{progress.WORDS[view.status]}</span></h2><p>{' &middot; '.join(facts)}</p>"
+        f"<span class='pill {view.status}'>{run_html.WORDS[view.status]}</span></h2><p>{' &middot; '.join(facts)}</p>"
         f"<p class='links'>{_links(view)}{bin_button}</p>{_checked(view)}</div></article>"
     )
 
@@ -123,7 +125,7 @@ def _row(view: View) -> str:
 def _checked(view: View) -> str:
     """What the programs make of the run's files, as it was found when they were written."""
     return "".join(
-        adapters.verdicts(one.verdicts, (*one.problems, *one.notes))
+        adapter_choices.verdicts(one.verdicts, (*one.problems, *one.notes))
         for one in view.state.verified
         if (view.run.folder / one.file).is_file() and not one.file.startswith("peft/")
     )
@@ -142,7 +144,8 @@ def _links(view: View) -> str:
     if path and path.is_file():
         link = f"/download/{quote(run.id)}/{quote(path.name)}"
         links.append(
-            f"<a class='download' download href='{link}'>{escape(path.name)} ({adapters.size(path.stat().st_size)})</a>"
+            f"<a class='download' download href='{link}'>{escape(path.name)} "
+            f"({adapter_choices.size(path.stat().st_size)})</a>"
         )
     if any((run.folder / one.file).is_file() for one in view.state.verified if one.file.startswith("peft/")):
         links.append(f"<a download href='/download/{quote(run.id)}/peft'>{say('in the form of diffusers')}</a>")

@@ -20,9 +20,9 @@ import gradio as gr
 from trainer import storage
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import adapters
-from ui.handling import QUIET, handled, sentence
-from ui.watch import Watch
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
+from ui.widgets.handlers import QUIET, handled, sentence
 
 HOURS = 6 * 3600.0  # the longest that a tool may take: extraction from large models on a slow machine
 TOOLS = [
@@ -79,7 +79,7 @@ def build(watch: Watch, listing: gr.HTML, table: Any) -> Tab:  # noqa: ANN401 - 
         result = gr.HTML(elem_id="tool-result")
 
     def look(path: str | None) -> list[Any]:
-        return [*take(path), table(), gr.Dropdown(adapters.choices(watch)[:-1])]
+        return [*take(path), table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
 
     def work(*given: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - values of the fields
         yield [WORKING, gr.skip(), gr.skip()]
@@ -87,7 +87,7 @@ def build(watch: Watch, listing: gr.HTML, table: Any) -> Tab:  # noqa: ANN401 - 
             said = run(Request(given[0], *given[1:]))
         except UserError as error:
             said = f"<p role='alert'>{escape(sentence(error))}</p>"
-        yield [said, table(), gr.Dropdown(adapters.choices(watch)[:-1])]
+        yield [said, table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
 
     dropped.upload(
         handled(look), dropped, [dropped, looked, listing, fields["chosen"]],
@@ -148,9 +148,9 @@ def take(path: str | None) -> list[Any]:
     """Keep a dropped file if it is sound, and tell what is in it; the drop zone is emptied."""
     if not path:
         return [None, ""]
-    told = adapters.describe(Path(path))
+    told = adapter_choices.describe(Path(path))
     if "role='alert'" not in told:
-        adapters.keep(Path(path))
+        adapter_choices.keep(Path(path))
     return [None, told]
 
 
@@ -161,7 +161,7 @@ def arguments(request: Request, out: Path) -> list[str]:
         UserError: something is missing or is no number.
     """
     uses = USES.get(request.tool, set())
-    chosen = [str(adapters.find(key)) for key in request.chosen or ()] if "chosen" in uses else []
+    chosen = [str(adapter_choices.find(key)) for key in request.chosen or ()] if "chosen" in uses else []
     if "chosen" in uses and not chosen:
         raise UserError("No adapter is chosen.", "Choose at least one.")
     if request.tool in ("resize", "convert") and len(chosen) > 1:
@@ -234,7 +234,7 @@ def run(request: Request) -> str:
     with tempfile.TemporaryDirectory(dir=storage.uploads()) as folder:
         made = Path(folder) / f"{storage.safe_name(request.name, 'adapter')}.safetensors"
         facts = call(arguments(request, made))
-        out = adapters.keep(made)
+        out = adapter_choices.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
     error = say("It is exact up to the rounding of its precision.")
     if facts["error"]:
@@ -243,7 +243,7 @@ def run(request: Request) -> str:
             most=facts["worst_layer_error"],
         )  # fmt: skip
     notes = "".join(f"<p>{escape(one)}</p>" for one in facts["notes"])
-    return f"<p>{link} ({adapters.size(facts['bytes'])}). {error}</p>{notes}{adapters.describe(out)}"
+    return f"<p>{link} ({adapter_choices.size(facts['bytes'])}). {error}</p>{notes}{adapter_choices.describe(out)}"
 
 
 def _model_path(request: Request) -> Path:

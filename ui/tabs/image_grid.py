@@ -21,7 +21,7 @@ from trainer.data.checks import Problem
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from ui import memory
+from ui.state import page_memory
 
 PAGE = 100
 SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
@@ -85,7 +85,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     project = Project(name or "", trigger, read_at=time.monotonic())
     if project.folder is None:
         return project
-    preset, base = memory.answer(project.name, "preset"), memory.answer(project.name, "base") or MICRO
+    preset, base = page_memory.answer(project.name, "preset"), page_memory.answer(project.name, "base") or MICRO
     preset = preset if preset in ("character", "style") else "character"
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
     found = checks.find(

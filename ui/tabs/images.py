@@ -15,12 +15,13 @@ import gradio as gr
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from ui import gauging, media, memory
-from ui.handling import QUIET, answered, handled
+from ui.server import media
+from ui.state import gauging, page_memory
 from ui.tabs import caption_tools, image_grid
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Look
-from ui.texts import read
+from ui.widgets.handlers import QUIET, answered, handled
+from ui.widgets.templates import read
 
 FIRST = "my-pictures"  # the project of who has none
 SHIPPED = "example-"  # how the names of the data sets that come along begin
@@ -149,7 +150,7 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
 
 def show(project: str) -> list[Any]:
     """Values of `Tab.shown` for a project."""
-    trigger = memory.answer(project, "trigger") if project else ""
+    trigger = page_memory.answer(project, "trigger") if project else ""
     return [trigger, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
 
 
@@ -208,7 +209,7 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     picture = media.find_picture(project, name)
     dataset.write_caption(picture, str(argument["text"])[:10_000])
     written_at = time.monotonic()
-    found = image_grid.read(project, memory.answer(project, "trigger"))
+    found = image_grid.read(project, page_memory.answer(project, "trigger"))
     return {"at": written_at, "badges": found.badges(name), **image_grid.length(found, dataset.read_caption(picture))}
 
 
@@ -260,7 +261,7 @@ def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     folder, word = image_grid.folder_of(project), dataset.one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
-    memory.remember(project, "trigger", word)
+    page_memory.remember(project, "trigger", word)
     said = _change_all(folder, caption_edits.in_front(word), say("put {word!r} in front", word=word))
     return [_said(said), *image_grid.draw(project, word, look)]
 
@@ -277,7 +278,7 @@ def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) ->
     """Make every caption by a template."""
     change = caption_tools.filled(trigger, template, noun)
     said = _change_all(image_grid.folder_of(project), change, say("fill in the template"))
-    memory.remember(project, "class", dataset.one_line(noun or ""))
+    page_memory.remember(project, "class", dataset.one_line(noun or ""))
     return [_said(said), *image_grid.draw(project, trigger, look), ""]
 
 

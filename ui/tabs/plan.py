@@ -16,8 +16,9 @@ from trainer.data import checks, dataset, reach
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from ui import bases, form, progress
-from ui.answers import ENTRIES, Answers, settings
+from ui.state import base_model_choices
+from ui.state.answers import ENTRIES, Answers, settings
+from ui.widgets import run_html, settings_form
 
 EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
 ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
@@ -37,10 +38,10 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     try:
         config = settings(named)
     except UserError as error:
-        return [escape(str(error)), gr.skip(), form.conflicts(ENTRIES, named.data())]
+        return [escape(str(error)), gr.skip(), settings_form.conflicts(ENTRIES, named.data())]
     before = runs.alike(config)
     pace = before.seconds_per_step if before else None
-    standard = form.standard(answers.preset, answers.base)
+    standard = settings_form.standard(answers.preset, answers.base)
     sentences = " ".join([_summary(config, pictures, before), *_cautions(config, folder, examples)])
     return [sentences, _efforts(config, pictures, standard, pace), {}]
 
@@ -54,7 +55,7 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
             count(
                 "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
                 "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
-                pictures, steps=steps, times=times, time=progress.seconds(before.seconds_per_step * steps),
+                pictures, steps=steps, times=times, time=run_html.seconds(before.seconds_per_step * steps),
             ),
             _memory(before),
         ]  # fmt: skip
@@ -92,7 +93,7 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     """What to know before a start on the built-in base: what it is for, and whether it can draw these pictures."""
     if config.model.base != MICRO:
         return []
-    sentences = [bases.practice(MICRO)]
+    sentences = [base_model_choices.practice(MICRO)]
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:
         kind = checks.KINDS["beyond micro"]
@@ -117,7 +118,7 @@ def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: fl
     for key, (words, factor) in EFFORTS.items():
         seen = round(standard.training.exposures * factor)
         training = config.training.model_copy(update={"exposures": seen, "steps": 0})
-        took = progress.seconds(pace * adjustments.planned_steps(training, pictures)) if pace else ""
+        took = run_html.seconds(pace * adjustments.planned_steps(training, pictures)) if pace else ""
         labels.append((say("{effort}, about {time}", effort=words, time=took) if took else words, key))
         if config.training.steps == 0 and config.training.exposures == seen:
             chosen = key

@@ -11,15 +11,15 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
 from trainer.runs import archive, ending
-from ui import form, progress
-from ui.handling import QUIET, handled
-from ui.painter import Painter
-from ui.texts import read
-from ui.watch import Watch, label, log_tail, stamp
+from ui.state.run_watcher import Watch, label, log_tail, stamp
+from ui.state.sampler_client import Painter
+from ui.widgets import run_html, settings_form
+from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import read
 
 NOTHING = f"<div class='empty'>{say('Nothing has been trained yet.')}</div>"
 EMPTY = f"<div class='empty'>{say('The loss curve and preview pictures appear here once training starts.')}</div>"
-TITLES = {".".join(entry.path): entry.title for entry in form.entries()}
+TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 BUTTONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("pause", say("Pause"), {}),
     ("stop", say("Stop and save"), {"variant": "stop"}),
@@ -93,14 +93,14 @@ def tick(watch: Watch, run_id: str | None, seen: Any) -> list[Any] | Any:  # noq
     chosen = view.run.id if view else None
     unchanged = seen is not None and bool(seen) and seen[0] == known and chosen == run_id
     picker = gr.skip() if unchanged else gr.Dropdown(choices, value=chosen, visible=bool(choices))
-    return [progress.pill(active), picker, now, *_drawn(view)]
+    return [run_html.pill(active), picker, now, *_drawn(view)]
 
 
 def _drawn(view: runs.View | None) -> list[Any]:
     if view is None:
         return [EMPTY, "", "", "", "", *(gr.Button(visible=False) for _ in BUTTONS)]
     texts = [
-        progress.status(view), progress.chart(view.state), progress.previews(view), progress.warnings(view.state),
+        run_html.status(view), run_html.chart(view.state), run_html.previews(view), run_html.warnings(view.state),
         log_tail(view.run),
     ]  # fmt: skip
     return [*texts, *_buttons(view)]

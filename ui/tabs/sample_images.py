@@ -17,7 +17,7 @@ from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import media
+from ui.server import media
 
 KEPT = 200
 SHOWN = 12  # of those made last

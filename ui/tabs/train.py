@@ -14,17 +14,18 @@ from trainer.config import TrainConfig
 from trainer.data import checks
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import bases, form, memory, presets
-from ui.answers import ENTRIES, Answers, settings
-from ui.handling import QUIET, handled
-from ui.painter import Painter
+from ui.state import base_model_choices, page_memory, saved_settings
+from ui.state.answers import ENTRIES, Answers, settings
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import run_view
 from ui.tabs.image_grid import folder_of
 from ui.tabs.images import TYPED_FIRST
 from ui.tabs.plan import EFFORTS, plan
 from ui.tabs.run_view import Live
-from ui.texts import read
-from ui.watch import Watch
+from ui.widgets import settings_form
+from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import read
 
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE = 3.0  # seconds in which the same start again is the same click
@@ -54,7 +55,7 @@ class Tab:
 
 def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -> Tab:
     """Draw the tab and connect it."""
-    filled = gr.JSON(asdict(form.fill(ENTRIES, "character", MICRO, {})), visible=False)
+    filled = gr.JSON(asdict(settings_form.fill(ENTRIES, "character", MICRO, {})), visible=False)
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
             preset = gr.Radio(
@@ -72,7 +73,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
                 [(words, key) for key, (words, _) in EFFORTS.items()], value="balanced",
                 label=say("How long may it take?"), elem_id="effort", interactive=True,
             )  # fmt: skip
-            apart = form.widget(ENTRIES, TEXT_ENCODER, form.standard("character", MICRO))
+            apart = settings_form.widget(ENTRIES, TEXT_ENCODER, settings_form.standard("character", MICRO))
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
             with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
@@ -81,7 +82,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, painter: Painter, watch: Watch) -
             conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
             with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
                 kept, use, keep_as, save = _presets()
-                widgets = form.widgets(ENTRIES, form.standard("character", MICRO), apart)
+                widgets = settings_form.widgets(ENTRIES, settings_form.standard("character", MICRO), apart)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = Live(pill)
     answers = [project, preset, name, trigger, base, filled, *widgets]
@@ -112,7 +113,7 @@ def _presets() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
     """Settings under a name of the person's own."""
     with gr.Row(elem_classes="bottom"):
         kept = gr.Dropdown(
-            presets.names(), label=say("Settings you kept"), elem_id="kept-settings", interactive=True, scale=3
+            saved_settings.names(), label=say("Settings you kept"), elem_id="kept-settings", interactive=True, scale=3
         )
         use = gr.Button(say("Use"), elem_id="use-settings", scale=1, min_width=80)
     with gr.Row(elem_classes="bottom"):
@@ -169,7 +170,7 @@ def _connect_start(
         return [gr.Column(visible=False), *drawn]
 
     def begin_without(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-        memory.remember(Answers.of(*given).project, "without-trigger", "yes")
+        page_memory.remember(Answers.of(*given).project, "without-trigger", "yes")
         return begin(*given)
 
     for button, handler in ((start, begin), (without, begin_without)):
@@ -185,16 +186,16 @@ def _connect_start(
 
 def show(project: str) -> list[Any]:
     """Values of `Tab.shown` for a project: its answers, the settings as they were left, and the plan."""
-    preset = memory.answer(project, "preset") if project else "character"
+    preset = page_memory.answer(project, "preset") if project else "character"
     preset = preset if preset in {key for _, key in PRESETS} else "character"
-    name, trigger, base = (memory.answer(project, key) if project else "" for key in ("name", "trigger", "base"))
+    name, trigger, base = (page_memory.answer(project, key) if project else "" for key in ("name", "trigger", "base"))
     base = base or MICRO
     data: dict[str, Any] = {}
     with suppress(ValueError):
-        data = json.loads(memory.answer(project, "settings") or "{}") if project else {}
-    filled = form.fill(ENTRIES, preset, base, form.own_of(ENTRIES, data))
-    picker = gr.Dropdown(bases.choices(), value=base, allow_custom_value=True)
-    mine = gr.Dropdown(presets.names(), value=None)
+        data = json.loads(page_memory.answer(project, "settings") or "{}") if project else {}
+    filled = settings_form.fill(ENTRIES, preset, base, settings_form.own_of(ENTRIES, data))
+    picker = gr.Dropdown(base_model_choices.choices(), value=base, allow_custom_value=True)
+    mine = gr.Dropdown(saved_settings.names(), value=None)
     planned = plan(project, preset, name, trigger, base, asdict(filled), *filled.values)
     return [preset, name, trigger, picker, mine, asdict(filled), *filled.values, *planned]
 
@@ -202,15 +203,15 @@ def show(project: str) -> list[Any]:
 def keep(project: str | None, key: str, value: str) -> None:
     """Remember an answer for the next visit, unless it could not be used."""
     if project and (key != "name" or storage.NAME.fullmatch(value)):
-        memory.remember(project, key, value)
+        page_memory.remember(project, key, value)
 
 
 def keep_settings(*given: Any) -> None:  # noqa: ANN401 - values of the form
     """Remember what a person changed in the form, for the next visit of the project."""
     answers = Answers.of(*given)
     if answers.project:
-        memory.remember(answers.project, "base", answers.base)
-        memory.remember(answers.project, "settings", json.dumps(answers.settings()))
+        page_memory.remember(answers.project, "base", answers.base)
+        page_memory.remember(answers.project, "settings", json.dumps(answers.settings()))
 
 
 def keep_preset(name: str, *given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
@@ -218,38 +219,38 @@ def keep_preset(name: str, *given: Any) -> list[Any]:  # noqa: ANN401 - values o
     if not (name or "").strip():
         raise UserError("These settings have no name yet.", "Type one beside Keep.")
     answers = Answers.of(*given)
-    presets.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
-    return [gr.Dropdown(presets.names(), value=name.strip()), ""]
+    saved_settings.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
+    return [gr.Dropdown(saved_settings.names(), value=name.strip()), ""]
 
 
 def use_preset(name: str | None) -> list[Any]:
     """The form as it was kept under a name: preset, base, what it is filled from, and the values."""
     if not name:
         raise UserError("No settings are chosen.", "Choose some that you kept.")
-    kept = presets.load(name)
+    kept = saved_settings.load(name)
     preset, base = str(kept.get("preset", "character")), str(kept.get("base", MICRO))
     if preset not in {key for _, key in PRESETS}:
         raise UserError("The settings {name!r} cannot be used.", "Keep them anew.", name=name)
-    filled = form.fill(ENTRIES, preset, base, form.own_of(ENTRIES, dict(kept.get("settings", {}))))
+    filled = settings_form.fill(ENTRIES, preset, base, settings_form.own_of(ENTRIES, dict(kept.get("settings", {}))))
     return [preset, base, asdict(filled), *filled.values]
 
 
 def refill(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     """The form after another preset or base was chosen: what the person changed stays, the rest follows."""
     answers = Answers.of(*given)
-    filled = form.fill(ENTRIES, answers.preset, answers.base, answers.own)
+    filled = settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
     return [asdict(filled), *filled.values]
 
 
 def exposures(effort: str, preset: str, base: str | None) -> list[Any]:
     """How often the pictures are seen, and no fixed number of steps, for what a person has time for."""
-    standard = form.standard(preset, (base or "").strip()).training.exposures
+    standard = settings_form.standard(preset, (base or "").strip()).training.exposures
     return [round(standard * EFFORTS[effort][1]) if effort in EFFORTS else standard, 0]
 
 
 def asks_for_trigger(answers: Answers) -> bool:
     """Tell whether a start is to be held up once, because nothing would call what is taught."""
-    return bool(answers.project) and not answers.trigger and not memory.answer(answers.project, "without-trigger")
+    return bool(answers.project) and not answers.trigger and not page_memory.answer(answers.project, "without-trigger")
 
 
 def ready(answers: Answers) -> TrainConfig:
@@ -273,7 +274,7 @@ def create(answers: Answers) -> runs.Run:
     """
     config = ready(answers)
     for key, value in (("preset", config.preset), ("name", config.name), ("trigger", config.trigger)):
-        memory.remember(answers.project, key, value)
-    memory.remember(answers.project, "base", answers.base)
-    memory.remember(answers.project, "settings", json.dumps(answers.settings()))
+        page_memory.remember(answers.project, key, value)
+    page_memory.remember(answers.project, "base", answers.base)
+    page_memory.remember(answers.project, "settings", json.dumps(answers.settings()))
     return runs.create(config)

@@ -18,13 +18,14 @@ from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import archive
-from ui import adapters, media
-from ui.handling import QUIET, handled
-from ui.painter import Painter
+from ui.server import media
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 from ui.tabs import comparison, sample_images
 from ui.tabs.comparison import Cell
-from ui.texts import read
-from ui.watch import Watch
+from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import read
 
 USUAL = ("", 20, 3.0)  # prompt, steps and guidance before any adapter is chosen
 MORE = 3  # adapters beside the first
@@ -80,7 +81,9 @@ def build(painter: Painter, watch: Watch) -> Tab:
     last = gr.State([])  # files of the pictures on show
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
-            adapter = gr.Dropdown([adapters.NONE], value="", label=say("Adapter"), elem_id="adapter", interactive=True)
+            adapter = gr.Dropdown(
+                [adapter_choices.NONE], value="", label=say("Adapter"), elem_id="adapter", interactive=True
+            )
             prompt = gr.Textbox(label=say("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
             strength = gr.Slider(
                 0, 1.5, value=1.0, step=0.05, label=say("Strength"), elem_id="strength", interactive=True,
@@ -186,11 +189,11 @@ def offer(
 
     Nothing is sent to a field that its owner changed or that would not change: it may have been typed in meanwhile.
     """
-    listed = adapters.choices(watch)
+    listed = adapter_choices.choices(watch)
     keys = [key for _, key in listed]
     chosen = adapter if adapter in keys and adapter else keys[0]
     base, text, preview = MICRO, "", usual_settings(chosen)
-    if run := adapters.run_of(chosen):
+    if run := adapter_choices.run_of(chosen):
         config = run.config()
         base = config.model.base
         text = preview.prompts[0] if preview.prompts else config.trigger
@@ -228,7 +231,7 @@ def hold_training(watch: Watch) -> list[Any]:
 
 def usual_settings(adapter: str) -> configs.PreviewConfig:
     """How to paint with an adapter: as its run's previews were, or as suits the built-in base."""
-    if run := adapters.run_of(adapter):
+    if run := adapter_choices.run_of(adapter):
         return run.config().preview
     return configs.PreviewConfig.model_validate(configs.preset("character", MICRO)["preview"])
 
@@ -246,7 +249,9 @@ def restored(path: str | None, watch: Watch) -> list[Any]:
             Path(path).unlink(missing_ok=True)
     if told is None:
         raise UserError("This picture does not tell what made it.", "Use a PNG file that was made and saved here.")
-    keys = {archive.known_as(adapters.find(key)): key for _, key in reversed(adapters.choices(watch)) if key}
+    keys = {
+        archive.known_as(adapter_choices.find(key)): key for _, key in reversed(adapter_choices.choices(watch)) if key
+    }
     gone = [name for name, _ in told["adapters"] if name not in keys]
     if gone:
         raise UserError(
@@ -319,13 +324,13 @@ def _seldom(progress: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def request_of(asked: Asked, cell: Cell, model: configs.ModelConfig, seed: float) -> PictureConfig:
     """The checked request for one picture of a view."""
     beside = [
-        (adapters.find(key), float(one or 0))
+        (adapter_choices.find(key), float(one or 0))
         for key, one in zip(asked.others[::2], asked.others[1::2], strict=True)
         if key
     ]
     width, height = sample_images.size(asked.size or "")
     return sample_images.request(
-        base=model.base, adapters=[*([(adapters.find(cell.key), cell.strength)] if cell.key else []), *beside],
+        base=model.base, adapters=[*([(adapter_choices.find(cell.key), cell.strength)] if cell.key else []), *beside],
         prompt=(asked.prompt or "").strip(), negative=(asked.negative or "").strip(), seed=seed, steps=asked.steps,
         guidance=asked.guidance, width=width, height=height, revision=model.revision, objective=model.objective,
     )  # fmt: skip
@@ -339,7 +344,7 @@ def base_of(adapter: str | None, wanted: str = "") -> configs.ModelConfig:
     """
     if wanted and wanted.strip():
         return configs.check(configs.ModelConfig, {"base": wanted.strip()})
-    run = adapters.run_of(adapter or "")
+    run = adapter_choices.run_of(adapter or "")
     return run.config().model if run else configs.ModelConfig()
 
 

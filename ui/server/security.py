@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
-from ui import people
-from ui.people import Person
+from ui.server import accounts
+from ui.server.accounts import Person
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -105,7 +105,7 @@ class Guard:
         self._named = register is not None
         self._register = register
         if password:
-            everybody = {"": people.of(password)}
+            everybody = {"": accounts.of(password)}
             self._register = lambda: everybody
         self._sessions: dict[str, tuple[str, Person]] = {}
         self._tries: defaultdict[str, deque[float]] = defaultdict(deque)
@@ -203,7 +203,7 @@ class Guard:
             return
         fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
         name = fields.get("name", [""])[0].strip() if self._named else ""
-        person, given = known.get(name, people.NOBODY), fields.get("password", [""])[0]
+        person, given = known.get(name, accounts.NOBODY), fields.get("password", [""])[0]
         # A hash takes its time, which the others' requests do not wait for; so it does for a name that is not there.
         if await asyncio.to_thread(person.opens, given):
             session = secrets.token_urlsafe(32)

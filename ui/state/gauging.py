@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer import storage
 from trainer.base_models import MICRO
 from trainer.data import reach
-from ui import memory
+from ui.state import page_memory
 
 COMMAND = (sys.executable, "-m", "trainer", "gauge")
 PATIENCE = 180.0  # seconds that micro may take
@@ -33,7 +33,7 @@ _looks: list[_Look] = []  # one at a time
 
 def is_due(folder: Path) -> bool:
     """Whether a project is to be trained on micro, which has not seen its pictures yet."""
-    return (memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
+    return (page_memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
 
 
 def look(folder: Path) -> bool:

@@ -5,8 +5,8 @@ import inspect
 import gradio as gr
 
 from ui import page
-from ui.painter import Painter
-from ui.watch import Watch
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
 
 
 def endpoints() -> str:

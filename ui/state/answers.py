@@ -7,9 +7,9 @@ from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import dataset
-from ui import form
+from ui.widgets import settings_form
 
-ENTRIES = form.entries()
+ENTRIES = settings_form.entries()
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Answers:
     def of(cls, project: str | None, preset: str, name: str | None, *given: Any) -> "Answers":  # noqa: ANN401 - values of the form
         """Take the components' values, in the order of `Tab.answers`."""
         trigger, base, filled, *values = given
-        own = form.changed(ENTRIES, form.Filled(**filled), values)
+        own = settings_form.changed(ENTRIES, settings_form.Filled(**filled), values)
         base = (base or "").strip() or MICRO
         return cls(project or "", preset, (name or "").strip(), dataset.one_line(trigger or ""), base, own)
 
     def settings(self) -> dict[str, Any]:
         """Return the partial settings of the form's widgets."""
-        return form.partial(ENTRIES, self.own, form.standard(self.preset, self.base))
+        return settings_form.partial(ENTRIES, self.own, settings_form.standard(self.preset, self.base))
 
     def data(self) -> dict[str, Any]:
         """Return all that the form asks for as partial settings."""
@@ -47,4 +47,4 @@ def settings(answers: Answers) -> TrainConfig:
     Raises:
         UserError: something in it cannot be used; it is named.
     """
-    return form.build(ENTRIES, answers.data())
+    return settings_form.build(ENTRIES, answers.data())

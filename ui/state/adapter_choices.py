@@ -13,8 +13,8 @@ from trainer import runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui import media
-from ui.watch import Watch, label
+from ui.server import media
+from ui.state.run_watcher import Watch, label
 
 NONE = (say("None, the base model alone"), "")
 KEPT = "kept:"

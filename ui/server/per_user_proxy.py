@@ -26,8 +26,8 @@ import httpx
 
 from trainer import storage
 from trainer.i18n import LANGUAGE, say
-from ui import people
-from ui.guard import COOKIE, HTML, Message, Receive, Send, answer
+from ui.server import accounts
+from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
 
 Fields = list[tuple[bytes, bytes]]
 COMMAND = (sys.executable, str(storage.CHECKOUT / "app.py"))
@@ -117,7 +117,7 @@ class Door:
     async def _start(self, name: str) -> Workshop:
         """Start the server of a person. Who calls it before it is ready waits, as the socket is there already."""
         path = self._sockets / secrets.token_hex(8)
-        places = {"LIMNER_HOME": str(people.home(name)), "LIMNER_SHARED": str(storage.home())}
+        places = {"LIMNER_HOME": str(accounts.home(name)), "LIMNER_SHARED": str(storage.home())}
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen(CALLERS)

@@ -10,7 +10,7 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import View, events, queue
-from ui import bases
+from ui.state import base_model_choices
 
 WORDS = {
     "waiting": say("Waiting"),
@@ -162,7 +162,7 @@ def _waiting(view: View, now: float) -> str:
 def practice(view: View) -> str:
     """A line under a run on the built-in base: that it is for practice, and how to use a real one."""
     try:
-        sentence = bases.practice(view.run.config().model.base)
+        sentence = base_model_choices.practice(view.run.config().model.base)
     except (UserError, OSError):  # its settings cannot be read
         sentence = ""
     return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""

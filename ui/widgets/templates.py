@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.i18n import say
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent.parent / "static"
 MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 # A message may hold tags, but nothing that ends the quotes it stands in.
 _FITTED: dict[str, Callable[[str], str]] = {

@@ -10,8 +10,8 @@ import pytest
 CODE = """
 import json, resource, sys
 import numpy, psutil
-from trainer import allocator
-said = allocator.tune() if sys.argv[1] == "tuned" else False
+from trainer.training import malloc
+said = malloc.tune() if sys.argv[1] == "tuned" else False
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
@@ -22,7 +22,7 @@ before = faults()
 work()
 paged, process = faults() - before, psutil.Process()
 held = process.memory_info().rss
-allocator.trim()
+malloc.trim()
 print(json.dumps([said, paged, (held - process.memory_info().rss) / 2**20]))
 """
 

@@ -1,6 +1,6 @@
 """Who may come in where several people share a server: their register, and where the home of each one lies.
 
-The register is `people.toml` in the home folder, with a salt and a hash of each one's password. It knows no password.
+The register is `accounts.toml` in the home folder, with a salt and a hash of each one's password. It knows no password.
 """
 
 import hashlib

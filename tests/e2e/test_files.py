@@ -10,7 +10,7 @@ import torch
 
 from tests.e2e.conftest import Server, Visit
 from tests.e2e.test_page import PHONE, picture, tab
-from tests.unit.test_verify import good, metadata
+from tests.unit.adapter_files.test_compatibility import good, metadata
 from trainer.adapter_files import reader, safetensors_reader, writer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_tensors
 from tests.e2e.conftest import Server, Visit, wait
 from tests.e2e.test_images import choose, fill
 from tests.e2e.test_page import cards, tab
-from tests.unit.test_verify import good
+from tests.unit.adapter_files.test_compatibility import good
 from trainer import config, runs
 from trainer.runs import events
 

@@ -11,9 +11,9 @@ from tests.conftest import CHECKOUT
 @pytest.mark.parametrize(
     "command",
     [
-        ("tests.bench.crash", "--kills", "300"),
-        ("tests.bench.soak", "--steps", "2000", "--pictures", "200"),
-        ("tests.bench.many", "--pictures", "10000"),
+        ("benchmarks.crash", "--kills", "300"),
+        ("benchmarks.soak", "--steps", "2000", "--pictures", "200"),
+        ("benchmarks.many", "--pictures", "10000"),
     ],
     ids=["three hundred kills", "a soak", "ten thousand images"],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tabs import answers
+from tests.unit.ui.answers import answers
 from trainer import runs
 from trainer.runs import events
 from ui.state import gauging

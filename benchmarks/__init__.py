@@ -1,0 +1,1 @@
+"""Speed and quality, measured beside other trainers; run by hand, not by tests."""

@@ -1,0 +1,102 @@
+"""Ten thousand pictures in one zip: how long they take, in what memory, and whether the page answers meanwhile.
+
+python -m benchmarks.many [--pictures 10000] [--side 512]
+"""
+
+import argparse
+import io
+import tempfile
+import threading
+import time
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from tests.e2e.conftest import Server
+from tests.e2e.test_network import Page
+
+
+def make_zip(path: Path, pictures: int, side: int) -> None:
+    """Pictures of soft noise, no two alike, each with its caption."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(pictures):
+            small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            buffer = io.BytesIO()
+            small.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+            archive.writestr(f"{number:05d}.jpg", buffer.getvalue())
+            archive.writestr(f"{number:05d}.txt", f"miraxo, number {number}")
+
+
+def watch(server: Server, ended: threading.Event, answers: list[float], memory: dict[str, float]) -> None:
+    """Ask for the page again and again, and look at the memory of it and of what takes the pictures in."""
+    assert server.process is not None
+    page = psutil.Process(server.process.pid)
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        while True:
+            begun = time.monotonic()
+            assert web.get("/").status_code == 200
+            answers.append(time.monotonic() - begun)
+            for process in (page, *page.children()):
+                name = "page" if process == page else "intake"
+                with suppress(psutil.NoSuchProcess):  # it ended just now
+                    memory[name] = max(memory.get(name, 0), process.memory_info().rss / 2**20)
+            if ended.wait(0.5):
+                return
+
+
+def main() -> None:
+    """Run it from the command line."""
+    parser = argparse.ArgumentParser(description="Take in very many pictures at once.")
+    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--side", type=int, default=512)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made, home = folder / "set.zip", folder / "home"
+        make_zip(made, options.pictures, options.side)
+        (home / "datasets" / "many").mkdir(parents=True)
+        (home / "outputs").mkdir()
+        server = Server(home)
+        answers: list[float] = []
+        memory: dict[str, float] = {}
+        ended = threading.Event()
+        watcher = threading.Thread(target=watch, args=(server, ended, answers, memory))
+        try:
+            server.start()
+            watcher.start()
+            with httpx.Client(base_url=server.url, timeout=600) as web:
+                page = Page(web, web.get("/config").json())
+                page.call(page.opened(), [], "many")
+                add = page.given("upload")
+                begun = time.monotonic()
+                with made.open("rb") as file:
+                    (path,) = web.post("/gradio_api/upload", files={"files": ("set.zip", file)}).json()
+                uploaded = time.monotonic()
+                entry = {"path": path, "orig_name": "set.zip", "meta": {"_type": "gradio.FileData"}}
+                given = page.values(add, project="many", trigger="miraxo", upload=[entry])
+                said = page.call(add, page.without_states(add, given), "many", seconds=900)
+                taken = time.monotonic()
+                page.call(page.opened(), [], "again", seconds=300)
+                opened = time.monotonic()
+        finally:
+            ended.set()
+            watcher.join()
+            server.stop()
+        size = made.stat().st_size / 2**20
+        kept = len(list((home / "datasets" / "many").glob("*.jpg")))
+        assert kept == options.pictures, said[-1000:]
+        print(f"{kept} pictures ({size:.0f} MB) kept")
+        print(f"upload {uploaded - begun:.0f} s, taken in and shown {taken - uploaded:.0f} s")
+        print(f"the page with them opened anew in {opened - taken:.1f} s")
+        print("memory at the most, MB:", ", ".join(f"{one} {size:.0f}" for one, size in memory.items()))
+        print(f"page answered {len(answers)} times, at the slowest after {max(answers):.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Measures what recipes teach micro: likeness, adherence, drift, leak, copies, diversity and time, by a judge.
+
+    python -m benchmarks.quality run JUDGE_FOLDER FIGURES.csv [--only ours,kohya] [--subjects miraxo,dylan] [--seeds 1]
+    python -m benchmarks.quality table FIGURES.csv
+    python -m benchmarks.quality sheet FIGURES.csv PICTURE.png [--draw 0]
+    python -m benchmarks.quality --smoke
+
+`run` trains each recipe (benchmarks/recipes.py) on each held-out subject and grades its adapters at an eighth, a
+quarter, a half and the end of the run (ours without an ingredient at the end alone); a run that the CSV holds already
+is not done again. JUDGE_FOLDER is made as benchmarks/judge.py says. `table` prints what was found, with intervals, as
+Markdown. `sheet` lays out pictures of subjects and prompts that a seed draws. `--smoke` goes through all of it with a
+world, a judge and runs that are tiny.
+
+A row of the CSV is one picture, graded as benchmarks/grading.py says.
+"""
+
+import argparse
+import gc
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import grading, recipes, report, subjects
+from benchmarks import judge as judges
+from benchmarks.grading import NOISES, PROMPTS, Row, Yardstick
+from benchmarks.micro import load_base
+from benchmarks.recipes import ABLATIONS, GUARDED, OURS, PEERS, RECIPES, TUNED, WIDTH
+from benchmarks.subjects import CHARACTERS, STYLES, Subject
+from scripts.pretrain_micro.pictures import save_grid
+from trainer import runs
+from trainer.base_models import MICRO
+from trainer.config import TrainConfig
+from trainer.config.adjustments import planned_steps
+from trainer.data import dataset
+from trainer.errors import UserError
+from trainer.families import Family
+from trainer.runs import Run, events
+from trainer.train import train
+from trainer.training.checkpoint import ADAPTER
+
+PARTS = (8, 4, 2, 1)  # an adapter is graded after one over these of a run's steps
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: the recipe's rate is multiplied."""
+
+    subject: str
+    recipe: str
+    rate: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the CSV says of it."""
+        return self.subject, self.recipe, f"{self.rate:.4g}", str(self.seed)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """An adapter of a run: after which step, how many pictures seen, how many seconds of the processor."""
+
+    step: int
+    exposures: int
+    seconds: float
+    file: Path
+    finished: bool
+
+
+def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
+    """All trainings, those first that say most: recipes at micro's rate, as documented, ingredients, other rates."""
+    waves: list[dict[str, list[float]]] = [
+        {OURS: [1.0], **{name: [WIDTH] for name in PEERS}},
+        {name: [1.0] for name in PEERS},
+        {**{name: [1.0] for name in ABLATIONS}, **{name: [WIDTH] for name in GUARDED}},
+        {name: [rate for rate in TUNED if rate != WIDTH] for name in PEERS},
+    ]
+    tasks = {
+        Task(name, recipe, rate, seed): None
+        for wanted in waves
+        for seed in range(seeds)
+        for recipe, rates in wanted.items()
+        for rate in rates
+        for name in names
+        if not only or recipe in only
+    }
+    return list(tasks)
+
+
+def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int]) -> Iterator[Taught]:
+    """Train in `home`, and give the adapters to grade, the earliest first.
+
+    Seconds are of the processor, from before the base is loaded, without what starting Python takes: they mean the
+    same on a machine that has other work. The data set is copied, as encoded pictures are kept beside it.
+    """
+    steps = planned_steps(config.training, pictures)
+    every = max(1, steps // PARTS[0])
+    data = home / "dataset"
+    shutil.copytree(config.dataset, data, ignore=shutil.ignore_patterns(".cache"))
+    config = config.model_copy(update={
+        "dataset": str(data),
+        "preview": config.preview.model_copy(update={"every": 0, "steps": 1, "prompts": (config.trigger,)}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": every, "keep": 1000, "minutes": 1440.0}),
+    })  # fmt: skip
+    begun, at = time.process_time(), {}
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Checkpoint):
+            at[event.step] = time.process_time() - begun
+
+    run = Run(runs.create(config, home / "run").folder, listen)
+    train(config, run)
+    of_step = config.training.batch_size * config.training.accumulation
+    early = [every * PARTS[0] // part for part in parts[:-1]]
+    for step in [*(step for step in early if step < steps), steps]:
+        file = run.folder / "checkpoints" / f"{step:06d}" / ADAPTER
+        yield Taught(step, step * of_step, at[step], file, step == steps)
+
+
+def measure(
+    task: Task, subject: Subject, scale: Yardstick, family: Family, *, sheet: Path, steps: int = 0
+) -> list[Row]:
+    """Train and grade; leaves the last adapter's pictures with the trigger side by side in `sheet`."""
+    pictures = len(dataset.read(subject.dataset))
+    config = recipes.settings(RECIPES[task.recipe], subject, pictures, rate=task.rate, seed=task.seed)
+    if steps:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
+    rows = []
+    with tempfile.TemporaryDirectory() as home:
+        for one in taught(config, Path(home), pictures, PARTS[-1:] if task.recipe in ABLATIONS else PARTS):
+            family.pipeline().load_lora_weights(str(one.file.parent), weight_name=one.file.name)
+            graded, called = grading.called(scale, family, NOISES if one.finished else 1)
+            if one.finished:
+                graded += grading.uncalled(scale, family)
+            family.pipeline().unload_lora_weights()
+            when = {"step": one.step, "exposures": one.exposures, "seconds": round(one.seconds, 2)}
+            rows += [dict(zip(report.KEY, task.key, strict=True)) | when | row for row in graded]
+    save_grid(called, len(called), sheet)  # of the last
+    gc.collect()
+    return rows
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Do what is planned and not yet in the CSV."""
+    torch.set_num_threads(1)
+    judge = judges.load(parsed.folder)
+    recogniser = judges.Recogniser(judge, parsed.folder)
+    family = load_base(MICRO)
+    scales: dict[str, Yardstick] = {}
+    for task in waiting(parsed)[: parsed.count]:
+        subject, begun = subjects.find(parsed.folder, task.subject), time.monotonic()
+        if subject.name not in scales:
+            scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recogniser, family, parsed.prompts)
+        sheet = report.strip(parsed.csv, task.key)
+        try:
+            rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
+        except UserError as error:  # a rate that is much too high
+            print(f"{', '.join(task.key)}: {error}", flush=True)
+            continue
+        report.append(parsed.csv, rows)
+        print(
+            f"{', '.join(task.key)}: {rows[-1]['seconds']} CPU s of training, {time.monotonic() - begun:.0f} s in all",
+            flush=True,
+        )
+
+
+def waiting(parsed: argparse.Namespace) -> list[Task]:
+    """What is planned, changes something in its subject's preset, and is not in the CSV."""
+    there = report.read(parsed.csv)
+    return [
+        task
+        for task in plan(parsed.only, parsed.subjects, parsed.seeds)
+        if task.key not in there
+        and (
+            task.recipe not in ABLATIONS
+            or recipes.changes(RECIPES[task.recipe], subjects.find(parsed.folder, task.subject))
+        )
+    ]
+
+
+def smoke() -> None:
+    """Everything once, with a tiny world, a judge that has hardly been trained, and runs of a few steps."""
+    with tempfile.TemporaryDirectory() as home:
+        folder, scripts = Path(home), ROOT / "scripts" / "pretrain_micro"
+        for name, count, seed in (("train", 120, 1), ("test", 60, 2)):
+            drawing = ["node", scripts / "draw_world.mjs", folder / name, 128, count, 0, seed]
+            subprocess.run([str(one) for one in drawing], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["node", scripts / "draw_examples.mjs", folder / "subjects", "all"], check=True)
+        torch.set_num_threads(1)
+        save_file(judges.train(folder, steps=10).state_dict(), folder / "judge.safetensors")
+        figures = folder / "figures.csv"
+        run(_arguments(["run", str(folder), str(figures), "--only", f"{OURS},kohya", "--subjects", "miraxo",
+                        "--count", "2", "--steps", "2", "--prompts", "4"]))  # fmt: skip
+        print(report.table(figures))
+        report.sheet(figures, folder / "sheet.png", draw=0)
+
+
+def _arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="go through everything at tiny size")
+    actions = parser.add_subparsers(dest="action")
+    running, table, sheet = (actions.add_parser(name) for name in ("run", "table", "sheet"))
+    running.add_argument("folder", type=Path, help="of the judge")
+    for one in (running, table, sheet):
+        one.add_argument("csv", type=Path)
+    running.add_argument("--only", type=_listed, default=[], help=f"recipes, of: {', '.join(RECIPES)}")
+    running.add_argument("--subjects", type=_listed, default=[*CHARACTERS, *STYLES])
+    running.add_argument("--seeds", type=int, default=2)
+    running.add_argument("--count", type=int, help="so many runs; default: all")
+    running.add_argument("--prompts", type=int, default=PROMPTS, help="for each subject; the same in all of a CSV")
+    running.add_argument("--steps", type=int, default=0, help="of each run instead of the recipe's")
+    sheet.add_argument("picture", type=Path)
+    sheet.add_argument("--draw", type=int, default=0, help="seed of what is drawn")
+    return parser.parse_args(given)
+
+
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
+def main() -> None:
+    """Read the arguments and do one of it."""
+    parsed = _arguments()
+    if parsed.smoke:
+        smoke()
+    elif parsed.action == "run":
+        run(parsed)
+    elif parsed.action == "table":
+        print(report.table(parsed.csv))
+    else:
+        report.sheet(parsed.csv, parsed.picture, draw=parsed.draw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""What the quality bench found: its CSV, means with bootstrap intervals, curves, time to be as good, picture sheets.
+
+An interval is from resampling subjects, the training seeds of each, and the prompts of each run (Efron 1979). A
+difference is taken run by run, the same subject and seed, before it is resampled.
+"""
+
+import csv
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.recipes import ABLATIONS, GUARDED, OURS, PEERS, TUNED, WIDTH
+from benchmarks.subjects import STYLES
+
+KEY = ("subject", "recipe", "rate", "seed")
+COLUMNS = (
+    *KEY, "step", "exposures", "seconds", "prompts", "number", "noise", "seen", "adherence", "likeness", "colors",
+    "copy", "diversity", "drift",
+)  # fmt: skip
+WITHOUT_TRIGGER = ("plain", "people")
+# Name in the table: kinds of prompts, column of the CSV.
+FIGURES: dict[str, tuple[tuple[str, ...], str]] = {
+    "seen": (("called",), "seen"),
+    "likeness": (("called",), "likeness"),
+    "by colors": (("called",), "colors"),
+    "adherence": (("called",), "adherence"),
+    "leak, plain": (("plain",), "seen"),
+    "leak, people": (("people",), "seen"),
+    "drift": (WITHOUT_TRIGGER, "drift"),
+    "copy": (("called",), "copy"),
+    "diversity": (("called",), "diversity"),
+}
+DRAWS = 2000
+NEAR = 0.01  # a difference in likeness below this is none
+SHOWN = 12  # pictures of a line of a sheet
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Key = tuple[str, ...]
+Rows = list[dict[str, str]]
+Label = tuple[str, str]  # recipe and rate
+
+
+def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add the rows of a run, all at once."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401 - a cell
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def read(path: Path) -> dict[Key, Rows]:
+    """The rows by run."""
+    found: dict[Key, Rows] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(tuple(row[name] for name in KEY), []).append(row)
+    return found
+
+
+def strip(path: Path, key: Key) -> Path:
+    """Where the last pictures of a run are, side by side."""
+    return path.with_suffix("") / f"{' '.join(key)}.png"
+
+
+def by_step(rows: Rows) -> dict[int, Rows]:
+    """The rows of a run by the adapter that they grade, the earliest first."""
+    found: dict[int, Rows] = {}
+    for row in rows:
+        found.setdefault(int(row["step"]), []).append(row)
+    return dict(sorted(found.items()))
+
+
+def last(rows: Rows) -> Rows:
+    """The rows of the finished adapter."""
+    return list(by_step(rows).values())[-1]
+
+
+def values(rows: Rows, kinds: Sequence[str], column: str) -> Array:
+    """A figure for each prompt, the mean of its pictures."""
+    prompts: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["prompts"] in kinds:
+            prompts.setdefault((row["prompts"], row["number"]), []).append(float(row[column]))
+    return np.array([np.mean(one) for one in prompts.values()])
+
+
+def score(rows: Rows) -> Array:
+    """Likeness times adherence of each prompt: the one number to rank by, Peng et al. 2024, arXiv 2406.16855."""
+    return values(rows, *FIGURES["likeness"]) * values(rows, *FIGURES["adherence"])
+
+
+def bootstrap(runs: dict[str, list[Array]]) -> tuple[float, float, float]:
+    """Mean, and the interval that holds 95 of 100 resampled means; `runs` has each subject's, values by prompt."""
+    rng = np.random.default_rng(0)
+    means = []
+    for found in runs.values():
+        table = np.stack(found)  # seeds, prompts
+        chosen = rng.integers(len(table), size=(DRAWS, len(table), 1))
+        prompts = rng.integers(table.shape[1], size=(DRAWS, *table.shape))
+        means.append(table[chosen, prompts].mean((1, 2)))
+    per_subject = np.stack(means)
+    subjects = rng.integers(len(means), size=(len(means), DRAWS))
+    drawn = np.take_along_axis(per_subject, subjects, 0).mean(0)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(np.mean([np.mean(found) for found in runs.values()])), float(low), float(high)
+
+
+def chosen(runs: dict[Key, Rows]) -> dict[str, Label]:
+    """The lines of the table: as documented, scaled to micro's width, at the best rate, and what ours is made of."""
+    lines: dict[str, Label] = {OURS: (OURS, "1")}
+    for name in PEERS:
+        lines[f"{name}, as documented"] = (name, "1")
+        lines[f"{name}, rate x {WIDTH:g}"] = (name, f"{WIDTH:.4g}")
+        rates = [f"{rate:.4g}" for rate in TUNED if any(key[1:3] == (name, f"{rate:.4g}") for key in runs)]
+        if len(rates) == len(TUNED):
+            best = max(rates, key=lambda rate: np.mean([score(last(rows)).mean() for rows in _of(runs, (name, rate))]))
+            lines[f"{name}, tuned: x {best}"] = (name, best)
+    lines |= {name: (name, f"{WIDTH:.4g}") for name in GUARDED} | {name: (name, "1") for name in ABLATIONS}
+    return {line: label for line, label in lines.items() if any(key[1:3] == label for key in runs)}
+
+
+def _of(runs: dict[Key, Rows], label: Label) -> list[Rows]:
+    return [rows for key, rows in runs.items() if key[1:3] == label]
+
+
+def table(path: Path) -> str:
+    """All figures as Markdown: characters and styles apart."""
+    every, parts = read(path), []
+    for title, styles in (("Characters", False), ("Styles", True)):
+        runs = {key: rows for key, rows in every.items() if (key[0] in STYLES) == styles}
+        if runs:
+            lines = chosen(runs)
+            parts += [f"### {title}\n", *_final(runs, lines), "", *_curves(runs, lines), "", *_times(runs, lines), ""]
+    return "\n".join(parts)
+
+
+def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
+    known = {name for rows in runs.values() for row in rows for name, value in row.items() if value}
+    figures = {name: figure for name, figure in FIGURES.items() if figure[1] in known}
+    names = ["recipe", "subjects x seeds", "exposures", "CPU s", *figures, "likeness x adherence less ours"]
+    out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for line, label in lines.items():
+        of = {key: last(rows) for key, rows in runs.items() if key[1:3] == label}
+        spent = [f"{np.mean([float(rows[0][name]) for rows in of.values()]):.0f}" for name in ("exposures", "seconds")]
+        cells = [_interval(of, lambda rows, figure=figure: values(rows, *figure)) for figure in figures.values()]
+        base = {key: _ours(runs, key) for key in of}
+        paired = {key: rows for key, rows in of.items() if base[key]}
+        less = ""
+        if label[0] != OURS and paired:
+            above = sum(score(rows).mean() > score(base[key]).mean() for key, rows in paired.items())
+            less = f"{_interval(paired, score, base)}, {above} of {len(paired)} above"
+        counted = f"{len({key[0] for key in of})} x {len({key[3] for key in of})}"
+        out.append(f"| {' | '.join([line, counted, *spent, *cells, less])} |")
+    return out
+
+
+def _ours(runs: dict[Key, Rows], key: Key) -> Rows:
+    rows = runs.get((key[0], OURS, "1", key[3]))
+    return last(rows) if rows else []
+
+
+def _interval(of: dict[Key, Rows], figure: Callable[[Rows], Array], less: dict[Key, Rows] | None = None) -> str:
+    by_subject: dict[str, list[Array]] = {}
+    for key, rows in of.items():
+        by_subject.setdefault(key[0], []).append(figure(rows) - (figure(less[key]) if less else 0))
+    mean, low, high = bootstrap(by_subject)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+Curve = list[tuple[float, float]]
+
+
+def curve(rows: Rows, along: str) -> Curve:
+    """Likeness by exposures or seconds, from the noises that all adapters of a run are graded with."""
+    parts = by_step([row for row in rows if row["noise"] == "0"]).values()
+    return [(float(part[0][along]), float(values(part, *FIGURES["likeness"]).mean())) for part in parts]
+
+
+def _curves(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
+    out = ["| recipe | likeness after exposures |", "|---|---|"]
+    for line, label in lines.items():
+        found = [curve(rows, "exposures") for rows in _of(runs, label)]
+        shared = min(map(len, found))
+        if shared > 1:
+            means = np.mean([points[-shared:] for points in found], axis=0)
+            out.append(f"| {line} | {', '.join(f'{at:.0f}: {level:.2f}' for at, level in means)} |")
+    return out
+
+
+def reached(points: Curve, target: float) -> float | None:
+    """Where a curve rises to a target for good, on straight lines from 0 at 0; None if it does not."""
+    before = (0.0, 0.0)
+    found: float | None = None
+    for at, level in points:
+        if level < target:
+            found = None
+        elif found is None:
+            share = (target - before[1]) / (level - before[1]) if level > before[1] else 1.0
+            found = before[0] + max(0.0, share) * (at - before[0])
+        before = (at, level)
+    return found
+
+
+def _times(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
+    names = ["ours over", "as like at the end", "exposures, whole", "CPU s, whole", "exposures, curves"]
+    out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for line, label in lines.items():
+        pairs = [
+            (runs[key[0], OURS, "1", key[3]], rows)
+            for key, rows in runs.items()
+            if key[1:3] == label and label[0] in PEERS and (key[0], OURS, "1", key[3]) in runs
+        ]
+        if pairs:
+            out.append(f"| {line} | {' | '.join(_ratios(pairs))} |")
+    return out
+
+
+def _ratios(pairs: list[tuple[Rows, Rows]]) -> list[str]:
+    """Ours over theirs, medians and all between: whole runs where ours is as like, and where curves are at 98 of 100.
+
+    Whole runs credit ours for the length of theirs, so neither is to be quoted without the other.
+    """
+    equal = [(ours, theirs) for ours, theirs in pairs if _likeness(ours) >= _likeness(theirs) - NEAR]
+    cells = [
+        _spread([curve(ours, along)[-1][0] / curve(theirs, along)[-1][0] for ours, theirs in equal])
+        for along in ("exposures", "seconds")
+    ]
+    early = []
+    for ours, theirs in pairs:
+        other = curve(theirs, "exposures")
+        at, against = (reached(one, 0.98 * other[-1][1]) for one in (curve(ours, "exposures"), other))
+        if at and against:
+            early.append(at / against)
+    return [f"{len(equal)} of {len(pairs)}", *cells, f"{_spread(early)}, {len(early)} of {len(pairs)}"]
+
+
+def _likeness(rows: Rows) -> float:
+    return float(values(last(rows), *FIGURES["likeness"]).mean())
+
+
+def _spread(found: list[float]) -> str:
+    return f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "-"
+
+
+def sheet(path: Path, picture: Path, *, draw: int) -> None:
+    """The same prompts of a subject by each recipe, a line each; `draw` is the seed that draws subject and prompts.
+
+    What the lines are is printed.
+    """
+    runs, rng = read(path), random.Random(draw)
+    subject, seed = rng.choice(sorted({(key[0], key[3]) for key in runs if key[1] == OURS}))
+    keys = [(subject, *label, seed) for label in chosen(runs).values() if (subject, *label, seed) in runs]
+    strips = [Image.open(strip(path, key)).convert("RGB") for key in keys]
+    side = strips[0].height
+    places = range(0, strips[0].width, side + 2)  # as save_grid lays them out
+    shown = sorted(rng.sample(list(places), min(SHOWN, len(places))))
+    canvas = Image.new("RGB", (side * len(shown), side * len(strips)))
+    for row, one in enumerate(strips):
+        for column, place in enumerate(shown):
+            canvas.paste(one.crop((place, 0, place + side, side)), (column * side, row * side))
+        print(f"{row + 1}: {', '.join(keys[row])}")
+    canvas.save(picture)

@@ -1,0 +1,369 @@
+"""Files on tiny real models: each kind of each family draws from its file what the trained adapter drew.
+
+So do merged files, baked bases, and adapters made elsewhere.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.integration.families.test_families import load
+from tests.integration.training.test_adapter_kinds import disturb
+from tests.integration.training.test_train import finish, settings
+from tests.single_file import write as single_file
+from trainer import families, runs
+from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
+from trainer.adapter_files.reader import AdapterFile, Lora
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.families import Family
+from trainer.runs import Run, events
+from trainer.sampling import sampler
+from trainer.training import export
+
+FAMILIES = ("sd15", "sd21", "sdxl")
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "locon": {"adapter__targets": "conv"},
+    "rslora": {"adapter__rslora": True},
+    "dora": {"adapter__dora": True, "adapter__targets": "conv"},
+    "loha": {"adapter__kind": "loha", "adapter__targets": "conv"},
+    "lokr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "adapter__factor": 4},
+    "full lokr": {"adapter__kind": "lokr", "adapter__rank": 64, "adapter__targets": "conv"},
+}
+
+
+def draw(pipeline: Any) -> Tensor:  # noqa: ANN401 - diffusers' pipelines are untyped
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        latents: Tensor = pipeline(
+            "rin, smiling", negative_prompt="", num_inference_steps=3, guidance_scale=3.0, output_type="latent",
+            generator=torch.Generator().manual_seed(1),
+        ).images  # fmt: skip
+    return latents
+
+
+def fresh(base: Path) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+    return DiffusionPipeline.from_pretrained(base, local_files_only=True)
+
+
+def exported(base: Path, seed: int = 0, **options: Any) -> tuple[Run, Tensor, Family]:  # noqa: ANN401 - any settings
+    """A run with the files of an adapter that does a lot, and what was drawn with it."""
+    config = settings(base, export__peft=True, training__text_encoder=True, **options)
+    run, family = runs.create(config), load(base)
+    adapter = families.attach(family, config.adapter, text_encoder=True, seed=seed)
+    disturb(adapter)
+    adapter.train(False)
+    live = draw(family.pipeline())
+    export.write(family, adapter, config, run, ["rin"])
+    return run, live, family
+
+
+def far(one: Tensor, two: Tensor) -> float:
+    return float((one - two).abs().max() / two.abs().max())
+
+
+def patched(family: Family, *files: tuple[AdapterFile, float]) -> Tensor:
+    with families.patched(family, files):
+        return draw(family.pipeline())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
+def test_the_files_draw_what_the_adapter_drew(
+    character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
+) -> None:
+    run, live, model = exported(bases[family], export__precision="fp32", **options)
+    file = reader.read(run.export)
+    assert any(name.startswith("lora_te") for name in file.modules)
+    if file.kinds == {"LoRA"}:
+        assert {module.alpha / module.rank for module in file.modules.values()} == {
+            1.0 if "rslora" in str(options) else 0.5
+        }
+        pipeline = fresh(bases[family])
+        pipeline.load_lora_weights(run.folder, weight_name=run.export.name)
+        assert torch.equal(draw(pipeline), live)
+    assert far(patched(model, (file, 1.0)), live) < 1e-4
+    pipeline = fresh(bases[family])
+    base = draw(pipeline)
+    pipeline.load_lora_weights(run.folder / "peft")
+    peft = draw(pipeline)
+    assert torch.equal(peft, live) if file.kinds == {"LoRA"} else far(peft, live) < 1e-4
+    assert far(base, live) > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [KINDS["lora"], KINDS["locon"]], ids=["lora", "locon"])
+def test_half_precision_draws_it_within_its_rounding(
+    character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
+) -> None:
+    run, live, _ = exported(bases[family], **options)
+    for folder, name in ((run.folder, run.export.name), (run.folder / "peft", writer.PEFT_NAME)):
+        pipeline = fresh(bases[family])
+        pipeline.load_lora_weights(folder, weight_name=name)
+        assert 0 < far(draw(pipeline), live) < 5e-3
+
+
+def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, export__peft=True, export__precision="bf16", preview__every=3))
+    finish(run)
+    kohya, peft = runs.look(run).state.verified
+    assert (kohya.file, peft.file) == ("rin.safetensors", "peft/pytorch_lora_weights.safetensors")
+    told = {program: words for program, loads, words in kohya.verdicts if not loads}
+    assert set(told) == {"InvokeAI"}, "the tiny model has the width of none"
+    assert [program for program, loads, _ in peft.verdicts if loads] == ["diffusers"]
+    assert not kohya.problems
+    facts = summary.describe(safetensors_reader.read(run.export))
+    assert facts["cover"]
+    assert facts["precision"] == ["bfloat16"]
+    picture = summary.cover(safetensors_reader.read(run.export).metadata)
+    assert picture == export.cover(run)
+    assert "bfloat16" in summary.describe(safetensors_reader.read(run.folder / peft.file))["precision"]
+    assert str(run.folder.parent) not in str(safetensors_reader.read(run.export).metadata)
+
+
+def test_a_stripped_file(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, export__strip=True, training__steps=2))
+    finish(run)
+    assert set(safetensors_reader.read(run.export).metadata) == set(writer.NEEDED)
+    (report,) = runs.look(run).state.verified
+    assert not report.problems
+
+
+def test_a_file_that_cannot_be_written_leaves_none(character: Path, tiny_sd: Path) -> None:
+    config, family = settings(tiny_sd, export__peft=True), load(tiny_sd)
+    run, adapter = runs.create(config), families.attach(family, config.adapter, text_encoder=False, seed=0)
+    next(iter(adapter.layers.values())).trained()["down"].data.fill_(1e6)
+    with pytest.raises(UserError, match="not finite in fp16"):
+        export.write(family, adapter, config, run, ["rin"])
+    assert not list(run.folder.rglob("*.safetensors"))
+
+
+# Tools ----------------------------------------------------------------------------------------------------------
+
+
+def two(base: Path, **options: Any) -> tuple[Family, AdapterFile, AdapterFile]:  # noqa: ANN401 - any settings
+    first, _, family = exported(base, export__precision="fp32")
+    second, _, _ = exported(base, seed=1, export__precision="fp32", **options)
+    return family, reader.read(first.export), reader.read(second.export)
+
+
+def again(modules: dict[str, Any], family: str, tmp_path: Path) -> AdapterFile:
+    path = tmp_path / "made.safetensors"
+    path.write_bytes(writer.write(modules, {}, form="kohya", precision="fp32"))
+    return reader.read(path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("other", [{"adapter__rank": 6}, KINDS["locon"], KINDS["loha"], KINDS["lokr"]],
+                         ids=["lora", "locon", "loha", "lokr"])  # fmt: skip
+def test_a_merged_file_draws_what_both_draw(
+    character: Path, bases: dict[str, Path], tmp_path: Path, family: str, other: dict[str, Any]
+) -> None:
+    model, one, another = two(bases[family], **other)
+    made = transforms.merge([("one", one, 0.7), ("two", another, -0.4)])
+    assert made.error == 0
+    merged = again(made.modules, family, tmp_path)
+    assert merged.kinds == {"LoRA"}
+    both = patched(model, (one, 0.7), (another, -0.4))
+    assert far(patched(model, (merged, 1.0)), both) < 1e-5
+    assert far(patched(model, (one, 1.0), (another, -0.4)), both) > 1e-3, "strength enters"
+    assert far(patched(model, (one, 0.7**2), (another, -(0.4**2))), both) > 1e-3, "and once"
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_a_merged_file_is_what_diffusers_draws_with_both(
+    character: Path, tiny_sd: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    _, one, another = two(tiny_sd)
+    merged = again(transforms.merge([("one", one, 0.7), ("two", another, 0.4)]).modules, "sd15", tmp_path)
+    pipeline = fresh(tiny_sd)
+    for name, file in (("one", one), ("two", another)):
+        pipeline.load_lora_weights(dict(file.tensors), adapter_name=name)
+    pipeline.set_adapters(["one", "two"], [0.7, 0.4])
+    both = draw(pipeline)
+    pipeline = fresh(tiny_sd)
+    pipeline.load_lora_weights(dict(merged.tensors))
+    assert far(draw(pipeline), both) < 1e-5
+
+
+def measured(file: AdapterFile, made: dict[str, Any]) -> float:
+    lost = sum(float((made[name].delta().double() - one.delta().double()).square().sum())
+               for name, one in file.modules.items())  # fmt: skip
+    return (lost / sum(float(one.delta().double().square().sum()) for one in file.modules.values())) ** 0.5
+
+
+@pytest.mark.parametrize(("rank", "energy"), [(2, 1.0), (1, 1.0), (0, 0.9), (3, 0.5)])
+@pytest.mark.parametrize("options", [{}, KINDS["locon"], KINDS["loha"]], ids=["lora", "locon", "loha"])
+def test_the_error_of_a_resized_file_is_the_one_that_is_said(
+    character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any], rank: int, energy: float
+) -> None:
+    run, _, _ = exported(tiny_sd, export__precision="fp32", **options)
+    file = reader.read(run.export)
+    made = transforms.resize(file, rank, energy)
+    resized = again(made.modules, "sd15", tmp_path)
+    assert made.error > 1e-3
+    assert measured(file, resized.modules) == pytest.approx(made.error, rel=1e-4)
+    assert made.worst >= made.error
+    assert max(module.rank for module in resized.modules.values()) <= (rank or 25)
+    for name, module in resized.modules.items():
+        if energy < 1 and not rank:
+            kept = module.delta().square().sum() / file.modules[name].delta().square().sum()
+            assert kept > energy - 1e-4
+
+
+def test_resizing_to_the_rank_that_it_has_loses_nothing(character: Path, tiny_sd: Path) -> None:
+    run, _, _ = exported(tiny_sd, export__precision="fp32")
+    file = reader.read(run.export)
+    assert transforms.resize(file, 4).error == 0
+    merged = transforms.merge([("a", file, 1.0), ("b", file, 1.0)], rank=4)
+    assert merged.error == 0, "twice the same has the same rank"
+    assert {module.rank for module in merged.modules.values()} == {4}
+
+
+def base_of(form: str, bases: dict[str, Path], family: str, tmp_path: Path) -> Path:
+    return bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
+    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, family: str, form: str
+) -> None:
+    run, live, _ = exported(bases[family], export__precision="fp32", adapter__targets="conv")
+    file = reader.read(run.export)
+    base = base_of(form, bases, family, tmp_path)
+    out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
+    count = transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out)
+    assert count == len(file.modules)
+    model = {} if family != "sd21" or form == "folder" else {"objective": "epsilon"}
+    assert far(draw(load(out, **model).pipeline()), live) < 1e-4
+
+    tuned, plain = base_weights.open_checkpoint(out), base_weights.open_checkpoint(base)
+    made = transforms.difference(tuned, plain, rank=4)
+    assert made.modules.keys() == file.modules.keys()
+    assert made.error < 1e-3
+    for name, module in file.modules.items():
+        assert float((made.modules[name].delta() - module.delta()).norm() / module.delta().norm()) < 1e-3
+    assert not made.notes
+
+
+@pytest.mark.parametrize("options", [KINDS["dora"], KINDS["loha"], KINDS["lokr"]], ids=["dora", "loha", "lokr"])
+def test_every_kind_can_be_baked(
+    character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:  # fmt: skip
+    run, live, _ = exported(tiny_sd, export__precision="fp32", **options)
+    transforms.bake(base_weights.open_checkpoint(tiny_sd), [("it", reader.read(run.export), 1.0)], tmp_path / "out")
+    assert far(draw(fresh(tmp_path / "out")), live) < 1e-4
+
+
+def test_what_an_extracted_adapter_leaves_out_is_said(bases: dict[str, Path], tmp_path: Path) -> None:
+    base = single_file(bases["sd15"], tmp_path / "base.safetensors")
+    tensors = load_file(base)
+    tensors["model.diffusion_model.middle_block.1.proj_in.weight"] += 1.0
+    tensors["model.diffusion_model.middle_block.1.norm.bias"] += 1.0
+    save_file(tensors, tmp_path / "tuned.safetensors")
+    tuned = base_weights.open_checkpoint(tmp_path / "tuned.safetensors")
+    made = transforms.difference(tuned, base_weights.open_checkpoint(base), rank=1)
+    assert list(made.modules) == ["lora_unet_mid_block_attentions_0_proj_in"]
+    assert made.error < 1e-6
+    assert made.notes[0].startswith("3.03% of the squared difference is in norms")
+
+
+def test_what_does_not_belong_together_is_refused(
+    character: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:  # fmt: skip
+    files = {family: reader.read(exported(bases[family], training__steps=1)[0].export) for family in FAMILIES}
+    dora = reader.read(exported(bases["sd15"], **KINDS["dora"])[0].export)
+    with pytest.raises(UserError, match=r"a is for Stable Diffusion 1.x, b for Stable Diffusion XL"):
+        transforms.merge([("a", files["sd15"], 1.0), ("b", files["sdxl"], 1.0)])
+    with pytest.raises(UserError, match=r"is for Stable Diffusion 2.x, sdxl is Stable Diffusion XL"):
+        transforms.bake(base_weights.open_checkpoint(bases["sdxl"]), [("b", files["sd21"], 1.0)], tmp_path / "out")
+    with pytest.raises(UserError, match=r"sd15 is Stable Diffusion 1.x, sdxl is Stable Diffusion XL"):
+        transforms.difference(
+            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sdxl"]), 4
+        )
+    with pytest.raises(UserError, match="do not differ"):
+        transforms.difference(
+            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sd15"]), 4
+        )
+    with pytest.raises(UserError, match="Bake it into its base"):
+        transforms.merge([("a", files["sd15"], 1.0), ("b", dora, 1.0)])
+    with pytest.raises(UserError, match="all strengths are 0"):
+        transforms.merge([("a", files["sd15"], 0.0)])
+    with pytest.raises(UserError, match="energy share"):
+        transforms.resize(files["sd15"], 0, 1.5)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="something at there already"):
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("a", files["sd15"], 1.0)], tmp_path / "there")
+    larger = {name: low_rank.Pair(torch.ones(7, 1), torch.ones(1, 9), (9,)).module() for name in files["sd15"].modules}
+    other = AdapterFile(reader.tensors_of(larger), dict(larger), {}, 0, "sd15")
+    with pytest.raises(UserError, match="a and b are for base models of different sizes"):
+        transforms.merge([("a", files["sd15"], 1.0), ("b", other, 1.0)])
+    with pytest.raises(UserError, match="has another size than in b"):
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("b", other, 1.0)], tmp_path / "out")
+    unknown = {"lora_unet_down_blocks_7_attentions_0_proj_in": Lora(next(iter(larger.values())).parts, 1.0)}
+    strange = AdapterFile(reader.tensors_of(unknown), dict(unknown), {}, 0, None)
+    with pytest.raises(UserError, match="has no layer lora_unet_down_blocks_7"):
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("c", strange, 1.0)], tmp_path / "out")
+
+
+# Elsewhere ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_made_elsewhere_are_painted_with(
+    character: Path, bases: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    """Diffusers' own file, names of other blocks, LyCORIS: several at once, each at its strength."""
+    run, _, model = exported(bases[family], export__precision="fp32")
+    file = reader.read(run.export)
+    pipeline = fresh(bases[family])
+    pipeline.load_lora_weights(run.folder, weight_name=run.export.name, adapter_name="default")
+    pipeline.save_lora_weights(tmp_path / "own", **state(pipeline))
+    loha, _, _ = exported(bases[family], seed=1, export__precision="fp32", **KINDS["loha"])
+    other = {f"lora_unet_{writer.place_of(name).path.replace('.', '_')}" if "unet" in name else name: module
+             for name, module in file.modules.items()}  # fmt: skip
+    save_file(reader.tensors_of(other), tmp_path / "other.safetensors", metadata=file.metadata)
+    own = tmp_path / "own" / writer.PEFT_NAME
+    assert {module.alpha for module in reader.read(own).modules.values()} == {2.0}
+    picture = PictureConfig(base=str(bases[family]), prompt="rin", steps=2, guidance=3.0, out="x.png")
+    painter = sampler.Sampler()
+
+    def painted(*adapters: tuple[Path, float]) -> Tensor:
+        given = tuple((str(path), strength) for path, strength in adapters)
+        image = painter.generate(picture.model_copy(update={"adapters": given}))
+        return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
+
+    wanted = painted((run.export, 0.8), (loha.export, 0.5))
+    for path in (own, tmp_path / "other.safetensors", run.folder / "peft" / writer.PEFT_NAME):
+        assert (painted((path, 0.8), (loha.export, 0.5)) - wanted).abs().max() <= 1
+    assert (painted((own, 0.8)) - wanted).abs().max() > 1
+    assert (painted((own, 0.4), (loha.export, 0.5)) - wanted).abs().max() > 1
+    assert model.found.family == family
+
+
+def state(pipeline: Any) -> dict[str, Any]:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """What diffusers' own training scripts save."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    parts = {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "text_encoder_2")
+             if getattr(pipeline, name, None) is not None}  # fmt: skip
+    layers = {f"{name}_lora_layers": get_peft_model_state_dict(part, adapter_name="default")
+              for name, part in parts.items()}  # fmt: skip
+    return {**layers, **_collate_lora_metadata(parts)}
+
+
+def test_the_events_tell_json_free_of_paths(character: Path, tiny_sd: Path) -> None:
+    run, _, _ = exported(tiny_sd)
+    told = [event for event in events.read(run.log)[0] if isinstance(event, events.Verified)]
+    assert len(told) == 2
+    assert str(run.folder) not in json.dumps([one.model_dump(mode="json") for one in told])

@@ -1,0 +1,144 @@
+"""The commands on adapter files, as they are typed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests.integration.adapter_files.test_adapter_files import exported
+from tests.unit.adapter_files.test_compatibility import good
+from trainer.__main__ import main
+from trainer.adapter_files import base_weights, reader, safetensors_reader, writer
+from trainer.file_commands import adapter
+from trainer.runs import Run
+
+
+@pytest.fixture
+def run(character: Path, tiny_sd: Path) -> Run:
+    return exported(tiny_sd, export__precision="fp32")[0]
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # noqa: ANN401 - JSON
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([*map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_strength_after_a_colon() -> None:
+    assert adapter("a.safetensors") == ("a.safetensors", 1.0)
+    assert adapter("a.safetensors:0.5") == ("a.safetensors", 0.5)
+    assert adapter("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
+    assert adapter("a:nan") == ("a:nan", 1.0)
+
+
+def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = told(capsys, "inspect", run.export)
+    assert (facts["family"], facts["kind"], facts["ranks"]) == ("Stable Diffusion 1.x", "LoRA", [4])
+    assert "[adapter]" in facts["config"]
+    assert "another size" in facts["problems"][0]
+    assert main(["inspect", str(run.export)]) == 0
+    shown = capsys.readouterr().out
+    assert "down_blocks.0" in shown
+    assert "optimizer adamw" in shown
+    assert main(["verify", str(run.export)]) == 2, "it is for a base that no program has"
+    shown = capsys.readouterr().out
+    assert "NO   InvokeAI" in shown
+    assert main(["verify", str(run.export), "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert {one["program"] for one in report["verdicts"]} >= {"ComfyUI", "diffusers"}
+    assert "no file" in refused(capsys, "verify", run.folder / "absent.safetensors")
+
+
+def test_convert_there_and_back(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peft, back = tmp_path / "peft.safetensors", tmp_path / "back.safetensors"
+    facts = told(capsys, "convert", run.export, "--to", "peft", "--precision", "fp32", "--out", peft)
+    matched = {one["program"]: "match nothing" not in one["words"] for one in facts["report"]["verdicts"]}
+    assert [program for program, all_match in matched.items() if all_match] == ["diffusers"]
+    assert facts["report"]["keys"] == 2 * facts["layers"]
+    told(capsys, "convert", peft, "--precision", "fp32", "--out", back)
+    one, two = reader.read(run.export), reader.read(back)
+    assert one.tensors.keys() == two.tensors.keys()
+    assert all(torch.equal(one.tensors[key], two.tensors[key]) for key in one.tensors)
+    recipe = {key: text for key, text in one.metadata.items() if not key.startswith("sshs_legacy")}
+    assert recipe.items() <= two.metadata.items()
+    told(capsys, "convert", run.export, "--strip", "--out", tmp_path / "s.safetensors")
+    assert set(safetensors_reader.read(tmp_path / "s.safetensors").metadata) == set(writer.NEEDED)
+
+
+def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, small = tmp_path / "both.safetensors", tmp_path / "small.safetensors"
+    facts = told(capsys, "merge", run.export, f"{run.export}:-0.5", "--precision", "fp32", "--out", out)
+    assert (facts["ranks"], facts["error"]) == ([8], 0)
+    one, both = reader.read(run.export), reader.read(out)
+    for name, module in one.modules.items():
+        assert torch.allclose(both.modules[name].delta(), 0.5 * module.delta(), atol=1e-5)
+    assert both.metadata["ss_network_dim"] == "8"
+    assert both.metadata["modelspec.trigger_phrase"] == "rin"
+    assert both.metadata["modelspec.title"] == "both"
+    assert "limner.config" not in both.metadata
+    facts = told(capsys, "resize", out, "--rank", 2, "--out", small)
+    assert facts["ranks"] == [2]
+    assert 0 < facts["error"] <= facts["worst_layer_error"] < 1
+    assert main(["resize", str(out), "--energy", "0.99", "--out", str(small)]) == 0
+    assert "of the effect" in capsys.readouterr().out
+    assert "--rank or --energy" in refused(capsys, "resize", out, "--out", small)
+    assert "below 0" in refused(capsys, "merge", out, "--rank", "-1", "--out", small)
+    assert "no folder" in refused(capsys, "convert", out, "--out", tmp_path / "absent" / "x.safetensors")
+
+
+def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baked, out = tmp_path / "baked", tmp_path / "out.safetensors"
+    facts = told(capsys, "bake", tiny_sd, "--adapter", f"{run.export}:0.5", "--out", baked)
+    one = reader.read(run.export)
+    assert facts["layers"] == len(one.modules)
+    plain, tuned = base_weights.open_checkpoint(tiny_sd), base_weights.open_checkpoint(baked)
+    for name, module in one.modules.items():
+        change = (tuned.read(name) - plain.read(name)).flatten(1)
+        assert torch.allclose(change, 0.5 * module.delta(), atol=1e-5)
+    facts = told(capsys, "extract", baked, tiny_sd, "--rank", 4, "--precision", "fp32", "--out", out)
+    assert facts["error"] < 1e-3
+    found = reader.read(out)
+    assert found.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert found.modules.keys() == one.modules.keys()
+    assert "something at baked" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
+    assert "not there" in refused(capsys, "extract", tmp_path / "absent", tiny_sd, "--rank", "4", "--out", out)
+
+
+def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the form of diffusers without any metadata but its own, in which no program could tell."""
+    modules = reader.of_tensors(good("sdxl"), "x").modules
+    foreign, out = tmp_path / "foreign.safetensors", tmp_path / "out.safetensors"
+    foreign.write_bytes(writer.write(modules, {}, form="peft", precision="fp32", strip=True))
+    report = told(capsys, "convert", foreign, "--out", out)["report"]
+    assert report["good"], report
+    found = safetensors_reader.read(out).metadata
+    assert (found["ss_base_model_version"], found["ss_network_dim"]) == ("sdxl_base_v1-0", "2")
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_file_that_is_not_finite_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = good("sd15")
+    next(iter(tensors.values())).fill_(float("nan"))
+    (tmp_path / "x.safetensors").write_bytes(save(tensors))
+    assert main(["inspect", str(tmp_path / "x.safetensors"), "--json"]) == 2
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["finite"]
+    assert "not finite" in facts["problems"][0]
+    assert "not finite" in refused(capsys, "convert", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+
+
+def test_what_the_disk_refuses_is_told_without_a_path(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"{'x' * 300}.safetensors"  # no disk has such names
+    assert main(["convert", str(run.export), "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert "cannot be read or written: File name too long" in told
+    assert str(tmp_path) not in told

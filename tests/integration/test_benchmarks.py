@@ -1,0 +1,105 @@
+"""The benches: their arithmetic against figures by hand, recipes that the program takes, and a small run of one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import quality, recipes, report, subjects
+from tests.conftest import CHECKOUT
+
+
+def picture(**given: object) -> dict[str, object]:
+    return {
+        "subject": "miraxo", "recipe": "ours", "rate": "1", "seed": "0", "step": 4, "exposures": 32, "seconds": 2.0,
+        "prompts": "called", "number": 0, "noise": 0, "seen": 1, "adherence": 1.0, "likeness": 0.5, "copy": 0.0,
+        "diversity": 1.0, **given,
+    }  # fmt: skip
+
+
+def run(recipe: str, rate: str, seconds: float, likeness: float) -> list[dict[str, object]]:
+    rows = [
+        picture(recipe=recipe, rate=rate, number=number, noise=noise, seconds=seconds, likeness=likeness)
+        for number in range(2)
+        for noise in range(2)
+    ]
+    early = picture(recipe=recipe, rate=rate, step=2, exposures=16, seconds=seconds / 2, likeness=likeness / 2)
+    without = [
+        picture(recipe=recipe, rate=rate, prompts=kind, seen=0, likeness="", copy="", diversity="", drift=0.25)
+        for kind in ("plain", "people")
+    ]
+    return [{**early, "diversity": ""}, *rows, *without]
+
+
+@pytest.mark.parametrize(
+    ("points", "target", "at"),
+    [
+        ([(10, 0.5), (20, 1.0)], 0.75, 15.0),
+        ([(10, 0.5), (20, 1.0)], 0.25, 5.0),
+        ([(10, 0.9), (20, 0.5), (30, 1.0)], 0.75, 25.0),  # it has to stay there
+        ([(10, 0.5)], 0.75, None),
+    ],
+)
+def test_where_a_curve_reaches_a_target(points: report.Curve, target: float, at: float | None) -> None:
+    assert report.reached(points, target) == at
+
+
+def test_intervals_hold_the_mean_and_vanish_without_spread() -> None:
+    assert report.bootstrap({"a": [np.ones(4)], "b": [np.ones(4)]}) == (1, 1, 1)
+    mean, low, high = report.bootstrap({"a": [np.array([0.0, 1.0] * 8)], "b": [np.array([0.0, 1.0] * 8)]})
+    assert mean == 0.5
+    assert 0.2 < low < 0.5 < high < 0.8
+
+
+def test_the_table_of_two_runs(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.csv"
+    report.append(figures, run("ours", "1", seconds=2.0, likeness=0.8))
+    report.append(figures, run("kohya", "5", seconds=8.0, likeness=0.4))
+    lines = report.table(figures).splitlines()
+    (ours,) = (line for line in lines if line.startswith("| ours | 1 x 1"))
+    assert "| 32 | 2 | 1.00 (1.00 to 1.00) | 0.80 (0.80 to 0.80) |" in ours
+    theirs = [line for line in lines if line.startswith("| kohya, rate x 5")]
+    assert "0.25 (0.25 to 0.25)" in theirs[0]
+    assert theirs[0].endswith("| -0.40 (-0.40 to -0.40), 0 of 1 above |")
+    assert theirs[1] == "| kohya, rate x 5 | 16: 0.20, 32: 0.40 |"
+    # At .392, ours is after 15.68 exposures, theirs after 31.36.
+    ratios = "1 of 1 | 1.00 (1.00 to 1.00) | 0.25 (0.25 to 0.25) | 0.50 (0.50 to 0.50), 1 of 1"
+    assert theirs[2] == f"| kohya, rate x 5 | {ratios} |"
+
+
+def test_a_run_in_the_csv_is_not_done_again(tmp_path: Path) -> None:
+    given = ["run", str(tmp_path), str(tmp_path / "figures.csv"), "--only", "ours", "--seeds", "1"]
+    parsed = quality._arguments(given)
+    assert len(quality.waiting(parsed)) == len(subjects.CHARACTERS) + len(subjects.STYLES)
+    report.append(parsed.csv, [picture()])
+    assert "miraxo" not in [task.subject for task in quality.waiting(parsed)]
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipes_are_settings(name: str) -> None:
+    for subject in ("miraxo", "pixelArt"):
+        found = subjects.find(Path("judge"), subject)
+        config = recipes.settings(recipes.RECIPES[name], found, 12, rate=5.0, seed=1)
+        plain = recipes.settings(recipes.RECIPES[name], found, 12, rate=1.0, seed=1)
+        assert config.optimizer.learning_rate == pytest.approx(5 * plain.optimizer.learning_rate)
+
+
+@pytest.mark.parametrize("name", {**recipes.PEERS, **recipes.GUARDED})
+def test_what_others_do_is_theirs_alone(name: str) -> None:
+    """Nothing comes from our presets, in which a character and a style differ."""
+    one, two = (
+        recipes.settings(recipes.RECIPES[name], subjects.find(Path("judge"), subject), 12, rate=1.0, seed=1)
+        for subject in ("miraxo", "pixelArt")
+    )
+    named = {key: getattr(two, key) for key in ("name", "dataset", "trigger", "preset")}
+    assert one.model_copy(update=named) == two
+
+
+def test_many_pictures_in_small() -> None:
+    """It fails if the page, which it calls as a browser does, took other pictures than it was given."""
+    command = [sys.executable, "-m", "benchmarks.many", "--pictures", "12", "--side", "64"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("12 pictures")

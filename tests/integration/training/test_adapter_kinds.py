@@ -1,0 +1,158 @@
+"""Every kind of adapter on a tiny real model: it starts as nothing, it learns, and its file does what it did."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.integration.training.test_train import finish, settings
+from trainer import families, runs
+from trainer.adapter_files import reader
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.families import Family
+from trainer.rng import generator, seed_dropout
+from trainer.runs import events
+from trainer.sampling import sampler
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "attention": {"adapter__targets": "attention"},
+    "locon": {"adapter__targets": "conv"},
+    "up blocks": {"adapter__blocks": ["up_blocks"]},
+    "rslora": {"adapter__rslora": True},
+    "dora": {"adapter__dora": True},
+    "dora of convolutions": {"adapter__dora": True, "adapter__targets": "conv"},
+    "loha": {"adapter__kind": "loha", "adapter__rank": 4, "adapter__targets": "conv"},
+    "lokr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "adapter__factor": 4},
+    "full lokr": {"adapter__kind": "lokr", "adapter__rank": 64, "adapter__targets": "conv"},
+}
+
+
+def answer(family: Family) -> torch.Tensor:
+    noisy = torch.randn(2, 4, 8, 8, generator=generator(1))
+    with torch.no_grad():
+        return family.predict(noisy, torch.tensor([10, 700]), family.encode_prompts(["a", "rin"]))
+
+
+def disturb(adapter: families.Adapter) -> None:
+    with torch.no_grad():
+        for number, parameter in enumerate(adapter.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(number, "disturb")))
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
+def test_the_file_does_to_the_weights_what_the_adapter_does(
+    family: Family, tiny_sd: Path, tmp_path: Path, options: dict[str, Any], text_encoder: bool
+) -> None:
+    config = settings(tiny_sd, **options)
+    base = answer(family)
+    adapter = families.attach(family, config.adapter, text_encoder=text_encoder, seed=0)
+    adapter.train(False)
+    assert torch.allclose(answer(family), base, atol=1e-5), "a fresh adapter changes nothing"
+    disturb(adapter)
+    trained = answer(family)
+    assert (trained - base).abs().max() > 1e-3
+    with adapter.off():
+        assert torch.equal(answer(family), base)
+    assert torch.equal(answer(family), trained)
+    assert all(parameter.requires_grad for parameter in adapter.parameters())
+
+    from safetensors.torch import save_file
+
+    save_file(adapter.tensors(), tmp_path / "a.safetensors")
+    file = reader.read(tmp_path / "a.safetensors")
+    adapter.detach()
+    assert torch.equal(answer(family), base)
+    with families.patched(family, [(file, 1.0)]):
+        assert torch.allclose(answer(family), trained, rtol=1e-4, atol=1e-4 * float(trained.abs().max()))
+    with families.patched(family, [(file, 0.0)]):
+        assert torch.equal(answer(family), base)
+    assert torch.equal(answer(family), base)
+    assert any(name.startswith("lora_te_") for name in file.modules) == text_encoder
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
+def test_each_kind_learns_and_is_exported(character: Path, tiny_sd: Path, options: dict[str, Any]) -> None:
+    run = runs.create(settings(tiny_sd, training__steps=40, **options))
+    finish(run)
+    curve = [loss for _, loss in sorted(runs.look(run).state.losses.items())]
+    assert sum(curve[-10:]) < 0.995 * sum(curve[:10])
+    file = reader.read(run.export)
+    said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
+    assert any("diffusers cannot load" in one for one in said) != reader.readable_by_diffusers(file)
+    picture = PictureConfig(base=str(tiny_sd), prompt="rin", steps=2, guidance=3.0, out="x.png")
+    painter = sampler.Sampler()
+    pictures = [
+        np.asarray(painter.generate(picture.model_copy(update={"adapters": ((str(run.export), strength),)})))
+        for strength in (0.0, 1.0, 0.0)
+    ]
+    assert np.array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[1])
+
+
+def test_which_layers_are_adapted(family: Family, tiny_sd: Path) -> None:
+    def names(**options: Any) -> set[str]:  # noqa: ANN401 - any settings
+        adapter = families.attach(family, settings(tiny_sd, **options).adapter, text_encoder=False, seed=0)
+        adapter.detach()
+        return set(adapter.layers)
+
+    usual, attention, conv = names(), names(adapter__targets="attention"), names(adapter__targets="conv")
+    assert attention < usual < conv
+    assert {name for name in usual - attention} == {name for name in usual if "_ff_net_" in name}
+    assert any(name.endswith("_resnets_0_conv1") for name in conv)
+    assert any(name.endswith("_downsamplers_0_conv") for name in conv)
+    up = names(adapter__blocks=["up_blocks", "mid_block"])
+    assert up == {name for name in usual if "down_blocks" not in name}
+    with pytest.raises(UserError, match="has one of these in its name: upblocks"):
+        names(adapter__blocks=["upblocks"])
+
+
+def test_the_alpha_of_rslora_is_that_of_the_programs(family: Family, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, adapter__rslora=True)  # alpha 2, rank 4: scale 2 / sqrt(4) = 1 = alpha' / 4
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    assert {float(value) for key, value in adapter.tensors().items() if key.endswith("alpha")} == {4.0}
+    assert config.adapter.file_alpha == 4.0
+
+
+def test_the_rate_of_the_up_matrices(family: Family, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, adapter__up_factor=4.0)
+    adapter = families.attach(family, config.adapter, text_encoder=True, seed=0)
+    groups = {group["factor"]: group["params"] for group in adapter.groups(0.5)}
+    assert set(groups) == {1.0, 4.0, 0.5, 2.0}
+    assert sum(len(one) for one in groups.values()) == len(list(adapter.parameters()))
+    layer = adapter.layers["lora_te_text_model_encoder_layers_0_self_attn_q_proj"].trained()
+    assert any(layer["up"] is one for one in groups[2.0])
+    assert any(layer["down"] is one for one in groups[0.5])
+
+
+@pytest.mark.parametrize("options", [{"adapter__rank_dropout": 0.5}, {"adapter__dropout": 0.5}])
+def test_dropout_is_drawn_from_its_place_and_only_in_training(
+    family: Family, tiny_sd: Path, options: dict[str, Any]
+) -> None:
+    adapter = families.attach(
+        family, settings(tiny_sd, adapter__targets="conv", **options).adapter, text_encoder=True, seed=0
+    )
+    disturb(adapter)
+
+    def drawn(*place: int) -> torch.Tensor:
+        seed_dropout(*place)
+        return answer(family)
+
+    assert torch.equal(drawn(1, 2), drawn(1, 2))
+    assert not torch.equal(drawn(1, 2), drawn(1, 3))
+    adapter.train(False)
+    assert torch.equal(drawn(1, 2), drawn(1, 3))
+
+
+def test_rank_dropout_leaves_out_whole_ranks(family: Family, tiny_sd: Path) -> None:
+    adapter = families.attach(family, settings(tiny_sd, adapter__rank_dropout=0.5).adapter, text_encoder=False, seed=0)
+    layer = adapter.layers["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"]
+    down = layer.module.lora_A["default"]
+    ranks = down(torch.randn(64, 5, down.in_features, generator=generator(0)))
+    gone = (ranks == 0).all(dim=1)  # for each picture and rank: all tokens
+    assert torch.equal(gone[:, None].expand_as(ranks), ranks == 0)
+    assert 0.4 < float(gone.float().mean()) < 0.6

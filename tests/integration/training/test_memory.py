@@ -1,0 +1,312 @@
+"""A run fits into the memory there is: measured for real, computed in parts, with the same result."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.integration.training.test_train import finish, losses, quiet, same, settings
+from trainer import families, runs
+from trainer.adapter_files import reader
+from trainer.config import TrainConfig
+from trainer.data import dataset
+from trainer.errors import UserError, is_out_of_memory
+from trainer.families import Family, gradient_checkpointing
+from trainer.runs import Run, events
+from trainer.train import train
+from trainer.training import encode, malloc, memory
+from trainer.training.memory import GB, Rung
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over() -> None:
+    """What other tests freed is given back: taken again, it would not be seen as memory that is used."""
+    gc.collect()
+    malloc.trim()
+
+
+MB = 2**20
+# Adam makes a rounding error of a tiny gradient as large as the rate; at this one it stays below the last digits.
+RATE = {"optimizer__learning_rate": 0.001}
+
+
+def close(one: dict[str, Tensor], two: dict[str, Tensor], most: float = 1e-5) -> bool:
+    return one.keys() == two.keys() and all(float((one[key] - two[key]).abs().max()) <= most for key in one)
+
+
+def newest(run: Run) -> dict[str, Tensor]:
+    """The adapter of a finished run in fp32."""
+    return load_file(sorted((run.folder / "checkpoints").iterdir())[-1] / "adapter.safetensors")
+
+
+def test_the_ladder(tiny_sd: Path) -> None:
+    def rungs(**changes: int | str) -> list[tuple[int, str]]:
+        training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
+        return [(one.parts, one.recomputed) for one in memory.ladder(training, max(1, training.devices))]
+
+    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
+    assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]
+    assert rungs(batch_size=1) == [(1, "off"), (1, "large"), (1, "all")]
+    assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
+    assert rungs(batch_size=6, parts=3) == [(3, "off"), (3, "large"), (3, "all")]
+    assert rungs(parts=1, gradient_checkpointing="all") == [(1, "all")]
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared"):
+        rungs(batch_size=4, devices=2, parts=3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"preservation__share": 0.4, "training__accumulation": 2},
+        {"objective__masked": True, "objective__weighting": "min-snr", "pictures__flip": True},
+        {"training__text_encoder": True, "captions__dropout": 0.3, "preservation__share": 0.4},
+    ],
+    ids=["plain", "preservation", "masks", "text encoder"],
+)
+def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path, options: dict[str, Any]) -> None:
+    whole, parts = (runs.create(settings(tiny_sd, training__parts=parts, **RATE, **options)) for parts in (1, 3))
+    finish(whole)
+    finish(parts)
+    assert close(newest(parts), newest(whole))
+    assert not same(newest(parts), newest(whole)), "sums in another order differ in their last bits"
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
+    options = {
+        "preservation__share": 0.4, "training__gradient_checkpointing": "large",
+        "optimizer__learning_rate": 0.0003,  # Adam magnifies the rounding of a gradient near zero to a part of a step
+    }  # fmt: skip
+    whole, parts = (runs.create(settings(bases["sdxl"], training__parts=parts, **options)) for parts in (1, 2))
+    finish(whole)
+    finish(parts)
+    assert close(newest(parts), newest(whole))
+
+
+@pytest.mark.parametrize("which", ["large", "all"])
+def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path, which: str) -> None:
+    """Of what autograd keeps for the backward pass, by its size in bytes."""
+    config = settings(tiny_sd)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    batch = encode.build(family, dataset.read(character), config, quiet).at(0, 0)
+    assert batch.conditioning is not None
+
+    def kept(way: gradient_checkpointing.Recomputed | None) -> int:
+        if way:
+            gradient_checkpointing.recompute(family, way)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = family.predict(batch.mean, torch.zeros(4, dtype=torch.long), batch.conditioning or {})
+        out.sum().backward()  # type: ignore[no-untyped-call]
+        return sum(sizes)
+
+    assert len(list(adapter.parameters())) > 0
+    untouched = kept(None)
+    off, large, everything = kept("off"), kept("large"), kept("all")
+    assert off == untouched
+    assert everything < large < off
+    assert kept("off") == off, "it can be taken back"
+
+
+def heavy(sizes: dict[str, int], touched: list[Rung]) -> Callable[[TrainConfig], None]:
+    """Computes nothing, but really takes so many MB for each picture of a part."""
+
+    def compute(config: TrainConfig) -> None:
+        way = config.training.gradient_checkpointing
+        assert way != "auto"
+        touched.append(Rung(config.training.parts, way))
+        pictures = -(-config.training.batch_size // config.training.parts)
+        torch.ones(pictures * sizes[way] * MB // 4).sum()
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (1400, (1, "off")),
+        (640, (2, "off")),
+        (330, (4, "off")),
+        (160, (8, "off")),
+        (110, (8, "large")),
+        (60, (8, "all")),
+    ],
+)
+def test_the_first_rung_that_fits_is_taken(
+    character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
+) -> None:
+    """With 128 MB for each picture of a batch of 8, then 80, then 32."""
+    touched: list[Rung] = []
+    present = psutil.Process().memory_info().rss
+    config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
+    run = runs.create(config)
+    compute = heavy({"off": 128, "large": 80, "all": 32}, touched)
+    made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
+    assert (made.training.parts, made.training.gradient_checkpointing) == expected
+    assert run.config() == made, "it is written down"
+    assert {one.parts for one in touched} == {8}, "only single pictures were computed"
+    warnings = [one for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
+    assert len(warnings) == (expected != (1, "off"))
+    touched.clear()
+    assert memory.fit(made, family, Accelerator(cpu=True), run, compute) == made
+    assert not touched, "a run that goes on is not measured again"
+
+
+def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_sd: Path) -> None:
+    present = psutil.Process().memory_info().rss
+    config = settings(tiny_sd, training__memory=(present + 50 * MB) / GB)
+    compute = heavy({"off": 300, "large": 250, "all": 200}, [])
+    with pytest.raises(UserError, match=r"not enough memory: even with one picture at a time .* GB can be had"):
+        memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
+
+
+def test_memory_that_is_set_is_what_there_is(tiny_sd: Path) -> None:
+    cpu = torch.device("cpu")
+    assert memory.limit(settings(tiny_sd, training__memory=3).training, cpu, 1) == 3 * GB
+    assert memory.limit(settings(tiny_sd, training__memory=3).training, cpu, 2) == 1.5 * GB
+    free = memory.limit(settings(tiny_sd).training, cpu, 1)
+    assert psutil.Process().memory_info().rss < free < psutil.virtual_memory().total
+
+
+def test_peak_memory_is_seen() -> None:
+    before = psutil.Process().memory_info().rss
+    with memory.peak() as highest:
+        torch.ones(100 * MB // 4).sum()
+    assert highest[0] - before > 80 * MB
+
+
+def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd))
+    finish(run)
+    made = run.config().training
+    assert (made.parts, made.gradient_checkpointing) == (1, "off")
+    assert any(isinstance(one, events.Phase) and one.name == "Measuring memory" for one in events.read(run.log)[0])
+
+
+def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_sd: Path) -> None:
+    """From step 3 on the model asks the machine for a petabyte whenever it sees more than one picture."""
+    run = runs.create(settings(tiny_sd, training__parts=1, **RATE))
+    steps = 0
+
+    def count(event: events.Event) -> None:
+        nonlocal steps
+        steps = event.step if isinstance(event, events.Step) else steps
+
+    def greedy(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        if (
+            steps >= 2
+            and isinstance(module, UNet2DConditionModel)
+            and len(arguments[0]) > 1
+            and torch.is_grad_enabled()
+        ):
+            torch.empty(2**50)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        train(run.config(), Run(run.folder, count))
+    finally:
+        hook.remove()
+    said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
+    said = [one for one in said if "ran out" in one]
+    assert said == [f"Memory ran out; from here on a batch is computed in {parts} parts." for parts in (2, 4)]
+    assert run.config().training.parts == 4
+    usual = runs.create(settings(tiny_sd, **RATE))
+    finish(usual)
+    assert close(newest(run), newest(usual))
+    assert losses(run) == pytest.approx(losses(usual), abs=1e-5)
+
+
+def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path, tiny_sd: Path) -> None:
+    from trainer.__main__ import explain
+
+    run = runs.create(settings(tiny_sd, training__parts=4, training__gradient_checkpointing="all"))
+
+    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
+        if isinstance(module, UNet2DConditionModel):
+            torch.empty(2**50)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            train(run.config(), run)
+    finally:
+        hook.remove()
+    assert is_out_of_memory(caught.value)
+    assert explain(caught.value).message == "There is not enough memory."
+
+
+def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd))
+
+    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
+        if isinstance(module, UNet2DConditionModel) and not torch.is_grad_enabled():
+            torch.empty(2**50)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        train(run.config(), run)
+    finally:
+        hook.remove()
+    state = runs.look(run).state
+    assert state.end == "finished"
+    assert "There was not enough memory for the previews of step 6." in state.warnings
+
+
+@pytest.mark.parametrize(("base", "bits"), [("sd15", "int8"), ("sd15", "nf4")])
+def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, bases: dict[str, Path], base: str, bits: str) -> None:
+    options = {"training__steps": 4, "preview__every": 2}
+    full, small = (runs.create(settings(bases[base], model__weights=name, **options)) for name in ("full", bits))
+    finish(full)
+    finish(small)
+    assert losses(small) != losses(full)
+    assert losses(small) == pytest.approx(losses(full), rel=0.05)
+    # The file is for the base as it is, and nothing of the base's few bits is in it.
+    assert {one.dtype for one in reader.read(small.export).tensors.values()} <= {torch.float16, torch.float32}
+    shapes = [{key: one.shape for key, one in load_file(run.export).items()} for run in (full, small)]
+    assert shapes[0] == shapes[1]
+    again = runs.create(settings(bases[base], model__weights=bits, **options))
+    assert same(finish(again), load_file(small.export))
+
+
+def test_fewer_bits_take_less_memory(bases: dict[str, Path]) -> None:
+    def size(bits: str) -> int:
+        model = settings(bases["sd15"], model__weights=bits).model
+        family = families.load(model, torch.device("cpu"), torch.float32)
+        (layer,) = [
+            one for path, one in family.denoiser.named_modules() if path.startswith("mid") and "ff.net.2" in path
+        ]
+        return int(layer.weight.nbytes)
+
+    full, eight, four = (size(bits) for bits in ("full", "int8", "nf4"))
+    assert (full / eight, full / four) == (4, 8)
+
+
+@pytest.mark.parametrize("adapter", [{"adapter__kind": "loha"}, {"adapter__dora": True}])
+def test_fewer_bits_are_for_lora_alone(tiny_sd: Path, adapter: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):
+        settings(tiny_sd, model__weights="nf4", **adapter)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_the_ladder_is_tried(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__memory=1e-6))
+    with pytest.raises(UserError, match="not enough memory"):
+        train(run.config(), run)
+    whole = runs.create(settings(tiny_sd, preview__every=2))
+    finish(whole)
+    assert whole.config().training.parts == 1

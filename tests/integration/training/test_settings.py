@@ -1,0 +1,204 @@
+"""No setting is there for show: each is changed once, and what it stands for changes with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from tests.integration.training.test_train import OPTIONS, finish, losses, quiet, same, settings
+from trainer import runs, schema
+from trainer.config import TrainConfig
+from trainer.data import buckets, dataset
+from trainer.families import Family
+from trainer.runs import Run
+from trainer.train import train
+from trainer.training import checkpoint, encode
+
+# What has to be on for a setting to matter.
+SHUFFLED = {"captions__shuffle": True}
+PRESERVED = {"preservation__share": 0.5}
+LOGIT = {"objective__timesteps": "logit-normal"}
+TEXT = {"training__text_encoder": True}
+
+# (setting, another value, what has to be on)
+CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
+    ("seed", 1, {}),
+    ("trigger", "miraxo", {}),
+    ("adapter.rank", 8, {}),
+    ("adapter.alpha", 8.0, {}),
+    ("adapter.dropout", 0.3, {}),
+    ("adapter.rank_dropout", 0.3, {}),
+    ("adapter.factor", 4, {"adapter__kind": "lokr"}),
+    ("optimizer.learning_rate", 0.02, {}),
+    ("optimizer.beta1", 0.5, {}),
+    ("optimizer.beta2", 0.5, {}),
+    ("optimizer.weight_decay", 0.5, {}),
+    ("schedule.warmup", 1.0, {}),
+    ("schedule.floor", 1.0, {}),
+    ("schedule.cycles", 2, {}),
+    ("schedule.cooldown", 0.9, {"schedule__kind": "stable"}),
+    ("training.steps", 4, {}),
+    ("training.batch_size", 2, {}),
+    ("training.resolution", 128, {}),
+    ("training.small_share", 0.5, {"training__resolution": 128}),
+    ("training.clip", 0.001, {"optimizer__kind": "lion"}),
+    ("training.text_encoder_factor", 2.0, TEXT),
+    ("objective.min_snr_gamma", 1.0, {"objective__weighting": "min-snr"}),
+    ("objective.p2_gamma", 0.5, {"objective__weighting": "p2"}),
+    ("objective.huber", 0.5, {"objective__measure": "huber"}),
+    ("objective.logit_mean", 1.0, LOGIT),
+    ("objective.logit_std", 0.5, LOGIT),
+    ("objective.first_timestep", 500, {}),
+    ("captions.keep", 0, SHUFFLED),
+    ("captions.orders", 2, SHUFFLED),
+    ("pictures.smallest_crop", 0.3, {"pictures__crops": 2}),
+    ("preservation.weight", 1.0, PRESERVED),
+    ("preservation.others", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
+    ("preservation.prompts", ["a house"], PRESERVED | {"preservation__others": 1.0}),
+    ("prior.share", 0.7, {"prior__dataset": "rin"}),
+    ("prior.weight", 0.1, {"prior__dataset": "rin", "prior__share": 0.7}),
+    ("model.objective", "v_prediction", {}),
+    ("model.weights", "int8", {}),
+]
+
+# Tested where they belong, by this name.
+ELSEWHERE = {
+    "task": "there is one",
+    "preset": "test_a_preset_lies_under_what_is_said",
+    "dataset": "test_the_command_line_all_the_way",
+    "name": "test_the_command_line_all_the_way",
+    "model.family": "test_another_family_is_refused_in_words",
+    "model.base": "test_the_loss_curve_is_the_stored_one",
+    "model.revision": "test_a_base_from_the_hub_is_pinned",
+    "training.exposures": "test_steps_from_the_number_of_pictures",
+    "training.devices": "test_two_processes_make_the_adapter_of_one",
+    "training.memory": "test_the_first_rung_that_fits_is_taken",
+    "training.parts": "test_parts_of_a_batch_teach_what_the_whole_does",
+    "training.guard": "test_the_guard_begins_again_at_half_the_rate",
+    "objective.masked": "test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set",
+    "objective.outside": "test_a_mask_weighs_and_keeps_the_mean_weight",
+    "captions.alternatives": "test_texts_are_drawn_from_their_place",
+    "captions.chunks": "test_a_long_caption_is_encoded_in_parts",
+    "pictures.background": "test_backgrounds_of_transparent_pictures",
+    "pictures.backgrounds": "test_backgrounds_of_transparent_pictures",
+    "export.precision": "test_half_precision_draws_it_within_its_rounding",
+    "export.peft": "test_the_files_draw_what_the_adapter_drew",
+    "export.cover": "test_what_programs_make_of_a_file_is_reported_with_it",
+    "export.strip": "test_a_stripped_file",
+    "preview.every": "test_previews_are_made_as_the_settings_say",
+    "checkpoint.every": "test_checkpoints_can_be_tried_and_are_pruned",
+    "checkpoint.keep": "test_checkpoints_can_be_tried_and_are_pruned",
+    "checkpoint.minutes": "test_a_checkpoint_is_made_after_some_minutes",
+}
+PREVIEWED = {
+    "prompts": ["a house"], "negative": "red", "strength": 0.5, "guidance": 9.0, "steps": 3, "seed": 5
+}  # fmt: skip
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any setting's value
+    return {path.replace(".", "__"): value}
+
+
+_LEARNED: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The adapter that some settings make of the example; each is trained once for all tests."""
+    key = json.dumps(options, sort_keys=True)
+    if key not in _LEARNED:
+        AcceleratorState._reset_state(True)
+        _LEARNED[key] = finish(runs.create(settings(base, **{"training__steps": 3, "training__parts": 1, **options})))
+    return _LEARNED[key]
+
+
+@pytest.mark.parametrize(("path", "value", "needed"), CHANGES, ids=[path for path, _, _ in CHANGES])
+def test_another_value_gives_another_adapter(
+    character: Path, tiny_sd: Path, path: str, value: object, needed: dict[str, Any]
+) -> None:
+    assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "lion", "prodigy", "schedule-free"])
+def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
+    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind == "prodigy" else 0.01}
+    needed |= {"schedule__kind": "constant"} if kind == "schedule-free" else {}
+    usual = learned(tiny_sd, needed)
+    values = {"learning_rate": 0.03, "weight_decay": 0.6} | (
+        {} if kind == "adafactor" else {"beta1": 0.3, "beta2": 0.3}
+    )
+    for name, value in values.items():
+        assert not same(learned(tiny_sd, needed | {f"optimizer__{name}": value}), usual), name
+
+
+def test_every_setting_is_tested() -> None:
+    """By the tests here, by the options that all runs are tested with, or by one that is named."""
+    paths = {path for path in schema.paths(TrainConfig) if not path.startswith("record")}
+    asked = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
+    here = {path for path, _, _ in CHANGES} | {f"preview.{name}" for name in PREVIEWED}
+    options = {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}
+    assert asked - here - options - ELSEWHERE.keys() == set()
+    written = "".join(path.read_text() for path in Path(__file__).parents[2].rglob("test_*.py"))
+    absent = [name for name in ELSEWHERE.values() if name != "there is one" and f"def {name}(" not in written]
+    assert not absent
+
+
+def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -> None:
+    def drawn(**changes: Any) -> tuple[list[str], np.ndarray[Any, Any]]:  # noqa: ANN401 - any settings
+        AcceleratorState._reset_state(True)
+        run = runs.create(settings(tiny_sd, **{"preview__every": 4, "preview__prompts": ["rin"], **changes}))
+        finish(run)
+        files = [one.file for one in runs.look(run).state.previews]
+        return files, np.asarray(Image.open(run.folder / files[-1]))
+
+    files, usual = drawn()
+    assert files == ["previews/000004_0.png", "previews/000006_0.png"]
+    assert drawn(preview__every=0)[0] == ["previews/000006_0.png"]
+    for name, value in PREVIEWED.items():
+        assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
+
+
+def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, checkpoint__minutes=1e-6))
+    finish(run)
+    assert [int(one.name) for one in checkpoint.found(run)] == [2, 3, 4, 5, 6]
+
+
+def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
+    options = {"training__resolution": 128, "training__small_share": 0.5, "training__steps": 5, "pictures__flip": True}
+    batches = encode.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
+    sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
+    assert sides == [12, 12, 12, 16, 16]
+    told = batches.at(1, 0).sizes
+    assert told is not None
+    assert told.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
+    assert batches.largest(5) == (3, 0), "memory is measured at the full size"
+
+
+def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Path) -> None:
+    """Pictures of three shapes, mirrored, with captions left out and tags in other orders, and more."""
+    for number, path in enumerate(dataset.pictures(character)):
+        shape = [(128, 128), (192, 96), (96, 192)][number % 3]
+        Image.open(path).resize(shape).save(path)
+    options = {
+        "training__resolution": 128, "training__batch_size": 2, "training__accumulation": 2, "training__ema": 0.9,
+        "pictures__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
+        "training__parts": 2, "adapter__dropout": 0.2, "training__small_share": 0.4,
+    }  # fmt: skip
+    made = settings(tiny_sd, **options)
+    sizes = buckets.buckets([(one.width, one.height) for one in dataset.read(character)], 128)
+    assert len(set(sizes)) == 3
+    whole, parts = runs.create(made), runs.create(made)
+    expected = finish(whole)
+    train(parts.config(), Run(parts.folder, lambda event: runs.ask(parts, "stop") if _third(event) else None))
+    assert runs.look(parts).state.step == 3
+    assert same(finish(parts), expected)
+    assert losses(parts) == losses(whole)
+
+
+def _third(event: object) -> bool:
+    return getattr(event, "kind", "") == "step" and getattr(event, "step", 0) == 3

@@ -1,0 +1,139 @@
+"""What is known of pictures that micro cannot draw, what it changes, and what people are told of it."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.ui.answers import answers, given
+from trainer import config, runs
+from trainer.config import TrainConfig, uncaptioned
+from trainer.data import checks, dataset, reach
+from trainer.runs import events
+from ui.state import base_model_choices, gauging
+from ui.state.run_watcher import Watch
+from ui.tabs import download, image_grid, images, train
+from ui.widgets import run_html
+
+BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
+
+
+def plan(project: str = "rin", **changes: object) -> str:
+    return str(train.plan(*given(project=project, **changes))[0])
+
+
+def settings(**data: object) -> TrainConfig:
+    return config.build({"name": "x", "dataset": "x", "trigger": "rin", **data})
+
+
+def test_a_dozen_pictures_stand_for_a_large_set(character: Path) -> None:
+    names = [path.name for path in reach.sample(character)]
+    assert len(names) == reach.SAMPLE
+    assert (names[0], names[-1]) == ("01.png", "14.png")
+    assert len(set(names)) == reach.SAMPLE
+
+
+def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
+    names = [path.name for path in reach.sample(character)]
+    reach.keep(character, dict.fromkeys(names[1:], WITHIN) | {names[0]: None})
+    assert reach.missing(character) == []
+    assert set(reach.known(character)) == set(names[1:])
+    os.utime(character / names[3], ns=(1, 1))
+    assert [path.name for path in reach.missing(character)] == [names[3]]
+    assert names[3] not in reach.known(character)
+    for damaged in ("{", "[]", '{"version": 0}', '{"version": 1, "pictures": {"01.png": 3}}'):
+        (character / dataset.CACHE / "micro.json").write_text(damaged)
+        assert reach.known(character) == {}
+        assert len(reach.missing(character)) == reach.SAMPLE
+
+
+def test_most_pictures_have_to_be_beyond() -> None:
+    assert not reach.is_beyond({})
+    assert not reach.is_beyond({"a": BEYOND, "b": WITHIN, "c": WITHIN})
+    assert reach.is_beyond({"a": BEYOND, "b": BEYOND, "c": WITHIN})
+
+
+def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
+    reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
+    assert "beyond micro" in {problem.kind for problem in checks.find(character, "miraxo", base="micro")}
+    assert "beyond micro" not in {problem.kind for problem in checks.find(character, "miraxo", base="owner/name")}
+    findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
+    row = next(finding for finding in findings if finding["kind"] == "beyond micro")
+    assert row["title"] == "Micro cannot draw pictures like these."
+    assert "Base model in step 2" in row["remedy"]
+    assert "<b>Micro cannot draw pictures like these.</b>" in plan()
+    reach.keep(character, {path.name: WITHIN for path in reach.sample(character)})
+    assert "cannot draw" not in plan()
+
+
+def test_the_page_asks_micro_once(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    code = f"import sys; open({str(asked)!r}, 'a').write(sys.argv[-1] + chr(10))"
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", code))
+    while image_grid.read("rin").left:
+        assert images.measure({"project": "rin"})["ok"]
+    assert asked.read_text() == f"{character}\n"
+    assert not gauging.look(character)
+    assert asked.read_text() == f"{character}\n"
+
+
+def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(gauging, "MOMENT", 0.05)
+    begun = time.monotonic()
+    assert gauging.look(character)
+    assert time.monotonic() - begun < 30
+    assert reach.missing(character), "it is still looking"
+    monkeypatch.setattr(gauging, "PATIENCE", 0.0)
+    assert not gauging.look(character)
+    assert not reach.missing(character), "what it could not say in time is not asked again"
+
+
+def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
+    usual = settings()
+    changed = uncaptioned.gentler(usual, ["", "rin", "", "rin, smiling"], beyond=True)
+    assert changed.preservation.others == 1
+    assert uncaptioned.gentler(settings(preset="style"), ["", ""], beyond=True).preservation.others == 1
+    assert changed.model_copy(update={"preservation": usual.preservation}) == usual
+
+
+def test_what_micro_can_draw_captions_other_bases_and_settings_of_a_person_leave_all_as_it_is() -> None:
+    usual = settings()
+    assert uncaptioned.gentler(usual, ["", ""], beyond=False) is usual
+    for captions in (["rin, smiling", "rin, sad", ""], ["rin, smiling", ""], []):
+        assert uncaptioned.gentler(usual, captions, beyond=True) is usual
+    own = settings(preservation={"others": 0.25})
+    assert uncaptioned.gentler(own, [""], beyond=True) is own
+    other = settings(model={"base": "owner/name"}, preservation={"share": 0.25, "prompts": ["a person"]})
+    assert uncaptioned.gentler(other, [""], beyond=True) is other
+
+
+def test_the_plan_says_that_pictures_without_captions_are_taught_gently(character: Path) -> None:
+    reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
+    assert "no caption" not in plan()
+    for text in character.glob("*.txt"):
+        text.unlink()
+    assert "most have no caption, so they are taught more gently" in plan()
+    assert "no caption" not in plan(**{"form-preservation-others": 0.25})
+
+
+def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
+    sentence = base_model_choices.practice("micro")
+    assert "for practice" in sentence
+    assert "folder models" in sentence
+    assert base_model_choices.practice("owner/name") == ""
+    assert sentence in plan()
+    assert sentence in run_html.status(runs.look(finished))
+    assert sentence in download.table(Watch())
+    finished.keep(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    assert "for practice" not in run_html.status(runs.look(finished))
+    finished.config_file.write_text("{")
+    assert "for practice" not in run_html.status(runs.look(finished))
+
+
+def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
+    run = train.create(answers())
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert "for practice" not in run_html.status(runs.look(run))

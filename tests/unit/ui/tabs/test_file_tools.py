@@ -1,0 +1,156 @@
+"""The lower part of tab 4 without a browser: files that are dropped, and what the tools are asked to do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from tests.unit.adapter_files.test_compatibility import good, metadata
+from trainer import runs
+from trainer.adapter_files import reader, writer
+from trainer.errors import UserError
+from trainer.runs import events
+from ui.server import media
+from ui.state import adapter_choices
+from ui.state.run_watcher import Watch
+from ui.tabs import download, file_tools, try_out
+from ui.tabs.file_tools import Request
+
+
+@pytest.fixture
+def dropped(home: Path, tmp_path: Path) -> Path:
+    """A sound adapter file somewhere outside."""
+    modules = reader.of_tensors(good("sd15"), "x").modules
+    told = {**metadata("sd15"), "modelspec.title": "<b>fox</b>", **writer.network(modules)}
+    path = tmp_path / "my fox.safetensors"
+    path.write_bytes(writer.write(modules, told, form="kohya", precision="fp16"))
+    return path
+
+
+def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
+    emptied, told = file_tools.take(str(dropped))
+    assert emptied is None
+    assert "Stable Diffusion 1.x" in told
+    assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in told
+    assert "<b>fox" not in told
+    assert "&lt;b&gt;fox" in told
+    assert adapter_choices.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
+    assert adapter_choices.find("kept:my-fox").read_bytes() == dropped.read_bytes()
+    assert adapter_choices.run_of("kept:my-fox") is None
+    file_tools.take(str(dropped))
+    assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
+    assert "/download/kept/my-fox.safetensors" in download.table(Watch())
+    adapter_choices.discard("my-fox")
+    assert [path.stem for path in adapter_choices.kept()] == ["my-fox-2"]
+    for key in ("kept:my-fox", "kept:../x", "kept:"):
+        with pytest.raises(UserError):
+            adapter_choices.find(key)
+
+
+def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"\x80\x04" + bytes(100))
+    told = file_tools.take(str(path))[1]
+    assert "can hold programs" in told
+    assert str(tmp_path) not in told
+    assert adapter_choices.kept() == []
+    assert file_tools.take(None) == [None, ""]
+
+
+def test_kept_files_are_served_by_name(dropped: Path) -> None:
+    file_tools.take(str(dropped))
+    app = FastAPI()
+    app.include_router(media.router)
+    with TestClient(app) as client:
+        assert client.get("/download/kept/my-fox.safetensors").content == dropped.read_bytes()
+        for name in ("my fox.safetensors", "../my-fox.safetensors", "x.safetensors", "my-fox"):
+            assert client.get(f"/download/kept/{name}").status_code == 404
+
+
+def test_commands(dropped: Path) -> None:
+    file_tools.take(str(dropped))
+    file_tools.take(str(dropped))
+    file, other = (str(path) for path in adapter_choices.kept())
+    request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
+    end = ["--out", "out.safetensors", "--json"]
+    form = ["--to", "kohya", "--precision", "fp16"]
+    assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *form, *end]
+    one = replace(request, chosen=["kept:my-fox"], strengths="")
+    assert file_tools.arguments(replace(one, tool="bake", base="micro"), out) == [
+        "bake", "micro", "--adapter", f"{file}:1.0", *end,
+    ]  # fmt: skip
+    assert file_tools.arguments(replace(one, tool="resize", rank=4.0, energy=0.9), out) == [
+        "resize", file, "--rank", "4", "--energy", "0.9", *form, *end,
+    ]  # fmt: skip
+    assert file_tools.arguments(replace(one, tool="convert", form="peft", precision="fp32", strip=True), out) == [
+        "convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end,
+    ]  # fmt: skip
+    assert file_tools.arguments(replace(one, tool="extract", tuned="a", base="b", rank=8.0), out) == [
+        "extract", "a", "b", "--rank", "8", *form, *end,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"chosen": []}, "No adapter is chosen"),
+        ({"strengths": "1, 2"}, "There are 1 adapters"),
+        ({"strengths": "much"}, "There are 1 adapters"),
+        ({"strengths": "nan"}, "There are 1 adapters"),
+        ({"rank": 1.5}, "whole number"),
+        ({"rank": None}, "whole number"),
+        ({"tool": "resize", "energy": 0}, "energy share"),
+        ({"tool": "resize"}, "not said how small"),
+        ({"tool": "extract", "tuned": "a", "base": "b", "rank": 0}, "whole number from 1"),
+        ({"tool": "extract", "tuned": "", "base": "b", "rank": 4}, "tuned model is missing"),
+        ({"tool": "bake", "base": "--out"}, "base model is missing"),
+    ],
+)
+def test_a_request_that_makes_no_sense(dropped: Path, change: dict[str, object], words: str) -> None:
+    file_tools.take(str(dropped))
+    request = Request("merge", ["kept:my-fox"])
+    with pytest.raises(UserError, match=words):
+        file_tools.arguments(replace(request, **change), Path("out.safetensors"))  # type: ignore[arg-type] # any value
+
+
+def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
+    from trainer import config
+
+    run = runs.create(config.build({"name": "rin", "dataset": "rin"}))
+    (run.folder / "peft").mkdir()
+    verdicts = (("ComfyUI", True, "loads: all 3 keys"), ("InvokeAI", False, "<no>"))
+    for file in ("rin.safetensors", "peft/pytorch_lora_weights.safetensors"):
+        (run.folder / file).write_bytes(b"x")
+        run.report(events.Verified(file=file, verdicts=verdicts, notes=("So it is.",)))
+    run.report(events.Finished(step=1, export="rin.safetensors"))
+    drawn = download.table(Watch())
+    assert drawn.count("Checked: loads in ComfyUI") == 1
+    assert "loads: all 3 keys" in drawn
+    assert "&lt;no&gt;" in drawn
+    assert "So it is." in drawn
+    assert f"/download/{run.id}/peft" in drawn
+    app = FastAPI()
+    app.include_router(media.router)
+    with TestClient(app) as client:
+        assert client.get(f"/download/{run.id}/peft").content == b"x"
+        assert client.get("/download/nobody/peft").status_code == 404
+
+
+def test_several_adapters_at_once(dropped: Path) -> None:
+    from tests.unit.ui.answers import FakePainter, asked_for
+
+    file_tools.take(str(dropped))
+    file_tools.take(str(dropped))
+    file, other = (str(path) for path in adapter_choices.kept())
+    painter = FakePainter()
+    more = ("kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
+    asked = asked_for("kept:my-fox", view="before", strength=0.8, others=more)
+    list(try_out.paint(painter, Watch(), asked))
+    assert [picture.adapters for picture in painter.asked] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
+    assert {picture.base for picture in painter.asked} == {"micro"}
+    list(try_out.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
+    assert painter.asked[-1].base == "owner/name"
+    offered = try_out.offer(Watch(), "kept:my-fox", "", 20, 3.0, try_out.USUAL, "kept:my-fox-2", "gone", "")
+    assert [one.value for one in offered[-3:]] == ["kept:my-fox-2", "", ""]

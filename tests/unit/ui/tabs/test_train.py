@@ -1,0 +1,263 @@
+"""Tab 2: the form, the plan, settings that are kept, bases, and the live view of runs."""
+
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from filelock import FileLock
+
+from tests.unit.ui.answers import FORM, answers, given
+from trainer import config, runs, storage
+from trainer.data import dataset
+from trainer.errors import UserError
+from trainer.runs import events
+from ui.state import base_model_choices, page_memory, saved_settings
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
+from ui.tabs import run_view, train
+from ui.widgets import settings_form
+
+
+def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
+    said, effort, conflicts = train.plan(*given())
+    assert conflicts == {}
+    assert said.startswith("<b>14 pictures, 160 steps</b>: each picture is seen about 91 times. How long")
+    assert "of the disk are free." in said
+    assert effort.value == "balanced"
+    assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
+    assert "7 steps" in plan(**{"form-training-steps": 7})
+    assert "Rank" in plan(**{"form-adapter-rank-lora": -1})
+    assert "first" in plan(project="")
+    dataset.create("empty")
+    assert "no pictures" in plan(project="empty")
+
+
+def plan(**changes: object) -> str:
+    return str(train.plan(*given(**changes))[0])
+
+
+def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
+    run = train.create(answers())
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    run.report(events.Started(step=0, steps=160, pid=1, device="CPU"))
+    for step in (1, 2, 3):
+        run.report(events.Step(
+            step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
+            time=begun + timedelta(seconds=step),
+        ))  # fmt: skip
+    seen, fixed = train.exposures("quick", "character", "micro")
+    assert fixed == 0
+    said, effort, _ = train.plan(*given(**{"form-training-exposures": seen}))
+    assert "about 65 s here" in said
+    assert re.search(r"took 3\.0 GB of memory the last time; \d+ GB are free\.", said)
+    assert effort.value == "quick"
+    assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
+
+
+def form_of(shown: list[Any]) -> list[Any]:
+    """The widgets' values among those of `train.show`."""
+    return shown[6 : 6 + len(FORM)]
+
+
+def test_the_form_is_as_it_was_left(character: Path) -> None:
+    left = given(**{"form-adapter-rank-lora": 5})
+    train.keep_settings(*left)
+    assert form_of(train.show("rin")) == left[6:]
+    page_memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
+    assert form_of(train.show("rin")) == FORM
+
+
+CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 99}
+
+
+def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
+    left = given(**CONFLICT)
+    train.keep_settings(*left)
+    shown = train.show("rin")
+    assert form_of(shown) == left[6:]
+    words = "schedule-free AdamW needs the constant schedule"
+    assert shown[-1] == train.plan(*left)[2] == {"form-schedule-kind": words}
+    assert words in shown[-3]
+    train.keep_preset("mine", *left)
+    assert train.use_preset("mine")[3:] == left[6:]
+    # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
+    left = given(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
+    train.keep_settings(*left)
+    assert form_of(train.show("rin")) == left[6:]
+    assert set(train.show("rin")[-1]) == {"form-training-text-encoder-factor"}
+    train.keep_settings(*given(**{"form-optimizer-kind": "prodigy"}))
+    assert train.show("rin")[-1] == {}
+
+
+def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
+    """A browser may send an event twice, the second time with the fields that the first was sent with."""
+    sent = given(**{"form-adapter-rank-lora": 5})
+    sent[4] = str(tiny_sd)
+    first, second = train.refill(*sent), train.refill(*sent)
+    assert first == second
+    filled, *values = first
+    standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
+    differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
+    assert differ == {"form-adapter-rank-lora"}
+    # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
+    train.keep_settings(*sent)
+    assert form_of(train.show("rin")) == values
+    assert train.create(train.Answers.of(*sent)).config().training.resolution == 512
+    # And back: what was not changed is again what suits the built-in base.
+    back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
+    assert train.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
+
+
+def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
+    real = given()
+    real[4] = str(tiny_sd)
+    filled, *values = train.refill(*real)
+    on = train.plan(*real[:5], filled, *values)[0]
+    assert "about 0.2 GB more memory" in on
+    off = [False if entry.path == train.TEXT_ENCODER else value
+           for entry, value in zip(train.ENTRIES, values, strict=True)]  # fmt: skip
+    assert "text encoder" not in train.plan(*real[:5], filled, *off)[0]
+    assert "text encoder" not in train.plan(*given())[0], "micro is small"
+
+
+def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
+    assert not train.asks_for_trigger(answers())
+    assert train.asks_for_trigger(answers(trigger=" "))
+    page_memory.remember("rin", "without-trigger", "yes")
+    assert not train.asks_for_trigger(answers(trigger=" "))
+
+
+def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
+    left = given(**{"form-training-steps": 7})
+    kept, name = train.keep_preset("mine", *left)
+    assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
+    preset, base, filled, *values = train.use_preset("mine")
+    assert [preset, base, *values] == ["character", "micro", *left[6:]]
+    assert train.Answers.of("rin", preset, "x", "", base, filled, *values).own == {"form-training-steps": 7}
+    for wrong in ("", "../x", "gone"):
+        with pytest.raises(UserError):
+            train.use_preset(wrong)
+    with pytest.raises(UserError, match="no name"):
+        train.keep_preset(" ", *left)
+    (saved_settings.folder() / "odd.toml").write_text('preset = "odd"')
+    with pytest.raises(UserError, match="cannot be used"):
+        train.use_preset("odd")
+
+
+def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
+    assert [base for _, base in base_model_choices.choices()] == ["micro"]
+    shutil.copytree(tiny_sd, storage.models() / "tiny")
+    (storage.models() / "notes.txt").touch()
+    (storage.models() / "odd.safetensors").touch()
+    runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
+    labels = [label for label, _ in base_model_choices.choices()]
+    assert labels[1:] == ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
+
+
+def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
+    run = train.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
+    config = run.config()
+    assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
+    assert page_memory.answer("rin", "name") == "mine"
+
+
+def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:
+    assert train.create(answers(name=" ")).config().name == "rin"
+
+
+def test_a_start_is_refused_in_words(character: Path) -> None:
+    dataset.create("empty")
+    with pytest.raises(UserError, match="no pictures"):
+        train.create(answers(project="empty"))
+    with pytest.raises(UserError, match="Name: use letters"):
+        train.create(answers(name="a/b"))
+    with pytest.raises(UserError, match="set it to 128"):
+        train.create(answers(**{"form-training-resolution": 512}))
+    assert runs.every() == []
+
+
+def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
+    watch = Watch()
+    run = train.create(answers())
+    drawn = run_view.draw(watch, run.id)
+    seen = drawn[2]
+    assert run_view.tick(watch, run.id, seen) == gr.skip()
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    assert run_view.tick(watch, run.id, seen) != gr.skip()
+    assert run_view.draw(Watch(), None)[2][0] == [run.id]
+    with pytest.raises(UserError, match="not at work"):
+        run_view.ask(run.id, "stop")
+    with pytest.raises(UserError):
+        run_view.ask("../x", "stop")
+    with pytest.raises(UserError, match="not at work"):
+        run_view.pause(run.id, watch)
+
+
+def test_buttons_are_a_function_of_the_state(character: Path) -> None:
+    run = train.create(answers())
+
+    def shown() -> set[str]:
+        buttons = run_view.draw(Watch(), run.id)[-len(run_view.BUTTONS) :]
+        return {name for (name, *_), button in zip(run_view.BUTTONS, buttons, strict=True) if button.visible}
+
+    begun = events.Started(step=0, steps=40, pid=1, device="CPU")
+    run.report(begun)
+    assert shown() == {"resume"}
+    run.report(events.Stopped(step=3))
+    assert shown() == {"resume"}
+    run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
+    assert shown() == {"resume", "again"}
+    assert run_view.draw(Watch(), run.id)[-5].value == "Train again with learning rate 0.0001"
+    run.report(begun)
+    run.report(events.Finished(step=40, export="rin.safetensors"))
+    assert shown() == {"more", "try-it"}
+    assert run_view.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
+
+
+def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
+    character: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train.create(answers())
+    number = [name for name, *_ in run_view.BUTTONS].index("stop") - len(run_view.BUTTONS)
+    lock = FileLock(run.lock)
+    with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        run.report(events.Began(pid=worker.pid))
+        assert run_view.draw(Watch(), run.id)[number].value == "Stop and save"
+        run_view.ask(run.id, "stop")
+        watch = Watch()
+        before = run_view.draw(watch, run.id)
+        assert before[number].value == "Stop and save"
+        monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", -1.0)
+        drawn = run_view.tick(watch, run.id, before[2])
+        assert drawn[number].value == "End now"
+        assert "has not answered yet" in drawn[3]
+        assert worker.poll() is None
+        run_view.ask(run.id, "stop")
+        assert worker.wait(10) != 0
+    assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
+
+
+def test_a_failed_run_is_trained_again_with_the_change_it_needs(
+    character: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(runs, "start", started.append)
+    run = train.create(answers())
+    with pytest.raises(UserError, match="Nothing is known"):
+        run_view.again(run.id, Painter(), Watch())
+    run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
+    run_view.again(run.id, Painter(), Watch())
+    assert started[0] != run
+    assert started[0].config().optimizer.learning_rate == 1e-4
+    assert started[0].config().adapter == run.config().adapter
+    run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
+    run.report(events.Finished(step=40, export="rin.safetensors"))
+    run_view.more(run.id, Painter(), Watch())
+    assert started[1].config().training.steps == 60

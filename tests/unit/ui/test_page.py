@@ -1,0 +1,346 @@
+"""The page without a browser: what its handlers do to the folders and what they say; no model library is loaded."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Never
+
+import gradio as gr
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tests.conftest import STYLE
+from tests.unit.ui.answers import answers, given
+from trainer import runs
+from trainer.data import dataset
+from trainer.errors import UserError
+from trainer.runs import Run, events
+from ui import api, page
+from ui.state import adapter_choices, page_memory
+from ui.state.run_watcher import Watch
+from ui.state.sampler_client import Painter
+from ui.tabs import caption_tools, download, image_grid, images, run_view, train
+from ui.tabs.image_grid import Look
+from ui.widgets import handlers
+
+
+def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
+    assert images.place("rin") == "rin"
+    assert images.place(None) == "my-pictures"
+    assert images.place("example-character") == "my-pictures-2"
+    assert page._place(None, None) == gr.skip()  # nothing was dropped
+    assert dataset.names() == ["my-pictures", "my-pictures-2"]
+
+
+def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
+    """Call something inside an event loop: outside of one, Gradio makes its own and never closes it."""
+
+    async def making() -> object:
+        return make()
+
+    with ThreadPoolExecutor(1) as other_thread:  # in this one a browser test may have left a loop running
+        return other_thread.submit(lambda: asyncio.run(making())).result()
+
+
+def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
+    settings = in_loop(lambda: page.build(Painter(), Watch())).get_config_file()
+    public = {one["api_name"] for one in settings["dependencies"] if one["api_visibility"] != "private"}
+    assert {"start_training", "status", "make_picture"} <= public
+    assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
+    ids = [one["props"].get("elem_id") for one in settings["components"]]
+    assert {entry.id for entry in train.ENTRIES} <= set(ids)
+    named = [one for one in ids if one]
+    assert len(named) == len(set(named))
+
+
+def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
+    with TestClient(in_loop(page.make_app)) as client:
+        assert "Limner" in client.get("/").text
+        assert "/logout" not in client.get("/config").text
+        assert client.get("/media/dataset/rin/01.png").status_code == 200
+        assert client.get("/openapi.json").status_code == 404
+
+
+def test_where_one_has_to_log_in_one_can_log_out(home: Path) -> None:
+    with TestClient(in_loop(lambda: page.make_app(leave=True))) as client:
+        assert "<a href='/logout'>Log out</a>" in client.get("/config").text
+
+
+def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:
+    watch = Watch()
+    shown = page._load(watch)
+    assert shown[1].value == "rin"
+    assert finished.id in str(shown[-13:])
+    made = page._create("new-one")
+    assert made[0].value == "new-one"
+    assert dataset.names() == ["new-one", "rin"]
+    assert page_memory.project() == "new-one"
+    for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "cannot be the name")):
+        with pytest.raises(UserError, match=words):
+            page._create(name)
+    assert len(page._choose("rin")) == 1 + len(page._open("rin"))
+
+
+def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
+    _, _, name, trigger, base, filled, *values = given()
+    after, *moved = train.refill("rin", "style", name, trigger, base, filled, *values)
+    assert (after["preset"], after["base"]) == ("style", "micro")
+    assert train.plan("rin", "style", "x", "", "micro", after, *moved) != train.plan(*given())
+
+
+def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train.create(answers())
+    started = []
+    monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
+    run_view.go_on(run.id, Painter(), Watch())
+    assert started == [run]
+    assert Watch().active() is not None
+    run_view.ask(run.id, "stop")
+    assert "Stopping" in run_view.draw(Watch(), run.id)[0]
+
+
+# Errors
+
+
+def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.LogCaptureFixture) -> None:
+    def refused() -> Never:
+        raise UserError("No <pictures>.", "Add some.")
+
+    def broken() -> Never:
+        raise RuntimeError("/secret/path")
+
+    def stream() -> Iterator[int]:
+        yield 1
+        raise UserError("Late.", "")
+
+    with pytest.raises(gr.Error, match=r"No &lt;pictures&gt;\. Add some"):
+        handlers.handled(refused)()
+    with pytest.raises(gr.Error, match=r"Something went wrong \(id [0-9a-f]{6}\)") as caught:
+        handlers.handled(broken)()
+    assert "/secret" not in str(caught.value)
+    assert "/secret/path" in caplog.text
+    steps = handlers.handled(stream)()
+    assert next(steps) == 1
+    with pytest.raises(gr.Error, match="Late"):
+        next(steps)
+    answer = handlers.answered(lambda _: broken())({})
+    assert answer["ok"] is False
+    assert "/secret" not in answer["error"]
+
+
+# Images
+
+
+def cards(project: str, trigger: str = "", **look: object) -> dict[str, Any]:
+    return image_grid.cards(image_grid.read(project, trigger), Look(**look))
+
+
+def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
+    (character / "01.txt").unlink()
+    value = cards("rin", "miraxo")
+    assert len(value["items"]) == 14
+    first = value["items"][0]
+    assert (first["badges"], first["tokens"], first["long"]) == (["No caption."], "5 / 38", "")
+    assert first["url"].startswith("/media/dataset/rin/01.png?t=")
+    assert not value["paged"]
+    assert value["left"] == 14
+    assert images.measure({"project": "rin"}) == {"ok": True, "left": 0, "looking": False}
+    assert cards("rin")["left"] == 0
+
+
+def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_grid, "PAGE", 5)
+    value = cards("rin", page=3)
+    assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
+    assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
+    assert cards("rin", page=99)["page"] == 3
+    look, shown, *_ = images.turn("rin", "", Look(), SimpleNamespace(page=2))
+    assert (look.page, shown["items"][0]["name"]) == (2, "06.png")
+
+
+def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
+    (character / "05.txt").unlink()
+    dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
+    os.utime(character / "03.png", (2e9, 2e9))
+    for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
+        look, shown, *_ = images.turn("rin", "miraxo", Look(), SimpleNamespace(order=order))
+        assert (look.order, shown["items"][0]["name"]) == (order, first)
+    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "", SimpleNamespace(tag="a very rare tag"))
+    assert (find, [item["name"] for item in shown["items"]]) == ("a very rare tag", ["07.png"])
+    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "x", SimpleNamespace(kind="no caption"))
+    assert (find, [item["name"] for item in shown["items"]]) == ("x", ["05.png"])
+    assert shown["only"] == "Only 1 picture with this to look at: no caption"
+    assert len(images.turn("rin", "", look, SimpleNamespace(all=True))[1]["items"]) == 14
+
+
+def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
+    (character / "lonely.txt").write_text("x")
+    told = image_grid.overview(image_grid.read("rin", "nobody"))
+    kinds = [one["kind"] for one in told["findings"]]
+    assert kinds == ["lonely caption", "no trigger", "no class"]
+    assert (told["heading"], told["findings"][0]["files"]) == ("1 thing to look at and 2 hints", "lonely.txt")
+    assert {"tag": "miraxo", "count": 14} in told["tags"]
+    images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+    said = images.mend("rin", "nobody", Look(), SimpleNamespace(kind="no trigger"))[0]
+    assert "in front of 14 captions" in said
+    assert [one["kind"] for one in images.restate("rin", "nobody", Look())[0]["findings"]] == ["no class"]
+    with pytest.raises(UserError):
+        images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+
+
+def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
+    read_at = image_grid.read("rin").read_at
+    answer = images.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
+    assert answer.pop("at") > read_at, "what was read before is older than what was written"
+    assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
+    assert (character / "01.txt").read_text() == "miraxo, happy\n"
+    for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
+        answer = images.save_caption({"project": "rin", "name": name, "text": "x"})
+        assert answer["ok"] is False
+        assert "no longer" in answer["error"]
+    assert images.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
+    assert images.save_caption({})["ok"] is False
+
+
+def test_bulk_changes_can_be_taken_back(character: Path) -> None:
+    before = [dataset.read_caption(path) for path in dataset.pictures(character)]
+    said = images.put_in_front("rin", "newword", Look())[0]
+    assert "14 captions" in said
+    assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
+    assert page_memory.answer("rin", "trigger") == "newword"
+    assert "No caption had to change" in images.put_in_front("rin", "newword", Look())[0]
+    assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
+        "rin", "orange shirt", "green hat"
+    )
+    images.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
+    assert "green hat" in dataset.read_caption(character / "01.png")
+    assert (
+        caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
+    )
+    assert "cannot fill in {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
+    images.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
+    assert dataset.read_caption(character / "02.png").startswith("newword, a woman, miraxo")
+    assert page_memory.answer("rin", "class") == "a woman"
+    for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
+        assert f"Took back: {level}" in images.undo_captions("rin", "", Look())[0]
+    assert "nothing to take back" in images.undo_captions("rin", "", Look())[0]
+    assert [dataset.read_caption(path) for path in dataset.pictures(character)] == before
+    with pytest.raises(UserError, match="trigger word"):
+        images.put_in_front("rin", " ", Look())
+    with pytest.raises(UserError, match="nothing to find"):
+        images.replace_in_all("rin", "", Look(), "", "x")
+
+
+def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="No caption model"):
+        caption_tools.start("rin", " ", "keep", started.append)
+    with pytest.raises(UserError, match="has a caption already"):
+        caption_tools.start("rin", "some/model", "keep", started.append)
+    (character / "03.txt").unlink()
+    caption_tools.start("rin", " some/model ", "keep", started.append)
+    (run,) = started
+    assert caption_tools.show("rin")[:2] == ["", "some/model"]
+    assert not caption_tools.is_writing("rin")
+    assert "interrupted" in caption_tools.draw("rin")[0]
+    (run.folder / "ask" / "start").touch()
+    assert caption_tools.is_writing("rin")
+    with pytest.raises(UserError, match="being written already"):
+        caption_tools.start("rin", "some/model", "keep", started.append)
+    run.report(events.Phase(name="Writing captions", done=1, total=4))
+    told, write, stop, timer = caption_tools.stop("rin")
+    assert "Writing captions (1 of 4)" in told
+    assert "aria-valuenow='25'" in told
+    assert (write.visible, stop.visible, timer.active) == (False, True, True)
+    assert (run.folder / "ask" / "stop").exists()
+    assert len(images.follow("rin", "", Look())) == 10
+    (run.folder / "ask" / "start").unlink()
+    run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
+    assert "<b>No &lt;model&gt;.</b> Get one." in caption_tools.draw("rin")[0]
+    assert images.follow("rin", "", Look())[5]["items"]
+
+
+def test_a_removed_picture_comes_back(character: Path) -> None:
+    images.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
+    assert not (character / "02.png").exists()
+    images.bring_back("rin", "", Look())
+    assert (character / "02.png").exists()
+    with pytest.raises(UserError):
+        images.remove("rin", "", Look(), SimpleNamespace(name="../../x.png"))
+
+
+def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "text<b>.png"
+    fake.write_text("no picture")
+    cleared, said, *_ = images.add("rin", "", Look(), [str(fake)])
+    assert "text&lt;b&gt;.png (not a picture)" in said
+    assert cleared is None
+    assert not fake.exists()
+    with pytest.raises(UserError, match="no project"):
+        images.add("", "", Look(), [])
+
+
+def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
+    dataset.create("two")
+    uploads, places = [], []
+    for number, color in enumerate(["red", "blue"]):
+        for kind in ("png", "txt"):
+            folder = tmp_path / f"{number}{kind}"
+            folder.mkdir()
+            path = folder / f"a.{kind}"
+            if kind == "png":
+                Image.new("RGB", (80, 80), color).save(path)
+            else:
+                path.write_text(color)
+            uploads.append(str(path))
+            places.append(f"mine/{color}/a.{kind}")
+    images.add("two", "", Look(), uploads, json.dumps(places))
+    found = {}
+    for one in dataset.read(home / "datasets" / "two"):
+        with Image.open(one.path) as image:
+            found[image.getpixel((0, 0))] = one.caption
+    assert found == {(255, 0, 0): "red", (0, 0, 255): "blue"}
+
+
+def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
+    assert page_memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
+    assert page_memory.guess_trigger(["a, b", "b, a"]) == ""
+    assert page_memory.guess_trigger(["a, b", "a, b"]) == "a"
+    assert page_memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
+    assert page_memory.guess_trigger(["one"]) == ""
+    assert page_memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
+    assert page_memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"
+    assert page_memory.guess_trigger([]) == ""
+
+
+def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path, home: Path) -> None:
+    assert page_memory.project() == "rin"
+    page_memory.remember("rin", "trigger", "x")
+    page_memory.remember("rin", "name", "y")
+    page_memory.remember_project("rin")
+    assert (page_memory.answer("rin", "trigger"), page_memory.answer("rin", "name")) == ("x", "y")
+    (home / "outputs" / ".page.json").write_text("{")
+    assert page_memory.answer("rin", "trigger") == "miraxo"
+    assert page_memory.answer("my-style", "preset") == "style"
+
+
+# Download
+
+
+def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
+    drawn = download.table(Watch())
+    assert f"href='/download/{finished.id}/rin.safetensors'" in drawn
+    assert f"/download/{finished.id}/checkpoint/5" in drawn
+    assert "checkpoint/2'" not in drawn
+    assert "miraxo" in drawn
+    assert download.table(Watch(), "MIRAXO done") == drawn
+    assert "No run has" in download.table(Watch(), "tractor <b>")
+    assert "<b>" not in download.table(Watch(), "tractor <b>")
+    finished.config_file.write_text("broken")
+    assert "rin.safetensors" in download.table(Watch())
+    assert adapter_choices.size(3 * 2**20) == "3.0 MB"

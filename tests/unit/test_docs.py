@@ -7,7 +7,9 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+USERS = sorted((CHECKOUT / "docs").glob("*.md"))
+DEVELOPERS = sorted((CHECKOUT / "docs" / "development").glob("*.md"))
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *USERS, *DEVELOPERS]
 SOURCE = "\n".join(
     path.read_text(encoding="utf-8") for folder in ("trainer", "ui") for path in (CHECKOUT / folder).rglob("*.py")
 ) + (CHECKOUT / "app.py").read_text(encoding="utf-8")
@@ -42,5 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_page_shows_the_way_to_every_page_of_the_documentation() -> None:
-    readme = PAGES[0].read_text(encoding="utf-8")
-    assert all(f"docs/{page.name}" in readme for page in PAGES[1:])
+    readme, contributing = (page.read_text(encoding="utf-8") for page in PAGES[:2])
+    assert all(f"docs/{page.name}" in readme for page in USERS)
+    assert all(f"docs/development/{page.name}" in contributing for page in DEVELOPERS)
+    assert "(CONTRIBUTING.md)" in readme

@@ -119,7 +119,7 @@ def _child(
         os._exit(KILLED)
 
     threading.Thread(target=heed, daemon=True).start()
-    from trainer.__main__ import main
+    from trainer.cli.commands import main
 
     code = 1
     try:
@@ -133,7 +133,7 @@ def _serve(address: str) -> None:
     import diffusers
     import torch
 
-    import trainer.__main__
+    import trainer.cli.commands
     import trainer.sampling.server
     import trainer.train
     import trainer.training.gauge

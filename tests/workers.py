@@ -65,7 +65,7 @@ def _child(folder: str, home: str, fault: str) -> None:
     log = os.open(Path(folder) / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
-    from trainer.__main__ import main
+    from trainer.cli.commands import main
 
     code = 1
     try:
@@ -78,10 +78,10 @@ def _serve() -> None:
     import diffusers
     import torch
 
-    import trainer.__main__
+    import trainer.cli.commands
     import trainer.train
 
-    diffusers.StableDiffusionPipeline, trainer.__main__, trainer.train  # noqa: B018 - loaded when they are named
+    diffusers.StableDiffusionPipeline, trainer.cli.commands, trainer.train  # noqa: B018 - loaded when they are named
     torch.set_num_threads(1)  # threads would not live on in the worker
     while line := sys.stdin.readline():
         number = os.fork()

@@ -126,9 +126,9 @@ def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
 def test_the_command_line_shows_its_help_without_torch() -> None:
     code = """
 import sys
-import trainer.__main__
+import trainer.cli.commands
 try:
-    trainer.__main__.main(["--help"])
+    trainer.cli.commands.main(["--help"])
 except SystemExit:
     print("torch" in sys.modules)
 """

@@ -11,11 +11,11 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.tiny_captioners import WORDS, make_blip, make_tagger
 from trainer import captioning, runs
-from trainer.__main__ import work
 from trainer.captioning import CaptionConfig
 from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.runs import Run, events
+from trainer.worker import work
 
 
 @pytest.fixture(scope="module")

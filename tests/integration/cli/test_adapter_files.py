@@ -10,9 +10,9 @@ from safetensors.torch import save
 
 from tests.integration.adapter_files.test_adapter_files import exported
 from tests.unit.adapter_files.test_compatibility import good
-from trainer.__main__ import main
 from trainer.adapter_files import base_weights, reader, safetensors_reader, writer
-from trainer.file_commands import adapter
+from trainer.cli.adapter_files import adapter
+from trainer.cli.commands import main
 from trainer.runs import Run
 
 

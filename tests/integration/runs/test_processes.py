@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
 from trainer import config, runs
-from trainer.__main__ import main
+from trainer.cli.commands import main
 from trainer.runs import Run, archive, events, queue
 from trainer.training import checkpoint
 

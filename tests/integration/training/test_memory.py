@@ -231,7 +231,7 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
 
 
 def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path, tiny_sd: Path) -> None:
-    from trainer.__main__ import explain
+    from trainer.worker import explain
 
     run = runs.create(settings(tiny_sd, training__parts=4, training__gradient_checkpointing="all"))
 

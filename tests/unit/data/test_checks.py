@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
-from trainer.__main__ import main
+from trainer.cli.commands import main
 from trainer.data import caption_edits, checks, dataset, fixes, image_stats, token_count
 from trainer.errors import UserError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from trainer import __version__, storage
+from trainer import __version__, paths, storage
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.server import accounts
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; returns the exit code."""
     options = _options(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn hands on after it has shut down
-    os.environ["LIMNER_HOME"] = str(storage.home().resolve())  # the same folder for workers, wherever they run
+    os.environ["LIMNER_HOME"] = str(paths.home().resolve())  # the same folder for workers, wherever they run
     try:
         if options.add_person or options.remove_person:
             tell_of(options)
@@ -104,16 +104,16 @@ def hold_home() -> FileLock:
         UserError: another server has it, or it cannot be written to.
     """
     try:
-        storage.outputs().mkdir(parents=True, exist_ok=True)
-        storage.datasets().mkdir(parents=True, exist_ok=True)
-        lock, number = FileLock(storage.outputs() / ".page.lock"), storage.outputs() / ".page.pid"
+        paths.outputs().mkdir(parents=True, exist_ok=True)
+        paths.datasets().mkdir(parents=True, exist_ok=True)
+        lock, number = FileLock(paths.outputs() / ".page.lock"), paths.outputs() / ".page.pid"
         lock.acquire(timeout=0)
         storage.write(number, str(os.getpid()))  # not in the lock's own file, which each who tries it empties
-        for folder in (one for one in storage.datasets().iterdir() if one.is_dir()):
+        for folder in (one for one in paths.datasets().iterdir() if one.is_dir()):
             storage.sweep(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             storage.empty_bin(folder)
-        storage.sweep(storage.outputs(), *(storage.outputs() / name for name in (".pictures", ".adapters")))
-        storage.empty_bin(storage.outputs())
+        storage.sweep(paths.outputs(), *(paths.outputs() / name for name in (".pictures", ".adapters")))
+        storage.empty_bin(paths.outputs())
     except Timeout:
         raise UserError(
             "Limner is running already for this folder, as process {number}.",
@@ -130,8 +130,8 @@ def hold_home() -> FileLock:
 
 def tell_of_room() -> None:
     """Say it at the start if the disk is so full that uploads will be refused; what is there can be worked with."""
-    if not storage.room(storage.outputs()):
-        free, floor = storage.free_space(storage.outputs()) // 2**20, storage.FLOOR // 2**20
+    if not storage.room(paths.outputs()):
+        free, floor = storage.free_space(paths.outputs()) // 2**20, storage.FLOOR // 2**20
         told = say(
             "The disk has {free} MB left. Pictures can be added when there are {floor} MB.", free=free, floor=floor
         )
@@ -212,7 +212,7 @@ def choose_password(options: argparse.Namespace, *, several: bool) -> str:
 
 def prepare_environment() -> None:
     """Tell Gradio, before it is imported, to look nothing up and to keep uploads in our own folder."""
-    uploads = storage.uploads()
+    uploads = paths.uploads()
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700)
     os.environ.update(

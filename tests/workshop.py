@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from tests.conftest import CHECKOUT
-from trainer import storage
+from trainer import paths, storage
 
 
 async def told(request: Request) -> Response:
@@ -34,7 +34,7 @@ async def upload(request: Request) -> Response:
         total += len(chunk)
         digest.update(chunk)
         if total:
-            storage.write(storage.home() / "came", str(total))
+            storage.write(paths.home() / "came", str(total))
     return JSONResponse([total, digest.hexdigest()])
 
 
@@ -52,7 +52,7 @@ async def events(request: Request) -> Response:
                 yield f"data: {number} at {time.monotonic()}\n\n"
                 await asyncio.sleep(0.1)
         finally:
-            storage.write(storage.home() / "gone", "")
+            storage.write(paths.home() / "gone", "")
 
     return StreamingResponse(lines(), media_type="text/event-stream")
 
@@ -63,7 +63,7 @@ async def large(request: Request) -> Response:
     async def pieces() -> AsyncIterator[bytes]:
         for number in range(40):
             yield bytes([number]) * 2**20
-            storage.write(storage.home() / "went", str(number + 1))
+            storage.write(paths.home() / "went", str(number + 1))
 
     return StreamingResponse(pieces())
 
@@ -93,7 +93,7 @@ ROUTES = {
 
 
 def main() -> None:
-    if (storage.home() / "broken").exists():
+    if (paths.home() / "broken").exists():
         sys.exit("broken")
     time.sleep(float(os.environ.get("LIMNER_SLOW", "0")))
     routes = [Route(path, answer) for path, answer in ROUTES.items()]

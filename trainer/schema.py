@@ -37,13 +37,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
 
 
-def paths(section: type[BaseModel], prefix: str = "") -> list[str]:
+def setting_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
     """The names of all settings in a section and those inside it, such as `train.steps`."""
     found = []
     for name, info in section.model_fields.items():
         found.append(prefix + name)
         for kind in sections(info.annotation):
-            found += paths(kind, f"{prefix}{name}.")
+            found += setting_paths(kind, f"{prefix}{name}.")
     return found
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.data import checks, dataset, sandbox
 from trainer.errors import UserError
 from trainer.runs import archive
@@ -113,7 +113,7 @@ def create_project(name: str) -> str:
     """Make a new, empty project; gives its name."""
     if name in dataset.names():
         raise UserError("There is a project {name!r} already.", "Choose another name.", name=name)
-    dataset.create(storage.check_name(name, "project"))
+    dataset.create(paths.check_name(name, "project"))
     return name
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import storage
+from trainer import paths
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
@@ -58,7 +58,7 @@ def make_app(*, leave: bool = False) -> FastAPI:
     app.include_router(media.router)
     gr.mount_gradio_app(
         app, build(painter, watch, leave=leave), path="/", allowed_paths=[],
-        blocked_paths=[str(storage.datasets()), str(storage.outputs())],
+        blocked_paths=[str(paths.datasets()), str(paths.outputs())],
         max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         show_error=False, mcp_server=False, theme=theme(), css_paths=[STATIC / "style.css"],
         favicon_path=str(STATIC / "favicon.svg"), js=SPOKEN,

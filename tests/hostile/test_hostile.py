@@ -22,7 +22,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
-from trainer import config, families, runs, storage
+from trainer import config, families, paths, runs, storage
 from trainer.adapter_files import reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
@@ -400,4 +400,4 @@ def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
         assert_in_words(ascii(str(caught.value)), home)
     with pytest.raises(UserError):
         image_grid.folder_of(run_id)
-    assert storage.outputs().is_dir()
+    assert paths.outputs().is_dir()

@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, whatever happens in between; names that are no paths."""
+"""Writing: whole or not at all, whatever happens in between."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from trainer import storage
-from trainer.errors import UserError
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -95,36 +94,3 @@ def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
     storage.sweep(tmp_path, tmp_path / "absent")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["000001", "mine.part"]
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
-def test_names_that_are_no_names(name: str) -> None:
-    with pytest.raises(UserError, match="cannot be the name"):
-        storage.check_name(name, "run")
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("rin", "rin"), ("../../x", "x"), ("my cat 1", "my-cat-1"), ("\u72ac", "\u72ac"), ("///", "picture")],
-)
-def test_safe_names(text: str, name: str) -> None:
-    assert storage.safe_name(text, "picture") == name
-    assert storage.check_name(storage.safe_name(text, "picture"), "picture")
-
-
-def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    anna, ben, models = (tmp_path / name for name in ("people/anna", "people/ben", "models"))
-    for folder in (anna, ben, models):
-        folder.mkdir(parents=True)
-    (models / "theirs").symlink_to(ben)
-    monkeypatch.setenv("LIMNER_HOME", str(anna))
-    assert storage.shared() == anna
-    assert storage.is_open(ben)  # where there is one home, nobody is kept from anything
-    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    assert storage.models() == models
-    assert storage.is_open(anna / "datasets" / "x")
-    assert storage.is_open(models / "sd15.safetensors")
-    for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
-        assert not storage.is_open(path)

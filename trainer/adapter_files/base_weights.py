@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.adapter_files import safetensors_reader
 from trainer.adapter_files.safetensors_reader import Entry
 from trainer.base_models import detect, layer_names
@@ -128,7 +128,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return []
     for index in sorted(folder.glob("*.safetensors.index.json")):
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / storage.checked_file_name(str(name)) for name in sorted(names)]
+        return [folder / paths.checked_file_name(str(name)) for name in sorted(names)]
     found = sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))
     return found[:1]
 

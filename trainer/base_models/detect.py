@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from trainer import storage
+from trainer import paths
 from trainer.errors import UserError
 from trainer.i18n import say
 
@@ -69,7 +69,7 @@ def is_here(base: str) -> bool:
     """Whether a base is the path of something on this machine, and of nobody else's."""
     try:
         path = Path(base).expanduser()
-        return path.exists() and (storage.is_open(path) or any(path.resolve().is_relative_to(one) for one in _PUBLIC))
+        return path.exists() and (paths.is_open(path) or any(path.resolve().is_relative_to(one) for one in _PUBLIC))
     except (OSError, RuntimeError):  # a name that is too long, or of an unknown home
         return False
 

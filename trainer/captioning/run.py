@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer import config as configs
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import caption_edits, dataset
 from trainer.errors import UserError
 from trainer.runs import Run
@@ -48,8 +48,8 @@ def create(settings: CaptionConfig) -> Run:
     """
     if not wanted(settings):
         raise UserError("Every picture has a caption already.", "Choose to add to them or to replace them.")
-    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{storage.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
-    folder, number = storage.outputs() / FOLDER / stem, 1
+    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{paths.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
+    folder, number = paths.outputs() / FOLDER / stem, 1
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{stem}-{number}")
@@ -70,7 +70,7 @@ def load(run: Run) -> CaptionConfig:
 
 def newest(name: str) -> Run | None:
     """The caption run of a data set that was started last; None if there is none."""
-    root = storage.outputs() / FOLDER
+    root = paths.outputs() / FOLDER
     for folder in sorted(root.iterdir(), reverse=True) if root.is_dir() else ():
         run = Run(folder)
         try:

@@ -20,7 +20,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, captioning, config, runs, storage
+from trainer import __version__, captioning, config, paths, runs, storage
 from trainer.base_models import MICRO
 from trainer.cli import adapter_files
 from trainer.cli.console import Progress
@@ -130,7 +130,7 @@ def _resume(parsed: argparse.Namespace) -> int:
 
 def _caption(parsed: argparse.Namespace) -> int:
     asked = {name: getattr(parsed, name) for name in ("dataset", "model", "existing", "threshold")}
-    if not storage.NAME.fullmatch(parsed.dataset):
+    if not paths.NAME.fullmatch(parsed.dataset):
         asked["dataset"] = str(dataset.folder_of(parsed.dataset).resolve())
     run = captioning.create(config.check(captioning.CaptionConfig, asked))
     code = work(Run(run.folder, Progress()))
@@ -224,7 +224,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
-        "disk_free_gb": round(storage.free_space(storage.home()) / 2**30, 1),
+        "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
         "datasets": dataset.names(),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }

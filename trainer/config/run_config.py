@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trainer import storage
+from trainer import paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.training import (
@@ -30,7 +30,7 @@ from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.schema import Section, paths, sections, what_is_wrong
+from trainer.schema import Section, sections, setting_paths, what_is_wrong
 
 PRESETS = Path(__file__).parent / "presets"
 # What a union is when nobody says so; a preset or a file may say otherwise.
@@ -153,7 +153,7 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if not storage.NAME.fullmatch(name):
+        if not paths.NAME.fullmatch(name):
             raise ValueError(say("use letters, digits, '-' and '_' only, at most 64"))
         return name
 
@@ -317,7 +317,7 @@ def messages(error: ValidationError) -> dict[str, str]:
     for one in error.errors():
         path = ".".join(str(part) for place, part in enumerate(one["loc"]) if place != 1 or part not in _kinds())
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path, paths(TrainConfig), n=1)
+            near = difflib.get_close_matches(path, setting_paths(TrainConfig), n=1)
             known = say("{path} is not a setting (did you mean {near}?)", path=path, near=near[0]) if near else ""
             found[path] = known or say("{path} is not a setting", path=path)
         elif one["type"] == "missing":

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from filelock import BaseFileLock, FileLock
 from PIL import Image, UnidentifiedImageError
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.errors import UserError
 from trainer.i18n import JOINERS, say
 
@@ -54,10 +54,10 @@ def folder_of(dataset: str) -> Path:
     Raises:
         UserError: there is no such folder, or it is another person's.
     """
-    folder = storage.datasets() / dataset
-    if not storage.NAME.fullmatch(dataset) or not folder.is_dir():
+    folder = paths.datasets() / dataset
+    if not paths.NAME.fullmatch(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
-    if not folder.is_dir() or not storage.is_open(folder):
+    if not folder.is_dir() or not paths.is_open(folder):
         raise UserError(
             "There is no data set {name!r}.",
             "Known data sets: {known}. Add pictures first, or give the path of a folder.",
@@ -69,9 +69,9 @@ def folder_of(dataset: str) -> Path:
 
 def names() -> list[str]:
     """Names of all data sets, sorted."""
-    root = storage.datasets()
+    root = paths.datasets()
     return (
-        sorted(one.name for one in root.iterdir() if one.is_dir() and storage.NAME.fullmatch(one.name))
+        sorted(one.name for one in root.iterdir() if one.is_dir() and paths.NAME.fullmatch(one.name))
         if root.is_dir()
         else []
     )
@@ -79,7 +79,7 @@ def names() -> list[str]:
 
 def create(name: str) -> Path:
     """Make sure that a data set of this name exists, and return its folder."""
-    folder = storage.datasets() / storage.check_name(name, "data set")
+    folder = paths.datasets() / paths.check_name(name, "data set")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

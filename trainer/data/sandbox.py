@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import storage
+from trainer import paths
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.i18n import say
@@ -31,7 +31,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     report, name = None, ""
     with subprocess.Popen(  # an argument list, no shell
         [sys.executable, "-m", "trainer.data.sandbox", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=storage.CHECKOUT, text=True, encoding="utf-8",
+        cwd=paths.CHECKOUT, text=True, encoding="utf-8",
     ) as process:  # fmt: skip
         assert process.stdin  # both are pipes
         assert process.stdout

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import dataset, images
 from trainer.errors import UserError
 from trainer.i18n import count, say
@@ -81,17 +81,17 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
         report = Report()
         captions = _captions(sources, report)
         shelf = _Shelf(folder)
-        paths: dict[str, Path] = {}
+        added: dict[str, Path] = {}
         for source in sources:
             for name, data in _entries(*source, report, _is_image):
                 if look:
                     look(_shown(name))
                 path = _add_picture(shelf, name, data, captions.get(_stem(name)), report)
                 if path:
-                    paths[_stem(name)] = path
-        _add_masks(folder, sources, paths, report)
+                    added[_stem(name)] = path
+        _add_masks(folder, sources, added, report)
         storage.sync_folder(folder)
-        _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in paths}, report)
+        _add_loose_captions(folder, {stem: text for stem, text in captions.items() if stem not in added}, report)
         return report
 
 
@@ -212,18 +212,18 @@ def _add_picture(shelf: _Shelf, name: str, data: bytes, caption: str | None, rep
         extension = _EXTENSIONS[str(image.format)]
         report.moving += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     text = dataset.one_line(caption or "")
-    path = shelf.create(storage.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    path = shelf.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
     report.captions += bool(text)
     report.added.append(path.name)
     return path
 
 
-def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], paths: dict[str, Path], report: Report) -> None:
-    """Put each mask of an upload beside its image, which came with it (`paths`, by folder and stem) or was there."""
+def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[str, Path], report: Report) -> None:
+    """Put each mask of an upload beside its image, which came with it (`added`, by folder and stem) or was there."""
     refused = Report()
     for source in sources:
         for name, data in _entries(*source, refused, _is_mask):
-            image = _masked_image(folder, PurePosixPath(name), paths)
+            image = _masked_image(folder, PurePosixPath(name), added)
             if image is None:
                 report.refused.append((_shown(name), say("a mask without a picture of that name")))
                 continue
@@ -239,15 +239,15 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], paths: dict[st
     report.refused += [refusal for refusal in refused.refused if not refusal[0].lower().endswith(".zip")]
 
 
-def _masked_image(folder: Path, mask: PurePosixPath, paths: dict[str, Path]) -> Path | None:
+def _masked_image(folder: Path, mask: PurePosixPath, added: dict[str, Path]) -> Path | None:
     """Return the image that a mask is for: in its own folder, beside its folder of masks, or the only one so called."""
     stem = dataset.masked_stem(mask)
     places = [mask.parent, mask.parent.parent] if mask.parent.name.lower() in dataset.MASK_FOLDERS else [mask.parent]
     for place in places:
-        if image := paths.get(str(place / stem)):
+        if image := added.get(str(place / stem)):
             return image
-    alike = [image for key, image in paths.items() if PurePosixPath(key).name == stem]
-    alike = alike or [image for image in dataset.pictures(folder) if image.stem == storage.safe_name(stem, "picture")]
+    alike = [image for key, image in added.items() if PurePosixPath(key).name == stem]
+    alike = alike or [image for image in dataset.pictures(folder) if image.stem == paths.safe_name(stem, "picture")]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -256,7 +256,7 @@ def _add_loose_captions(folder: Path, captions: dict[str, str], report: Report) 
     stems = {path.stem: path for path in dataset.pictures(folder)}
     for stem, text in captions.items():
         name = PurePosixPath(stem).name
-        picture = stems.get(storage.safe_name(name, "picture"))
+        picture = stems.get(paths.safe_name(name, "picture"))
         if picture is None:
             report.refused.append(
                 (dataset.one_line(name)[:76] + ".txt", say("a caption without a picture of that name"))

@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.errors import UserError
 from trainer.runs import Run
 
@@ -42,12 +42,12 @@ def delete(run: Run) -> None:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is at work.", "Stop it first.")
-    storage.discard(run.folder, storage.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
+    storage.discard(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
 
 
 def deleted() -> list[Path]:
     """Runs in the bin, the one deleted last first."""
-    found = [one for one in (storage.outputs() / storage.BIN).glob("*.*") if (one / "config.toml").is_file()]
+    found = [one for one in (paths.outputs() / storage.BIN).glob("*.*") if (one / "config.toml").is_file()]
     return sorted(found, key=lambda one: one.suffix, reverse=True)
 
 
@@ -60,7 +60,7 @@ def restore_last() -> Run:
     found = deleted()
     if not found:
         raise UserError("There is no deleted run.", "Nothing has to be brought back.")
-    folder = storage.outputs() / found[0].stem
+    folder = paths.outputs() / found[0].stem
     if folder.exists():
         raise UserError("There is a run of this name again.", "Rename that one first.")
     found[0].replace(folder)
@@ -76,7 +76,7 @@ def rename(run: Run, name: str) -> Run:
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is at work.", "Stop it first, or wait until it has ended.")
     begun = run.id[:17] if BEGUN.match(run.id) else f"{datetime.now():%Y-%m-%d_%H%M%S}"
-    folder = storage.outputs() / f"{begun}_{storage.check_name(name.strip(), 'run')[:42]}"
+    folder = paths.outputs() / f"{begun}_{paths.check_name(name.strip(), 'run')[:42]}"
     if folder.exists() and folder != run.folder:
         raise UserError("There is a run of this name already.", "Choose another name.")
     run.folder.replace(folder)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
 
 
 def device_lock() -> Path:
     """Held by the worker that uses the device; of several people's workers, too, there is one at a time."""
-    return storage.shared() / "outputs" / ".device.lock"
+    return paths.shared() / "outputs" / ".device.lock"
 
 
 def hold(run: Run) -> FileLock:
@@ -57,7 +57,7 @@ def wait_for_device(run: Run) -> FileLock:
 
 
 def _older_waiting(run: Run) -> bool:
-    if run.folder.parent.resolve() != storage.outputs().resolve():
+    if run.folder.parent.resolve() != paths.outputs().resolve():
         return False
     return any(
         other.id < run.id and runs.is_locked(other.lock) and runs.look(other).status == "waiting"

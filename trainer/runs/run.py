@@ -32,7 +32,7 @@ from typing import Literal, get_args
 from filelock import FileLock, Timeout
 
 from trainer import config as configs
-from trainer import fault_injection, storage
+from trainer import fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -237,9 +237,9 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
 
 def _new_folder(stem: str) -> Path:
     """A folder that is there for whoever made it alone: of several who ask at once each gets another one."""
-    storage.outputs().mkdir(parents=True, exist_ok=True)
+    paths.outputs().mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        folder = storage.outputs() / (stem if number == 1 else f"{stem}-{number}")
+        folder = paths.outputs() / (stem if number == 1 else f"{stem}-{number}")
         with suppress(FileExistsError):
             folder.mkdir()
             break
@@ -260,7 +260,7 @@ def _absolute(dataset: str) -> str:
     folder = Path(dataset).expanduser()
     if not dataset:  # no data set; as a path it would be the folder we are in
         return dataset
-    return dataset if (storage.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
+    return dataset if (paths.datasets() / dataset).is_dir() or not folder.is_dir() else str(folder.resolve())
 
 
 def find(run_id: str) -> Run:
@@ -269,7 +269,7 @@ def find(run_id: str) -> Run:
     Raises:
         UserError: there is none.
     """
-    folder = storage.outputs() / storage.check_name(run_id, "run")
+    folder = paths.outputs() / paths.check_name(run_id, "run")
     if not (folder / "config.toml").is_file():
         raise UserError("There is no run {run_id!r}.", "Reload the page to see which there are.", run_id=run_id)
     return Run(folder)
@@ -277,10 +277,10 @@ def find(run_id: str) -> Run:
 
 def every() -> list[Run]:
     """All runs under `outputs/`, the newest first."""
-    root = storage.outputs()
+    root = paths.outputs()
     if not root.is_dir():
         return []
-    folders = [one for one in root.iterdir() if storage.NAME.fullmatch(one.name) and (one / "config.toml").is_file()]
+    folders = [one for one in root.iterdir() if paths.NAME.fullmatch(one.name) and (one / "config.toml").is_file()]
     return [Run(one) for one in sorted(folders, reverse=True)]
 
 
@@ -324,7 +324,7 @@ def spawn(run: Run) -> None:
     with (run.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(  # an argument list, no shell
             [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=storage.CHECKOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=paths.CHECKOUT, start_new_session=True,
         )  # fmt: skip
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay as a zombie
 

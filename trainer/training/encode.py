@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer import storage
+from trainer import paths
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
 from trainer.data.dataset import Example
@@ -184,7 +184,7 @@ class _Encoder:
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         mark = "".join(self.marks.values()) + denoiser
         found = {
-            prompt: tensor_cache.place(storage.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
+            prompt: tensor_cache.place(paths.outputs(), prompt, str(side), str(DRAWN_IN), str(look.guidance), mark)
             for prompt in settings.prompts
         }
         missing = any(not self.store.has(file, {"latents"}) for file in found.values())

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 
-from trainer import __version__, storage
+from trainer import __version__, paths, storage
 from trainer.adapter_files import compatibility, reader, summary, writer
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
@@ -180,7 +180,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
     now = datetime.now(UTC)
     begun = [event.time for event in events.read(run.log)[0] if event.kind == "started"]
     tags = Counter(tag for caption in captions for tag in (part.strip() for part in caption.split(",")) if tag)
-    dataset_name = f"1_{storage.safe_name(Path(config.dataset).name, 'pictures')}"
+    dataset_name = f"1_{paths.safe_name(Path(config.dataset).name, 'pictures')}"
     size = str(config.training.resolution)
     network, arguments = config.adapter.network
     values: dict[str, Any] = {

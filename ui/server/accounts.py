@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tomlkit
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.errors import UserError
 
 KEYS = ("salt", "hash")
@@ -49,12 +49,12 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 def register() -> Path:
     """Where the register lies."""
-    return storage.home() / "people.toml"
+    return paths.home() / "people.toml"
 
 
 def home(name: str) -> Path:
     """The home of a person, with their data sets and runs."""
-    return storage.home() / "people" / name
+    return paths.home() / "people" / name
 
 
 def everybody() -> Mapping[str, Person]:
@@ -77,7 +77,7 @@ def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Person]:
     """The register as it was in a version of its file; it is asked at each request, and seldom another one."""
     found = {}
     for name, told in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        storage.check_name(name, "person")  # a folder is called so
+        paths.check_name(name, "person")  # a folder is called so
         if not isinstance(told, dict):
             raise _unknown(name)
         for key in told.keys() - set(KEYS):
@@ -102,7 +102,7 @@ def add(name: str) -> str:
         UserError: the name is none, or nearly another person's.
     """
     known = dict(everybody())
-    storage.check_name(name, "person")
+    paths.check_name(name, "person")
     for other in known:
         if other != name and other.casefold() == name.casefold():  # some disks take both for one folder
             raise UserError("There is {other!r} already.", "Choose a name that differs in more.", other=other)
@@ -112,7 +112,7 @@ def add(name: str) -> str:
     for part in (folder.parent, folder, folder / "datasets", folder / "outputs"):
         part.mkdir(mode=0o700, exist_ok=True)
     for example in EXAMPLES:
-        source, place = storage.datasets() / example, folder / "datasets" / example
+        source, place = paths.datasets() / example, folder / "datasets" / example
         if name not in known and source.is_dir() and not place.exists():
             _copy(source, place)
     return password

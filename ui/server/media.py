@@ -14,7 +14,7 @@ from typing import TypeVar
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.data import dataset, images
 from trainer.errors import UserError
 
@@ -31,12 +31,12 @@ FRESH = {"Cache-Control": "private, no-store"}
 
 def pictures() -> Path:
     """Folder of the pictures made while trying out."""
-    return storage.outputs() / ".pictures"
+    return paths.outputs() / ".pictures"
 
 
 def kept() -> Path:
     """Folder of adapter files that were dropped on the page or made by a tool."""
-    return storage.outputs() / ".adapters"
+    return paths.outputs() / ".adapters"
 
 
 def checkpoint_file(run: runs.Run, step: int) -> Path:
@@ -47,7 +47,7 @@ def checkpoint_file(run: runs.Run, step: int) -> Path:
 def upload_room() -> int:
     """Bytes that uploads may take at present: some of the disk stays free, and not too many wait."""
     waiting = sum(size for _, size, _ in _waiting())
-    return max(0, min(storage.room(storage.outputs()), UPLOADS - waiting))
+    return max(0, min(storage.room(paths.outputs()), UPLOADS - waiting))
 
 
 def forget_uploads(older: float = FORGOTTEN) -> None:
@@ -59,7 +59,7 @@ def forget_uploads(older: float = FORGOTTEN) -> None:
 
 def _waiting() -> Iterator[tuple[Path, int, float]]:
     """Each upload that is not taken in: where it lies, its size, when it was written last."""
-    for path in storage.uploads().rglob("*"):
+    for path in paths.uploads().rglob("*"):
         with suppress(OSError):  # it was taken in at this moment
             if path.is_file():
                 stat = path.stat()
@@ -93,7 +93,7 @@ def find_picture(name: str, picture: str) -> Path:
     Raises:
         UserError: there is no such data set, or no such picture in it.
     """
-    folder = storage.datasets() / storage.check_name(name, "data set")
+    folder = paths.datasets() / paths.check_name(name, "data set")
     for path in dataset.pictures(folder) if folder.is_dir() else ():
         if path.name == picture:
             return path

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import httpx
 
-from trainer import storage
+from trainer import paths
 from trainer.i18n import LANGUAGE, say
 from ui.server import accounts
 from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
 
 Fields = list[tuple[bytes, bytes]]
-COMMAND = (sys.executable, str(storage.CHECKOUT / "app.py"))
+COMMAND = (sys.executable, str(paths.CHECKOUT / "app.py"))
 IDLE = 1800.0  # seconds without a request after which a person's server gives its memory back
 PATIENCE = 10.0  # seconds that one has to end by itself
 CALLERS = 1024  # who may wait before a server that is being started
@@ -117,13 +117,13 @@ class Door:
     async def _start(self, name: str) -> Workshop:
         """Start the server of a person. Who calls it before it is ready waits, as the socket is there already."""
         path = self._sockets / secrets.token_hex(8)
-        places = {"LIMNER_HOME": str(accounts.home(name)), "LIMNER_SHARED": str(storage.home())}
+        places = {"LIMNER_HOME": str(accounts.home(name)), "LIMNER_SHARED": str(paths.home())}
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen(CALLERS)
             process = await asyncio.create_subprocess_exec(  # an argument list, no shell
                 *self._command, "--socket", str(listener.fileno()), pass_fds=[listener.fileno()],
-                stdin=PIPE, cwd=storage.CHECKOUT, env={**os.environ, **places},
+                stdin=PIPE, cwd=paths.CHECKOUT, env={**os.environ, **places},
             )  # fmt: skip
         line = httpx.AsyncHTTPTransport(
             uds=str(path), limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)

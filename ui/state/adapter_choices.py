@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import say
@@ -38,7 +38,7 @@ def keep(source: Path) -> Path:
     """Copy a file that was checked to those that are kept, under its name or one like it that is free."""
     folder = media.kept()
     folder.mkdir(parents=True, exist_ok=True)
-    name = storage.safe_name(source.stem, "adapter")
+    name = paths.safe_name(source.stem, "adapter")
     return storage.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
 
 
@@ -49,7 +49,7 @@ def discard(name: str) -> None:
         UserError: it is not there.
     """
     path = kept_file(name)
-    bin_folder = storage.outputs() / storage.BIN
+    bin_folder = paths.outputs() / storage.BIN
     target, number = bin_folder / path.name, 1
     while target.exists():
         number += 1
@@ -63,7 +63,7 @@ def kept_file(name: str) -> Path:
     Raises:
         UserError: there is none of this name.
     """
-    path = media.kept() / f"{storage.check_name(name, 'file')}.safetensors"
+    path = media.kept() / f"{paths.check_name(name, 'file')}.safetensors"
     if not path.is_file():
         raise UserError("This adapter is no longer there.", "Choose another one.")
     return path

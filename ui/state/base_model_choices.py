@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.base_models import MICRO, detect
 from trainer.errors import UserError
 from trainer.i18n import say
@@ -14,7 +14,7 @@ SHOWN = 8  # of those used before
 def choices() -> list[tuple[str, str]]:
     """(label, base) of each, the built-in one first."""
     found = {MICRO: say("Micro, built in")}
-    for path in sorted(storage.models().iterdir()) if storage.models().is_dir() else ():
+    for path in sorted(paths.models().iterdir()) if paths.models().is_dir() else ():
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
             found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
     for base in _used():

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer import storage
+from trainer import paths
 from trainer.base_models import MICRO
 from trainer.data import reach
 from ui.state import page_memory
@@ -68,7 +68,7 @@ def look(folder: Path) -> bool:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # an argument list, no shell
-        [*COMMAND, str(folder.resolve())], cwd=storage.CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [*COMMAND, str(folder.resolve())], cwd=paths.CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     atexit.register(process.kill)

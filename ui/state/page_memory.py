@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import caption_edits, dataset
 
 EXAMPLE = "example-character"
@@ -59,8 +59,8 @@ def remember(project: str, key: str, value: str) -> None:
 
 def captions(project: str) -> list[str]:
     """All captions of a project; none if it is not there."""
-    folder = storage.datasets() / project
-    if not storage.NAME.fullmatch(project) or not folder.is_dir():
+    folder = paths.datasets() / project
+    if not paths.NAME.fullmatch(project) or not folder.is_dir():
         return []
     return [dataset.read_caption(path) for path in dataset.pictures(folder)]
 
@@ -79,7 +79,7 @@ def guess_trigger(captions: list[str]) -> str:
 
 def _load() -> dict[str, Any]:
     try:
-        data = json.loads((storage.outputs() / ".page.json").read_text(encoding="utf-8"))
+        data = json.loads((paths.outputs() / ".page.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(data, dict):
@@ -91,5 +91,5 @@ def _load() -> dict[str, Any]:
 
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     with _LOCK:
-        storage.outputs().mkdir(parents=True, exist_ok=True)
-        storage.write(storage.outputs() / ".page.json", json.dumps(change(_load()), indent=1))
+        paths.outputs().mkdir(parents=True, exist_ok=True)
+        storage.write(paths.outputs() / ".page.json", json.dumps(change(_load()), indent=1))

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
 
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import Run, View, queue
@@ -78,7 +78,7 @@ def label(run: Run) -> str:
 def log_tail(run: Run) -> str:
     """The last lines of the worker's log, without where things lie on this machine."""
     text = runs.log_tail(run)
-    for folder in (storage.home(), storage.shared(), storage.CHECKOUT, Path.home()):
+    for folder in (paths.home(), paths.shared(), paths.CHECKOUT, Path.home()):
         shown = "~" if folder == Path.home() else "limner"
         text = text.replace(str(folder.resolve()), shown).replace(str(folder), shown)
     return text

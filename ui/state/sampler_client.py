@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import storage
+from trainer import paths
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
@@ -40,11 +40,11 @@ class Painter:
             if self._process is None or self._process.poll() is not None:
                 if self._process is not None:
                     _bury(self._process)
-                storage.outputs().mkdir(parents=True, exist_ok=True)
-                with (storage.outputs() / ".painter.log").open("wb") as log:
+                paths.outputs().mkdir(parents=True, exist_ok=True)
+                with (paths.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell
                         self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                        cwd=storage.CHECKOUT, text=True, encoding="utf-8",
+                        cwd=paths.CHECKOUT, text=True, encoding="utf-8",
                     )  # fmt: skip
         self._rest()
 

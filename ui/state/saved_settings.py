@@ -6,18 +6,18 @@ from typing import Any
 
 import tomlkit
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.errors import UserError
 
 
 def folder() -> Path:
     """Where they lie."""
-    return storage.outputs() / ".presets"
+    return paths.outputs() / ".presets"
 
 
 def names() -> list[str]:
     """Names of all that are kept."""
-    return sorted(path.stem for path in folder().glob("*.toml") if storage.NAME.fullmatch(path.stem))
+    return sorted(path.stem for path in folder().glob("*.toml") if paths.NAME.fullmatch(path.stem))
 
 
 def save(name: str, data: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def save(name: str, data: dict[str, Any]) -> None:
     Raises:
         UserError: the name is none.
     """
-    path = folder() / f"{storage.check_name(name.strip(), 'preset')}.toml"
+    path = folder() / f"{paths.check_name(name.strip(), 'preset')}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.write(path, tomlkit.dumps(data))
 
@@ -38,7 +38,7 @@ def load(name: str) -> dict[str, Any]:
         UserError: there are none, or they cannot be read.
     """
     try:
-        return tomllib.loads((folder() / f"{storage.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((folder() / f"{paths.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
             "The settings {name!r} cannot be read.", "Choose others, or keep them anew.", name=name

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import storage
+from trainer import paths
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.state import adapter_choices
@@ -220,7 +220,7 @@ def run(request: Request) -> str:
     Raises:
         UserError: what the tool refused.
     """
-    if not storage.safe_name(request.name, ""):
+    if not paths.safe_name(request.name, ""):
         raise UserError("The new file has no name yet.", "Type one.")
     if request.tool == "bake":
         out = _model_path(request)
@@ -230,9 +230,9 @@ def run(request: Request) -> str:
             path=f"outputs/.models/{escape(out.name)}",
         )  # fmt: skip
         return f"<p>{told}</p>"
-    storage.uploads().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=storage.uploads()) as folder:
-        made = Path(folder) / f"{storage.safe_name(request.name, 'adapter')}.safetensors"
+    paths.uploads().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.uploads()) as folder:
+        made = Path(folder) / f"{paths.safe_name(request.name, 'adapter')}.safetensors"
         facts = call(arguments(request, made))
         out = adapter_choices.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
@@ -247,10 +247,10 @@ def run(request: Request) -> str:
 
 
 def _model_path(request: Request) -> Path:
-    folder = storage.outputs() / ".models"
+    folder = paths.outputs() / ".models"
     folder.mkdir(exist_ok=True)
     single = request.base.strip().lower().endswith(".safetensors")
-    return folder / (storage.safe_name(request.name, "model") + (".safetensors" if single else ""))
+    return folder / (paths.safe_name(request.name, "model") + (".safetensors" if single else ""))
 
 
 def call(command: Sequence[str]) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def call(command: Sequence[str]) -> dict[str, Any]:
     """
     try:
         done = subprocess.run(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", *command], cwd=storage.CHECKOUT, capture_output=True, text=True,
+            [sys.executable, "-m", "trainer", *command], cwd=paths.CHECKOUT, capture_output=True, text=True,
             timeout=HOURS, encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired:

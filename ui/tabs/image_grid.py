@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import storage
+from trainer import paths, storage
 from trainer.base_models import MICRO
 from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
 from trainer.data.checks import Problem
@@ -56,7 +56,7 @@ class Project:
     @property
     def folder(self) -> Path | None:
         """Its folder, if it is there."""
-        folder = storage.datasets() / self.name
+        folder = paths.datasets() / self.name
         return folder if self.name and folder.is_dir() else None
 
     def badges(self, name: str) -> list[str]:
@@ -72,7 +72,7 @@ def folder_of(project: str | None) -> Path:
     """
     if not project:
         raise UserError("There is no project yet.", "Choose New project above and give it a name.")
-    folder = storage.datasets() / storage.check_name(project, "project")
+    folder = paths.datasets() / paths.check_name(project, "project")
     if not folder.is_dir():
         raise UserError(
             "The project {project!r} is no longer there.", "Reload the page to see which there are.", project=project

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, uncaptioned
 from trainer.data import checks, dataset, reach
@@ -29,8 +29,8 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
     answers = Answers.of(*given)
     if not answers.project:
         return [say("Make a project and add pictures first."), gr.skip(), {}]
-    folder = storage.datasets() / answers.project
-    examples = dataset.read(folder) if storage.NAME.fullmatch(answers.project) and folder.is_dir() else ()
+    folder = paths.datasets() / answers.project
+    examples = dataset.read(folder) if paths.NAME.fullmatch(answers.project) and folder.is_dir() else ()
     pictures = len(examples)
     if not pictures:
         return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
@@ -70,7 +70,7 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
         ]  # fmt: skip
     if told := _text_encoder(config):
         facts.append(told)
-    free = storage.free_space(storage.outputs())
+    free = storage.free_space(paths.outputs())
     room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
     if free < ROOM:
         room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import checks
@@ -202,7 +202,7 @@ def show(project: str) -> list[Any]:
 
 def keep(project: str | None, key: str, value: str) -> None:
     """Remember an answer for the next visit, unless it could not be used."""
-    if project and (key != "name" or storage.NAME.fullmatch(value)):
+    if project and (key != "name" or paths.NAME.fullmatch(value)):
         page_memory.remember(project, key, value)
 
 

@@ -23,7 +23,7 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import config, runs, storage
+from trainer import config, paths, runs, storage
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
 from trainer.runs import Run, events
@@ -444,7 +444,7 @@ def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path,
 def test_a_run_that_an_earlier_version_began_goes_on(
     character: Path, tiny_sd: Path, workers: Workers, made: Path
 ) -> None:
-    run = Run(storage.outputs() / "earlier")
+    run = Run(paths.outputs() / "earlier")
     shutil.copytree(made, run.folder)
     begun = run.config()
     base = begun.model.model_copy(update={"base": str(tiny_sd)})

@@ -137,7 +137,7 @@ def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, k
 
 def test_every_setting_is_tested() -> None:
     """By the tests here, by the options that all runs are tested with, or by one that is named."""
-    paths = {path for path in schema.paths(TrainConfig) if not path.startswith("record")}
+    paths = {path for path in schema.setting_paths(TrainConfig) if not path.startswith("record")}
     asked = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
     here = {path for path, _, _ in CHANGES} | {f"preview.{name}" for name in PREVIEWED}
     options = {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from trainer import runs, storage
+from trainer import paths, runs
 from trainer.config import build
 from trainer.runs import Run
 from ui.server import media
@@ -97,7 +97,7 @@ def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) 
 
 
 def test_uploads_that_nobody_took_in_are_forgotten_and_have_their_share_of_the_disk(home: Path) -> None:
-    folder = storage.uploads() / "abc"
+    folder = paths.uploads() / "abc"
     folder.mkdir(parents=True)
     old, new = folder / "old.png", folder / "new.png"
     old.write_bytes(bytes(1000))

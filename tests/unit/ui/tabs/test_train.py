@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from tests.unit.ui.answers import FORM, answers, given
-from trainer import config, runs, storage
+from trainer import config, paths, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
@@ -152,9 +152,9 @@ def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
     assert [base for _, base in base_model_choices.choices()] == ["micro"]
-    shutil.copytree(tiny_sd, storage.models() / "tiny")
-    (storage.models() / "notes.txt").touch()
-    (storage.models() / "odd.safetensors").touch()
+    shutil.copytree(tiny_sd, paths.models() / "tiny")
+    (paths.models() / "notes.txt").touch()
+    (paths.models() / "odd.safetensors").touch()
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
     labels = [label for label, _ in base_model_choices.choices()]

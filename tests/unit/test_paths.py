@@ -1,0 +1,41 @@
+"""Names that may stand in a path, and which paths of others may be named."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer import paths
+from trainer.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
+def test_names_that_are_no_names(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name"):
+        paths.check_name(name, "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("rin", "rin"), ("../../x", "x"), ("my cat 1", "my-cat-1"), ("\u72ac", "\u72ac"), ("///", "picture")],
+)
+def test_safe_names(text: str, name: str) -> None:
+    assert paths.safe_name(text, "picture") == name
+    assert paths.check_name(paths.safe_name(text, "picture"), "picture")
+
+
+def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna, ben, models = (tmp_path / name for name in ("people/anna", "people/ben", "models"))
+    for folder in (anna, ben, models):
+        folder.mkdir(parents=True)
+    (models / "theirs").symlink_to(ben)
+    monkeypatch.setenv("LIMNER_HOME", str(anna))
+    assert paths.shared() == anna
+    assert paths.is_open(ben)  # where there is one home, nobody is kept from anything
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
+    assert paths.models() == models
+    assert paths.is_open(anna / "datasets" / "x")
+    assert paths.is_open(models / "sd15.safetensors")
+    for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
+        assert not paths.is_open(path)

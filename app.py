@@ -179,7 +179,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
+    """Tell whether an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -222,7 +222,7 @@ def prepare_environment() -> None:
 
 
 def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicorn.Server":
-    """What is to be served behind its guard, on this socket.
+    """Build what is served on this socket, behind the security middleware.
 
     Raises:
         UserError: the passwords and the address do not go together, or several people cannot be served here.

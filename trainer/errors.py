@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no memory left, on a GPU or on a CPU. Torch has no one class for both."""
+    """Tell whether an error means out of memory, on a GPU or a CPU. Torch has no single class for both."""
     names = ("MemoryError", "OutOfMemoryError")
     return type(error).__name__ in names or (
         isinstance(error, RuntimeError)

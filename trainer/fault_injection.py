@@ -19,7 +19,7 @@ _writes, _moments, _phases = itertools.count(1), itertools.count(1), itertools.c
 
 
 def _is_due(kind: str, number: int) -> bool:
-    """Whether this fault is wanted here; it strikes once."""
+    """Tell whether this fault is to strike here; it strikes once."""
     faults = os.environ.get("LIMNER_FAULT", "").split(",")
     if os.environ.get("LIMNER_TEST") != "1" or f"{kind}@{number}" not in faults:
         return False
@@ -28,7 +28,7 @@ def _is_due(kind: str, number: int) -> bool:
 
 
 def factor(step: int) -> float:
-    """What the loss of a step is multiplied by: 1, which changes nothing.
+    """Return what the loss of a step is multiplied by: 1, which changes nothing.
 
     Raises:
         RuntimeError: there is no memory left, in the words of torch.
@@ -68,7 +68,7 @@ def moment() -> None:
 
 
 def spawns() -> bool:
-    """Whether processes are to be begun as where there is no fork."""
+    """Tell whether processes are to be spawned, as on systems without fork."""
     return _is_due("spawn", 1)
 
 
@@ -85,7 +85,7 @@ def joining(rank: int) -> None:
 
 
 def patience(seconds: float) -> float:
-    """How long to wait for another process: so many seconds, or as few as a test wants."""
+    """Return the seconds to wait for another process, or as few as a test wants."""
     faults = os.environ.get("LIMNER_FAULT", "").split(",")
     wanted = [fault.partition("@")[2] for fault in faults if fault.startswith("patience@")]
     return float(wanted[0]) if wanted and os.environ.get("LIMNER_TEST") == "1" else seconds

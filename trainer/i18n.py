@@ -1,4 +1,4 @@
-"""What people read, in their language: English, or another that has a catalogue in `languages`.
+"""Translate messages into the user's language: English, or another that has a catalog in `languages`.
 
 The environment names it by gettext's rules (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), for this process and the workers that
 it starts. Messages are written in English where they are said; `scripts/words.py` collects them. What programs read

@@ -1,4 +1,4 @@
-"""Where things lie (home, datasets, outputs, models), and which names may stand in a path."""
+"""Paths of home, datasets, outputs and models, and checks of the names that may stand in a path."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def models() -> Path:
 
 
 def is_open(path: Path) -> bool:
-    """Whether a path that a person named may be read: any, but where each has a home, only what is theirs or shared."""
+    """Tell whether a path that a user named may be read: any, but with several users only their own or shared ones."""
     if not os.environ.get("LIMNER_SHARED"):
         return True
     return any(path.resolve().is_relative_to(place.resolve()) for place in (home(), models()))

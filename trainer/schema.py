@@ -1,4 +1,4 @@
-"""What all settings have in common; knows none of them."""
+"""Shared base of all settings sections; knows none of them."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def setting_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def what_is_wrong(error: ErrorDetails) -> str:
-    """What pydantic found wrong with a value, in the person's language."""
+    """Translate what pydantic found wrong with a value."""
     if error["type"] not in _WRONG:
         return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     told: dict[str, Any] = {}

@@ -138,7 +138,7 @@ def follow(run: Run) -> None:
 def largest(
     accelerator: Accelerator, family: families.Family, adapter: families.Adapter, batches: Batches
 ) -> Callable[[TrainConfig], None]:
-    """What computes the gradient of the largest batch of a run, to see what memory it takes, and forgets it."""
+    """Return a function that computes and discards the gradient of a run's largest batch, to measure its memory."""
 
     def compute(config: TrainConfig) -> None:
         place = batches.largest(config.training.steps)
@@ -208,7 +208,7 @@ def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something that happens each `every` steps happens after this one; 0 = never."""
+    """Tell whether something that happens every `every` steps is due after this step; 0 = never."""
     return every > 0 and step % every == 0
 
 

@@ -83,7 +83,7 @@ TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _capt
 
 
 def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
-    """What went wrong and what to do, for a person; with the settings of the run, also what to change in them."""
+    """Explain an error for people: what went wrong, what to do and, given the settings, what to change in them."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

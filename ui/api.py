@@ -206,7 +206,7 @@ def told(run_id: str) -> Told:
 
 
 def status(run: str) -> Told:
-    """How a run does: state, step, loss, seconds left, and addresses of its previews and its finished file."""
+    """Return the status of a run: state, step, loss, seconds left, and URLs of its previews and its finished file."""
     return told(run)
 
 

@@ -33,7 +33,7 @@ LEAVE = f" <a href='/logout'>{say('Log out')}</a>"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above the tabs."""
+    """Components above the tabs."""
 
     project: gr.Dropdown
     pill: gr.HTML

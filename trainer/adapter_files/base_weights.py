@@ -42,7 +42,7 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Weight:
-    """Where a layer's weight lies: a tensor of a file, or, of a joined one, a third of its rows."""
+    """Place of a layer's weight: a tensor of a file, or a third of the rows of a joined one."""
 
     file: Path
     key: str

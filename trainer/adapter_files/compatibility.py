@@ -24,7 +24,7 @@ _FORGE_LIMIT = 12
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one program makes of a file."""
+    """Verdict on a file for one program."""
 
     program: str
     loads: bool
@@ -33,7 +33,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: for each program, and what is wrong or noteworthy with the file by itself."""
+    """Report on a file: a verdict for each program, and what is wrong or noteworthy with the file itself."""
 
     file: str
     family: str
@@ -44,13 +44,13 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong with it, and every program loads it."""
+        """Tell whether the file is sound and every program loads it."""
         return not self.problems and all(one.loads for one in self.verdicts)
 
 
 @dataclass(frozen=True)
 class Program:
-    """How a program reads adapter files.
+    """Rules by which a program reads adapter files.
 
     `takes` says whether it knows a layer under the name that the file has for it; the texts say what it does where a
     key matches nothing, where an alpha is missing, and where a size is wrong; `more` are rules of its own.
@@ -96,7 +96,7 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
 
 
 def _problems(facts: Facts, *, by_name: bool) -> Iterator[str]:
-    """What is wrong with a file by itself."""
+    """List what is wrong with a file itself, whatever program reads it."""
     if not facts.layers:
         yield say("It has no layer of an adapter.")
         return
@@ -110,7 +110,7 @@ def _problems(facts: Facts, *, by_name: bool) -> Iterator[str]:
 
 
 def _counted(facts: Facts) -> Iterator[str]:
-    """What is wrong with parts of it: with how many, and the name of the first."""
+    """List what is wrong with layers of a file: how many are affected, and the name of the first."""
     # fmt: off
     if names := facts.infinite:
         yield count("{n} tensor ({first}) has values that are not finite.",
@@ -168,7 +168,7 @@ def _judge(program: Program, facts: Facts) -> Verdict:
 
 
 def _remark(program: Program, facts: Facts) -> str:
-    """What a person should know though the file loads."""
+    """List what is worth knowing about a file that loads."""
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
         return say(", with --network_module lycoris.kohya")
@@ -189,7 +189,7 @@ def _naming(facts: Facts) -> set[str]:
 
 
 def _text(facts: Facts, module: Module, also: tuple[str, ...] = ()) -> bool:
-    """Whether a text encoder's layer has the family's own prefix, or one of the others that a program takes."""
+    """Tell whether a text encoder's layer has the family's own prefix, or another that a program accepts."""
     place = module.place
     own = TEXT_PREFIXES[facts.family].get(place.component) if place else None
     return module.text_model and module.prefix in (own, *also)

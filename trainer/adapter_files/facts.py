@@ -1,4 +1,4 @@
-"""What the loading rules of programs go by: the layers of an adapter file, and how they fit the model it is for."""
+"""Facts that loading rules depend on: the layers of an adapter file, and how they fit the model it is for."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Facts:
 
     @cached_property
     def peft(self) -> bool:
-        """Whether it is in PEFT's form."""
+        """Tell whether the file is in PEFT's format."""
         return any(layer.module.naming == "dotted" for layer in self.layers)
 
     @cached_property
@@ -74,7 +74,7 @@ class Facts:
 
     @cached_property
     def full_strength(self) -> bool:
-        """Whether the real scale is in PEFT's settings, and not 1."""
+        """Tell whether the scale stands in PEFT's settings and is not 1."""
         components = {key.partition(".")[0] for key in self.told}
         return any(
             self.told.get(f"{one}.alpha_pattern") or self.told.get(f"{one}.lora_alpha") != self.told.get(f"{one}.r")
@@ -82,7 +82,7 @@ class Facts:
         )
 
     def has(self, module: Module) -> bool:
-        """Whether the model has a layer."""
+        """Tell whether the model has a layer."""
         return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
 
     @cached_property

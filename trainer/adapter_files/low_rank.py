@@ -43,7 +43,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left of a change after an approximation: the squared size before, and that of what was left out."""
+    """Energy of an approximation: the squared norm of the original, and of what was left out."""
 
     pair: Pair
     whole: float
@@ -133,7 +133,7 @@ def cut_matrix(change: Tensor, kernel: Sequence[int], rank: int, energy: float =
 
 
 def _count(values: Tensor, rank: int, energy: float) -> int:
-    """How many singular values are kept; those that are nothing but rounding are not, and one always is."""
+    """Return how many singular values to keep: none that are mere rounding, and always at least one."""
     count = int((values > values[0] * 1e-12).sum()) if len(values) else 0
     if energy < 1:
         shares = values.square().cumsum(0) / values.square().sum().clamp_min(1e-300)

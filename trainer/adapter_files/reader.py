@@ -146,7 +146,7 @@ _FORMS: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr]] = {
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What is in an adapter file: its modules by their names in kohya's form, and the tensors that make that form."""
+    """Contents of an adapter file: modules by their names in kohya's format, and the tensors of that format."""
 
     tensors: dict[str, Tensor]
     modules: dict[str, Module]
@@ -281,7 +281,7 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
 
 
 def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
-    """Whether a pair has as many dimensions in both parts, and DoRA a length for each output or each input."""
+    """Tell whether both factors have the same number of dimensions, and DoRA one magnitude per output or per input."""
     scale = parts.get("dora_scale")
     if "lora_up.weight" not in parts:
         return scale is None
@@ -311,12 +311,12 @@ def _plain(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kind(module: Module) -> str:
-    """What kind of adapter a module is of."""
+    """Return the kind of adapter that a module belongs to."""
     return "DoRA" if "dora_scale" in module.parts else "LoRA" if isinstance(module, Lora) else type(module).__name__
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:
-    """Whether diffusers does with the file what it is meant to do, in kohya's form.
+    """Tell whether diffusers applies the file as intended when it is in kohya's format.
 
     It knows the form of a text encoder's layers by their `out_proj`, and stops with an error where none has it.
     """

@@ -48,7 +48,7 @@ class Container:
 
     @cached_property
     def start(self) -> int:
-        """Where the tensors' data begin."""
+        """Return the offset in bytes at which the tensors' data begin."""
         length: int = struct.unpack("<Q", self.data[:8])[0]
         return 8 + length
 
@@ -63,7 +63,7 @@ class Container:
         return np.frombuffer(self.body[entry.begin : entry.end], dtype=f"<u{_SIZES[entry.dtype]}")
 
     def is_finite(self, key: str) -> bool:
-        """Whether no value of a tensor is infinite or no number."""
+        """Tell whether all values of a tensor are finite."""
         mask = _EXPONENTS.get(self.entries[key].dtype)
         return mask is None or not bool(((self.bits(key) & mask) == mask).any())
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Container:
 
 
 def refusal(name: str, reason: str, /, **values: object) -> UserError:
-    """Why a file cannot be used; the reason is a message, with its values, as for `say`."""
+    """Build the error for a file that cannot be used; the reason is a message with its values, as for `say`."""
     return UserError(
         "{name} cannot be used: {reason}.", "Use an adapter in the .safetensors form of kohya or Limner.",
         name=name, reason=say(reason, **values),

@@ -1,4 +1,4 @@
-"""What is in an adapter file, told from its header and its small numbers alone; knows no torch and loads no model."""
+"""Summary of an adapter file, from its header and small tensors alone; needs no torch and loads no model."""
 
 import json
 import math
@@ -112,7 +112,7 @@ def family(file: Container, found: list[Layer]) -> FamilyName | None:
 
 
 def model(file: Container, found: list[Layer], of: FamilyName | None) -> str:
-    """Which of the known models' layers the file's fit best, by name and size; "" if not even half of them do."""
+    """Return the known model whose layers the file's fit best, by name and shape; "" if less than half of them do."""
     best, most = "", len(found) / 2
     for name, (its, _) in layer_shapes.MODELS.items():
         if of not in (its, None):
@@ -125,7 +125,7 @@ def model(file: Container, found: list[Layer], of: FamilyName | None) -> str:
 
 
 def fits(file: Container, layer: Layer, known: Mapping[str, Shape]) -> bool:
-    """Whether a model has the layer in this size."""
+    """Tell whether a model has the layer in this shape."""
     place = layer.module.place
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:
@@ -135,7 +135,7 @@ def fits(file: Container, layer: Layer, known: Mapping[str, Shape]) -> bool:
 
 
 def describe(file: Container) -> dict[str, Any]:
-    """What a person wants to know about an adapter file, ready for JSON."""
+    """Summarize an adapter file for people, ready for JSON."""
     found, strange = layers(file)
     text = [layer for layer in found if layer.module.place and layer.module.place.component != "unet"]
     told, of = file.metadata, family(file, found)

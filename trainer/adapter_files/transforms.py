@@ -102,7 +102,7 @@ def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
 
 
 def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[float, float]:
-    """How far modules are from changes: relative to all of them together, and in the worst layer.
+    """Measure how far modules are from the original changes: relative to all of them, and in the worst layer.
 
     It is measured on the modules as they are, with whatever rounding is in them, through factors of the difference.
     """

@@ -1,4 +1,4 @@
-"""What a base model is, told from its settings and headers alone: family, objective, noise schedule.
+"""Detect what a base model is from its configs and headers alone: family, prediction type, noise schedule.
 
 It stands apart from `families` because the page and the settings ask it too, and they do without torch. No weight is
 read: of a single file only the header (names and shapes), of a folder only its small JSON files.
@@ -47,7 +47,7 @@ _PARTS: dict[FamilyName, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """What was found: the objective is None where it cannot be told from outside; `reason` says where it stands.
+    """Detected base model. The objective is None where files do not tell it; `reason` says where it was found.
 
     The revision is the commit of a base from the hub.
     """
@@ -60,13 +60,13 @@ class Base:
 
 
 def is_small(path: Path) -> bool:
-    """Whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
+    """Tell whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
     parts = (path / "unet").glob("*.safetensors") if path.is_dir() else [path]
     return sum(one.stat().st_size for one in parts if one.is_file()) < SMALL
 
 
 def is_here(base: str) -> bool:
-    """Whether a base is the path of something on this machine, and of nobody else's."""
+    """Tell whether a base is a path on this machine that this user may read."""
     try:
         path = Path(base).expanduser()
         return path.exists() and (paths.is_open(path) or any(path.resolve().is_relative_to(one) for one in _PUBLIC))
@@ -75,12 +75,12 @@ def is_here(base: str) -> bool:
 
 
 def is_hub_name(base: str) -> bool:
-    """Whether a base is named as on the Hugging Face hub (`owner/name`), and nothing here has that name."""
+    """Tell whether a base is a name on the Hugging Face hub (`owner/name`), and no path on this machine."""
     return bool(HUB_NAME.fullmatch(base)) and not is_here(base)
 
 
 def glance(base: str, revision: str = "") -> Base | None:
-    """What a base model is, if that can be told without any network; None if it is not here or cannot be used."""
+    """Detect a base model without a network; returns None if it is not here or cannot be used."""
     path = Path(base).expanduser() if is_here(base) else None
     try:
         if is_hub_name(base):
@@ -92,7 +92,7 @@ def glance(base: str, revision: str = "") -> Base | None:
 
 
 def look(path: Path) -> Base:
-    """What the base model at a path is.
+    """Detect the base model at a path.
 
     Raises:
         UserError: it is not there, or no base model that can be trained; it says why.

@@ -108,7 +108,7 @@ def split(key: str) -> tuple[str, str]:
 
 
 def read(name: str) -> Module:
-    """What layer a file's name for it means; no layer has a very long one, which costs time to look at."""
+    """Return the layer that a name in a file stands for; a very long name, slow to parse, stands for none."""
     if len(name) > MAX_NAME:
         return Module(name, None, "diffusers", "")
     prefix = next((one for one in _COMPONENTS if name.startswith(one)), "")
@@ -188,7 +188,7 @@ def original(path: str, per_block: int = PER_BLOCK, *, attends: bool = True) -> 
 
 
 def _inner(part: str, inner: str) -> str:
-    """What is in one place: the residual block first, attention second."""
+    """Return the original name of a layer within a block, where the residual block is first, attention second."""
     return f"0.{_RESIDUAL[inner]}" if part == "resnets" else f"1.{inner}"
 
 

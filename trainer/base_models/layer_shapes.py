@@ -1,4 +1,4 @@
-"""Which layers a family's models have, and the shapes of their weights, told from the models' small settings alone.
+"""Names and weight shapes of the layers of each family's models, from their small configs alone.
 
 Paths are those of the diffusers library. A test holds them against the live models.
 """

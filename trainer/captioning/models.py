@@ -73,7 +73,7 @@ def described(write: Writer, path: Path) -> str:
 
 
 def load(settings: CaptionConfig, device: torch.device) -> Writer:
-    """What writes a caption for a picture.
+    """Load a captioning model; returns a function that writes the caption of an image.
 
     Raises:
         UserError: there is no such model here, or it is of a kind that writes no captions.

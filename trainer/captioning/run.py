@@ -90,7 +90,7 @@ def wanted(settings: CaptionConfig) -> list[Path]:
 
 
 def words(run: Run) -> dict[str, str]:
-    """What has been written so far, by the name of the picture."""
+    """Return the captions written so far, by the name of the image."""
     try:
         data = json.loads((run.folder / WORDS).read_text(encoding="utf-8"))
     except (OSError, ValueError):

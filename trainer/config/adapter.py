@@ -100,7 +100,7 @@ class Lora(Section):
 
     @property
     def readable_by_diffusers(self) -> bool:
-        """Whether diffusers does with the file what the adapter does."""
+        """Tell whether diffusers applies the exported file as the adapter was trained."""
         return not self.dora
 
     @property
@@ -145,7 +145,7 @@ class LoHa(Section):
 
     @property
     def readable_by_diffusers(self) -> bool:
-        """Whether diffusers does with the file what the adapter does."""
+        """Tell whether diffusers applies the exported file as the adapter was trained."""
         return False
 
     @property
@@ -185,7 +185,7 @@ class LoKr(Section):
 
     @property
     def readable_by_diffusers(self) -> bool:
-        """Whether diffusers does with the file what the adapter does."""
+        """Tell whether diffusers applies the exported file as the adapter was trained."""
         return False
 
     @property

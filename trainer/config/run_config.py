@@ -86,7 +86,7 @@ class PreviewConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What a run can be resumed from."""
+    """Settings of checkpoints, which a run is resumed from."""
 
     every: int = Field(100, ge=1, le=1_000_000, title="Checkpoint every", description="Steps between checkpoints.")
     minutes: float = Field(

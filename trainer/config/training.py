@@ -1,4 +1,4 @@
-"""How an adapter is taught: the sections of a run's settings that say what its loop does. Torch-free."""
+"""Training config: the sections of a run's settings that the training loop reads. Torch-free."""
 
 from typing import Literal
 
@@ -93,7 +93,7 @@ class TrainingConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What is learned from a noisy picture: at which noise, by which measure, with which weight."""
+    """Settings of the objective: timesteps, loss type and loss weighting."""
 
     weighting: Literal["none", "min-snr", "debiased", "p2"] = Field(
         "none", title="Loss weight",
@@ -146,7 +146,7 @@ class ObjectiveConfig(Section):
 
 
 class CaptionsConfig(Section):
-    """Which text goes with a picture. All texts that can be drawn are encoded once, before the first step."""
+    """Settings of captions. All variants that can be drawn are encoded once, before the first step."""
 
     dropout: float = Field(
         0.0, ge=0, le=1, title="Caption dropout", description="Share of the captions that are left out at random."
@@ -171,7 +171,7 @@ class CaptionsConfig(Section):
 
 
 class PicturesConfig(Section):
-    """How a picture is seen. All views of it are encoded once, before the first step."""
+    """Settings of image augmentation. All views of an image are encoded once, before the first step."""
 
     flip: bool = Field(
         False, title="Mirror", description="Also show each picture mirrored; not for faces with a parting or text."

@@ -35,13 +35,13 @@ def gentler(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> Tr
 
 
 def are_missing(captions: Iterable[str], trigger: str) -> bool:
-    """Whether most of the captions say nothing but the trigger word."""
+    """Tell whether most captions consist of nothing but the trigger word."""
     silent = [not dataset.without_trigger(caption, trigger) for caption in captions]
     return 2 * sum(silent) > len(silent)
 
 
 def note() -> str:
-    """What is said of the gentler settings."""
+    """Return the sentence that explains the gentler settings."""
     return say(
         "Micro cannot draw these pictures and most have no caption, so they are taught more gently (Other prompts, "
         "under Preservation, is 1): a weak likeness rather than noise. Captions make the result better."

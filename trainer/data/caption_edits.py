@@ -32,7 +32,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Undone:
-    """What was taken back, in how many captions, and how many were left alone because they were changed since."""
+    """Result of an undo: the change, captions restored, and captions left alone because they were edited since."""
 
     what: str
     captions: int
@@ -40,7 +40,7 @@ class Undone:
 
 
 def edits(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
-    """What a change would do: the captions that become different. `names` are the only pictures to look at."""
+    """Preview a change: return the captions that would differ. `names` limits it to these images."""
     wanted = None if names is None else set(names)
     found = []
     for path in dataset.pictures(folder):
@@ -69,7 +69,7 @@ def make(folder: Path, changes: list[Edit], what: str) -> None:
 
 
 def last(folder: Path) -> str:
-    """What `undo` would take back; "" if there is nothing."""
+    """Return the title of the change that `undo` would revert; "" if there is none."""
     for path in reversed(_levels(folder)):
         if level := _read(path):
             return str(level["what"])
@@ -167,7 +167,7 @@ def tidy(caption: str) -> str:
 
 
 def tags(captions: Iterable[str]) -> Counter[str]:
-    """How many captions have each tag, that is each part between commas."""
+    """Count the captions that have each tag, that is each part between commas."""
     return Counter(tag for caption in captions for tag in set(split(caption)))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: with its files, its captions and, as far as they are measured, its pictures.
+"""Check a dataset: its files, its captions and, as far as statistics exist, its images.
 
 Each kind of problem says what it does to the adapter and what to do about it; `repairs` does some of that itself.
 """
@@ -181,27 +181,27 @@ class Problem:
 
     @property
     def effect(self) -> str:
-        """What it does to the adapter."""
+        """Return what the problem does to the adapter."""
         return say(KINDS[self.kind].effect)
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """Return what to do about the problem."""
         return say(KINDS[self.kind].remedy)
 
     @property
     def fatal(self) -> bool:
-        """Whether it cannot be trained like this."""
+        """Tell whether the problem prevents training."""
         return KINDS[self.kind].fatal
 
     @property
     def hint(self) -> bool:
-        """Whether it is good to know, and no mistake."""
+        """Tell whether this is a remark rather than a mistake."""
         return KINDS[self.kind].hint
 
     @property
     def weight(self) -> int:
-        """How much it matters, for sorting."""
+        """Return the severity, for sorting."""
         return 3 if self.fatal else 1 if self.hint else 2
 
 
@@ -209,7 +209,7 @@ def find(
     folder: Path, trigger: str = "", *, preset: str = "character", base: str = "", resolution: int = 0,
     measured: Mapping[str, Measurement] | None = None,
 ) -> list[Problem]:  # fmt: skip
-    """What a person should know before training, what matters most first.
+    """List what to know before training, the most important first.
 
     Args:
         folder: the data set.
@@ -274,7 +274,7 @@ def _masks(folder: Path, paths: Sequence[Path]) -> Iterator[Problem]:
 
 
 def captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
-    """What is wrong with the captions."""
+    """Check the captions."""
     alike = Counter(dataset.without_trigger(one.caption, trigger).lower() for one in examples if one.caption)
     for one in examples:
         if not one.caption:
@@ -393,7 +393,7 @@ def _finding(kind: str, members: Sequence[Problem]) -> Finding:
 
 
 def rank(problems: Sequence[Problem]) -> dict[str, int]:
-    """How much is wrong with each file, for sorting: what stops the training counts most, and more counts more."""
+    """Score each file for sorting: the more is wrong with it and the more it matters, the higher."""
     weights: dict[str, int] = {}
     for problem in problems:
         weights[problem.name] = weights.get(problem.name, 0) + 10 ** (problem.weight - 1)

@@ -143,7 +143,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether a picture is stored in another way than a viewer shows it."""
+    """Tell whether an image is stored in another orientation than a viewer shows it in."""
     header = _header(path)
     return header is not None and header[2] != 1
 
@@ -183,7 +183,7 @@ def free_stem(taken: set[str], stem: str) -> str:
 
 
 def orientation(image: Image.Image) -> int:
-    """How a viewer turns a picture, 1 (not at all) to 8; 1 also where what says so is damaged, in whatever way."""
+    """Return the EXIF orientation of an image, 1 (upright) to 8; 1 also where the EXIF data are damaged."""
     try:
         value = image.getexif().get(_ORIENTATION)
     except (OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, struct.error):
@@ -192,7 +192,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def caption_file(picture: Path) -> Path:
-    """Where the caption of a picture lies."""
+    """Return the path of an image's caption file."""
     return picture.with_suffix(".txt")
 
 
@@ -232,7 +232,7 @@ def _read_text(path: Path) -> str:
 
 
 def _is_own_file(path: Path) -> bool:
-    """Whether it is a file of the data set: a link would lead out of it, and a pipe would never end."""
+    """Tell whether a path is a regular file of the dataset: a link would lead out of it, a pipe would never end."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -308,7 +308,7 @@ def without_trigger(caption: str, trigger: str) -> str:
 
 
 def contains_trigger(caption: str, trigger: str) -> bool:
-    """Whether the trigger stands in the caption as a word of its own."""
+    """Tell whether the trigger stands in the caption as a word of its own."""
     return _pattern(trigger).search(caption) is not None
 
 

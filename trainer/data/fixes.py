@@ -1,4 +1,4 @@
-"""What the program itself can do about problems of a data set.
+"""Fixes that the program itself can apply to problems of a dataset.
 
 Captions can be taken back by `caption_edits.undo`, what is removed lies in the bin.
 """

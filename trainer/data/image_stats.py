@@ -1,4 +1,4 @@
-"""What the pictures of a data set look like, in numbers: how sharp, how alike, what is behind. Measured once each.
+"""Image statistics of a dataset: sharpness, similarity, background. Each image is measured once.
 
 The numbers lie in the data set's cache, by name, size and time of the file, so a change of captions costs nothing.
 """
@@ -48,7 +48,7 @@ class Measurement:
 
 
 def known(folder: Path) -> dict[str, Measurement]:
-    """What has been measured of the pictures that are there now, by name."""
+    """Return the stored statistics of the images that are there now, by name."""
     stored = _stored(folder)
     return {
         path.name: entry[1]
@@ -78,7 +78,7 @@ def complete(folder: Path, limit: int = 100_000) -> dict[str, Measurement]:
 
 
 def is_blank(one: Measurement) -> bool:
-    """Whether a picture shows one colour only, as far as can be seen on a small version of it."""
+    """Tell whether an image shows a single color, judged on a small version of it."""
     colours = np.frombuffer(bytes.fromhex(one.colours), dtype=np.uint8).reshape(-1, 3).astype(np.int16)
     return not int(one.shape, 16) and int((colours.max(0) - colours.min(0)).max()) <= STEP
 
@@ -102,7 +102,7 @@ def _measured(path: Path) -> Measurement | None:
 
 
 def _shape(image: Image.Image) -> str:
-    """Where brightness grows from left to right and from top to bottom, on a coarse grid: the same for near copies."""
+    """Hash an image by where brightness grows to the right and downwards on a coarse grid; near copies share it."""
     wide, high = (
         np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), dtype=np.int16)
         for size in ((CELLS + 1, CELLS), (CELLS, CELLS + 1))
@@ -116,7 +116,7 @@ def _colours(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def blur(grey: Grey) -> float:
-    """How blurred a picture [h, w] in 0..255 is in its sharpest part, 0 to 1.
+    """Measure the blur of an image [h, w] in 0..255 in its sharpest part, 0 to 1.
 
     Crete et al. 2007, "The blur effect" (section 2): a blurred picture changes little when it is blurred once more.
     Its sharpest part counts, as a face may be sharp before a background that is not meant to be.

@@ -35,7 +35,7 @@ def decode(data: bytes, background: str = "white") -> Image.Image:
 
 
 def opacity(data: bytes) -> Image.Image | None:
-    """How opaque a picture is at each pixel, as grey; None if it is opaque everywhere.
+    """Return the alpha channel of an image as grayscale; None if it is opaque everywhere.
 
     Raises:
         UserError: as `decode`.

@@ -1,4 +1,4 @@
-"""Whether the pictures of a data set are beyond what the built-in base micro can draw. Torch-free.
+"""Judge whether the images of a dataset are beyond what the built-in base micro can draw. Torch-free.
 
 `gauge` makes the figures, in a process that has the model; they lie in the data set's cache, each with the size and
 time of its file.
@@ -53,7 +53,7 @@ def keep(folder: Path, figures: Mapping[str, float | None]) -> None:
 
 
 def is_beyond(figures: Mapping[str, float]) -> bool:
-    """Whether most of the pictures are beyond what micro can draw."""
+    """Tell whether most of the images are beyond what micro can draw."""
     return bool(figures) and statistics.median(figures.values()) > LIMIT
 
 

@@ -1,4 +1,4 @@
-"""How long a caption is for a base model, which reads so many tokens at a time; no model library is needed for it.
+"""Count the tokens of captions for a base model; needs no model library.
 
 All published bases have CLIP's tokens; the built-in one has words of its own.
 """
@@ -18,7 +18,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 @cache
 def limit(base: str) -> int:
-    """How many tokens a base model reads, without the two marks around them."""
+    """Return the number of tokens that a base model reads, without the start and end tokens."""
     settings = json.loads(((_OWN if base == MICRO else _CLIP) / "tokenizer_config.json").read_text(encoding="utf-8"))
     return int(settings["model_max_length"]) - 2
 

@@ -34,7 +34,7 @@ _FOREIGN = {
 
 @dataclass
 class Report:
-    """What became of an upload: pictures kept, number already there, and (file, reason) of what was refused.
+    """Report on an upload: images kept, number already there, and (file, reason) for each that was refused.
 
     `moving` is how many of those kept are animations, of which the first picture is used.
     """

@@ -33,7 +33,7 @@ class Layer(Protocol):
 
     @property
     def module(self) -> Any:  # noqa: ANN401 - peft is untyped
-        """What peft put there; `get_base_layer()` is what was there before."""
+        """Return the layer that peft put there; its `get_base_layer()` is the original."""
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained tensors, by their role."""

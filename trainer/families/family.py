@@ -1,4 +1,4 @@
-"""What a family of base models has to offer, which families there are, and how a base model is loaded.
+"""The protocol of a family of base models, the registry of families, and loading a base model.
 
 A family is one file that says how its models are loaded, encode images and prompts, and predict. Nothing here
 knows of datasets, losses or files for other programs.
@@ -70,7 +70,7 @@ class Family(Protocol):
         """Scaled latents [c, h, w] of a square picture, the same for the same request."""
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
-        """What the denoiser is given for each prompt; tensors whose rows belong to the prompts.
+        """Encode prompts into conditioning for the denoiser; each row of its tensors belongs to a prompt.
 
         Of each prompt, `chunks` times as many tokens are seen as the text encoder can take.
         """

@@ -1,4 +1,4 @@
-"""What the families share: a base model's place and its loading as a diffusers pipeline, and pictures to latents.
+"""Shared by the families: locate a base model, load it as a diffusers pipeline, encode images to latents.
 
 A base is a folder in diffusers form, a single file with the original names, or a name on the Hugging Face hub. Only
 the last is ever fetched; what a single file leaves out (settings, tokenizer) lies in `configs`. Nothing is unpickled.
@@ -39,7 +39,7 @@ _PADS: dict[FamilyName, dict[str, str]] = {
 
 
 def locate(model: ModelConfig) -> tuple[Path, str]:
-    """Where a base model lies, and its revision if it comes from the hub, from where it is fetched if need be.
+    """Return the path of a base model, and its revision if it comes from the hub, which is asked if need be.
 
     Raises:
         UserError: it cannot be fetched.
@@ -124,7 +124,7 @@ def encode_images(pipeline: Any, pixels: Tensor, device: torch.device) -> tuple[
 
 
 def encoding_precision(pipeline: Any, device: torch.device) -> torch.dtype:  # noqa: ANN401 - diffusers' pipelines are untyped
-    """What pictures are encoded in: fp32, but bf16 with a denoiser in it on a CPU: a fifth of the time there.
+    """Return the precision for encoding images: fp32, but bf16 on a CPU whose denoiser is in it (a fifth of the time).
 
     The latents then differ by a hundredth of their spread, which is less than two encodings of one picture do.
     """

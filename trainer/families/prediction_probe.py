@@ -1,4 +1,4 @@
-"""What a base model predicts where it does not say: Stable Diffusion 2.x comes in two kinds that look alike.
+"""Probe what a base model predicts where its files do not tell: Stable Diffusion 2.x comes in two kinds.
 
 The base itself is asked. It is shown noisy pictures, and its answers are read both ways, as noise and as v (Salimans &
 Ho 2022, https://arxiv.org/abs/2202.00512, section 4); the reading with the smaller mean error is how it was trained.

@@ -1,4 +1,4 @@
-"""How a run ends before its time: it is asked first, and its processes are ended if it does not hear that."""
+"""End a run before its time: ask it to stop first, and kill its processes if it does not respond."""
 
 import os
 import signal

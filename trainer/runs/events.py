@@ -1,4 +1,4 @@
-"""What a worker reports, one JSON line an event, and how a list of events becomes the state that people see.
+"""Events that a worker reports, one JSON line each, and the state that they are folded into.
 
 The log is append-only with one writer. A line cut by a crash is ignored by readers and removed by the next writer.
 """
@@ -129,7 +129,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 @dataclass(frozen=True)
 class State:
-    """What a log amounts to.
+    """State of a run, folded from its events.
 
     `end` is the last terminal event's kind, "" while there is none; `pace` is (step, Unix time) of the last 60 steps.
     """

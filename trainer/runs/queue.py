@@ -1,4 +1,4 @@
-"""Whose turn it is: one worker a run, one run at a time on the device, the oldest waiting one first. Locks tell."""
+"""Run queue: one worker per run, one run on the device at a time, first come first served. Built on file locks."""
 
 import time
 from pathlib import Path

@@ -105,7 +105,7 @@ class Run:
             storage.write(self.config_file, configs.dump(config))
 
     def asked(self, command: Command) -> bool:
-        """Whether somebody asked for this; the question is taken away with it."""
+        """Tell whether this was requested, and remove the request."""
         path = self.folder / "ask" / command
         if not self.leads or not path.exists():
             return False
@@ -114,7 +114,7 @@ class Run:
 
     @property
     def holds(self) -> bool:
-        """Whether the run is to wait after its present step, as it is paused and nobody asks for its end."""
+        """Tell whether the run is paused and not asked to stop, so that it waits after the current step."""
         asks = self.folder / "ask"
         return self.leads and (asks / PAUSE).exists() and not (asks / "stop").exists()
 
@@ -131,7 +131,7 @@ class Run:
 
     @property
     def export(self) -> Path:
-        """Where the finished adapter lies."""
+        """Return the path of the finished adapter."""
         return self.folder / f"{self.config().name}.safetensors"
 
 
@@ -146,12 +146,12 @@ class View:
 
     @property
     def paused(self) -> bool:
-        """Whether somebody holds the run; it goes on, from where it is, when they let go."""
+        """Tell whether the run is paused."""
         return self.status == "running" and (self.run.folder / "ask" / PAUSE).exists()
 
     @property
     def seconds_per_step(self) -> float | None:
-        """How long the last steps took, previews between them included; None if unknown."""
+        """Return the seconds per recent step, previews included; None if unknown."""
         return _pace(self.state.pace)
 
     @property
@@ -186,11 +186,11 @@ class View:
         return silence if silence > (SILENCE_AT_FIRST if pace is None else max(SILENCE, 10 * pace)) else 0.0
 
     def is_silent(self, now: float) -> bool:
-        """Whether at this Unix time a worker that has the device has said nothing for long."""
+        """Tell whether at this Unix time the worker that has the device has been silent for long."""
         return self.silence(now) > 0
 
     def is_deaf(self, now: float) -> bool:
-        """Whether somebody asked for the end of a run and it has not heard so at this Unix time, or it is silent."""
+        """Tell whether at this Unix time the run has not responded to a stop request, or is silent."""
         try:
             asked = (self.run.folder / "ask" / "stop").stat().st_mtime
         except FileNotFoundError:
@@ -285,7 +285,7 @@ def every() -> list[Run]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds this lock."""
+    """Tell whether a living process holds this lock."""
     if not path.exists():
         return False
     lock = FileLock(path)
@@ -358,7 +358,7 @@ def alike(config: TrainConfig) -> View | None:
 
 
 def _cost(config: TrainConfig) -> tuple[object, ...]:
-    """What a step's time depends on, of all settings."""
+    """Return the settings that the time of a step depends on."""
     training, adapter = config.training, config.adapter
     return (
         config.model.base, config.model.weights, training.resolution, training.batch_size, training.accumulation,

@@ -1,4 +1,4 @@
-"""What made an image, in the text of its PNG file."""
+"""Record what made an image in the text chunks of its PNG file."""
 
 import io
 import json

@@ -42,7 +42,7 @@ def native_side(family: Family) -> int:
 
 
 def device() -> tuple[torch.device, torch.dtype]:
-    """Where pictures are made, and in which precision."""
+    """Return the device and the precision to generate images with."""
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.float16
     if torch.backends.mps.is_available():

@@ -1,1 +1,1 @@
-"""What the training loop is made of: batches, loss, optimizer step, memory, checkpoints, previews and export."""
+"""Parts of the training loop: batches, loss, optimizer step, memory, checkpoints, previews and export."""

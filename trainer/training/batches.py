@@ -1,4 +1,4 @@
-"""What a step is given: which pictures, as which of their views, with which texts. All follows from seed and step."""
+"""Batches: images, their views and their captions for each step. All follows from seed and step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -195,7 +195,7 @@ class Batches:
         return divmod(number, self.config.training.accumulation)
 
     def _alone(self, count: int, rng: torch.Generator) -> list[bool]:
-        """Which captions are the trigger alone. Nothing is drawn if none are, so that other runs keep their bits."""
+        """Choose the captions that become the trigger alone. Draws nothing if none can: other runs keep their bits."""
         share = self.config.captions.trigger_only if self.config.trigger else 0.0
         return (torch.rand(count, generator=rng) < share).tolist() if share else [False] * count
 
@@ -225,5 +225,5 @@ class Batches:
 
 
 def all_there(masks: Sequence[Tensor | None]) -> bool:
-    """Whether the views of a batch have masks; those of one run have them all or not at all."""
+    """Tell whether the views of a batch have masks; in a run either all have them or none."""
     return all(mask is not None for mask in masks)

@@ -1,4 +1,4 @@
-"""What a run can be resumed from: adapter, optimizer, step; whole or not there at all, with a checksum for each file.
+"""Checkpoints of adapter, optimizer state and step: whole or absent, with a checksum for each file.
 
 `checkpoints/000500/` holds `adapter.safetensors` (fp32, what would be exported, in the form that other programs load,
 so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer steps them, and
@@ -171,7 +171,7 @@ def found(run: Run) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there with the checksums that its manifest names.
+    """Tell whether all files of a checkpoint have the checksums that its manifest names.
 
     Those that were made before the manifest had a checksum of its own do without it.
     """
@@ -218,7 +218,7 @@ def resume(run: Run, progress: Progress, give: Callable[[bytes], bytes] = bytes)
 
 
 def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
-    """What the newest whole checkpoint holds: its manifest, and the state of the training; nothing without one."""
+    """Load the newest whole checkpoint: its manifest and the training state; nothing if there is none."""
     for folder in reversed(found(run)):
         if not is_whole(folder):
             told = say("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
@@ -268,7 +268,7 @@ def _flat(progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _learned(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer found out for a group of tensors: its plain values that are not what the settings gave."""
+    """Return what an optimizer adapted for a parameter group: plain values that differ from the settings."""
     return {
         name: value
         for name, value in group.items()

@@ -62,7 +62,7 @@ class NotJoinedError(UserError):
 
 
 def wanted(config: TrainConfig) -> int:
-    """How many processes a run begins with.
+    """Return the number of processes that a run starts with.
 
     Left open, a run that goes on has as many as before, and a new one has one; but a step of a small base keeps one
     core busy and no more, so on a processor its run takes as many as there are cores and memory for, each with at least
@@ -205,7 +205,7 @@ def _end_with(parent: int) -> None:
 
 
 def gone() -> UserError:
-    """What to tell if another process is not there any more."""
+    """Build the error for another process that is gone."""
     return UserError(
         "Another process of this run has ended, so that it cannot go on.",
         "The log says why; the run can be resumed from its last checkpoint.",
@@ -275,7 +275,7 @@ def join(precision: str) -> Accelerator:
 
 
 def share(accelerator: Accelerator) -> Fraction:
-    """Where in what is done once for all processes this one begins."""
+    """Return where this process begins in the work that is shared between all."""
     return Fraction(accelerator.process_index, accelerator.num_processes)
 
 
@@ -376,7 +376,7 @@ def largest(accelerator: Accelerator, value: float) -> float:
 
 
 def asked(accelerator: Accelerator, run: Run, then: events.Event) -> set[Command]:
-    """What somebody asked of the run since the last step, as its leader read it.
+    """Return the requests since the last step, as the main process read them.
 
     While the run is paused all wait here, and hear from the leader that it is there; an event `then` ends that.
     """

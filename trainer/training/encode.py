@@ -1,4 +1,4 @@
-"""What the frozen parts of the base make of a data set, computed once and kept by content.
+"""Precompute VAE latents and text embeddings for a dataset; cached by content hash.
 
 A file's key is a hash of all that its value depends on, so nothing has to be invalidated and deleting the cache is
 always safe.
@@ -46,7 +46,7 @@ class View:
     background: str = COLOURS["white"]
 
     def key(self) -> tuple[str, ...]:
-        """What it is named by in the cache."""
+        """Return what names the view in the tensor cache."""
         more = View(self.flip)
         return (str(self.flip),) if self == more else (str(self.flip), str(self.part), self.background)
 
@@ -248,7 +248,7 @@ def box(width: int, height: int, size: Size, view: View) -> tuple[int, int, int,
 
 
 def placed(width: int, height: int, size: Size, view: View) -> tuple[int, ...]:
-    """Where a view is: original height and width, top and left in the resized picture, height and width.
+    """Return a view's place: original height and width, top and left in the resized image, height and width.
 
     The picture is resized as the view is, and mirrored if the view is.
     """
@@ -279,7 +279,7 @@ def pixels(image: Image.Image, size: Size, *, flip: bool) -> Tensor:
 
 
 def _mask(shown: Image.Image | None, picture: Size, size: Size, view: View, latents: Tensor) -> Tensor:
-    """What a mask shows in a view, as [1, h, w] in 0..1 at the size of the latents; all of it if there is no mask."""
+    """Return the mask of a view as [1, h, w] in 0..1 at the size of the latents; all ones without a mask."""
     if shown is None:
         return torch.ones(1, *latents.shape[-2:])
     whole = part_of(shown.resize(picture).convert("RGB"), size, view)

@@ -1,4 +1,4 @@
-"""How the C library keeps memory: set once, before the first tensor, for programs that take and give back much of it.
+"""Tune malloc for programs that allocate and free much; called once, before the first tensor.
 
 By default glibc returns each large block to the kernel and gets it again in the next step, page by page. No effect
 where there is no glibc.

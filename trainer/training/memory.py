@@ -1,4 +1,4 @@
-"""How a run fits into memory: one batch is measured, and the first rung of a ladder that fits is taken.
+"""Memory plan: measure one batch, and take the first way of training that fits into memory.
 
 Further down the ladder a step takes less memory and more time; what is learned stays the same up to rounding. A batch
 is computed in more and more parts, down to single pictures; then the blocks at the largest sizes, then all blocks, are

@@ -71,7 +71,7 @@ def clip(progress: Progress, limit: float, scaler: GradScaler | None) -> float:
 
 
 def exploded(norm: float, step: int, config: TrainConfig, progress: Progress) -> bool:
-    """Whether the gradient of an early step is far over the median of those before it.
+    """Tell whether the gradient norm of an early step is far above the median of those before it.
 
     Those of a run's early steps are noted, so that they are the same after it was resumed. With a scaler a step that
     is not finite is passed over instead, which is how fp16 finds its scale.

@@ -30,7 +30,7 @@ class Shelf:
     _on_disk: set[Path] = field(default_factory=set)
 
     def has(self, file: Path, keys: set[str]) -> bool:
-        """Whether a value is there, whole and of this form; if not, it is to be made and put there."""
+        """Tell whether a value is cached, whole and with these keys; if not, it has to be computed and stored."""
         if file in self._held or file in self._on_disk:
             return True
         tensors = _read(file)

@@ -1,1 +1,1 @@
-"""What stands between the network and the page: security, accounts, and one server per user."""
+"""Everything between the network and the page: security, accounts, and one server per user."""

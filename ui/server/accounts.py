@@ -1,4 +1,4 @@
-"""Who may come in where several people share a server: their register, and where the home of each one lies.
+"""Accounts of a shared server: users, their password hashes and their home folders.
 
 The register is `accounts.toml` in the home folder, with a salt and a hash of each one's password. It knows no password.
 """
@@ -24,13 +24,13 @@ EXAMPLES = ("example-character", "example-style")
 
 @dataclass(frozen=True)
 class Person:
-    """What the register knows of somebody: the scrypt hash of their password with a salt of its own."""
+    """Account of a user: the scrypt hash of the password, with its own salt."""
 
     salt: bytes
     hash: bytes
 
     def opens(self, password: str) -> bool:
-        """Whether this is their password; takes as long whether or not it is."""
+        """Tell whether this is the password, in the same time either way."""
         return secrets.compare_digest(_hash(password, self.salt), self.hash)
 
 
@@ -38,7 +38,7 @@ NOBODY = Person(bytes(16), bytes(64))  # whom no password opens: what is asked a
 
 
 def of(password: str) -> Person:
-    """What the register is to know of somebody with this password."""
+    """Create an account with this password."""
     salt = secrets.token_bytes(16)
     return Person(salt, _hash(password, salt))
 
@@ -48,7 +48,7 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 
 def register() -> Path:
-    """Where the register lies."""
+    """Return the path of the accounts file."""
     return paths.home() / "people.toml"
 
 

@@ -1,4 +1,4 @@
-"""What stands between the network and the page: hosts, origins, sizes, passwords, and headers. Pure ASGI.
+"""Security middleware: hosts, origins, body sizes, passwords and headers. Pure ASGI.
 
 Gradio by itself takes any Host, executes posts that another web site sends, and has no limit on guessing a password.
 """
@@ -157,7 +157,7 @@ class Guard:
             await answer(scope, send, 401, say("Enter the password first."))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Why a request is refused whoever sends it: (status, sentence)."""
+        """Return (status, sentence) for a request that is refused whoever sends it."""
         host = headers.get("host", "")
         if not self._knows_host(host):
             return 403, say("This server is not known by that name. Use http://127.0.0.1 or start it with --host-name.")

@@ -1,1 +1,1 @@
-"""What the page keeps and knows besides its components: answers, choices, and the processes it talks to."""
+"""State of the page besides its components: answers, choices, and clients of other processes."""

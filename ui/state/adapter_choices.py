@@ -139,7 +139,7 @@ def _row(name: str, value: Any) -> str:  # noqa: ANN401 - a fact of any kind
 
 
 def verdicts(found: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
-    """What the programs make of a file: a sentence, and behind it a line for each."""
+    """Render which programs load a file: a sentence, and a line for each program."""
     loads = [program for program, fine, _ in found if fine]
     sentence = say("Checked: no program loads it")
     if loads:

@@ -32,7 +32,7 @@ _looks: list[_Look] = []  # one at a time
 
 
 def is_due(folder: Path) -> bool:
-    """Whether a project is to be trained on micro, which has not seen its pictures yet."""
+    """Tell whether a project is to be trained on micro and has images that micro has not seen yet."""
     return (page_memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
 
 

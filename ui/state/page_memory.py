@@ -1,4 +1,4 @@
-"""What the page remembers between visits, in `outputs/.page.json`: the project at hand, and each project's answers.
+"""Memory of the page between visits, in `outputs/.page.json`: the current project, and each project's answers.
 
 Nothing here is needed: without the file the answers are guessed from the data set.
 """
@@ -32,7 +32,7 @@ def remember_project(name: str) -> None:
 
 
 def answer(project: str, key: str) -> str:
-    """What was answered for a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
+    """Return a project's answer (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})
     if key in answers:
         return str(answers[key])

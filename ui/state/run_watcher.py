@@ -1,4 +1,4 @@
-"""Which run a page shows, and when it has to be drawn anew. Views of runs are kept so that only new events are read."""
+"""Watch the run that a page shows, and redraw it when it changed. Views are cached so that only new events are read."""
 
 import threading
 import time

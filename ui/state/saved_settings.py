@@ -11,7 +11,7 @@ from trainer.errors import UserError
 
 
 def folder() -> Path:
-    """Where they lie."""
+    """Return the folder of saved settings."""
     return paths.outputs() / ".presets"
 
 

@@ -50,12 +50,12 @@ class Tools:
 
     @property
     def shown(self) -> list[Any]:
-        """What `show` gives values for."""
+        """Components that `show` gives values for."""
         return [self.noun, self.model, self.replacing, self.filling, *self.live]
 
     @property
     def live(self) -> list[Any]:
-        """What `draw` gives values for."""
+        """Components that `draw` gives values for."""
         return [self.writing, self.write, self.stop, self.timer]
 
 
@@ -141,7 +141,7 @@ def show(project: str) -> list[Any]:
 
 
 def preview_replace(project: str, find: str, replacement: str) -> str:
-    """What replacing would do."""
+    """Preview a find and replace."""
     if not find or not project:
         return ""
     folder = image_grid.folder_of(project)
@@ -149,7 +149,7 @@ def preview_replace(project: str, find: str, replacement: str) -> str:
 
 
 def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
-    """What filling in would do; a template that cannot be used is explained."""
+    """Preview a template; one that cannot be used is explained."""
     if not project:
         return ""
     try:
@@ -209,7 +209,7 @@ def stop(project: str) -> list[Any]:
 
 
 def is_writing(project: str) -> bool:
-    """Whether a model writes captions for a project now."""
+    """Tell whether a model is writing captions for a project."""
     run = captioning.newest(project) if project else None
     return run is not None and runs.look(run).status in runs.ACTIVE
 

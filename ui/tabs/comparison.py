@@ -1,4 +1,4 @@
-"""What a view of the try-out tab shows side by side: which adapter file at which strength, in which order."""
+"""Views of the Try-out tab: which adapter files stand side by side, at which strengths, in which order."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ def cells(view: str, key: str, strength: float, watch: Watch) -> list[Cell]:
 
 
 def columns(view: str, count: int) -> int:
-    """How many pictures stand side by side."""
+    """Return the number of images side by side."""
     return len(FINE) if view == "grid" else count
 
 

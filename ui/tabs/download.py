@@ -87,7 +87,7 @@ def table(watch: Watch, query: str = "") -> str:
 
 
 def _said(view: View) -> str:
-    """What a search looks into."""
+    """Return the text that a search looks into."""
     return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.WORDS[view.status]}".lower()
 
 
@@ -123,7 +123,7 @@ def _row(view: View) -> str:
 
 
 def _checked(view: View) -> str:
-    """What the programs make of the run's files, as it was found when they were written."""
+    """Render which programs load the run's files, as checked when they were written."""
     return "".join(
         adapter_choices.verdicts(one.verdicts, (*one.problems, *one.notes))
         for one in view.state.verified

@@ -42,7 +42,7 @@ WORKING = f"<p class='quiet' role='status'>{say('Working. You can leave this tab
 
 @dataclass(frozen=True)
 class Request:
-    """What the tools' fields say."""
+    """Values of the tools' fields."""
 
     tool: str
     chosen: list[str]

@@ -1,4 +1,4 @@
-"""What the Images tab shows of a project, as its folder is: the cards of a page, what should be looked at, the tags.
+"""Image grid of a project, read from its folder: the cards of a page, the problems, the tags.
 
 Nothing here waits for pictures to be measured; `left` says how many still have to be.
 """
@@ -32,7 +32,7 @@ ORDERS = {"name": say("By name"), "added": say("Newest first"), "problems": say(
 
 @dataclass(frozen=True)
 class Look:
-    """Which part of a project is shown: a page, in an order; only pictures with a kind of problem, or with a tag."""
+    """Selection of images: a page, in an order; only those with a kind of problem, or with a tag."""
 
     page: int = 1
     order: str = "name"
@@ -60,7 +60,7 @@ class Project:
         return folder if self.name and folder.is_dir() else None
 
     def badges(self, name: str) -> list[str]:
-        """What a card says; what is good to know only stands in the list."""
+        """Return the badges of a card; mere remarks stand only in the list."""
         return [one.message for one in self.problems if one.name == name and not one.hint]
 
 
@@ -154,7 +154,7 @@ def _address(route: str, project: Project, name: str, path: Path) -> str:
 
 
 def length(project: Project, caption: str) -> dict[str, Any]:
-    """How many tokens a caption has as it is trained, of how many that are read."""
+    """Return the tokens of a caption as it is trained, and how many are read."""
     long, read = (
         token_count.count(dataset.with_trigger(caption, project.trigger), project.base),
         token_count.limit(project.base),
@@ -179,7 +179,7 @@ def chosen(project: Project, look: Look) -> list[Example]:
 
 
 def only(look: Look, shown: int) -> str:
-    """What is left out of the grid, in words; "" if nothing is."""
+    """Describe what the grid leaves out; "" if nothing."""
     if look.kind:
         return count(
             "Only {n} picture with this to look at: {kind}", "Only {n} pictures with this to look at: {kind}", shown,
@@ -261,7 +261,7 @@ def undo_button(folder: Path | None) -> gr.Button:
 
 
 def changes(edits: Sequence[caption_edits.Edit]) -> str:
-    """What a change of captions would do, before it is done."""
+    """Render a preview of a change of captions."""
     if not edits:
         return f"<p class='quiet'>{say('No caption would change.')}</p>"
     empty = say("(empty)")

@@ -44,7 +44,7 @@ class Tab:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the handlers are given, and what they give values for."""
+    """Inputs and outputs of the handlers."""
 
     given: list[Any]
     upload: gr.File
@@ -60,7 +60,7 @@ class Parts:
 
     @property
     def view(self) -> list[Any]:
-        """What `image_grid.draw` gives values for."""
+        """Components that `image_grid.draw` gives values for."""
         return [self.look, self.grid, self.overview, self.summary, self.restore, self.undo]
 
 
@@ -108,7 +108,7 @@ def build(project: gr.Dropdown) -> Tab:
 
 
 def connect_files(parts: Parts, begin: Callable[[str | None, list[str] | None], Any], shown: Sequence[Any]) -> None:
-    """What becomes of files that are dropped: `begin` finds the project for them and gives values for `shown`."""
+    """Connect dropped files: `begin` finds the project for them and gives values for `shown`."""
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
     project, added = parts.given[0], [parts.report, *parts.view]
     parts.upload.upload(handled(begin), [project, parts.upload], shown, **QUIET).then(
@@ -317,7 +317,7 @@ def bring_back(project: str, trigger: str, look: Look) -> list[Any]:
 
 
 def follow(project: str, trigger: str, look: Look) -> list[Any]:
-    """How far the model is that writes captions; at its end the grid is drawn with its words."""
+    """Show the progress of the model that writes captions; at its end the grid is drawn with its captions."""
     told = caption_tools.draw(project)
     if caption_tools.is_writing(project):
         return [*told, *(gr.skip() for _ in range(6))]

@@ -1,4 +1,4 @@
-"""What a start would do, said before it: how long, with how much memory, and what to know about the images."""
+"""Plan of a training before its start: duration, memory, and what to know about the images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -78,7 +78,7 @@ def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> st
 
 
 def _text_encoder(config: TrainConfig) -> str:
-    """What training the text encoder of a real base costs; it stays in memory, as no text can be encoded ahead."""
+    """Describe what training the text encoder costs; it stays in memory, as no caption can be encoded ahead."""
     seen = None if config.model.base == MICRO else detect.glance(config.model.base, config.model.revision)
     if not config.training.text_encoder or seen is None:
         return ""
@@ -90,7 +90,7 @@ def _text_encoder(config: TrainConfig) -> str:
 
 
 def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
-    """What to know before a start on the built-in base: what it is for, and whether it can draw these pictures."""
+    """List cautions for the built-in base: what it is for, and whether it can draw these images."""
     if config.model.base != MICRO:
         return []
     sentences = [base_model_choices.practice(MICRO)]

@@ -56,7 +56,7 @@ class Live:
 
 
 def connect(live: Live, painter: Painter, watch: Watch) -> None:
-    """What the buttons do, and the clock that keeps the view fresh."""
+    """Connect the buttons, and the timer that refreshes the view."""
     for button, command in (("stop", "stop"), ("save-now", "checkpoint"), ("preview-now", "preview")):
         live.buttons[button].click(
             handled(lambda run, command=command: ask(run, command)), live.picker, None, **QUIET
@@ -107,7 +107,7 @@ def _drawn(view: runs.View | None) -> list[Any]:
 
 
 def _buttons(view: runs.View) -> list[gr.Button]:
-    """Which buttons there are, and what they say: a function of the state alone."""
+    """Return the buttons and their labels: a function of the state alone."""
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
     words = ", ".join(f"{_name(path)} {_value(value)}" for path, value in change.items())
@@ -134,7 +134,7 @@ def _value(value: float | str) -> str:
 
 
 def extra(view: runs.View) -> int:
-    """How many steps "Train more" adds: half of what there were."""
+    """Return the steps that "Train more" adds: half of what there were."""
     return max(10, view.state.steps // 2)
 
 

@@ -121,7 +121,7 @@ def _adapters(told: dict[str, Any]) -> str:
 
 
 def settings_of(path: Path) -> dict[str, Any] | None:
-    """What made a picture, as it tells itself; None for a picture that was not made here, or is none."""
+    """Read what made an image from its file; None if it was not made here, or is not an image."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             told = json.loads(getattr(image, "text", {}).get(TEXT, ""))

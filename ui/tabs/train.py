@@ -243,7 +243,7 @@ def refill(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
 
 
 def exposures(effort: str, preset: str, base: str | None) -> list[Any]:
-    """How often the pictures are seen, and no fixed number of steps, for what a person has time for."""
+    """Return the settings of an effort: how often the images are seen, instead of a fixed number of steps."""
     standard = settings_form.standard(preset, (base or "").strip()).training.exposures
     return [round(standard * EFFORTS[effort][1]) if effort in EFFORTS else standard, 0]
 

@@ -44,7 +44,7 @@ SLIDE = """element.addEventListener("input", (event) => {
 
 @dataclass(frozen=True)
 class Tab:
-    """What `offer` gives values for, and what it wants to know."""
+    """Inputs and outputs of `offer`."""
 
     asked: list[Any]
     offered: list[Any]
@@ -211,7 +211,7 @@ def offer(
 
 
 def _notes(watch: Watch, *, small: bool) -> list[Any]:
-    """What to know before a picture is made, and whether a training can be paused for it."""
+    """Return what to know before an image is generated, and whether a training can be paused for it."""
     notes, active = [MINIATURE] if small else [], watch.active()
     if active and active.paused:
         notes.append(say("The training is paused."))
@@ -230,7 +230,7 @@ def hold_training(watch: Watch) -> list[Any]:
 
 
 def usual_settings(adapter: str) -> configs.PreviewConfig:
-    """How to paint with an adapter: as its run's previews were, or as suits the built-in base."""
+    """Return the sampling settings for an adapter: those of its run's previews, or what suits the built-in base."""
     if run := adapter_choices.run_of(adapter):
         return run.config().preview
     return configs.PreviewConfig.model_validate(configs.preset("character", MICRO)["preview"])

@@ -1,4 +1,4 @@
-"""What every handler of the page goes through: errors become sentences, and the details go to the log only."""
+"""Wrap handlers of the page: errors become sentences for people, and the details go to the log only."""
 
 import html
 import inspect
@@ -20,7 +20,7 @@ QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def sentence(error: Exception) -> str:
-    """What to tell a person about an error; an unexpected one is logged under an id that the sentence names."""
+    """Return the sentence for an error; an unexpected one is logged under an id that the sentence names."""
     if isinstance(error, UserError):
         return f"{error.message} {error.remedy}".strip()
     number = secrets.token_hex(3)

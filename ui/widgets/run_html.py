@@ -37,7 +37,7 @@ def seconds(count: float) -> str:
 
 
 def left(view: View) -> str:
-    """How long a run will still take, in words; "" if that is unknown."""
+    """Describe the time left of a run; "" if unknown."""
     between = view.seconds_left_between
     if between is None:
         return ""
@@ -78,7 +78,7 @@ def pill(view: View | None) -> str:
 
 
 def phase(named: events.Phase) -> str:
-    """What is done that is no training step, and how far it is."""
+    """Describe the current phase and its progress, outside training steps."""
     if named.total > 1:
         return say("{what} ({done} of {total})", what=named.name, done=named.done, total=named.total)
     return named.name
@@ -139,7 +139,7 @@ def _next(view: View) -> str:
 
 
 def _waiting(view: View, now: float) -> str:
-    """What to tell of a worker that says or hears nothing, and what can be done; "" if there is none."""
+    """Render the warning about a worker that is silent or does not respond; "" if there is none."""
     if silence := view.silence(now):
         if view.seconds_per_step is not None:
             return say(
@@ -255,7 +255,7 @@ def _figure(run_id: str, preview: events.Preview) -> str:
 
 
 def warnings(state: events.State) -> str:
-    """What the worker warned of, folded if it is much."""
+    """Render the worker's warnings, folded if there are many."""
     if not state.warnings:
         return ""
     lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)

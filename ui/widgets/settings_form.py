@@ -73,7 +73,7 @@ def entries(
 
 
 def title_of(name: str, info: FieldInfo) -> str:
-    """What a setting is called for people, in English."""
+    """Return the label of a setting, in English."""
     return info.title or name.replace("_", " ").capitalize()
 
 
@@ -123,7 +123,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any a
 
 @dataclass(frozen=True)
 class Filled:
-    """What the form was filled from: a preset, a base, the settings that the person changed, and all values.
+    """Source of the form's values: a preset, a base, the settings that the user changed, and all values.
 
     It lies in the page beside the values and comes back with them, so that the two belong together whatever the order
     in which requests arrive. `own` are the changed settings, by the id of their widget, as they were typed.
@@ -180,7 +180,7 @@ def own_of(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, Any]:
 
 
 def standard(preset: str, base: str) -> TrainConfig:
-    """What holds if nothing is changed in the form."""
+    """Return the config if nothing is changed in the form."""
     return configs.build(as_settings(preset, base))
 
 
@@ -190,7 +190,7 @@ def as_settings(preset: str, base: str) -> dict[str, Any]:
 
 
 def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
-    """What the widgets show for a config."""
+    """Return the widgets' values for a config."""
     return [_shown(entry, config) for entry in listed]
 
 

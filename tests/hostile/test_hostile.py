@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
 from trainer import config, families, paths, runs, storage
-from trainer.adapter_files import reader, summary
+from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import checks, dataset, images, sandbox, uploads
@@ -360,7 +360,7 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     assert "<script" not in told
     assert "<img" not in told
     assert len(unescape(told)) < 30_000
-    assert summary.describe(reader.container.read(path))["bytes"] > 100_000
+    assert summary.describe(safetensors_reader.read(path))["bytes"] > 100_000
 
 
 # Settings -------------------------------------------------------------------------------------------------------

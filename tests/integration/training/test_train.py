@@ -342,7 +342,7 @@ def test_settings_that_were_changed_before_a_resume_are_told(character: Path, ti
     (run.folder / "checkpoints" / "000006").rename(run.folder / "gone")
     kept = run.config()
     slower = kept.optimizer.model_copy(update={"learning_rate": 0.002})
-    run.keep(kept.model_copy(update={"optimizer": slower, "adapter": config.Lora(rank=4, alpha=1.0)}))
+    run.keep(kept.model_copy(update={"optimizer": slower, "adapter": Lora(rank=4, alpha=1.0)}))
     finish(run)
     assert "Changed since the checkpoint of step 3: adapter.alpha, optimizer.learning_rate." in (
         runs.look(run).state.warnings
@@ -365,7 +365,7 @@ def test_another_base_is_not_resumed(character: Path, tiny_sd: Path, tmp_path: P
 def test_another_rank_is_not_resumed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
     finish(run)
-    other = run.config().model_copy(update={"adapter": config.Lora(rank=8)})
+    other = run.config().model_copy(update={"adapter": Lora(rank=8)})
     with pytest.raises(UserError, match="another form"):
         train(other, run)
 

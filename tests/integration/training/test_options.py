@@ -394,6 +394,7 @@ def test_convolutions_over_few_positions_are_products(
 
 def test_a_base_in_bf16_predicts_what_it_did_with_what_suits_the_processor(tiny_sd: Path) -> None:
     family = families.load(settings(tiny_sd).model, torch.device("cpu"), torch.bfloat16)
+    torch.manual_seed(0)
     noisy, text = torch.randn(2, 4, 16, 16), torch.randn(2, 40, 32)
     answers = []
     for suited in (False, True):
@@ -401,7 +402,10 @@ def test_a_base_in_bf16_predicts_what_it_did_with_what_suits_the_processor(tiny_
             cpu_kernels.suit_processor(family, 512)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             answers.append(family.predict(noisy, torch.tensor([10, 900]), {"text": text}).float())
-    assert float((answers[0] - answers[1]).abs().max() / answers[0].std()) < 0.05
+    difference = (answers[0] - answers[1]).abs() / answers[0].std()
+    # Roundings of bf16 alone: over twelve seeds 0.003 to 0.008 in the mean, 0.037 to 0.060 at the most.
+    assert float(difference.mean()) < 0.02
+    assert float(difference.max()) < 0.1
 
 
 def test_pictures_are_encoded_in_the_precision_of_the_base(tiny_sd: Path, character: Path) -> None:

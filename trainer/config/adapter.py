@@ -99,11 +99,6 @@ class Lora(Section):
         return self.alpha * math.sqrt(self.rank) if self.rslora else self.alpha
 
     @property
-    def readable_by_diffusers(self) -> bool:
-        """Tell whether diffusers applies the exported file as the adapter was trained."""
-        return not self.dora
-
-    @property
     def network(self) -> tuple[str, dict[str, Any]]:
         """Module and arguments under which the programs that read `ss_network_module` know the file."""
         conv = {"conv_dim": self.rank, "conv_alpha": self.file_alpha} if self.targets == "conv" else {}
@@ -144,11 +139,6 @@ class LoHa(Section):
         return self.alpha
 
     @property
-    def readable_by_diffusers(self) -> bool:
-        """Tell whether diffusers applies the exported file as the adapter was trained."""
-        return False
-
-    @property
     def network(self) -> tuple[str, dict[str, Any]]:
         """Module and arguments under which the programs that read `ss_network_module` know the file."""
         return "lycoris.kohya", {"algo": "loha", "conv_dim": self.rank, "conv_alpha": self.alpha}
@@ -182,11 +172,6 @@ class LoKr(Section):
     def file_alpha(self) -> float:
         """The alpha that a file must hold."""
         return self.alpha
-
-    @property
-    def readable_by_diffusers(self) -> bool:
-        """Tell whether diffusers applies the exported file as the adapter was trained."""
-        return False
 
     @property
     def network(self) -> tuple[str, dict[str, Any]]:

@@ -86,9 +86,6 @@ class Stable(Section):
         return min(steps, max(step + 1, round(step / (1 - self.cooldown))))
 
 
-Schedule = Constant | Cosine | Linear | Stable
-
-
 def _warmup(step: int, steps: int, share: float) -> float:
     rising = max(1, round(share * steps))
     return min(1.0, (step + 1) / rising)

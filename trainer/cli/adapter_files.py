@@ -169,7 +169,7 @@ def _difference(parsed: argparse.Namespace) -> int:
 def _bake(parsed: argparse.Namespace) -> int:
     from trainer.adapter_files import transforms
 
-    _check_out(parsed.out)
+    check_out(parsed.out)
     given = _named([adapter(text) for text in parsed.files])
     count = transforms.bake(_checkpoint(parsed.base), given, parsed.out)
     tell({"file": parsed.out.name, "layers": count}, as_json=parsed.json)
@@ -196,7 +196,12 @@ def _checkpoint(base: str) -> Checkpoint:
     return open_checkpoint(loading.locate(ModelConfig(base=base))[0])
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Refuse a file to write whose folder is not there.
+
+    Raises:
+        UserError: the folder is not there.
+    """
     if not out.parent.is_dir():
         raise UserError("There is no folder {name!r}.", "Make it first, or choose another one.", name=out.parent.name)
 
@@ -213,7 +218,7 @@ def _finish(
     from trainer.adapter_files import writer
     from trainer.base_models import detect
 
-    _check_out(parsed.out)
+    check_out(parsed.out)
     metadata = writer.for_family(sources[0]) if recipe else writer.inherited(sources, made.modules, parsed.out.stem)
     if base:
         predicts = detect.look(base.path).objective

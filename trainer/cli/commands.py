@@ -165,10 +165,7 @@ def _sample(parsed: argparse.Namespace) -> int:
         config.check(PictureConfig, {**data, "seed": parsed.seed + number, "out": str(out)})
         for number, out in enumerate(outs)
     ]
-    if not parsed.out.parent.is_dir():
-        raise UserError(
-            "There is no folder {name!r}.", "Make it first, or choose another one.", name=parsed.out.parent.name
-        )
+    adapter_files.check_out(parsed.out)
     from trainer.sampling import png_info
     from trainer.sampling.sampler import Sampler
 

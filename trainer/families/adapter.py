@@ -55,7 +55,7 @@ class Adapter:
             layer.reset(seed, name)
 
     def train(self, mode: bool) -> None:
-        """Tell whether dropout is on in the adapter's layers."""
+        """Turn the dropout of the adapter's layers on or off."""
         for layer in self.layers.values():
             layer.module.train(mode)
             layer.module.get_base_layer().train()  # of 4 bits it is packed anew otherwise, in a form without gradient

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.tiny import MICRO
+from trainer.base_models import MICRO_FOLDER
 
 RESIDUAL = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -61,7 +61,7 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
 
 def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
     """What `trainer/base_models/configs` holds, for tiny bases by family."""
-    shutil.copytree(MICRO / "tokenizer", folder / "clip")
+    shutil.copytree(MICRO_FOLDER / "tokenizer", folder / "clip")
     for family, base in bases.items():
         shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
     return folder

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-MICRO = Path(__file__).resolve().parent.parent / "trainer" / "base_models" / "micro"
+from trainer.base_models import MICRO_FOLDER
 
 
 def make_sd(folder: Path, seed: int = 0) -> Path:
@@ -67,7 +67,7 @@ def make_sdxl(folder: Path) -> Path:
 
 
 def _tokenizer(**changes: str) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(MICRO / "tokenizer", local_files_only=True, **changes)
+    return AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True, **changes)
 
 
 def _unet(**changes: Any) -> UNet2DConditionModel:  # noqa: ANN401 - any settings

@@ -61,14 +61,6 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def inherited() -> dict[str, str]:
-    """Return the environment of this process, without what would have a server measure its coverage.
-
-    That makes a server half as fast, and the functions that it runs have tests without a browser.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
-
-
 @dataclass
 class Server:
     """`python app.py` on a home folder."""
@@ -96,8 +88,8 @@ class Server:
                 [sys.executable, "app.py", "--port", str(self.port), *arguments],
                 cwd=CHECKOUT, stdout=said, stderr=subprocess.STDOUT, text=True,
                 env={
-                    **inherited(), "LIMNER_HOME": str(self.home), "PYTHONPATH": str(Path(__file__).parent / "lookups"),
-                    "LIMNER_LOOKUPS": str(self.lookups), **environment,
+                    **forks.unmeasured(), "LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups),
+                    "PYTHONPATH": str(Path(__file__).parent / "lookups"), **environment,
                 },
             )  # fmt: skip
         wait(self.answers, seconds=90)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import EXAMPLES, Server, Visit, make_home, serving, wait
+from trainer.base_models import MICRO_FOLDER
 from trainer.runs import events
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the painter does; more threads add numbers up in another order
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(CHECKOUT / "trainer" / "base_models" / "micro")
+        pipeline = StableDiffusionPipeline.from_pretrained(MICRO_FOLDER)
         if adapter:
             pipeline.load_lora_weights(load_file(adapter))
         noise = torch.Generator().manual_seed(1)

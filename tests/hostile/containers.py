@@ -65,6 +65,7 @@ def zip_data(name: str) -> bytes:
     return data if isinstance(data, bytes) else data()
 
 
+@functools.cache
 def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
     """(bytes, or what makes them; pictures that are kept, words of what is refused) by what is odd."""
     one = _zip({"a.png": picture()})

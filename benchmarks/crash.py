@@ -83,7 +83,7 @@ def crash(workers: Workers, kills: int, *, steps: int, every: int, rng: random.R
 
 def torn(run: Run) -> list[str]:
     """Files at final names that are not whole."""
-    found = [f"checkpoint {one.name} is torn" for one in checkpoint.found(run) if not checkpoint.is_whole(one)]
+    found = [f"checkpoint {one.name} is torn" for one in checkpoint.folders(run) if not checkpoint.is_intact(one)]
     try:
         run.config()
         if run.export.exists():

@@ -70,7 +70,7 @@ def _everywhere() -> Iterator[tuple[Id, str]]:
         words += (kind.effect, kind.remedy, kind.button)
         yield from ((message, "trainer/data/checks.py") for message in words if message)
     yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLOURS)
-    yield from ((name, "trainer/adapter_files/summary.py") for name in summary.RECIPE)
+    yield from ((name, "trainer/adapter_files/summary.py") for name in summary.TRAINING_SETTINGS)
 
 
 def calls(source: str) -> Iterator[Id]:

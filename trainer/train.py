@@ -40,96 +40,97 @@ RESTARTS = 3
 
 
 def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main path stays on one screen
-    """Train one adapter. The whole program, top to bottom; a run that was interrupted goes on where it was.
+    """Train one adapter: the whole program, top to bottom. An interrupted run continues from its last checkpoint.
 
     Raises:
-        UserError: something that a person can change.
+        UserError: something that the user can change.
         StopRequestedError: the run was asked to stop before its first step.
     """
     run.progress(say("Loading the base model"), 0, 1)
-    precision = resolved_precision(config)
+    precision = resolve_precision(config)
     accelerator = distributed.join(precision)
-    config = distributed.shared(config, accelerator)
+    config = distributed.share_config(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples = dataset.read(dataset.folder_of(config.dataset))
     config = complete(config, run, examples, family)
     texts = [caption_variants.texts(example, config, config.trigger) for example in examples]
-    warn(run, config, family, texts)
-    batches = encode.build(family, examples, config, run.progress, distributed.share(accelerator))
+    captions = [first for first, *_ in texts]
+    warn(run, config, family, captions)
+    batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
     families.place(family, text_encoder=config.training.text_encoder)
-    cpu_kernels.suit_processor(family, config.training.resolution)
-    config = prediction_type.settle(config, family, batches.at(0, 0), run)
-    distributed.agree(accelerator, config)
+    cpu_kernels.optimize_for_cpu(family, config.training.resolution)
+    config = prediction_type.resolve(config, family, batches.at(0, 0), run)
+    distributed.check_same(accelerator, config)
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
-    progress = begin(config, adapter)
-    checkpoint.check_room(run, progress, config.checkpoint.keep)
+    state = initial_state(config, adapter)
+    checkpoint.check_space(run, state, config.checkpoint.keep)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
-    step = checkpoint.resume(run, progress, partial(distributed.give, accelerator))
-    scaler = optimizer_step.scaled(accelerator.scaler, progress)
-    written = [first for first, *_ in texts]
+    step = checkpoint.resume(run, state, partial(distributed.broadcast, accelerator))
+    scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
 
     def save() -> None:
-        facts = export.metadata(family, config, run, written, len(examples))
-        checkpoint.save_checkpoint(run, adapter, progress, step, config.checkpoint.keep, facts)
+        metadata = export.metadata(family, config, run, captions, len(examples))
+        checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint.keep, metadata)
 
     run.report(started(step, config, family.device))
-    saved = time.monotonic()
+    saved_at = time.monotonic()
 
     while step < config.training.steps:
-        begun = time.monotonic()
+        started_at = time.monotonic()
+        micro_steps = [(step, micro) for micro in range(config.training.accumulation)]
         try:
-            share = fault_injection.factor(step + 1) * optimizer_step.gradients(
-                accelerator, family, adapter, batches, config, step
-            )
+            loss = optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, micro_steps)
         except RuntimeError as error:
-            config = memory.lighter(config, family, run, error)
-            progress.optimizer.zero_grad()
+            config = memory.fall_back(config, family, run, error)
+            state.optimizer.zero_grad()
             continue
-        loss = distributed.add_up(accelerator, progress, share)
+        loss = distributed.reduce_gradients(accelerator, state, fault_injection.factor(step + 1) * loss)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
-        norm = optimizer_step.clip(progress, config.training.clip, scaler)
-        if optimizer_step.exploded(norm, step, config, progress):
-            config, step = restarted(config, run, step, norm), 0
+        norm = optimizer_step.clip(state, config.training.clip, scaler)
+        if optimizer_step.exploded(norm, step, config, state):
+            config, step = restart(config, run, step, norm), 0
             adapter.reset(config.seed)
-            progress = begin(config, adapter)
+            state = initial_state(config, adapter)
             run.report(started(step, config, family.device))
             continue
         optimizer_step.check(loss.item(), norm, step, config, scaler)
-        optimizer_step.advance(progress, rate, scaler)
+        optimizer_step.advance(state, rate, scaler)
         step += 1
-        progress.follow(step, config.training.ema)
+        state.update_ema(step, config.training.ema)
 
-        run.report(events.Step(
-            step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm,
-            seconds=time.monotonic() - begun, memory=peak_memory(accelerator.device),
-        ))  # fmt: skip
-        asked = distributed.asked(accelerator, run, started(step, config, family.device))
+        seconds, bytes_used = time.monotonic() - started_at, peak_memory(accelerator.device)
+        run.report(
+            events.Step(
+                step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm, seconds=seconds, memory=bytes_used
+            )
+        )
+        requests = distributed.requests(accelerator, run, started(step, config, family.device))
         last = step == config.training.steps
-        if due(step, config.preview.every) or last or "preview" in asked:
-            with progress.settled(adapter):
+        if due(step, config.preview.every) or last or "preview" in requests:
+            with state.exported_weights(adapter):
                 previews.make(family, adapter, config.preview, run, step, accelerator)
-        if "cooldown" in asked:
-            config = cooled(config, run, step)
+        if "cooldown" in requests:
+            config = cool_down(config, run, step)
             run.report(started(step, config, family.device))
-        late = time.monotonic() - saved > 60 * config.checkpoint.minutes
-        if run.leads and (due(step, config.checkpoint.every) or last or late or asked & {"checkpoint", "stop"}):
+        late = time.monotonic() - saved_at > 60 * config.checkpoint.minutes
+        if run.leads and (due(step, config.checkpoint.every) or last or late or requests & {"checkpoint", "stop"}):
             save()
-            saved = time.monotonic()
-        if "stop" in asked and not last:
+            saved_at = time.monotonic()
+        if "stop" in requests and not last:
             return run.report(events.Stopped(step=step))
 
     if not run.leads:
         return None
-    with progress.settled(adapter):
-        path = export.write(family, adapter, config, run, written)
+    with state.exported_weights(adapter):
+        path = export.write(family, adapter, config, run, captions)
     return run.report(events.Finished(step=step, export=path.name))
 
 
 def follow(run: Run) -> None:
-    """Do a run beside the process that leads it, which alone tells how it goes.
+    """Train beside the main process, which alone reports on the run.
 
-    It stands in a module that a new process can import: what was begun as `python -m trainer` is no such module.
+    Spawned processes import this module; they could not import `__main__`, as which `python -m trainer` runs.
     """
     distributed.follow()
     train(run.config(), run)
@@ -142,7 +143,7 @@ def largest(
 
     def compute(config: TrainConfig) -> None:
         place = batches.largest(config.training.steps)
-        optimizer_step.backward(accelerator, family, adapter, batches.at(*place), config, place)
+        optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, [place])
         for parameter in adapter.parameters():
             parameter.grad = None
 
@@ -150,38 +151,40 @@ def largest(
 
 
 def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
-    """That the run begins, or goes on, or has another number of steps from here on."""
+    """Build the event for a run that starts, continues, or has another number of steps from now on."""
     return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=device_name(device))
 
 
-def begin(config: TrainConfig, adapter: families.Adapter) -> checkpoint.Progress:
-    """The optimizer over an adapter, and its running mean if there is to be one, before the first step."""
+def initial_state(config: TrainConfig, adapter: families.Adapter) -> checkpoint.TrainState:
+    """Return the optimizer of an adapter, and its moving average if there is one, before the first step."""
     optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
-    optimizer.zero_grad()  # of a run that begins again
-    progress = checkpoint.Progress(optimizer)
+    optimizer.zero_grad()  # of a run that starts again
+    state = checkpoint.TrainState(optimizer)
     if config.training.ema:
-        progress.average.extend(parameter.detach().clone() for parameter in progress.parameters())
-    return progress
+        state.average.extend(parameter.detach().clone() for parameter in state.parameters())
+    return state
 
 
-def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfig:
-    """The settings of a run that begins again at half the learning rate; they are written down, and it is said.
+def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfig:
+    """Return the settings of a run that starts again at half the learning rate, save them, and report it.
 
     Raises:
-        UserError: it was done before, again and again.
+        UserError: it has restarted too often.
     """
     if config.record.restarts >= RESTARTS:
         raise UserError(
-            "The training became unstable {times} times, each time at half the learning rate of before.",
-            "Lower the learning rate or alpha much, or look for a broken picture.",
+            "The training became unstable {times} times, each time at half the previous learning rate.",
+            "Lower the learning rate or alpha a lot, or look for a broken image.",
             adjustments.calmer(config),
             times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
     message = say(
-        "The gradient jumped to {norm:.3g} at step {step}: the run begins again at a learning rate of {rate:g}.",
-        norm=norm, step=step, rate=rate,
-    )  # fmt: skip
+        "The gradient norm jumped to {norm:.3g} at step {step}: the run starts again at a learning rate of {rate:g}.",
+        norm=norm,
+        step=step,
+        rate=rate,
+    )
     run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
@@ -190,16 +193,16 @@ def restarted(config: TrainConfig, run: Run, step: int, norm: float) -> TrainCon
         }
     )
     if run.leads:
-        checkpoint.forget(run)
+        checkpoint.remove_all(run)
     run.keep(config)
     return config
 
 
-def cooled(config: TrainConfig, run: Run, step: int) -> TrainConfig:
-    """The settings of a run that begins its cool-down now, if its schedule has one; they are written down."""
+def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
+    """Return the settings of a run that starts its cool-down now, if its schedule has one, and save them."""
     if not isinstance(config.schedule, Stable):
-        told = say("This schedule has no cool-down that could begin early; the run goes on.")
-        run.report(events.Warned(message=told))
+        message = say("This schedule has no cool-down that could start early; the run goes on.")
+        run.report(events.Warned(message=message))
         return config
     steps = config.schedule.shortened(step, config.training.steps)
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
@@ -212,28 +215,28 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def resolved_precision(config: TrainConfig) -> str:
-    """The precision to train in; "auto" is what serves the base best on this machine.
+def resolve_precision(config: TrainConfig) -> str:
+    """Return the precision to train in; "auto" is the best for the base on this machine.
 
     Raises:
         UserError: fp16 without a GPU.
     """
     if config.training.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("fp16 needs a GPU; a CPU computes in it slowly or not at all.", "Use fp32, bf16 or auto.")
+        raise UserError("fp16 needs a GPU; on a CPU it is slow or does not work.", "Use fp32, bf16 or auto.")
     if config.training.precision != "auto":
         return config.training.precision
     return families.precision(config.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], family: families.Family) -> TrainConfig:
-    """Fill in what was left open, record what else is needed to repeat the run, and write it down once.
+    """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
 
     Raises:
-        UserError: there are no pictures, or they are not those that the run began with.
+        UserError: there are no images, or they changed since the run started.
     """
     if not examples:
         raise UserError(
-            "There are no pictures in the data set {name!r}.",
+            "There are no images in the dataset {name!r}.",
             "Add at least 5; 10 to 30 work best.",
             name=dataset.folder_of(config.dataset).name,
         )
@@ -246,25 +249,25 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         devices=config.record.devices,
     )
     if config.record.dataset_sha256:
-        same_as_begun(config.record, record)
+        check_unchanged(config.record, record)
         return config
-    written = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
+    captions = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.folder_of(config.dataset), family))
-    gentle = uncaptioned.gentler(config, written, beyond=beyond)
-    if gentle != config:
+    gentler = uncaptioned.gentler(config, captions, beyond=beyond)
+    if gentler != config:
         run.report(events.Warned(message=uncaptioned.note()))
-    config = gentle
+    config = gentler
     training = config.training.model_copy(
         update={
             "steps": planned_steps(config.training, len(examples)),
             "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
         }
     )
-    prompts = config.preview.prompts or previews.default_prompts(config, written)
-    model = {"family": family.found.family, "revision": family.found.revision}
+    prompts = config.preview.prompts or previews.default_prompts(config, captions)
+    base = {"family": family.base.family, "revision": family.base.revision}
     config = config.model_copy(
         update={
-            "model": config.model.model_copy(update=model),
+            "model": config.model.model_copy(update=base),
             "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
             "training": training,
             "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
@@ -275,57 +278,65 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     return config
 
 
-def same_as_begun(begun: Record, now: Record) -> None:
-    """Refuse to go on with other pictures or another base model: the result would be neither run's.
+def check_unchanged(before: Record, now: Record) -> None:
+    """Refuse to continue with other images or another base model: the result would belong to neither.
 
     Raises:
         UserError: something differs; it says what.
     """
-    remedy = say("Bring it back as it was, or start a new run.")
-    if begun.dataset_sha256 != now.dataset_sha256:
-        raise UserError("The pictures or captions of the data set changed since this run began.", remedy)
-    if begun.base_sha256 != now.base_sha256:
-        raise UserError("The base model changed since this run began.", remedy)
+    remedy = say("Restore it, or start a new run.")
+    if before.dataset_sha256 != now.dataset_sha256:
+        raise UserError("The images or captions of the dataset changed since this run started.", remedy)
+    if before.base_sha256 != now.base_sha256:
+        raise UserError("The base model changed since this run started.", remedy)
 
 
-def warn(run: Run, config: TrainConfig, family: families.Family, texts: list[tuple[str, ...]]) -> None:
-    """Tell what will train, but not as its owner may think."""
+def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:
+    """Warn about settings and data that are legal but probably unintended."""
     limit = config.captions.chunks * family.count_tokens("")[1]
-    if long := sum(family.count_tokens(first)[0] > limit for first, *_ in texts):
-        told = count(
-            "{n} caption is longer than {limit} tokens; the rest of it is not seen.",
-            "{n} captions are longer than {limit} tokens; the rest of each is not seen.", long, limit=limit,
-        )  # fmt: skip
-        run.report(events.Warned(message=told))
-    if config.preservation.share and not config.trigger:
-        told = say(
-            "There is no trigger word, so that nothing sets your images apart from what the base is asked for without "
-            "it: they are not preserved under their own captions."
+    if long := sum(family.count_tokens(caption)[0] > limit for caption in captions):
+        message = count(
+            "{n} caption is longer than {limit} tokens; the rest is ignored.",
+            "{n} captions are longer than {limit} tokens; the rest is ignored.",
+            long,
+            limit=limit,
         )
-        run.report(events.Warned(message=told))
+        run.report(events.Warned(message=message))
+    if config.preservation.share and not config.trigger:
+        message = say(
+            "There is no trigger word, so that nothing distinguishes your images from what the base generates without "
+            "it: their own captions are left out of output preservation."
+        )
+        run.report(events.Warned(message=message))
     side = native_side(family)
     if config.training.resolution < side:
-        told = say(
-            "The base model draws {side} x {side} pixels; this run trains at {resolution}.",
-            side=side, resolution=config.training.resolution,
-        )  # fmt: skip
-        run.report(events.Warned(message=told))
+        message = say(
+            "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
+            side=side,
+            resolution=config.training.resolution,
+        )
+        run.report(events.Warned(message=message))
     folder = dataset.folder_of(config.dataset)
-    found = checks.find(
-        folder, config.trigger, preset=config.preset, base=config.model.base, resolution=config.training.resolution,
+    problems = checks.find(
+        folder,
+        config.trigger,
+        preset=config.preset,
+        base=config.model.base,
+        resolution=config.training.resolution,
         measured=image_stats.known(folder),
-    )  # fmt: skip
-    for one in checks.gathered([problem for problem in found if not problem.hint and problem.kind != "long caption"]):
-        kind = checks.KINDS[one.kind]
-        names = f" ({', '.join(one.names[:5])})" if one.names else ""
-        run.report(events.Warned(message=f"{one.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
+    )
+    problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
+    for problem in checks.gathered(problems):
+        kind = checks.KINDS[problem.kind]
+        names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
+        run.report(events.Warned(message=f"{problem.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words."""
+    """Return the name of a device for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that the training takes on its device: the peak on a GPU, the process's own at present on a CPU."""
+    """Return the bytes that training takes on its device: the peak on a GPU, the process's current ones on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

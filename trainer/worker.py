@@ -1,4 +1,4 @@
-"""The worker of a run, a process of its own: lock the run, wait for the device, train, and report how it ended."""
+"""Worker of a run, in its own process: lock the run, wait for the device, train, and report the end."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from trainer.training import malloc
 
 
 def work(run: Run) -> int:
-    """Do one run in this process: hold its lock, wait for the device, train, and report how it ended."""
+    """Work on one run in this process; return the exit code."""
     malloc.tune()
     if os.environ.get("RANK", "0") != "0":
         from trainer.train import follow
@@ -25,7 +25,7 @@ def work(run: Run) -> int:
         follow(Run(run.folder, leads=False))
         return 0
     lock = queue.hold(run)
-    storage.sweep(run.folder, *(one for one in run.folder.iterdir() if one.is_dir()))
+    storage.sweep(run.folder, *(folder for folder in run.folder.iterdir() if folder.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
     if run.listener:
         ending.heed_interrupts(run)
@@ -42,16 +42,18 @@ def work(run: Run) -> int:
             device.release()
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
-    except Exception as error:  # whatever comes becomes an event, so that the page can tell it
-        told = explain(error, settings)
-        print(traceback.format_exc(), file=sys.stderr)
+    except Exception as error:  # any error becomes an event, so that the page can show it
+        explained, log = explain(error, settings), traceback.format_exc()
+        print(log, file=sys.stderr)
         with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
-            run.report(events.Failed(
-                message=told.message, remedy=told.remedy, change=told.change, traceback=traceback.format_exc()
-            ))  # fmt: skip
+            run.report(
+                events.Failed(
+                    message=explained.message, remedy=explained.remedy, change=explained.change, traceback=log
+                )
+            )
         return 2 if isinstance(error, UserError) else 1
     finally:
-        (run.folder / "ask" / "start").unlink(missing_ok=True)  # there still if it ended before it had the device
+        (run.folder / "ask" / "start").unlink(missing_ok=True)  # still there if it ended before it had the device
         lock.release()
     return 0
 
@@ -59,17 +61,17 @@ def work(run: Run) -> int:
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer.train import follow, train
-    from trainer.training import distributed  # imports torch, which a waiting run does without
+    from trainer.training import distributed  # imports torch, which a waiting run does not need
 
     try:
         with distributed.followers(run, distributed.wanted(settings), follow):
             train(settings, run)
     except distributed.NotJoinedError:
-        if settings.training.devices or "WORLD_SIZE" in os.environ:  # asked for, here or by a launcher
+        if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
             raise
         traceback.print_exc()
-        told = say("No other process could be started to share the work (the log says why); this one does it alone.")
-        run.report(events.Warned(message=told))
+        message = say("No other process could be started to share the work; this one trains alone. The log says why.")
+        run.report(events.Warned(message=message))
         train(settings, run)
 
 
@@ -83,19 +85,20 @@ TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _capt
 
 
 def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
-    """Explain an error for people: what went wrong, what to do and, given the settings, what to change in them."""
+    """Explain an error to people: what went wrong, what to do and, given the settings, what to change in them."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError("The disk is full.", "Make room, then resume: the last checkpoint is kept.")
+        return UserError("The disk is full.", "Free some space, then resume: the last checkpoint is kept.")
     if isinstance(error, PermissionError):
-        return UserError("A folder cannot be written to.", "Check its permissions, then resume.")
+        return UserError("A folder is not writable.", "Check its permissions, then resume.")
     if is_out_of_memory(error):
         change = adjustments.smaller(settings) if settings else {}
         return UserError(
             "There is not enough memory.", "Lower the resolution or the batch size, then start again.", change
         )
     return UserError(
-        "Something unexpected went wrong ({kind}).", "The log has the details; resuming may help.",
+        "Something unexpected went wrong ({kind}).",
+        "The log has the details; resuming may help.",
         kind=type(error).__name__,
-    )  # fmt: skip
+    )

@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up(faulty: Server, visit: Visit) -> None:
     page = visit(faulty)
     advanced(page, training_steps=80, preview_every=0, checkpoint_every=1)
     begin(page)
-    assert "The disk is full. Make room, then resume" in panel(page)
+    assert "The disk is full. Free some space, then resume" in panel(page)
     assert page.get_by_role("button", name="Resume").is_visible()
 
 

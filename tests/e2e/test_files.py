@@ -87,5 +87,5 @@ def test_a_broken_file_is_told(server: Server, visit: Visit, tmp_path: Path) -> 
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"PK\x03\x04" + bytes(100))
     drop(page, broken)
-    assert "can hold programs" in page.locator("#look-result [role=alert]").inner_text()
+    assert "can contain programs" in page.locator("#look-result [role=alert]").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

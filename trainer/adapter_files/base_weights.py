@@ -1,7 +1,7 @@
-"""The weights of a whole base model on disk, by the names of layers in adapter files; read and rewritten in place.
+"""Weights of a whole base model on disk, by the names of layers in adapter files; read, and written with changes.
 
-A model is a folder in diffusers form or one file with the original names. Only headers are read at first; tensors one
-at a time, so that a model never has to fit into memory. Nothing is unpickled and no model is built.
+A model is a folder in diffusers form or one file with the original names. Only headers are read at first, then one
+tensor at a time, so that a model never has to fit into memory. Nothing is unpickled and no model is built.
 """
 
 import json
@@ -12,31 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainer import paths, storage
 from trainer.adapter_files import safetensors_reader
-from trainer.adapter_files.safetensors_reader import Entry
 from trainer.base_models import detect, layer_names
-from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Component, Place
+from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.errors import UserError
 
-MAX_HEADER = 64 * 2**20
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _UNET = "model.diffusion_model."
-# Where a single file keeps its text encoders, under the names of transformers and under those of OpenCLIP.
-_TEXTS: dict[FamilyName, tuple[tuple[Component, str], ...]] = {
-    "sd15": (("text_encoder", "cond_stage_model.transformer."),),
-    "sd21": (("text_encoder", "cond_stage_model.model.transformer.resblocks."),),
-    "sdxl": (
-        ("text_encoder", "conditioner.embedders.0.transformer."),
-        ("text_encoder_2", "conditioner.embedders.1.model.transformer.resblocks."),
-    ),
-}
 _OPENCLIP = {
-    "attn.out_proj.weight": "self_attn.out_proj", "mlp.c_fc.weight": "mlp.fc1", "mlp.c_proj.weight": "mlp.fc2",
-}  # fmt: skip
+    "attn.out_proj.weight": "self_attn.out_proj",
+    "mlp.c_fc.weight": "mlp.fc1",
+    "mlp.c_proj.weight": "mlp.fc2",
+}
 Change = Callable[[Tensor], Tensor]
 
 
@@ -49,109 +41,111 @@ class Weight:
     third: int | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The layer's own part of the tensor; a view."""
+        """Return the layer's own rows of the tensor; a view."""
         return tensor if self.third is None else tensor.chunk(3)[self.third]
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Type and shape of a tensor on disk."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A base model on disk."""
+    """A base model on disk; `headers` lists the tensors of each file."""
 
     path: Path
     family: FamilyName
     weights: dict[str, Weight]
-    headers: dict[Path, tuple[int, dict[str, Entry]]]
+    headers: dict[Path, dict[str, Entry]]
 
     def read(self, name: str) -> Tensor:
-        """A layer's weight in fp32."""
+        """Read a layer's weight in fp32."""
         weight = self.weights[name]
-        start, entries = self.headers[weight.file]
-        return weight.of(_read(weight.file, start, entries[weight.key])).float()
+        return weight.of(self.read_tensor(weight.file, weight.key))
 
     def others(self) -> Iterator[tuple[Path, str]]:
-        """Tensors of the UNet and the text encoders that are no layer's weight: norms, biases, embeddings."""
+        """List tensors of the UNet and the text encoders that are no layer's weight: norms, biases, embeddings."""
         taken = {(weight.file, weight.key) for weight in self.weights.values()}
-        for file, (_, entries) in self.headers.items():
+        for file, entries in self.headers.items():
             for key, entry in entries.items():
                 own = self.path.is_dir() or key.startswith((_UNET, "cond_stage_model.", "conditioner."))
                 if own and entry.dtype in _DTYPES and (file, key) not in taken:
                     yield file, key
 
     def read_tensor(self, file: Path, key: str) -> Tensor:
-        """A tensor by its file and key, in fp32."""
-        start, entries = self.headers[file]
-        return _read(file, start, entries[key]).float()
+        """Read a tensor by its file and key, in fp32."""
+        with safe_open(file, "pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(key)
+        return tensor.float()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Look at a base model.
 
     Raises:
-        UserError: it is not there, or no base model that can be used; it says why.
+        UserError: it does not exist, or is not a base model that can be used; it says why.
     """
     family = detect.look(path).family
     weights: dict[str, Weight] = {}
-    headers: dict[Path, tuple[int, dict[str, Entry]]] = {}
-    places = _in_folder(path, headers) if path.is_dir() else _in_file(path, family, headers)
-    for place, weight in places:
-        known = headers[weight.file][1][weight.key]
-        if known.dtype in _DTYPES and len(known.shape) in (2, 4):
+    headers: dict[Path, dict[str, Entry]] = {}
+    for place, weight in _in_folder(path, headers) if path.is_dir() else _in_file(path, family, headers):
+        entry = headers[weight.file][weight.key]
+        if entry.dtype in _DTYPES and len(entry.shape) in (2, 4):
             weights[layer_names.kohya(place, family)] = weight
     return Checkpoint(path, family, weights, headers)
 
 
-def _header(path: Path, headers: dict[Path, tuple[int, dict[str, Entry]]]) -> dict[str, Entry]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise safetensors_reader.refusal(path.name, "it is no safetensors file, or its header is damaged")
-        entries, _ = safetensors_reader.header(file.read(length), path.name)
-    safetensors_reader.check_tiling(entries, size - 8 - length, path.name)
-    headers[path] = (8 + length, entries)
-    return entries
+def _read_header(path: Path) -> dict[str, Entry]:
+    try:
+        with safe_open(path, "pt") as tensors:
+            slices = {key: tensors.get_slice(key) for key in tensors.offset_keys()}
+            return {key: Entry(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    except (SafetensorError, OSError):
+        raise safetensors_reader.refusal(path.name, "it is damaged, or is not a safetensors file") from None
 
 
-def _in_folder(path: Path, headers: dict[Path, tuple[int, dict[str, Entry]]]) -> Iterator[tuple[Place, Weight]]:
-    components: tuple[Component, ...] = ("unet", "text_encoder", "text_encoder_2")
-    for component in components:
+def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, Weight]]:
+    for component in ("unet", "text_encoder", "text_encoder_2"):
         for file in _weight_files(path / component):
-            for key in _header(file, headers):
+            headers[file] = _read_header(file)
+            for key in headers[file]:
                 module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
                 if key.endswith(".weight") and module.place:
                     yield module.place, Weight(file, key)
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The weights of a component: those of the index if there is one, else the one file without a variant's name."""
+    """List the files of a component's weights: those of its index, or else the one without a variant in its name."""
     if not folder.is_dir():
         return []
     for index in sorted(folder.glob("*.safetensors.index.json")):
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return [folder / paths.checked_file_name(str(name)) for name in sorted(names)]
-    found = sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))
-    return found[:1]
+    return sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))[:1]
 
 
-def _in_file(
-    path: Path, family: FamilyName, headers: dict[Path, tuple[int, dict[str, Entry]]]
-) -> Iterator[tuple[Place, Weight]]:
-    entries = _header(path, headers)
-    samplers = [re.match(rf"{re.escape(_UNET)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in entries]
-    per_block = min((int(found[1]) for found in samplers if found), default=layer_names.PER_BLOCK)
-    for key in entries:
+def _in_file(path: Path, family: FamilyName, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, Weight]]:
+    headers[path] = _read_header(path)
+    downsamplers = [re.match(rf"{re.escape(_UNET)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]]
+    per_block = min((int(match[1]) for match in downsamplers if match), default=layer_names.PER_BLOCK)
+    for key in headers[path]:
         if key.startswith(_UNET) and key.endswith(".weight"):
-            path_there = layer_names.from_original(key.removeprefix(_UNET).removesuffix(".weight"), per_block)
-            module = layer_names.read(f"unet.{path_there}")
+            original = key.removeprefix(_UNET).removesuffix(".weight")
+            module = layer_names.read(f"unet.{layer_names.from_original(original, per_block)}")
             if module.place:
                 yield module.place, Weight(path, key)
             continue
-        for component, start in _TEXTS[family]:
-            if key.startswith(start):
-                yield from _text(component, key.removeprefix(start), Weight(path, key))
+        for encoder in FAMILIES[family].text_encoders:
+            if key.startswith(encoder.single_file):
+                yield from _text(encoder.component, key.removeprefix(encoder.single_file), Weight(path, key))
 
 
 def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Place, Weight]]:
+    """Find the layers whose weight a text encoder's tensor is, under the names of transformers or of OpenCLIP."""
     module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
     if module.place and key.endswith(".weight"):
         yield module.place, weight
@@ -163,23 +157,14 @@ def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Plac
             yield Place(component, f"encoder.layers.{layer}.self_attn.{name}"), Weight(weight.file, weight.key, third)
 
 
-def _read(path: Path, start: int, entry: Entry) -> Tensor:
-    with path.open("rb") as file:
-        file.seek(start + entry.begin)
-        data = bytearray(file.read(entry.end - entry.begin))
-    if not data:
-        return torch.zeros(entry.shape)
-    return torch.frombuffer(data, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
-
-
 def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> None:
-    """Write the model anew with changed weights, in the form, precision and files that it has.
+    """Write the model with changed weights, in the same format, precision and files.
 
     Raises:
-        UserError: there is something at `out` already, or a changed weight is not finite in the model's precision.
+        UserError: something exists at `out`, or a changed weight is not finite in the model's precision.
     """
     if out.exists():
-        raise UserError("There is something at {name} already.", "Choose another name.", name=out.name)
+        raise UserError("{name} already exists.", "Choose another name.", name=out.name)
     by_tensor: dict[tuple[Path, str], list[tuple[Weight, Change]]] = {}
     for name, change in changes.items():
         weight = checkpoint.weights[name]
@@ -191,8 +176,7 @@ def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> No
     def fill(folder: Path) -> None:
         shutil.copytree(checkpoint.path, folder, dirs_exist_ok=True)
         for file in {file for file, _ in by_tensor}:
-            there = folder / file.relative_to(checkpoint.path)
-            storage.write_chunks(there, _chunks(checkpoint, file, by_tensor))
+            storage.write_chunks(folder / file.relative_to(checkpoint.path), _chunks(checkpoint, file, by_tensor))
 
     storage.write_folder(out, fill)
 
@@ -200,18 +184,22 @@ def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> No
 def _chunks(
     checkpoint: Checkpoint, file: Path, by_tensor: dict[tuple[Path, str], list[tuple[Weight, Change]]]
 ) -> Iterator[bytes]:
-    """A file's bytes: its header as it is, for no shape changes, then its tensors in their order."""
-    start, entries = checkpoint.headers[file]
+    """Yield a file's bytes: its header as it is, since no shape changes, then its tensors in their order."""
     with file.open("rb") as source:
-        yield source.read(start)
-        for key, entry in sorted(entries.items(), key=lambda one: (one[1].begin, one[1].end)):
-            data = source.read(entry.end - entry.begin)
-            if (file, key) in by_tensor:
-                tensor = torch.frombuffer(bytearray(data), dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
-                for weight, change in by_tensor[file, key]:
-                    part = weight.of(tensor)
-                    part.copy_(change(part.float()).reshape(part.shape).to(tensor.dtype))
-                if not tensor.isfinite().all():
-                    raise UserError("{key} is not finite with the adapter in it.", "Use a lower strength.", key=key)
-                data = tensor.view(torch.uint8).numpy().tobytes()
-            yield data
+        length = source.read(8)
+        yield length + source.read(int.from_bytes(length, "little"))
+    with safe_open(file, "pt") as tensors:
+        for key in checkpoint.headers[file]:
+            tensor = tensors.get_tensor(key)
+            if changes := by_tensor.get((file, key)):
+                tensor = _changed(key, tensor.clone(), changes)
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _changed(key: str, tensor: Tensor, changes: list[tuple[Weight, Change]]) -> Tensor:
+    for weight, change in changes:
+        rows = weight.of(tensor)
+        rows.copy_(change(rows.float()).reshape(rows.shape).to(tensor.dtype))
+    if not tensor.isfinite().all():
+        raise UserError("{key} is not finite with the adapter in it.", "Use a lower strength.", key=key)
+    return tensor

@@ -1,8 +1,8 @@
-"""Will a file load? The loading rules of the programs people draw with, applied to a file's names, sizes and metadata.
+"""Check which programs load an adapter file: their loading rules, applied to its names, sizes and metadata.
 
 The rules were found by running the programs' own loaders (ComfyUI a125cd84, Forge dfdcbab6, sd-scripts 48d368fa,
-diffusers 0.42) or, for A1111, InvokeAI and SD.Next, by reading them; they are written here anew. No model is loaded,
-no torch is needed: a file can be looked at in a moment, whatever is in it.
+diffusers 0.42) or, for A1111, InvokeAI and SD.Next, by reading them. No model is loaded and no torch is needed, so that
+any file is checked in a moment.
 """
 
 import json
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.adapter_files import safetensors_reader, summary
-from trainer.adapter_files.facts import PEFT_SETTINGS, Facts
+from trainer.adapter_files.facts import Facts
+from trainer.adapter_files.summary import PEFT_METADATA
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.detect import TITLES, FamilyName
-from trainer.base_models.layer_names import TEXT_PREFIXES, Module, Shape
+from trainer.base_models.layer_names import Module, Shape
+from trainer.base_models.registry import DEFAULT, FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import count, say
 
-MICRO = say("It is for Micro, the base model that is built into Limner and that other programs do not have.")
+MICRO = say("It is for Micro, the base model built into Limner, which other programs do not have.")
 _FORGE_LIMIT = 12
 
 
@@ -33,7 +34,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Report on a file: a verdict for each program, and what is wrong or noteworthy with the file itself."""
+    """Report on a file: a verdict for each program, and problems and notes about the file itself."""
 
     file: str
     family: str
@@ -45,23 +46,24 @@ class Report:
     @property
     def good(self) -> bool:
         """Tell whether the file is sound and every program loads it."""
-        return not self.problems and all(one.loads for one in self.verdicts)
+        return not self.problems and all(verdict.loads for verdict in self.verdicts)
 
 
 @dataclass(frozen=True)
 class Program:
     """Rules by which a program reads adapter files.
 
-    `takes` says whether it knows a layer under the name that the file has for it; the texts say what it does where a
-    key matches nothing, where an alpha is missing, and where a size is wrong; `more` are rules of its own.
+    `knows` tells whether it knows a layer under the name that the file has for it; the texts say what it does with a
+    key that matches nothing, a missing alpha and a wrong size. `own_rules` yields problems that only it has, given the
+    number of unmatched keys.
     """
 
     name: str
-    takes: Callable[[Facts, Module], bool]
+    knows: Callable[[Facts, Module], bool]
     unmatched: str
-    sizes: str
-    more: Callable[[Facts, int], Iterator[str]]
-    alpha: str = say("layers without alpha act as if alpha were the rank")
+    wrong_size: str
+    own_rules: Callable[[Facts, int], Iterator[str]]
+    missing_alpha: str = say("layers without alpha act as if alpha were the rank")
 
 
 def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
@@ -80,258 +82,312 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     try:
         file = safetensors_reader.read(path)
     except UserError as error:
-        before = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
-        reason = error.message.removeprefix(before).rstrip(".")
-        failed = tuple(Verdict(one.name, False, say("cannot be opened: {reason}", reason=reason)) for one in PROGRAMS)
-        return Report(path.name, "unknown", 0, failed, (f"{reason[0].upper()}{reason[1:]}.",))
-    found, strange = summary.layers(file)
-    family = summary.family(file, found)
-    model = summary.model(file, found, family)
-    known = known if known and not model else layer_shapes.known(model or family or "sd15")
-    facts = Facts(file, found, strange, family or "sd15", model, known)
+        return _unreadable(path, error)
+    layers, unknown_keys = summary.layers(file)
+    family = summary.family(file, layers)
+    model = summary.model(file, layers, family)
+    if model or not known:
+        known = layer_shapes.known(model or family or DEFAULT)
+    facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
-    problems = tuple(_problems(facts, by_name=family is None))
-    return Report(path.name, TITLES[family] if family else "unknown", len(file.entries), verdicts, problems, notes)
+    problems = tuple(_problems(facts, known_family=family is not None))
+    title = FAMILIES[family].title if family else "unknown"
+    return Report(path.name, title, len(file.entries), verdicts, problems, notes)
 
 
-def _problems(facts: Facts, *, by_name: bool) -> Iterator[str]:
+def _unreadable(path: Path, error: UserError) -> Report:
+    opening = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
+    reason = error.message.removeprefix(opening).rstrip(".")
+    refused = say("cannot be opened: {reason}", reason=reason)
+    verdicts = tuple(Verdict(program.name, False, refused) for program in PROGRAMS)
+    return Report(path.name, "unknown", 0, verdicts, (f"{reason[0].upper()}{reason[1:]}.",))
+
+
+def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
     """List what is wrong with a file itself, whatever program reads it."""
     if not facts.layers:
-        yield say("It has no layer of an adapter.")
+        yield say("It has no adapter layers.")
         return
-    if by_name and not any(facts.has(layer.module) for layer in facts.layers):
-        yield say("It is for none of Stable Diffusion 1.x, 2.x and XL.")
-    yield from _counted(facts)
-    by_width, named = summary.width_of(facts.file, facts.layers)[0], summary.named_family(facts.file.metadata)
-    if by_width and named and by_width != named:
-        told = {"named": TITLES[named], "family": TITLES[by_width]}
-        yield say("Its metadata say {named}, but its layers are those of {family}.", **told)
+    if not known_family and not any(facts.has(layer.module) for layer in facts.layers):
+        yield say("It is not for Stable Diffusion 1.x, 2.x or XL.")
+    yield from _layer_problems(facts)
+    by_width = summary.family_by_width(facts.file, facts.layers)
+    by_metadata = summary.family_by_metadata(facts.file.metadata)
+    if by_width and by_metadata and by_width != by_metadata:
+        yield say(
+            "Its metadata name {named}, but its layers are those of {family}.",
+            named=FAMILIES[by_metadata].title,
+            family=FAMILIES[by_width].title,
+        )
 
 
-def _counted(facts: Facts) -> Iterator[str]:
+def _layer_problems(facts: Facts) -> Iterator[str]:
     """List what is wrong with layers of a file: how many are affected, and the name of the first."""
-    # fmt: off
-    if names := facts.infinite:
-        yield count("{n} tensor ({first}) has values that are not finite.",
-                    "{n} tensors ({first}) have values that are not finite.", len(names), first=names[0][:100])
-    if names := facts.halves:
-        yield count("{n} layer ({first}) lacks a part, or its parts do not fit together.",
-                    "{n} layers ({first}) lack a part, or their parts do not fit together.",
-                    len(names), first=names[0][:100])
+    if names := facts.not_finite:
+        yield count(
+            "{n} tensor ({first}) has values that are not finite.",
+            "{n} tensors ({first}) have values that are not finite.",
+            len(names),
+            first=names[0][:100],
+        )
+    if names := facts.incomplete:
+        yield count(
+            "{n} layer ({first}) lacks a tensor, or its tensors do not fit together.",
+            "{n} layers ({first}) lack a tensor, or their tensors do not fit together.",
+            len(names),
+            first=names[0][:100],
+        )
     if names := facts.misfits:
-        yield count("{n} layer ({first}) has another size than in {family}.",
-                    "{n} layers ({first}) have another size than in {family}.",
-                    len(names), first=names[0][:100], family=TITLES[facts.family])
+        yield count(
+            "{n} layer ({first}) has a different size than in {family}.",
+            "{n} layers ({first}) have a different size than in {family}.",
+            len(names),
+            first=names[0][:100],
+            family=facts.spec.title,
+        )
     if names := facts.twice:
-        yield count("{n} layer ({first}) is in it twice, under two names.",
-                    "{n} layers ({first}) are in it twice, under two names.", len(names), first=names[0][:100])
+        yield count(
+            "{n} layer ({first}) is in it twice, under two names.",
+            "{n} layers ({first}) are in it twice, under two names.",
+            len(names),
+            first=names[0][:100],
+        )
     if names := facts.without_alpha:
-        yield count("{n} layer ({first}) lacks the alpha.", "{n} layers ({first}) lack the alpha.",
-                    len(names), first=names[0][:100])
-    if names := facts.strange:
-        yield count("{n} key ({first}) belongs to no layer.", "{n} keys ({first}) belong to no layer.",
-                    len(names), first=names[0][:100])
-    # fmt: on
+        yield count(
+            "{n} layer ({first}) has no alpha.",
+            "{n} layers ({first}) have no alpha.",
+            len(names),
+            first=names[0][:100],
+        )
+    if names := facts.unknown_keys:
+        yield count(
+            "{n} key ({first}) belongs to no layer.",
+            "{n} keys ({first}) belong to no layer.",
+            len(names),
+            first=names[0][:100],
+        )
 
 
 def _judge(program: Program, facts: Facts) -> Verdict:
     if not facts.layers:
-        return Verdict(program.name, False, say("there is nothing in it that it could load"))
+        return Verdict(program.name, False, say("it has nothing that could be loaded"))
     if facts.model == "micro" and program.name != "diffusers":
         return Verdict(program.name, False, say("does not have the base model Micro, which this file is for"))
-    lost = [
+    unmatched = [
         key
         for layer in facts.layers
         for key in layer.parts.values()
-        if not (facts.has(layer.module) and program.takes(facts, layer.module) and layer.kind)
-    ] + facts.strange
-    faults = []
-    if lost:
-        faults.append(say(
-            "{number} of {all} keys match nothing ({first}): {what}", number=len(lost), all=len(facts.file.entries),
-            first=lost[0][:80], what=program.unmatched,
-        ))  # fmt: skip
-    faults += program.more(facts, len(lost))
-    if facts.halves:
-        faults.append(say(
-            "{layer} lacks a part or its parts do not fit together, which stops or spoils it", layer=facts.halves[0]
-        ))  # fmt: skip
+        if not (facts.has(layer.module) and program.knows(facts, layer.module) and layer.kind)
+    ] + facts.unknown_keys
+    faults = [*_unmatched(program, facts, unmatched), *program.own_rules(facts, len(unmatched))]
+    if facts.incomplete:
+        faults.append(
+            say(
+                "{layer} lacks a tensor or its tensors do not fit together, which stops or spoils it",
+                layer=facts.incomplete[0],
+            )
+        )
     if facts.misfits:
-        faults.append(say("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.sizes))
-    if facts.without_alpha and program.alpha:
-        faults.append(say("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.alpha))
-    if facts.infinite:
-        faults.append(say("values that are not finite make its pictures black"))
+        faults.append(say("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.wrong_size))
+    if facts.without_alpha and program.missing_alpha:
+        faults.append(say("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.missing_alpha))
+    if facts.not_finite:
+        faults.append(say("values that are not finite make its images black"))
+    if faults:
+        return Verdict(program.name, False, "; ".join(faults))
     loads = say("loads: all {number} keys", number=len(facts.file.entries))
-    return Verdict(program.name, not faults, "; ".join(faults) or loads + _remark(program, facts))
+    return Verdict(program.name, True, loads + _remark(program, facts))
+
+
+def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
+    if keys:
+        yield say(
+            "{number} of {all} keys match nothing ({first}): {what}",
+            number=len(keys),
+            all=len(facts.file.entries),
+            first=keys[0][:80],
+            what=program.unmatched,
+        )
 
 
 def _remark(program: Program, facts: Facts) -> str:
-    """List what is worth knowing about a file that loads."""
+    """Describe what is worth knowing about a file that loads; "" if nothing is."""
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
         return say(", with --network_module lycoris.kohya")
     if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
-        return say(", but it takes DoRA's lengths relative to the base's weights, so that pictures differ slightly")
-    if program.name == "sd-scripts" and facts.family == "sdxl" and _naming(facts) == {"diffusers"}:
-        return say("; resuming a training from it does not work under these names")
+        return say(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
+    if program.name == "sd-scripts" and facts.spec.original_names and _namings(facts) == {"diffusers"}:
+        return say("; training cannot be resumed from it under these names")
     if program.name == "diffusers" and facts.model == "micro":
         return say(", with Micro's folder as the base model")
     return ""
 
 
-def _naming(facts: Facts) -> set[str]:
-    return {one.module.naming for one in facts.layers if one.module.place and one.module.place.component == "unet"}
+def _namings(facts: Facts) -> set[str]:
+    places = [(layer.module.place, layer.module.naming) for layer in facts.layers]
+    return {naming for place, naming in places if place and place.component == "unet"}
 
 
 # Names ----------------------------------------------------------------------------------------------------------
 
 
-def _text(facts: Facts, module: Module, also: tuple[str, ...] = ()) -> bool:
+def _is_text(facts: Facts, module: Module, others: tuple[str, ...] = ()) -> bool:
     """Tell whether a text encoder's layer has the family's own prefix, or another that a program accepts."""
-    place = module.place
-    own = TEXT_PREFIXES[facts.family].get(place.component) if place else None
-    return module.text_model and module.prefix in (own, *also)
+    component = module.place.component if module.place else ""
+    return module.text_model and module.prefix in (facts.spec.prefixes.get(component), *others)
+
+
+def _in_unet(module: Module) -> bool:
+    return module.place is not None and module.place.component == "unet"
+
+
+def _has_unet_name(facts: Facts, module: Module) -> bool:
+    """Tell whether a layer of the UNet has a name that sd-scripts itself could have given it."""
+    return facts.spec.original_names or module.naming == "diffusers"
 
 
 def _comfy(facts: Facts, module: Module) -> bool:
-    place = module.place
-    if place is None:
+    if module.place is None:
         return False
-    if place.component == "unet":
-        if module.naming == "dotted":  # its map of dotted names is that of 2023, in which attention was a processor's
-            return ".to_" not in module.name or ".processor.to_" in module.name
-        return True
+    if _in_unet(module):
+        # Its map of dotted names is that of 2023, in which attention was a processor's.
+        return module.naming != "dotted" or ".to_" not in module.name or ".processor.to_" in module.name
     if module.naming == "dotted":
         return module.text_model
-    return _text(facts, module, ("lora_te_", "lora_te1_") if place.component == "text_encoder" else ())
+    first = module.place.component == "text_encoder"
+    return _is_text(facts, module, ("lora_te_", "lora_te1_") if first else ())
 
 
 def _a1111(facts: Facts, module: Module) -> bool:
-    if module.place and module.place.component == "unet":
+    if _in_unet(module):
         return module.prefix != "lycoris_"
-    return module.naming != "dotted" and _text(facts, module, () if facts.family == "sdxl" else ("lora_te1_",))
+    only = len(facts.spec.text_encoders) == 1
+    return module.naming != "dotted" and _is_text(facts, module, ("lora_te1_",) if only else ())
 
 
 def _invoke(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted" or module.prefix == "lycoris_":
         return False
-    if module.place and module.place.component == "unet":
-        return facts.family == "sdxl" or module.naming == "diffusers"
-    return _text(facts, module)
+    return _has_unet_name(facts, module) if _in_unet(module) else _is_text(facts, module)
 
 
 def _kohya(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted" or module.prefix == "lycoris_" or not module.place:
         return False
-    if module.place.component == "unet":
-        inside = module.place.block != "outside"
-        return inside and (facts.family == "sdxl" or module.naming == "diffusers")
-    return _text(facts, module)
+    if _in_unet(module):
+        return module.place.block != "outside" and _has_unet_name(facts, module)
+    return _is_text(facts, module)
 
 
 def _diffusers(facts: Facts, module: Module) -> bool:
     if module.naming == "dotted":
         return bool(module.prefix) and ".processor." not in module.name
-    if module.place and module.place.component == "unet":
-        return module.prefix == "lora_unet_" and (facts.family == "sdxl" or module.naming == "diffusers")
-    return _text(facts, module, ("lora_te_", "lora_te1_", "lora_te2_"))
+    if _in_unet(module):
+        return module.prefix == "lora_unet_" and _has_unet_name(facts, module)
+    return _is_text(facts, module, ("lora_te_", "lora_te1_", "lora_te2_"))
 
 
 def _sdnext(facts: Facts, module: Module) -> bool:
-    if module.place and module.place.component == "unet":
-        return True
-    return module.naming != "dotted" and _text(facts, module)
+    return _in_unet(module) or (module.naming != "dotted" and _is_text(facts, module))
 
 
-# Rules of their own ---------------------------------------------------------------------------------------------
+# Own rules ------------------------------------------------------------------------------------------------------
 
 
 def _scale(facts: Facts, _: int) -> Iterator[str]:
-    if facts.peft and facts.full_strength:
-        yield say("the alpha stands in metadata that it does not read, so that the strength is wrong")
+    if facts.peft and facts.scaled_by_metadata:
+        yield say("it does not read the alpha in the metadata, so that the strength is wrong")
 
 
-def _webui(facts: Facts, lost: int) -> Iterator[str]:
-    yield from _scale(facts, lost)
-    if not bytes(facts.file.data[8:10]).startswith(b'{"'):
+def _webui(facts: Facts, unmatched: int) -> Iterator[str]:
+    yield from _scale(facts, unmatched)
+    if not facts.file.data[8:10].startswith(b'{"'):
         yield say('the header does not begin with {", which it insists on')
     for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
-        text = facts.file.metadata.get(key, "{}")
         try:
-            fine = isinstance(json.loads(text), dict)
+            table = json.loads(facts.file.metadata.get(key, "{}"))
         except (ValueError, RecursionError):
-            fine = False
-        if not fine:
-            yield say("{key} in the metadata is no table, at which its file list stumbles", key=key)
+            table = None
+        if not isinstance(table, dict):
+            yield say("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
 
 
 def _dora(facts: Facts) -> Iterator[str]:
-    """A1111 and InvokeAI divide by a norm for each input, so that lengths for each output distort the whole weight."""
+    """A1111 and InvokeAI divide by a norm for each input, so that magnitudes for each output distort the weight."""
     if facts.dora_by_output:
-        yield say("it applies DoRA's lengths along the other axis, which ruins the pictures")
+        yield say("it applies DoRA's magnitudes along the wrong axis, which ruins the images")
 
 
-def _rules_a1111(facts: Facts, lost: int) -> Iterator[str]:
-    yield from _webui(facts, lost)
+def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
+    yield from _webui(facts, unmatched)
     yield from _dora(facts)
-    told = facts.file.metadata
-    if told:
-        shown: FamilyName = "sd21" if told.get("ss_v2") == "True" else "sd15"
-        shown = "sdxl" if told.get("ss_base_model_version", "").startswith("sdxl_") else shown
-        if shown != facts.family:
-            named = {"shown": TITLES[shown], "family": TITLES[facts.family]}
-            yield say("by its metadata it is filed as {shown}, and hidden for {family}", **named)
+    metadata = facts.file.metadata
+    if not metadata:
+        return
+    version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
+    listed = next(name for name, spec in FAMILIES.items() if spec.kohya_v2 == v2)
+    for name, spec in FAMILIES.items():
+        if spec.original_names and version.startswith(spec.metadata_prefixes):
+            listed = name
+    if listed != facts.family:
+        yield say(
+            "its metadata list it under {listed}, so that it is hidden for {family}",
+            listed=FAMILIES[listed].title,
+            family=facts.spec.title,
+        )
 
 
-def _rules_forge(facts: Facts, lost: int) -> Iterator[str]:
-    yield from _webui(facts, lost)
-    if lost > _FORGE_LIMIT:
+def _forge_rules(facts: Facts, unmatched: int) -> Iterator[str]:
+    yield from _webui(facts, unmatched)
+    if unmatched > _FORGE_LIMIT:
         yield say("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
 
 
-def _rules_invoke(facts: Facts, _: int) -> Iterator[str]:
+def _invoke_rules(facts: Facts, _: int) -> Iterator[str]:
     yield from _dora(facts)
-    if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
-        yield say("it refuses names of both kinds in one file")
+    if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
+        yield say("it refuses a file with both kinds of names")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
         yield say("it refuses this `format` in the metadata")
-    if not facts.peft and summary.width_of(facts.file, facts.layers)[0] != facts.family:
-        yield say("it cannot tell the family, for which it goes by the sizes of cross-attention or text encoder")
+    if not facts.peft and summary.family_by_width(facts.file, facts.layers) != facts.family:
+        yield say("it cannot detect the family, which it does by the widths of cross-attention or text encoder")
 
 
-def _rules_kohya(facts: Facts, _: int) -> Iterator[str]:
-    if facts.family == "sdxl" and {"original", "diffusers"} <= _naming(facts):
-        yield say("of names of both kinds in one file it takes one")
+def _kohya_rules(facts: Facts, _: int) -> Iterator[str]:
+    if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
+        yield say("of a file with both kinds of names it loads one kind")
 
 
-def _rules_diffusers(facts: Facts, _: int) -> Iterator[str]:
-    if not facts.peft and not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
-        yield say("it takes a file as kohya's only if all keys begin as such, so that it raises an error")
-    if not facts.peft and PEFT_SETTINGS in facts.file.metadata:
-        yield say("it refuses {key} beside alphas", key=PEFT_SETTINGS)
+def _diffusers_rules(facts: Facts, _: int) -> Iterator[str]:
     if facts.twice:
-        yield say("of {layer}, which is there twice, it drops one", layer=facts.twice[0])
+        yield say("{layer} is there twice, and it drops one of them", layer=facts.twice[0])
     if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
         yield say("no layer has an alpha: all act as if it were the rank")
-    for one in ("text_encoder", "text_encoder_2"):
-        paths = [layer.module.place.path for layer in facts.layers
-                 if layer.module.place and layer.module.place.component == one]  # fmt: skip
-        if paths and not facts.peft and not any(path.endswith("out_proj") for path in paths):
-            yield say("it does not know the form of a text encoder's layers when no out_proj is among them, and stops")
-    if not facts.peft and {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
-        yield say("it does not read this kind of adapter in kohya's form; DoRA loses its lengths")
+    if facts.peft:
+        return
+    if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
+        yield say("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
+    if PEFT_METADATA in facts.file.metadata:
+        yield say("it refuses {key} beside alphas", key=PEFT_METADATA)
+    for component in facts.spec.prefixes:
+        places = [layer.module.place for layer in facts.layers if layer.module.place]
+        paths = [place.path for place in places if place.component == component]
+        if paths and not any(path.endswith("out_proj") for path in paths):
+            yield say("it does not recognize a text encoder's layers without an out_proj among them, and stops")
+    if {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
+        yield say("it does not read this kind of adapter in kohya's format; DoRA loses its magnitudes")
 
 
-_RESHAPES = say("it reshapes what does not fit, and then does something else without a word")
+_RESHAPES = say("it reshapes what does not fit, and then silently does something else")
 _STOPS, _LEFT_OUT = say("it stops with an error"), say("left out")
 PROGRAMS = (
     Program("ComfyUI", _comfy, say("left out, with a line in the log only"), _RESHAPES, _scale),
-    Program("A1111", _a1111, _LEFT_OUT, say("it stops or does something else"), _rules_a1111),
-    Program("Forge", _comfy, _LEFT_OUT, _RESHAPES, _rules_forge),
-    Program("InvokeAI", _invoke, _STOPS, _STOPS, _rules_invoke),
-    Program("sd-scripts", _kohya, say("left out without a word"), _STOPS, _rules_kohya),
-    Program("diffusers", _diffusers, _STOPS, _STOPS, _rules_diffusers, alpha=""),
+    Program("A1111", _a1111, _LEFT_OUT, say("it stops or does something else"), _a1111_rules),
+    Program("Forge", _comfy, _LEFT_OUT, _RESHAPES, _forge_rules),
+    Program("InvokeAI", _invoke, _STOPS, _STOPS, _invoke_rules),
+    Program("sd-scripts", _kohya, say("silently left out"), _STOPS, _kohya_rules),
+    Program("diffusers", _diffusers, _STOPS, _STOPS, _diffusers_rules, missing_alpha=""),
     Program("SD.Next", _sdnext, _LEFT_OUT, _STOPS, _scale),
-)  # fmt: skip
+)

@@ -7,25 +7,29 @@ from functools import cached_property
 from typing import Any
 
 from trainer.adapter_files import summary
-from trainer.adapter_files.safetensors_reader import Container
-from trainer.adapter_files.summary import Layer
+from trainer.adapter_files.safetensors_reader import SafetensorsFile
+from trainer.adapter_files.summary import PEFT_METADATA, Layer
 from trainer.base_models import layer_names
-from trainer.base_models.detect import FamilyName
-from trainer.base_models.layer_names import Module, Shape
-
-PEFT_SETTINGS = "lora_adapter_metadata"
+from trainer.base_models.layer_names import Module, Place, Shape
+from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.spec import FamilySpec
 
 
 @dataclass(frozen=True)
 class Facts:
     """An adapter file and the model it is for, whose weight shapes are `known`."""
 
-    file: Container
+    file: SafetensorsFile
     layers: list[Layer]
-    strange: list[str]
+    unknown_keys: list[str]
     family: FamilyName
     model: str
     known: Mapping[str, Shape]
+
+    @property
+    def spec(self) -> FamilySpec:
+        """Facts about its family."""
+        return FAMILIES[self.family]
 
     @cached_property
     def peft(self) -> bool:
@@ -33,52 +37,55 @@ class Facts:
         return any(layer.module.naming == "dotted" for layer in self.layers)
 
     @cached_property
-    def told(self) -> dict[str, Any]:
+    def peft_settings(self) -> dict[str, Any]:
         """PEFT's settings in the metadata; {} if there are none or they are damaged."""
         try:
-            told = json.loads(self.file.metadata.get(PEFT_SETTINGS, "{}"))
+            settings = json.loads(self.file.metadata.get(PEFT_METADATA, "{}"))
         except (ValueError, RecursionError):
             return {}
-        return told if isinstance(told, dict) else {}
+        return settings if isinstance(settings, dict) else {}
 
     @cached_property
     def without_alpha(self) -> list[str]:
-        """Layers in kohya's form that lack their alpha."""
-        return [one.module.name for one in self.layers if one.module.naming != "dotted" and "alpha" not in one.parts]
+        """Layers in kohya's format that lack their alpha."""
+        kohya = [layer for layer in self.layers if layer.module.naming != "dotted"]
+        return [layer.module.name for layer in kohya if "alpha" not in layer.parts]
 
     @cached_property
-    def halves(self) -> list[str]:
-        """Layers that lack a part, or whose parts do not fit together."""
-        return [
-            one.module.name for one in self.layers if layer_names.weight_size(summary.shapes(self.file, one)) is None
-        ]
+    def incomplete(self) -> list[str]:
+        """Layers that lack a tensor, or whose tensors do not fit together."""
+        return [layer.module.name for layer in self.layers if not self._is_complete(layer)]
 
     @cached_property
     def misfits(self) -> list[str]:
-        """Layers that the model has, in another size."""
-        return [one.module.name for one in self.layers
-                if self.has(one.module) and layer_names.weight_size(summary.shapes(self.file, one))
-                and not summary.fits(self.file, one, self.known)]  # fmt: skip
+        """Layers that the model has in another size."""
+        complete = [layer for layer in self.layers if self.has(layer.module) and self._is_complete(layer)]
+        return [layer.module.name for layer in complete if not summary.fits(self.file, layer, self.known)]
+
+    def _is_complete(self, layer: Layer) -> bool:
+        return layer_names.weight_size(summary.shapes(self.file, layer)) is not None
 
     @cached_property
     def twice(self) -> list[str]:
         """Layers that are in the file under two names."""
-        names: dict[Any, str] = {}
-        placed = [(one.module.place, one.module.name) for one in self.layers if one.module.place]
+        names: dict[Place, str] = {}
+        placed = [(layer.module.place, layer.module.name) for layer in self.layers if layer.module.place]
         return [name for place, name in placed if names.setdefault(place, name) != name]
 
     @cached_property
-    def infinite(self) -> list[str]:
-        """Tensors with values that are no finite numbers."""
+    def not_finite(self) -> list[str]:
+        """Tensors with values that are infinite or NaN."""
         return [key for key in self.file.entries if not self.file.is_finite(key)]
 
     @cached_property
-    def full_strength(self) -> bool:
-        """Tell whether the scale stands in PEFT's settings and is not 1."""
-        components = {key.partition(".")[0] for key in self.told}
+    def scaled_by_metadata(self) -> bool:
+        """Tell whether PEFT's settings hold a scale other than 1."""
+        settings = self.peft_settings
+        components = {key.partition(".")[0] for key in settings}
         return any(
-            self.told.get(f"{one}.alpha_pattern") or self.told.get(f"{one}.lora_alpha") != self.told.get(f"{one}.r")
-            for one in components
+            settings.get(f"{component}.alpha_pattern")
+            or settings.get(f"{component}.lora_alpha") != settings.get(f"{component}.r")
+            for component in components
         )
 
     def has(self, module: Module) -> bool:
@@ -87,6 +94,6 @@ class Facts:
 
     @cached_property
     def dora_by_output(self) -> bool:
-        """Tell whether it is a DoRA with a length for each output, not for each input."""
+        """Tell whether it is a DoRA with a magnitude for each output, not for each input."""
         scales = (summary.shapes(self.file, layer).get("dora_scale", ()) for layer in self.layers)
         return any(shape and shape[0] > 1 for shape in scales)

@@ -28,7 +28,7 @@ class Pair:
         return self.up.shape[1]
 
     def module(self, alpha: float | None = None, dtype: torch.dtype = torch.float32) -> Lora:
-        """A LoRA module that makes this change; its alpha is the rank unless another one is given.
+        """Return a LoRA module that makes this change; its alpha is the rank unless another one is given.
 
         The singular values are shared evenly between the factors, which keeps both in the range of fp16.
         """
@@ -51,7 +51,7 @@ class Cut:
 
 
 def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
-    """The change of a module at strength 1 as two factors; exact for every kind but DoRA.
+    """Factor the change of a module at strength 1; exact for every kind but DoRA.
 
     The Hadamard product of two matrices of rank r has rank r squared at most: its factors are the products of all pairs
     of columns and rows (Hyeon-Woo et al. 2022, proposition 1). A Kronecker product of W1 and B A is that of W1 and B
@@ -59,14 +59,14 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
 
     Args:
         module: of a file.
-        kernel: the weight's shape behind its rows, where the module's parts do not show it.
+        kernel: the weight's shape behind its rows, where the module's tensors do not show it.
 
     Raises:
         UserError: DoRA, whose change depends on the base's weight.
     """
     if "dora_scale" in module.parts:
         raise UserError(
-            "What DoRA changes depends on the base's weights, so that it is no low-rank change by itself.",
+            "The change of a DoRA depends on the base's weights, so that it is not a low-rank change by itself.",
             "Bake it into its base model instead.",
         )
     parts = {ending: part.double() for ending, part in module.parts.items()}
@@ -84,20 +84,20 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
 
 
 def _kronecker(module: LoKr, parts: dict[str, Tensor], kernel: Sequence[int] | None) -> Pair:
-    one = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
+    left = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
     scale = module.alpha / module.rank if module.rank else 1.0
     if "lokr_w2" in parts:
-        kernel = kernel or (one.shape[1] * parts["lokr_w2"].shape[1], *parts["lokr_w2"].shape[2:])
+        kernel = kernel or (left.shape[1] * parts["lokr_w2"].shape[1], *parts["lokr_w2"].shape[2:])
         first, second = _split(parts["lokr_w2"].flatten(1))
     else:
         first, second = parts["lokr_w2_a"], parts["lokr_w2_b"].flatten(1)
-        kernel = kernel or (one.shape[1] * second.shape[1],)
-    up, down = torch.kron(one, first), torch.kron(torch.eye(one.shape[1], dtype=one.dtype), second)
+        kernel = kernel or (left.shape[1] * second.shape[1],)
+    up, down = torch.kron(left, first), torch.kron(torch.eye(left.shape[1], dtype=left.dtype), second)
     return Pair(scale * up, down, tuple(kernel))
 
 
 def _split(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors of a whole matrix, of no more rank than its shorter side."""
+    """Split a whole matrix into two factors, of no more rank than its shorter side."""
     rows, columns = matrix.shape
     if rows <= columns:
         return torch.eye(rows, dtype=matrix.dtype), matrix
@@ -105,19 +105,19 @@ def _split(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add(pairs: Sequence[tuple[Pair, float]]) -> Pair:
-    """The sum of changes, each at its strength: their factors side by side; the ranks add up."""
+    """Add changes, each at its strength: their factors side by side; the ranks add up."""
     up = torch.cat([strength * pair.up for pair, strength in pairs], dim=1)
     return Pair(up, torch.cat([pair.down for pair, _ in pairs]), pairs[0][0].kernel)
 
 
 def cut(pair: Pair, rank: int = 0, energy: float = 1.0) -> Cut:
-    """The best approximation of a change in the Frobenius norm (Eckart & Young 1936), by its singular values.
+    """Return the best approximation of a change in the Frobenius norm (Eckart & Young 1936), by its singular values.
 
-    They are those of a small core, after both factors are made orthogonal, so that the weight's size never matters.
+    They are those of a small core, after both factors are orthogonalized, so that the weight's size never matters.
 
     Args:
         pair: the change.
-        rank: the most that may be left; 0 = no bound.
+        rank: the most that may be left; 0 = no limit.
         energy: share of the sum of squared singular values that is to be left at least.
     """
     left, upper = torch.linalg.qr(pair.up)
@@ -127,13 +127,13 @@ def cut(pair: Pair, rank: int = 0, energy: float = 1.0) -> Cut:
 
 
 def cut_matrix(change: Tensor, kernel: Sequence[int], rank: int, energy: float = 1.0) -> Cut:
-    """The same for a change that is given as a whole [out, in * kh * kw]."""
+    """Approximate a change that is a whole matrix [out, in * kh * kw] in the same way."""
     u, values, v = torch.linalg.svd(change.double(), full_matrices=False)
     return _keep(u, values, v, tuple(kernel), _count(values, rank, energy))
 
 
 def _count(values: Tensor, rank: int, energy: float) -> int:
-    """Return how many singular values to keep: none that are mere rounding, and always at least one."""
+    """Return how many singular values to keep: none that is mere rounding, and always at least one."""
     count = int((values > values[0] * 1e-12).sum()) if len(values) else 0
     if energy < 1:
         shares = values.square().cumsum(0) / values.square().sum().clamp_min(1e-300)

@@ -1,7 +1,7 @@
-"""Adapter files as what they do to a base model: strictly read, whichever program made them, and written by tensors.
+"""Read adapter files strictly, whichever program made them, as what they do to a base model.
 
-A file may be in kohya's form, with the blocks of diffusers or of the original models, in PEFT's, or in LyCORIS'. What
-is read is always named as `layer_names.kohya` names it, so that nothing behind this module knows another form.
+A file may be in kohya's format, with the blocks of diffusers or of the original models, in PEFT's, or in LyCORIS'.
+Modules are always named as `layer_names.kohya` names them, so that nothing behind this module knows another format.
 """
 
 import json
@@ -16,13 +16,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.adapter_files import safetensors_reader, summary
-from trainer.adapter_files.safetensors_reader import refusal
-from trainer.adapter_files.summary import Layer
+from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
+from trainer.adapter_files.summary import PEFT_METADATA, Layer
 from trainer.base_models import layer_names
-from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
-
-PEFT_METADATA = "lora_adapter_metadata"
+from trainer.base_models.registry import DEFAULT, FamilyName
 
 
 class Module(Protocol):
@@ -30,7 +28,7 @@ class Module(Protocol):
 
     @property
     def rank(self) -> int:
-        """Of its update, or of its low-rank part."""
+        """Rank of its update, or of its low-rank part."""
 
     @property
     def alpha(self) -> float:
@@ -38,17 +36,17 @@ class Module(Protocol):
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """Its tensors, by the ending of their keys."""
+        """Tensors by the endings of their keys."""
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """The change of the weight [out, in * kh * kw] at strength 1; `weight` is the base's, which DoRA needs."""
+        """Return the change of the weight [out, in * kh * kw] at strength 1; DoRA needs the base's `weight`."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """`lora_down.weight` [rank, in, ...], `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale`.
+    """`lora_down.weight` [rank, in, ...] and `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` as well.
 
-    That is a length for each output [out, 1, ...], or, in older files of LyCORIS, for each input [1, in, ...].
+    That is a magnitude for each output [out, 1, ...], or, in older files of LyCORIS, for each input [1, in, ...].
     """
 
     parts: dict[str, Tensor]
@@ -70,19 +68,20 @@ class Lora:
         return self.down.shape[0]
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """Alpha / rank * up @ down; with DoRA, each row (or input) of the weight and it is given its own length."""
+        """Return alpha / rank * up @ down; DoRA then scales each row (or input) of the new weight to its magnitude."""
         change = (self.alpha / self.rank) * (self.up.flatten(1).float() @ self.down.flatten(1).float())
         if "dora_scale" not in self.parts:
             return change
         if weight is None:
             raise ValueError("the change of a DoRA module depends on the base's weight")
-        scale, moved = self.parts["dora_scale"].float(), weight + change
-        if scale.shape[0] == moved.shape[0]:
-            by_output: Tensor = scale.flatten(1) * moved / moved.norm(dim=1, keepdim=True)
+        magnitude, updated = self.parts["dora_scale"].float(), weight + change
+        if magnitude.shape[0] == updated.shape[0]:
+            by_output: Tensor = magnitude.flatten(1) * updated / updated.norm(dim=1, keepdim=True)
             return by_output - weight
-        by_input = moved.reshape(moved.shape[0], scale.shape[1], -1)
-        new: Tensor = scale.reshape(1, -1, 1) * by_input / torch.linalg.vector_norm(by_input, dim=(0, 2), keepdim=True)
-        return new.flatten(1) - weight
+        by_input = updated.reshape(updated.shape[0], magnitude.shape[1], -1)
+        norm = torch.linalg.vector_norm(by_input, dim=(0, 2), keepdim=True)
+        scaled: Tensor = magnitude.reshape(1, -1, 1) * by_input / norm
+        return scaled.flatten(1) - weight
 
 
 @dataclass(frozen=True)
@@ -98,30 +97,30 @@ class LoHa:
         return self.parts["hada_w1_b"].shape[0]
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """Alpha / rank * the product, entry by entry, of the two low-rank matrices."""
-        one, two = (
+        """Return alpha / rank * the elementwise product of the two low-rank matrices."""
+        first, second = (
             self.parts[f"hada_{name}_a"].float() @ self.parts[f"hada_{name}_b"].float() for name in ("w1", "w2")
         )
-        return (self.alpha / self.rank) * one * two
+        return (self.alpha / self.rank) * first * second
 
 
 @dataclass(frozen=True)
 class LoKr:
-    """`lokr_w1` and `lokr_w2`, either one whole or as two factors `_a` and `_b`."""
+    """`lokr_w1` and `lokr_w2`, each either whole or as two factors `_a` and `_b`."""
 
     parts: dict[str, Tensor]
     alpha: float
 
     @property
     def rank(self) -> int:
-        """Of the matrix that is in two factors; 0 if both are whole."""
+        """Rank of the matrix that is factored; 0 if both are whole."""
         factors = [part for ending, part in self.parts.items() if ending.endswith("_b")]
         return factors[0].shape[0] if factors else 0
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """The Kronecker product, times alpha / rank if there is a rank."""
-        one, two = (self._matrix(name) for name in ("lokr_w1", "lokr_w2"))
-        return (self.alpha / self.rank if self.rank else 1.0) * torch.kron(one, two)
+        """Return the Kronecker product, times alpha / rank if there is a rank."""
+        scale = self.alpha / self.rank if self.rank else 1.0
+        return scale * torch.kron(self._matrix("lokr_w1"), self._matrix("lokr_w2"))
 
     def _matrix(self, name: str) -> Tensor:
         if name in self.parts:
@@ -131,15 +130,15 @@ class LoKr:
 
 _PAIR = ("lora_down.weight", "lora_up.weight")
 _HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-# Which tensors a module may have beside its alpha, and what it is then.
-_FORMS: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr]] = {
+# Sets of tensors that a module may have beside its alpha, and what it is then.
+_KINDS: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr]] = {
     frozenset(_PAIR): Lora,
     frozenset((*_PAIR, "dora_scale")): Lora,
     frozenset(_HADAMARD): LoHa,
     **{
-        frozenset((*one, *two)): LoKr
-        for one in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
-        for two in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+        frozenset((*first, *second)): LoKr
+        for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+        for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
     },
 }
 
@@ -156,21 +155,21 @@ class AdapterFile:
 
     @property
     def kinds(self) -> set[str]:
-        """LoRA, DoRA, LoHa, LoKr: those that are in it."""
+        """Kinds of its modules: LoRA, DoRA, LoHa, LoKr."""
         return {kind(module) for module in self.modules.values()}
 
 
 def read(path: Path) -> AdapterFile:
-    """Read an adapter file, in whatever form.
+    """Read an adapter file, whatever its format.
 
     Raises:
-        UserError: it is missing, no safetensors file, damaged, not finite, or no adapter of a known form.
+        UserError: it is missing, damaged, not finite, not a safetensors file, or not an adapter of a known format.
     """
-    return of_container(safetensors_reader.read(path))
+    return of_file(safetensors_reader.read(path))
 
 
-def of_container(file: safetensors_reader.Container) -> AdapterFile:
-    """The adapter in a container that was read already.
+def of_file(file: SafetensorsFile) -> AdapterFile:
+    """Return the adapter in a safetensors file that was read already.
 
     Raises:
         UserError: as `read`.
@@ -178,40 +177,40 @@ def of_container(file: safetensors_reader.Container) -> AdapterFile:
     for key in file.entries:
         if not file.is_finite(key):
             raise refusal(file.name, "{key} has values that are not finite", key=key)
-    layers, strange = summary.layers(file)
-    lost = [*strange, *(next(iter(layer.parts.values())) for layer in layers if layer.module.place is None)]
-    if lost:
-        raise refusal(file.name, "it has a tensor of an unknown kind ({first})", first=lost[0][:100])
+    layers, unknown = summary.layers(file)
+    unknown += [next(iter(layer.parts.values())) for layer in layers if layer.module.place is None]
+    if unknown:
+        raise refusal(file.name, "it has a tensor of an unknown kind ({first})", first=unknown[0][:100])
     if not layers:
         raise refusal(file.name, "it is empty")
     values, family = load(file.data), summary.family(file, layers)
-    told = _told_by_peft(file)
+    settings = _peft_settings(file)
     modules: dict[str, Module] = {}
     for layer in layers:
         place = layer.module.place
-        assert place  # else it was among the lost
-        name = layer_names.kohya(place, family or "sd15")
+        assert place  # else it was among the unknown
+        name = layer_names.kohya(place, family or DEFAULT)
         if name in modules:
             raise refusal(file.name, "it has {name} twice, under two names", name=name)
         parts = {ending: values[key] for ending, key in layer.parts.items()}
         if layer.module.naming == "dotted":
-            parts = _from_peft(told, place, parts)
+            parts = _from_peft(settings, place, parts)
         modules[name] = _module(layer, parts, file.name)
     modules = dict(sorted(modules.items()))
     return AdapterFile(tensors_of(modules), modules, file.metadata, len(file.data), family)
 
 
 def of_tensors(tensors: Mapping[str, Tensor], name: str) -> AdapterFile:
-    """The adapter that tensors in kohya's form are.
+    """Return the adapter that tensors in kohya's format make.
 
     Raises:
         UserError: they make none.
     """
-    return of_container(safetensors_reader.parse(save(dict(tensors)), name))
+    return of_file(safetensors_reader.parse(save(dict(tensors)), name))
 
 
 def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
-    """Kohya's form of modules, each with its alpha."""
+    """Return the tensors of modules in kohya's format, each module with its alpha."""
     return {
         f"{name}.{ending}": tensor
         for name, module in modules.items()
@@ -219,65 +218,61 @@ def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
     }
 
 
-def _told_by_peft(file: safetensors_reader.Container) -> dict[str, Any]:
-    """The settings that diffusers writes beside PEFT's form, by `component.setting`."""
+def _peft_settings(file: SafetensorsFile) -> dict[str, Any]:
+    """Return the settings that diffusers writes beside PEFT's format, by `component.setting`."""
     try:
-        told = json.loads(file.metadata.get(PEFT_METADATA, "{}"))
+        settings = json.loads(file.metadata.get(PEFT_METADATA, "{}"))
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        settings = None
+    if not isinstance(settings, dict):
         raise refusal(file.name, "its {peft_metadata} is damaged", peft_metadata=PEFT_METADATA)
-    return told
+    return settings
 
 
-def _from_peft(told: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parts as kohya's form has them: with an alpha, and DoRA's lengths as a column."""
-    given = {"alpha": torch.tensor(_alpha_of_peft(told, place, parts)), **parts}
+def _from_peft(settings: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a layer's tensors in kohya's format: with an alpha, and DoRA's magnitudes as a column."""
+    converted = {"alpha": torch.tensor(_peft_alpha(settings, place, parts)), **parts}
     if "dora_scale" in parts and "lora_down.weight" in parts:
-        given["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
-    return given
+        converted["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
+    return converted
 
 
-def _alpha_of_peft(told: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> float:
-    """A layer's alpha from PEFT's settings; the rank, as peft's default scale of 1, if they do not say."""
-    ranked = [parts[one] for one in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if one in parts]
-    rank = ranked[0].shape[0] if ranked and ranked[0].dim() else 1
-    alpha = told.get(f"{place.component}.lora_alpha", rank)
-    patterns = told.get(f"{place.component}.alpha_pattern")
+def _peft_alpha(settings: dict[str, Any], place: Place, parts: dict[str, Tensor]) -> float:
+    """Return a layer's alpha by PEFT's settings; the rank, for peft's default scale of 1, if they do not say."""
+    endings = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
+    rank = next((parts[ending].shape[0] for ending in endings if ending in parts and parts[ending].dim()), 1)
+    alpha = settings.get(f"{place.component}.lora_alpha", rank)
+    patterns = settings.get(f"{place.component}.alpha_pattern")
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        # The pattern is of foreign make: taken as text, not as a regular expression.
+        # Anybody may have written the pattern: it is compared as text, never compiled as a regular expression.
         if f".{place.path}".endswith(f".{pattern.removeprefix('text_model.')}"):
             alpha = value
     if not isinstance(alpha, int | float):
         return math.nan
-    return alpha * math.sqrt(rank) if told.get(f"{place.component}.use_rslora") is True else float(alpha)
+    rank_stabilized = settings.get(f"{place.component}.use_rslora") is True
+    return alpha * math.sqrt(rank) if rank_stabilized else float(alpha)
 
 
 def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
     module = layer.module.name
     alpha = parts.pop("alpha", None)
     if alpha is None:
-        raise refusal(name, "{module} lacks its alpha", module=module)
-    cores = {one for one in ("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2") if one in parts}
-    form = _FORMS.get(frozenset(parts.keys() - cores))
-    if form is None:
-        near = min(_FORMS, key=lambda endings: len(endings ^ parts.keys()))
-        missing, odd = sorted(near - parts.keys()), sorted(parts.keys() - near)
-        if odd:
-            raise refusal(name, "it has a tensor of an unknown kind ({module}.{key})", module=module, key=odd[0])
-        raise refusal(
-            name,
-            "{module} lacks its {part}",
-            module=module,
-            part=missing[0].removeprefix("lora_").removesuffix(".weight"),
-        )
+        raise refusal(name, "{module} has no alpha", module=module)
+    build = _KINDS.get(frozenset(parts.keys() - {"lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2"}))
+    if build is None:
+        nearest = min(_KINDS, key=lambda endings: len(endings ^ parts.keys()))
+        missing, unknown = sorted(nearest - parts.keys()), sorted(parts.keys() - nearest)
+        if unknown:
+            raise refusal(name, "it has a tensor of an unknown kind ({module}.{key})", module=module, key=unknown[0])
+        part = missing[0].removeprefix("lora_").removesuffix(".weight")
+        raise refusal(name, "{module} lacks its {part}", module=module, part=part)
     shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
     size = None if any(len(shape) not in (2, 4) for shape in shapes.values()) else layer_names.weight_size(shapes)
     if alpha.numel() != 1 or size is None or not _fits(parts, size):
         raise refusal(name, "the shapes of {module} do not fit together", module=module)
     if not float(alpha) > 0:
         raise refusal(name, "the alpha of {module} is not positive", module=module)
-    return form(_plain(parts), float(alpha))
+    return build(_without_cores(parts), float(alpha))
 
 
 def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
@@ -286,12 +281,13 @@ def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
     if "lora_up.weight" not in parts:
         return scale is None
     down = parts["lora_down.weight"]
-    lengths = scale is None or scale.numel() == scale.shape[0] == size[0] or scale.shape[:2] == (1, down.shape[1])
-    return down.dim() == parts["lora_up.weight"].dim() and lengths
+    if down.dim() != parts["lora_up.weight"].dim():
+        return False
+    return scale is None or scale.numel() == scale.shape[0] == size[0] or scale.shape[:2] == (1, down.shape[1])
 
 
-def _plain(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same change without the core tensors of a Tucker decomposition, multiplied into a factor beside each.
+def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply the core tensors of a Tucker decomposition into the factors beside them, for the same change.
 
     LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859, section 3.2) has them for convolutions.
     """
@@ -300,9 +296,10 @@ def _plain(parts: dict[str, Tensor]) -> dict[str, Tensor]:
         down = torch.einsum("pqhw,qi->pihw", core.float(), parts["lora_down.weight"].flatten(1).float())
         plain["lora_down.weight"] = down.to(core.dtype)
     for core_name, first, second in (
-        ("hada_t1", "hada_w1_a", "hada_w1_b"), ("hada_t2", "hada_w2_a", "hada_w2_b"),
+        ("hada_t1", "hada_w1_a", "hada_w1_b"),
+        ("hada_t2", "hada_w2_a", "hada_w2_b"),
         ("lokr_t2", "lokr_w2_a", "lokr_w2_b"),
-    ):  # fmt: skip
+    ):
         if (core := plain.pop(core_name, None)) is not None:
             plain[first] = parts[first].T.contiguous()
             wide = torch.einsum("pqhw,qi->pihw", core.float(), parts[second].float()).to(core.dtype)
@@ -312,13 +309,15 @@ def _plain(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def kind(module: Module) -> str:
     """Return the kind of adapter that a module belongs to."""
-    return "DoRA" if "dora_scale" in module.parts else "LoRA" if isinstance(module, Lora) else type(module).__name__
+    if "dora_scale" in module.parts:
+        return "DoRA"
+    return "LoRA" if isinstance(module, Lora) else type(module).__name__
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:
     """Tell whether diffusers applies the file as intended when it is in kohya's format.
 
-    It knows the form of a text encoder's layers by their `out_proj`, and stops with an error where none has it.
+    It recognizes a text encoder's layers by an `out_proj` among them, and stops with an error if there is none.
     """
     encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
     known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}

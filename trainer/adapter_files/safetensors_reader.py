@@ -1,8 +1,7 @@
-"""A safetensors file as a container: nothing of it is believed before it was checked. Knows no torch and no adapters.
+"""Read a safetensors file strictly. Knows neither torch nor adapters.
 
-The format: 8 bytes with the header's length, a JSON header with type, shape and place of each tensor, the data. The
-reader wants more than the format says: a header of bounded length, keys that are there once, known types, and data
-that tile the rest of the file without gap or overlap.
+The safetensors library checks the format. What it leaves open is checked here: the header has a bounded length, names
+no key twice, and has only types that an adapter can have.
 """
 
 import json
@@ -10,12 +9,12 @@ import math
 import struct
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
 
 from trainer.errors import UserError
 from trainer.i18n import say
@@ -29,38 +28,26 @@ _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in the header: its type, its shape, and where its bytes are in the data."""
+    """A tensor of a file: its type, its shape and its bytes."""
 
     dtype: str
     shape: tuple[int, ...]
-    begin: int
-    end: int
+    data: bytearray
 
 
 @dataclass(frozen=True)
-class Container:
-    """A file that was checked."""
+class SafetensorsFile:
+    """Contents of a file that was checked; its entries are in the order of the header."""
 
     name: str
     entries: dict[str, Entry]
     metadata: dict[str, str]
     data: bytes
 
-    @cached_property
-    def start(self) -> int:
-        """Return the offset in bytes at which the tensors' data begin."""
-        length: int = struct.unpack("<Q", self.data[:8])[0]
-        return 8 + length
-
-    @property
-    def body(self) -> memoryview:
-        """The tensors' data."""
-        return memoryview(self.data)[self.start :]
-
     def bits(self, key: str) -> NDArray[Any]:
-        """A tensor's values as unsigned numbers of their width, flat."""
+        """Return a tensor's values as unsigned integers of their width, flat."""
         entry = self.entries[key]
-        return np.frombuffer(self.body[entry.begin : entry.end], dtype=f"<u{_SIZES[entry.dtype]}")
+        return np.frombuffer(entry.data, dtype=f"<u{_SIZES[entry.dtype]}")
 
     def is_finite(self, key: str) -> bool:
         """Tell whether all values of a tensor are finite."""
@@ -68,7 +55,7 @@ class Container:
         return mask is None or not bool(((self.bits(key) & mask) == mask).any())
 
     def number(self, key: str) -> float:
-        """The first value of a tensor of floats; not a number if there is none."""
+        """Return the first value of a float tensor, or NaN if there is none."""
         bits, dtype = self.bits(key)[:1], self.entries[key].dtype
         if dtype not in _EXPONENTS or not len(bits):
             return math.nan
@@ -77,11 +64,11 @@ class Container:
         return float(bits.view(f"<f{_SIZES[dtype]}")[0])
 
 
-def read(path: Path) -> Container:
+def read(path: Path) -> SafetensorsFile:
     """Read and check a file.
 
     Raises:
-        UserError: it is missing, no safetensors file, or damaged; it says how.
+        UserError: it does not exist, is damaged, or is not a safetensors file; it says how.
     """
     try:
         data = path.read_bytes()
@@ -95,79 +82,57 @@ def read(path: Path) -> Container:
 def refusal(name: str, reason: str, /, **values: object) -> UserError:
     """Build the error for a file that cannot be used; the reason is a message with its values, as for `say`."""
     return UserError(
-        "{name} cannot be used: {reason}.", "Use an adapter in the .safetensors form of kohya or Limner.",
-        name=name, reason=say(reason, **values),
-    )  # fmt: skip
+        "{name} cannot be used: {reason}.",
+        "Use an adapter in the .safetensors format of kohya or Limner.",
+        name=name,
+        reason=say(reason, **values),
+    )
 
 
-def parse(data: bytes, name: str) -> Container:
+def parse(data: bytes, name: str) -> SafetensorsFile:
     """Check a file's bytes.
 
     Raises:
-        UserError: it is no safetensors file, or damaged; it says how.
+        UserError: it is damaged, or is not a safetensors file; it says how.
     """
+    length = _header_length(data, name)
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
+        tensors = dict(deserialize(data))  # type: ignore[no-untyped-call]
+    except _TwiceError:
+        raise refusal(name, "its header names a tensor twice") from None
+    except (ValueError, RecursionError):
+        raise refusal(name, "its header is damaged") from None
+    except SafetensorError as error:
+        if "not fully covered" in str(error):
+            raise refusal(name, "it is cut off, or has bytes that belong to no tensor") from None
+        raise refusal(name, "its header is damaged, or does not fit its data") from None
+    metadata = header.pop("__metadata__", None) or {}
+    for tensor in tensors.values():
+        if tensor["dtype"] not in _SIZES:
+            raise refusal(name, "it has tensors of type {dtype}", dtype=tensor["dtype"])
+    entries = {key: Entry(tensors[key]["dtype"], tuple(tensors[key]["shape"]), tensors[key]["data"]) for key in header}
+    return SafetensorsFile(name, entries, metadata, data)
+
+
+def _header_length(data: bytes, name: str) -> int:
     if len(data) < 8:
         raise refusal(name, "it is too short for a safetensors file")
-    (length,) = struct.unpack("<Q", data[:8])
+    length: int = struct.unpack("<Q", data[:8])[0]
     if length > len(data) - 8 and data.startswith(_PICKLES):
-        raise refusal(name, "it is no safetensors file but a pickled one or a zip, which can hold programs")
-    if length > MAX_HEADER and length <= len(data) - 8:
-        raise refusal(name, "its header is larger than {size} MB", size=MAX_HEADER // 2**20)
+        raise refusal(name, "it is not a safetensors file but pickled data or a zip, which can contain programs")
     if length > len(data) - 8:
-        raise refusal(name, "it is no safetensors file, or its header is damaged")
-    entries, metadata = header(data[8 : 8 + length], name)
-    check_tiling(entries, len(data) - 8 - length, name)
-    return Container(name, entries, metadata, data)
+        raise refusal(name, "it is not a safetensors file, or its header is damaged")
+    if length > MAX_HEADER:
+        raise refusal(name, "its header is larger than {size} MB", size=MAX_HEADER // 2**20)
+    return length
 
 
-def check_tiling(entries: dict[str, Entry], size: int, name: str) -> None:
-    """Check that tensors fill their file without gap or overlap.
-
-    Raises:
-        UserError: they do not.
-    """
-    position = 0
-    for entry in sorted(entries.values(), key=lambda one: (one.begin, one.end)):
-        if entry.begin != position or entry.end - entry.begin != math.prod(entry.shape) * _SIZES[entry.dtype]:
-            raise refusal(name, "its header does not fit its data")
-        position = entry.end
-    if position != size:
-        raise refusal(name, "it is cut off, or has bytes that belong to no tensor")
-
-
-def header(text: bytes, name: str) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The tensors' entries and the metadata of a header.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise refusal(name, "its header is damaged or names a tensor twice") from None
-    if not isinstance(table, dict):
-        raise refusal(name, "its header is no table")
-    metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise refusal(name, "its metadata is not text")
-    return {key: _entry(entry, name) for key, entry in table.items()}, metadata
+class _TwiceError(ValueError):
+    """A JSON object has a key twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if any(count > 1 for count in Counter(key for key, _ in pairs).values()):
-        raise ValueError("a key twice")
+        raise _TwiceError
     return dict(pairs)
-
-
-def _entry(entry: Any, name: str) -> Entry:  # noqa: ANN401 - foreign JSON
-    try:
-        shape, (begin, end), dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
-        known = dtype in _SIZES
-        numbers = [*shape, begin, end]
-    except (TypeError, KeyError, ValueError):
-        known, numbers = False, []
-    if not known:
-        raise refusal(name, "its header describes a tensor in an unknown way")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise refusal(name, "its header has odd numbers")
-    return Entry(dtype, tuple(shape), begin, end)

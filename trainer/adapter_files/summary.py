@@ -9,25 +9,32 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from trainer.adapter_files.safetensors_reader import Container
+from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.detect import TITLES, FamilyName
 from trainer.base_models.layer_names import Module, Shape
+from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.spec import FamilySpec
 
 COVER = "ssmd_cover_images"
+PEFT_METADATA = "lora_adapter_metadata"
 MAX_COVER = 4 * 2**20
-_WIDTHS: dict[int, FamilyName] = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-RECIPE = {
-    "optimizer": "ss_optimizer", "learning rate": "ss_learning_rate", "schedule": "ss_lr_scheduler",
-    "steps": "ss_steps", "resolution": "ss_resolution", "seed": "ss_seed", "precision": "ss_mixed_precision",
-    "base": "ss_sd_model_name", "min-SNR": "ss_min_snr_gamma",
-}  # fmt: skip
+TRAINING_SETTINGS = {
+    "optimizer": "ss_optimizer",
+    "learning rate": "ss_learning_rate",
+    "schedule": "ss_lr_scheduler",
+    "steps": "ss_steps",
+    "resolution": "ss_resolution",
+    "seed": "ss_seed",
+    "precision": "ss_mixed_precision",
+    "base": "ss_sd_model_name",
+    "min-SNR": "ss_min_snr_gamma",
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One adapted layer of a file: its name there, and the keys of its tensors by their endings in kohya's words."""
+    """One adapted layer of a file: its name there, and the keys of its tensors by their endings in kohya's format."""
 
     module: Module
     parts: dict[str, str]
@@ -37,161 +44,197 @@ class Layer:
         """LoRA, DoRA, LoHa or LoKr; "" if the tensors make none of these."""
         if "dora_scale" in self.parts:
             return "DoRA"
-        starts = {"lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr"}
-        return next((kind for start, kind in starts.items() if any(one.startswith(start) for one in self.parts)), "")
+        for prefix, kind in (("lora_", "LoRA"), ("hada_", "LoHa"), ("lokr_", "LoKr")):
+            if any(ending.startswith(prefix) for ending in self.parts):
+                return kind
+        return ""
 
 
-def layers(file: Container) -> tuple[list[Layer], list[str]]:
-    """The layers of a file, and the keys that belong to none, both in the order of the header."""
-    found: dict[str, dict[str, str]] = {}
-    strange = []
+def layers(file: SafetensorsFile) -> tuple[list[Layer], list[str]]:
+    """List the layers of a file, and the keys that belong to none, both in the order of the header."""
+    parts_by_name: dict[str, dict[str, str]] = {}
+    unknown = []
     for key in file.entries:
         name, ending = layer_names.split(key)
         if ending and (layer_names.read(name).place or name.startswith(layer_names.PREFIXES)):
-            found.setdefault(name, {})[ending] = key
+            parts_by_name.setdefault(name, {})[ending] = key
         else:
-            strange.append(key)
-    return [Layer(layer_names.read(name), parts) for name, parts in found.items()], strange
+            unknown.append(key)
+    return [Layer(layer_names.read(name), parts) for name, parts in parts_by_name.items()], unknown
 
 
-def shapes(file: Container, layer: Layer) -> dict[str, Shape]:
+def shapes(file: SafetensorsFile, layer: Layer) -> dict[str, Shape]:
     """Shapes of a layer's tensors by their endings."""
     return {ending: file.entries[key].shape for ending, key in layer.parts.items() if ending != "alpha"}
 
 
-def width_of(file: Container, found: list[Layer]) -> tuple[FamilyName | None, str]:
-    """The family that the sizes tell, and by which layer; None where they are those of no published model."""
-    for layer in found:
-        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
-        if place and size and ".attn2.to_k" in place.path and size[1] in _WIDTHS:
-            return _WIDTHS[size[1]], layer.module.name
-    widths: dict[str, int] = {}
-    for layer in found:
-        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
-        if place and size and place.path.endswith("self_attn.q_proj"):
-            widths.setdefault(place.component, size[1])
-    if widths.get("text_encoder_2") == 1280:
-        return "sdxl", "the second text encoder"
-    first = widths.get("text_encoder")
-    if first == 768 and any(layer.module.prefix == "lora_te1_" for layer in found):
-        return None, ""  # of SD 1.x, wrongly named, or of XL without its second encoder
-    return ({768: "sd15", 1024: "sd21"}.get(first or 0), "the text encoder")  # type: ignore[return-value]
+def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
+    """Return the family that the widths of layers tell, or None where no published model has these widths.
 
-
-def named_family(metadata: dict[str, str]) -> FamilyName | None:
-    """The family that the metadata name."""
-    told = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
-    starts: dict[FamilyName, tuple[str, ...]] = {
-        "sdxl": ("stable-diffusion-xl", "sdxl"), "sd21": ("stable-diffusion-v2", "sd_v2"),
-        "sd15": ("stable-diffusion-v1", "sd_v1", "sd_1"),
-    }  # fmt: skip
-    for text in told:
-        for family, beginnings in starts.items():
-            if text.startswith(beginnings):
-                return family
-    return "sd21" if metadata.get("ss_v2") == "True" else None
-
-
-def family(file: Container, found: list[Layer]) -> FamilyName | None:
-    """The family of base models that a file is for: by its sizes, its metadata, or the names of its layers.
-
-    None if it has nothing that one of the families has alone.
+    Cross-attention tells it best; without any, the text encoders do.
     """
-    by_width = width_of(file, found)[0]
-    if by_width or named_family(file.metadata):
-        return by_width or named_family(file.metadata)
-    for layer in found:
-        place = layer.module.place
-        deep = place and any(f"transformer_blocks.{number}." in place.path for number in range(1, 10))
-        if deep or layer.module.prefix in ("lora_te1_", "lora_te2_", "text_encoder_2."):
-            return "sdxl"
-    for layer in found:
-        if layer.module.place and layer.module.place.path.endswith(".proj_in") and layer.kind == "LoRA":
-            return "sd15" if any(len(shape) == 4 for shape in shapes(file, layer).values()) else "sd21"
-    return "sdxl" if any(layer.module.naming == "original" for layer in found) else None
-
-
-def model(file: Container, found: list[Layer], of: FamilyName | None) -> str:
-    """Return the known model whose layers the file's fit best, by name and shape; "" if less than half of them do."""
-    best, most = "", len(found) / 2
-    for name, (its, _) in layer_shapes.MODELS.items():
-        if of not in (its, None):
+    by_context_width = {spec.context_width: family for family, spec in FAMILIES.items()}
+    encoder_widths: dict[str, int] = {}
+    for layer in layers:
+        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
+        if not place or not size:
             continue
-        known = layer_shapes.known(name)
-        count = sum(fits(file, layer, known) for layer in found)
-        if count > most:
-            best, most = name, count
-    return best
+        if ".attn2.to_k" in place.path and size[1] in by_context_width:
+            return by_context_width[size[1]]
+        if place.path.endswith("self_attn.q_proj"):
+            encoder_widths.setdefault(place.component, size[1])
+    return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})
 
 
-def fits(file: Container, layer: Layer, known: Mapping[str, Shape]) -> bool:
+def _family_by_encoders(widths: dict[str, int], prefixes: set[str]) -> FamilyName | None:
+    matching = [
+        family
+        for family, spec in FAMILIES.items()
+        if widths and widths.items() <= {encoder.component: encoder.width for encoder in spec.text_encoders}.items()
+    ]
+    if not matching:
+        return None
+    others_prefixes = {prefix for family in matching[1:] for prefix in FAMILIES[family].prefixes.values()}
+    # The first encoder of XL has the width of the only one of 1.x. Under XL's name it may be either: wrongly named, or
+    # without its second encoder.
+    ambiguous = prefixes & (others_prefixes - {*FAMILIES[matching[0]].prefixes.values()})
+    return None if ambiguous else matching[0]
+
+
+def family_by_metadata(metadata: dict[str, str]) -> FamilyName | None:
+    """Return the family that the metadata name."""
+    for text in (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", "")):
+        for family, spec in FAMILIES.items():
+            if text.startswith(spec.metadata_prefixes):
+                return family
+    if metadata.get("ss_v2") == "True":
+        return next(family for family, spec in FAMILIES.items() if spec.kohya_v2)
+    return None
+
+
+def family(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
+    """Return the family of base models that a file is for: by its widths, its metadata, or the names of its layers.
+
+    None if it has nothing that only one of the families has.
+    """
+    return (
+        family_by_width(file, layers)
+        or family_by_metadata(file.metadata)
+        or _family_by_names(layers)
+        or _family_by_projections(file, layers)
+        or _family_by_numbering(layers)
+    )
+
+
+def _family_by_names(layers: list[Layer]) -> FamilyName | None:
+    """Return the family which is the only one that can have some layer."""
+    for layer in layers:
+        families = [family for family, spec in FAMILIES.items() if _can_have(spec, layer.module)]
+        if len(families) == 1:
+            return families[0]
+    return None
+
+
+def _can_have(spec: FamilySpec, module: Module) -> bool:
+    """Tell whether a family can have a layer, by the depth of its transformer blocks and its text encoders' names."""
+    block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
+    if block and int(block[1]) >= spec.transformer_depth:
+        return False
+    text_names = {*spec.prefixes.values(), *(f"{component}." for component in spec.prefixes)}
+    return not module.prefix.startswith(("lora_te", "text_encoder")) or module.prefix in text_names
+
+
+def _family_by_projections(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
+    """Return the first family whose attention has projections of this kind, linear or convolutional."""
+    for layer in layers:
+        if layer.module.place and layer.module.place.path.endswith(".proj_in") and layer.kind == "LoRA":
+            linear = not any(len(shape) == 4 for shape in shapes(file, layer).values())
+            return next(family for family, spec in FAMILIES.items() if spec.linear_projections == linear)
+    return None
+
+
+def _family_by_numbering(layers: list[Layer]) -> FamilyName | None:
+    """Return the family whose layers are named as in the original code."""
+    if not any(layer.module.naming == "original" for layer in layers):
+        return None
+    return next(family for family, spec in FAMILIES.items() if spec.original_names)
+
+
+def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None) -> str:
+    """Return the known model which has the most of the file's layers; "" if none has half of them."""
+    counts = {
+        name: sum(fits(file, layer, layer_shapes.known(name)) for layer in layers)
+        for name, (model_family, _) in layer_shapes.MODELS.items()
+        if family in (model_family, None)
+    }
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] > len(layers) / 2 else ""
+
+
+def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> bool:
     """Tell whether a model has the layer in this shape."""
     place = layer.module.place
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:
         return False
-    flat = (weight[0], math.prod(weight[1:]))
-    return layer_names.weight_size(shapes(file, layer)) == flat
+    return layer_names.weight_size(shapes(file, layer)) == (weight[0], math.prod(weight[1:]))
 
 
-def describe(file: Container) -> dict[str, Any]:
+def describe(file: SafetensorsFile) -> dict[str, Any]:
     """Summarize an adapter file for people, ready for JSON."""
-    found, strange = layers(file)
-    text = [layer for layer in found if layer.module.place and layer.module.place.component != "unet"]
-    told, of = file.metadata, family(file, found)
+    known_layers, unknown_keys = layers(file)
+    text_layers = [layer for layer in known_layers if layer.module.place and layer.module.place.component != "unet"]
+    metadata, family_name = file.metadata, family(file, known_layers)
+    keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
+    dtypes = {file.entries[key].dtype for key in keys}
+    peft = any(layer.module.naming == "dotted" for layer in known_layers)
     return {
-        "family": TITLES[of] if of else "unknown",
-        "architecture": told.get("modelspec.architecture", "unknown"),
-        "base": told.get("ss_base_model_version", "unknown"),
-        "form": "PEFT/diffusers" if any(layer.module.naming == "dotted" for layer in found) else "kohya",
-        "kind": " and ".join(sorted({layer.kind or "unknown" for layer in found})) or "none",
-        "modules": len(found),
-        "unet_modules": len(found) - len(text),
-        "text_encoder_modules": len(text),
-        "unknown_keys": len(strange),
-        "ranks": sorted({rank for layer in found if (rank := rank_of(file, layer))}),
-        "alphas": sorted({file.number(layer.parts["alpha"]) for layer in found if "alpha" in layer.parts}),
-        "precision": sorted(
-            {
-                _DTYPES.get(file.entries[key].dtype, file.entries[key].dtype)
-                for layer in found
-                for ending, key in layer.parts.items()
-                if ending != "alpha"
-            }
-        ),
+        "family": FAMILIES[family_name].title if family_name else "unknown",
+        "architecture": metadata.get("modelspec.architecture", "unknown"),
+        "base": metadata.get("ss_base_model_version", "unknown"),
+        "form": "PEFT/diffusers" if peft else "kohya",
+        "kind": " and ".join(sorted({layer.kind or "unknown" for layer in known_layers})) or "none",
+        "modules": len(known_layers),
+        "unet_modules": len(known_layers) - len(text_layers),
+        "text_encoder_modules": len(text_layers),
+        "unknown_keys": len(unknown_keys),
+        "ranks": sorted({rank for layer in known_layers if (rank := rank_of(file, layer))}),
+        "alphas": sorted({file.number(layer.parts["alpha"]) for layer in known_layers if "alpha" in layer.parts}),
+        "precision": sorted(_DTYPES.get(dtype, dtype) for dtype in dtypes),
         "finite": all(file.is_finite(key) for key in file.entries),
         "bytes": len(file.data),
-        "blocks": _blocks(file, found),
-        "title": told.get("modelspec.title", ""),
-        "trigger": told.get("modelspec.trigger_phrase", ""),
-        "steps": told.get("ss_steps", ""),
-        "pictures": told.get("ss_num_train_images", ""),
-        "begun": _date(told.get("ss_training_started_at", "")),
-        "trained": told.get("modelspec.date", "") or _date(told.get("ss_training_finished_at", "")),
-        "recipe": {name: told[key] for name, key in RECIPE.items() if told.get(key, "None") != "None"},
-        "config": told.get("limner.config", ""),
-        "cover": bool(cover(told)),
-        "data_sha256": told.get("sshs_model_hash", ""),
+        "blocks": _bytes_by_block(file, known_layers),
+        "title": metadata.get("modelspec.title", ""),
+        "trigger": metadata.get("modelspec.trigger_phrase", ""),
+        "steps": metadata.get("ss_steps", ""),
+        "pictures": metadata.get("ss_num_train_images", ""),
+        "begun": _date(metadata.get("ss_training_started_at", "")),
+        "trained": metadata.get("modelspec.date", "") or _date(metadata.get("ss_training_finished_at", "")),
+        "recipe": {
+            name: metadata[key] for name, key in TRAINING_SETTINGS.items() if metadata.get(key, "None") != "None"
+        },
+        "config": metadata.get("limner.config", ""),
+        "cover": bool(cover(metadata)),
+        "data_sha256": metadata.get("sshs_model_hash", ""),
     }
 
 
-def rank_of(file: Container, layer: Layer) -> int:
-    """A layer's rank; 0 if it has none."""
+def rank_of(file: SafetensorsFile, layer: Layer) -> int:
+    """Return a layer's rank; 0 if it has none."""
     for ending in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
         if ending in layer.parts and file.entries[layer.parts[ending]].shape:
             return file.entries[layer.parts[ending]].shape[0]
     return 0
 
 
-def _blocks(file: Container, found: list[Layer]) -> dict[str, int]:
+def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int]:
     """Bytes of the tensors in each block, in the order of the model."""
     sizes: Counter[str] = Counter()
-    for layer in found:
-        entries = [file.entries[key] for key in layer.parts.values()]
+    for layer in layers:
         block = layer.module.place.block if layer.module.place else "unknown"
-        sizes[block] += sum(entry.end - entry.begin for entry in entries)
+        sizes[block] += sum(len(file.entries[key].data) for key in layer.parts.values())
     order = ("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks", "outside", "unknown")
-    return dict(sorted(sizes.items(), key=lambda one: (order.index(one[0].partition(".")[0]), one[0])))
+    return dict(sorted(sizes.items(), key=lambda item: (order.index(item[0].partition(".")[0]), item[0])))
 
 
 def _date(seconds: str) -> str:
@@ -202,13 +245,13 @@ def _date(seconds: str) -> str:
 
 
 def cover(metadata: dict[str, str]) -> str:
-    """The cover picture as base64 text of a PNG, JPEG or WebP; "" if there is none."""
+    """Return the cover image as base64 text of a PNG, JPEG or WebP; "" if there is none."""
     try:
-        pictures = json.loads(metadata.get(COVER, "[]"))
+        images = json.loads(metadata.get(COVER, "[]"))
     except (ValueError, RecursionError):
-        pictures = []
-    first = pictures[0] if isinstance(pictures, list) and pictures else ""
-    thumbnail = metadata.get("modelspec.thumbnail", "").partition(";base64,")
-    found = first if isinstance(first, str) and first else thumbnail[2]
-    known = found.startswith(("iVBOR", "/9j/", "UklGR")) and len(found) <= MAX_COVER
-    return found if known and re.fullmatch(r"[A-Za-z0-9+/]+=*", found) else ""
+        images = []
+    first = images[0] if isinstance(images, list) and images else ""
+    thumbnail = metadata.get("modelspec.thumbnail", "").partition(";base64,")[2]
+    image = first if isinstance(first, str) and first else thumbnail
+    is_image = image.startswith(("iVBOR", "/9j/", "UklGR")) and len(image) <= MAX_COVER
+    return image if is_image and re.fullmatch(r"[A-Za-z0-9+/]+=*", image) else ""

@@ -1,7 +1,6 @@
-"""Adapter files made of others, with exact mathematics: merge, resize, bake into a base, extract from two models.
+"""Make adapter files of others, with exact mathematics: merge, resize, bake into a base, extract from two models.
 
-Each works on what a module does to a weight, not on what its file looks like, so that all kinds can be mixed. What does
-not belong together is refused in words.
+Each works on a module's change of a weight, not on its file format, so that all kinds can be mixed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from trainer.adapter_files.low_rank import Pair
 from trainer.adapter_files.reader import AdapterFile, Module
 from trainer.adapter_files.writer import kernel_of, place_of
 from trainer.base_models import layer_names
-from trainer.base_models.detect import TITLES, FamilyName
+from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.errors import UserError
 from trainer.i18n import say
 
@@ -26,7 +25,7 @@ _LOST = 1e-7  # a smaller share than this is rounding
 
 @dataclass(frozen=True)
 class Made:
-    """A new adapter: its modules, and how far its effect is from what was asked for, in the Frobenius norm.
+    """A new adapter: its modules, and how far its effect is from the exact one, in the Frobenius norm.
 
     `error` is relative to the whole effect; `worst` is that of the layer for which it is largest.
     """
@@ -38,22 +37,22 @@ class Made:
 
 
 def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
-    """The family of all files, by their names.
+    """Return the family of all files, which are given by their names.
 
     Raises:
         UserError: they are for different families, or for models of different sizes.
     """
-    told = {name: file.family for name, file in files.items() if file.family}
-    first = next(iter(told), "")
-    for name, family in told.items():
-        if family != told[first]:
+    families = {name: file.family for name, file in files.items() if file.family}
+    first = next(iter(families), "")
+    for name, family in families.items():
+        if family != families[first]:
             raise UserError(
                 "{first} is for {family}, {name} for {other}.",
-                "Only adapters of one family can be put together.",
+                "Only adapters of one family can be combined.",
                 first=first,
-                family=TITLES[told[first]],
+                family=FAMILIES[families[first]].title,
                 name=name,
-                other=TITLES[family],
+                other=FAMILIES[family].title,
             )
     sizes: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, file in files.items():
@@ -64,16 +63,16 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
             if known != size:
                 raise UserError(
                     "{other} and {name} are for base models of different sizes (in {module_name}).",
-                    "Only adapters of one base model can be put together.",
+                    "Only adapters of one base model can be combined.",
                     other=other,
                     name=name,
                     module_name=module_name,
                 )
-    return told.get(first)
+    return families.get(first)
 
 
 def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Made:
-    """One LoRA that does what several adapters do together, each (name, file, strength) at its strength.
+    """Merge several adapters into one LoRA, each (name, file, strength) at its strength.
 
     The factors are put side by side, which is exact: ranks add up. With `rank`, each layer is then cut to it.
 
@@ -83,16 +82,19 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
     family = same_family({name: file for name, file, _ in files})
     modules: dict[str, Module] = {}
     wholes: dict[str, Pair] = {}
-    for name in sorted({one for _, file, _ in files for one in file.modules}):
-        found = [(file.modules[name], strength) for _, file, strength in files if name in file.modules and strength]
-        if not found:
+    for name in sorted({name for _, file, _ in files for name in file.modules}):
+        pairs = [
+            (_factors(name, file.modules[name], family), strength)
+            for _, file, strength in files
+            if name in file.modules and strength
+        ]
+        if not pairs:
             continue
-        pairs = [(_factors(name, module, family), strength) for module, strength in found]
-        whole = low_rank.add(pairs)
-        wholes[name] = whole
-        modules[name] = (low_rank.cut(whole, rank).pair if rank else whole).module()
+        wholes[name] = low_rank.add(pairs)
+        merged = low_rank.cut(wholes[name], rank).pair if rank else wholes[name]
+        modules[name] = merged.module()
     if not modules:
-        raise UserError("Nothing is left to merge: all strengths are 0.", "Give at least one another strength.")
+        raise UserError("There is nothing to merge: all strengths are 0.", "Change at least one strength.")
     return Made(modules, *errors(wholes, modules))
 
 
@@ -108,61 +110,62 @@ def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[f
     """
     whole, lost, worst = 0.0, 0.0, 0.0
     for name, pair in wholes.items():
-        size = _norm(pair)
-        missed = _norm(low_rank.add([(pair, 1.0), (low_rank.factors(modules[name], pair.kernel), -1.0)]))
-        whole, lost = whole + size**2, lost + missed**2
-        worst = max(worst, missed / size if size else 0.0)
+        norm = _norm(pair)
+        difference = _norm(low_rank.add([(pair, 1.0), (low_rank.factors(modules[name], pair.kernel), -1.0)]))
+        whole, lost = whole + norm**2, lost + difference**2
+        if norm:
+            worst = max(worst, difference / norm)
     error = (lost / whole) ** 0.5 if whole else 0.0
     return (error, worst) if error > _LOST else (0.0, 0.0)
 
 
 def _norm(pair: Pair) -> float:
-    """Of up @ down, without multiplying them out."""
+    """Return the Frobenius norm of up @ down, without multiplying them."""
     upper, lower = torch.linalg.qr(pair.up).R, torch.linalg.qr(pair.down.T).R
     return float((upper @ lower.T).norm())
 
 
 def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
-    """A LoRA of lower rank that does nearly what an adapter does: each layer's best approximation.
+    """Return a LoRA of lower rank with nearly the effect of an adapter: each layer's best approximation.
 
     Args:
         file: of any kind but DoRA.
-        rank: the most a layer may have; 0 = no bound.
+        rank: the most a layer may have; 0 = no limit.
         energy: share of the squared effect that each layer keeps at least.
 
     Raises:
-        UserError: it is DoRA, or the bounds are none.
+        UserError: it is DoRA, or a limit is out of range.
     """
     if not 0 < energy <= 1 or rank < 0:
-        raise UserError("The energy share must be above 0 and at most 1, the rank above 0.", "Correct it.")
+        raise UserError("The energy share must be above 0 and at most 1, and the rank positive.", "Correct it.")
     wholes = {name: _factors(name, module, file.family) for name, module in file.modules.items()}
     modules: dict[str, Module] = {name: low_rank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
     return Made(modules, *errors(wholes, modules))
 
 
 def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out: Path) -> int:
-    """Write a base model with adapters in its weights, each (name, file, strength); returns how many layers changed.
+    """Write a base model with adapters in its weights, each (name, file, strength); return how many layers changed.
 
     Raises:
-        UserError: an adapter is for another base model, or something is at `out` already.
+        UserError: an adapter is for another base model, or something exists at `out`.
     """
-    together: dict[str, list[tuple[Module, float]]] = {}
+    changes: dict[str, list[tuple[Module, float]]] = {}
     for title, file, strength in files:
         if file.family and file.family != base.family:
             raise UserError(
                 "{title} is for {family}, {base} is {other}.",
                 "Choose the base model that the adapter was trained on.",
                 title=title,
-                family=TITLES[file.family],
+                family=FAMILIES[file.family].title,
                 base=base.path.name,
-                other=TITLES[base.family],
+                other=FAMILIES[base.family].title,
             )
         for name, module in file.modules.items():
             _check_fits(title, name, module, base)
             if strength:
-                together.setdefault(name, []).append((module, strength))
-    rewrite(base, {name: _change(found) for name, found in together.items()}, out)
-    return len(together)
+                changes.setdefault(name, []).append((module, strength))
+    rewrite(base, {name: _change(modules) for name, modules in changes.items()}, out)
+    return len(changes)
 
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
@@ -172,12 +175,12 @@ def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None
             "{base} has no layer {name}, which {title} changes.", remedy, base=base.path.name, name=name, title=title
         )
     weight = base.weights[name]
-    shape = base.headers[weight.file][1][weight.key].shape
-    rows = shape[0] // (1 if weight.third is None else 3)
+    shape = base.headers[weight.file][weight.key].shape
+    rows = shape[0] if weight.third is None else shape[0] // 3
     size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     if size != (rows, int(torch.Size(shape[1:]).numel())):
         raise UserError(
-            "In {base} the layer {name} has another size than in {title}.",
+            "The layer {name} has a different size in {base} than in {title}.",
             remedy,
             base=base.path.name,
             name=name,
@@ -185,17 +188,17 @@ def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None
         )
 
 
-def _change(found: list[tuple[Module, float]]) -> Change:
+def _change(modules: list[tuple[Module, float]]) -> Change:
     def change(weight: Tensor) -> Tensor:
-        # Each is told the base's own weight, on which DoRA depends.
+        # Each module gets the base's own weight, on which DoRA depends.
         flat = weight.flatten(1)
-        return flat + sum(strength * module.delta(flat) for module, strength in found)
+        return flat + sum(strength * module.delta(flat) for module, strength in modules)
 
     return change
 
 
 def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1.0) -> Made:
-    """A LoRA of what makes a tuned model differ from its base: each layer's difference, cut to a rank.
+    """Extract a LoRA of the difference between a tuned model and its base: that of each layer, cut to a rank.
 
     Raises:
         UserError: the models are of different families or sizes, or do not differ.
@@ -205,9 +208,9 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
             "{tuned} is {family}, {base} is {other}.",
             "Only models of one family can be compared.",
             tuned=tuned.path.name,
-            family=TITLES[tuned.family],
+            family=FAMILIES[tuned.family].title,
             base=base.path.name,
-            other=TITLES[base.family],
+            other=FAMILIES[base.family].title,
         )
     modules, whole, lost, worst = dict[str, Module](), 0.0, 0.0, 0.0
     for name in sorted(tuned.weights.keys() & base.weights.keys()):
@@ -240,20 +243,25 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
 
 
 def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, ...]:
-    """A note on what else differs, if the models have the same form, so that it can be told."""
+    """Return a note on how much else differs, if the models have the same format, so that it can be measured."""
     if tuned.path.is_dir() != base.path.is_dir():
         return ()
-    there = {(file.relative_to(base.path) if base.path.is_dir() else Path(), key): (file, key)
-             for file, key in base.others()}  # fmt: skip
+    originals = {(_relative(base, file), key): (file, key) for file, key in base.others()}
     rest = 0.0
     for file, key in tuned.others():
-        found = there.get((file.relative_to(tuned.path) if tuned.path.is_dir() else Path(), key))
-        if found:
-            new, old = tuned.read_tensor(file, key), base.read_tensor(*found)
-            rest += float((new - old).double().square().sum()) if new.shape == old.shape else 0.0
+        if original := originals.get((_relative(tuned, file), key)):
+            new, old = tuned.read_tensor(file, key), base.read_tensor(*original)
+            if new.shape == old.shape:
+                rest += float((new - old).double().square().sum())
     share = rest / (rest + whole)
-    told = say(
+    if share <= 1e-6:
+        return ()
+    note = say(
         "{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",
         share=share,
     )
-    return (told,) if share > 1e-6 else ()
+    return (note,)
+
+
+def _relative(checkpoint: Checkpoint, file: Path) -> Path:
+    return file.relative_to(checkpoint.path) if checkpoint.path.is_dir() else Path()

@@ -221,8 +221,7 @@ def _finish(
     check_out(parsed.out)
     metadata = writer.for_family(sources[0]) if recipe else writer.inherited(sources, made.modules, parsed.out.stem)
     if base:
-        predicts = detect.look(base.path).objective
-        metadata |= writer.of_family(base.family, "v" if predicts == "v_prediction" else "epsilon")
+        metadata |= writer.of_family(base.family, detect.look(base.path).prediction_type or "epsilon")
     family = base.family if base else sources[0].family
     data = writer.write(
         made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip, family=family

@@ -9,13 +9,15 @@ import math
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import tomlkit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainer import paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import PredictionType
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.training import (
     BASIC,
@@ -41,7 +43,7 @@ Settings = TypeVar("Settings", bound=Section)
 class ModelConfig(Section):
     """The base model, which stays frozen."""
 
-    family: Literal["auto", "sd15", "sd21", "sdxl"] = Field(
+    family: Literal["auto", FamilyName] = Field(
         "auto", title="Family", description="Architecture of the base model; auto reads it from the model."
     )
     base: str = Field(
@@ -204,10 +206,14 @@ def preset(
     if base == MICRO:
         return merged({"training": {"resolution": micro_side()}}, _preset(MICRO, kind))
     found = detect.glance(base, revision)
-    named = found.family if found else "sd15" if family == "auto" else family
-    predicted = objective if objective != "auto" else found.objective if found else "epsilon"
-    large = named == "sd21" and predicted != "epsilon"  # the kind that predicts v is the larger one
-    return merged(_preset(named, kind), {"training": {"resolution": 768}} if large else {})
+    if found:
+        family = found.family
+    if found and objective == "auto":
+        # A base that does not tell is taken as the larger variant, until the worker has probed it.
+        objective = found.prediction_type or "v_prediction"
+    spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
+    variant = spec.variants.get(cast(PredictionType, objective), spec.variants["epsilon"])
+    return merged(_preset(spec.name, kind), {"training": {"resolution": variant.resolution}})
 
 
 def _preset(base: str, kind: str) -> dict[str, Any]:

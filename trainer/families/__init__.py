@@ -1,11 +1,24 @@
-"""Families of base models (load, encode, predict), and the adapter that is attached to one. Here torch begins."""
+"""Families of base models (load, encode, predict), and the adapter that is attached to one. Torch begins here."""
 
 from trainer.families.adapter import Adapter, adapted, attach, named, patched
 from trainer.families.adapter_layers import ADAPTER, Layer, base_weight
-from trainer.families.family import FAMILIES, Family, fingerprint, load, on_device, place, precision, read
-from trainer.families.sd import Conditioning
+from trainer.families.family import Conditioning, Family, fingerprint, load, on_device, place, precision, read
 
 __all__ = [
-    "ADAPTER", "FAMILIES", "Adapter", "Conditioning", "Family", "Layer", "adapted", "attach", "base_weight",
-    "fingerprint", "load", "named", "on_device", "patched", "place", "precision", "read",
-]  # fmt: skip
+    "ADAPTER",
+    "Adapter",
+    "Conditioning",
+    "Family",
+    "Layer",
+    "adapted",
+    "attach",
+    "base_weight",
+    "fingerprint",
+    "load",
+    "named",
+    "on_device",
+    "patched",
+    "place",
+    "precision",
+    "read",
+]

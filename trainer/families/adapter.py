@@ -19,30 +19,30 @@ from trainer.families.family import Family
 
 @dataclass(frozen=True)
 class Adapter:
-    """The trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
+    """Trained weights, by the name that other programs know each module by (`lora_unet_...`, `lora_te_...`)."""
 
     layers: dict[str, Layer]
     hosts: tuple[nn.Module, ...]
     settings: AdapterConfig
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """All trained tensors, in a fixed order."""
+        """Yield all trained tensors, in a fixed order."""
         for name in sorted(self.layers):
             yield from self.layers[name].trained().values()
 
     def groups(self, text_factor: float) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer; `factor` scales the learning rate of each."""
-        parts: dict[float, list[nn.Parameter]] = {}
+        """Return parameter groups for an optimizer; `factor` scales the learning rate of each."""
+        by_factor: dict[float, list[nn.Parameter]] = {}
         for name in sorted(self.layers):
             for role, parameter in self.layers[name].trained().items():
                 factor = 1.0 if name.startswith("lora_unet_") else text_factor
                 if role == "up" and isinstance(self.settings, Lora):
                     factor *= self.settings.up_factor
-                parts.setdefault(factor, []).append(parameter)
-        return [{"params": parameters, "factor": factor} for factor, parameters in parts.items()]
+                by_factor.setdefault(factor, []).append(parameter)
+        return [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The file form that the programs share, such as `.lora_down.weight`, `.lora_up.weight` and `.alpha`."""
+        """Return the tensors of a file in kohya's format, such as `.lora_down.weight` and `.alpha`."""
         return {
             f"{name}.{ending}": tensor.detach().to("cpu", torch.float32 if ending == "alpha" else dtype).contiguous()
             for name in sorted(self.layers)
@@ -50,7 +50,7 @@ class Adapter:
         }
 
     def reset(self, seed: int) -> None:
-        """Begin anew, as no change at all."""
+        """Initialize all layers, so that they change nothing yet."""
         for name, layer in self.layers.items():
             layer.reset(seed, name)
 
@@ -58,7 +58,7 @@ class Adapter:
         """Turn the dropout of the adapter's layers on or off."""
         for layer in self.layers.values():
             layer.module.train(mode)
-            layer.module.get_base_layer().train()  # of 4 bits it is packed anew otherwise, in a form without gradient
+            layer.module.get_base_layer().train()  # else 4-bit weights are packed into a form without a gradient
 
     def set_strength(self, strength: float) -> None:
         """Scale the adapter's effect; 1 = as trained."""
@@ -67,7 +67,7 @@ class Adapter:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The base model alone, inside the `with`."""
+        """Turn the adapter off inside the `with`."""
         for layer in self.layers.values():
             layer.module.enable_adapters(False)
         try:
@@ -85,33 +85,34 @@ class Adapter:
 
 
 def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
-    """Put a fresh adapter on a base model: it starts as no change at all (Hu et al. 2021, section 4.1).
+    """Attach a fresh adapter to a base model; it changes nothing yet (Hu et al. 2021, section 4.1).
 
     Raises:
-        UserError: the blocks that were asked for match nothing, which would train nothing.
+        UserError: the blocks in the settings match nothing, so that nothing would train.
     """
     paths = _matching(family.denoiser, chosen(settings.targets, family.denoiser_targets))
-    wanted = {
-        family.denoiser: [one for one in paths if not settings.blocks or any(block in one for block in settings.blocks)]
-    }
-    for prefix, encoder in family.text_encoders.items() if text_encoder else ():
-        paths = _matching(encoder, family.text_targets)
-        wanted[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
-    if not all(wanted.values()):
+    if settings.blocks:
+        paths = [path for path in paths if any(block in path for block in settings.blocks)]
+    targets = {family.denoiser: paths}
+    if text_encoder:
+        for prefix, encoder in family.text_encoders.items():
+            paths = _matching(encoder, family.text_targets)
+            targets[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
+    if not all(targets.values()):
         raise UserError(
-            "No layer of the base model has one of these in its name: {layers}.",
-            "Write blocks such as up_blocks, mid_block or down_blocks.1, one a line, or none for all.",
+            "No layer of the base model has any of these in its name: {layers}.",
+            "Name blocks such as up_blocks, mid_block or down_blocks.1, one per line, or none for all of them.",
             layers=", ".join(settings.blocks or chosen(settings.targets, family.denoiser_targets)),
         )
-    for host, paths in wanted.items():
+    for host, paths in targets.items():
         peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
-    adapter = Adapter(adapted(family), tuple(wanted), settings)
+    adapter = Adapter(adapted(family), tuple(targets), settings)
     for layer in adapter.layers.values():
         for parameter in layer.trained().values():
             # Small updates would be lost in the base's precision.
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        # In mixed precision autocast brings the adapter to the inputs; peft would bring the inputs to the adapter.
+        # In mixed precision autocast casts the adapter to the inputs' type; peft would cast the inputs.
         layer.module.cast_input_dtype_enabled = family.denoiser.dtype == torch.float32
         if isinstance(layer, LoraPair) and settings.rank_dropout:
             drop_ranks(layer, settings.rank_dropout)
@@ -121,7 +122,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
 
 
 def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
-    return [path for path, _ in module.named_modules() if f".{path}".endswith(tuple(f".{one}" for one in endings))]
+    dotted = tuple(f".{ending}" for ending in endings)
+    return [path for path, _ in module.named_modules() if f".{path}".endswith(dotted)]
 
 
 def _text_name(prefix: str, path: str) -> str:
@@ -130,55 +132,57 @@ def _text_name(prefix: str, path: str) -> str:
 
 
 def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """All linear and convolution layers, adapted or not, by the names that other programs know them by.
+    """Yield all linear and convolution layers, adapted or not, with the names that other programs know them by.
 
-    Each as (name, owner, attribute there, layer); what an adapter put inside of one is not named.
+    Each is (name, owner, attribute there, layer); what an adapter put inside of one is left out.
     """
     for prefix, host in {"lora_unet": family.denoiser, **family.text_encoders}.items():
-        inside = "\0"  # no path begins with it
+        adapted_path = "\0"  # no path begins with it
         for path, module in host.named_modules():
-            if path.startswith(inside) or not isinstance(module, nn.Linear | nn.Conv2d | BaseTunerLayer):
+            if path.startswith(adapted_path) or not isinstance(module, nn.Linear | nn.Conv2d | BaseTunerLayer):
                 continue
             if isinstance(module, BaseTunerLayer):
-                inside = f"{path}."
+                adapted_path = f"{path}."
             owner, _, attribute = path.rpartition(".")
-            denoises = host is family.denoiser
-            name = f"{prefix}_{family.module_name(path)}" if denoises else _text_name(prefix, path)
+            in_denoiser = host is family.denoiser
+            name = f"{prefix}_{family.module_name(path)}" if in_denoiser else _text_name(prefix, path)
             yield name, host.get_submodule(owner), attribute, module
 
 
 def adapted(family: Family) -> dict[str, Layer]:
-    """All modules of a model that have an adapter on them, by the names that other programs know them by."""
+    """Return the modules of a model that have an adapter on them, by the names that other programs know them by."""
     layers = {name: known(owner, attribute, module) for name, owner, attribute, module in named(family)}
-    return {name: one for name, one in layers.items() if one is not None}
+    return {name: layer for name, layer in layers.items() if layer is not None}
 
 
 @contextmanager
 def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Iterator[None]:
-    """Inside the `with`, the base model has the changes of adapter files at their strengths in its own weights.
+    """Add adapter files at their strengths to the weights of the base model, inside the `with`.
 
-    For kinds of adapters that diffusers does not load. Afterwards the weights are again what they were, bit for bit.
+    For kinds of adapters that diffusers does not load. Afterwards the weights are restored, bit for bit.
 
     Raises:
         UserError: a file is for another base model.
     """
     # Where diffusers has put an adapter of its own, peft shows the weight below it.
-    places = {name: module for name, _, _, module in named(family)}
+    layers = {name: module for name, _, _, module in named(family)}
     before: dict[nn.Parameter, Tensor] = {}
     try:
         for file, strength in changes:
-            for name, one in file.modules.items():
-                weight = getattr(places.get(name), "weight", None)
+            for name, module in file.modules.items():
+                weight = getattr(layers.get(name), "weight", None)
                 if not isinstance(weight, nn.Parameter):
                     raise UserError(
                         "The base model has no {name}.", "Choose the base model that it was trained on.", name=name
                     )
                 before.setdefault(weight, weight.detach().clone())
                 old = before[weight].float().cpu().flatten(1)
-                change = one.delta(old)
+                change = module.delta(old)
                 if change.shape != old.shape:
                     raise UserError(
-                        "{name} has another size.", "Choose the base model that it was trained on.", name=name
+                        "{name} has a different size in the base model.",
+                        "Choose the base model that it was trained on.",
+                        name=name,
                     )
                 with torch.no_grad():
                     weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)

@@ -1,7 +1,7 @@
-"""The kinds of adapted layers as peft builds them: what is trained in one, its file form, and what it does.
+"""Adapted layers as peft builds them, by kind: their trained tensors, their tensors in files, and their effect.
 
-The file form is what LyCORIS and kohya's scripts made common; `adapter_file` reads it. What a layer does is asked of
-peft, so that a comparison with the file is one between two computations.
+The names in files are those that LyCORIS and kohya's scripts made common; `adapter_files.reader` reads them. A layer's
+effect is computed by peft, so that a comparison with the file compares two computations.
 """
 
 import math
@@ -18,39 +18,40 @@ from torch.nn import functional
 from trainer.rng import generator
 
 ADAPTER = "default"
+PeftLayer = Any  # peft is untyped
 
 
 class Layer(Protocol):
-    """One adapted module: where it is in its model, and what peft put there."""
+    """One adapted module: its place in the model, and the layer that peft put there."""
 
     @property
     def owner(self) -> nn.Module:
-        """The module that holds it."""
+        """Module that it is an attribute of."""
 
     @property
     def attribute(self) -> str:
-        """Its name there."""
+        """Name of that attribute."""
 
     @property
-    def module(self) -> Any:  # noqa: ANN401 - peft is untyped
-        """Return the layer that peft put there; its `get_base_layer()` is the original."""
+    def module(self) -> PeftLayer:
+        """Layer that peft put there; its `get_base_layer()` is the original."""
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The trained tensors, by their role."""
+        """Return the trained tensors, by their role."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The file form, by the ending of its keys."""
+        """Return the tensors of a file, by the endings of their keys."""
 
     def delta(self) -> Tensor:
-        """The change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
+        """Return the change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
 
     def reset(self, seed: int, name: str) -> None:
-        """Begin anew, as no change at all, with what is random from the seed and the layer's name."""
+        """Initialize it so that it changes nothing yet; randomness comes from the seed and the layer's name."""
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """B A, Hu et al. 2021; with a magnitude for each output, DoRA, Liu et al. 2024 (section 4.1)."""
+    """LoRA, B A, Hu et al. 2021; with a magnitude for each output, DoRA, Liu et al. 2024 (section 4.1)."""
 
     owner: nn.Module
     attribute: str
@@ -70,25 +71,25 @@ class LoraPair:
 
     @property
     def alpha(self) -> float:
-        """The effective scale times the rank, so that scale = alpha / rank also where peft scales otherwise."""
+        """Effective scale times rank, so that scale = alpha / rank even where peft scales in another way."""
         return float(self.module.scaling[ADAPTER]) * self.down.shape[0]
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Down, up, and for DoRA the magnitude."""
-        found = {"down": self.module.lora_A[ADAPTER].weight, "up": self.module.lora_B[ADAPTER].weight}
+        """Return down, up, and for DoRA the magnitude."""
+        parameters = {"down": self.module.lora_A[ADAPTER].weight, "up": self.module.lora_B[ADAPTER].weight}
         if ADAPTER in self.module.lora_magnitude_vector:
-            found["magnitude"] = self.module.lora_magnitude_vector[ADAPTER].weight
-        return found
+            parameters["magnitude"] = self.module.lora_magnitude_vector[ADAPTER].weight
+        return parameters
 
     def tensors(self) -> dict[str, Tensor]:
-        """`lora_down.weight`, `lora_up.weight`, `alpha`, and for DoRA `dora_scale` [out, 1] or [out, 1, 1, 1]."""
-        found = {"alpha": torch.tensor(self.alpha), "lora_down.weight": self.down, "lora_up.weight": self.up}
+        """Return `lora_down.weight`, `lora_up.weight`, `alpha`, and for DoRA `dora_scale` [out, 1, ...]."""
+        tensors = {"alpha": torch.tensor(self.alpha), "lora_down.weight": self.down, "lora_up.weight": self.up}
         if "magnitude" in self.trained():
-            found["dora_scale"] = self.trained()["magnitude"].reshape(-1, *[1] * (self.down.dim() - 1))
-        return found
+            tensors["dora_scale"] = self.trained()["magnitude"].reshape(-1, *[1] * (self.down.dim() - 1))
+        return tensors
 
     def delta(self) -> Tensor:
-        """Scale * B A; for DoRA the whole new weight less the old one."""
+        """Return scale * B A; for DoRA the new weight minus the old one."""
         down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
         change = (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
         if "magnitude" not in self.trained():
@@ -101,7 +102,7 @@ class LoraPair:
         return factor * (weight + change) - weight
 
     def reset(self, seed: int, name: str) -> None:
-        """Kaiming-uniform down with a = sqrt(5), drawn on the CPU in fp32, the same on every device; up is zero."""
+        """Draw down Kaiming-uniform with a = sqrt(5) on the CPU in fp32, the same for every device; up is zero."""
         with torch.no_grad():
             self.down.copy_(_uniform(self.down, generator(seed, name)))
             self.up.zero_()
@@ -112,29 +113,28 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class Hadamard:
-    """(A1 B1) * (A2 B2), Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098 (section 2.2)."""
+    """LoHa, (A1 B1) * (A2 B2), Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098 (section 2.2)."""
 
     owner: nn.Module
     attribute: str
     module: LoHaLayer
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """`hada_w1_a` [out, rank], `hada_w1_b` [rank, in * kh * kw], and the same for the second."""
-        return {
-            role: getattr(self.module, role)[ADAPTER] for role in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-        }
+        """Return `hada_w1_a` [out, rank], `hada_w1_b` [rank, in * kh * kw], and the same for the second factor."""
+        roles = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        return {role: getattr(self.module, role)[ADAPTER] for role in roles}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors and `alpha`."""
+        """Return the trained tensors and `alpha`."""
         alpha = float(self.module.scaling[ADAPTER]) * self.module.r[ADAPTER]
         return {"alpha": torch.tensor(alpha), **self.trained()}
 
     def delta(self) -> Tensor:
-        """As peft adds it to the weight."""
+        """Return the change as peft adds it to the weight."""
         return _change(self.module)
 
     def reset(self, seed: int, name: str) -> None:
-        """Normal but for one factor, which is zero; standard deviations as in LyCORIS: 0.1 for w1_a, else 1."""
+        """Draw normal values, but zero for one factor; standard deviations as in LyCORIS: 0.1 for w1_a, else 1."""
         with torch.no_grad():
             for role, parameter in self.trained().items():
                 fresh = torch.randn(parameter.shape, generator=generator(seed, name, role))
@@ -143,39 +143,39 @@ class Hadamard:
 
 @dataclass(frozen=True)
 class Kronecker:
-    """W1 (x) W2, Yeh et al. 2024, https://arxiv.org/abs/2309.14859 (section 3.2); W2 may be of low rank."""
+    """LoKr, W1 (x) W2, Yeh et al. 2024, https://arxiv.org/abs/2309.14859 (section 3.2); W2 may be of low rank."""
 
     owner: nn.Module
     attribute: str
     module: LoKrLayer
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """`lokr_w1`, and `lokr_w2` or `lokr_w2_a` and `lokr_w2_b`."""
+        """Return `lokr_w1`, and `lokr_w2` or `lokr_w2_a` and `lokr_w2_b`."""
         roles = ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
         return {role: getattr(self.module, role)[ADAPTER] for role in roles if ADAPTER in getattr(self.module, role)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors and `alpha`; two full matrices are scaled by themselves, as no program scales those."""
-        scale, found = float(self.module.scaling[ADAPTER]), dict[str, Tensor](self.trained())
-        if "lokr_w2" in found:
-            return {"alpha": torch.tensor(1.0), **found, "lokr_w1": scale * found["lokr_w1"]}
-        return {"alpha": torch.tensor(scale * self.module.r[ADAPTER]), **found}
+        """Return the trained tensors and `alpha`; two full matrices hold their scale, as no program scales those."""
+        scale, tensors = float(self.module.scaling[ADAPTER]), dict[str, Tensor](self.trained())
+        if "lokr_w2" in tensors:
+            return {"alpha": torch.tensor(1.0), **tensors, "lokr_w1": scale * tensors["lokr_w1"]}
+        return {"alpha": torch.tensor(scale * self.module.r[ADAPTER]), **tensors}
 
     def delta(self) -> Tensor:
-        """As peft adds it to the weight."""
+        """Return the change as peft adds it to the weight."""
         return _change(self.module)
 
     def reset(self, seed: int, name: str) -> None:
-        """Kaiming-uniform but for the last factor, which is zero."""
-        *some, last = self.trained().items()
+        """Draw Kaiming-uniform values, but zero for the last factor."""
+        *first, (_, last) = self.trained().items()
         with torch.no_grad():
-            for role, parameter in some:
+            for role, parameter in first:
                 parameter.copy_(_uniform(parameter, generator(seed, name, role)))
-            last[1].zero_()
+            last.zero_()
 
 
 def known(owner: nn.Module, attribute: str, module: nn.Module) -> Layer | None:
-    """The layer that peft's module is; None if it is none of these."""
+    """Wrap a layer of peft; None if it is of another kind."""
     if isinstance(module, LoraLayer):
         return LoraPair(owner, attribute, module)
     if isinstance(module, LoHaLayer):
@@ -186,24 +186,24 @@ def known(owner: nn.Module, attribute: str, module: nn.Module) -> Layer | None:
 
 
 def base_weight(layer: Layer) -> Tensor:
-    """The frozen weight below a layer in fp32 on the CPU, flattened to [out, in * kh * kw]."""
+    """Return the frozen weight below a layer in fp32 on the CPU, flattened to [out, in * kh * kw]."""
     weight: Tensor = layer.module.get_base_layer().weight
     return weight.detach().float().cpu().flatten(1)
 
 
 def drop_ranks(layer: LoraPair, share: float) -> None:
-    """Leave out ranks of a pair at random while it trains: for each picture its own, the others scaled up for them."""
+    """Drop random ranks of a pair in training, different ones for each image, and scale the others up."""
 
     def drop(module: nn.Module, _: tuple[Tensor, ...], ranks: Tensor) -> Tensor:
         if ranks.dim() == 4:  # [b, rank, h, w]
             return functional.dropout2d(ranks, share, module.training)
-        whole = ranks if ranks.dim() == 3 else ranks[:, None]  # [b, tokens, rank] or [b, rank]
-        return functional.dropout1d(whole.mT, share, module.training).mT.reshape(ranks.shape)
+        tokens = ranks if ranks.dim() == 3 else ranks[:, None]  # [b, tokens, rank] or [b, rank]
+        return functional.dropout1d(tokens.mT, share, module.training).mT.reshape(ranks.shape)
 
     layer.module.lora_A[ADAPTER].register_forward_hook(drop)
 
 
-def _change(module: Any) -> Tensor:  # noqa: ANN401 - peft is untyped
+def _change(module: PeftLayer) -> Tensor:
     with torch.no_grad():
         change: Tensor = module.get_delta_weight(ADAPTER)
     return change.float().cpu().flatten(1)

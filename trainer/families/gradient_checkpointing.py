@@ -1,5 +1,6 @@
-"""Gradient checkpointing: which blocks of the denoiser are computed twice to save memory."""
+"""Gradient checkpointing: compute some blocks of the denoiser twice to save memory."""
 
+import itertools
 from typing import Any, Literal
 
 from trainer.families import Family
@@ -8,26 +9,30 @@ Recomputed = Literal["off", "large", "all"]  # as in the setting training.gradie
 
 
 def recompute(family: Family, which: Recomputed) -> None:
-    """Gradient checkpointing: of some blocks keep the inputs only, and compute the rest again when needed.
+    """Keep only the inputs of some blocks, and compute the rest again in the backward pass.
 
-    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). The large blocks are those at the two largest sizes
-    of the latents, which hold most of what is kept; a model of two sizes has one such.
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). The large blocks are the first half, without the
+    innermost; at the largest sizes of the latents, they hold most of the activations.
     """
-    host: Any = family.denoiser
-    host.enable_gradient_checkpointing()
-    sizes = len(host.down_blocks)
-    large = {"off": 0, "large": max(1, sizes // 2), "all": sizes}[which]
-    kept = [*host.down_blocks[large:], *host.up_blocks[: sizes - large], *([] if which == "all" else [host.mid_block])]
-    for module in (one for block in kept for one in block.modules()):
-        if hasattr(module, "gradient_checkpointing"):  # a block's attention has a switch of its own
-            module.gradient_checkpointing = False
+    denoiser: Any = family.denoiser
+    denoiser.enable_gradient_checkpointing()
+    blocks = family.blocks()
+    large = {"off": 0, "large": max(1, (len(blocks) - 1) // 2), "all": len(blocks)}[which]
+    for block in itertools.chain(*blocks[large:]):
+        module: Any
+        for module in block.modules():
+            if hasattr(module, "gradient_checkpointing"):  # a block's attention has a switch of its own
+                module.gradient_checkpointing = False
     for encoder in family.text_encoders.values():
-        part: Any = encoder
-        # Both are in transformers under a new name, and under the old one alone in older versions.
-        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
-        disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
-        if which != "off":
-            enable({"use_reentrant": False})
-        elif any(getattr(module, "gradient_checkpointing", False) for module in part.modules()):
-            disable()
-        part.train()  # transformers only does it in training; these encoders have no dropout
+        _recompute_encoder(encoder, which)
+
+
+def _recompute_encoder(encoder: Any, which: Recomputed) -> None:  # noqa: ANN401 - transformers is untyped
+    # Newer versions of transformers have new names for both.
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+    disable = getattr(encoder, "activation_checkpointing_disable", None) or encoder.gradient_checkpointing_disable
+    if which != "off":
+        enable({"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
+        disable()
+    encoder.train()  # transformers only does it in training; these encoders have no dropout

@@ -1,4 +1,4 @@
-"""Record what made an image in the text chunks of its PNG file."""
+"""Record how an image was generated in the text chunks of its PNG file."""
 
 import io
 import json
@@ -13,19 +13,19 @@ from trainer.config import PictureConfig
 from trainer.runs import archive
 
 
-def write(path: Path, image: Image.Image, picture: PictureConfig) -> None:
-    """Save a picture with what made it in its text, but no path: once as A1111 writes it, once to be read back."""
+def write(path: Path, image: Image.Image, request: PictureConfig) -> None:
+    """Save an image with its request, but without paths: once as A1111 writes it, once to be read back."""
     text = PngInfo()
-    told = picture.model_dump(exclude={"out", "base", "adapters"})
-    told["base"] = picture.base if picture.base == MICRO or detect.is_hub_name(picture.base) else MICRO
-    told["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in picture.adapters]
-    text.add_text("limner", json.dumps(told))
-    adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in picture.adapters)
+    settings = request.model_dump(exclude={"out", "base", "adapters"})
+    settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
+    settings["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in request.adapters]
+    text.add_text("limner", json.dumps(settings))
+    adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in request.adapters)
     text.add_text(
         "parameters",
-        f"{picture.prompt}\nNegative prompt: {picture.negative}\n"
-        f"Steps: {picture.steps}, CFG scale: {picture.guidance:g}, "
-        f"Seed: {picture.seed}, Size: {image.width}x{image.height}, Adapters: {adapters or 'none'}",
+        f"{request.prompt}\nNegative prompt: {request.negative}\n"
+        f"Steps: {request.steps}, CFG scale: {request.guidance:g}, "
+        f"Seed: {request.seed}, Size: {image.width}x{image.height}, Adapters: {adapters or 'none'}",
     )
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)

@@ -1,4 +1,4 @@
-"""Images from a base model and adapters at given strengths. The base and the adapters used so far stay loaded."""
+"""Generate images with a base model and adapters at given strengths; the base and the adapters stay loaded."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,27 +18,32 @@ from trainer.families import Family, loading, prediction_probe
 Progress = Callable[[int, int], None]
 
 
-def generate(family: Family, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
-    """One picture. The same request on the same device gives the same picture: its noise comes from the seed alone."""
+def generate(family: Family, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
+    """Generate one image, the same for the same request on the same device: its noise comes only from the seed."""
 
-    def tell(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
+    def report(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
         if progress:
-            progress(step + 1, picture.steps)
+            progress(step + 1, request.steps)
         return values
 
-    with torch.no_grad(), loading.autocast(family.pipeline()):
+    with torch.no_grad(), loading.autocast(family.denoiser):
         latents = family.pipeline()(
-            picture.prompt, negative_prompt=picture.negative, num_inference_steps=picture.steps,
-            guidance_scale=picture.guidance, width=picture.width or None, height=picture.height or None,
-            generator=torch.Generator().manual_seed(picture.seed), callback_on_step_end=tell, output_type="latent",
-        ).images  # fmt: skip
+            request.prompt,
+            negative_prompt=request.negative,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            width=request.width or None,
+            height=request.height or None,
+            generator=torch.Generator().manual_seed(request.seed),
+            callback_on_step_end=report,
+            output_type="latent",
+        ).images
     return family.decode_latents(latents)[0]  # outside autocast: XL's decoder overflows in fp16
 
 
 def native_side(family: Family) -> int:
-    """Side in pixels of the pictures that a base model draws if nothing else is said."""
-    pipeline = family.pipeline()
-    return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    """Return the side in pixels of the images that a base model generates by default."""
+    return int(family.latent_shape[-1] * family.pipeline().vae_scale_factor)
 
 
 def device() -> tuple[torch.device, torch.dtype]:
@@ -51,22 +56,22 @@ def device() -> tuple[torch.device, torch.dtype]:
 
 
 class Sampler:
-    """One base model with the adapters that were asked for so far, kept warm."""
+    """One base model with the adapters used so far, kept loaded."""
 
     def __init__(self) -> None:
         self._base: ModelConfig | None = None
         self._family: Family | None = None
         self._loaded: dict[tuple[str, int], str] = {}
 
-    def generate(self, picture: PictureConfig, progress: Progress | None = None) -> Image.Image:
-        """One picture, with the base loaded only when it changed and each adapter file only once.
+    def generate(self, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
+        """Generate one image; the base is loaded only when it changed and each adapter file only once.
 
         Raises:
             UserError: the base or an adapter cannot be used.
         """
-        family = self._load_base(ModelConfig(base=picture.base, revision=picture.revision, objective=picture.objective))
+        family = self._load_base(ModelConfig(base=request.base, revision=request.revision, objective=request.objective))
         names, strengths, patches = [], [], []
-        for file, strength in picture.adapters:
+        for file, strength in request.adapters:
             if not strength:
                 continue
             adapter = read_adapter(Path(file))
@@ -82,19 +87,19 @@ class Sampler:
         elif self._loaded:
             pipeline.disable_lora()
         with families.patched(family, patches):
-            return generate(family, picture, progress)
+            return generate(family, request, progress)
 
     def _load_base(self, base: ModelConfig) -> Family:
         if self._family is None or self._base != base:
             self._family, self._base, self._loaded = None, None, {}
             self._family = families.load(base, *device())
-            if self._family.found.objective is None and base.objective == "auto":
-                prediction_probe.ask_about_grey(self._family)
+            if self._family.base.prediction_type is None and base.objective == "auto":
+                prediction_probe.probe_with_gray(self._family)
             self._base = base
         return self._family
 
     def _load_adapter(self, family: Family, file: Path, adapter: AdapterFile) -> str:
-        """Load an adapter file under a name of its own; a file that was written anew is loaded anew."""
+        """Load an adapter file under a name of its own; a file that was rewritten is loaded again."""
         key = (str(file), file.stat().st_mtime_ns)
         if key not in self._loaded:
             base_name = Path(self._base.base if self._base else "").name
@@ -123,11 +128,11 @@ def _read_adapter(file: Path, _: int) -> AdapterFile:
 
 
 def read_adapter(file: Path) -> AdapterFile:
-    """An adapter file; one that was written anew is read anew.
+    """Read an adapter file, again only if it was rewritten.
 
     Raises:
-        UserError: it is not there, or is no adapter file.
+        UserError: it does not exist, or is not an adapter file.
     """
     if not file.is_file():
-        raise UserError("The adapter {name} is not there.", "Choose another one.", name=file.name)
+        raise UserError("The adapter {name} does not exist.", "Choose another one.", name=file.name)
     return _read_adapter(file, file.stat().st_mtime_ns)

@@ -1,6 +1,6 @@
-"""The sampler as a warm process: requests are JSON lines on its standard input, answers lines on its standard output.
+"""The sampler as a process: requests are JSON lines on its standard input, answers on its standard output.
 
-It holds one base model and its adapters and keeps no state worth saving.
+It keeps one base model and its adapters loaded, and has no state worth saving.
 """
 
 import json
@@ -19,9 +19,9 @@ from trainer.sampling import png_info
 from trainer.sampling.sampler import Sampler
 
 
-def given_up(picture: PictureConfig) -> Path:
-    """An empty file that whoever asked for a picture makes if they no longer want it."""
-    return Path(picture.out).with_suffix(".given-up")
+def cancellation_file(request: PictureConfig) -> Path:
+    """Return the path of an empty file that cancels a request."""
+    return Path(request.out).with_suffix(".given-up")
 
 
 def serve() -> None:
@@ -30,24 +30,24 @@ def serve() -> None:
     Answers: `{"progress": done, "of": steps}` any number of times, then `{"done": true}` or
     `{"error": message, "remedy": remedy}`.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not speak between the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries must not print between the answers
     sampler = Sampler()
 
     def answer(**values: Any) -> None:  # noqa: ANN401 - JSON
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
-    def tell(picture: PictureConfig, done: int, _: int) -> None:
-        if given_up(picture).exists():
-            raise UserError("The picture was given up.", "")
-        answer(progress=done, of=picture.steps)
+    def report(request: PictureConfig, done: int, _: int) -> None:
+        if cancellation_file(request).exists():
+            raise UserError("The image was canceled.", "")
+        answer(progress=done, of=request.steps)
 
     answer(ready=True)
     for line in sys.stdin:
         try:
-            picture = PictureConfig.model_validate_json(line)
-            image = sampler.generate(picture, partial(tell, picture))
-            png_info.write(Path(picture.out), image, picture)
+            request = PictureConfig.model_validate_json(line)
+            image = sampler.generate(request, partial(report, request))
+            png_info.write(Path(request.out), image, request)
             answer(done=True)
         except ValidationError as error:
             answer(error="; ".join(config.messages(error).values()) + ".", remedy=say("Correct it and try again."))

@@ -1,4 +1,4 @@
-"""Batches: images, their views and their captions for each step. All follows from seed and step."""
+"""Batches: images, their views and their captions for each step. Everything follows from seed and step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,23 +13,23 @@ from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.families import Conditioning
 from trainer.rng import generator
-from trainer.training.tensor_cache import Shelf
+from trainer.training.tensor_cache import TensorCache
 
-LOOKED_AT = 100  # batches among which the largest is looked for
+CONSIDERED = 100  # last batches of a run, among which the largest is searched
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of one pass: latents' mean and standard deviation [b, c, h, w], conditioning, captions.
+    """Inputs of one pass: mean and standard deviation of the latents [b, c, h, w], conditioning, captions.
 
-    `preserved` are prompts under which the adapter has to predict what the base predicts, about `preserved_latents`
-    [k, c, h, w]: pictures that the base drew from them, or the batch's own with their trigger taken out; their
-    conditioning is the base's. That of the captions is None where they must be encoded in the step, because the text
-    encoder is trained. `mask` [b, 1, h, w] in 0..1 says where to learn, None is everywhere; `weight` is the batch's in
+    `preserved` are prompts with which the adapter should predict what the base predicts, for `preserved_latents`
+    [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger;
+    their conditioning is the base's. That of the captions is None if they must be encoded in the step, because the text
+    encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is everywhere 1; `weight` is the batch's in
     the loss. `sizes` [b, 6] is part of any conditioning: original height and width, top and left of the crop, height
     and width.
 
-    A batch may be a part of a larger one of `whole` pictures: those at `rows` there.
+    A batch may be a micro-batch of a larger one of `whole` images: those at `rows` there.
     """
 
     mean: Tensor
@@ -46,9 +46,9 @@ class Batch:
     rows: slice = field(default_factory=lambda: slice(None))
 
     def part(self, number: int, of: int) -> "Batch":
-        """Every `of`-th picture from the `number`-th on: what one of `of` parts computes.
+        """Return one of `of` micro-batches: every `of`-th image, starting with the `number`-th.
 
-        The preserved pictures go with the first of the batch, so that they are shared out in the same way.
+        Latents to preserve belong to the batch's first images, so that they are distributed in the same way.
         """
         if of == 1:
             return self
@@ -68,27 +68,27 @@ def _rows(conditioning: Conditioning | None, rows: slice) -> Conditioning | None
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures that are drawn from together, in epochs; of each its views, its size, its texts, and each view's place.
+    """Images that are sampled together, in epochs: the cached views, latent shape and texts of each.
 
-    A place is what `Batch.sizes` says of one picture.
+    `size_conditioning` holds the `Batch.sizes` of each view.
     """
 
     views: list[tuple[Path, ...]]
-    sizes: list[tuple[int, ...]]
+    shapes: list[tuple[int, ...]]
     texts: list[tuple[str, ...]]
     seed: int
     batch_size: int
     name: str = ""
-    places: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    size_conditioning: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     _plan: dict[int, list[list[int]]] = field(default_factory=dict, compare=False)
 
     def indices(self, number: int) -> list[int]:
-        """Examples of the `number`-th batch. In an epoch each comes once; examples of one bucket share a batch.
+        """Return the examples of the `number`-th batch: each once in an epoch, and only those of one bucket together.
 
-        A batch that a bucket's last examples do not fill is filled up from the bucket's order in the next epoch.
+        A batch that a bucket's last examples do not fill is filled from another shuffle of the bucket.
         """
         epoch, position = divmod(number, sum(self._batches.values()))
-        if epoch not in self._plan:  # made once an epoch: for 10,000 pictures it takes 10 ms
+        if epoch not in self._plan:  # computed once per epoch: for 10,000 images it takes 10 ms
             self._plan.clear()
             self._plan[epoch] = self._planned(epoch)
         return self._plan[epoch][position]
@@ -96,7 +96,7 @@ class Pool:
     @cached_property
     def _buckets(self) -> dict[tuple[int, ...], list[int]]:
         buckets: dict[tuple[int, ...], list[int]] = {}
-        for index, size in enumerate(self.sizes):
+        for index, size in enumerate(self.shapes):
             buckets.setdefault(size, []).append(index)
         return dict(sorted(buckets.items()))
 
@@ -111,28 +111,28 @@ class Pool:
             round_ = 0
             while len(order) < self._batches[size] * self.batch_size:
                 rng = generator(self.seed, epoch, round_, str(size), f"order{self.name}")
-                order += [members[int(place)] for place in torch.randperm(len(members), generator=rng)]
+                order += [members[int(index)] for index in torch.randperm(len(members), generator=rng)]
                 round_ += 1
             plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(self._batches[size])]
         shuffled = torch.randperm(len(plan), generator=generator(self.seed, epoch, f"batches{self.name}"))
-        return [plan[int(place)] for place in shuffled]
+        return [plan[int(index)] for index in shuffled]
 
 
 @dataclass(frozen=True)
 class Batches:
-    """All batches of a run; which examples are in one follows from (seed, step, micro-step) alone."""
+    """All batches of a run; the examples in one follow from (seed, step, micro-step) alone."""
 
     own: Pool
     prior: Pool | None
-    conditioning: dict[str, Path]  # the base's, by text; if the text encoder is trained, of what is preserved alone
-    shelf: Shelf
+    conditioning: dict[str, Path]  # the base's, by prompt; if the text encoder is trained, only for preservation
+    cache: TensorCache
     config: TrainConfig
     device: torch.device
-    drawn: dict[str, Path] = field(default_factory=dict)  # what the base draws, by preservation prompt
-    small: "Batches | None" = None  # the same pictures at a lower resolution, for the first steps
+    preserved: dict[str, Path] = field(default_factory=dict)  # latents that the base generated, by prompt
+    small: "Batches | None" = None  # the same images at a lower resolution, for the first steps
 
     def at(self, step: int, micro: int) -> Batch:
-        """The batch of a micro-step: a pure function of its place."""
+        """Return the batch of a micro-step; a pure function."""
         training = self.config.training
         if self.small and step < training.small_share * training.steps:
             return self.small.at(step, micro)
@@ -143,32 +143,23 @@ class Batches:
             return self._batch(self.prior, before, step, micro)
         return self._batch(self.own, number - before, step, micro)
 
-    def _batch(self, pool: Pool, turn: int, step: int, micro: int) -> Batch:
+    def _batch(self, pool: Pool, number: int, step: int, micro: int) -> Batch:
         config, own = self.config, pool is self.own
-        indices = pool.indices(turn)
+        indices = pool.indices(number)
         rng = generator(config.seed, step, micro, "data")
-        seen = [int(torch.randint(len(pool.views[index]), (), generator=rng)) for index in indices]
-        views = [self.shelf.get(pool.views[index][view]) for index, view in zip(indices, seen, strict=True)]
-        places = [pool.places[index][view] for index, view in zip(indices, seen, strict=True)]
-        sizes = torch.tensor(places, dtype=torch.float32, device=self.device)
-        kept = torch.rand(len(indices), generator=rng) >= (config.captions.dropout if own else 0.0)
+        chosen = [int(torch.randint(len(pool.views[index]), (), generator=rng)) for index in indices]
+        views = [self.cache.get(pool.views[index][view]) for index, view in zip(indices, chosen, strict=True)]
+        rows = [pool.size_conditioning[index][view] for index, view in zip(indices, chosen, strict=True)]
+        sizes = torch.tensor(rows, dtype=torch.float32, device=self.device)
+        dropped = torch.rand(len(indices), generator=rng) < (config.captions.dropout if own else 0.0)
         picks = torch.rand(len(indices), generator=rng).tolist()
         texts = [
             pool.texts[index][int(pick * len(pool.texts[index]))] for index, pick in zip(indices, picks, strict=True)
         ]
-        alone = [own and one for one in self._alone(len(indices), rng)]
-        shown = [config.trigger if one else text for text, one in zip(texts, alone, strict=True)]
-        captions = tuple(text if keep else "" for text, keep in zip(shown, kept, strict=True))
-        preserved = self._preserved(step * config.training.accumulation + micro, texts) if own else ()
-        masks = [view.get("mask") for view in views]
+        captions = self._captions(texts, dropped.tolist(), rng) if own else tuple(texts)
+        preserved = self._preserved_prompts(step * config.training.accumulation + micro, texts) if own else ()
         mean = torch.stack([view["mean"] for view in views])
-        # Any size will do, as the base's own answer is the target; so those of other buckets are brought to this one.
-        kept_latents = [
-            functional.interpolate(self.shelf.get(self.drawn[text])["latents"][None], mean.shape[-2:])[0]
-            if text in self.drawn
-            else own_latents
-            for text, own_latents in zip(preserved, mean, strict=False)
-        ]
+        masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none
         return Batch(
             mean.to(self.device),
             torch.stack([view["std"] for view in views]).to(self.device),
@@ -177,39 +168,53 @@ class Batches:
             len(indices),
             preserved,
             self._conditioning_of(preserved, sizes),
-            torch.stack([mask for mask in masks if mask is not None]).to(self.device) if all_there(masks) else None,
+            torch.stack(masks).to(self.device) if masks else None,
             1.0 if own else config.prior.weight,
             sizes,
-            torch.stack(kept_latents).to(self.device) if kept_latents else None,
+            self._preserved_latents(preserved, mean),
         )
 
+    def _captions(self, texts: Sequence[str], dropped: Sequence[bool], rng: torch.Generator) -> tuple[str, ...]:
+        """Replace some captions by the trigger alone, and drop others."""
+        share = self.config.captions.trigger_only if self.config.trigger else 0.0
+        trigger_only = [False] * len(texts)
+        if share:  # without it nothing is drawn, so that other runs keep their bits
+            trigger_only = (torch.rand(len(texts), generator=rng) < share).tolist()
+        captions = [self.config.trigger if alone else text for text, alone in zip(texts, trigger_only, strict=True)]
+        return tuple("" if drop else caption for caption, drop in zip(captions, dropped, strict=True))
+
+    def _preserved_latents(self, prompts: Sequence[str], own: Tensor) -> Tensor | None:
+        """Return the latents that the base generated from prompts, or else the batch's own [b, c, h, w]."""
+        latents = list(own[: len(prompts)])
+        for number, prompt in enumerate(prompts):
+            if prompt in self.preserved:
+                # The target is the base's own prediction, for which any size will do: they are resized to this bucket.
+                generated = self.cache.get(self.preserved[prompt])["latents"]
+                latents[number] = functional.interpolate(generated[None], own.shape[-2:])[0]
+        return torch.stack(latents).to(self.device) if latents else None
+
     def largest(self, steps: int) -> tuple[int, int]:
-        """Step and micro-step of the batch, among the last of a run, that takes the most memory."""
+        """Return step and micro-step of the batch, among the last of a run, that takes the most memory."""
 
         def size(number: int) -> int:
             batch = self.at(*divmod(number, self.config.training.accumulation))
             return batch.mean[0].numel() * (batch.whole + len(batch.preserved))
 
         end = steps * self.config.training.accumulation
-        number = max(range(max(0, end - LOOKED_AT), end), key=size)
+        number = max(range(max(0, end - CONSIDERED), end), key=size)
         return divmod(number, self.config.training.accumulation)
-
-    def _alone(self, count: int, rng: torch.Generator) -> list[bool]:
-        """Choose the captions that become the trigger alone. Draws nothing if none can: other runs keep their bits."""
-        share = self.config.captions.trigger_only if self.config.trigger else 0.0
-        return (torch.rand(count, generator=rng) < share).tolist() if share else [False] * count
 
     def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
         if not texts:
             return None
-        rows = [self.shelf.get(self.conditioning[text]) for text in texts]
+        rows = [self.cache.get(self.conditioning[text]) for text in texts]
         stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
         return {**stacked, "sizes": sizes[: len(texts)]}
 
-    def _preserved(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
-        """Return the prompts under which the first images of the `number`-th batch are to stay as the base draws them.
+    def _preserved_prompts(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
+        """Return the prompts of the `number`-th batch for which the base's output is preserved.
 
-        Without a trigger, an image's own caption is what is trained, so that it cannot be preserved as well.
+        Without a trigger, an image's own caption is trained, so that its output cannot be preserved as well.
         """
         settings, per_batch = self.config.preservation, self.config.preservation.share * len(captions)
         count = int((number + 1) * per_batch) - int(number * per_batch)
@@ -222,8 +227,3 @@ class Batches:
             elif self.config.trigger:
                 prompts.append(dataset.without_trigger(caption, self.config.trigger))
         return tuple(prompts)
-
-
-def all_there(masks: Sequence[Tensor | None]) -> bool:
-    """Tell whether the views of a batch have masks; in a run either all have them or none."""
-    return all(mask is not None for mask in masks)

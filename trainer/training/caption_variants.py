@@ -1,4 +1,4 @@
-"""The texts that can go with a picture: its captions, one or several, in one or several orders of their tags."""
+"""Caption variants of an image: its captions, one or several, with their tags in one or several orders."""
 
 import torch
 
@@ -9,24 +9,28 @@ from trainer.rng import generator
 
 
 def texts(example: Example, config: TrainConfig, trigger: str) -> tuple[str, ...]:
-    """All texts that are drawn from for a picture, each with the trigger; the first is the caption as it was written.
+    """Return all captions that are sampled for an image, each with the trigger; the first is the one in its file.
 
-    With tags shuffled, there are `captions.orders` of them for each caption. They follow from seed and caption, so
-    that all can be encoded beforehand.
+    With shuffled tags, there are `captions.orders` of each caption. They follow from seed and caption, so that all can
+    be encoded beforehand.
     """
     settings = config.captions
-    written = dataset.read_captions(example.path) if settings.alternatives else (example.caption,)
-    found = [dataset.with_trigger(one, trigger) for one in written or ("",)]
+    captions = dataset.read_captions(example.path) if settings.alternatives else (example.caption,)
+    variants = [dataset.with_trigger(caption, trigger) for caption in captions or ("",)]
     if settings.shuffle:
-        found = [order for one in found for order in orders(one, settings.keep, settings.orders, config.seed)]
-    return tuple(found)
+        variants = [
+            variant
+            for caption in variants
+            for variant in shuffles(caption, settings.keep, settings.orders, config.seed)
+        ]
+    return tuple(variants)
 
 
-def orders(caption: str, keep: int, count: int, seed: int) -> list[str]:
-    """A caption in `count` orders of its tags, of which the first `keep` stay in front; the first order is its own."""
-    tags = [part.strip() for part in caption.split(",")]
-    found = [caption]
+def shuffles(caption: str, keep: int, count: int, seed: int) -> list[str]:
+    """Return `count` orders of a caption's tags, the first `keep` of which stay in front; the first is its own."""
+    tags = [tag.strip() for tag in caption.split(",")]
+    variants = [caption]
     for number in range(1, count):
-        places = torch.randperm(len(tags[keep:]), generator=generator(seed, caption, number, "order")).tolist()
-        found.append(", ".join(tags[:keep] + [tags[keep:][place] for place in places]))
-    return found
+        order = torch.randperm(len(tags[keep:]), generator=generator(seed, caption, number, "order")).tolist()
+        variants.append(", ".join(tags[:keep] + [tags[keep:][index] for index in order]))
+    return variants

@@ -1,9 +1,9 @@
-"""Checkpoints of adapter, optimizer state and step: whole or absent, with a checksum for each file.
+"""Checkpoints of adapter, optimizer state and step: complete or absent, with a checksum for each file.
 
-`checkpoints/000500/` holds `adapter.safetensors` (fp32, what would be exported, in the form that other programs load,
-so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer steps them, and
-what it remembers of each) and `manifest.json`. Nothing is pickled, and no random state is needed: it follows from the
-step.
+`checkpoints/000500/` holds `adapter.safetensors` (the weights that would be exported in fp32, in the format that other
+programs load, so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer
+steps them, and its state for each) and `manifest.json`. Nothing is pickled, and no random state is needed: it follows
+from the step.
 """
 
 import hashlib
@@ -30,40 +30,40 @@ OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 VALUE = "value"
 AVERAGE = "average_of_values"
-OWN = ("training.steps", "training.parts", "training.gradient_checkpointing")  # what a run may change by itself
+OWN = ("training.steps", "training.parts", "training.gradient_checkpointing")  # settings that a run may change itself
 
 
 @dataclass(frozen=True)
-class Progress:
-    """All that the steps so far have left behind, but for the adapter's place in the model.
+class TrainState:
+    """Optimizer, EMA weights and extra values: everything a checkpoint restores besides the adapter.
 
-    `average` is the running mean of the trained tensors, empty if there is none; `notes` are plain values that
-    belong to nothing above, by name.
+    `average` is the exponential moving average of the trained tensors, empty if there is none; `extra` holds other
+    plain values by name.
     """
 
     optimizer: Optimizer
     average: list[Tensor] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trained tensors in the order of the optimizer."""
+        """Return the trained tensors in the order of the optimizer."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
-    def follow(self, step: int, keep: float) -> None:
-        """Move the average towards the trained tensors after completed step `step`; it keeps this share of itself.
+    def update_ema(self, step: int, decay: float) -> None:
+        """Move the average towards the trained tensors after completed step `step`.
 
-        Less at first, (1 + step) / (10 + step), so that the beginning is soon forgotten.
+        The decay is less at first, (1 + step) / (10 + step), so that the first steps are soon forgotten.
         """
-        share = 1 - min(keep, (1 + step) / (10 + step))
-        for mean, parameter in zip(self.average, self.parameters(), strict=False):  # none if there is no average
+        share = 1 - min(decay, (1 + step) / (10 + step))
+        for mean, parameter in zip(self.average, self.parameters(), strict=False):  # none without an average
             mean.lerp_(parameter, share)
 
     @contextmanager
-    def settled(self, adapter: Adapter) -> Iterator[None]:
-        """Inside the `with`, the adapter is as it would be exported: averaged if it is to be, and without dropout.
+    def exported_weights(self, adapter: Adapter) -> Iterator[None]:
+        """Give the adapter the weights it would be exported with, averaged and without dropout, inside the `with`.
 
-        Afterwards each tensor is again what it was, bit for bit.
+        Afterwards each tensor is restored, bit for bit.
         """
         live = [parameter.detach().clone() for parameter in self.parameters()]
         schedule_free: Any = self.optimizer if hasattr(self.optimizer, "eval") else None
@@ -81,28 +81,28 @@ class Progress:
 
 
 @torch.no_grad()
-def _copy(values: Sequence[Tensor], places: Sequence[Tensor]) -> None:
-    for value, place in zip(values, places, strict=False):  # one of them is empty if there is no average
-        place.copy_(value)
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=False):  # one of them is empty without an average
+        target.copy_(source)
 
 
 def save_checkpoint(
-    run: Run, adapter: Adapter, progress: Progress, step: int, keep: int, metadata: dict[str, str]
+    run: Run, adapter: Adapter, state: TrainState, step: int, keep: int, metadata: dict[str, str]
 ) -> None:
-    """Write the checkpoint of a step, then remove all but the newest `keep` whole ones."""
-    state, plain = _flat(progress)
-    _check_finite(state, step)
-    contents = {OPTIMIZER: save(state)}  # before `settled` changes what the tensors of the state share with the adapter
-    with progress.settled(adapter):
+    """Write the checkpoint of a step, then remove all but the newest `keep` intact ones."""
+    optimizer_tensors, optimizer_values = _flatten(state)
+    _check_finite(optimizer_tensors, step)
+    contents = {OPTIMIZER: save(optimizer_tensors)}  # before `exported_weights` changes the values they share
+    with state.exported_weights(adapter):
         tensors = adapter.tensors()
         _check_finite(tensors, step)
         contents[ADAPTER] = save(tensors, metadata)
     manifest: dict[str, Any] = {
         "step": step,
         "program": __version__,
-        "optimizer": plain,
-        "groups": [_learned(group, progress.optimizer.defaults) for group in progress.optimizer.param_groups],
-        "notes": progress.notes,
+        "optimizer": optimizer_values,
+        "groups": [_adapted(group, state.optimizer.defaults) for group in state.optimizer.param_groups],
+        "notes": state.extra,
         "settings": _settings(run),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
@@ -114,120 +114,124 @@ def save_checkpoint(
         storage.write(folder / MANIFEST, json.dumps(manifest, indent=1))
 
     folder = run.folder / "checkpoints" / f"{step:06d}"
-    if not is_whole(folder):
+    if not is_intact(folder):
         storage.write_folder(folder, fill)
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
-    for old in [one for one in found(run) if is_whole(one)][:-keep]:
+    intact = [folder for folder in folders(run) if is_intact(folder)]
+    for old in intact[:-keep]:
         storage.remove_folder(old)
 
 
 def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
-    """Refuse to keep what no run could go on from.
+    """Refuse to save values that no run could continue from.
 
     Raises:
-        UserError: some value is infinite or no number.
+        UserError: some value is infinite or NaN.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError(
-            "The adapter has values that are no numbers after step {step}.",
+            "The adapter has values that are not finite after step {step}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
             step=step,
         )
 
 
-def check_room(run: Run, progress: Progress, keep: int) -> None:
-    """Make sure that the checkpoints of a run fit on the disk, before it takes its time.
+def check_space(run: Run, state: TrainState, keep: int) -> None:
+    """Make sure that the checkpoints of a run fit on the disk, before it spends any time.
 
     Raises:
-        UserError: they do not; it says how much they take.
+        UserError: they do not; it says how much space they need.
     """
-    values = sum(parameter.numel() for parameter in progress.parameters())
-    each = 4 * values * (4 + bool(progress.average))  # the adapter; each value, and at most two memories of it
-    need = each * max(2, keep + 1 - len(found(run)))  # the newest is whole before the oldest goes
+    values = sum(parameter.numel() for parameter in state.parameters())
+    each = 4 * values * (4 + bool(state.average))  # the adapter; each value, and at most two moments of it
+    need = each * max(2, keep + 1 - len(folders(run)))  # the newest is complete before the oldest is removed
     free = storage.free_space(run.folder)
     if free < need:
         raise UserError(
-            "The disk has {free} MB left; the checkpoints of this run take about {need} MB.",
-            "Make room, or keep fewer checkpoints.",
+            "The disk has {free} MB left; the checkpoints of this run need about {need} MB.",
+            "Free some space, or keep fewer checkpoints.",
             free=free // 2**20,
             need=1 + need // 2**20,
         )
 
 
-def forget(run: Run) -> None:
-    """Remove all checkpoints of a run, which begins again."""
-    for folder in found(run):
+def remove_all(run: Run) -> None:
+    """Remove all checkpoints of a run, which starts again."""
+    for folder in folders(run):
         storage.remove_folder(folder)
 
 
-def found(run: Run) -> list[Path]:
-    """Checkpoint folders of a run by step, the oldest first; half-written ones do not count."""
+def folders(run: Run) -> list[Path]:
+    """List the checkpoint folders of a run by step, the oldest first; half-written ones do not count."""
     root = run.folder / "checkpoints"
-    return (
-        sorted((one for one in root.iterdir() if one.name.isdigit()), key=lambda one: int(one.name))
-        if root.is_dir()
-        else []
-    )
+    if not root.is_dir():
+        return []
+    return sorted((folder for folder in root.iterdir() if folder.name.isdigit()), key=lambda folder: int(folder.name))
 
 
-def is_whole(folder: Path) -> bool:
-    """Tell whether all files of a checkpoint have the checksums that its manifest names.
+def is_intact(folder: Path) -> bool:
+    """Tell whether all files of a checkpoint have the checksums in its manifest.
 
-    Those that were made before the manifest had a checksum of its own do without it.
+    The manifest's own checksum is missing in checkpoints of older versions.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        named = manifest["sha256"]
-        own = named.pop(MANIFEST, "")
-        return (
-            own in ("", _sum(manifest))
-            and {ADAPTER, OPTIMIZER} <= named.keys()
-            and all(
-                hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for name, digest in named.items()
-            )
-        )
+        checksums = manifest["sha256"]
+        own = checksums.pop(MANIFEST, "")
+        if own not in ("", _sum(manifest)) or not {ADAPTER, OPTIMIZER} <= checksums.keys():
+            return False
+        return all(_hash(folder / name) == checksum for name, checksum in checksums.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _sum(manifest: dict[str, Any]) -> str:
-    """The checksum of what a manifest says; its own is put in afterwards, and taken out before it is compared."""
+    """Return the checksum of a manifest without its own, which is added afterwards."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def resume(run: Run, progress: Progress, give: Callable[[bytes], bytes] = bytes) -> int:
-    """Load the newest whole checkpoint; returns its step, 0 if there is none.
+def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = bytes) -> int:
+    """Load the newest intact checkpoint; return its step, 0 if there is none.
 
-    A damaged one is passed over, with a warning that names the step; settings that a person changed since it was made
-    are named in another one. Of several processes the leader reads it, and `give` hands its bytes to the others, which
+    A damaged one is skipped, with a warning that names the step; another warning names the settings that were changed
+    since it was made. Of several processes the main one reads it, and `broadcast` sends its bytes to the others, which
     may be on another machine.
 
     Raises:
-        UserError: the checkpoint is whole but of another form than the settings ask for.
+        UserError: the checkpoint is intact, but does not match the settings.
     """
-    manifest, state = _newest(run) if run.leads else ({}, b"")
-    manifest, state = json.loads(give(json.dumps(manifest).encode())), give(state)
+    manifest, tensors = _newest(run) if run.leads else ({}, b"")
+    manifest, tensors = json.loads(broadcast(json.dumps(manifest).encode())), broadcast(tensors)
     if not manifest:
         return 0
-    _restore(progress, load(state), manifest)
-    before, now = manifest.get("settings", {}), _settings(run) if run.leads else {}
-    if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
-        told = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
-        run.report(events.Warned(message=told))
+    _restore(state, load(tensors), manifest)
+    if run.leads:
+        _warn_of_changes(run, manifest)
     return int(manifest["step"])
 
 
+def _warn_of_changes(run: Run, manifest: dict[str, Any]) -> None:
+    before, now = manifest.get("settings", {}), _settings(run)
+    if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
+        message = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
+        run.report(events.Warned(message=message))
+
+
 def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
-    """Load the newest whole checkpoint: its manifest and the training state; nothing if there is none."""
-    for folder in reversed(found(run)):
-        if not is_whole(folder):
-            told = say("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
-            run.report(events.Warned(message=told))
+    """Load the newest intact checkpoint: its manifest and optimizer file; nothing if there is none."""
+    for folder in reversed(folders(run)):
+        if not is_intact(folder):
+            message = say("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
+            run.report(events.Warned(message=message))
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
             raise UserError(
-                "The checkpoint of step {step} was made by Limner {program}, this is {version}.",
+                "The checkpoint of step {step} was made by Limner {program}; this is {version}.",
                 "Resume with that version, or start a new run.",
                 step=int(folder.name),
                 program=manifest.get("program", "?"),
@@ -238,37 +242,37 @@ def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The settings of a run by name, without those that are its own."""
-    named = dict(_named(run.config().model_dump(mode="json", exclude={"record"}), ""))
-    return {name: value for name, value in named.items() if name not in OWN}
+    """Return the settings of a run by path, without those that it may change itself."""
+    settings = dict(_by_path(run.config().model_dump(mode="json", exclude={"record"}), ""))
+    return {path: value for path, value in settings.items() if path not in OWN}
 
 
-def _named(data: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
+def _by_path(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
         if isinstance(value, dict):
-            yield from _named(value, f"{above}{name}.")
+            yield from _by_path(value, f"{prefix}{name}.")
         else:
-            yield f"{above}{name}", value
+            yield f"{prefix}{name}", value
 
 
-def _flat(progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Each trained tensor's value, average and optimizer state by `<number>.<name>`, and what is no tensor likewise."""
+def _flatten(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return values, averages and optimizer state by `<parameter number>.<name>`: tensors and plain values."""
     tensors, plain = {}, {}
-    for name, values in ((VALUE, progress.parameters()), (AVERAGE, progress.average)):
+    for name, values in ((VALUE, state.parameters()), (AVERAGE, state.average)):
         for number, value in enumerate(values):
             tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
-    for number, parameter in enumerate(progress.parameters()):
-        # Not by `state_dict`, which for 8 bits puts tables inside tables.
-        for name, value in progress.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):  # a copy, as the 8-bit kind has tables that all share
+    for number, parameter in enumerate(state.parameters()):
+        # Not by `state_dict`, which nests tables for 8 bits.
+        for name, value in state.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):  # a copy, as 8-bit optimizers have tables that all parameters share
                 tensors[f"{number}.{name}"] = value.detach().cpu().contiguous().clone()
             else:
                 plain[f"{number}.{name}"] = value
     return tensors, plain
 
 
-def _learned(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what an optimizer adapted for a parameter group: plain values that differ from the settings."""
+def _adapted(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a parameter group that the optimizer has adapted: numbers that differ from the settings."""
     return {
         name: value
         for name, value in group.items()
@@ -276,28 +280,28 @@ def _learned(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _restore(progress: Progress, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
-    parameters, optimizer = progress.parameters(), progress.optimizer
-    state: dict[int, dict[str, Any]] = {}
+def _restore(state: TrainState, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+    parameters, optimizer = state.parameters(), state.optimizer
+    by_number: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **manifest["optimizer"]}.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    values = [one.pop(VALUE, None) for _, one in sorted(state.items())]
-    averages = [one.pop(AVERAGE, None) for _, one in sorted(state.items())]
-    if [_shape(one) for one in values] != [one.shape for one in parameters] or len(manifest["groups"]) != len(
-        optimizer.param_groups
-    ):
+        by_number.setdefault(int(number), {})[name] = value
+    values = [saved.pop(VALUE, None) for _, saved in sorted(by_number.items())]
+    averages = [saved.pop(AVERAGE, None) for _, saved in sorted(by_number.items())]
+    saved_shapes = [getattr(value, "shape", None) for value in values]
+    same_groups = len(manifest["groups"]) == len(optimizer.param_groups)
+    if saved_shapes != [parameter.shape for parameter in parameters] or not same_groups:
         raise UserError(
-            "The saved adapter has another form than the settings ask for.",
-            "Give rank and trained parts the values they had, or start a new run.",
+            "The checkpoint does not match these settings.",
+            "Restore the original rank and trained layers, or start a new run.",
         )
     _copy(values, parameters)
-    _copy([value if mean is None else mean for mean, value in zip(averages, values, strict=True)], progress.average)
+    _copy([value if mean is None else mean for mean, value in zip(averages, values, strict=True)], state.average)
     groups = optimizer.state_dict()["param_groups"]
-    kept = [group | learned for group, learned in zip(groups, manifest["groups"], strict=True)]
-    optimizer.load_state_dict({"state": {n: one for n, one in state.items() if one}, "param_groups": kept})
-    progress.notes.update(manifest["notes"])
-
-
-def _shape(value: Tensor | None) -> torch.Size | None:
-    return None if value is None else value.shape
+    optimizer.load_state_dict(
+        {
+            "state": {number: saved for number, saved in by_number.items() if saved},
+            "param_groups": [group | adapted for group, adapted in zip(groups, manifest["groups"], strict=True)],
+        }
+    )
+    state.extra.update(manifest["notes"])

@@ -1,7 +1,7 @@
-"""The finished adapter as files for other programs, checked before anybody is told that they are there.
+"""Export the finished adapter as files for other programs, and verify them.
 
-How the files are written is in `forms`; what stands in their metadata about the run is made here. Each file is read
-back, loaded as other programs do, and compared with the trained adapter; then `verify` applies the rules of the rest.
+`adapter_files.writer` writes the files; their metadata about the run is built here. Each file is read back, loaded as
+diffusers does, and compared with the trained adapter; then `compatibility` applies the rules of the other programs.
 """
 
 import base64
@@ -29,34 +29,33 @@ from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, nam
 from trainer.i18n import say
 from trainer.runs import Run, events
 
-# fp16 keeps 11 bits of a number; a product of two rounded matrices is off by no more than a few such roundings. bf16
-# keeps 8.
+# fp16 keeps 11 bits of a number, bf16 8; a product of two rounded matrices is off by at most a few such roundings.
 TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
-SMALLEST = 2**-24  # the least that fp16 can tell from zero: an adapter that learned next to nothing is rounded to that
+SMALLEST = 2**-24  # the least that fp16 can tell from zero; an adapter that learned next to nothing is rounded to it
 COVER_SIDE = 256
 NOT_IN_DIFFUSERS = say(
-    "diffusers cannot load this kind of adapter in kohya's form, so that the file was compared with the trained "
-    "adapter only; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
+    "diffusers cannot load this kind of adapter in kohya's format, so that the file was only compared with the trained "
+    "adapter; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
 )
 
 
 def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> Path:
     """Write the adapter files of a run, read them back, load them with diffusers, and compare their effect.
 
-    The adapter is taken off the base model for that; its tensors stay as they are.
+    The adapter is detached from the base model for that; its tensors stay as they are.
 
     Raises:
         UserError: the adapter is not finite; no file is written.
-        RuntimeError: a file does not do what the trained adapter did (a bug of ours); it is removed.
+        RuntimeError: a file does not have the effect of the trained adapter (a bug of ours); it is removed.
     """
     settings, precision = config.export, config.export.precision
     tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
     trained = reader.of_tensors(tensors, run.export.name)
-    told = metadata(family, config, run, captions, len(captions))
-    if settings.cover and (picture := cover(run)):
-        told |= {summary.COVER: json.dumps([picture]), "modelspec.thumbnail": f"data:image/jpeg;base64,{picture}"}
+    facts = metadata(family, config, run, captions, len(captions))
+    if settings.cover and (image := cover(run)):
+        facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name=say("Checking the file"), done=0, total=1))
     written: list[Path] = []
@@ -66,9 +65,13 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
             path.parent.mkdir(exist_ok=True)
             written.append(path)
             data = writer.write(
-                trained.modules, told, form=form, precision=precision, strip=settings.strip,
-                family=family.found.family,
-            )  # fmt: skip
+                trained.modules,
+                facts,
+                form=form,
+                precision=precision,
+                strip=settings.strip,
+                family=family.base.family,
+            )
             storage.write(path, data)
             errors[path] = compare(reader.read(path), adapter, tolerance)
         adapter.detach()
@@ -79,9 +82,10 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
             else:
                 run.report(events.Warned(message=NOT_IN_DIFFUSERS))
             note = say(
-                "Its effect is that of the trained adapter to within {error:.2%} (rounding to {precision}).",
-                error=errors[path], precision=precision,
-            )  # fmt: skip
+                "Its effect equals that of the trained adapter to within {error:.2%} (rounding to {precision}).",
+                error=errors[path],
+                precision=precision,
+            )
             run.report(verified(compatibility.check(path, known), path, run, note))
     except Exception:
         for path in written:
@@ -91,8 +95,8 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
 
 
 def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> events.Verified:
-    """A report, and what was measured, as an event of a run."""
-    verdicts = tuple((one.program, one.loads, one.words) for one in report.verdicts)
+    """Return a report, with a note on the measured error, as an event of a run."""
+    verdicts = tuple((verdict.program, verdict.loads, verdict.words) for verdict in report.verdicts)
     return events.Verified(
         file=path.relative_to(run.folder).as_posix(),
         verdicts=verdicts,
@@ -102,20 +106,20 @@ def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> e
 
 
 def shapes(family: Family) -> dict[str, Shape]:
-    """Weight shapes of the live base model by `component:path`."""
-    found: dict[str, Shape] = {}
+    """Return the weight shapes of the live base model by `component:path`."""
+    by_place: dict[str, Shape] = {}
     for name, _, _, module in named(family):
         base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if place := layer_names.read(name).place:
-            # Weights in fewer bits are packed, so that their own shape is another one.
-            linear = isinstance(base, nn.Linear)
-            shape = (base.out_features, base.in_features) if linear else tuple(base.weight.shape)
-            found[f"{place.component}:{place.path}"] = shape
-    return found
+            shape = tuple(base.weight.shape)
+            if isinstance(base, nn.Linear):  # its weight is packed if it is quantized
+                shape = base.out_features, base.in_features
+            by_place[f"{place.component}:{place.path}"] = shape
+    return by_place
 
 
 def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["fp16"]) -> float:
-    """Check that each module's change of the weights in the file equals the trained one's within its rounding.
+    """Check that each module's change of the weights in the file equals the trained one within rounding.
 
     Returns:
         The difference relative to the change, in the norm of all modules together.
@@ -124,13 +128,14 @@ def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["f
         RuntimeError: it is more than rounding.
     """
     if file.modules.keys() != adapter.layers.keys():
-        raise RuntimeError("the file has other modules than the adapter")
+        raise RuntimeError("the file does not have the modules of the adapter")
     whole, lost = 0.0, 0.0
     for name, layer in adapter.layers.items():
         trained = layer.delta()
         weight = base_weight(layer)
-        # A DoRA module's rows are given a length anew, so that they are rounded as a whole weight is.
-        size = float(trained.norm() + (weight.norm() if "dora_scale" in file.modules[name].parts else 0))
+        size = float(trained.norm())
+        if "dora_scale" in file.modules[name].parts:
+            size += float(weight.norm())  # DoRA rescales the whole weight, which is rounded as such
         error = float((file.modules[name].delta(weight) - trained).norm())
         if error > tolerance * size + SMALLEST * trained.numel() ** 0.5:
             raise RuntimeError(f"the file's {name} differs from the trained adapter by {error:.3g}")
@@ -139,61 +144,63 @@ def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["f
 
 
 def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
-    """Load a file the way that any diffusers program does, and check that every module arrived.
+    """Load a file as any diffusers program does, and check every module.
 
     Raises:
-        RuntimeError: a module is missing or has other values.
+        RuntimeError: a module is missing or has different values.
     """
     file, pipeline = reader.read(path), family.pipeline()
-    if next(family.denoiser.parameters()).dtype != torch.float32:  # diffusers rounds an adapter as the base is
+    if next(family.denoiser.parameters()).dtype != torch.float32:  # diffusers rounds an adapter to the base's type
         tolerance = max(tolerance, TOLERANCE["bf16"])
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     try:
-        arrived = adapted(family)
-        for name, known in file.modules.items():
-            if name not in arrived:
+        loaded = adapted(family)
+        for name, module in file.modules.items():
+            if name not in loaded:
                 raise RuntimeError(f"diffusers did not load {name}")
-            weight = base_weight(arrived[name]) if "dora_scale" in known.parts else None
-            meant = known.delta(weight)
-            size = meant.norm() + (0 if weight is None else weight.norm())
-            if (arrived[name].delta() - meant).norm() > tolerance * size + SMALLEST * meant.numel() ** 0.5:
-                raise RuntimeError(f"diffusers loads {name} with other values")
+            weight = base_weight(loaded[name]) if "dora_scale" in module.parts else None
+            expected = module.delta(weight)
+            size = expected.norm()
+            if weight is not None:
+                size = size + weight.norm()
+            if (loaded[name].delta() - expected).norm() > tolerance * size + SMALLEST * expected.numel() ** 0.5:
+                raise RuntimeError(f"diffusers loads {name} with different values")
     finally:
         pipeline.unload_lora_weights()
 
 
 def cover(run: Run) -> str:
-    """The newest preview of a run, small, as base64 text of a JPEG without anything else in it; "" if there is none."""
+    """Return the newest preview of a run as base64 text of a small JPEG without metadata; "" if there is none."""
     previews = sorted((run.folder / "previews").glob("*_0.png"))
     if not previews:
         return ""
-    with Image.open(previews[-1]) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((COVER_SIDE, COVER_SIDE))
+    with Image.open(previews[-1]) as preview:
+        image = preview.convert("RGB")
+    image.thumbnail((COVER_SIDE, COVER_SIDE))
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
+    image.save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str], pictures: int) -> dict[str, str]:
-    """The header's text values that other programs read; no path, no name of a person or machine."""
+def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str], images: int) -> dict[str, str]:
+    """Return the metadata of a file, which other programs read; no path, no name of a user or machine."""
     now = datetime.now(UTC)
-    begun = [event.time for event in events.read(run.log)[0] if event.kind == "started"]
-    tags = Counter(tag for caption in captions for tag in (part.strip() for part in caption.split(",")) if tag)
+    starts = [event.time for event in events.read(run.log)[0] if event.kind == "started"]
+    started = starts[0] if starts else now
+    tags = Counter(tag for caption in captions for tag in map(str.strip, caption.split(",")) if tag)
     dataset_name = f"1_{paths.safe_name(Path(config.dataset).name, 'pictures')}"
     size = str(config.training.resolution)
     network, arguments = config.adapter.network
+    rate, text_rate = config.optimizer.learning_rate, "None"
+    if config.training.text_encoder:
+        text_rate = str(rate * config.training.text_encoder_factor)
+    min_snr = config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None"
     values: dict[str, Any] = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture,
-        "modelspec.implementation": "diffusers",
+        **writer.of_family(family.base.family, family.prediction_type),
         "modelspec.title": config.name,
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{size}x{size}",
-        "modelspec.prediction_type": "epsilon" if family.objective == "epsilon" else "v",
         "modelspec.trigger_phrase": config.trigger,
-        "ss_base_model_version": family.base_version,
-        "ss_v2": family.base_version.startswith("sd_v2"),
         "ss_network_module": network,
         "ss_network_dim": config.adapter.rank,
         "ss_network_alpha": config.adapter.file_alpha,
@@ -201,23 +208,21 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "ss_output_name": config.name,
         "ss_sd_model_name": Path(config.model.base).name,
         "ss_resolution": f"({size}, {size})",
-        "ss_num_train_images": pictures,
+        "ss_num_train_images": images,
         "ss_steps": config.training.steps,
         "ss_max_train_steps": config.training.steps,
         "ss_seed": config.seed,
-        "ss_learning_rate": config.optimizer.learning_rate,
-        "ss_unet_lr": config.optimizer.learning_rate,
-        "ss_text_encoder_lr": config.optimizer.learning_rate * config.training.text_encoder_factor
-        if config.training.text_encoder
-        else "None",
+        "ss_learning_rate": rate,
+        "ss_unet_lr": rate,
+        "ss_text_encoder_lr": text_rate,
         "ss_optimizer": config.optimizer.kind,
         "ss_lr_scheduler": config.schedule.kind,
-        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None",
+        "ss_min_snr_gamma": min_snr,
         "ss_noise_offset": config.objective.noise_offset or "None",
         "ss_mixed_precision": "no" if config.training.precision == "fp32" else config.training.precision,
         "ss_tag_frequency": json.dumps({dataset_name: dict(tags)}),
-        "ss_dataset_dirs": json.dumps({dataset_name: {"n_repeats": 1, "img_count": pictures}}),
-        "ss_training_started_at": (begun[0] if begun else now).timestamp(),
+        "ss_dataset_dirs": json.dumps({dataset_name: {"n_repeats": 1, "img_count": images}}),
+        "ss_training_started_at": started.timestamp(),
         "ss_training_finished_at": now.timestamp(),
         "limner.version": __version__,
         "limner.config": dump(without_paths(config)),
@@ -226,8 +231,9 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 
 
 def without_paths(config: TrainConfig) -> TrainConfig:
-    """The settings as they may be published: of each path only its last part."""
-    name = config.model.base if detect.is_hub_name(config.model.base) else Path(config.model.base).name
-    base = config.model.model_copy(update={"base": name})
+    """Return the settings as they may be published: only the last part of each path."""
+    base = config.model
+    if not detect.is_hub_name(base.base):
+        base = base.model_copy(update={"base": Path(base.base).name})
     prior = config.prior.model_copy(update={"dataset": Path(config.prior.dataset).name})
     return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name, "prior": prior})

@@ -1,4 +1,4 @@
-"""Measures, with the built-in base micro itself, how far pictures are beyond what it can draw; `reach` keeps it."""
+"""Measure how far images are beyond what the built-in base Micro can generate, with Micro itself; `reach` stores it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,66 +14,66 @@ from trainer.data import images, reach
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator
-from trainer.training import encode
+from trainer.training import augment
 
-HALFWAY = 500  # the timestep at which a portrait is told from its outlines, not from its details
+HALFWAY = 500  # a timestep at which a portrait shows outlines, no details
 NOISES = 2
-FLAT = 1e-3  # a variance of pixels below which a picture counts as one color
+FLAT = 1e-3  # a variance of pixels below which an image counts as one color
 
 
 def complete(folder: Path, family: Family | None = None) -> dict[str, float]:
-    """The figures of a data set's sample; those that are missing are made and, where it can be written to, kept."""
+    """Return the figures of a dataset's sample; missing ones are measured and, if the folder is writable, stored."""
     paths = reach.missing(folder)
-    pixels = {path.name: picture for path in paths if (picture := read(path)) is not None}
-    made: dict[str, float | None] = dict.fromkeys((path.name for path in paths), None)
+    pixels = {path.name: image for path in paths if (image := read(path)) is not None}
+    measured: dict[str, float | None] = dict.fromkeys((path.name for path in paths), None)
     if pixels:
         family = family or families.read(ModelConfig(), torch.device("cpu"), torch.float32)
-        made.update(zip(pixels, figures(family, torch.stack(list(pixels.values()))), strict=True))
-    known = reach.known(folder) | {name: figure for name, figure in made.items() if figure is not None}
-    with suppress(OSError):  # of a read-only data set
-        if made:
-            reach.keep(folder, made)
+        measured.update(zip(pixels, figures(family, torch.stack(list(pixels.values()))), strict=True))
+    known = reach.known(folder) | {name: figure for name, figure in measured.items() if figure is not None}
+    with suppress(OSError):  # of a read-only dataset
+        if measured:
+            reach.keep(folder, measured)
     return known
 
 
 @torch.no_grad()
 def figures(family: Family, pixels: Tensor) -> list[float]:
-    """For each picture [n, 3, H, W] in -1..1: what the autoencoder loses of it, times what the denoiser cannot tell.
+    """Return the VAE's error times the denoiser's for each image [n, 3, H, W] in -1..1.
 
-    The first is the squared error of the decoded picture over the variance of the picture, 0 to 1. The second is the
-    denoiser's error, without words and half way to noise, over that of the best guess which knows nothing but the
-    strength of the latents (Wiener's): near 0 for what the model knows well, 1 for what it knows nothing of.
+    The VAE's is the squared error of the decoded image over the variance of the image, 0 to 1. The denoiser's is that
+    without a prompt and half way to noise, over that of the best guess which knows nothing but the power of the latents
+    (Wiener's): near 0 for images like those it was trained on, 1 for those it knows nothing of.
     """
     with families.on_device(family, family.denoiser, *family.encoders().values()):
         latents, _ = family.encode_images(pixels)
-        decoded = torch.stack([_tensor(picture) for picture in family.decode_latents(latents)])
+        decoded = torch.stack([_tensor(image) for image in family.decode_latents(latents)])
         lost = ((decoded - pixels) ** 2).mean((1, 2, 3)) / pixels.var((1, 2, 3)).clamp(min=FLAT)
-        return (lost * _unknown(family, latents)).tolist()
+        return (lost * _denoiser_error(family, latents)).tolist()
 
 
-def _unknown(family: Family, latents: Tensor) -> Tensor:
-    """The denoiser's error [n] for latents [n, c, h, w], over that of a guess from their strength alone."""
-    alpha, count = family.alphas_cumprod[HALFWAY], len(latents)
-    words = {name: row.expand(count, *row.shape[1:]) for name, row in family.encode_prompts([""]).items()}
+def _denoiser_error(family: Family, latents: Tensor) -> Tensor:
+    """Return the denoiser's error [n] for latents [n, c, h, w], over that of a guess from their power alone."""
+    count = len(latents)
+    prompts = {name: row.expand(count, *row.shape[1:]) for name, row in family.encode_prompts([""]).items()}
     timesteps = torch.full((count,), HALFWAY, device=family.device)
     errors = torch.zeros(count)
     for number in range(NOISES):
         noise = torch.randn((1, *latents.shape[1:]), generator=generator("gauge", number)).to(family.device)
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents  # micro predicts v
-        predicted = family.predict(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, timesteps, words).float()
-        errors += ((predicted - target) ** 2).mean((1, 2, 3)).cpu() / NOISES
-    strength = (latents**2).mean((1, 2, 3))
-    return errors / (strength / (alpha * strength + 1 - alpha)).cpu()
+        noisy = family.noise.add_noise(latents, noise, timesteps)
+        error = family.predict(noisy, timesteps, prompts).float() - family.noise.target(latents, noise, timesteps)
+        errors += (error**2).mean((1, 2, 3)).cpu() / NOISES
+    snr, power = family.noise.snr(timesteps), (latents**2).mean((1, 2, 3))
+    return errors / (power * (snr + 1) / (snr * power + 1)).cpu()  # the guess for v, which Micro predicts
 
 
 def read(path: Path) -> Tensor | None:
-    """A picture as micro sees it: the square in its middle, [3, side, side] in -1..1; None if it is no picture."""
+    """Return an image as Micro is trained on it: its middle square, [3, side, side] in -1..1; None if unreadable."""
     side = config.micro_side()
     try:
-        return encode.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
+        return augment.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
     except (UserError, OSError):
         return None
 
 
-def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

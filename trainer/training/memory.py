@@ -1,8 +1,8 @@
-"""Memory plan: measure one batch, and take the first way of training that fits into memory.
+"""Memory plan: measure one batch, and take the fastest way of training that fits into memory.
 
-Further down the ladder a step takes less memory and more time; what is learned stays the same up to rounding. A batch
-is computed in more and more parts, down to single pictures; then the blocks at the largest sizes, then all blocks, are
-computed twice instead of being kept (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+From plan to plan a step takes less memory and more time; the result stays the same up to rounding. A batch is split
+into more and more micro-batches, down to single images; then the largest blocks, then all blocks, are computed twice
+instead of keeping their activations (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
 """
 
 import gc
@@ -24,96 +24,100 @@ from trainer.i18n import say
 from trainer.runs import Run, events
 from trainer.training import distributed, malloc
 
-SHARE = 0.9  # of the memory that is free; the rest is for what else the machine does
+SHARE = 0.9  # of free memory; the rest is for everything else on the machine
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
 REMEDY = say(
-    "Lower the resolution, or keep the base's weights in 8 or 4 bits (model.weights), or close other programs."
+    "Lower the resolution, or quantize the base's weights to 8 or 4 bits (model.weights), or close other programs."
 )
-WAYS: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
+CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One way to compute a batch: in how many parts, and which blocks twice."""
+class MemoryPlan:
+    """One way to compute a batch: in how many micro-batches, and which blocks twice."""
 
     parts: int
     recomputed: gradient_checkpointing.Recomputed
 
     @property
-    def weight(self) -> tuple[int, int]:
-        """Of two rungs of one ladder, the lower takes less memory."""
-        return -WAYS.index(self.recomputed), -self.parts
+    def order(self) -> tuple[int, int]:
+        """Sort key: of two plans for the same settings, the lower takes less memory."""
+        return -CHECKPOINTING.index(self.recomputed), -self.parts
 
-    def of(self, config: TrainConfig) -> TrainConfig:
-        """The settings that say so."""
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """Return the settings with this plan."""
         changes = {"parts": self.parts, "gradient_checkpointing": self.recomputed}
         return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
     def __str__(self) -> str:
-        parts = say("a batch is computed at once")
+        parts = say("batches are computed at once")
         if self.parts > 1:
-            parts = say("a batch is computed in {parts} parts", parts=self.parts)
+            parts = say("batches are split into {parts} micro-batches", parts=self.parts)
         if self.recomputed == "off":
             return parts
-        blocks = say("the largest blocks twice") if self.recomputed == "large" else say("all blocks twice")
+        blocks = say("all blocks are computed twice")
+        if self.recomputed == "large":
+            blocks = say("the largest blocks are computed twice")
         return say("{parts} and {blocks}", parts=parts, blocks=blocks)
 
 
-def ladder(training: TrainingConfig, devices: int) -> list[Rung]:
-    """The rungs that the settings leave open, from the fastest to the smallest."""
+def plans(training: TrainingConfig, devices: int) -> list[MemoryPlan]:
+    """List the plans that the settings leave open, from the fastest to the one with the least memory."""
     most = training.batch_size // devices
-    counts = [training.parts] if training.parts else [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
-    ways = WAYS if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
-    return [Rung(count, ways[0]) for count in counts] + [Rung(counts[-1], way) for way in ways[1:]]
+    counts = [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
+    if training.parts:
+        counts = [training.parts]
+    ways = CHECKPOINTING if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
+    return [MemoryPlan(count, ways[0]) for count in counts] + [MemoryPlan(counts[-1], way) for way in ways[1:]]
 
 
 def fit(
     config: TrainConfig, family: Family, accelerator: Accelerator, run: Run, compute: Callable[[TrainConfig], None]
 ) -> TrainConfig:
-    """The settings with the first rung that fits, written down; a run that goes on keeps the one it has.
+    """Return the settings with the first plan that fits, and save them; a resumed run keeps the plan it has.
 
     Args:
-        config: settings; what is 'auto' in them is settled here.
-        family: the base model with its adapter on it.
+        config: settings; the plan replaces 'auto' in them.
+        family: the base model with its adapter attached.
         accelerator: the device, and the other processes.
-        run: told what was chosen.
-        compute: computes the gradients of the largest batch by the settings it is given.
+        run: reports the plan if it is not the fastest.
+        compute: computes the gradients of the largest batch with the settings it gets.
 
     Raises:
-        UserError: nothing fits.
+        UserError: none fits.
     """
-    rungs = ladder(config.training, accelerator.num_processes)
-    if len(rungs) > 1:
+    candidates = plans(config.training, accelerator.num_processes)
+    plan = candidates[0]
+    if len(candidates) > 1:
         run.progress(say("Measuring memory"), 0, 1)
         room = limit(config.training, family.device, accelerator.num_processes)
         room = -distributed.largest(accelerator, -room)
         measure = _on_gpu if family.device.type == "cuda" else _on_cpu
-        rung, need = measure(rungs, config, family, accelerator, compute, room)
-        if rung is None:
+        fitting, need = measure(candidates, config, family, accelerator, compute, room)
+        if fitting is None:
             raise UserError(
-                "There is not enough memory: even with one picture at a time a step needs about {need:.1f} GB, and "
-                "{room:.1f} GB can be had.",
+                "There is not enough memory: even with one image at a time a step needs about {need:.1f} GB, and "
+                "{room:.1f} GB are available.",
                 REMEDY,
                 adjustments.smaller(config),
                 need=need / GB,
                 room=room / GB,
             )
-        if rung != rungs[0]:
-            told = say("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=rung)
-            run.report(events.Warned(message=told))
-    else:
-        rung = rungs[0]
-    config = rung.of(config)
-    gradient_checkpointing.recompute(family, rung.recomputed)
+        plan = fitting
+        if plan != candidates[0]:
+            message = say("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=plan)
+            run.report(events.Warned(message=message))
+    config = plan.apply(config)
+    gradient_checkpointing.recompute(family, plan.recomputed)
     run.keep(config)
     return config
 
 
 def limit(training: TrainingConfig, device: torch.device, processes: int) -> float:
-    """Bytes that this process may take on its device in all."""
+    """Return the bytes that this process may take on its device in all."""
     if training.memory:
-        return training.memory * GB / (1 if device.type == "cuda" else processes)
+        return training.memory * GB if device.type == "cuda" else training.memory * GB / processes
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return SHARE * (free + torch.cuda.memory_reserved(device))
@@ -121,65 +125,65 @@ def limit(training: TrainingConfig, device: torch.device, processes: int) -> flo
 
 
 def _on_gpu(
-    rungs: list[Rung],
+    candidates: list[MemoryPlan],
     config: TrainConfig,
     family: Family,
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[Rung | None, float]:
-    """The first rung on which the batch can really be computed within the room, and what it takes."""
+) -> tuple[MemoryPlan | None, float]:
+    """Return the first plan with which the batch can actually be computed within the room, and the memory it takes."""
     need = 0.0
-    for rung in rungs:
-        gradient_checkpointing.recompute(family, rung.recomputed)
+    for plan in candidates:
+        gradient_checkpointing.recompute(family, plan.recomputed)
         release()
         torch.cuda.reset_peak_memory_stats(family.device)
         try:
-            compute(rung.of(config))
+            compute(plan.apply(config))
         except torch.OutOfMemoryError:
             need = float("inf")
         else:
             need = float(torch.cuda.max_memory_reserved(family.device))
         need = distributed.largest(accelerator, need)
         if need <= room:
-            return rung, need
+            return plan, need
     return None, need
 
 
 def _on_cpu(
-    rungs: list[Rung],
+    candidates: list[MemoryPlan],
     config: TrainConfig,
     family: Family,
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[Rung | None, float]:
-    """The first rung that would stay within the room, and what it would take.
+) -> tuple[MemoryPlan | None, float]:
+    """Return the first plan that would stay within the room, and the memory it would take.
 
-    There a process that takes too much is killed, so that only the smallest part is really computed, and what more
-    pictures would take follows from it.
+    A process that takes too much is killed on a CPU, so that only the smallest micro-batch is actually computed; the
+    memory for more images follows from it.
     """
     need, measured = 0.0, dict[str, tuple[float, float]]()
-    smallest = rungs[-1].parts
-    for rung in rungs:
-        if rung.recomputed not in measured:
-            gradient_checkpointing.recompute(family, rung.recomputed)
+    most_parts = candidates[-1].parts
+    for plan in candidates:
+        if plan.recomputed not in measured:
+            gradient_checkpointing.recompute(family, plan.recomputed)
             release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
-                compute(Rung(smallest, rung.recomputed).of(config))
+                compute(MemoryPlan(most_parts, plan.recomputed).apply(config))
             before = distributed.largest(accelerator, before)
-            measured[rung.recomputed] = before, max(0.0, distributed.largest(accelerator, highest[0]) - before)
-        before, grown = measured[rung.recomputed]
-        need = before + grown * -(-smallest // rung.parts)
+            measured[plan.recomputed] = before, max(0.0, distributed.largest(accelerator, highest[0]) - before)
+        before, growth = measured[plan.recomputed]
+        need = before + growth * -(-most_parts // plan.parts)
         if need <= room:
-            return rung, need
+            return plan, need
     return None, need
 
 
 @contextmanager
 def peak() -> Iterator[list[float]]:
-    """The most memory in bytes that this process has at any moment inside the `with`, as the list's only value."""
+    """Measure the peak memory of this process in bytes inside the `with`; it is the list's only value."""
     process, highest, done = psutil.Process(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -197,28 +201,28 @@ def peak() -> Iterator[list[float]]:
 
 
 def release() -> None:
-    """Give back what is held but not used."""
+    """Return memory to the system that is held but not used."""
     gc.collect()
     malloc.trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def lighter(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:
-    """The settings with the next rung below the present one, written down, after a step ran out of memory.
+def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:
+    """Return the settings with the next plan that takes less memory, and save them, after a step ran out of memory.
 
     Raises:
-        RuntimeError: the error itself, if it was something else, or there is nothing lighter, or other processes have
+        RuntimeError: the error itself, if it was something else, or no plan takes less memory, or other processes have
             gone on without this one.
     """
     training, devices = config.training, config.record.devices
-    rungs = ladder(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), devices)
+    candidates = plans(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), devices)
     way = "off" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
-    below = [rung for rung in rungs if rung.weight < Rung(training.parts, way).weight]
-    if not is_out_of_memory(error) or not below or devices > 1:
+    smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.parts, way).order]
+    if not is_out_of_memory(error) or not smaller or devices > 1:
         raise error
-    gradient_checkpointing.recompute(family, below[0].recomputed)
-    run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=below[0])))
-    config = below[0].of(config)
+    gradient_checkpointing.recompute(family, smaller[0].recomputed)
+    run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=smaller[0])))
+    config = smaller[0].apply(config)
     run.keep(config)
     return config

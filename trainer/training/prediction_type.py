@@ -1,4 +1,4 @@
-"""Settles what the base model of a run predicts, once, before its first step."""
+"""Resolve the prediction type of a run's base model, once, before its first step."""
 
 from dataclasses import replace
 
@@ -11,36 +11,36 @@ from trainer.runs import Run, events
 from trainer.training.batches import Batch
 from trainer.training.loss import conditioned
 
-CLEAR = 0.9  # of two errors nearer to each other than this, neither says much
+CLEAR = 0.9  # a ratio of two errors nearer to 1 than this says little
 
 
-def settle(config: TrainConfig, family: Family, batch: Batch, run: Run) -> TrainConfig:
-    """Write down what the base predicts and how that was found; where it does not say, it is asked about the pictures.
+def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> TrainConfig:
+    """Return the settings with what the base predicts, and save them; if its files do not tell, it is probed.
 
-    A resumed run keeps what was found when it began.
+    A resumed run keeps what it began with.
     """
     if config.record.objective:
         return config
-    reason = family.found.reason
+    reason = family.base.reason
     if config.model.objective != "auto":
         reason = "as set"
-    elif family.found.objective is None:
+    elif family.base.prediction_type is None:
         with torch.no_grad():
             conditioning = conditioned(
                 family, replace(batch, preserved=(), preserved_conditioning=None), config.captions.chunks
             )
-        errors = prediction_probe.ask(family, batch.mean, conditioning)
+        errors = prediction_probe.probe(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):
-            told = say(
-                "It is not clear whether the base model predicts noise or v ({errors}). If previews come out grey or "
+            message = say(
+                "It is not clear whether the base model predicts noise or v ({errors}). If previews come out gray or "
                 "noisy, set the objective to the other one.",
                 errors=", ".join(f"{name} {error:.3f}" for name, error in errors.items()),
             )
-            run.report(events.Warned(message=told))
+            run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
-            "model": config.model.model_copy(update={"objective": family.objective}),
+            "model": config.model.model_copy(update={"objective": family.prediction_type}),
             "record": config.record.model_copy(update={"objective": reason}),
         }
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trainer import paths, runs
 from trainer.base_models import MICRO, detect
+from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import say
 
@@ -34,7 +35,7 @@ def practice(base: str) -> str:
 
 def _family(base: str) -> str:
     seen = detect.glance(base)
-    return f", {detect.TITLES[seen.family] if seen else say('not a known base model')}"
+    return f", {FAMILIES[seen.family].title if seen else say('not a known base model')}"
 
 
 def _used() -> list[str]:

@@ -42,7 +42,7 @@ def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     facts = told(capsys, "inspect", run.export)
     assert (facts["family"], facts["kind"], facts["ranks"]) == ("Stable Diffusion 1.x", "LoRA", [4])
     assert "[adapter]" in facts["config"]
-    assert "another size" in facts["problems"][0]
+    assert "different size" in facts["problems"][0]
     assert main(["inspect", str(run.export)]) == 0
     shown = capsys.readouterr().out
     assert "down_blocks.0" in shown
@@ -107,8 +107,8 @@ def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytes
     found = reader.read(out)
     assert found.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert found.modules.keys() == one.modules.keys()
-    assert "something at baked" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
-    assert "not there" in refused(capsys, "extract", tmp_path / "absent", tiny_sd, "--rank", "4", "--out", out)
+    assert "baked already exists" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
+    assert "does not exist" in refused(capsys, "extract", tmp_path / "absent", tiny_sd, "--rank", "4", "--out", out)
 
 
 def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,12 +17,13 @@ from torch import Tensor
 from tests.integration.training.test_train import finish, losses, quiet, same, settings
 from tests.single_file import block_names, unet_name, write
 from trainer import config, families, runs
-from trainer.adapter_files import reader
+from trainer.adapter_files import reader, writer
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, prediction_probe
+from trainer.families.noise import DiscreteNoise
 from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.sampling import sampler
@@ -60,9 +61,9 @@ def answer(family: Family) -> Tensor:
 def test_a_folder_is_known_by_its_settings(bases: dict[str, Path], kind: str) -> None:
     found = detect.look(bases[kind])
     assert found.family == kind.removesuffix("-v")
-    assert found.objective == ("v_prediction" if kind == "sd21-v" else "epsilon")
+    assert found.prediction_type == ("v_prediction" if kind == "sd21-v" else "epsilon")
     assert not found.zero_snr
-    assert load(bases[kind]).objective == found.objective
+    assert load(bases[kind]).prediction_type == found.prediction_type
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,18 +73,20 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     file = write(bases[kind], tmp_path / "base.safetensors", marks=marks, metadata=metadata)
     assert detect.look(file).family == kind.removesuffix("-v")
     folder, single = load(bases[kind]), load(file)
-    assert single.objective == folder.objective
+    assert single.prediction_type == folder.prediction_type
     assert torch.equal(answer(single), answer(folder))
     pixels = torch.rand(1, 3, 64, 64, generator=generator(2)) * 2 - 1
     for one, two in zip(single.encode_images(pixels), folder.encode_images(pixels), strict=True):
         assert torch.equal(one, two)
-    assert torch.equal(single.alphas_cumprod, folder.alphas_cumprod)
+    assert torch.equal(alphas(single), alphas(folder))
     assert sampler.native_side(single) == (96 if kind == "sd21-v" else 64)
-    assert single.architecture == folder.architecture
+    assert single.spec == folder.spec
 
 
 def test_each_kind_has_the_names_that_programs_know(bases: dict[str, Path]) -> None:
-    names = {kind: (load(bases[kind]).architecture, load(bases[kind]).base_version) for kind in KINDS}
+    families_of = {kind: load(bases[kind]) for kind in KINDS}
+    facts = {kind: writer.of_family(one.base.family, one.prediction_type) for kind, one in families_of.items()}
+    names = {kind: (told["modelspec.architecture"], told["ss_base_model_version"]) for kind, told in facts.items()}
     assert names == {
         "sd15": ("stable-diffusion-v1/lora", "sd_v1"),
         "sd21": ("stable-diffusion-v2-512/lora", "sd_v2_512"),
@@ -144,7 +147,7 @@ def test_another_family_is_refused_in_words(bases: dict[str, Path], kind: str) -
     other = "sdxl" if kind != "sdxl" else "sd15"
     with pytest.raises(UserError, match=r"is Stable Diffusion .*, but the settings say .*Set the family to 'auto'"):
         load(bases[kind], family=other)
-    assert load(bases[kind], family=kind.removesuffix("-v")).found.family == kind.removesuffix("-v")
+    assert load(bases[kind], family=kind.removesuffix("-v")).base.family == kind.removesuffix("-v")
 
 
 # By kind: the losses of six steps that train both the UNet and the text encoders, with preservation.
@@ -228,8 +231,7 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     assert ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q" in file.modules) == (kind == "sdxl")
     assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}
     family = load(bases[kind])
-    assert file.metadata["modelspec.architecture"] == family.architecture
-    assert file.metadata["ss_base_model_version"] == family.base_version
+    assert writer.of_family(family.base.family, family.prediction_type).items() <= file.metadata.items()
     assert file.metadata["ss_v2"] == str(kind.startswith("sd21"))
     assert file.metadata["modelspec.prediction_type"] == ("v" if kind == "sd21-v" else "epsilon")
 
@@ -302,10 +304,15 @@ def test_a_base_from_the_hub_is_pinned(
 def test_zero_terminal_snr_is_read_from_the_file(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
     file = write(bases["sdxl"], tmp_path / "base.safetensors", marks=("v_pred", "ztsnr"))
     family = load(file)
-    assert family.found.objective == "v_prediction"
-    assert float(family.alphas_cumprod[-1]) == 0
-    assert float(family.alphas_cumprod[0]) > 0.99
+    assert family.base.prediction_type == "v_prediction"
+    assert float(alphas(family)[-1]) == 0
+    assert float(alphas(family)[0]) > 0.99
     assert family.pipeline().scheduler.config.timestep_spacing == "trailing"
+
+
+def alphas(family: Family) -> torch.Tensor:
+    assert isinstance(family.noise, DiscreteNoise)
+    return family.noise.alphas_cumprod
 
 
 def teach(family: Family, latents: Tensor, kind: str) -> None:
@@ -317,7 +324,7 @@ def teach(family: Family, latents: Tensor, kind: str) -> None:
         rng = generator(step)
         noise = torch.randn(latents.shape, generator=rng)
         timesteps = torch.randint(1000, (len(latents),), generator=rng)
-        alpha = family.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        alpha = alphas(family)[timesteps].view(-1, 1, 1, 1)
         target = noise if kind == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         (family.predict(noisy, timesteps, conditioning) - target).pow(2).mean().backward()
@@ -330,22 +337,22 @@ def test_a_base_that_does_not_say_is_asked(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
 ) -> None:
     file = write(bases["sd21"], tmp_path / "base.safetensors")
-    assert detect.look(file).objective is None
+    assert detect.look(file).prediction_type is None
     family = load(file)
     examples = dataset.read(character)
     batch = encode.build(family, examples, settings(file), quiet).at(0, 0)
     teach(family, batch.mean, kind)
     run = runs.create(settings(file))
-    made = prediction_type.settle(run.config(), family, batch, run)
-    assert family.objective == made.model.objective == kind
+    made = prediction_type.resolve(run.config(), family, batch, run)
+    assert family.prediction_type == made.model.objective == kind
     assert family.pipeline().scheduler.config.prediction_type == kind
     assert "mean error" in made.record.objective
     assert run.config() == made
-    assert prediction_type.settle(made, family, batch, run) == made
+    assert prediction_type.resolve(made, family, batch, run) == made
     # Without pictures of a data set, a grey one is enough.
-    family.set_objective("epsilon")
-    prediction_probe.ask_about_grey(family)
-    assert family.objective == kind
+    family.set_prediction_type("epsilon")
+    prediction_probe.probe_with_gray(family)
+    assert family.prediction_type == kind
 
 
 def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> None:
@@ -356,30 +363,30 @@ def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> N
     assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
     other = runs.create(settings(bases["sd21-v"]))
     finish(other)
-    assert other.config().record.objective == "read from its scheduler's settings"
+    assert other.config().record.objective == "read from its scheduler's config"
 
 
 def test_micro_answers_as_it_was_trained(character: Path) -> None:
     family = families.load(ModelConfig(), CPU, torch.float32)
-    assert family.objective == "v_prediction"
-    family.set_objective("epsilon")
+    assert family.prediction_type == "v_prediction"
+    family.set_prediction_type("epsilon")
     settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
     batch = encode.build(family, dataset.read(character), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
-    prediction_probe.ask(family, batch.mean, batch.conditioning)
-    assert family.objective == "v_prediction"
+    prediction_probe.probe(family, batch.mean, batch.conditioning)
+    assert family.prediction_type == "v_prediction"
 
 
 def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases: dict[str, Path]) -> None:
     run = runs.create(settings(bases["sdxl"], training__resolution=64))
     finish(run)
-    assert not any("draws" in warning for warning in runs.look(run).state.warnings)
+    assert not any("generates" in warning for warning in runs.look(run).state.warnings)
     family = load(bases["sdxl"])
     family.denoiser.register_to_config(sample_size=128)
     from trainer.train import warn
 
     warn(run, run.config(), family, [])
-    assert any("draws 1024 x 1024 pixels; this run trains at 64" in one for one in runs.look(run).state.warnings)
+    assert any("generates 1024 x 1024 pixels; this run trains at 64" in one for one in runs.look(run).state.warnings)
 
 
 @pytest.mark.parametrize("options", [{"targets": "conv"}, {"kind": "loha", "targets": "conv"}], ids=["LoCon", "LoHa"])

@@ -122,8 +122,8 @@ def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:
         wait_until(lambda: not runs.is_locked(run.lock))
         assert not list(run.folder.glob("*.safetensors")) or status(run) == "interrupted"
         (run.folder / "ask" / "start").unlink(missing_ok=True)
-        for folder in checkpoint.found(run):
-            assert checkpoint.is_whole(folder), (folder, moments)
+        for folder in checkpoint.folders(run):
+            assert checkpoint.is_intact(folder), (folder, moments)
     if status(run) != "finished":
         assert status(run) == "interrupted"
         runs.start(run)
@@ -152,7 +152,7 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     os.kill(pid(run), signal.SIGTERM)
     wait_until(lambda: status(run) == "stopped", 10)
     step = runs.look(run).state.step
-    assert checkpoint.found(run)[-1].name == f"{step:06d}"
+    assert checkpoint.folders(run)[-1].name == f"{step:06d}"
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
     with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as typed:
         wait_until(lambda: runs.look(run).state.step > step)
@@ -160,7 +160,7 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
         assert "Traceback" not in typed.communicate(timeout=30)[1]
     assert (typed.returncode, status(run)) == (0, "stopped")
     step = runs.look(run).state.step
-    assert checkpoint.found(run)[-1].name == f"{step:06d}"
+    assert checkpoint.folders(run)[-1].name == f"{step:06d}"
     done = limner("resume", run.folder)
     assert done.returncode == 0, done.stderr
     assert f"from step {step} of 100" in done.stderr
@@ -197,7 +197,7 @@ def test_what_fails_is_said_with_its_remedy(character: Path) -> None:
     runs.start(run)
     wait_until(lambda: status(run) == "failed")
     state = runs.look(run).state
-    assert state.message == "The base model 'base' is not there."
+    assert state.message == "The base model 'base' does not exist."
     assert "micro" in state.remedy
     assert "UserError" in runs.log_tail(run)
 
@@ -263,13 +263,13 @@ def test_doctor_and_check(character: Path) -> None:
     [
         (["train", "absent.toml"], "There is no file absent.toml."),
         (["resume", "absent"], "is no run folder"),
-        (["inspect", "README.md"], "no safetensors file"),
+        (["inspect", "README.md"], "not a safetensors file"),
         (["inspect", "absent.safetensors"], "There is no file"),
         (["check", "../nowhere"], "There is no data set 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
         (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is no size"),
-        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' is not there"),
-        (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "is not there"),
+        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' was not found"),
+        (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "does not exist"),
         (["nonsense"], "invalid choice"),
     ],
 )
@@ -289,7 +289,7 @@ def test_wrong_usage_is_one_sentence(home: Path, arguments: list[str], words: st
         ),
         ('name = "a"\ndataset = "void"', "There is no data set 'void'"),
         ('name = "../a"\ndataset = "rin"', "letters, digits"),
-        ('name = "a"\ndataset = "empty"', "There are no pictures in the data set 'empty'"),
+        ('name = "a"\ndataset = "empty"', "There are no images in the dataset 'empty'"),
     ],
 )
 def test_refused_settings(character: Path, tmp_path: Path, toml: str, words: str) -> None:

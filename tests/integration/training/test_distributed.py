@@ -74,7 +74,7 @@ def test_a_preview_that_only_one_process_cannot_write_is_a_note_and_no_more(alon
     wait_until(lambda: ended(run), 120)
     state = runs.look(run).state
     assert runs.look(run).status == "finished", runs.log_tail(run)
-    assert state.warnings.count("The previews of step 4 could not be made; the log says why.") == 1
+    assert state.warnings.count("The previews of step 4 could not be generated; the log says why.") == 1
     assert {one.file for one in state.previews} == {
         *(f"previews/000004_{number}.png" for number in (0, 1)),
         *(f"previews/000008_{number}.png" for number in (0, 1, 2)),
@@ -99,7 +99,7 @@ def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Pa
 def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path, victim: str) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
-    wait_until(lambda: bool(checkpoint.found(run)), 120)
+    wait_until(lambda: bool(checkpoint.folders(run)), 120)
     both = processes(run)
     assert len(both) == 2
     os.kill(both[0] if victim == "leader" else both[1], signal.SIGKILL)
@@ -227,15 +227,15 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
             encode.build(family, examples, config, listen, share)
         return {file.name for file in kept.iterdir()}
 
-    first = until("Encoding pictures", 1, Fraction(0))
+    first = until("Encoding images", 1, Fraction(0))
     shutil.rmtree(kept)
-    second = until("Encoding pictures", 1, Fraction(1, 2))
+    second = until("Encoding images", 1, Fraction(1, 2))
     assert len(first) == len(second) == 1
     assert not first & second
     shutil.rmtree(kept)
     one, two = (encode.build(family, examples, config, quiet, share) for share in (Fraction(0), Fraction(1, 2)))
     assert one.own == two.own
-    assert one.drawn == two.drawn
+    assert one.preserved == two.preserved
 
 
 def test_a_launcher_may_start_the_processes(alone: Run, tiny_sd: Path) -> None:

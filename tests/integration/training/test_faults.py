@@ -49,9 +49,9 @@ def told(run: Run) -> str:
 
 def whole(run: Run) -> list[int]:
     """Steps of the checkpoints, all of which must be whole, with nothing half-written beside them."""
-    assert all(checkpoint.is_whole(folder) for folder in checkpoint.found(run))
+    assert all(checkpoint.is_intact(folder) for folder in checkpoint.folders(run))
     assert not list(run.folder.rglob("*.part"))
-    return [int(folder.name) for folder in checkpoint.found(run)]
+    return [int(folder.name) for folder in checkpoint.folders(run)]
 
 
 class Undisturbed:
@@ -96,7 +96,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_learned(
     assert "The training became unstable after step 11" in told(run)
     assert "Lower the learning rate" in told(run)
     assert whole(run) == [5, 10]
-    for folder in checkpoint.found(run):
+    for folder in checkpoint.folders(run):
         reader.read(folder / checkpoint.ADAPTER)  # refuses what is not finite
     assert not run.export.exists()
     undisturbed.is_what_becomes_of(run)
@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_ends_the_run_in_words_and_keeps_the_last_checkpoint
     assert workers.work(plain(tiny_sd)) == 0  # caches the pictures, which takes many writes
     run = plain(tiny_sd)
     assert workers.work(run, "enospc@7") == 1  # after twice the settings and three files of the first checkpoint
-    assert "The disk is full.</b> Make room, then resume" in told(run)
+    assert "The disk is full.</b> Free some space, then resume" in told(run)
     assert whole(run) == [5]
     undisturbed.is_what_becomes_of(run)
 
@@ -240,7 +240,7 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, ti
     run = make(str(tiny_sd), steps=20, resolution=64)
     (run.folder / "previews").write_text("in the way")
     assert workers.work(run) == 0
-    assert "The previews of step 20 could not be made" in told(run)
+    assert "The previews of step 20 could not be generated" in told(run)
 
 
 def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
@@ -256,8 +256,8 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
     for number in range(1, 400):
         cut = runs.create(run.config().model_copy(update={"record": settings.record}))
         code = workers.work(cut, f"kill@{number}")
-        steps = [int(folder.name) for folder in checkpoint.found(cut)]
-        assert all(checkpoint.is_whole(folder) for folder in checkpoint.found(cut)), number
+        steps = [int(folder.name) for folder in checkpoint.folders(cut)]
+        assert all(checkpoint.is_intact(folder) for folder in checkpoint.folders(cut)), number
         done = runs.look(cut).state.step
         assert len(steps) >= min(2, max(0, done - 1)), number  # the older ones go when the newer are whole
         assert max(steps, default=0) >= done - 1, number
@@ -330,7 +330,7 @@ def test_the_order_of_checkpoints_is_that_of_steps_whatever_the_clock_says(
 ) -> None:
     run = plain(tiny_sd)
     workers.work(run, "nan@12")
-    for folder in checkpoint.found(run):
+    for folder in checkpoint.folders(run):
         os.utime(folder, (2_000_000_000 - int(folder.name), 2_000_000_000 - int(folder.name)))
     assert workers.work(run) == 0
     begun = [event.step for event in events.read(run.log)[0] if event.kind == "started"]
@@ -365,7 +365,7 @@ def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_
     assert times != sorted(times)
     assert whole(run) == [5, 10, 12]
     assert "Resume</b> goes on from here" in told(run)
-    for folder in checkpoint.found(run):
+    for folder in checkpoint.folders(run):
         os.utime(folder, (4e9 - int(folder.name), 4e9 - int(folder.name)))
     train(run.config(), run)
     assert [event.step for event in events.read(run.log)[0] if event.kind == "started"] == [0, 12]
@@ -386,11 +386,11 @@ def test_without_a_picture_that_can_be_read_a_start_is_refused(
     run = plain(tiny_sd)
     assert workers.work(run) == 2
     assert status(run) == "failed"
-    assert "There are no pictures in the data set" in told(run)
+    assert "There are no images in the dataset" in told(run)
     done = limner("check", "rin")
     assert (done.returncode, "There are no pictures in this data set." in done.stdout) == (2, True)
     done = limner("train", run.config_file, "--run", run.folder.parent / "typed")
-    assert (done.returncode, "There are no pictures in the data set" in done.stderr) == (2, True)
+    assert (done.returncode, "There are no images in the dataset" in done.stderr) == (2, True)
 
 
 def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_sd: Path, workers: Workers) -> None:
@@ -432,7 +432,7 @@ def test_a_caption_that_is_changed_while_it_trains_changes_nothing(character: Pa
 def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     workers.work(run, "nan@12")
-    for folder in checkpoint.found(run):
+    for folder in checkpoint.folders(run):
         manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
         del manifest["groups"], manifest["sha256"][checkpoint.MANIFEST]
         (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest | {"program": "9.9"}))

@@ -73,7 +73,7 @@ def test_a_run_over_two_machines_is_resumed(character: Path, home: Path, tiny_sd
         assert ends(both) == [0, 0]
     assert runs.look(stopped).status == "stopped"
     assert 2 < runs.look(stopped).state.step < 40
-    assert not checkpoint.found(second)
+    assert not checkpoint.folders(second)
     with begun(stopped, second) as both:
         assert ends(both) == [0, 0]
     assert runs.look(stopped).status == "finished"

@@ -23,7 +23,7 @@ from trainer.families import Family, gradient_checkpointing
 from trainer.runs import Run, events
 from trainer.train import train
 from trainer.training import encode, malloc, memory
-from trainer.training.memory import GB, Rung
+from trainer.training.memory import GB, MemoryPlan
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def newest(run: Run) -> dict[str, Tensor]:
 def test_the_ladder(tiny_sd: Path) -> None:
     def rungs(**changes: int | str) -> list[tuple[int, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        return [(one.parts, one.recomputed) for one in memory.ladder(training, max(1, training.devices))]
+        return [(one.parts, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
 
     assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
     assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]
@@ -122,13 +122,13 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     assert kept("off") == off, "it can be taken back"
 
 
-def heavy(sizes: dict[str, int], touched: list[Rung]) -> Callable[[TrainConfig], None]:
+def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainConfig], None]:
     """Computes nothing, but really takes so many MB for each picture of a part."""
 
     def compute(config: TrainConfig) -> None:
         way = config.training.gradient_checkpointing
         assert way != "auto"
-        touched.append(Rung(config.training.parts, way))
+        touched.append(MemoryPlan(config.training.parts, way))
         pictures = -(-config.training.batch_size // config.training.parts)
         torch.ones(pictures * sizes[way] * MB // 4).sum()
 
@@ -150,7 +150,7 @@ def test_the_first_rung_that_fits_is_taken(
     character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
 ) -> None:
     """With 128 MB for each picture of a batch of 8, then 80, then 32."""
-    touched: list[Rung] = []
+    touched: list[MemoryPlan] = []
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
     run = runs.create(config)
@@ -170,7 +170,7 @@ def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__memory=(present + 50 * MB) / GB)
     compute = heavy({"off": 300, "large": 250, "all": 200}, [])
-    with pytest.raises(UserError, match=r"not enough memory: even with one picture at a time .* GB can be had"):
+    with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB are available"):
         memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
 
 
@@ -222,7 +222,7 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
         hook.remove()
     said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
     said = [one for one in said if "ran out" in one]
-    assert said == [f"Memory ran out; from here on a batch is computed in {parts} parts." for parts in (2, 4)]
+    assert said == [f"Memory ran out; from here on batches are split into {parts} micro-batches." for parts in (2, 4)]
     assert run.config().training.parts == 4
     usual = runs.create(settings(tiny_sd, **RATE))
     finish(usual)

@@ -20,8 +20,8 @@ from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.runs import events
-from trainer.train import begin, train
-from trainer.training import checkpoint, encode, loss, optimizer_step
+from trainer.train import initial_state, train
+from trainer.training import augment, checkpoint, encode, loss, optimizer_step
 from trainer.training.batches import Batches
 
 
@@ -79,16 +79,16 @@ def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: P
 def test_hasty_previews_do_not_make_what_is_preserved_worse(family: Family, character: Path, tiny_sd: Path) -> None:
     options = {"preservation__share": 0.5, "preservation__others": 1.0, "preservation__prompts": ("a dog",)}
     made = [built(family, character, settings(tiny_sd, preview__steps=steps, **options)) for steps in (1, 3)]
-    assert made[0].drawn == made[1].drawn, "the file says all that a picture depends on"
-    (file,) = made[0].drawn.values()
-    best = family.draw_latents("a dog", seed=0, steps=20, guidance=settings(tiny_sd).preview.guidance, side=64)
-    assert torch.equal(made[0].shelf.get(file)["latents"], best.float())
+    assert made[0].preserved == made[1].preserved, "the file says all that a picture depends on"
+    (file,) = made[0].preserved.values()
+    best = family.generate_latents("a dog", seed=0, steps=20, guidance=settings(tiny_sd).preview.guidance, side=64)
+    assert torch.equal(made[0].cache.get(file)["latents"], best.float())
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:
     made = built(family, character, settings(tiny_sd, pictures__crops=2, pictures__flip=True))
     assert {len(one) for one in made.own.views} == {6}
-    first = [made.shelf.get(file)["mean"] for file in made.own.views[0]]
+    first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
     assert all(not torch.equal(one, two) for n, one in enumerate(first) for two in first[:n])
     again = built(family, character, settings(tiny_sd, pictures__crops=2, pictures__flip=True, seed=1))
     assert again.own.views == made.own.views, "another run of the same data set finds what is encoded"
@@ -96,13 +96,13 @@ def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> N
 
 def test_a_part_of_a_picture() -> None:
     image = Image.linear_gradient("L").convert("RGB")  # 256 x 256, black above, white below
-    view = encode.View(part=(0.5, 0.5, 1.0, 1.0))
-    part = encode.part_of(image, (64, 64), view)
+    view = augment.View(part=(0.5, 0.5, 1.0, 1.0))
+    part = augment.crop(image, (64, 64), view)
     assert part.size == (128, 128)
     assert np.asarray(part).min() >= 127
-    wide = encode.part_of(image.resize((512, 256)), (64, 64), encode.View(part=(0.0, 0.0, 0.5, 0.5)))
+    wide = augment.crop(image.resize((512, 256)), (64, 64), augment.View(part=(0.0, 0.0, 0.5, 0.5)))
     assert wide.size == (128, 128)
-    assert encode.part_of(image, (64, 64), encode.View()) is image
+    assert augment.crop(image, (64, 64), augment.View()) is image
 
 
 def transparent(path: Path) -> None:
@@ -117,7 +117,7 @@ def test_backgrounds_of_transparent_pictures(family: Family, character: Path, ti
     assert images.opacity((character / "02.png").read_bytes()) is None
     made = built(family, character, settings(tiny_sd, pictures__background="random", pictures__backgrounds=3))
     assert [len(one) for one in made.own.views[:2]] == [3, 1]
-    first = [made.shelf.get(file)["mean"] for file in made.own.views[0]]
+    first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
     assert not torch.equal(first[0], first[1])
     white, black = (
         built(family, character, settings(tiny_sd, pictures__background=colour)) for colour in ("white", "black")
@@ -141,13 +141,13 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     dataset.mask_file(character / "03.png").symlink_to(dataset.mask_file(character / "02.png"))  # is not followed
     assert len(dataset.read(character)) == 14, "a mask is no picture"
     made = built(family, character, settings(tiny_sd, objective__masked=True, pictures__flip=True))
-    alpha, mirrored = (made.shelf.get(file)["mask"] for file in made.own.views[0])
+    alpha, mirrored = (made.cache.get(file)["mask"] for file in made.own.views[0])
     assert alpha.shape == (1, 8, 8)
     assert torch.equal(alpha, torch.tensor([0.0] * 4 + [1.0] * 4).expand(1, 8, 8))
     assert torch.equal(mirrored, alpha.flip(-1))
-    upper = made.shelf.get(made.own.views[1][0])["mask"]
+    upper = made.cache.get(made.own.views[1][0])["mask"]
     assert torch.allclose(upper[0, :, 0], torch.tensor([1.0] * 4 + [0.0] * 4), atol=0.02)
-    assert torch.equal(made.shelf.get(made.own.views[2][0])["mask"], torch.ones(1, 8, 8))
+    assert torch.equal(made.cache.get(made.own.views[2][0])["mask"], torch.ones(1, 8, 8))
     batch = made.at(0, 0)
     assert batch.mask is not None
     assert batch.mask.shape == (4, 1, 8, 8)
@@ -232,7 +232,7 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
 def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__ema=0.5)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    progress = begin(config, adapter)
+    progress = initial_state(config, adapter)
     start = [one.clone() for one in progress.average]
     with torch.no_grad():
         for parameter in progress.parameters():
@@ -242,7 +242,7 @@ def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     progress.follow(100, 0.5)
     assert torch.allclose(progress.average[0], start[0] + 1 - 1 / 11)
     live = [one.detach().clone() for one in progress.parameters()]
-    with progress.settled(adapter):
+    with progress.exported_weights(adapter):
         assert torch.equal(progress.parameters()[0], progress.average[0])
     assert all(torch.equal(one, two) for one, two in zip(live, progress.parameters(), strict=True))
 
@@ -257,7 +257,7 @@ def test_a_checkpoint_shows_the_average_and_resumes_from_what_is_trained(
 ) -> None:
     run = runs.create(settings(tiny_sd, **options))
     finish(run)
-    folder = checkpoint.found(run)[-1]
+    folder = checkpoint.folders(run)[-1]
     shown = reader.read(folder / checkpoint.ADAPTER).modules
     first = min(shown)
     trained = load_file(folder / checkpoint.OPTIMIZER)[f"0.{checkpoint.VALUE}"]
@@ -276,7 +276,7 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     assert restarts >= 1
     assert rate == 0.05 / 2**restarts
     said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
-    assert sum(f"begins again at a learning rate of {rate:g}" in one for one in said) == 1
+    assert sum(f"starts again at a learning rate of {rate:g}" in one for one in said) == 1
     assert [one.step for one in events.read(run.log)[0] if isinstance(one, events.Started)] == [0] * (restarts + 1)
     assert len(losses(run)) == 60
     same_rate = settings(tiny_sd, **(options | {"training__guard": 0.0, "optimizer__learning_rate": rate}))
@@ -293,7 +293,7 @@ def test_the_guard_gives_up(character: Path, tiny_sd: Path) -> None:
 
 def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__guard=10.0, training__steps=100)
-    progress = begin(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
+    progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
     assert not any(
         optimizer_step.exploded(norm, step, config, progress) for step, norm in enumerate([1.0, 90.0, 1, 2, 3])
     )
@@ -315,7 +315,7 @@ def test_fp16_is_refused_without_a_gpu(character: Path, tiny_sd: Path) -> None:
 
 def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd)
-    progress = begin(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
+    progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(torch.zeros(()))  # makes its tensors
     before = [one.detach().clone() for one in progress.parameters()]
@@ -325,7 +325,7 @@ def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny
     optimizer_step.check(1.0, norm, 0, config, scaler)
     optimizer_step.advance(progress, 0.01, scaler)
     assert all(torch.equal(one, two) for one, two in zip(before, progress.parameters(), strict=True))
-    assert progress.notes["scaler"]["scale"] == 512.0
+    assert progress.extra["scaler"]["scale"] == 512.0
     for parameter in progress.parameters():
         parameter.grad = torch.full_like(parameter, 512.0)
     count = sum(one.numel() for one in progress.parameters())
@@ -333,7 +333,7 @@ def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny
     optimizer_step.advance(progress, 0.01, scaler)
     assert not torch.equal(before[0], progress.parameters()[0])
     fresh = torch.amp.GradScaler("cpu")
-    restored = optimizer_step.scaled(fresh, progress)
+    restored = optimizer_step.restore_scaler(fresh, progress)
     assert restored is fresh
     assert fresh.state_dict() == scaler.state_dict()
 
@@ -360,7 +360,7 @@ def test_attention_is_computed_as_suits_the_size(family: Family, side: int, plai
             return family.predict(noisy, torch.tensor([10, 900]), {"text": text})
 
     before = answer()
-    cpu_kernels.suit_processor(family, side)
+    cpu_kernels.optimize_for_cpu(family, side)
     kinds = {type(one).__name__ for one in family.pipeline().unet.attn_processors.values()}
     assert kinds == ({"AttnProcessor"} if plain else {"AttnProcessor2_0"})
     assert torch.allclose(answer(), before, atol=1e-5)
@@ -376,7 +376,7 @@ def test_convolutions_over_few_positions_are_products(
     plain, changed = (torch.nn.Conv2d(8, 256, 3, padding=1, bias=bias).requires_grad_(False) for _ in range(2))
     changed.load_state_dict(plain.state_dict())
     family.pipeline().unet.conv_norm_out.add_module("probe", changed)
-    cpu_kernels.suit_processor(family, 256)
+    cpu_kernels.optimize_for_cpu(family, 256)
     pixels = torch.randn(size[0], 8, *size[1:])
     found = []
     for module in (plain, changed):
@@ -399,7 +399,7 @@ def test_a_base_in_bf16_predicts_what_it_did_with_what_suits_the_processor(tiny_
     answers = []
     for suited in (False, True):
         if suited:
-            cpu_kernels.suit_processor(family, 512)
+            cpu_kernels.optimize_for_cpu(family, 512)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             answers.append(family.predict(noisy, torch.tensor([10, 900]), {"text": text}).float())
     difference = (answers[0] - answers[1]).abs() / answers[0].std()

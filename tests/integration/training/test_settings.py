@@ -165,7 +165,7 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
 def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__minutes=1e-6))
     finish(run)
-    assert [int(one.name) for one in checkpoint.found(run)] == [2, 3, 4, 5, 6]
+    assert [int(one.name) for one in checkpoint.folders(run)] == [2, 3, 4, 5, 6]
 
 
 def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:

@@ -25,7 +25,7 @@ from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.sampling import sampler
 from trainer.train import complete, due, train
-from trainer.training import batches, checkpoint, encode, export
+from trainer.training import augment, batches, checkpoint, encode, export
 from trainer.training.loss import training_loss
 
 
@@ -280,7 +280,7 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
 def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__every=1, checkpoint__keep=2))
     final = finish(run)
-    kept = checkpoint.found(run)
+    kept = checkpoint.folders(run)
     assert [one.name for one in kept] == ["000005", "000006"]
     newest = reader.read(kept[-1] / checkpoint.ADAPTER)
     assert all(
@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, dam
     run = runs.create(settings(tiny_sd, checkpoint__every=2))
     finish(run)
     run.export.unlink()
-    for folder in checkpoint.found(run)[1:]:
+    for folder in checkpoint.folders(run)[1:]:
         path = folder / (checkpoint.MANIFEST if "manifest" in damage else checkpoint.ADAPTER)
         data = bytearray(path.read_bytes())
         if damage == "flipped":
@@ -317,22 +317,22 @@ def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, dam
 def test_whichever_byte_of_a_manifest_is_wrong_it_is_noticed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=1))
     finish(run)
-    (folder,) = checkpoint.found(run)
+    (folder,) = checkpoint.folders(run)
     path, said = folder / checkpoint.MANIFEST, (folder / checkpoint.MANIFEST).read_bytes()
-    assert checkpoint.is_whole(folder)
+    assert checkpoint.is_intact(folder)
     for place, byte in enumerate(said):
         path.write_bytes(said[:place] + bytes([byte ^ 1 << place % 8]) + said[place + 1 :])
-        if checkpoint.is_whole(folder):
+        if checkpoint.is_intact(folder):
             assert json.loads(path.read_bytes()) == json.loads(said), place  # as 1E-8 is 1e-8
     path.write_bytes(said)
-    assert checkpoint.is_whole(folder)
+    assert checkpoint.is_intact(folder)
 
 
 def test_a_changed_data_set_is_not_resumed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
     finish(run)
     dataset.write_caption(character / "01.png", "something else")
-    with pytest.raises(UserError, match="captions of the data set changed"):
+    with pytest.raises(UserError, match="captions of the dataset changed"):
         train(run.config(), run)
 
 
@@ -376,7 +376,7 @@ def test_an_unstable_run_stops_with_words(character: Path, tiny_sd: Path) -> Non
                                training__steps=400, training__clip=0))  # fmt: skip
     with pytest.raises(UserError, match=r"unstable|not finite"):
         train(run.config(), run)
-    for folder in checkpoint.found(run):
+    for folder in checkpoint.folders(run):
         reader.read(folder / checkpoint.ADAPTER)
     assert not run.export.exists()
 
@@ -418,7 +418,7 @@ def test_pixels_keep_the_middle() -> None:
 
     image = Image.new("RGB", (30, 10), "black")
     image.paste("white", (10, 0, 20, 10))
-    tensor = encode.pixels(image, (64, 64), flip=False)
+    tensor = augment.pixels(image, (64, 64), flip=False)
     assert tensor.shape == (3, 64, 64)
     assert float(tensor[:, :, 8:-8].min()) > 0.9
 
@@ -504,10 +504,10 @@ def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(cha
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("absent/model", "is not there"),
-        (".", "no diffusers model"),
+        ("absent/model", "does not exist"),
+        (".", "is not a diffusers model"),
         ("flux", "FluxPipeline"),
-        ("xl", "settings of its UNet"),
+        ("xl", "config of its UNet"),
         ("cut", "cannot be loaded"),
     ],
 )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trainer.adapter_files import compatibility, safetensors_reader, summary, writer
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
+from trainer.base_models.registry import FamilyName
 from trainer.errors import UserError
 
 PROGRAMS = {program.name for program in compatibility.PROGRAMS}
@@ -136,29 +136,29 @@ BROKEN: dict[str, Case] = {
                         "no layer has an alpha"),
     "wrong prefix": ("sd15", lambda t: renamed(t, "lora_unet_", "unet_"), ALL, "Forge", "refuses the whole file"),
     "lora_te1_ on SD 1.5": ("sd15", lambda t: renamed(t, "lora_te_", "lora_te1_"),
-                            {"sd-scripts", "InvokeAI", "SD.Next"}, "sd-scripts", "left out without a word"),
+                            {"sd-scripts", "InvokeAI", "SD.Next"}, "sd-scripts", "silently left out"),
     "lora_te_ on XL": ("sdxl", lambda t: renamed(t, "lora_te1_", "lora_te_"),
                        {"sd-scripts", "InvokeAI", "SD.Next", "A1111"}, "A1111", "match nothing (lora_te_text_model"),
     "no text_model": ("sd15", lambda t: renamed(t, "text_model_", ""), ALL, "ComfyUI", "match nothing"),
     "transposed": ("sd15", exchanged, ALL, "ComfyUI", "it reshapes what does not fit"),
-    "names of both kinds": ("sdxl", mixed, {"InvokeAI", "sd-scripts"}, "InvokeAI", "it refuses names of both kinds"),
+    "names of both kinds": ("sdxl", mixed, {"InvokeAI", "sd-scripts"}, "InvokeAI", "both kinds of names"),
     "each layer under both names": ("sdxl", both_names, {"InvokeAI", "sd-scripts", "diffusers"}, "diffusers",
                                     "is there twice"),
     "SD 1.5 under original names": ("sd15", original, {"InvokeAI", "sd-scripts", "diffusers"}, "sd-scripts",
                                     "match nothing"),
     "not a number": ("sd15", lambda t: with_nan(t, float("nan")), ALL, "diffusers", "not finite"),
     "infinite": ("sdxl", lambda t: with_nan(t, float("inf")), ALL, "Forge", "not finite"),
-    "half a layer": ("sd15", lambda t: without(t, "lora_up.weight"), ALL, "sd-scripts", "lacks a part"),
+    "half a layer": ("sd15", lambda t: without(t, "lora_up.weight"), ALL, "sd-scripts", "lacks a tensor"),
     "other rank in up": ("sd21", lambda t: {**t, f"{one_layer(t)}.lora_up.weight": torch.ones(320, 3)}, ALL,
-                         "InvokeAI", "parts do not fit together"),
+                         "InvokeAI", "tensors do not fit together"),
     "wrong size": ("sd15", other_size, ALL, "sd-scripts", "has a wrong size: it stops"),
     "one more key": ("sd15", lambda t: {**t, "bundle_emb.x.string_to_param.*": torch.ones(1)}, ALL, "diffusers",
-                     "all keys begin as such"),
+                     "only if all keys have its prefixes"),
     "an unknown layer": ("sd15", lambda t: renamed(t, "attn1_to_q", "attn3_to_q"), ALL, "SD.Next", "match nothing"),
     "an unknown ending": ("sdxl", lambda t: {**t, f"{one_layer(t)}.lora_bias": torch.ones(1)}, ALL, "ComfyUI",
                           "1 of"),
     "a text encoder without out_proj": ("sd15", lambda t: renamed(t, "self_attn_out_proj", "self_attn_q_proj"),
-                                        {"diffusers"}, "diffusers", "no out_proj is among them"),
+                                        {"diffusers"}, "diffusers", "without an out_proj among them"),
     "a layer that XL lacks": ("sdxl", lambda t: renamed(t, "input_blocks_4_1", "input_blocks_1_1"), ALL, "sd-scripts",
                               "match nothing (lora_unet_input_blocks_1_1"),
 }  # fmt: skip
@@ -193,8 +193,8 @@ CONTAINERS: dict[str, tuple[bytes, str]] = {
     "a doubled key": (doubled(), "names a tensor twice"),
     "a huge header": (struct.pack("<Q", 9 * 2**20) + b"{" + bytes(9 * 2**20), "header is larger than 8 MB"),
     "a header that is said to be huge": (struct.pack("<Q", 2**60) + WHOLE[8:], "header is damaged"),
-    "a pickle renamed": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05hello\x94.", "can hold programs"),
-    "a zip renamed": (b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(200), "can hold programs"),
+    "a pickle renamed": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05hello\x94.", "can contain programs"),
+    "a zip renamed": (b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(200), "can contain programs"),
     "overlapping tensors": (WHOLE.replace(b'"data_offsets":[0,', b'"data_offsets":[2,', 1), "does not fit its data"),
     "empty": (b"", "too short"),
 }
@@ -239,10 +239,10 @@ def test_other_kinds_load_where_they_are_known(tmp_path: Path, kind: str, family
     assert not report.problems
     ruined = {"A1111", "InvokeAI"} if kind == "DoRA" else set()
     assert set(failed(report)) == {"diffusers"} | ruined
-    assert all("ruins the pictures" in failed(report)[program] for program in ruined)
+    assert all("ruins the images" in failed(report)[program] for program in ruined)
     words = {one.program: one.words for one in report.verdicts}
     assert words["sd-scripts"].endswith("with --network_module lycoris.kohya")
-    assert ("pictures differ slightly" in words["ComfyUI"]) == (kind == "DoRA")
+    assert ("images differ slightly" in words["ComfyUI"]) == (kind == "DoRA")
 
 
 def test_a_dora_with_a_length_for_each_input_is_applied_as_it_was_trained(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_dora_with_a_length_for_each_input_is_applied_as_it_was_trained(tmp_pa
 def test_another_family_in_the_metadata(tmp_path: Path) -> None:
     report = check(tmp_path, good("sd15"), metadata("sdxl"))
     (problem,) = report.problems
-    assert problem == "Its metadata say Stable Diffusion XL, but its layers are those of Stable Diffusion 1.x."
+    assert problem == "Its metadata name Stable Diffusion XL, but its layers are those of Stable Diffusion 1.x."
     assert set(failed(report)) == {"A1111"}
     assert "hidden for Stable Diffusion 1.x" in failed(report)["A1111"]
 
@@ -264,13 +264,13 @@ def test_another_family_in_the_metadata(tmp_path: Path) -> None:
 def test_an_xl_file_that_does_not_say_so(tmp_path: Path) -> None:
     report = check(tmp_path, good("sdxl"), {"modelspec.title": "x"})
     assert set(failed(report)) == {"A1111"}
-    assert "filed as Stable Diffusion 1.x, and hidden for Stable Diffusion XL" in failed(report)["A1111"]
+    assert "list it under Stable Diffusion 1.x, so that it is hidden for Stable Diffusion XL" in failed(report)["A1111"]
 
 
 @pytest.mark.parametrize(
     ("told", "programs", "words"),
     [
-        ({"ss_tag_frequency": "[1]"}, {"A1111", "Forge"}, "ss_tag_frequency in the metadata is no table"),
+        ({"ss_tag_frequency": "[1]"}, {"A1111", "Forge"}, "ss_tag_frequency in the metadata is not a JSON object"),
         ({"lora_adapter_metadata": "{}"}, {"diffusers"}, "it refuses lora_adapter_metadata beside alphas"),
         ({"format": "tf"}, {"InvokeAI"}, "it refuses this `format`"),
         ({"ss_v2": "true", "ss_base_model_version": ""}, set(), ""),
@@ -297,9 +297,9 @@ def test_a_file_for_micro(tmp_path: Path) -> None:
 
 def test_another_thing_altogether(tmp_path: Path) -> None:
     report = check(tmp_path, {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 4)})
-    assert "It is for none of Stable Diffusion 1.x, 2.x and XL." in report.problems
+    assert "It is not for Stable Diffusion 1.x, 2.x or XL." in report.problems
     report = check(tmp_path, {"vae.x": torch.ones(1)})
-    assert report.problems == ("It has no layer of an adapter.",)
+    assert report.problems == ("It has no adapter layers.",)
     assert set(failed(report)) == PROGRAMS
 
 

@@ -17,8 +17,8 @@ from trainer.adapter_files import low_rank, reader, safetensors_reader, summary,
 from trainer.adapter_files.reader import LoHa, LoKr, Lora, Module
 from trainer.adapter_files.writer import Precision
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
+from trainer.base_models.registry import FamilyName
 from trainer.errors import UserError
 
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
@@ -65,7 +65,7 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
 
 
 def read_back(data: bytes) -> reader.AdapterFile:
-    return reader.of_container(safetensors_reader.parse(data, "x"))
+    return reader.of_file(safetensors_reader.parse(data, "x"))
 
 
 def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
@@ -193,7 +193,7 @@ def test_a_stripped_file_keeps_what_loading_needs() -> None:
     data = writer.write(modules, {**told, **writer.network(modules)}, form="kohya", precision="fp16", strip=True)
     assert set(safetensors_reader.parse(data, "x").metadata) == set(writer.NEEDED)
     peft = writer.write(modules, told, form="peft", precision="fp16", strip=True)
-    assert reader.PEFT_METADATA in safetensors_reader.parse(peft, "x").metadata
+    assert summary.PEFT_METADATA in safetensors_reader.parse(peft, "x").metadata
 
 
 def test_tucker_cores_are_multiplied_into_a_factor() -> None:
@@ -237,7 +237,7 @@ def test_dora_of_older_files_has_a_length_for_each_input() -> None:
 def test_the_alpha_that_peft_means(told: dict[str, Any], alpha: float) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
-    (one,) = read_back(save(tensors, {reader.PEFT_METADATA: json.dumps(told)})).modules.values()
+    (one,) = read_back(save(tensors, {summary.PEFT_METADATA: json.dumps(told)})).modules.values()
     assert one.alpha == alpha
 
 
@@ -247,7 +247,7 @@ def test_damaged_settings_of_peft(text: str, words: str) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
     with pytest.raises(UserError, match=words):
-        read_back(save(tensors, {reader.PEFT_METADATA: text}))
+        read_back(save(tensors, {summary.PEFT_METADATA: text}))
 
 
 def test_a_layer_under_two_names_is_refused() -> None:

@@ -75,14 +75,14 @@ def test_single_files(
     tmp_path: Path, shapes: dict[str, list[int]], marks: list[str], family: str, objective: str | None, zero_snr: bool
 ) -> None:
     found = detect.look(write(tmp_path / "base.safetensors", shapes | {mark: [0] for mark in marks}))
-    assert (found.family, found.objective, found.zero_snr) == (family, objective, zero_snr)
+    assert (found.family, found.prediction_type, found.zero_snr) == (family, objective, zero_snr)
     assert found.reason
 
 
 def test_metadata_settles_what_tensors_do_not(tmp_path: Path) -> None:
     for told, objective in (("v", "v_prediction"), ("epsilon", "epsilon")):
         file = write(tmp_path / f"{told}.safetensors", SD21, **{"modelspec.prediction_type": told})
-        assert detect.look(file).objective == objective
+        assert detect.look(file).prediction_type == objective
 
 
 REFUSED = {
@@ -90,9 +90,12 @@ REFUSED = {
     "no text encoder": ({key: shape for key, shape in SD21.items() if "cond_stage" not in key}, "has no text encoder"),
     "refiner": ({key: shape for key, shape in SDXL.items() if "embedders.0" not in key}, "no first text encoder"),
     "inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),
-    "EDM": (SDXL | {"edm_mean": [4]}, "EDM form"),
-    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "no UNet"),
-    "mixed": (SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "has the width 1024"),
+    "EDM": (SDXL | {"edm_mean": [4]}, "EDM model"),
+    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "no Stable Diffusion UNet"),
+    "mixed": (
+        SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]},
+        "cross-attention is 1024 wide",
+    ),
 }
 
 
@@ -124,7 +127,7 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["x" * 300, "~nobody-of-that-name/base", "a\0b", "mi../cro", "a--b/c", "a/b.git"])
 def test_names_that_no_base_can_have(base: str) -> None:
     assert detect.glance(base) is None
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         detect.look(Path(base))
     assert config.build({"name": "x", "dataset": "x", "model": {"base": base}}).training.resolution == 512
 
@@ -147,7 +150,7 @@ def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypat
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "base.ckpt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"no \.safetensors file"):
+    with pytest.raises(UserError, match=r"not a \.safetensors file"):
         detect.look(tmp_path / "base.ckpt")
 
 
@@ -163,9 +166,9 @@ def folder(path: Path, kind: str, unet: dict[str, Any], scheduler: dict[str, Any
     ("unet", "scheduler", "words"),
     [
         ({"cross_attention_dim": 768, "in_channels": 9}, {"beta_start": 1}, "inpainting"),
-        ({"cross_attention_dim": 768}, {"prediction_type": "sample"}, "predicts 'sample'"),
-        ({"cross_attention_dim": 768}, {}, "settings of its UNet or scheduler"),
-        ({"cross_attention_dim": 1024}, {"beta_start": 1}, "has the width 1024"),
+        ({"cross_attention_dim": 768}, {"prediction_type": "sample"}, "prediction type is 'sample'"),
+        ({"cross_attention_dim": 768}, {}, "config of its UNet or scheduler"),
+        ({"cross_attention_dim": 1024}, {"beta_start": 1}, "cross-attention is 1024 wide"),
     ],
 )
 def test_folders_that_cannot_be_used(
@@ -194,7 +197,7 @@ def test_the_preset_follows_the_base(tmp_path: Path) -> None:
 
 def test_the_micro_base_is_known() -> None:
     found = detect.look(MICRO_FOLDER)
-    assert (found.family, found.objective) == ("sd15", "v_prediction")
+    assert (found.family, found.prediction_type) == ("sd15", "v_prediction")
 
 
 def test_looking_needs_no_torch() -> None:
@@ -272,7 +275,7 @@ def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, mon
         assert detect.look(here).family == "sd15"
     for foreign in (str(other / "outputs" / "model"), f"{own}/../ben/outputs/model"):
         assert detect.glance(foreign) is None
-        with pytest.raises(UserError, match="'model' is not there"):
+        with pytest.raises(UserError, match="'model' does not exist"):
             detect.look(loading.locate(config.ModelConfig(base=foreign))[0])
     assert dataset.folder_of("mira") == dataset.folder_of(str(own / "datasets" / "mira"))
     for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):

@@ -7,8 +7,8 @@ import torch
 
 from trainer import families
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.detect import FamilyName
 from trainer.base_models.layer_names import Place
+from trainer.base_models.registry import FamilyName
 from trainer.config import ModelConfig
 
 
@@ -33,7 +33,7 @@ def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str)
     live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "text_projection" not in name}  # fmt: skip
     shapes = layer_shapes.known("micro") if kind == "micro" else layer_shapes.of_folder(bases[kind])
-    told = {layer_names.kohya(place_of(name), family.found.family): shape for name, shape in shapes.items()}
+    told = {layer_names.kohya(place_of(name), family.base.family): shape for name, shape in shapes.items()}
     assert told == live
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from trainer import config, schema
+from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
-from trainer.families import FAMILIES
 
 SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 

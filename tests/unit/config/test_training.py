@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from trainer import config
+from trainer.base_models.spec import PredictionType
 from trainer.config.training import ObjectiveConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
+from trainer.families.noise import DiscreteNoise
 from trainer.optim.lion import Lion
 from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
 from trainer.training.loss import draw_timesteps, error, masked, weight
-from trainer.training.tensor_cache import Shelf
+from trainer.training.tensor_cache import TensorCache
 
 
 def test_schedules_by_hand() -> None:
@@ -76,21 +78,28 @@ ALPHA = torch.tensor([0.999, 0.5, 0.01])
 SNR = torch.tensor([999.0, 1.0, 1 / 99])
 
 
+def weights(predicts: PredictionType, objective: ObjectiveConfig) -> torch.Tensor:
+    return weight(DiscreteNoise(ALPHA, predicts), torch.arange(3), objective)
+
+
 def test_min_snr_by_hand() -> None:
     objective = ObjectiveConfig(weighting="min-snr")
-    assert torch.allclose(weight(ALPHA, objective, "epsilon"), torch.tensor([5 / 999, 1.0, 1.0]), rtol=1e-4)
-    assert torch.allclose(weight(ALPHA, objective, "v_prediction"), torch.tensor([0.005, 0.5, 0.01]), rtol=1e-4)
+    assert torch.allclose(weights("epsilon", objective), torch.tensor([5 / 999, 1.0, 1.0]), rtol=1e-4)
+    assert torch.allclose(weights("v_prediction", objective), torch.tensor([0.005, 0.5, 0.01]), rtol=1e-4)
     everywhere = ObjectiveConfig(weighting="min-snr", min_snr_gamma=0.001)
-    assert torch.allclose(weight(ALPHA, everywhere, "epsilon"), 0.001 / SNR, rtol=1e-3)
+    assert torch.allclose(weights("epsilon", everywhere), 0.001 / SNR, rtol=1e-3)
 
 
 def test_debiased_and_p2_by_hand() -> None:
-    debiased = weight(ALPHA, ObjectiveConfig(weighting="debiased"), "epsilon")
+    debiased = weights("epsilon", ObjectiveConfig(weighting="debiased"))
     assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
-    assert torch.allclose(weight(ALPHA, ObjectiveConfig(weighting="debiased"), "v")[1], torch.tensor(0.5))
-    p2 = weight(ALPHA, ObjectiveConfig(weighting="p2"), "epsilon")
+    assert torch.allclose(
+        weights("v_prediction", ObjectiveConfig(weighting="debiased"))[1],
+        torch.tensor(0.5),
+    )
+    p2 = weights("epsilon", ObjectiveConfig(weighting="p2"))
     assert torch.allclose(p2, torch.tensor([0.001, 0.5, 0.99]), rtol=1e-3)
-    steep = weight(ALPHA, ObjectiveConfig(weighting="p2", p2_gamma=2.0), "epsilon")
+    steep = weights("epsilon", ObjectiveConfig(weighting="p2", p2_gamma=2.0))
     assert torch.allclose(steep, p2**2, rtol=1e-4)
 
 
@@ -130,14 +139,14 @@ def test_timesteps_stay_in_their_range() -> None:
 
 
 def test_tags_in_other_orders() -> None:
-    found = caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    found = caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
     assert found[0] == "rin, red hair, smiling, outdoors, night"
     assert all(one.startswith("rin, red hair, ") for one in found)
     assert len(set(found)) > 3
     assert {tuple(sorted(one.split(", "))) for one in found} == {tuple(sorted(found[0].split(", ")))}
-    assert found == caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert found != caption_variants.orders("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
-    assert caption_variants.orders("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
+    assert found == caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert found != caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
+    assert caption_variants.shuffles("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
 
 
 def test_a_caption_a_line(tmp_path: Path) -> None:
@@ -162,29 +171,29 @@ def test_rare_buckets_join_others() -> None:
     assert buckets.buckets([], 512) == []
 
 
-def test_a_shelf_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
-    shelf, value = Shelf(room=10), {"x": torch.ones(2)}
+def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
+    cache, value = TensorCache(room=10), {"x": torch.ones(2)}
     files = [tmp_path / ".cache" / f"{n}.safetensors" for n in range(3)]
     for file in files:
-        assert not shelf.has(file, {"x"})
-        shelf.put(file, value)
-        assert shelf.has(file, {"x"})
-        assert torch.equal(shelf.get(file)["x"], value["x"])
-    assert len(shelf._held) == 1
-    assert Shelf().has(files[2], {"x"})
-    assert not Shelf().has(files[2], {"y"})
+        assert not cache.has(file, {"x"})
+        cache.put(file, value)
+        assert cache.has(file, {"x"})
+        assert torch.equal(cache.get(file)["x"], value["x"])
+    assert len(cache._in_memory) == 1
+    assert TensorCache().has(files[2], {"x"})
+    assert not TensorCache().has(files[2], {"y"})
     files[2].unlink()
-    with pytest.raises(UserError, match="cache was removed"):
-        shelf.get(files[2])
+    with pytest.raises(UserError, match="cache was deleted"):
+        cache.get(files[2])
     files[1].write_bytes(b"")
-    assert not Shelf().has(files[1], {"x"})
+    assert not TensorCache().has(files[1], {"x"})
 
 
-def test_a_shelf_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    shelf, place = Shelf(room=0), tmp_path / "file" / "x.safetensors"
-    shelf.put(place, {"x": torch.ones(2)})
-    assert torch.equal(shelf.get(place)["x"], torch.ones(2))
+    cache, place = TensorCache(room=0), tmp_path / "file" / "x.safetensors"
+    cache.put(place, {"x": torch.ones(2)})
+    assert torch.equal(cache.get(place)["x"], torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -372,14 +372,14 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
 
     run, alone = make(), Accelerator(cpu=True)
     again = events.Started(step=3, steps=9, pid=1, device="CPU")
-    assert distributed.asked(alone, run, again) == set()
+    assert distributed.requests(alone, run, again) == set()
     assert not run.log.exists()
     runs.pause(run)
     with held(run.lock):
         started(run)
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
-        resting = thread.submit(distributed.asked, alone, run, again)
+        resting = thread.submit(distributed.requests, alone, run, again)
         time.sleep(3 * runs.PATIENCE)
         assert not resting.done()
         runs.pause(run, go_on=True)
@@ -387,7 +387,7 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         assert runs.look(run).state.step == 3
         runs.pause(run)
         runs.ask(run, "stop")
-        assert distributed.asked(alone, run, again) == {"stop"}
+        assert distributed.requests(alone, run, again) == {"stop"}
 
 
 def test_time_left_includes_what_lies_between_steps(home: Path) -> None:

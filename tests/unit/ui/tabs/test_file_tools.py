@@ -53,7 +53,7 @@ def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x80\x04" + bytes(100))
     told = file_tools.take(str(path))[1]
-    assert "can hold programs" in told
+    assert "can contain programs" in told
     assert str(tmp_path) not in told
     assert adapter_choices.kept() == []
     assert file_tools.take(None) == [None, ""]

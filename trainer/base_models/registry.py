@@ -1,0 +1,10 @@
+"""Registry of the families of base models: a new one is added here, and in a file of facts and a file of its model."""
+
+from typing import Literal
+
+from trainer.base_models import sd15, sd21, sdxl
+from trainer.base_models.spec import FamilySpec
+
+FamilyName = Literal["sd15", "sd21", "sdxl"]
+FAMILIES: dict[FamilyName, FamilySpec] = {"sd15": sd15.SPEC, "sd21": sd21.SPEC, "sdxl": sdxl.SPEC}
+DEFAULT: FamilyName = "sd15"  # of a model or file that does not tell; the built-in base model is one, too

@@ -1,0 +1,33 @@
+"""Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752."""
+
+from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
+from trainer.i18n import say
+
+_VARIANT = Variant("stable-diffusion-v1", "sd_v1", 512)
+SPEC = FamilySpec(
+    name="sd15",
+    title="Stable Diffusion 1.x",
+    model="sd.SD",
+    pipeline="StableDiffusionPipeline",
+    pipeline_options={"safety_checker": None, "feature_extractor": None},
+    context_width=768,
+    transformer_depth=1,
+    linear_projections=False,
+    size_conditioned=False,
+    original_names=False,
+    kohya_v2=False,
+    metadata_prefixes=("stable-diffusion-v1", "sd_v1", "sd_1"),
+    text_encoders=(
+        TextEncoder(
+            component="text_encoder",
+            title=say("text encoder"),
+            prefix="lora_te_",
+            single_file="cond_stage_model.transformer.",
+            embedding="cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+            width=768,
+            tokenizer="tokenizer",
+            pad_token="<|endoftext|>",
+        ),
+    ),
+    variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+)

@@ -1,0 +1,43 @@
+"""Stable Diffusion XL, Podell et al. 2023, https://arxiv.org/abs/2307.01952."""
+
+from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
+from trainer.i18n import say
+
+_VARIANT = Variant("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", 1024)
+SPEC = FamilySpec(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    model="sdxl.SDXL",
+    pipeline="StableDiffusionXLPipeline",
+    pipeline_options={"add_watermarker": False},
+    context_width=2048,
+    transformer_depth=10,
+    linear_projections=True,
+    size_conditioned=True,
+    original_names=True,
+    kohya_v2=False,
+    metadata_prefixes=("stable-diffusion-xl", "sdxl"),
+    text_encoders=(
+        TextEncoder(
+            component="text_encoder",
+            title=say("first text encoder"),
+            prefix="lora_te1_",
+            single_file="conditioner.embedders.0.transformer.",
+            embedding="conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+            width=768,
+            tokenizer="tokenizer",
+            pad_token="<|endoftext|>",
+        ),
+        TextEncoder(
+            component="text_encoder_2",
+            title=say("second text encoder"),
+            prefix="lora_te2_",
+            single_file="conditioner.embedders.1.model.transformer.resblocks.",
+            embedding="conditioner.embedders.1.model.token_embedding.weight",
+            width=1280,
+            tokenizer="tokenizer_2",
+            pad_token="!",
+        ),
+    ),
+    variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+)

@@ -1,0 +1,56 @@
+"""FamilySpec: the facts about a family of base models that the rest of the program goes by. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder of a family, and its names in diffusers folders, in adapter files and in single files."""
+
+    component: str  # its folder in diffusers form
+    title: str
+    prefix: str  # of its layers in adapter files
+    single_file: str  # prefix of its layers in a single file; `resblocks.` means OpenCLIP's names below it
+    embedding: str  # key of its embedding in a single file, by which it is recognized
+    width: int  # of its hidden states
+    tokenizer: str  # component of its tokenizer
+    pad_token: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of base model within a family: its names in the metadata of adapter files, and its native resolution."""
+
+    architecture: str  # `modelspec.architecture` without `/lora`
+    base_version: str  # `ss_base_model_version`
+    resolution: int  # side in pixels
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """A family of base models: how to recognize one, the names of its parts, and its marks in adapter files."""
+
+    name: str
+    title: str
+    model: str  # module and class in `trainer.families` that load it
+    pipeline: str  # class in a folder's `model_index.json`
+    pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
+    context_width: int  # of the keys in cross-attention
+    transformer_depth: int  # transformer blocks in its deepest attention
+    linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
+    size_conditioned: bool  # its denoiser is told image sizes
+    original_names: bool  # adapter files name the denoiser's layers as the original code does, not as diffusers does
+    kohya_v2: bool  # `ss_v2` in the metadata of adapter files
+    metadata_prefixes: tuple[str, ...]  # of architecture and base version, in files of any program
+    text_encoders: tuple[TextEncoder, ...]
+    variants: Mapping[PredictionType, Variant]
+    ambiguous: bool = False  # its single files do not tell which variant they are
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """Prefixes of the text encoders' layers in adapter files, by component."""
+        return {encoder.component: encoder.prefix for encoder in self.text_encoders}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
+from trainer.base_models import registry
 
 PROGRAM = sorted([CHECKOUT / "app.py", *(CHECKOUT / "trainer").rglob("*.py"), *(CHECKOUT / "ui").rglob("*.py")])
 
@@ -73,6 +74,17 @@ def test_what_is_installed_is_not_below_the_floors() -> None:
     for name, floor in FLOORS.items():
         found = [int(part) for part in re.findall(r"\d+", version(name))]
         assert found >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
+
+
+def test_a_family_is_named_in_its_two_files_and_the_registry_alone() -> None:
+    names = re.compile("|".join(registry.FAMILIES))
+    own = {
+        CHECKOUT / "trainer" / package / f"{name}.py"
+        for package in ("base_models", "families")
+        for name in registry.FAMILIES
+    }
+    naming = {path for path in PROGRAM if names.search(path.read_text(encoding="utf-8"))}
+    assert naming - own == {CHECKOUT / "trainer" / "base_models" / "registry.py"}
 
 
 STARTERS = {

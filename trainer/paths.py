@@ -8,13 +8,17 @@ from pathlib import Path
 from trainer.errors import UserError
 from trainer.i18n import say
 
-CHECKOUT = Path(__file__).resolve().parent.parent  # folder of the code: where its programs are started
+CODE = Path(__file__).resolve().parent.parent  # folder of the packages: where their programs are started
 NAME = re.compile(r"[\w-]{1,64}")
 
 
 def home() -> Path:
-    """Folder that holds `datasets/` and `outputs/`: the checkout, or what LIMNER_HOME names."""
-    return Path(os.environ.get("LIMNER_HOME") or CHECKOUT)
+    """Folder that holds `datasets/` and `outputs/`: LIMNER_HOME, else the checkout, else `~/limner`."""
+    if named := os.environ.get("LIMNER_HOME"):
+        return Path(named)
+    if (CODE / "pyproject.toml").is_file():
+        return CODE
+    return Path.home() / "limner"  # the code is an installed package
 
 
 def datasets() -> Path:

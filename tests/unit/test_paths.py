@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from trainer import paths
 from trainer.errors import UserError
 
@@ -39,3 +40,16 @@ def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
     assert paths.is_open(models / "sd15.safetensors")
     for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
         assert not paths.is_open(path)
+
+
+def test_the_home_is_named_or_the_checkout_or_in_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIMNER_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert paths.home() == CHECKOUT
+    monkeypatch.setattr(paths, "CODE", tmp_path / "site-packages")
+    assert paths.home() == tmp_path / "limner"
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "elsewhere"))
+    assert paths.home() == tmp_path / "elsewhere"

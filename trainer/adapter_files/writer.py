@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -214,7 +214,7 @@ def _file(metadata: Mapping[str, str], header: Mapping[str, Any], body: bytes) -
     return struct.pack("<Q", len(text)) + text + body
 
 
-def inherited(sources: list[AdapterFile], modules: Mapping[str, Module], title: str) -> dict[str, str]:
+def inherited(sources: Sequence[AdapterFile], modules: Mapping[str, Module], title: str) -> dict[str, str]:
     """Return metadata of a file that was made of others: its base, title and sources, but no training settings."""
     first = for_family(sources[0]) if sources else {}
     joined = {

@@ -1,80 +1,55 @@
-"""The commands that work on adapter files: inspect, verify, merge, resize, convert, bake, extract.
+"""Commands on adapter files: inspect, verify, merge, resize, convert, extract, bake.
 
 Results go to stdout, as JSON with `--json`, which is how the page runs them. What loads torch is imported when needed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from trainer import storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
+from trainer.cli.console import echo, echo_facts, echo_table
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.adapter_files.base_weights import Checkpoint
     from trainer.adapter_files.reader import AdapterFile
     from trainer.adapter_files.transforms import Made
+    from trainer.base_models.registry import FamilyName
 
 BASE = "micro|FOLDER|FILE|HUB-NAME"
 
 
-class Commands(Protocol):
-    """Adds a command to the command line."""
-
-    def __call__(self, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
-        """Its parser, for its arguments."""
-
-
-def add(command: Commands) -> None:
-    """Add all commands of this module."""
-    for name, run, text in (
-        ("inspect", _inspect, "Tell what is in an adapter file."),
-        ("verify", _verify, "Tell for each program whether it loads an adapter file, and what is wrong if not."),
-    ):
-        one = command(name, run, text)
-        one.add_argument("file", type=Path, metavar="FILE")
-        one.add_argument("--json", action="store_true")
-    one = command("merge", _merge, "Make one LoRA of several adapters.")
-    one.add_argument("files", nargs="+", metavar="FILE[:STRENGTH]")
-    one.add_argument("--rank", type=int, default=0, help="cut the result to this rank (default: exact, ranks add up)")
-    _written(one)
-    one = command("resize", _resize, "Make a LoRA of lower rank that does nearly the same.")
-    one.add_argument("file", type=Path, metavar="FILE")
-    one.add_argument("--rank", type=int, default=0, help="the most that a layer may have")
-    one.add_argument("--energy", type=float, default=1.0, help="share of its squared effect that a layer keeps: 0.95")
-    _written(one)
-    one = command("convert", _convert, "Write an adapter in another form or precision.")
-    one.add_argument("file", type=Path, metavar="FILE")
-    _written(one)
-    one = command("extract", _difference, "Make a LoRA of what makes a tuned model differ from its base.")
-    one.add_argument("tuned", metavar="TUNED")
-    one.add_argument("base", metavar="BASE")
-    one.add_argument("--rank", type=int, required=True)
-    one.add_argument("--energy", type=float, default=1.0, help="share of a layer's squared difference that is enough")
-    _written(one)
-    one = command("bake", _bake, "Write a base model with adapters in its weights.")
-    one.add_argument("base", metavar=BASE)
-    one.add_argument("--adapter", dest="files", action="append", required=True, metavar="FILE[:STRENGTH]")
-    one.add_argument("--out", type=Path, required=True, metavar="FILE|FOLDER", help="of the form that the base has")
-    one.add_argument("--json", action="store_true")
+app = typer.Typer()
+AdapterPath = Annotated[Path, typer.Argument(metavar="FILE", help="Adapter file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutFile = Annotated[Path, typer.Option(metavar="FILE", help="Adapter file to write.")]
+Format = Annotated[Literal["kohya", "peft"], typer.Option("--to", help="File format.")]
+Precision = Annotated[Literal["fp16", "bf16", "fp32"], typer.Option()]
+Strip = Annotated[bool, typer.Option("--strip", help="Leave out metadata that no program needs.")]
 
 
-def _written(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--to", choices=("kohya", "peft"), default="kohya", help="form of the file (default: kohya)")
-    one.add_argument("--precision", choices=("fp16", "bf16", "fp32"), default="fp16")
-    one.add_argument("--strip", action="store_true", help="leave out of the metadata what no program needs")
-    one.add_argument("--out", type=Path, required=True, metavar="FILE")
-    one.add_argument("--json", action="store_true")
+@dataclass(frozen=True)
+class Output:
+    """How a new adapter file is written and reported."""
+
+    file: Path
+    form: Literal["kohya", "peft"]
+    precision: Literal["fp16", "bf16", "fp32"]
+    strip: bool
+    as_json: bool
 
 
-def adapter(text: str) -> tuple[str, float]:
-    """The file and the strength in FILE[:STRENGTH]."""
+def parse_adapter(text: str) -> tuple[str, float]:
+    """Split FILE[:STRENGTH] into the file and the strength, which is 1 where there is none."""
     file, colon, strength = text.rpartition(":")
     if colon:
         try:
@@ -86,106 +61,154 @@ def adapter(text: str) -> tuple[str, float]:
     return text, 1.0
 
 
-def tell(facts: dict[str, Any], *, as_json: bool) -> None:
-    """Print facts for people, or for programs."""
-    if as_json:
-        print(json.dumps(facts))
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        print(f"{key.replace('_', ' '):{width}}  {shown}")
-
-
-def _inspect(parsed: argparse.Namespace) -> int:
-    facts = summary.describe(safetensors_reader.read(parsed.file))
-    facts["problems"] = list(compatibility.check(parsed.file).problems)
-    if not parsed.json:
+@app.command("inspect")
+def inspect_file(file: AdapterPath, as_json: Json = False) -> None:
+    """Show the contents of an adapter file."""
+    facts = summary.describe(safetensors_reader.read(file))
+    facts["problems"] = list(compatibility.check(file).problems)
+    if not as_json:
         facts["blocks"] = [f"{block} {size / 1024:.0f} KB" for block, size in facts["blocks"].items()]
         facts["recipe"] = [f"{name} {value}" for name, value in facts["recipe"].items()]
         facts["config"] = "in the file (limner.config)" if facts["config"] else ""
         facts["cover"] = "yes" if facts["cover"] else "no"
-    tell(facts, as_json=parsed.json)
-    return 0 if facts["finite"] and facts["modules"] else 2
+    echo_facts(facts, as_json=as_json)
+    if not (facts["finite"] and facts["modules"]):
+        raise typer.Exit(2)
 
 
-def _verify(parsed: argparse.Namespace) -> int:
-    report = compatibility.check(parsed.file)
-    _tell_report(report, as_json=parsed.json)
-    return 0 if report.good else 2
+@app.command()
+def verify(file: AdapterPath, as_json: Json = False) -> None:
+    """Check for each program whether it loads an adapter file, and if not, why."""
+    report = compatibility.check(file)
+    _echo_report(report, as_json=as_json)
+    if not report.good:
+        raise typer.Exit(2)
 
 
-def _tell_report(report: compatibility.Report, *, as_json: bool) -> None:
+def _echo_report(report: compatibility.Report, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(of_report(report)))
         return
-    print(f"{report.file}: {report.family}, {report.keys} keys")
+    echo(f"{report.file}: {report.family}, {report.keys} keys")
     for line in (*report.problems, *report.notes):
-        print(f"  {line}")
-    for one in report.verdicts:
-        print(f"  {'yes' if one.loads else 'NO ':3}  {one.program:10}  {one.words}")
+        echo(f"  {line}")
+    echo_table([("yes" if verdict.loads else "NO", verdict.program, verdict.words) for verdict in report.verdicts])
 
 
 def of_report(report: compatibility.Report) -> dict[str, Any]:
     """A report ready for JSON."""
-    return {**vars(report), "good": report.good, "verdicts": [vars(one) for one in report.verdicts]}
+    return {**vars(report), "good": report.good, "verdicts": [vars(verdict) for verdict in report.verdicts]}
 
 
 # Tools ----------------------------------------------------------------------------------------------------------
 
 
-def _merge(parsed: argparse.Namespace) -> int:
+@app.command()
+def merge(
+    files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...")],
+    out: OutFile,
+    rank: Annotated[int, typer.Option(help="Cut the result to this rank; 0 = exact, the ranks add up.")] = 0,
+    form: Format = "kohya",
+    precision: Precision = "fp16",
+    strip: Strip = False,
+    as_json: Json = False,
+) -> None:
+    """Merge several adapters into one LoRA."""
     from trainer.adapter_files import transforms
 
-    given = _named([adapter(text) for text in parsed.files])
-    made = transforms.merge(given, _at_least_0(parsed.rank))
-    return _finish(parsed, made, [file for _, file, _ in given])
-
-
-def _resize(parsed: argparse.Namespace) -> int:
-    from trainer.adapter_files import reader, transforms
-
-    if not parsed.rank and parsed.energy == 1:
-        raise UserError("It is not said how far to resize.", "Give --rank or --energy.")
-    file = reader.read(parsed.file)
-    return _finish(parsed, transforms.resize(file, parsed.rank, parsed.energy), [file])
-
-
-def _convert(parsed: argparse.Namespace) -> int:
-    from trainer.adapter_files import reader, transforms
-
-    file = reader.read(parsed.file)
-    return _finish(parsed, transforms.Made(file.modules), [file], recipe=True)
-
-
-def _difference(parsed: argparse.Namespace) -> int:
-    from trainer.adapter_files import transforms
-
-    base = _checkpoint(parsed.base)
-    made = transforms.difference(_checkpoint(parsed.tuned), base, max(1, parsed.rank), parsed.energy)
-    return _finish(parsed, made, [], base=base)
-
-
-def _bake(parsed: argparse.Namespace) -> int:
-    from trainer.adapter_files import transforms
-
-    check_out(parsed.out)
-    given = _named([adapter(text) for text in parsed.files])
-    count = transforms.bake(_checkpoint(parsed.base), given, parsed.out)
-    tell({"file": parsed.out.name, "layers": count}, as_json=parsed.json)
-    return 0
-
-
-def _named(given: Sequence[tuple[str, float]]) -> list[tuple[str, AdapterFile, float]]:
-    from trainer.adapter_files import reader
-
-    return [(Path(file).name, reader.read(Path(file)), strength) for file, strength in given]
-
-
-def _at_least_0(rank: int) -> int:
     if rank < 0:
         raise UserError("The rank cannot be below 0.", "Give a whole number, or leave it out.")
-    return rank
+    adapters = _read_adapters(files)
+    merged = transforms.merge(adapters, rank)
+    sources = [adapter_file for _, adapter_file, _ in adapters]
+    _write(merged, sources, Output(out, form, precision, strip, as_json))
+
+
+@app.command()
+def resize(
+    file: AdapterPath,
+    out: OutFile,
+    rank: Annotated[int, typer.Option(help="Maximum rank of a layer.")] = 0,
+    energy: Annotated[float, typer.Option(help="Share of its squared effect that a layer keeps, e.g. 0.95.")] = 1.0,
+    form: Format = "kohya",
+    precision: Precision = "fp16",
+    strip: Strip = False,
+    as_json: Json = False,
+) -> None:
+    """Approximate an adapter by a LoRA of lower rank."""
+    from trainer.adapter_files import reader, transforms
+
+    if not rank and energy == 1:
+        raise UserError("There is no target size.", "Give --rank or --energy.")
+    source = reader.read(file)
+    resized = transforms.resize(source, rank, energy)
+    _write(resized, [source], Output(out, form, precision, strip, as_json))
+
+
+@app.command()
+def convert(
+    file: AdapterPath,
+    out: OutFile,
+    form: Format = "kohya",
+    precision: Precision = "fp16",
+    strip: Strip = False,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter in another format or precision."""
+    from trainer.adapter_files import reader, transforms, writer
+
+    source = reader.read(file)
+    unchanged = transforms.Made(source.modules)
+    _write(unchanged, [source], Output(out, form, precision, strip, as_json), metadata=writer.for_family(source))
+
+
+@app.command("extract")
+def extract_lora(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Fine-tuned model.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Base model it was made from.")],
+    rank: Annotated[int, typer.Option(min=1)],
+    out: OutFile,
+    energy: Annotated[float, typer.Option(help="Share of a layer's squared difference to keep.")] = 1.0,
+    form: Format = "kohya",
+    precision: Precision = "fp16",
+    strip: Strip = False,
+    as_json: Json = False,
+) -> None:
+    """Extract a LoRA from the difference between a fine-tuned model and its base."""
+    from trainer.adapter_files import transforms, writer
+    from trainer.base_models import detect
+
+    checkpoint = _checkpoint(base)
+    difference = transforms.difference(_checkpoint(tuned), checkpoint, rank, energy)
+    metadata = writer.inherited([], difference.modules, out.stem)
+    metadata |= writer.of_family(checkpoint.family, detect.look(checkpoint.path).prediction_type or "epsilon")
+    output = Output(out, form, precision, strip, as_json)
+    _write(difference, [], output, metadata=metadata, family=checkpoint.family)
+
+
+@app.command()
+def bake(
+    base: Annotated[str, typer.Argument(metavar=BASE)],
+    adapter: Annotated[list[str], typer.Option(metavar="FILE[:STRENGTH]", help="May be repeated.")],
+    out: Annotated[Path, typer.Option(metavar="FILE|FOLDER", help="In the same format as the base.")],
+    as_json: Json = False,
+) -> None:
+    """Write a base model with adapters merged into its weights."""
+    from trainer.adapter_files import transforms
+
+    check_out(out)
+    adapters = _read_adapters(adapter)
+    count = transforms.bake(_checkpoint(base), adapters, out)
+    echo_facts({"file": out.name, "layers": count}, as_json=as_json)
+
+
+def _read_adapters(texts: Sequence[str]) -> list[tuple[str, AdapterFile, float]]:
+    from trainer.adapter_files import reader
+
+    adapters = []
+    for file, strength in map(parse_adapter, texts):
+        adapters.append((Path(file).name, reader.read(Path(file)), strength))
+    return adapters
 
 
 def _checkpoint(base: str) -> Checkpoint:
@@ -197,50 +220,52 @@ def _checkpoint(base: str) -> Checkpoint:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a file to write whose folder is not there.
+    """Check that the folder of a file to write exists.
 
     Raises:
-        UserError: the folder is not there.
+        UserError: it does not.
     """
     if not out.parent.is_dir():
         raise UserError("There is no folder {name!r}.", "Make it first, or choose another one.", name=out.parent.name)
 
 
-def _finish(
-    parsed: argparse.Namespace,
-    made: Made,
-    sources: list[AdapterFile],
+def _write(
+    adapter: Made,
+    sources: Sequence[AdapterFile],
+    output: Output,
     *,
-    base: Checkpoint | None = None,
-    recipe: bool = False,
-) -> int:
-    """Write the new adapter, check it by the rules of the programs, and tell how exact it is."""
+    metadata: Mapping[str, str] | None = None,
+    family: FamilyName | None = None,
+) -> None:
+    """Write the new adapter, check it by the rules of the programs, and report how exact it is."""
     from trainer.adapter_files import writer
-    from trainer.base_models import detect
 
-    check_out(parsed.out)
-    metadata = writer.for_family(sources[0]) if recipe else writer.inherited(sources, made.modules, parsed.out.stem)
-    if base:
-        metadata |= writer.of_family(base.family, detect.look(base.path).prediction_type or "epsilon")
-    family = base.family if base else sources[0].family
+    check_out(output.file)
+    if metadata is None:
+        metadata = writer.inherited(sources, adapter.modules, output.file.stem)
     data = writer.write(
-        made.modules, metadata, form=parsed.to, precision=parsed.precision, strip=parsed.strip, family=family
+        adapter.modules,
+        metadata,
+        form=output.form,
+        precision=output.precision,
+        strip=output.strip,
+        family=family or sources[0].family,
     )
-    storage.write(parsed.out, data)
-    report = compatibility.check(parsed.out)
-    ranks = sorted({module.rank for module in made.modules.values()})
+    storage.write(output.file, data)
+    report = compatibility.check(output.file)
+    ranks = sorted({module.rank for module in adapter.modules.values()})
     facts = {
-        "file": parsed.out.name,
-        "layers": len(made.modules),
+        "file": output.file.name,
+        "layers": len(adapter.modules),
         "ranks": ranks if len(ranks) <= 8 else [f"{ranks[0]} to {ranks[-1]}"],
         "bytes": len(data),
-        "error": made.error,
-        "worst_layer_error": made.worst,
-        "notes": list(made.notes),
+        "error": adapter.error,
+        "worst_layer_error": adapter.worst,
+        "notes": list(adapter.notes),
     }
-    if parsed.json:
+    if output.as_json:
         print(json.dumps({**facts, "report": of_report(report)}))
-        return 0
-    tell({**facts, "error": f"{made.error:.3g} of the effect", "worst_layer_error": f"{made.worst:.3g}"}, as_json=False)
-    _tell_report(report, as_json=False)
-    return 0
+        return
+    facts |= {"error": f"{adapter.error:.3g} of the effect", "worst_layer_error": f"{adapter.worst:.3g}"}
+    echo_facts(facts, as_json=False)
+    _echo_report(report, as_json=False)

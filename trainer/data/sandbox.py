@@ -31,7 +31,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     report, name = None, ""
     with subprocess.Popen(  # an argument list, no shell
         [sys.executable, "-m", "trainer.data.sandbox", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=paths.CHECKOUT, text=True, encoding="utf-8",
+        cwd=paths.CODE, text=True, encoding="utf-8",
     ) as process:  # fmt: skip
         assert process.stdin  # both are pipes
         assert process.stdout

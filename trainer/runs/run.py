@@ -324,7 +324,7 @@ def spawn(run: Run) -> None:
     with (run.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(  # an argument list, no shell
             [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=paths.CHECKOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=paths.CODE, start_new_session=True,
         )  # fmt: skip
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay as a zombie
 

@@ -30,7 +30,7 @@ from ui.server import accounts
 from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
 
 Fields = list[tuple[bytes, bytes]]
-COMMAND = (sys.executable, str(paths.CHECKOUT / "app.py"))
+COMMAND = (sys.executable, str(paths.CODE / "app.py"))
 IDLE = 1800.0  # seconds without a request after which a person's server gives its memory back
 PATIENCE = 10.0  # seconds that one has to end by itself
 CALLERS = 1024  # who may wait before a server that is being started
@@ -123,7 +123,7 @@ class Door:
             listener.listen(CALLERS)
             process = await asyncio.create_subprocess_exec(  # an argument list, no shell
                 *self._command, "--socket", str(listener.fileno()), pass_fds=[listener.fileno()],
-                stdin=PIPE, cwd=paths.CHECKOUT, env={**os.environ, **places},
+                stdin=PIPE, cwd=paths.CODE, env={**os.environ, **places},
             )  # fmt: skip
         line = httpx.AsyncHTTPTransport(
             uds=str(path), limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)

@@ -68,7 +68,7 @@ def look(folder: Path) -> bool:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # an argument list, no shell
-        [*COMMAND, str(folder.resolve())], cwd=paths.CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [*COMMAND, str(folder.resolve())], cwd=paths.CODE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     atexit.register(process.kill)

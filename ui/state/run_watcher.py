@@ -78,7 +78,7 @@ def label(run: Run) -> str:
 def log_tail(run: Run) -> str:
     """The last lines of the worker's log, without where things lie on this machine."""
     text = runs.log_tail(run)
-    for folder in (paths.home(), paths.shared(), paths.CHECKOUT, Path.home()):
+    for folder in (paths.home(), paths.shared(), paths.CODE, Path.home()):
         shown = "~" if folder == Path.home() else "limner"
         text = text.replace(str(folder.resolve()), shown).replace(str(folder), shown)
     return text

@@ -44,7 +44,7 @@ class Painter:
                 with (paths.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell
                         self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                        cwd=paths.CHECKOUT, text=True, encoding="utf-8",
+                        cwd=paths.CODE, text=True, encoding="utf-8",
                     )  # fmt: skip
         self._rest()
 

@@ -261,7 +261,7 @@ def call(command: Sequence[str]) -> dict[str, Any]:
     """
     try:
         done = subprocess.run(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", *command], cwd=paths.CHECKOUT, capture_output=True, text=True,
+            [sys.executable, "-m", "trainer", *command], cwd=paths.CODE, capture_output=True, text=True,
             timeout=HOURS, encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired:

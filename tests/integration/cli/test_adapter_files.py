@@ -1,6 +1,7 @@
 """The commands on adapter files, as they are typed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import save
 from tests.integration.adapter_files.test_adapter_files import exported
 from tests.unit.adapter_files.test_compatibility import good
 from trainer.adapter_files import base_weights, reader, safetensors_reader, writer
-from trainer.cli.adapter_files import adapter
+from trainer.cli.adapter_files import parse_adapter
 from trainer.cli.commands import main
 from trainer.runs import Run
 
@@ -32,10 +33,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_a_strength_after_a_colon() -> None:
-    assert adapter("a.safetensors") == ("a.safetensors", 1.0)
-    assert adapter("a.safetensors:0.5") == ("a.safetensors", 0.5)
-    assert adapter("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
-    assert adapter("a:nan") == ("a:nan", 1.0)
+    assert parse_adapter("a.safetensors") == ("a.safetensors", 1.0)
+    assert parse_adapter("a.safetensors:0.5") == ("a.safetensors", 0.5)
+    assert parse_adapter("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
+    assert parse_adapter("a:nan") == ("a:nan", 1.0)
 
 
 def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +50,7 @@ def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert "optimizer adamw" in shown
     assert main(["verify", str(run.export)]) == 2, "it is for a base that no program has"
     shown = capsys.readouterr().out
-    assert "NO   InvokeAI" in shown
+    assert re.search(r"NO +InvokeAI", shown)
     assert main(["verify", str(run.export), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert {one["program"] for one in report["verdicts"]} >= {"ComfyUI", "diffusers"}

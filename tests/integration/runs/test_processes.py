@@ -262,15 +262,15 @@ def test_doctor_and_check(character: Path) -> None:
     ("arguments", "words"),
     [
         (["train", "absent.toml"], "There is no file absent.toml."),
-        (["resume", "absent"], "is no run folder"),
+        (["resume", "absent"], "is not a run folder"),
         (["inspect", "README.md"], "not a safetensors file"),
         (["inspect", "absent.safetensors"], "There is no file"),
         (["check", "../nowhere"], "There is no data set 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
-        (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is no size"),
+        (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is not a size"),
         (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' was not found"),
         (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "does not exist"),
-        (["nonsense"], "invalid choice"),
+        (["nonsense"], "No such command"),
     ],
 )
 def test_wrong_usage_is_one_sentence(home: Path, arguments: list[str], words: str) -> None:

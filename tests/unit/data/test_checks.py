@@ -269,7 +269,7 @@ def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.Cap
     blurred(six)
     assert main(["check", "rin", "--trigger", "rin", "--base", "micro"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("7 pictures.")
+    assert told.startswith("7 images.")
     assert "1 picture is blurred.\n  The adapter learns the blur" in told
     assert "  - bad.png: Blurred." in told
     assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0

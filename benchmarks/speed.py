@@ -36,6 +36,7 @@ from PIL import Image
 
 from trainer.base_models import CONFIGS
 from trainer.data import dataset
+from trainer.data.captions import caption_file
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PICTURES = CHECKOUT / "datasets" / "example-character"
@@ -74,9 +75,9 @@ def lay_out(task: Task) -> None:
     for place in places.values():
         place.mkdir(parents=True)
     lines = []
-    for number, path in enumerate(dataset.pictures(PICTURES)[:COUNT]):
+    for number, path in enumerate(dataset.image_files(PICTURES)[:COUNT]):
         picture = Image.open(path).convert("RGB").resize((task.resolution, task.resolution))
-        caption = dataset.caption_file(path).read_text()
+        caption = caption_file(path).read_text()
         for name, place in places.items():
             picture.save(place / f"{number:02}.png")
             if name != "diffusers":

@@ -18,7 +18,8 @@ from babel.messages import Catalog, mofile, pofile
 
 from trainer.adapter_files import summary
 from trainer.config import TrainConfig
-from trainer.data import checks, image_stats
+from trainer.data import image_stats
+from trainer.data.problems import KINDS
 from trainer.i18n import LANGUAGES
 from trainer.schema import Section, sections
 from ui.widgets.templates import MESSAGE, plain
@@ -65,11 +66,11 @@ def _everywhere() -> Iterator[tuple[Id, str]]:
         elif path.suffix in (".html", ".js"):
             yield from ((plain(found[1]), place) for found in MESSAGE.finditer(path.read_text(encoding="utf-8")))
     yield from ((message, "trainer/config/run_config.py") for message in settings(TrainConfig) if message)
-    for name, kind in checks.KINDS.items():
+    for name, kind in KINDS.items():
         words: tuple[Id, ...] = (name, kind.titles if "{n}" in kind.title else kind.title)
         words += (kind.effect, kind.remedy, kind.button)
-        yield from ((message, "trainer/data/checks.py") for message in words if message)
-    yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLOURS)
+        yield from ((message, "trainer/data/problems.py") for message in words if message)
+    yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLORS)
     yield from ((name, "trainer/adapter_files/summary.py") for name in summary.TRAINING_SETTINGS)
 
 

@@ -10,6 +10,7 @@ from trainer.i18n import say
 
 CODE = Path(__file__).resolve().parent.parent  # folder of the packages: where their programs are started
 NAME = re.compile(r"[\w-]{1,64}")
+CACHE = ".cache"  # folder in a dataset: locks, undo levels, and data that can be computed again
 
 
 def home() -> Path:

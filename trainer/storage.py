@@ -176,6 +176,11 @@ def empty_bin(folder: Path, kept: float = KEPT) -> None:
                 path.unlink()
 
 
+def is_regular_file(path: Path) -> bool:
+    """Tell whether a path is a regular file: a link would lead out of its folder, a pipe would never end."""
+    return path.is_file() and not path.is_symlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable; a no-op where the system has no such call (Windows)."""
     if os.name == "nt":

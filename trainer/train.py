@@ -15,6 +15,7 @@ from trainer.config import Record, TrainConfig, adjustments, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.dataset import Example
+from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
 from trainer.families import cpu_kernels
 from trainer.i18n import count, say
@@ -51,7 +52,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     accelerator = distributed.join(precision)
     config = distributed.share_config(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
-    examples = dataset.read(dataset.folder_of(config.dataset))
+    examples = dataset.read(dataset.find_folder(config.dataset))
     config = complete(config, run, examples, family)
     texts = [caption_variants.texts(example, config, config.trigger) for example in examples]
     captions = [first for first, *_ in texts]
@@ -238,11 +239,11 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         raise UserError(
             "There are no images in the dataset {name!r}.",
             "Add at least 5; 10 to 30 work best.",
-            name=dataset.folder_of(config.dataset).name,
+            name=dataset.find_folder(config.dataset).name,
         )
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *dataset.read_prior(config.prior.dataset))),
+        dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.prior.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=device_name(family.device),
@@ -252,7 +253,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         check_unchanged(config.record, record)
         return config
     captions = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
-    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.folder_of(config.dataset), family))
+    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
     gentler = uncaptioned.gentler(config, captions, beyond=beyond)
     if gentler != config:
         run.report(events.Warned(message=uncaptioned.note()))
@@ -316,18 +317,18 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
             resolution=config.training.resolution,
         )
         run.report(events.Warned(message=message))
-    folder = dataset.folder_of(config.dataset)
+    folder = dataset.find_folder(config.dataset)
     problems = checks.find(
         folder,
         config.trigger,
         preset=config.preset,
         base=config.model.base,
         resolution=config.training.resolution,
-        measured=image_stats.known(folder),
+        stats=image_stats.known(folder),
     )
     problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
-    for problem in checks.gathered(problems):
-        kind = checks.KINDS[problem.kind]
+    for problem in group_by_kind(problems):
+        kind = KINDS[problem.kind]
         names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
         run.report(events.Warned(message=f"{problem.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
 

@@ -15,6 +15,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, runs
 from trainer.data import checks, dataset, sandbox
+from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import archive
 from ui.server import media
@@ -163,7 +164,7 @@ def set_caption(project: str, image: str, caption: str) -> str:
     folder_of(project)
     picture = media.find_picture(project, image)
     dataset.write_caption(picture, caption[:10_000])
-    return dataset.read_caption(picture)
+    return read_caption(picture)
 
 
 def remove_image(project: str, image: str) -> list[Told]:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from trainer import paths
 from trainer.data import dataset
+from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
 from ui import api
@@ -161,7 +162,7 @@ def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.T
     """The trigger word stands in two tabs and is one thing: a change in one shows in the other and is remembered."""
 
     def share(name: str | None, word: str) -> str:
-        training.keep(name, "trigger", dataset.one_line(word or ""))
+        training.keep(name, "trigger", one_line(word or ""))
         return word
 
     for here, there in ((images.trigger, train.trigger), (train.trigger, images.trigger)):

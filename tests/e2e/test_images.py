@@ -78,7 +78,7 @@ def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
     cards(page, 100)  # a page of them
     note("seconds from the end of the upload to the cards", time.monotonic() - ended[-1])
     assert time.monotonic() - ended[-1] < 5 * SLACK
-    assert report(page) == "Added 200 pictures. 200 captions came with them."
+    assert report(page) == "Added 200 images. 200 captions came with them."
     looked_at(page)
     folder, process = server.home / "datasets" / "many", psutil.Process(server.process.pid)
     fill(page, "trigger", "zorb")
@@ -141,10 +141,10 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(server: Server, visit: Vi
     upload(page, [{"name": "all.zip", "mimeType": "application/zip", "buffer": archive.getvalue()}])
     cards(page, 3)
     taken, _, refused = report(page).partition("Not used: ")
-    assert taken == "Added 3 pictures. 2 captions came with them. 1 already there, skipped. "
+    assert taken == "Added 3 images. 2 captions came with them. 1 already there, skipped. "
     assert set(refused.rstrip(".").split("; ")) == {
-        "half.png (damaged, cannot be read)", "notes.pdf (not a picture)",
-        "bomb.png (unpacks to more than is allowed)",
+        "half.png (damaged)", "notes.pdf (not an image)",
+        "bomb.png (too large when unpacked)",
     }  # fmt: skip
     folder = server.home / "datasets" / "odd"
     told = {(path.read_bytes(), path.with_suffix(".txt").exists()) for path in folder.glob("*.png")}
@@ -164,7 +164,7 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(server: Server, visit: Vi
     (mine / ".DS_Store").write_text("x")
     page.locator("#folder input[type=file]").set_input_files(mine)
     cards(page, 5)
-    page.get_by_text("Added 2 pictures. 2 captions came with them.", exact=True).wait_for()
+    page.get_by_text("Added 2 images. 2 captions came with them.", exact=True).wait_for()
     found = {path.read_bytes(): path.with_suffix(".txt") for path in folder.glob("*.png")}
     assert [found[png(10 + number)].read_text() for number in range(2)] == ["left\n", "right\n"]
     upload(page, [{"name": "outside.txt", "mimeType": "text/plain", "buffer": b"came later"}])
@@ -180,11 +180,11 @@ def test_what_is_wrong_is_shown_and_mended(server: Server, visit: Visit) -> None
     page = visit(server)
     looked_at(page)
     doctor = page.locator(".doctor")
-    doctor.get_by_text("1 picture is blurred.").wait_for()
+    doctor.get_by_text("1 image is blurred.").wait_for()
     page.locator(".card[data-name='03.png'] .badges").get_by_text("Blurred.").wait_for()
     page.get_by_label("Order of the pictures").select_option("problems")
     page.wait_for_function("document.querySelector('.card')?.dataset.name === 'zz.jpg'")
-    doctor.get_by_role("button", name="Show: 1 picture is blurred.").click()
+    doctor.get_by_role("button", name="Show: 1 image is blurred.").click()
     cards(page, 1)
     page.get_by_role("button", name="Show all").click()
     cards(page, 15)

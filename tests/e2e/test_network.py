@@ -423,7 +423,7 @@ def test_the_page_answers_while_bombs_are_taken_in(shared: Server, page: Page) -
             begun = time.monotonic()
             assert web.get("/").status_code == 200
             took.append(time.monotonic() - begun)
-    assert "Added 1 picture." in said.result()
+    assert "Added 1 image." in said.result()
     assert [path.name for path in folder.glob("*.png")] == ["good.png"]
     assert max(took) < 10, took  # 2 on a machine that does nothing else
     shutil.rmtree(folder)

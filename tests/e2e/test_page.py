@@ -120,7 +120,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     new_project(page, "mira")
     upload(page, [CHARACTER / f"{number:02d}.{kind}" for number in range(1, 13) for kind in ("png", "txt")])
     cards(page, 12)
-    assert report(page) == "Added 12 pictures. 12 captions came with them."
+    assert report(page) == "Added 12 images. 12 captions came with them."
     folder = server.home / "datasets" / "mira"
     page.get_by_label("Caption of 01.png").fill("smiling in her own words, teal background")
     wait(lambda: (folder / "01.txt").read_text() == "smiling in her own words, teal background\n")
@@ -182,7 +182,7 @@ def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> No
         page = visit(server)
         upload(page, [CHARACTER / f"{number:02d}.png" for number in range(1, 8)])  # 1
         cards(page, 7)
-        assert report(page) == "Added 7 pictures. They are in the project my-pictures."
+        assert report(page) == "Added 7 images. They are in the project my-pictures."
         assert page.get_by_label("Trigger word").first.input_value() == ""
         assert len(list((tmp_path / "datasets" / "example-character").glob("*.png"))) == 14
         page.get_by_label("Trigger word").first.fill("miraxo")  # 2
@@ -239,7 +239,7 @@ def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit
     new_project(page, "odd")
     tab(page, "Train")
     page.get_by_role("button", name="Start training").click()
-    page.locator(".toast-body").filter(has_text="There are no pictures in this data set. Add at least 5").wait_for()
+    page.locator(".toast-body").filter(has_text="There are no images in this dataset. Add at least 5").wait_for()
     tab(page, "Images")
     good = (CHARACTER / "01.png").read_bytes()
     upload(page, [
@@ -251,8 +251,8 @@ def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit
     ])  # fmt: skip
     cards(page, 1)
     said = report(page)
-    assert said.startswith("Added 1 picture. Not used: ")
-    for part in ("text.png (not a picture)", "half.png (damaged, cannot be read)", "broken.zip (not a zip"):
+    assert said.startswith("Added 1 image. Not used: ")
+    for part in ("text.png (not an image)", "half.png (damaged)", "broken.zip (not a zip file"):
         assert part in said
     kept = [path.name for path in (server.home / "datasets" / "odd").glob("[!.]*")]
     assert kept == ["evil.png"]

@@ -119,7 +119,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     finished(hers)
     assert points(hers) == 60
     wait(lambda: ben.told("status", theft["run"])["status"] == "failed", seconds=60)
-    assert ben.told("status", theft["run"])["message"] == "There is no data set 'mira'."
+    assert ben.told("status", theft["run"])["message"] == "There is no dataset 'mira'."
 
     tab(hers, "Download")
     with hers.expect_download() as download:

@@ -37,7 +37,7 @@ def test_two_pages_that_upload_at_once_keep_all(server: Server, visit: Visit) ->
     folder = server.home / "datasets" / "both"
     wait(lambda: len(list(folder.glob("*.png"))) == 2 * EACH, seconds=120)
     for page in (first, second):
-        page.get_by_text(f"Added {EACH} pictures. {EACH} captions came with them.").wait_for(timeout=120_000)
+        page.get_by_text(f"Added {EACH} images. {EACH} captions came with them.").wait_for(timeout=120_000)
     wanted = {png(number): f"caption {number}\n" for number in range(2 * EACH)}
     assert {path.read_bytes(): path.with_suffix(".txt").read_text() for path in folder.glob("*.png")} == wanted
     second.reload()
@@ -53,11 +53,11 @@ def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit
     names = [("01.png", png(1)), ("01.mask.png", mask.getvalue()), ("02.png", png(2)), ("02-masklabel.png", png(3))]
     upload(page, [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in names])
     cards(page, 2)
-    page.get_by_text("Added 2 pictures. 2 masks came with them.").wait_for()
+    page.get_by_text("Added 2 images. 2 masks came with them.").wait_for()
     shown = page.locator(".card .mask")
     wait(lambda: shown.first.evaluate("image => image.complete && image.naturalWidth > 0"))
     assert [image.is_visible() for image in shown.all()] == [True, True]
-    page.get_by_text("2 pictures have a mask.").wait_for()
+    page.get_by_text("2 images have a mask.").wait_for()
     tab(page, "Train")
     page.locator("#plan").get_by_text("2 pictures").wait_for()
     assert sorted(path.name for path in (server.home / "datasets" / "masked").glob("*.png")) == [

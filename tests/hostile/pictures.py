@@ -15,7 +15,7 @@ from PIL import Image
 from tests.hostile import Refused, Taken
 
 RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
-NONE, DAMAGED, LARGE = Refused("not a picture"), Refused("damaged, cannot be read"), Refused("million pixels")
+NONE, DAMAGED, LARGE = Refused("not an image"), Refused("damaged"), Refused("megapixels")
 
 
 def two(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import config
+from trainer import config, paths
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
+from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
 from trainer.runs import events
@@ -84,7 +85,7 @@ def test_captions(home: Path) -> None:
     ]
 
     def read(data: bytes) -> None:
-        text = dataset.one_line(dataset.decode_text(data))
+        text = one_line(decode_text(data))
         assert "".join(letter for letter in text if letter not in JOINERS).isprintable()
 
     assert fuzz("captions", seeds, read) > 500 * SECONDS / 12
@@ -105,7 +106,7 @@ def test_zips(home: Path) -> None:
         path.write_bytes(data)
         uploads.add(folder, [("x.zip", path)])
         for kept in folder.iterdir():
-            if kept.name != dataset.CACHE:
+            if kept.name != paths.CACHE:
                 kept.unlink()
 
     assert fuzz("zips", seeds, read) > 50 * SECONDS / 12

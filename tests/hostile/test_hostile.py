@@ -26,6 +26,7 @@ from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import checks, dataset, images, sandbox, uploads
+from trainer.data.captions import MAX_BYTES, REPLACEMENT, caption_file
 from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import loading
@@ -77,8 +78,8 @@ def add(folder: Path, *given: tuple[str, bytes]) -> Report:
     report = uploads.add(folder, offer(folder.parent.parent, *given))
     for name, reason in report.refused:
         assert_in_words(f"{name} {reason}", folder.parent.parent)
-    kept = {path.name for path in folder.iterdir() if path.name != dataset.CACHE}
-    pictures_kept = {path.name for path in dataset.pictures(folder)}
+    kept = {path.name for path in folder.iterdir() if path.name != paths.CACHE}
+    pictures_kept = {path.name for path in dataset.image_files(folder)}
     assert set(report.added) <= pictures_kept
     assert all(one in pictures_kept or one.endswith(".txt") for one in kept)
     assert all(path.is_file() and not path.is_symlink() for path in folder.iterdir() if path.name in kept)
@@ -161,7 +162,7 @@ def test_the_process_that_takes_them_in_stays_small(
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak, done.stderr
     assert int(peak[1]) <= 700 * 1024
-    assert len(dataset.pictures(folder)) > least
+    assert len(dataset.image_files(folder)) > least
 
 
 def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +174,7 @@ def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monke
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True,
         input=f'[["large.png", "{offer(home, ("large.png", large))[0][1]}"]]',
     )  # fmt: skip
-    assert '["large.png", "it takes too much memory"]' in done.stdout, done
+    assert '["large.png", "needs too much memory"]' in done.stdout, done
     assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
 
 
@@ -197,11 +198,11 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
     if isinstance(expected, Refused):
         assert [(name, expected.words in reason) for name, reason in report.refused] == [("a.txt", True)]
         assert example.caption == ""
-        dataset.caption_file(example.path).write_bytes(data)  # put there by hand, it is no harm, and it is said
+        caption_file(example.path).write_bytes(data)  # put there by hand, it is no harm, and it is said
         (example,) = dataset.read(folder)
-        assert dataset.LOST in example.caption or len(data) > dataset.MAX_CAPTION
+        assert REPLACEMENT in example.caption or len(data) > MAX_BYTES
         found = [problem.message for problem in checks.find(folder)]
-        assert "The caption has letters that cannot be read." in found or len(data) > dataset.MAX_CAPTION
+        assert "The caption has unreadable characters." in found or len(data) > MAX_BYTES
         return
     assert report.refused == []
     assert example.caption == expected
@@ -214,9 +215,9 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
 def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
     one, two = (pictures.saved(pictures.two(size=(80, side)), "PNG") for side in (50, 60))
     report = add(folder, (name, one), (name, two))  # and two of one name do not replace each other
-    kept = [path.name for path in folder.iterdir() if path.name != dataset.CACHE]
+    kept = [path.name for path in folder.iterdir() if path.name != paths.CACHE]
     if name == "a.mask.png":  # by its name a mask, of an image that is not there
-        assert [reason for _, reason in report.refused] == ["a mask without a picture of that name"] * 2
+        assert [reason for _, reason in report.refused] == ["no image of this name for the mask"] * 2
         assert kept == []
         return
     assert len(report.added) == len(set(kept)) == 2, report
@@ -226,8 +227,8 @@ def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
 def test_of_a_moving_picture_the_first_frame_is_used_and_it_is_said(folder: Path) -> None:
     _, data, _ = GOOD["png animated"]
     report = add(folder, ("a.png", data), ("b.png", pictures.saved(pictures.two(), "PNG")))
-    assert (len(report.added), report.moving) == (2, 1)
-    assert "Of 1 moving picture the first frame is used." in report.sentence()
+    assert (len(report.added), report.animated) == (2, 1)
+    assert "1 image is animated; only its first frame is used." in report.sentence()
 
 
 def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     begun = time.process_time()
     report = add(folder, ("set.zip", data))
     assert time.process_time() - begun < 15
-    assert [path.name for path in (folder / dataset.CACHE).iterdir()] == ["upload.lock"]
+    assert [path.name for path in (folder / paths.CACHE).iterdir()] == ["upload.lock"]
     assert len(report.added) == kept, report
     told = " ".join(f"{name} {reason}" for name, reason in report.refused)
     assert words in told
@@ -260,7 +261,7 @@ def test_a_zip_of_very_many_files(folder: Path) -> None:
     report = add(folder, ("set.zip", data))
     assert time.process_time() - begun < 15
     assert report.added == []
-    assert ("set.zip", "only the first 25000 files in it were looked at") in report.refused
+    assert ("set.zip", "only its first 25000 files were read") in report.refused
     assert_in_words(report.sentence(), folder.parent.parent)
 
 
@@ -269,10 +270,10 @@ def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.M
     archive = containers._zip({f"{number}.png": one for number, one in enumerate(data[:5])})
     monkeypatch.setattr(uploads, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
     report = add(folder, ("set.zip", archive))
-    assert report.refused == [(f"{number}.png", "unpacks to more than is allowed") for number in (3, 4)]
-    monkeypatch.setattr(uploads, "MAX_PICTURES", 4)
+    assert report.refused == [(f"{number}.png", "too large when unpacked") for number in (3, 4)]
+    monkeypatch.setattr(uploads, "MAX_IMAGES", 4)
     report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
-    assert report.refused == [("4.png", "a data set holds 4 pictures at the most")]
+    assert report.refused == [("4.png", "a dataset holds at most 4 images")]
     monkeypatch.setattr(storage, "FLOOR", 2**60)
     assert add(folder, ("5.png", data[5])).refused == [("5.png", "the disk is full")]
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset
+from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.schema import Section
@@ -83,10 +84,10 @@ def newest(name: str) -> Run | None:
 
 def wanted(settings: CaptionConfig) -> list[Path]:
     """The pictures that a caption is to be written for."""
-    pictures = dataset.pictures(dataset.folder_of(settings.dataset))
+    pictures = dataset.image_files(dataset.find_folder(settings.dataset))
     if not pictures:
-        raise UserError("There are no pictures in this data set.", "Add some first.")
-    return [path for path in pictures if settings.existing != "keep" or not dataset.read_caption(path)]
+        raise UserError("There are no images in this dataset.", "Add some first.")
+    return [path for path in pictures if settings.existing != "keep" or not read_caption(path)]
 
 
 def words(run: Run) -> dict[str, str]:
@@ -108,15 +109,15 @@ def put(settings: CaptionConfig, written: dict[str, str]) -> int:
 
     With `keep`, a caption that a person wrote in the meantime stays as it is.
     """
-    folder = dataset.folder_of(settings.dataset)
+    folder = dataset.find_folder(settings.dataset)
     changes = []
     with dataset.captions_lock(folder):
-        for path in dataset.pictures(folder):
-            before, new = dataset.read_caption(path), dataset.one_line(written.get(path.name, ""))
+        for path in dataset.image_files(folder):
+            before, new = read_caption(path), one_line(written.get(path.name, ""))
             if not new or (settings.existing == "keep" and before):
                 continue
             after = f"{before}, {new}" if settings.existing == "add" and before else new
             if after != before:
                 changes.append(caption_edits.Edit(path.name, before, after))
-        caption_edits.make(folder, changes, "automatic captions")
+        caption_edits.apply(folder, changes, "automatic captions")
     return len(changes)

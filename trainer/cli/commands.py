@@ -29,6 +29,7 @@ from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import Progress, echo, echo_facts
 from trainer.config import PictureConfig
 from trainer.data import checks, dataset, examples, image_stats
+from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import Run
@@ -101,7 +102,7 @@ def train(
     data = config.override(config.load_partial(settings_file), assignments or [])
     settings = config.build(data)
     examples.install()
-    dataset.folder_of(settings.dataset)
+    dataset.find_folder(settings.dataset)
     run = runs.create(settings, folder)
     print(f"Run folder: {run.folder}", file=sys.stderr)
     _work_visibly(run)
@@ -145,7 +146,7 @@ def caption(
     """Write captions for the images of a dataset that have none."""
     examples.install()
     if not paths.NAME.fullmatch(name):
-        name = str(dataset.folder_of(name).resolve())
+        name = str(dataset.find_folder(name).resolve())
     settings = {"dataset": name, "model": model, "existing": existing, "threshold": threshold}
     run = captioning.create(config.check(captioning.CaptionConfig, settings))
     with Progress() as progress:
@@ -231,10 +232,10 @@ def check(
 ) -> None:
     """Report what is wrong with a dataset, and how to fix it."""
     examples.install()
-    folder = dataset.folder_of(name)
+    folder = dataset.find_folder(name)
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
-    measured = image_stats.complete(folder)
-    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, measured=measured)
+    stats = image_stats.measure_missing(folder)
+    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
     count = len(dataset.read(folder))
     if as_json:
         rows = [
@@ -248,15 +249,15 @@ def check(
         raise typer.Exit(2)
 
 
-def _echo_problems(problems: Sequence[checks.Problem], count: int) -> None:
+def _echo_problems(problems: Sequence[Problem], count: int) -> None:
     echo(f"{count} {'image' if count == 1 else 'images'}.{'' if problems else ' No problems.'}")
-    for finding in checks.gathered(problems):
-        kind = checks.KINDS[finding.kind]
-        echo(f"\n{finding.title}\n  {say(kind.effect)} {say(kind.remedy)}")
+    for group in group_by_kind(problems):
+        kind = KINDS[group.kind]
+        echo(f"\n{group.title}\n  {say(kind.effect)} {say(kind.remedy)}")
         lines = [
             f"  - {problem.name}: {problem.message}"
             for problem in problems
-            if problem.kind == finding.kind and problem.name
+            if problem.kind == group.kind and problem.name
         ]
         for line in lines[:10]:
             echo(line)
@@ -269,7 +270,7 @@ def gauge(name: DatasetName) -> None:
     """Measure whether micro can generate such images (started by the page)."""
     from trainer.training import gauge
 
-    for image, figure in gauge.complete(dataset.folder_of(name)).items():
+    for image, figure in gauge.complete(dataset.find_folder(name)).items():
         echo(f"{image} {figure:.4f}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data.captions import without_trigger
 from trainer.i18n import say
 
 OTHERS = 1.0  # of what is preserved: only what the base draws from words
@@ -36,7 +36,7 @@ def gentler(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> Tr
 
 def are_missing(captions: Iterable[str], trigger: str) -> bool:
     """Tell whether most captions consist of nothing but the trigger word."""
-    silent = [not dataset.without_trigger(caption, trigger) for caption in captions]
+    silent = [not without_trigger(caption, trigger) for caption in captions]
     return 2 * sum(silent) > len(silent)
 
 

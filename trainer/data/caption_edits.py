@@ -1,6 +1,6 @@
-"""Changes to many captions at once: shown before they are made, made, and taken back. Also: which tags there are.
+"""Changes to many captions at once, with preview and undo; and the tags of captions.
 
-What was changed lies in the data set's cache, so that it can be taken back later, also after a restart.
+Undo levels are kept in the dataset's cache, so that a change can also be undone after a restart.
 """
 
 import json
@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import dataset
+from trainer.data.captions import one_line, read_caption, with_trigger, without_trigger
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
@@ -23,7 +24,7 @@ FIELDS = ("trigger", "class", "caption")
 
 @dataclass(frozen=True)
 class Edit:
-    """The caption of one picture (the file's name) before and after a change."""
+    """The caption of one image (the file's name) before and after a change."""
 
     name: str
     before: str
@@ -32,43 +33,43 @@ class Edit:
 
 @dataclass(frozen=True)
 class Undone:
-    """Result of an undo: the change, captions restored, and captions left alone because they were edited since."""
+    """Result of an undo: title of the change, captions restored, and captions kept because they were edited since."""
 
-    what: str
+    title: str
     captions: int
     newer: int
 
 
-def edits(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
+def preview(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
     """Preview a change: return the captions that would differ. `names` limits it to these images."""
-    wanted = None if names is None else set(names)
-    found = []
-    for path in dataset.pictures(folder):
-        if wanted is None or path.name in wanted:
-            before = dataset.read_caption(path)
-            after = dataset.one_line(change(before))
+    selected = None if names is None else set(names)
+    edits = []
+    for path in dataset.image_files(folder):
+        if selected is None or path.name in selected:
+            before = read_caption(path)
+            after = one_line(change(before))
             if after != before:
-                found.append(Edit(path.name, before, after))
-    return found
+                edits.append(Edit(path.name, before, after))
+    return edits
 
 
-def make(folder: Path, changes: list[Edit], what: str) -> None:
-    """Change captions. `what` says it for people, as in "Undo: `what`"."""
-    if not changes:
+def apply(folder: Path, edits: list[Edit], title: str) -> None:
+    """Change captions. `title` names the change for people, as in "Undo: `title`"."""
+    if not edits:
         return
-    place = folder / dataset.CACHE / "undo"
-    place.mkdir(parents=True, exist_ok=True)
-    level = {"what": what, "captions": {edit.name: [edit.before, edit.after] for edit in changes}}
+    undo_folder = folder / paths.CACHE / "undo"
+    undo_folder.mkdir(parents=True, exist_ok=True)
+    level = {"what": title, "captions": {edit.name: [edit.before, edit.after] for edit in edits}}
     with dataset.captions_lock(folder):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        storage.write(place / f"{stamp}.json", json.dumps(level))
+        storage.write(undo_folder / f"{stamp}.json", json.dumps(level))
         for old in _levels(folder)[:-LEVELS]:
             old.unlink()
-        for edit in changes:
+        for edit in edits:
             dataset.write_caption(folder / edit.name, edit.after)
 
 
-def last(folder: Path) -> str:
+def last_title(folder: Path) -> str:
     """Return the title of the change that `undo` would revert; "" if there is none."""
     for path in reversed(_levels(folder)):
         if level := _read(path):
@@ -77,30 +78,34 @@ def last(folder: Path) -> str:
 
 
 def undo(folder: Path) -> Undone | None:
-    """Take back the change made last; None if there is none. A caption that was changed since stays as it is."""
+    """Undo the latest change; None if there is none. A caption that was edited since stays as it is."""
     with dataset.captions_lock(folder):
-        return _undo(folder)
-
-
-def _undo(folder: Path) -> Undone | None:
-    for path in reversed(_levels(folder)):
-        level = _read(path)
-        if level is None:
+        for path in reversed(_levels(folder)):
+            level = _read(path)
+            if level:
+                undone = _restore(folder, level)
+                path.unlink()
+                return undone
             path.unlink()
-            continue
-        there = {one.name for one in dataset.pictures(folder)}
-        captions = {name: pair for name, pair in level["captions"].items() if name in there}
-        same = {name: before for name, (before, after) in captions.items()
-                if dataset.read_caption(folder / name) == after}  # fmt: skip
-        for name, before in same.items():
-            dataset.write_caption(folder / name, before)
-        path.unlink()
-        return Undone(str(level["what"]), len(same), len(captions) - len(same))
     return None
 
 
+def _restore(folder: Path, level: dict[str, Any]) -> Undone:
+    restored = newer = 0
+    existing = {path.name for path in dataset.image_files(folder)}
+    for name, (before, after) in level["captions"].items():
+        if name not in existing:
+            continue
+        if read_caption(folder / name) == after:
+            dataset.write_caption(folder / name, before)
+            restored += 1
+        else:
+            newer += 1
+    return Undone(str(level["what"]), restored, newer)
+
+
 def _levels(folder: Path) -> list[Path]:
-    return sorted((folder / dataset.CACHE / "undo").glob("*.json"))
+    return sorted((folder / paths.CACHE / "undo").glob("*.json"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -114,13 +119,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 # Changes --------------------------------------------------------------------------------------------------------
 
 
-def in_front(trigger: str) -> Change:
-    """Puts the trigger word in front of a caption that lacks it."""
-    return lambda caption: dataset.with_trigger(caption, trigger)
+def add_trigger(trigger: str) -> Change:
+    """Return a change that puts the trigger word in front of a caption that lacks it."""
+    return lambda caption: with_trigger(caption, trigger)
 
 
-def replaced(find: str, replacement: str) -> Change:
-    """Replaces a text; when that leaves nothing between two commas, they become one."""
+def replace_text(find: str, replacement: str) -> Change:
+    """Return a change that replaces a text; if that leaves nothing between two commas, they become one."""
 
     def change(caption: str) -> str:
         after = caption.replace(find, replacement)
@@ -129,48 +134,60 @@ def replaced(find: str, replacement: str) -> Change:
     return change
 
 
-def with_tag(tag: str) -> Change:
-    """Puts a tag at the end of a caption that lacks it."""
-    return lambda caption: caption if tag.lower() in caption.lower() else ", ".join(filter(None, (caption, tag)))
+def add_tag(tag: str) -> Change:
+    """Return a change that puts a tag at the end of a caption that lacks it."""
+
+    def change(caption: str) -> str:
+        if tag.lower() in caption.lower():
+            return caption
+        return f"{caption}, {tag}" if caption else tag
+
+    return change
 
 
-def filled(template: str, trigger: str, noun: str) -> Change:
-    """Makes each caption by a template, such as "{trigger}, {class}, {caption}".
+def fill_template(template: str, trigger: str, noun: str) -> Change:
+    """Return a change that makes each caption by a template, such as "{trigger}, {class}, {caption}".
 
-    {caption} is what the caption says already, without the trigger and without what the template itself says, so that
+    {caption} is the present caption without the trigger and without the words of the template itself, so that
     filling in twice does no harm.
 
     Raises:
-        UserError: the template names something else, or has no {caption}, so that all captions would be lost.
+        UserError: the template has an unknown field, or no {caption}, so that all captions would be lost.
     """
-    asked = re.findall(r"\{([^{}]*)\}", template)
-    unknown = [one for one in asked if one not in FIELDS]
-    if unknown:
-        raise UserError(
-            "The template cannot fill in {{{name}}}.", "Use {{trigger}}, {{class}} and {{caption}}.", name=unknown[0]
-        )
-    if "caption" not in asked:
-        raise UserError("The template has no {caption}.", "Add it, so that what is written already is kept.")
+    fields = re.findall(r"\{([^{}]*)\}", template)
+    for field in fields:
+        if field not in FIELDS:
+            raise UserError(
+                "The template has an unknown field {{{name}}}.",
+                "Use {{trigger}}, {{class}} and {{caption}}.",
+                name=field,
+            )
+    if "caption" not in fields:
+        raise UserError("The template has no {caption}.", "Add it, or the present captions would be lost.")
     around = template.replace("{trigger}", trigger).replace("{class}", noun)
     own = {part.strip().lower() for part in around.replace("{caption}", ",").split(",")}
 
     def change(caption: str) -> str:
-        rest = [part.strip() for part in dataset.without_trigger(caption, trigger).split(",")]
-        return tidy(around.replace("{caption}", ", ".join(part for part in rest if part.lower() not in own)))
+        parts = [part.strip() for part in without_trigger(caption, trigger).split(",")]
+        rest = ", ".join(part for part in parts if part.lower() not in own)
+        return tidy(around.replace("{caption}", rest))
 
     return change
 
 
 def tidy(caption: str) -> str:
-    """A caption without empty parts between its commas."""
-    return ", ".join(part for part in map(str.strip, caption.split(",")) if part)
+    """Return a caption without empty parts between its commas."""
+    return ", ".join(split_tags(caption))
 
 
-def tags(captions: Iterable[str]) -> Counter[str]:
+def count_tags(captions: Iterable[str]) -> Counter[str]:
     """Count the captions that have each tag, that is each part between commas."""
-    return Counter(tag for caption in captions for tag in set(split(caption)))
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(set(split_tags(caption)))
+    return counts
 
 
-def split(caption: str) -> list[str]:
-    """The tags of a caption."""
+def split_tags(caption: str) -> list[str]:
+    """Return the tags of a caption."""
     return [part for part in map(str.strip, caption.split(",")) if part]

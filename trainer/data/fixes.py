@@ -1,6 +1,6 @@
-"""Fixes that the program itself can apply to problems of a dataset.
+"""Fixes that the program can apply to problems of a dataset.
 
-Captions can be taken back by `caption_edits.undo`, what is removed lies in the bin.
+Changed captions are restored by `caption_edits.undo`; removed files are moved to the bin.
 """
 
 from collections.abc import Sequence
@@ -8,63 +8,67 @@ from pathlib import Path
 
 from trainer import storage
 from trainer.data import caption_edits, checks, dataset, image_stats
-from trainer.data.checks import Problem
+from trainer.data.captions import caption_file, read_caption
+from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
 from trainer.i18n import count, say
 
 
-def apply(folder: Path, found: Sequence[Problem], kind: str, trigger: str = "") -> str:
-    """Do what can be done about all problems of a kind; returns what was done, in a sentence.
+def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "") -> str:
+    """Fix all problems of a kind; returns what was done, in a sentence.
 
     Raises:
-        UserError: nothing can be done by itself, or there are no such problems.
+        UserError: there is no automatic fix, or there are no such problems.
     """
-    names = [one.name for one in found if one.kind == kind]
+    names = [problem.name for problem in problems if problem.kind == kind]
     if not names:
-        raise UserError("This is not so any more.", "Nothing was changed.")
-    match checks.KINDS[kind].action:
+        raise UserError("This has already been fixed.", "Nothing was changed.")
+    match KINDS[kind].action:
         case "trigger":
-            changes = caption_edits.edits(folder, caption_edits.in_front(trigger), names)
-            caption_edits.make(folder, changes, say("put {word!r} in front", word=trigger))
+            edits = caption_edits.preview(folder, caption_edits.add_trigger(trigger), names)
+            caption_edits.apply(folder, edits, say("put {word!r} in front", word=trigger))
             return count(
-                "Put {word!r} in front of {n} caption.", "Put {word!r} in front of {n} captions.", len(changes),
+                "Put {word!r} in front of {n} caption.",
+                "Put {word!r} in front of {n} captions.",
+                len(edits),
                 word=trigger,
-            )  # fmt: skip
-        case "backdrop":
-            return _name_backdrop(folder)
+            )
+        case "background":
+            return _name_background(folder)
         case "rename":
-            return _part(folder, names)
-        case "remove" | "tidy":
+            return _separate_captions(folder, names)
+        case "remove":
             dataset.remove(*(folder / name for name in names))
             return count(
                 "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
             )
         case _:
-            raise UserError("The program cannot do this for you.", checks.KINDS[kind].remedy)
+            raise UserError("There is no automatic fix for this.", KINDS[kind].remedy)
 
 
-def _name_backdrop(folder: Path) -> str:
-    """Put the colour of the shared background at the end of the captions of the pictures that have it."""
-    names, colour = checks.backdrop(dataset.read(folder), image_stats.known(folder))
-    tag = f"{colour} background"
-    changes = caption_edits.edits(folder, caption_edits.with_tag(tag), names if colour else ())
-    caption_edits.make(folder, changes, say("add {tag!r}", tag=tag))
-    return count("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(changes), tag=tag)
+def _name_background(folder: Path) -> str:
+    """Put the color of the shared background at the end of the captions of the images that have it."""
+    names, color = checks.shared_background(dataset.read(folder), image_stats.known(folder))
+    tag = f"{color} background"
+    edits = caption_edits.preview(folder, caption_edits.add_tag(tag), names if color else ())
+    caption_edits.apply(folder, edits, say("add {tag!r}", tag=tag))
+    return count("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(edits), tag=tag)
 
 
-def _part(folder: Path, captions: Sequence[str]) -> str:
-    """Give all but the first of the pictures that share a caption file another name, and a copy of the caption."""
+def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
+    """Rename all but the first of the images that share a caption file, each with a copy of the caption."""
     renamed = []
-    for name in captions:
+    for name in caption_names:
         stem = Path(name).stem
-        for path in [picture for picture in dataset.pictures(folder) if picture.stem == stem][1:]:
+        sharing = [path for path in dataset.image_files(folder) if path.stem == stem]
+        for path in sharing[1:]:
             with dataset.upload_lock(folder):  # so that the free name stays free
                 new = dataset.free_path(folder, path.stem, path.suffix)
-                if caption := dataset.read_caption(path):  # first, so that no image is ever without its caption
-                    storage.write(dataset.caption_file(new), caption + "\n")
+                if caption := read_caption(path):  # first, so that no image is ever without its caption
+                    storage.write(caption_file(new), caption + "\n")
                 if mask := dataset.read_mask(path):
                     storage.write(dataset.mask_file(new), mask)
                 path.replace(new)
             renamed.append(new.name)
     names = ", ".join(renamed[:8])
-    return count("Renamed {n} picture: {names}.", "Renamed {n} pictures: {names}.", len(renamed), names=names)
+    return count("Renamed {n} image: {names}.", "Renamed {n} images: {names}.", len(renamed), names=names)

@@ -1,4 +1,4 @@
-"""Image decoding: upright, in RGB, within limits, whatever a file holds; and thumbnails."""
+"""Image files: their headers, decoding (upright, in RGB, within limits, whatever the file holds) and thumbnails."""
 
 import hashlib
 import io
@@ -6,35 +6,94 @@ import struct
 import threading
 import warnings
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trainer import storage
-from trainer.data import dataset
+from trainer import paths, storage
 from trainer.errors import UserError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several images (MPO) opens as its first
+MAX_PIXELS = 64_000_000
 THUMBNAIL = 320
-PIXELS_PER_BYTE = 2000  # of a JPEG at the most; less is a header that lies, of which decoders make a grey picture
+PIXELS_PER_BYTE = 2000  # of a JPEG, at most; more means a false header, which decoders turn into a gray image
+_ORIENTATION = 0x0112
+_SIDEWAYS = {5, 6, 7, 8}
 _ONE_AT_A_TIME = threading.Lock()
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
+
+
+# Headers --------------------------------------------------------------------------------------------------------
+
+
+def display_size(path: Path) -> tuple[int, int] | None:
+    """Return the width and height of an image as a viewer shows it, or None if the file is not an image."""
+    header = _header(path)
+    if header is None:
+        return None
+    width, height, rotation = header
+    return (height, width) if rotation in _SIDEWAYS else (width, height)
+
+
+def is_rotated(path: Path) -> bool:
+    """Tell whether an image is stored in another orientation than a viewer shows it in."""
+    header = _header(path)
+    return header is not None and header[2] != 1
+
+
+def _header(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] | None:
+    """Read the stored width, height and orientation; None if it is not an image. Cached until the file changes."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            rotation = orientation(image)
+    except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    return None if width * height > MAX_PIXELS else (width, height, rotation)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 (upright) to 8; 1 also where the EXIF data are damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except (OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------
 
 
 def decode(data: bytes, background: str = "white") -> Image.Image:
-    """A picture as a viewer shows it, in RGB: rotation applied, 16 bits scaled, alpha composed on a plain colour.
+    """Decode an image as a viewer shows it, in RGB: upright, 16 bits scaled to 8, alpha composed on a plain color.
 
     Raises:
-        UserError: it is no picture of a known format, damaged, or too large.
+        UserError: it is not an image of a known format, damaged, or too large.
     """
     return _to_rgb(upright(data), background)
 
 
-def opacity(data: bytes) -> Image.Image | None:
+def alpha_channel(data: bytes) -> Image.Image | None:
     """Return the alpha channel of an image as grayscale; None if it is opaque everywhere.
 
     Raises:
@@ -47,19 +106,19 @@ def opacity(data: bytes) -> Image.Image | None:
     return alpha if alpha.getextrema()[0] != 255 else None
 
 
-def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
-    """A picture as a viewer shows it, in RGB on white and at most `side` pixels wide and high, and its opaque share.
+def downscale(data: bytes, side: int) -> tuple[Image.Image, float]:
+    """Decode an image on white, at most `side` pixels wide and high; return it with the share of it that is opaque.
 
     Raises:
         UserError: as `decode`.
     """
-    with _ONE_AT_A_TIME:  # a page asks for many at once, and a large picture takes much memory
+    with _ONE_AT_A_TIME:  # the page requests many at once, and a large image takes much memory
         image = upright(data, side)
         opaque = 1.0
         if _has_alpha(image):
             image = image.convert("RGBA")
-            seen = image.getchannel("A").histogram()
-            opaque = sum(seen[128:]) / sum(seen)
+            histogram = image.getchannel("A").histogram()
+            opaque = sum(histogram[128:]) / sum(histogram)
         image = _to_rgb(image, "white")
         image.thumbnail((side, side), reducing_gap=2.0)
     return image, opaque
@@ -68,7 +127,7 @@ def shrunk(data: bytes, side: int) -> tuple[Image.Image, float]:
 def upright(data: bytes, side: int = 0) -> Image.Image:
     """Decode an image in full and turn it upright, in its own mode.
 
-    A JPEG may come smaller than it is, but not smaller than `side` if that is given.
+    If `side` is given, a JPEG may be decoded at a reduced size that is not below it.
 
     Raises:
         UserError: as `decode`.
@@ -76,26 +135,26 @@ def upright(data: bytes, side: int = 0) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
-            with Image.open(io.BytesIO(data), formats=dataset.FORMATS) as image:
-                if image.width * image.height > dataset.MAX_PIXELS:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
                     raise EOFError
                 if side:
                     image.draft(None, (side, side))
                 image.load()
-                turn = _TURNS.get(dataset.orientation(image))
-                return image.copy() if turn is None else image.transpose(turn)
+                transpose = _TO_UPRIGHT.get(orientation(image))
+                return image.copy() if transpose is None else image.transpose(transpose)
     except UnidentifiedImageError:
-        raise UserError("not a picture", "Use PNG, JPEG, WebP or BMP.") from None
+        raise UserError("not an image", "Use PNG, JPEG, WebP or BMP.") from None
     except Image.DecompressionBombError:
         raise UserError(
-            "larger than {pixels} million pixels", "Make it smaller first.", pixels=dataset.MAX_PIXELS // 1_000_000
+            "larger than {pixels} megapixels", "Scale it down first.", pixels=MAX_PIXELS // 1_000_000
         ) from None
     except MemoryError:
-        raise UserError("it takes too much memory", "Make it smaller first.") from None
+        raise UserError("needs too much memory", "Scale it down first.") from None
     except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
-        raise UserError("damaged, cannot be read", "Export it again as PNG or JPEG.") from None
+        raise UserError("damaged", "Export it again as PNG or JPEG.") from None
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -113,16 +172,16 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def thumbnail(folder: Path, picture: Path) -> Path:
+def thumbnail(folder: Path, path: Path) -> Path:
     """Return a small WebP of an image or a mask, made on first use and kept in the cache of the dataset `folder`."""
-    stat = picture.stat()
-    name = picture.relative_to(folder)
+    stat = path.stat()
+    name = path.relative_to(folder)
     key = hashlib.sha256(f"{name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
-    path = folder / dataset.CACHE / "thumbnails" / f"{key}.webp"
-    if not path.is_file():
-        image, _ = shrunk(picture.read_bytes(), THUMBNAIL)
+    target = folder / paths.CACHE / "thumbnails" / f"{key}.webp"
+    if not target.is_file():
+        image, _ = downscale(path.read_bytes(), THUMBNAIL)
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        storage.write(path, buffer.getvalue())
-    return path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        storage.write(target, buffer.getvalue())
+    return target

@@ -1,7 +1,7 @@
 """Judge whether the images of a dataset are beyond what the built-in base micro can draw. Torch-free.
 
-`gauge` makes the figures, in a process that has the model; they lie in the data set's cache, each with the size and
-time of its file.
+`training.gauge` computes an error for each image of a sample, in a process that has the model. The errors are kept in
+the dataset's cache, with the size and time of each file.
 """
 
 import json
@@ -9,56 +9,57 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import dataset, image_stats
 
-SAMPLE = 12  # pictures that stand for all
+SAMPLE = 12  # images that stand for all
 LIMIT = 0.021  # see "What micro can draw" in docs/defaults.md
 _VERSION = 1
+_UNKNOWN: tuple[tuple[int, ...], float | None] = ((), None)
 
 
 def sample(folder: Path) -> list[Path]:
-    """A few pictures that stand for a data set, from its first to its last."""
-    pictures = dataset.pictures(folder)
-    if len(pictures) <= SAMPLE:
-        return pictures
-    return [pictures[number * (len(pictures) - 1) // (SAMPLE - 1)] for number in range(SAMPLE)]
+    """Return a few images that stand for a dataset, evenly spaced from its first to its last."""
+    images = dataset.image_files(folder)
+    if len(images) <= SAMPLE:
+        return images
+    return [images[number * (len(images) - 1) // (SAMPLE - 1)] for number in range(SAMPLE)]
 
 
 def missing(folder: Path) -> list[Path]:
-    """The pictures of the sample that have no figure yet."""
+    """Return the images of the sample whose error is not known yet."""
     stored = _stored(folder)
-    return [path for path in sample(folder) if stored.get(path.name, ((), None))[0] != image_stats.stamp(path)]
+    return [path for path in sample(folder) if stored.get(path.name, _UNKNOWN)[0] != image_stats.stamp(path)]
 
 
 def known(folder: Path) -> dict[str, float]:
-    """The figures of the sample as far as they are known, by the name of the picture."""
+    """Return the errors of the sample that are known, by the name of the image."""
     stored = _stored(folder)
-    entries = {path.name: stored.get(path.name, ((), None)) for path in sample(folder)}
-    return {
-        name: figure
-        for name, (stamp, figure) in entries.items()
-        if figure is not None and stamp == image_stats.stamp(folder / name)
-    }
+    errors = {}
+    for path in sample(folder):
+        stamp, error = stored.get(path.name, _UNKNOWN)
+        if error is not None and stamp == image_stats.stamp(path):
+            errors[path.name] = error
+    return errors
 
 
-def keep(folder: Path, figures: Mapping[str, float | None]) -> None:
-    """Keep figures beside those known before; None where there is none, so that it is not looked for again."""
-    there = {path.name for path in dataset.pictures(folder)}
-    entries = {name: entry for name, entry in _stored(folder).items() if name in there}
-    entries |= {name: (image_stats.stamp(folder / name), figure) for name, figure in figures.items()}
+def keep(folder: Path, errors: Mapping[str, float | None]) -> None:
+    """Keep errors beside those known before; None for an image that has none, so that it is not tried again."""
+    existing = {path.name for path in dataset.image_files(folder)}
+    entries = {name: entry for name, entry in _stored(folder).items() if name in existing}
+    entries |= {name: (image_stats.stamp(folder / name), error) for name, error in errors.items()}
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
     storage.write(path, json.dumps({"version": _VERSION, "pictures": entries}))
 
 
-def is_beyond(figures: Mapping[str, float]) -> bool:
+def is_beyond(errors: Mapping[str, float]) -> bool:
     """Tell whether most of the images are beyond what micro can draw."""
-    return bool(figures) and statistics.median(figures.values()) > LIMIT
+    return bool(errors) and statistics.median(errors.values()) > LIMIT
 
 
 def _file(folder: Path) -> Path:
-    return folder / dataset.CACHE / "micro.json"
+    return folder / paths.CACHE / "micro.json"
 
 
 def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], float | None]]:
@@ -67,8 +68,8 @@ def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], float | None]]:
         if data["version"] != _VERSION:
             return {}
         return {
-            str(name): (tuple(stamp), None if figure is None else float(figure))
-            for name, (stamp, figure) in data["pictures"].items()
+            str(name): (tuple(stamp), None if error is None else float(error))
+            for name, (stamp, error) in data["pictures"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: made anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: computed again
         return {}

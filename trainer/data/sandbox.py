@@ -1,7 +1,7 @@
-"""Uploads taken in by a process of its own with little memory and time: whatever a file does to it, the page goes on.
+"""Import uploads in a process of its own with limited memory and time, so that no file can harm the page.
 
-The process reads the list of files from its standard input and tells in lines which picture it looks at, and at the end
-what became of all.
+The process reads the list of files from standard input. It prints the name of each image before decoding it and the
+report at the end, as lines of JSON.
 """
 
 import json
@@ -17,45 +17,50 @@ from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.i18n import say
 
-MEMORY = 2**30  # bytes beyond what the program itself takes
-SECONDS = 20  # of computing on one file
+MEMORY = 2**30  # bytes beyond those that the program itself takes
+SECONDS = 20  # of CPU time for one file
 
 
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
-    """As `uploads.add`, in a process of its own.
+    """Add uploads as `uploads.add` does, in a process of its own.
 
     Raises:
-        RuntimeError: it ended before it looked at anything.
+        RuntimeError: the process ended before it decoded anything.
     """
-    before = {path.name for path in dataset.pictures(folder)}
+    before = {path.name for path in dataset.image_files(folder)}
     report, name = None, ""
     with subprocess.Popen(  # an argument list, no shell
-        [sys.executable, "-m", "trainer.data.sandbox", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=paths.CODE, text=True, encoding="utf-8",
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", "trainer.data.sandbox", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=paths.CODE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
-        process.stdin.write(json.dumps([(told, str(path)) for told, path in sources]))
+        process.stdin.write(json.dumps([(file_name, str(path)) for file_name, path in sources]))
         process.stdin.close()
         for line in process.stdout:
-            told = json.loads(line)
-            if isinstance(told, dict):
-                report = Report(**{**told, "refused": [(file, reason) for file, reason in told["refused"]]})
+            message = json.loads(line)
+            if isinstance(message, dict):
+                message["refused"] = [(file, reason) for file, reason in message["refused"]]
+                report = Report(**message)
             else:
-                name = told
+                name = message
                 if look:
                     look(name)
     if report is None and not name:
-        raise RuntimeError(f"the intake ended with {process.returncode}")
+        raise RuntimeError(f"the upload process ended with {process.returncode}")
     if report is None:
-        added = [path.name for path in dataset.pictures(folder) if path.name not in before]
-        told = say("it takes too much memory or time; what came after it was left out")
-        report = Report(added, refused=[(name, told)])
+        added = [path.name for path in dataset.image_files(folder) if path.name not in before]
+        reason = say("takes too much memory or time; the files after it were skipped")
+        report = Report(added, refused=[(name, reason)])
     return report
 
 
 def main() -> None:
-    """Take in what is listed on standard input."""
+    """Import the files listed on standard input."""
     sources = [(name, Path(path)) for name, path in json.load(sys.stdin)]
     _limit_memory()
 
@@ -68,7 +73,7 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    """Let this process have `MEMORY` more than it has now, where the system can tell and hold it to that."""
+    """Limit this process to `MEMORY` more than it has now, where the system supports that."""
     try:
         import resource
     except ImportError:
@@ -81,7 +86,7 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """Let this process compute for `SECONDS` from now on; the signal ends it, also inside a decoder."""
+    """Limit this process to `SECONDS` of CPU time from now on; the signal ends it, also inside a decoder."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
 

@@ -1,6 +1,6 @@
 """Count the tokens of captions for a base model; needs no model library.
 
-All published bases have CLIP's tokens; the built-in one has words of its own.
+All published base models use CLIP's tokenizer; the built-in one has its own.
 """
 
 import json
@@ -11,31 +11,29 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER
 
 _CLIP = CONFIGS / "clip"
-_OWN = MICRO_FOLDER / "tokenizer"
-# Radford et al. 2021, https://arxiv.org/abs/2103.00020: words, single digits, and what is neither, in lower case.
+_MICRO = MICRO_FOLDER / "tokenizer"
+# Radford et al. 2021, https://arxiv.org/abs/2103.00020: words, single digits, and everything else, in lower case.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @cache
 def limit(base: str) -> int:
     """Return the number of tokens that a base model reads, without the start and end tokens."""
-    settings = json.loads(((_OWN if base == MICRO else _CLIP) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    folder = _MICRO if base == MICRO else _CLIP
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     return int(settings["model_max_length"]) - 2
 
 
-def count(text: str, base: str) -> int:
-    """Tokens of a text for a base model, without the two marks around it."""
-    return _count(text, base == MICRO)
-
-
 @lru_cache(maxsize=20_000)
-def _count(text: str, own: bool) -> int:
-    return len((_micro() if own else _clip()).encode(text, add_special_tokens=False).ids)
+def count(text: str, base: str) -> int:
+    """Count the tokens of a text for a base model, without the start and end tokens."""
+    tokenizer = _micro() if base == MICRO else _clip()
+    return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @cache
 def _micro() -> Tokenizer:
-    return Tokenizer.from_file(str(_OWN / "tokenizer.json"))
+    return Tokenizer.from_file(str(_MICRO / "tokenizer.json"))
 
 
 @cache
@@ -43,7 +41,7 @@ def _clip() -> Tokenizer:
     vocabulary = json.loads((_CLIP / "vocab.json").read_text(encoding="utf-8"))
     lines = (_CLIP / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [(first, second) for first, second in (line.split() for line in lines[1:] if line.strip())]
-    made = Tokenizer(
+    tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
             merges=merges,
@@ -53,13 +51,13 @@ def _clip() -> Tokenizer:
             unk_token="<|endoftext|>",
         )
     )
-    made.normalizer = normalizers.Sequence(
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    return made
+    return tokenizer

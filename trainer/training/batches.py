@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data.captions import without_trigger
 from trainer.families import Conditioning
 from trainer.rng import generator
 from trainer.training.tensor_cache import TensorCache
@@ -225,5 +225,5 @@ class Batches:
             if other < settings.others and settings.prompts:
                 prompts.append(settings.prompts[int(pick * len(settings.prompts))])
             elif self.config.trigger:
-                prompts.append(dataset.without_trigger(caption, self.config.trigger))
+                prompts.append(without_trigger(caption, self.config.trigger))
         return tuple(prompts)

@@ -3,7 +3,7 @@
 import torch
 
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data.captions import read_captions, with_trigger
 from trainer.data.dataset import Example
 from trainer.rng import generator
 
@@ -15,8 +15,8 @@ def texts(example: Example, config: TrainConfig, trigger: str) -> tuple[str, ...
     be encoded beforehand.
     """
     settings = config.captions
-    captions = dataset.read_captions(example.path) if settings.alternatives else (example.caption,)
-    variants = [dataset.with_trigger(caption, trigger) for caption in captions or ("",)]
+    captions = read_captions(example.path) if settings.alternatives else (example.caption,)
+    variants = [with_trigger(caption, trigger) for caption in captions or ("",)]
     if settings.shuffle:
         variants = [
             variant

@@ -18,6 +18,7 @@ from torch import Tensor
 from trainer import paths
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
+from trainer.data.captions import without_trigger
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.families import Family, fingerprint, loading, on_device
@@ -64,7 +65,7 @@ def build(
 
 def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
     config, progress = encoder.config, encoder.progress
-    regularization = dataset.read_prior(config.prior.dataset)
+    regularization = dataset.read_regularization(config.prior.dataset)
     own = encoder.pool(examples, config.trigger, "")
     prior = encoder.pool(regularization, "", "prior") if regularization else None
     prompts = _preservable(own, config)
@@ -87,7 +88,7 @@ def _preservable(own: Pool, config: TrainConfig) -> set[str]:
     if not config.preservation.share:
         return set()
     captions = itertools.chain(*own.texts) if config.trigger else ()
-    return {*config.preservation.prompts, *(dataset.without_trigger(caption, config.trigger) for caption in captions)}
+    return {*config.preservation.prompts, *(without_trigger(caption, config.trigger) for caption in captions)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Encoder:
         try:
             opacity = None
             if masked or self.config.pictures.background != "white":
-                opacity = images.opacity(data)
+                opacity = images.alpha_channel(data)
             for view in augment.views(content, self.config, transparent=opacity is not None):
                 file = tensor_cache.file_of(
                     example.path.parent, content, str(size), *view.key(), *mask_key, self.fingerprints["vae"]

@@ -8,8 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer import storage
-from trainer.data import dataset
+from trainer import paths, storage
 from trainer.errors import UserError
 
 ROOM = 2 * 2**30  # bytes held in memory; the rest of a large dataset is read again in each step, in about 0.2 ms
@@ -18,7 +17,7 @@ ROOM = 2 * 2**30  # bytes held in memory; the rest of a large dataset is read ag
 def file_of(folder: Path, *inputs: str) -> Path:
     """Return the file for a value that depends on these inputs, in the cache of a folder."""
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()
-    return folder / dataset.CACHE / f"{key}.safetensors"
+    return folder / paths.CACHE / f"{key}.safetensors"
 
 
 @dataclass

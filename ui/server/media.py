@@ -94,7 +94,7 @@ def find_picture(name: str, picture: str) -> Path:
         UserError: there is no such data set, or no such picture in it.
     """
     folder = paths.datasets() / paths.check_name(name, "data set")
-    for path in dataset.pictures(folder) if folder.is_dir() else ():
+    for path in dataset.image_files(folder) if folder.is_dir() else ():
         if path.name == picture:
             return path
     raise UserError("This picture is no longer in the data set.", "Reload the page to see what is there.")

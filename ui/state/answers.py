@@ -6,7 +6,7 @@ from typing import Any
 from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data.captions import one_line
 from ui.widgets import settings_form
 
 ENTRIES = settings_form.entries()
@@ -29,7 +29,7 @@ class Answers:
         trigger, base, filled, *values = given
         own = settings_form.changed(ENTRIES, settings_form.Filled(**filled), values)
         base = (base or "").strip() or MICRO
-        return cls(project or "", preset, (name or "").strip(), dataset.one_line(trigger or ""), base, own)
+        return cls(project or "", preset, (name or "").strip(), one_line(trigger or ""), base, own)
 
     def settings(self) -> dict[str, Any]:
         """Return the partial settings of the form's widgets."""

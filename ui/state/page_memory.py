@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset
+from trainer.data.captions import read_caption
 
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
@@ -62,14 +63,14 @@ def captions(project: str) -> list[str]:
     folder = paths.datasets() / project
     if not paths.NAME.fullmatch(project) or not folder.is_dir():
         return []
-    return [dataset.read_caption(path) for path in dataset.pictures(folder)]
+    return [read_caption(path) for path in dataset.image_files(folder)]
 
 
 def guess_trigger(captions: list[str]) -> str:
     """Return the tag that nearly all captions share: the one they begin with, or else the only one."""
     if len(captions) < 2:
         return ""
-    tagged = [caption_edits.split(caption) for caption in captions]
+    tagged = [caption_edits.split_tags(caption) for caption in captions]
     firsts = Counter(tags[0] for tags in tagged if tags)
     shared = [tag for tag, number in Counter(tag for tags in tagged for tag in set(tags)).items()
               if number > NEARLY_ALL * len(captions)]  # fmt: skip

@@ -13,7 +13,8 @@ import gradio as gr
 
 from trainer import captioning, runs
 from trainer.captioning import CaptionConfig
-from trainer.data import caption_edits, dataset
+from trainer.data import caption_edits
+from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from trainer.runs import ending
@@ -145,7 +146,7 @@ def preview_replace(project: str, find: str, replacement: str) -> str:
     if not find or not project:
         return ""
     folder = image_grid.folder_of(project)
-    return image_grid.changes(caption_edits.edits(folder, caption_edits.replaced(find, replacement or "")))
+    return image_grid.changes(caption_edits.preview(folder, caption_edits.replace_text(find, replacement or "")))
 
 
 def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
@@ -156,7 +157,7 @@ def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
         change = filled(trigger, template, noun)
     except UserError as error:
         return f"<p class='quiet' role='status'>{escape(str(error))}</p>"
-    return image_grid.changes(caption_edits.edits(image_grid.folder_of(project), change))
+    return image_grid.changes(caption_edits.preview(image_grid.folder_of(project), change))
 
 
 def replaced(find: str, replacement: str) -> caption_edits.Change:
@@ -167,7 +168,7 @@ def replaced(find: str, replacement: str) -> caption_edits.Change:
     """
     if not find:
         raise UserError("There is nothing to find.", "Type the text to replace.")
-    return caption_edits.replaced(find, replacement or "")
+    return caption_edits.replace_text(find, replacement or "")
 
 
 def filled(trigger: str, template: str, noun: str) -> caption_edits.Change:
@@ -176,8 +177,8 @@ def filled(trigger: str, template: str, noun: str) -> caption_edits.Change:
     Raises:
         UserError: the template cannot be used.
     """
-    words = dataset.one_line(trigger or ""), dataset.one_line(noun or "")
-    return caption_edits.filled(dataset.one_line(template or ""), *words)
+    words = one_line(trigger or ""), one_line(noun or "")
+    return caption_edits.fill_template(one_line(template or ""), *words)
 
 
 # Captions by a model --------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def start(project: str, model: str, existing: str, begin: Callable[[runs.Run], N
     running = captioning.newest(project)
     if running and runs.look(running).status in runs.ACTIVE:
         raise UserError("Captions are being written already.", "Wait for them, or stop that first.")
-    name = dataset.one_line(model or "")
+    name = one_line(model or "")
     if not name:
         raise UserError(
             "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED

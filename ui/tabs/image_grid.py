@@ -17,8 +17,9 @@ from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
 from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
-from trainer.data.checks import Problem
+from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
+from trainer.data.problems import KINDS, Problem, group_by_kind, score_files
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui.state import page_memory
@@ -90,7 +91,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
     found = checks.find(
         project.folder, trigger, preset=preset, base=base, resolution=resolution,
-        measured=image_stats.known(project.folder),
+        stats=image_stats.known(project.folder),
     )  # fmt: skip
     unseen = reach.missing(project.folder) if base == MICRO else []
     return replace(
@@ -105,7 +106,11 @@ def cards(project: Project, look: Look) -> dict[str, Any]:
     pages = max(1, -(-len(shown) // PAGE))
     page = min(max(1, look.page), pages)
     cuts = dict(
-        zip((one.name for one in project.examples), checks.crops(project.examples, project.resolution), strict=True)
+        zip(
+            (one.name for one in project.examples),
+            checks.crop_losses(project.examples, project.resolution),
+            strict=True,
+        )
     )
     return {
         "project": project.name,
@@ -156,7 +161,7 @@ def _address(route: str, project: Project, name: str, path: Path) -> str:
 def length(project: Project, caption: str) -> dict[str, Any]:
     """Return the tokens of a caption as it is trained, and how many are read."""
     long, read = (
-        token_count.count(dataset.with_trigger(caption, project.trigger), project.base),
+        token_count.count(with_trigger(caption, project.trigger), project.base),
         token_count.limit(project.base),
     )
     return {"tokens": f"{long} / {read}", "long": "long" if long > read else ""}
@@ -168,9 +173,9 @@ def chosen(project: Project, look: Look) -> list[Example]:
     found = [
         one
         for one in project.examples
-        if (named is None or one.name in named) and (not look.tag or look.tag in caption_edits.split(one.caption))
+        if (named is None or one.name in named) and (not look.tag or look.tag in caption_edits.split_tags(one.caption))
     ]
-    ranks = checks.rank(project.problems) if look.order == "problems" else {}
+    ranks = score_files(project.problems) if look.order == "problems" else {}
     keys: dict[str, Callable[[Example], Any]] = {
         "added": lambda one: -one.path.stat().st_mtime_ns,
         "problems": lambda one: -ranks.get(one.name, 0),
@@ -195,8 +200,8 @@ def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {one.name for one in project.examples}
     findings = []
-    for one in checks.gathered(project.problems):
-        kind = checks.KINDS[one.kind]
+    for one in group_by_kind(project.problems):
+        kind = KINDS[one.kind]
         findings.append(
             {
                 "kind": one.kind,
@@ -209,7 +214,7 @@ def overview(project: Project) -> dict[str, Any]:
                 "button": say(kind.button),
             }
         )
-    counted = caption_edits.tags(one.caption for one in project.examples).most_common(TAGS)
+    counted = caption_edits.count_tags(one.caption for one in project.examples).most_common(TAGS)
     serious = sum(1 for one in findings if one["look"] != "hint")
     return {
         "findings": findings,
@@ -256,7 +261,7 @@ def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
 
 def undo_button(folder: Path | None) -> gr.Button:
     """The button that takes back the last change of captions, which it names."""
-    what = caption_edits.last(folder) if folder else ""
+    what = caption_edits.last_title(folder) if folder else ""
     return gr.Button(say("Undo: {what}", what=what) if what else say("Undo"), visible=bool(what))
 
 

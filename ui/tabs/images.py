@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
+from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui.server import media
@@ -180,7 +181,7 @@ def add(
     """
     paths = [Path(upload) for upload in uploads or ()]
     folder = image_grid.folder_of(project)
-    begun = project.startswith(FIRST) and not dataset.pictures(folder)  # by these pictures: see `place`
+    begun = project.startswith(FIRST) and not dataset.image_files(folder)  # by these pictures: see `place`
     try:
         names = json.loads(places or "[]")
         names = names if len(names) == len(paths) else [path.name for path in paths]
@@ -210,14 +211,14 @@ def save_caption(argument: dict[str, str]) -> dict[str, Any]:
     dataset.write_caption(picture, str(argument["text"])[:10_000])
     written_at = time.monotonic()
     found = image_grid.read(project, page_memory.answer(project, "trigger"))
-    return {"at": written_at, "badges": found.badges(name), **image_grid.length(found, dataset.read_caption(picture))}
+    return {"at": written_at, "badges": found.badges(name), **image_grid.length(found, read_caption(picture))}
 
 
 @answered
 def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Look at some of the pictures that were not looked at yet; called by the grid until none is left."""
     folder = image_grid.folder_of(str(argument["project"]))
-    image_stats.complete(folder, AT_ONCE)
+    image_stats.measure_missing(folder, AT_ONCE)
     left = len(image_stats.missing(folder))
     return {"left": left, "looking": not left and gauging.look(folder)}
 
@@ -249,8 +250,8 @@ def narrow(project: str, trigger: str, look: Look, find: str, event: gr.EventDat
 def _change_all(folder: Path, change: caption_edits.Change, what: str) -> str:
     """Change every caption; returns in words how many became different."""
     with dataset.captions_lock(folder):
-        changes = caption_edits.edits(folder, change)
-        caption_edits.make(folder, changes, what)
+        changes = caption_edits.preview(folder, change)
+        caption_edits.apply(folder, changes, what)
     if not changes:
         return say("No caption had to change.")
     return count("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=what)
@@ -258,11 +259,11 @@ def _change_all(folder: Path, change: caption_edits.Change, what: str) -> str:
 
 def put_in_front(project: str, trigger: str, look: Look) -> list[Any]:
     """Put the trigger word in front of every caption that lacks it."""
-    folder, word = image_grid.folder_of(project), dataset.one_line(trigger)
+    folder, word = image_grid.folder_of(project), one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     page_memory.remember(project, "trigger", word)
-    said = _change_all(folder, caption_edits.in_front(word), say("put {word!r} in front", word=word))
+    said = _change_all(folder, caption_edits.add_trigger(word), say("put {word!r} in front", word=word))
     return [_said(said), *image_grid.draw(project, word, look)]
 
 
@@ -278,7 +279,7 @@ def fill_in(project: str, trigger: str, look: Look, template: str, noun: str) ->
     """Make every caption by a template."""
     change = caption_tools.filled(trigger, template, noun)
     said = _change_all(image_grid.folder_of(project), change, say("fill in the template"))
-    page_memory.remember(project, "class", dataset.one_line(noun or ""))
+    page_memory.remember(project, "class", one_line(noun or ""))
     return [_said(said), *image_grid.draw(project, trigger, look), ""]
 
 
@@ -287,7 +288,7 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
     undone = caption_edits.undo(image_grid.folder_of(project))
     said = say("There is nothing to take back.")
     if undone:
-        said = say("Took back: {what}.", what=undone.what)
+        said = say("Took back: {what}.", what=undone.title)
         if undone.newer:
             said += " " + say("Captions that were changed since stay as they are: {number}.", number=undone.newer)
     return [_said(said), *image_grid.draw(project, trigger, look)]
@@ -295,7 +296,7 @@ def undo_captions(project: str, trigger: str, look: Look) -> list[Any]:
 
 def mend(project: str, trigger: str, look: Look, event: gr.EventData) -> list[Any]:
     """Apply the remedy for a kind of problem."""
-    folder, word = image_grid.folder_of(project), dataset.one_line(trigger or "")
+    folder, word = image_grid.folder_of(project), one_line(trigger or "")
     with dataset.captions_lock(folder):
         said = fixes.apply(folder, image_grid.read(project, word).problems, str(event.kind), word)
     return [_said(said), *image_grid.draw(project, trigger, replace(look, kind=""))]

@@ -12,8 +12,9 @@ import psutil
 from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, uncaptioned
-from trainer.data import checks, dataset, reach
+from trainer.data import dataset, reach
 from trainer.data.dataset import Example
+from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui.state import base_model_choices
@@ -96,7 +97,7 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     sentences = [base_model_choices.practice(MICRO)]
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:
-        kind = checks.KINDS["beyond micro"]
+        kind = KINDS["beyond micro"]
         sentences.insert(0, f"<b>{say(kind.title)}</b> {say(kind.effect)}")
     if uncaptioned.gentler(config, [example.caption for example in examples], beyond=beyond) != config:
         sentences.append(uncaptioned.note())

@@ -114,7 +114,7 @@ def test_nothing_to_write_is_refused(character: Path) -> None:
     with pytest.raises(UserError, match="has a caption already"):
         captioning.create(CaptionConfig(dataset="rin", model="x"))
     dataset.create("void")
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         captioning.create(CaptionConfig(dataset="void", model="x"))
 
 

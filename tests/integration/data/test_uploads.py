@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import storage
+from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
+from trainer.data.captions import read_caption
 from ui.server import media
 from ui.state import adapter_choices
 
@@ -52,7 +53,7 @@ def test_uploads_at_once_keep_every_image_with_its_own_caption(home: Path, tmp_p
         uploads.append(sources)
     reports = together(lambda number: sandbox.add(folder, uploads[number]), TOGETHER)
     assert sum(len(report.added) for report in reports) == TOGETHER * EACH  # type: ignore[attr-defined]
-    assert {path.read_bytes(): dataset.read_caption(path) for path in dataset.pictures(folder)} == content
+    assert {path.read_bytes(): read_caption(path) for path in dataset.image_files(folder)} == content
     assert not list(folder.glob(f".*{storage.PART}"))
 
 
@@ -70,14 +71,14 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
     def add_tag(number: int) -> None:
         with dataset.captions_lock(character):
-            caption_edits.make(
-                character, caption_edits.edits(character, caption_edits.with_tag(f"tag{number}")), f"tag {number}"
+            caption_edits.apply(
+                character, caption_edits.preview(character, caption_edits.add_tag(f"tag{number}")), f"tag {number}"
             )
 
     together(add_tag, 4)
-    for picture in dataset.pictures(character):
-        assert {f"tag{number}" for number in range(4)} <= set(caption_edits.split(dataset.read_caption(picture)))
-    assert len(list((character / dataset.CACHE / "undo").iterdir())) == 4
+    for picture in dataset.image_files(character):
+        assert {f"tag{number}" for number in range(4)} <= set(caption_edits.split_tags(read_caption(picture)))
+    assert len(list((character / paths.CACHE / "undo").iterdir())) == 4
 
 
 def test_a_name_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -108,10 +109,10 @@ def test_masks_are_paired_with_their_images_and_never_trained(home: Path, tmp_pa
     ])  # fmt: skip
     assert sorted(report.added) == ["01.png", "02.png", "03.png", "04.png", "05.png"]
     assert report.masks == 4
-    assert report.refused == [("none.png", "a mask without a picture of that name")]
+    assert report.refused == [("none.png", "no image of this name for the mask")]
     assert "4 masks came with them." in report.sentence()
-    assert [path.name for path in dataset.pictures(folder)] == [f"0{number}.png" for number in range(1, 6)]
-    assert [bool(dataset.read_mask(path)) for path in dataset.pictures(folder)] == [True] * 4 + [False]
+    assert [path.name for path in dataset.image_files(folder)] == [f"0{number}.png" for number in range(1, 6)]
+    assert [bool(dataset.read_mask(path)) for path in dataset.image_files(folder)] == [True] * 4 + [False]
     # One that comes later finds its image by name.
     later = sandbox.add(folder, [source("05.mask.png", masks[5])])
     assert (later.added, later.masks) == ([], 1)
@@ -127,8 +128,8 @@ def test_masks_of_a_folder_filled_by_hand_are_found(home: Path) -> None:
     (folder / "masks").mkdir()
     for name in ("01.png", "01-masklabel.png", "02.png", "masks/02.png", "03.png", "04.mask.png"):
         (folder / name).write_bytes(png(7))
-    assert [path.name for path in dataset.pictures(folder)] == ["01.png", "02.png", "03.png"]
-    masks = [dataset.mask_file(path).relative_to(folder).as_posix() for path in dataset.pictures(folder)]
+    assert [path.name for path in dataset.image_files(folder)] == ["01.png", "02.png", "03.png"]
+    masks = [dataset.mask_file(path).relative_to(folder).as_posix() for path in dataset.image_files(folder)]
     assert masks == ["01-masklabel.png", "masks/02.png", "03.mask.png"]
     dataset.remove(folder / "02.png")
     assert dataset.restore_last(folder)

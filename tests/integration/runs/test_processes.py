@@ -255,7 +255,7 @@ def test_doctor_and_check(character: Path) -> None:
     assert "lacks the trigger word" in done.stdout
     (character.parent / "void").mkdir()
     done = limner("check", "void")
-    assert (done.returncode, "no pictures" in done.stdout) == (2, True)
+    assert (done.returncode, "no images" in done.stdout) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_doctor_and_check(character: Path) -> None:
         (["resume", "absent"], "is not a run folder"),
         (["inspect", "README.md"], "not a safetensors file"),
         (["inspect", "absent.safetensors"], "There is no file"),
-        (["check", "../nowhere"], "There is no data set 'nowhere'"),
+        (["check", "../nowhere"], "There is no dataset 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
         (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is not a size"),
         (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' was not found"),
@@ -287,7 +287,7 @@ def test_wrong_usage_is_one_sentence(home: Path, arguments: list[str], words: st
             'name = "a"\ndataset = "rin"\n[training]\nstep = 3',
             "training.step is not a setting (did you mean training.steps?)",
         ),
-        ('name = "a"\ndataset = "void"', "There is no data set 'void'"),
+        ('name = "a"\ndataset = "void"', "There is no dataset 'void'"),
         ('name = "../a"\ndataset = "rin"', "letters, digits"),
         ('name = "a"\ndataset = "empty"', "There are no images in the dataset 'empty'"),
     ],

@@ -19,7 +19,7 @@ from tests.conftest import CHECKOUT
 from tests.integration.runs.test_processes import processes, wait_until
 from tests.integration.training.test_memory import close, newest
 from tests.integration.training.test_train import finish, losses, quiet, same, settings
-from trainer import families, runs
+from trainer import families, paths, runs
 from trainer.config import ModelConfig
 from trainer.data import dataset
 from trainer.errors import UserError
@@ -212,7 +212,7 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
     options = {"preservation__share": 0.5, "preservation__prompts": ["a cat", "a dog"], "training__text_encoder": True}
     config, examples = settings(tiny_sd, **options), dataset.read(character)
     family = families.read(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
-    kept = character / dataset.CACHE
+    kept = character / paths.CACHE
 
     def until(phase: str, count: int, share: Fraction) -> set[str]:
         """Files after so many pictures of a phase."""

@@ -26,6 +26,7 @@ from tests.workers import Workers
 from trainer import config, paths, runs, storage
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
+from trainer.data.captions import caption_file
 from trainer.runs import Run, events
 from trainer.training import checkpoint, export
 from ui.state.run_watcher import Watch
@@ -388,7 +389,7 @@ def test_without_a_picture_that_can_be_read_a_start_is_refused(
     assert status(run) == "failed"
     assert "There are no images in the dataset" in told(run)
     done = limner("check", "rin")
-    assert (done.returncode, "There are no pictures in this data set." in done.stdout) == (2, True)
+    assert (done.returncode, "There are no images in this dataset." in done.stdout) == (2, True)
     done = limner("train", run.config_file, "--run", run.folder.parent / "typed")
     assert (done.returncode, "There are no images in the dataset" in done.stderr) == (2, True)
 
@@ -398,7 +399,7 @@ def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_
         picture.write_bytes(b"no picture")
     run = plain(tiny_sd)
     assert workers.work(run) == 0
-    assert "13 files cannot be read as a picture." in told(run)
+    assert "13 files cannot be read as an image." in told(run)
     assert "(02.png, 03.png" in told(run)
 
 
@@ -482,13 +483,13 @@ def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Pa
         photo = picture.with_name(f"Anna-{picture.stem}.jpg")
         with Image.open(picture) as image:
             photo.write_bytes(pictures.saved(image.convert("RGB"), "JPEG", exif=pictures.exif(1)))
-        dataset.caption_file(picture).rename(dataset.caption_file(photo))
+        caption_file(picture).rename(caption_file(photo))
         picture.unlink()
         images.thumbnail(photo.parent, photo)
     assert len(dataset.read(character)) == 14
     run = make(str(tiny_sd), steps=4, resolution=64)
     assert workers.work(run) == 0
-    made = [path for folder in (run.folder, character / dataset.CACHE) for path in folder.rglob("*") if path.is_file()]
+    made = [path for folder in (run.folder, character / paths.CACHE) for path in folder.rglob("*") if path.is_file()]
     assert {".png", ".safetensors", ".webp", ".log", ".jsonl"} <= {path.suffix for path in made}
     for path in made:
         data = path.read_bytes()

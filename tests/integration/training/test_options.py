@@ -16,6 +16,7 @@ from trainer import families, runs
 from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
+from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
@@ -113,8 +114,8 @@ def transparent(path: Path) -> None:
 
 def test_backgrounds_of_transparent_pictures(family: Family, character: Path, tiny_sd: Path) -> None:
     transparent(character / "01.png")
-    assert images.opacity((character / "01.png").read_bytes()) is not None
-    assert images.opacity((character / "02.png").read_bytes()) is None
+    assert images.alpha_channel((character / "01.png").read_bytes()) is not None
+    assert images.alpha_channel((character / "02.png").read_bytes()) is None
     made = built(family, character, settings(tiny_sd, pictures__background="random", pictures__backgrounds=3))
     assert [len(one) for one in made.own.views[:2]] == [3, 1]
     first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
@@ -124,7 +125,7 @@ def test_backgrounds_of_transparent_pictures(family: Family, character: Path, ti
     )
     assert white.own.views[0] != black.own.views[0]
     assert white.own.views[1] == black.own.views[1], "a picture that is opaque is the same on every colour"
-    for picture in dataset.pictures(character):
+    for picture in dataset.image_files(character):
         transparent(picture)
     options = {"pictures__background": "random", "training__steps": 3}
     drawn = finish(runs.create(settings(tiny_sd, **options)))
@@ -158,7 +159,7 @@ def test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set(character: P
     options = {"objective__masked": True, "objective__outside": 0.0, "training__steps": 3}
     without = finish(runs.create(settings(tiny_sd, **options)))
     before = dataset.digest(dataset.read(character))
-    for picture in dataset.pictures(character):
+    for picture in dataset.image_files(character):
         mask = Image.new("L", (64, 64), 0)
         mask.paste(255, (16, 16, 48, 48))
         mask.save(dataset.mask_file(picture))
@@ -217,7 +218,7 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     prior = [batch for batch in batches if batch.captions == ("a person",) * 4]
     assert len(prior) == 10
     assert {batch.weight for batch in prior} == {0.5}
-    assert all(dataset.contains_trigger(text, "rin") for one in batches if one.weight == 1 for text in one.captions)
+    assert all(contains_trigger(text, "rin") for one in batches if one.weight == 1 for text in one.captions)
     run = runs.create(config.model_copy(update={"prior": config.prior.model_copy(update={"dataset": str(other)})}))
     finish(run)
     assert str(other.parent) not in str(reader.read(run.export).metadata)

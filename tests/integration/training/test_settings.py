@@ -181,7 +181,7 @@ def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd
 
 def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Path) -> None:
     """Pictures of three shapes, mirrored, with captions left out and tags in other orders, and more."""
-    for number, path in enumerate(dataset.pictures(character)):
+    for number, path in enumerate(dataset.image_files(character)):
         shape = [(128, 128), (192, 96), (96, 192)][number % 3]
         Image.open(path).resize(shape).save(path)
     options = {

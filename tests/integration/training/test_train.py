@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.hostile import MARK, pictures
-from trainer import config, families, runs
+from trainer import config, families, paths, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, PictureConfig, TrainConfig, adjustments
 from trainer.config.adapter import Lora
 from trainer.data import dataset
+from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.rng import generator
 from trainer.runs import Run, events
@@ -386,7 +387,7 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     examples = dataset.read(character)
 
     first = encode.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
-    files = list((character / dataset.CACHE).glob("*.safetensors"))
+    files = list((character / paths.CACHE).glob("*.safetensors"))
     assert len(files) == 14 + 15  # each picture, each caption and the empty one
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:-8])
@@ -481,7 +482,7 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     assert sum(map(len, drawn)) == 64 * size // 4
     texts = {text for prompts in drawn for text in prompts}
     assert "a dog" in texts
-    assert all(not dataset.contains_trigger(text, config.trigger) for text in texts)
+    assert all(not contains_trigger(text, config.trigger) for text in texts)
     assert len(texts) > 2
     assert drawn == [built.at(step, 0).preserved for step in range(64)]
 

@@ -277,7 +277,7 @@ def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, mon
         assert detect.glance(foreign) is None
         with pytest.raises(UserError, match="'model' does not exist"):
             detect.look(loading.locate(config.ModelConfig(base=foreign))[0])
-    assert dataset.folder_of("mira") == dataset.folder_of(str(own / "datasets" / "mira"))
+    assert dataset.find_folder("mira") == dataset.find_folder(str(own / "datasets" / "mira"))
     for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):
-        with pytest.raises(UserError, match="There is no data set 'mira'"):
-            dataset.folder_of(foreign)
+        with pytest.raises(UserError, match="There is no dataset 'mira'"):
+            dataset.find_folder(foreign)

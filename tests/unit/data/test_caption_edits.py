@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer import paths
 from trainer.data import caption_edits, dataset
+from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 
 TEMPLATE = "{trigger}, a {class}, {caption}"
@@ -24,79 +26,79 @@ def folder(home: Path) -> Path:
 
 
 def captions(folder: Path) -> list[str]:
-    return [dataset.read_caption(path) for path in dataset.pictures(folder)]
+    return [read_caption(path) for path in dataset.image_files(folder)]
 
 
 def test_a_change_is_shown_before_it_is_made(folder: Path) -> None:
     before = captions(folder)
-    edit, changes = caption_edits.Edit, caption_edits.edits(folder, caption_edits.replaced("red hat", "blue cap"))
+    edit, changes = caption_edits.Edit, caption_edits.preview(folder, caption_edits.replace_text("red hat", "blue cap"))
     assert changes == [
         edit("0.png", "red hat, smiling", "blue cap, smiling"), edit("1.png", "rin, red hat", "rin, blue cap"),
     ]  # fmt: skip
     assert captions(folder) == before
-    caption_edits.make(folder, changes, "replace")
+    caption_edits.apply(folder, changes, "replace")
     assert captions(folder) == ["blue cap, smiling", "rin, blue cap", ""]
-    assert caption_edits.edits(folder, caption_edits.in_front("rin"), ["0.png"]) == [
+    assert caption_edits.preview(folder, caption_edits.add_trigger("rin"), ["0.png"]) == [
         caption_edits.Edit("0.png", "blue cap, smiling", "rin, blue cap, smiling")
     ]
 
 
 def test_several_levels_are_taken_back_and_newer_words_stay(folder: Path) -> None:
     begun = captions(folder)
-    caption_edits.make(folder, caption_edits.edits(folder, caption_edits.in_front("rin")), "one")
-    caption_edits.make(folder, caption_edits.edits(folder, caption_edits.replaced("red", "blue")), "two")
+    caption_edits.apply(folder, caption_edits.preview(folder, caption_edits.add_trigger("rin")), "one")
+    caption_edits.apply(folder, caption_edits.preview(folder, caption_edits.replace_text("red", "blue")), "two")
     dataset.write_caption(folder / "0.png", "my own words")
-    assert caption_edits.last(folder) == "two"
+    assert caption_edits.last_title(folder) == "two"
     assert caption_edits.undo(folder) == caption_edits.Undone("two", 1, 1)
     assert captions(folder) == ["my own words", "rin, red hat", "rin"]
     dataset.remove(folder / "2.png")
     assert caption_edits.undo(folder) == caption_edits.Undone("one", 0, 1)
-    assert caption_edits.last(folder) == ""
+    assert caption_edits.last_title(folder) == ""
     assert caption_edits.undo(folder) is None
     assert captions(folder) == ["my own words", begun[1]]
 
 
 def test_only_so_many_levels_are_kept_and_a_damaged_one_is_passed_over(folder: Path) -> None:
     for number in range(caption_edits.LEVELS + 5):
-        caption_edits.make(
-            folder, caption_edits.edits(folder, lambda _, number=number: f"caption {number}"), str(number)
+        caption_edits.apply(
+            folder, caption_edits.preview(folder, lambda _, number=number: f"caption {number}"), str(number)
         )
-    levels = sorted((folder / dataset.CACHE / "undo").glob("*.json"))
+    levels = sorted((folder / paths.CACHE / "undo").glob("*.json"))
     assert len(levels) == caption_edits.LEVELS
     levels[-1].write_text("{")
-    assert caption_edits.last(folder) == str(caption_edits.LEVELS + 3)
+    assert caption_edits.last_title(folder) == str(caption_edits.LEVELS + 3)
     assert caption_edits.undo(folder) is not None
-    caption_edits.make(folder, [], "nothing")
-    assert caption_edits.last(folder) == str(caption_edits.LEVELS + 2)
+    caption_edits.apply(folder, [], "nothing")
+    assert caption_edits.last_title(folder) == str(caption_edits.LEVELS + 2)
 
 
 def test_a_template_is_filled_in_once(folder: Path) -> None:
-    change = caption_edits.filled(TEMPLATE, "rin", "woman")
+    change = caption_edits.fill_template(TEMPLATE, "rin", "woman")
     assert [change(one) for one in captions(folder)] == [
         "rin, a woman, red hat, smiling",
         "rin, a woman, red hat",
         "rin, a woman",
     ]
-    for wrong, words in (("{trigger}, {name}, {caption}", "cannot fill in {name}"), ("{trigger}", "no {caption}")):
+    for wrong, words in (("{trigger}, {name}, {caption}", "an unknown field {name}"), ("{trigger}", "no {caption}")):
         with pytest.raises(UserError) as caught:
-            caption_edits.filled(wrong, "rin", "woman")
+            caption_edits.fill_template(wrong, "rin", "woman")
         assert words in str(caught.value)
 
 
 @given(st.text(max_size=60))
 def test_filling_in_twice_is_filling_in_once(caption: str) -> None:
-    change = caption_edits.filled(TEMPLATE, "rin", "woman")
-    once = dataset.one_line(change(dataset.one_line(caption)))
-    assert dataset.one_line(change(once)) == once
+    change = caption_edits.fill_template(TEMPLATE, "rin", "woman")
+    once = one_line(change(one_line(caption)))
+    assert one_line(change(once)) == once
 
 
 def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
-    assert caption_edits.replaced("red hat", "")("rin, red hat, smiling") == "rin, smiling"
-    assert caption_edits.replaced("x", "y")("odd ,, spacing ,") == "odd ,, spacing ,"
-    assert caption_edits.with_tag("white background")("rin") == "rin, white background"
-    assert caption_edits.with_tag("white background")("a White background") == "a White background"
-    assert caption_edits.with_tag("sun")("") == "sun"
+    assert caption_edits.replace_text("red hat", "")("rin, red hat, smiling") == "rin, smiling"
+    assert caption_edits.replace_text("x", "y")("odd ,, spacing ,") == "odd ,, spacing ,"
+    assert caption_edits.add_tag("white background")("rin") == "rin, white background"
+    assert caption_edits.add_tag("white background")("a White background") == "a White background"
+    assert caption_edits.add_tag("sun")("") == "sun"
 
 
 def test_tags_are_counted_once_a_caption() -> None:
-    assert caption_edits.tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
+    assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
+from trainer import paths
 from trainer.cli.commands import main
 from trainer.data import caption_edits, checks, dataset, fixes, image_stats, token_count
+from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
 
 
@@ -48,9 +50,9 @@ def six(folder: Path) -> Path:
 
 def found(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
     """Names of the files by kind of problem."""
-    measured = image_stats.complete(folder)
+    measured = image_stats.measure_missing(folder)
     result: dict[str, list[str]] = {}
-    for one in checks.find(folder, trigger, **{"resolution": 256, "measured": measured, **about}):
+    for one in checks.find(folder, trigger, **{"resolution": 256, "stats": measured, **about}):
         result.setdefault(one.kind, []).append(one.name)
     return result
 
@@ -75,8 +77,8 @@ def test_a_single_pixel_is_told(six: Path) -> None:
 
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
-    measured = {path.name: image_stats.measure(path.read_bytes()) for path in dataset.pictures(shipped)}
-    told = checks.find(shipped, preset=preset, resolution=128, measured=measured)
+    measured = {path.name: image_stats.measure(path.read_bytes()) for path in dataset.image_files(shipped)}
+    told = checks.find(shipped, preset=preset, resolution=128, stats=measured)
     assert [one.kind for one in told if not one.hint] == []
 
 
@@ -165,13 +167,13 @@ def test_problems_of_the_whole_set(folder: Path) -> None:
 
 
 def test_each_problem_says_what_it_does_and_what_to_do() -> None:
-    for kind in checks.KINDS.values():
+    for kind in KINDS.values():
         assert kind.title.endswith(".")
         assert kind.effect.endswith(".")
         assert kind.remedy.endswith(".")
         assert bool(kind.action) == bool(kind.button)
-    one, many = (checks.gathered([checks.Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
-    assert (one[0].title, many[0].title) == ("1 picture is blurred.", "2 pictures are blurred.")
+    one, many = (group_by_kind([Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
+    assert (one[0].title, many[0].title) == ("1 image is blurred.", "2 images are blurred.")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_each_problem_says_what_it_does_and_what_to_do() -> None:
 def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
-    told = checks.find(six, "rin", resolution=256, measured=image_stats.complete(six))
+    told = checks.find(six, "rin", resolution=256, stats=image_stats.measure_missing(six))
     fixes.apply(six, told, kind, "rin")
     assert found(six) == {}
     assert dataset.restore_last(six) or caption_edits.undo(six)
@@ -191,7 +193,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Pat
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
     told = checks.find(six, "rin")
-    assert fixes.apply(six, told, "shared caption") == "Renamed 1 picture: 2-2.png."
+    assert fixes.apply(six, told, "shared caption") == "Renamed 1 image: 2-2.png."
     captions = {one.name: one.caption for one in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
     assert found(six) == {}
@@ -200,8 +202,8 @@ def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
 def test_a_shared_background_is_named(folder: Path) -> None:
     for number in range(6):
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
-    told = checks.find(folder, "rin", measured=image_stats.complete(folder))
-    assert [one.message for one in told] == ["6 of 6 pictures have the same white background."]
+    told = checks.find(folder, "rin", stats=image_stats.measure_missing(folder))
+    assert [one.message for one in told] == ["6 of 6 images have the same white background."]
     assert fixes.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
     assert found(folder) == {}
     with pytest.raises(UserError):
@@ -209,16 +211,16 @@ def test_a_shared_background_is_named(folder: Path) -> None:
 
 
 def test_pictures_are_measured_once(six: Path) -> None:
-    image_stats.complete(six)
+    image_stats.measure_missing(six)
     assert image_stats.missing(six) == []
     dataset.write_caption(six / "0.png", "other words")
     assert image_stats.missing(six) == []
     save(six, "1.png", drawing(17))
     assert [path.name for path in image_stats.missing(six)] == ["1.png"]
-    assert set(image_stats.complete(six)) == {f"{number}.png" for number in range(6)}
-    (six / dataset.CACHE / "measurements.json").write_text("{")
+    assert set(image_stats.measure_missing(six)) == {f"{number}.png" for number in range(6)}
+    (six / paths.CACHE / "measurements.json").write_text("{")
     assert image_stats.known(six) == {}
-    assert len(image_stats.complete(six, limit=2)) == 2
+    assert len(image_stats.measure_missing(six, limit=2)) == 2
 
 
 def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
@@ -227,17 +229,17 @@ def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
     for number in range(200):
         (folder / f"{number}.png").write_bytes(buffer.getvalue())
         (folder / f"{number}.txt").write_text(f"rin, number {number}")
-    measured = image_stats.complete(folder)
-    checks.find(folder, "rin", resolution=128, measured=measured)
+    measured = image_stats.measure_missing(folder)
+    checks.find(folder, "rin", resolution=128, stats=measured)
     begun = time.monotonic()
-    checks.find(folder, "rin", resolution=128, measured=image_stats.known(folder))
+    checks.find(folder, "rin", resolution=128, stats=image_stats.known(folder))
     assert time.monotonic() - begun < 1.0  # about 0.05 s on an idle core
 
 
 def test_tokens_are_those_of_clip() -> None:
     from transformers import CLIPTokenizer
 
-    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (token_count._CLIP, token_count._OWN))
+    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (token_count._CLIP, token_count._MICRO))
     assert (token_count.limit("a/base"), token_count.limit("micro")) == (75, 38)
     for text in (
         "",
@@ -254,7 +256,7 @@ def test_tokens_are_those_of_clip() -> None:
 def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, base: str, most: int) -> None:
     from transformers import CLIPTokenizer
 
-    theirs = CLIPTokenizer.from_pretrained(str(token_count._OWN if base == "micro" else token_count._CLIP))
+    theirs = CLIPTokenizer.from_pretrained(str(token_count._MICRO if base == "micro" else token_count._CLIP))
     for more in (0, 1):
         caption = "rin" + " cat" * (most + more - token_count.count("rin", base))
         assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it
@@ -270,7 +272,7 @@ def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.Cap
     assert main(["check", "rin", "--trigger", "rin", "--base", "micro"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("7 images.")
-    assert "1 picture is blurred.\n  The adapter learns the blur" in told
+    assert "1 image is blurred.\n  The adapter learns the blur" in told
     assert "  - bad.png: Blurred." in told
     assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0
     assert '"kind": "blurred"' in capsys.readouterr().out

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer import paths
 from trainer.data import buckets, dataset, images, uploads
+from trainer.data.captions import with_trigger
 from trainer.errors import UserError
 
 
@@ -64,16 +66,16 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> No
     assert sorted(report.added) == ["a.png", "evil.png"]
     assert (report.captions, report.known) == (1, 1)
     assert dict(report.refused) == {
-        "text.png": "not a picture",
-        "cut.png": "damaged, cannot be read",
-        "empty.jpg": "not a picture",
-        "phone.heic": "HEIC pictures cannot be read here; export it as PNG or JPEG",
+        "text.png": "not an image",
+        "cut.png": "damaged",
+        "empty.jpg": "not an image",
+        "phone.heic": "HEIC images are not supported; export it as PNG or JPEG",
     }
     assert report.sentence().startswith(
-        "Added 2 pictures. 1 caption came with them. 1 already there, skipped. Not used: "
+        "Added 2 images. 1 caption came with them. 1 already there, skipped. Not used: "
     )
     assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", "rin, rot \u00e4"), ("evil.png", "")]
-    assert {path.name for path in folder.iterdir()} == {dataset.CACHE, "a.png", "a.txt", "evil.png"}
+    assert {path.name for path in folder.iterdir()} == {paths.CACHE, "a.png", "a.txt", "evil.png"}
     assert {one.name for one in folder.parent.iterdir()} == {"rin"}
 
 
@@ -101,7 +103,7 @@ def test_a_zip_with_captions_and_nonsense(folder: Path, incoming: Path, tmp_path
         archive.writestr("__MACOSX/._one.png", b"junk")
         archive.writestr("bomb.png", bytes(300 * 2**20), zipfile.ZIP_DEFLATED)
     report = uploads.add(folder, [("my set.zip", path)])
-    assert dict(report.refused) == {"readme.pdf": "not a picture", "bomb.png": "unpacks to more than is allowed"}
+    assert dict(report.refused) == {"readme.pdf": "not an image", "bomb.png": "too large when unpacked"}
     captions = {pixel(one.path): one.caption for one in dataset.read(folder)}
     assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
     assert all(folder in one.parents for one in tmp_path.rglob("*.png"))
@@ -109,7 +111,7 @@ def test_a_zip_with_captions_and_nonsense(folder: Path, incoming: Path, tmp_path
 
 def test_no_zip_at_all(folder: Path, incoming: Path) -> None:
     report = uploads.add(folder, [source(incoming, "x.zip", b"PK\x03\x04 no")])
-    assert report.refused == [("x.zip", "not a zip, or a damaged one")]
+    assert report.refused == [("x.zip", "not a zip file, or damaged")]
 
 
 def test_captions_of_one_name_are_not_guessed(folder: Path, incoming: Path) -> None:
@@ -122,14 +124,14 @@ def test_captions_of_one_name_are_not_guessed(folder: Path, incoming: Path) -> N
         ],
     )  # fmt: skip
     assert [one.caption for one in dataset.read(folder)] == ["", ""]
-    assert report.refused == [("a.txt", "several captions have this name; add one folder at a time")]
+    assert report.refused == [("a.txt", "several different captions have this name; add one folder at a time")]
 
 
 def test_captions_alone_find_their_pictures(folder: Path, incoming: Path) -> None:
     uploads.add(folder, [source(incoming, "a.png", png())])
     report = uploads.add(folder, [source(incoming, "a.txt", b"late"), source(incoming, "b.txt", b"lonely")])
     assert dataset.read(folder)[0].caption == "late"
-    assert report.refused == [("b.txt", "a caption without a picture of that name")]
+    assert report.refused == [("b.txt", "no image of this name for the caption")]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_a_lying_header_is_refused_before_it_is_decoded(size: tuple[int, int]) -
     data = bytearray(png())
     data[16:24] = struct.pack(">II", *size)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(UserError, match="larger than 64 million pixels"):
+    with pytest.raises(UserError, match="larger than 64 megapixels"):
         images.decode(bytes(data))
 
 
@@ -198,11 +200,11 @@ def test_buckets_have_near_the_wanted_area_and_the_nearest_shape(width: int, hei
 
 
 def test_triggers_are_whole_words() -> None:
-    assert dataset.with_trigger("a cat", "rin") == "rin, a cat"
-    assert dataset.with_trigger("Rin in a hat", "rin") == "Rin in a hat"
-    assert dataset.with_trigger("string", "rin") == "rin, string"
-    assert dataset.with_trigger("", "rin") == "rin"
-    assert dataset.with_trigger("x", "") == "x"
+    assert with_trigger("a cat", "rin") == "rin, a cat"
+    assert with_trigger("Rin in a hat", "rin") == "Rin in a hat"
+    assert with_trigger("string", "rin") == "rin, string"
+    assert with_trigger("", "rin") == "rin"
+    assert with_trigger("x", "") == "x"
 
 
 def test_removing_and_bringing_back(folder: Path) -> None:
@@ -233,10 +235,10 @@ def test_the_digest_is_of_content_alone(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "../datasets", "/nowhere/at/all"])
 def test_a_data_set_that_is_not_there(home: Path, name: str) -> None:
     if name == "../datasets":
-        assert dataset.folder_of(str(home / "datasets")).is_dir()
+        assert dataset.find_folder(str(home / "datasets")).is_dir()
         return
     with pytest.raises(UserError) as caught:
-        dataset.folder_of(name)
+        dataset.find_folder(name)
     assert str(home) not in str(caught.value)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ui.answers import answers, given
-from trainer import config, runs
+from trainer import config, paths, runs
 from trainer.config import TrainConfig, uncaptioned
-from trainer.data import checks, dataset, reach
+from trainer.data import checks, reach
 from trainer.runs import events
 from ui.state import base_model_choices, gauging
 from ui.state.run_watcher import Watch
@@ -44,7 +44,7 @@ def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
     assert [path.name for path in reach.missing(character)] == [names[3]]
     assert names[3] not in reach.known(character)
     for damaged in ("{", "[]", '{"version": 0}', '{"version": 1, "pictures": {"01.png": 3}}'):
-        (character / dataset.CACHE / "micro.json").write_text(damaged)
+        (character / paths.CACHE / "micro.json").write_text(damaged)
         assert reach.known(character) == {}
         assert len(reach.missing(character)) == reach.SAMPLE
 
@@ -61,9 +61,9 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
     assert "beyond micro" not in {problem.kind for problem in checks.find(character, "miraxo", base="owner/name")}
     findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
-    assert row["title"] == "Micro cannot draw pictures like these."
+    assert row["title"] == "Micro cannot draw images like these."
     assert "Base model in step 2" in row["remedy"]
-    assert "<b>Micro cannot draw pictures like these.</b>" in plan()
+    assert "<b>Micro cannot draw images like these.</b>" in plan()
     reach.keep(character, {path.name: WITHIN for path in reach.sample(character)})
     assert "cannot draw" not in plan()
 

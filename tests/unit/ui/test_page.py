@@ -18,6 +18,7 @@ from tests.conftest import STYLE
 from tests.unit.ui.answers import answers, given
 from trainer import runs
 from trainer.data import dataset
+from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui import api, page
@@ -208,28 +209,28 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
 
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:
-    before = [dataset.read_caption(path) for path in dataset.pictures(character)]
+    before = [read_caption(path) for path in dataset.image_files(character)]
     said = images.put_in_front("rin", "newword", Look())[0]
     assert "14 captions" in said
-    assert dataset.read_caption(character / "01.png").startswith("newword, miraxo")
+    assert read_caption(character / "01.png").startswith("newword, miraxo")
     assert page_memory.answer("rin", "trigger") == "newword"
     assert "No caption had to change" in images.put_in_front("rin", "newword", Look())[0]
     assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
         "rin", "orange shirt", "green hat"
     )
     images.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
-    assert "green hat" in dataset.read_caption(character / "01.png")
+    assert "green hat" in read_caption(character / "01.png")
     assert (
         caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
     )
-    assert "cannot fill in {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
+    assert "an unknown field {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
     images.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
-    assert dataset.read_caption(character / "02.png").startswith("newword, a woman, miraxo")
+    assert read_caption(character / "02.png").startswith("newword, a woman, miraxo")
     assert page_memory.answer("rin", "class") == "a woman"
     for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
         assert f"Took back: {level}" in images.undo_captions("rin", "", Look())[0]
     assert "nothing to take back" in images.undo_captions("rin", "", Look())[0]
-    assert [dataset.read_caption(path) for path in dataset.pictures(character)] == before
+    assert [read_caption(path) for path in dataset.image_files(character)] == before
     with pytest.raises(UserError, match="trigger word"):
         images.put_in_front("rin", " ", Look())
     with pytest.raises(UserError, match="nothing to find"):
@@ -278,7 +279,7 @@ def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
     cleared, said, *_ = images.add("rin", "", Look(), [str(fake)])
-    assert "text&lt;b&gt;.png (not a picture)" in said
+    assert "text&lt;b&gt;.png (not an image)" in said
     assert cleared is None
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):

@@ -174,7 +174,7 @@ def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> 
 
 def test_a_start_is_refused_in_words(character: Path) -> None:
     dataset.create("empty")
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         train.create(answers(project="empty"))
     with pytest.raises(UserError, match="Name: use letters"):
         train.create(answers(name="a/b"))

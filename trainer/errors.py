@@ -4,6 +4,15 @@ from collections.abc import Mapping
 
 from trainer.i18n import say
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_device_memory",  # Intel's runtime
+    "out_of_host_memory",
+    "status_alloc_failed",  # cuBLAS and cuDNN
+    "defaultcpuallocator",
+    "not enough memory",
+)
+
 
 class UserError(Exception):
     """Something that a person can change: what is wrong, and what to do about it.
@@ -23,9 +32,8 @@ class UserError(Exception):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means out of memory, on a GPU or a CPU. Torch has no single class for both."""
-    names = ("MemoryError", "OutOfMemoryError")
-    return type(error).__name__ in names or (
-        isinstance(error, RuntimeError)
-        and any(word in str(error) for word in ("DefaultCPUAllocator", "not enough memory"))
-    )
+    """Tell whether an error means out of memory. Allocators and libraries have no common class for it."""
+    if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in OUT_OF_MEMORY)

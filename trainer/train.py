@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, families, fault_injection
+from trainer import __version__, devices, families, fault_injection
 from trainer.base_models import MICRO
 from trainer.config import Record, TrainConfig, adjustments, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
@@ -100,7 +100,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         step += 1
         state.update_ema(step, config.training.ema)
 
-        seconds, bytes_used = time.monotonic() - started_at, peak_memory(accelerator.device)
+        seconds, bytes_used = time.monotonic() - started_at, devices.peak_memory(accelerator.device)
         run.report(
             events.Step(
                 step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm, seconds=seconds, memory=bytes_used
@@ -153,7 +153,7 @@ def largest(
 
 def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
     """Build the event for a run that starts, continues, or has another number of steps from now on."""
-    return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=device_name(device))
+    return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=devices.name(device))
 
 
 def initial_state(config: TrainConfig, adapter: families.Adapter) -> checkpoint.TrainState:
@@ -222,11 +222,11 @@ def resolve_precision(config: TrainConfig) -> str:
     Raises:
         UserError: fp16 without a GPU.
     """
-    if config.training.precision == "fp16" and not torch.cuda.is_available():
+    if config.training.precision == "fp16" and not devices.count():
         raise UserError("fp16 needs a GPU; on a CPU it is slow or does not work.", "Use fp32, bf16 or auto.")
     if config.training.precision != "auto":
         return config.training.precision
-    return families.precision(config.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return families.precision(config.model, devices.best())
 
 
 def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], family: families.Family) -> TrainConfig:
@@ -246,7 +246,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.prior.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
-        device=device_name(family.device),
+        device=devices.name(family.device),
         devices=config.record.devices,
     )
     if config.record.dataset_sha256:
@@ -331,13 +331,3 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         kind = KINDS[problem.kind]
         names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
         run.report(events.Warned(message=f"{problem.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a device for people."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the bytes that training takes on its device: the peak on a GPU, the process's current ones on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

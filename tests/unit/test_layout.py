@@ -87,6 +87,12 @@ def test_a_family_is_named_in_its_two_files_and_the_registry_alone() -> None:
     assert naming - own == {CHECKOUT / "trainer" / "base_models" / "registry.py"}
 
 
+def test_one_module_asks_about_hardware() -> None:
+    hardware = re.compile(r"""["']cuda|torch\.(cuda|xpu|mps|accelerator|backends)\b""")
+    asking = {path for path in PROGRAM if hardware.search(path.read_text(encoding="utf-8"))}
+    assert asking == {CHECKOUT / "trainer" / "devices.py"}
+
+
 STARTERS = {
     "trainer/cli/commands.py",
     "trainer/data/sandbox.py",

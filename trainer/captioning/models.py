@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning
+from trainer import captioning, devices
 from trainer.base_models import detect
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.data import images
@@ -42,7 +42,7 @@ def caption(run: Run) -> None:
     settings = captioning.load(run)
     pictures = captioning.wanted(settings)
     run.progress(say("Loading the caption model"), 0, 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.best()
     write = load(settings, device)
     written = captioning.words(run)
     run.report(events.Started(step=0, steps=len(pictures), pid=psutil.Process().pid, device=str(device).upper()))

@@ -281,16 +281,14 @@ def gauge(name: DatasetName) -> None:
 def doctor(as_json: Json = False) -> None:
     """Report what this machine can do."""
     import psutil
-    import torch
 
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    if not devices and torch.backends.mps.is_available():
-        devices = ["MPS"]
+    from trainer import devices
+
     facts = {
         "limner": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "devices": devices or ["CPU only: use the built-in base micro"],
+        "devices": devices.names() or ["CPU only: use the built-in base micro"],
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),

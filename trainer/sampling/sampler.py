@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from trainer import families
+from trainer import devices, families
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.config import ModelConfig, PictureConfig
@@ -44,15 +44,6 @@ def generate(family: Family, request: PictureConfig, progress: Progress | None =
 def native_side(family: Family) -> int:
     """Return the side in pixels of the images that a base model generates by default."""
     return int(family.latent_shape[-1] * family.pipeline().vae_scale_factor)
-
-
-def device() -> tuple[torch.device, torch.dtype]:
-    """Return the device and the precision to generate images with."""
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.float16
-    if torch.backends.mps.is_available():
-        return torch.device("mps"), torch.float32
-    return torch.device("cpu"), torch.float32
 
 
 class Sampler:
@@ -92,7 +83,8 @@ class Sampler:
     def _load_base(self, base: ModelConfig) -> Family:
         if self._family is None or self._base != base:
             self._family, self._base, self._loaded = None, None, {}
-            self._family = families.load(base, *device())
+            device = devices.best()
+            self._family = families.load(base, device, devices.sampling_dtype(device))
             if self._family.base.prediction_type is None and base.objective == "auto":
                 prediction_probe.probe_with_gray(self._family)
             self._base = base

@@ -28,7 +28,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import fault_injection, runs
+from trainer import devices, fault_injection, runs
 from trainer.base_models import detect
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
@@ -68,17 +68,16 @@ def wanted(config: TrainConfig) -> int:
     at least four images of a batch.
     """
     training, base = config.training, config.model.base
-    if devices := training.devices or config.record.devices:
-        return devices
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if gpu or detect.is_hub_name(base) or not detect.is_small(loading.locate(config.model)[0]):
+    if processes := training.devices or config.record.devices:
+        return processes
+    if devices.count() or detect.is_hub_name(base) or not detect.is_small(loading.locate(config.model)[0]):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, training.batch_size // IMAGES_EACH, psutil.virtual_memory().available // MEMORY_EACH))
 
 
 @contextmanager
-def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterator[None]:
+def followers(run: Run, processes: int, follow: Callable[[Run], object]) -> Iterator[None]:
     """Start the other ranks of a run on this machine, with this one as the main process; end them afterwards.
 
     A launcher (`accelerate launch`, `torchrun`) has started them already. Each of them runs `follow`.
@@ -86,45 +85,45 @@ def followers(run: Run, devices: int, follow: Callable[[Run], object]) -> Iterat
     Raises:
         UserError: there are fewer GPUs than devices.
     """
-    if devices == 1 or "WORLD_SIZE" in os.environ:
+    if processes == 1 or "WORLD_SIZE" in os.environ:
         yield
         return
-    if 0 < torch.cuda.device_count() < devices:
+    if 0 < devices.count() < processes:
         raise UserError(
             "The run asks for {devices} devices, but there are {gpus} GPUs.",
             "Set training.devices to that number or less.",
-            devices=devices,
-            gpus=torch.cuda.device_count(),
+            devices=processes,
+            gpus=devices.count(),
         )
-    link = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices)}
-    link |= {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(devices), STARTED_HERE: "1"}
+    link = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    link |= {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(processes), STARTED_HERE: "1"}
     os.environ |= link
-    processes: list[Any] = []
+    ranks: list[Any] = []
     done = threading.Event()
     try:
-        _start(processes, devices, run.folder, follow)
-        threading.Thread(target=_watch, args=(run, processes, done), daemon=True).start()
+        _start(ranks, processes, run.folder, follow)
+        threading.Thread(target=_watch, args=(run, ranks, done), daemon=True).start()
         yield
     finally:
         done.set()
-        for process in processes:
-            process.kill()
-            process.join()
+        for rank in ranks:
+            rank.kill()
+            rank.join()
         for name in link:
             os.environ.pop(name, None)
 
 
-def _start(processes: list[Any], devices: int, folder: Path, follow: Callable[[Run], object]) -> None:
+def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run], object]) -> None:
     """Start the other ranks, and wait until each of them has imported what it needs.
 
     Raises:
         NotJoinedError: one of them cannot be started, or ended before that.
     """
     # A fork has all imports at once; but CUDA does not survive one, and on macOS it is not safe.
-    forks = sys.platform == "linux" and not torch.cuda.is_available() and not fault_injection.spawns()
+    forks = sys.platform == "linux" and not devices.count() and not fault_injection.spawns()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     receivers: list[Any] = []
-    for rank in range(1, devices):
+    for rank in range(1, processes):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_run_rank, args=(rank, folder, follow, sender))
         try:
@@ -133,9 +132,9 @@ def _start(processes: list[Any], devices: int, folder: Path, follow: Callable[[R
             raise NotJoinedError from error
         finally:
             sender.close()
-        processes.append(process)
+        ranks.append(process)
         receivers.append(receiver)
-    for receiver, process in zip(receivers, processes, strict=True):
+    for receiver, process in zip(receivers, ranks, strict=True):
         connection.wait([receiver, process.sentinel])
         try:
             receiver.recv_bytes()
@@ -245,7 +244,7 @@ def join(precision: str) -> Accelerator:
     mixed = "no" if precision == "fp32" else precision
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Accelerator(mixed_precision=mixed)
-    on_cpu, threads = not torch.cuda.is_available(), torch.get_num_threads()
+    on_cpu, threads = not devices.count(), torch.get_num_threads()
     limits_threads = on_cpu and "OMP_NUM_THREADS" not in os.environ
     if limits_threads:
         # By default each process gets a thread for each core of the machine, and a warning of that.
@@ -291,9 +290,9 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     Raises:
         UserError: a batch has fewer images than there are processes.
     """
-    devices = accelerator.num_processes
-    check(TrainingConfig, config.training.model_dump() | {"devices": devices})
-    if devices > 1:
+    processes = accelerator.num_processes
+    check(TrainingConfig, config.training.model_dump() | {"devices": processes})
+    if processes > 1:
         main = check(TrainConfig, json.loads(broadcast(accelerator, config.model_dump_json().encode())))
         own_paths = {
             "dataset": config.dataset,
@@ -301,7 +300,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
             "model": main.model.model_copy(update={"base": config.model.base}),
         }
         config = main.model_copy(update=own_paths)
-    return config.model_copy(update={"record": config.record.model_copy(update={"devices": devices})})
+    return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
 
 
 def check_same(accelerator: Accelerator, config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
+from trainer import devices
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
@@ -62,9 +63,9 @@ class MemoryPlan:
         return say("{parts} and {blocks}", parts=parts, blocks=blocks)
 
 
-def plans(training: TrainingConfig, devices: int) -> list[MemoryPlan]:
+def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:
     """List the plans that the settings leave open, from the fastest to the one with the least memory."""
-    most = training.batch_size // devices
+    most = training.batch_size // processes
     counts = [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
     if training.parts:
         counts = [training.parts]
@@ -93,7 +94,7 @@ def fit(
         run.progress(say("Measuring memory"), 0, 1)
         room = limit(config.training, family.device, accelerator.num_processes)
         room = -distributed.largest(accelerator, -room)
-        measure = _on_gpu if family.device.type == "cuda" else _on_cpu
+        measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
         fitting, need = measure(candidates, config, family, accelerator, compute, room)
         if fitting is None:
             raise UserError(
@@ -117,14 +118,13 @@ def fit(
 def limit(training: TrainingConfig, device: torch.device, processes: int) -> float:
     """Return the bytes that this process may take on its device in all."""
     if training.memory:
-        return training.memory * GB if device.type == "cuda" else training.memory * GB / processes
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return SHARE * (free + torch.cuda.memory_reserved(device))
+        return training.memory * GB if devices.is_accelerator(device) else training.memory * GB / processes
+    if devices.is_accelerator(device):
+        return SHARE * devices.available_memory(device)
     return psutil.Process().memory_info().rss + SHARE * psutil.virtual_memory().available / processes
 
 
-def _on_gpu(
+def _on_accelerator(
     candidates: list[MemoryPlan],
     config: TrainConfig,
     family: Family,
@@ -137,13 +137,15 @@ def _on_gpu(
     for plan in candidates:
         gradient_checkpointing.recompute(family, plan.recomputed)
         release()
-        torch.cuda.reset_peak_memory_stats(family.device)
+        devices.reset_peak(family.device)
         try:
             compute(plan.apply(config))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             need = float("inf")
         else:
-            need = float(torch.cuda.max_memory_reserved(family.device))
+            need = float(devices.peak_reserved(family.device))
         need = distributed.largest(accelerator, need)
         if need <= room:
             return plan, need
@@ -204,8 +206,7 @@ def release() -> None:
     """Return memory to the system that is held but not used."""
     gc.collect()
     malloc.trim()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    devices.trim()
 
 
 def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:
@@ -215,11 +216,11 @@ def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError
         RuntimeError: the error itself, if it was something else, or no plan takes less memory, or other processes have
             gone on without this one.
     """
-    training, devices = config.training, config.record.devices
-    candidates = plans(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), devices)
+    training, processes = config.training, config.record.devices
+    candidates = plans(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), processes)
     way = "off" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
     smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.parts, way).order]
-    if not is_out_of_memory(error) or not smaller or devices > 1:
+    if not is_out_of_memory(error) or not smaller or processes > 1:
         raise error
     gradient_checkpointing.recompute(family, smaller[0].recomputed)
     run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=smaller[0])))

@@ -1,0 +1,122 @@
+"""Questions about hardware, answered by backends that are not here."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import devices
+from trainer.errors import is_out_of_memory
+
+GB = 2**30
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, kind: str, **functions: Any) -> torch.device:  # noqa: ANN401 - any functions
+    """Give this process accelerators of a kind; `functions` are those of torch's module for it."""
+    backend = SimpleNamespace(**functions)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: backend)
+    return torch.device(kind, 0)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    calls: list[str] = []
+    card = pretend(
+        monkeypatch,
+        kind,
+        get_device_name=lambda device: f"Card {device.index}",
+        mem_get_info=lambda _: (5 * GB, 8 * GB),
+        memory_reserved=lambda _: GB,
+        max_memory_allocated=lambda _: 3 * GB,
+        max_memory_reserved=lambda _: 4 * GB,
+        reset_peak_memory_stats=lambda _: calls.append("reset"),
+        empty_cache=lambda: calls.append("empty"),
+    )
+    assert devices.best().type == kind
+    assert devices.is_accelerator(card)
+    assert (devices.count(), devices.names()) == (2, ["Card 0", "Card 1"])
+    assert devices.available_memory(card) == 6 * GB
+    assert (devices.peak_memory(card), devices.peak_reserved(card)) == (3 * GB, 4 * GB)
+    devices.reset_peak(card)
+    devices.trim()
+    assert calls == ["reset", "empty"]
+
+
+def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    mac = pretend(
+        monkeypatch,
+        "mps",
+        recommended_max_memory=lambda: 11 * GB,
+        current_allocated_memory=lambda: 2 * GB,
+        driver_allocated_memory=lambda: 3 * GB,
+        empty_cache=lambda: calls.append("empty"),
+    )
+    assert devices.name(mac) == "MPS"
+    assert devices.available_memory(mac) == 11 * GB
+    devices.reset_peak(mac)  # has no statistics
+    assert (devices.peak_memory(mac), devices.peak_reserved(mac)) == (2 * GB, 3 * GB)
+    devices.trim()
+    assert calls == ["empty"]
+
+
+@pytest.mark.parametrize(("in_hardware", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_a_card_that_only_emulates_bf16_computes_in_fp16(
+    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, precision: str
+) -> None:
+    """An RTX 2070 says that it supports bf16, which it emulates."""
+    card = pretend(
+        monkeypatch, "cuda", is_bf16_supported=lambda including_emulation=True: including_emulation or in_hardware
+    )
+    assert devices.best_precision(card) == precision
+
+
+def test_a_mac_without_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac = pretend(monkeypatch, "mps")
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.eye(2) + 1 - torch.eye(2))
+    assert devices.best_precision(mac) == "bf16"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise TypeError("BFloat16 is not supported on MPS")
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    assert devices.best_precision(mac) == "fp32"
+
+
+def test_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    cpu = devices.best()
+    assert (cpu.type, devices.is_accelerator(cpu), devices.name(cpu)) == ("cpu", False, "CPU")
+    assert (devices.count(), devices.names()) == (0, [])
+    assert devices.available_memory(cpu) > devices.peak_memory(cpu) > 0
+    assert devices.best_precision(cpu) in ("bf16", "fp32")
+    devices.trim()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.12 GB, max allowed: 9.07 GB)."),
+        RuntimeError("XPU out of memory. Tried to allocate 1.00 GiB."),
+        RuntimeError("Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        Exception("Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_out_of_memory_in_all_its_spellings(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), ValueError("out of range")])
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)

@@ -1,0 +1,112 @@
+"""The device to compute on: its name, memory and best precision. Nothing else asks torch about hardware.
+
+Torch has a module for each kind of accelerator (`torch.cuda`, which serves ROCm too, `torch.xpu`, `torch.mps`). The
+first two answer alike; MPS has no memory of its own and no statistics of peaks.
+"""
+
+from typing import Any, Literal
+
+import psutil
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
+
+
+def best() -> torch.device:
+    """Return the accelerator of this machine, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def count() -> int:
+    """Count the accelerators of this machine."""
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Tell whether a device is an accelerator rather than the CPU."""
+    return device.type != "cpu"
+
+
+def name(device: torch.device) -> str:
+    """Return the name of a device for people."""
+    get_name = getattr(_module(device), "get_device_name", None)
+    return str(get_name(device)) if get_name else device.type.upper()
+
+
+def names() -> list[str]:
+    """List the names of this machine's accelerators."""
+    return [name(torch.device(best().type, number)) for number in range(count())]
+
+
+def best_precision(device: torch.device) -> Precision:
+    """Return the fastest precision that a device computes in itself; the base model is kept in it.
+
+    `is_bf16_supported()` counts emulation on cards before Ampere, which is far slower than fp16 there.
+    """
+    if device.type == "cpu":
+        return "bf16" if any(getattr(torch.cpu, check, bool)() for check in _CPU_BF16) else "fp32"
+    if device.type == "mps":
+        return "bf16" if _computes_in_bf16(device) else "fp32"
+    return "bf16" if _module(device).is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of numbers to generate images with: fp16 has more digits than bf16, but not on every device."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if device.type == "mps" and best_precision(device) == "bf16" else torch.float16
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    try:
+        ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
+        return bool((ones @ ones == 2).all())
+    except (RuntimeError, TypeError):  # macOS 13 and older
+        return False
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process may still take on a device, with those that it holds."""
+    if device.type == "cpu":
+        return psutil.Process().memory_info().rss + psutil.virtual_memory().available
+    module = _module(device)
+    if device.type == "mps":
+        return int(module.recommended_max_memory())
+    free, _ = module.mem_get_info(device)
+    return int(free + module.memory_reserved(device))
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure the peak of `peak_memory` and `peak_reserved` anew."""
+    if hasattr(_module(device), "reset_peak_memory_stats"):
+        _module(device).reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes of tensors on a device at their peak; where that is not counted, those that are there now."""
+    module = _module(device)
+    if device.type == "cpu":
+        return psutil.Process().memory_info().rss
+    if device.type == "mps":
+        return int(module.current_allocated_memory())
+    return int(module.max_memory_allocated(device))
+
+
+def peak_reserved(device: torch.device) -> int:
+    """Return the bytes that torch has taken from an accelerator at their peak, with what it keeps for later."""
+    module = _module(device)
+    if device.type == "mps":
+        return int(module.driver_allocated_memory())  # it gives nothing back before `trim`, so that this is the peak
+    return int(module.max_memory_reserved(device))
+
+
+def trim() -> None:
+    """Give back the memory of the accelerator that is kept but not used."""
+    if torch.accelerator.is_available():
+        _module(best()).empty_cache()
+
+
+def _module(device: torch.device) -> Any:  # noqa: ANN401 - a module of torch, of which the type checker knows nothing
+    return torch.get_device_module(device.type)

@@ -115,13 +115,13 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             config = cool_down(config, run, step)
             run.report(started(step, config, family.device))
         late = time.monotonic() - saved_at > 60 * config.checkpoint.minutes
-        if run.leads and (due(step, config.checkpoint.every) or last or late or requests & {"checkpoint", "stop"}):
+        if run.is_main and (due(step, config.checkpoint.every) or last or late or requests & {"checkpoint", "stop"}):
             save()
             saved_at = time.monotonic()
         if "stop" in requests and not last:
             return run.report(events.Stopped(step=step))
 
-    if not run.leads:
+    if not run.is_main:
         return None
     with state.exported_weights(adapter):
         path = export.write(family, adapter, config, run, captions)
@@ -193,9 +193,9 @@ def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfi
             "record": config.record.model_copy(update={"restarts": config.record.restarts + 1}),
         }
     )
-    if run.leads:
+    if run.is_main:
         checkpoint.remove_all(run)
-    run.keep(config)
+    run.save_config(config)
     return config
 
 
@@ -207,7 +207,7 @@ def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
         return config
     steps = config.schedule.shortened(step, config.training.steps)
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
-    run.keep(config)
+    run.save_config(config)
     return config
 
 
@@ -275,7 +275,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
             "record": record,
         }
     )
-    run.keep(config)
+    run.save_config(config)
     return config
 
 

@@ -12,7 +12,7 @@ from trainer import config, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, is_out_of_memory
 from trainer.i18n import say
-from trainer.runs import Run, StopRequestedError, ending, events, queue
+from trainer.runs import Run, StopRequestedError, control, events, queue
 from trainer.training import malloc
 
 
@@ -22,13 +22,13 @@ def work(run: Run) -> int:
     if os.environ.get("RANK", "0") != "0":
         from trainer.train import follow
 
-        follow(Run(run.folder, leads=False))
+        follow(Run(run.folder, is_main=False))
         return 0
-    lock = queue.hold(run)
+    lock = queue.lock_run(run)
     storage.sweep(run.folder, *(folder for folder in run.folder.iterdir() if folder.is_dir()))
-    signal.signal(signal.SIGTERM, lambda *_: runs.ask(run, "stop"))
+    signal.signal(signal.SIGTERM, lambda *_: runs.request(run, "stop"))
     if run.listener:
-        ending.heed_interrupts(run)
+        control.stop_on_interrupt(run)
     settings = None
     try:
         run.report(events.Began(pid=os.getpid()))

@@ -155,7 +155,7 @@ def test_events(home: Path) -> None:
         path.write_bytes(data)
         found, offset = events.read(path)
         state = events.fold(events.State(), found)
-        events.curve(state)
+        events.loss_curve(state)
         assert offset <= len(data)
         events.append(path, events.Warned(message="after"))
         assert events.read(path)[0][-1].kind == "warned"

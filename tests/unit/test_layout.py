@@ -96,7 +96,7 @@ def test_one_module_asks_about_hardware() -> None:
 STARTERS = {
     "trainer/cli/commands.py",
     "trainer/data/sandbox.py",
-    "trainer/runs/run.py",
+    "trainer/runs/control.py",
     "trainer/training/distributed.py",
     "ui/server/per_user_proxy.py",
     "ui/state/gauging.py",

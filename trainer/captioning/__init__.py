@@ -1,5 +1,25 @@
-"""Captions written by a model, as runs of their own: their settings, folders, and what becomes of their words."""
+"""Captions written by a model, as runs of their own: settings, run folders, and saving the result."""
 
-from trainer.captioning.run import SUGGESTED, CaptionConfig, create, keep, load, newest, put, wanted, words
+from trainer.captioning.run import (
+    SUGGESTED,
+    CaptionConfig,
+    apply,
+    create,
+    images_to_caption,
+    load,
+    newest,
+    read_captions,
+    save,
+)
 
-__all__ = ["SUGGESTED", "CaptionConfig", "create", "keep", "load", "newest", "put", "wanted", "words"]
+__all__ = [
+    "SUGGESTED",
+    "CaptionConfig",
+    "apply",
+    "create",
+    "images_to_caption",
+    "load",
+    "newest",
+    "read_captions",
+    "save",
+]

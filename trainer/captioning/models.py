@@ -1,11 +1,11 @@
-"""Writes captions with a model of transformers: one that describes a picture in words, or one that names tags.
+"""Write captions with a model of transformers: one that describes an image, or one that names tags.
 
-The model is read from safetensors files of a folder or of the hub's cache; no program that comes with it is run.
+The model is read from safetensors files of a folder or of the hub's cache; no code that comes with it is run.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import torch
@@ -23,11 +23,12 @@ from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import Run, StopRequestedError, events
 
-Writer = Callable[[Image.Image], str]
-SAVED = 8  # pictures after which the words are saved
+Captioner = Callable[[Image.Image], str]
+Untyped: TypeAlias = Any  # models and processors: transformers is untyped
+SAVE_EVERY = 8  # images
 REMEDY = say(
-    "Download one once, for example with: hf download {model}. Then give its name, or a folder with a model in "
-    "safetensors form.",
+    "Download one, for example with: hf download {model}. Then enter its name, or the folder of a model in safetensors "
+    "format.",
     model=SUGGESTED,
 )
 
@@ -36,71 +37,71 @@ def caption(run: Run) -> None:
     """Write the captions that a run asks for; a run that is stopped keeps those that it has.
 
     Raises:
-        UserError: something that a person can change, the model above all.
+        UserError: something that the user can change, usually the model.
         StopRequestedError: the run was asked to stop.
     """
     settings = captioning.load(run)
-    pictures = captioning.wanted(settings)
+    files = captioning.images_to_caption(settings)
     run.progress(say("Loading the caption model"), 0, 1)
     device = devices.best()
-    write = load(settings, device)
-    written = captioning.words(run)
-    run.report(events.Started(step=0, steps=len(pictures), pid=psutil.Process().pid, device=str(device).upper()))
+    captioner = load(settings, device)
+    captions = captioning.read_captions(run)
+    run.report(events.Started(step=0, steps=len(files), pid=psutil.Process().pid, device=str(device).upper()))
     try:
-        for number, path in enumerate(pictures):
-            run.progress(say("Writing captions"), number, len(pictures))
-            if path.name not in written:
-                written[path.name] = described(write, path)
-            if number % SAVED == 0:
-                captioning.keep(run, written)
+        for number, path in enumerate(files):
+            run.progress(say("Writing captions"), number, len(files))
+            if path.name not in captions:
+                captions[path.name] = caption_file(captioner, path)
+            if number % SAVE_EVERY == 0:
+                captioning.save(run, captions)
     except StopRequestedError:
-        captioning.keep(run, written)
-        captioning.put(settings, written)
+        captioning.save(run, captions)
+        captioning.apply(settings, captions)
         raise
-    captioning.keep(run, written)
-    captioning.put(settings, written)
-    run.report(events.Finished(step=len(pictures), export=""))
+    captioning.save(run, captions)
+    captioning.apply(settings, captions)
+    run.report(events.Finished(step=len(files), export=""))
 
 
-def described(write: Writer, path: Path) -> str:
-    """The words for a picture; none for a file that is no picture or is gone."""
+def caption_file(captioner: Captioner, path: Path) -> str:
+    """Return the caption of an image file; "" for a file that is not an image or is gone."""
     try:
         image = images.decode(path.read_bytes())
     except (UserError, FileNotFoundError):
         return ""
     with torch.inference_mode():
-        return write(image)
+        return captioner(image)
 
 
-def load(settings: CaptionConfig, device: torch.device) -> Writer:
+def load(settings: CaptionConfig, device: torch.device) -> Captioner:
     """Load a captioning model; returns a function that writes the caption of an image.
 
     Raises:
-        UserError: there is no such model here, or it is of a kind that writes no captions.
+        UserError: there is no such model here, or it is not one that writes captions.
     """
     folder = locate(settings)
     try:
-        kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        tags = any("ImageClassification" in name for name in kind.architectures or ())
-        model_class = transformers.AutoModelForImageClassification if tags else transformers.AutoModelForImageTextToText
-        options = {"local_files_only": True, "use_safetensors": True}
-        model: Any = model_class.from_pretrained(folder, **options).to(device).eval()
-        reads: Any = (transformers.AutoImageProcessor if tags else transformers.AutoProcessor).from_pretrained(
-            folder, local_files_only=True
-        )
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        is_tagger = any("ImageClassification" in name for name in config.architectures or ())
+        if is_tagger:
+            model_class, processor_class = transformers.AutoModelForImageClassification, transformers.AutoImageProcessor
+        else:
+            model_class, processor_class = transformers.AutoModelForImageTextToText, transformers.AutoProcessor
+        model: Any = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+        processor: Any = processor_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0].replace(str(folder), folder.name)
         raise UserError(
             "The model {name!r} cannot be used for captions: {reason}", REMEDY, name=folder.name, reason=reason[:200]
         ) from error
-    return _tagger(model, reads, settings) if tags else _describer(model, reads, settings)
+    return _tagger(model, processor, settings) if is_tagger else _describer(model, processor, settings)
 
 
 def locate(settings: CaptionConfig) -> Path:
-    """The folder of the model; from the hub it is fetched if need be and allowed.
+    """Return the folder of the model; one of the hub is downloaded if needed and allowed.
 
     Raises:
-        UserError: it is not here and cannot be fetched.
+        UserError: it is not here and cannot be downloaded.
     """
     if not detect.is_hub_name(settings.model):
         folder = Path(settings.model).expanduser()
@@ -117,26 +118,33 @@ def locate(settings: CaptionConfig) -> Path:
         raise UserError("The model {model!r} is not on this machine.", REMEDY, model=settings.model) from error
 
 
-def _describer(model: Any, reads: Any, settings: CaptionConfig) -> Writer:  # noqa: ANN401 - transformers is untyped
-    """Describes a picture in words, the likeliest of three beams."""
+def _describer(model: Untyped, processor: Untyped, settings: CaptionConfig) -> Captioner:
+    """Return a function that describes an image: the most likely of three beams."""
 
-    def write(image: Image.Image) -> str:
-        inputs = reads(images=image, return_tensors="pt").to(model.device)
+    def describe(image: Image.Image) -> str:
+        inputs = processor(images=image, return_tensors="pt").to(model.device)
         tokens = model.generate(**inputs, max_new_tokens=settings.tokens, num_beams=3, do_sample=False)
-        return str(reads.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
+        return str(processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
 
-    return write
+    return describe
 
 
-def _tagger(model: Any, reads: Any, settings: CaptionConfig) -> Writer:  # noqa: ANN401 - transformers is untyped
-    """Names the tags that a classifier is sure of, the surest first; of classes of which one must be, the likeliest."""
+def _tagger(model: Untyped, processor: Untyped, settings: CaptionConfig) -> Captioner:
+    """Return a function that names tags above the threshold, the most likely first.
+
+    If the classes exclude each other, it names the most likely one.
+    """
     single = model.config.problem_type == "single_label_classification"
 
-    def write(image: Image.Image) -> str:
-        logits = model(**reads(images=image, return_tensors="pt").to(model.device)).logits[0].float()
-        sure = logits.softmax(0) if single else logits.sigmoid()
-        order = sure.argsort(descending=True).tolist()
-        found = order[:1] if single else [place for place in order if sure[place] > settings.threshold]
-        return ", ".join(str(model.config.id2label[place]).replace("_", " ") for place in found)
+    def name_tags(image: Image.Image) -> str:
+        inputs = processor(images=image, return_tensors="pt").to(model.device)
+        logits = model(**inputs).logits[0].float()
+        if single:
+            classes = [int(logits.argmax())]
+        else:
+            probabilities = logits.sigmoid()
+            order = probabilities.argsort(descending=True).tolist()
+            classes = [number for number in order if probabilities[number] > settings.threshold]
+        return ", ".join(str(model.config.id2label[number]).replace("_", " ") for number in classes)
 
-    return write
+    return name_tags

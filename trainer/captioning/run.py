@@ -1,7 +1,7 @@
-"""Automatic captions: the settings of a run that writes them, where such runs lie, and what becomes of their words.
+"""Caption runs: their settings and folders, and applying the captions that they write.
 
-A caption run is a run like any other, with folder, log, queue and stop. Its words are kept in its folder, and only at
-its end they are put beside the pictures, as one change that can be taken back.
+A caption run is a run like any other, with folder, log, queue and stop. Its captions are saved in its folder, and only
+at its end they are written beside the images, as a single change that can be undone.
 """
 
 import json
@@ -21,7 +21,7 @@ from trainer.schema import Section
 
 FOLDER = ".captions"
 SUGGESTED = "Salesforce/blip-image-captioning-large"
-WORDS = "captions.json"
+CAPTIONS = "captions.json"
 Existing = Literal["keep", "add", "replace"]
 
 
@@ -29,26 +29,27 @@ class CaptionConfig(Section):
     """One run that writes captions."""
 
     task: Literal["caption"] = Field("caption", description="Kind of task.")
-    dataset: str = Field(min_length=1, max_length=1000, description="Name of a data set, or the path of a folder.")
+    dataset: str = Field(min_length=1, max_length=1000, description="Name of a dataset, or the path of a folder.")
     model: str = Field(
-        min_length=1, max_length=1000,
-        description="A model of transformers that writes captions (BLIP, GIT) or names tags (an image classifier): its "
-        "folder, or its name on the Hugging Face hub.",
-    )  # fmt: skip
+        min_length=1,
+        max_length=1000,
+        description="A transformers model that writes captions (BLIP, GIT) or tags (an image classifier): its folder, "
+        "or its name on the Hugging Face hub.",
+    )
     revision: str = Field("", max_length=100, description="Of a model from the hub; empty = the newest.")
-    existing: Existing = Field("keep", description="Captions that are there: keep them, add to them, or replace them.")
-    tokens: int = Field(40, ge=4, le=200, description="The longest that a caption may be, in tokens of the model.")
-    threshold: float = Field(0.35, gt=0, lt=1, description="How sure a tagger has to be of a tag.")
+    existing: Existing = Field("keep", description="Keep existing captions, add to them, or replace them.")
+    tokens: int = Field(40, ge=4, le=200, description="Maximum length of a caption, in tokens of the model.")
+    threshold: float = Field(0.35, gt=0, lt=1, description="Minimum probability of a tag.")
 
 
 def create(settings: CaptionConfig) -> Run:
-    """Make the folder of a new run.
+    """Create the folder of a new run.
 
     Raises:
-        UserError: there is no such data set, or no picture whose caption could be written.
+        UserError: there is no such dataset, or it has no image to caption.
     """
-    if not wanted(settings):
-        raise UserError("Every picture has a caption already.", "Choose to add to them or to replace them.")
+    if not images_to_caption(settings):
+        raise UserError("Every image already has a caption.", "Choose to add to them or to replace them.")
     stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{paths.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
     folder, number = paths.outputs() / FOLDER / stem, 1
     while folder.exists():
@@ -61,7 +62,7 @@ def create(settings: CaptionConfig) -> Run:
 
 
 def load(run: Run) -> CaptionConfig:
-    """The settings of a run.
+    """Read the settings of a run.
 
     Raises:
         UserError: they cannot be read.
@@ -70,9 +71,8 @@ def load(run: Run) -> CaptionConfig:
 
 
 def newest(name: str) -> Run | None:
-    """The caption run of a data set that was started last; None if there is none."""
-    root = paths.outputs() / FOLDER
-    for folder in sorted(root.iterdir(), reverse=True) if root.is_dir() else ():
+    """Return the caption run of a dataset that was created last; None if there is none."""
+    for folder in sorted((paths.outputs() / FOLDER).glob("*"), reverse=True):
         run = Run(folder)
         try:
             if load(run).dataset == name:
@@ -82,42 +82,49 @@ def newest(name: str) -> Run | None:
     return None
 
 
-def wanted(settings: CaptionConfig) -> list[Path]:
-    """The pictures that a caption is to be written for."""
-    pictures = dataset.image_files(dataset.find_folder(settings.dataset))
-    if not pictures:
+def images_to_caption(settings: CaptionConfig) -> list[Path]:
+    """Return the images that need a caption.
+
+    Raises:
+        UserError: there is no such dataset, or it has no images.
+    """
+    images = dataset.image_files(dataset.find_folder(settings.dataset))
+    if not images:
         raise UserError("There are no images in this dataset.", "Add some first.")
-    return [path for path in pictures if settings.existing != "keep" or not read_caption(path)]
+    if settings.existing == "keep":
+        return [path for path in images if not read_caption(path)]
+    return images
 
 
-def words(run: Run) -> dict[str, str]:
+def read_captions(run: Run) -> dict[str, str]:
     """Return the captions written so far, by the name of the image."""
     try:
-        data = json.loads((run.folder / WORDS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads((run.folder / CAPTIONS).read_text(encoding="utf-8"))
+        return {str(name): str(text) for name, text in data.items()}
+    except (OSError, ValueError, AttributeError):
         return {}
-    return {str(name): str(text) for name, text in data.items()} if isinstance(data, dict) else {}
 
 
-def keep(run: Run, written: dict[str, str]) -> None:
-    """Keep what has been written so far."""
-    storage.write(run.folder / WORDS, json.dumps(written, indent=1))
+def save(run: Run, captions: dict[str, str]) -> None:
+    """Save the captions written so far, in the run's folder."""
+    storage.write(run.folder / CAPTIONS, json.dumps(captions, indent=1))
 
 
-def put(settings: CaptionConfig, written: dict[str, str]) -> int:
-    """Put what was written beside the pictures, as one change that can be taken back; returns how many changed.
+def apply(settings: CaptionConfig, captions: dict[str, str]) -> int:
+    """Write captions beside the images, as a single change that can be undone; returns how many changed.
 
-    With `keep`, a caption that a person wrote in the meantime stays as it is.
+    With `keep`, a caption that the user wrote in the meantime stays as it is.
     """
     folder = dataset.find_folder(settings.dataset)
-    changes = []
+    edits = []
     with dataset.captions_lock(folder):
         for path in dataset.image_files(folder):
-            before, new = read_caption(path), one_line(written.get(path.name, ""))
-            if not new or (settings.existing == "keep" and before):
+            before, after = read_caption(path), one_line(captions.get(path.name, ""))
+            if not after or (settings.existing == "keep" and before):
                 continue
-            after = f"{before}, {new}" if settings.existing == "add" and before else new
+            if settings.existing == "add" and before:
+                after = f"{before}, {after}"
             if after != before:
-                changes.append(caption_edits.Edit(path.name, before, after))
-        caption_edits.apply(folder, changes, "automatic captions")
-    return len(changes)
+                edits.append(caption_edits.Edit(path.name, before, after))
+        caption_edits.apply(folder, edits, "automatic captions")
+    return len(edits)

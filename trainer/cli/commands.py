@@ -151,7 +151,7 @@ def caption(
     run = captioning.create(config.check(captioning.CaptionConfig, settings))
     with Progress() as progress:
         code = worker.work(Run(run.folder, progress))
-    for image, text in captioning.words(run).items():
+    for image, text in captioning.read_captions(run).items():
         echo(f"{image}: {text}")
     raise typer.Exit(code)
 

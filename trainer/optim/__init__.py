@@ -1,1 +1,1 @@
-"""Optimizers and learning-rate schedules: their settings, and what they build. Torch-free until `build()`."""
+"""Optimizers and learning-rate schedules: settings, and the objects built from them. Torch-free until `build()`."""

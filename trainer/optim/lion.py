@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 class Lion(Optimizer):
-    """Each weight moves by the learning rate, up or down; only one average a weight is kept."""
+    """Moves each weight by the learning rate, up or down; keeps only one average per weight."""
 
     def __init__(
         self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], weight_decay: float
@@ -17,8 +17,8 @@ class Lion(Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401
-        """One step; the closure of torch's interface is called as it asks."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Do one step; returns the loss if a closure computes it."""
         loss = closure() if closure else None
         for group in self.param_groups:
             (beta1, beta2), rate = group["betas"], group["lr"]

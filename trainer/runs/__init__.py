@@ -1,28 +1,38 @@
 """Run folders under `outputs/`: create, list, start, stop and read them. The folder is the whole interface."""
 
+from trainer.runs.control import pause, request, start
 from trainer.runs.run import (
     ACTIVE,
     COMMANDS,
-    ENDS,
-    GRACE,
-    PATIENCE,
+    PAUSE_POLL,
     Command,
     Run,
     StopRequestedError,
-    View,
-    alike,
-    ask,
+    all_runs,
     create,
-    every,
     find,
-    is_locked,
     log_tail,
-    look,
-    pause,
-    start,
 )
+from trainer.runs.view import ENDS, START_GRACE, View, find_similar, is_locked, look
 
 __all__ = [
-    "ACTIVE", "COMMANDS", "ENDS", "GRACE", "PATIENCE", "Command", "Run", "StopRequestedError", "View", "alike", "ask",
-    "create", "every", "find", "is_locked", "log_tail", "look", "pause", "start",
-]  # fmt: skip
+    "ACTIVE",
+    "COMMANDS",
+    "ENDS",
+    "PAUSE_POLL",
+    "START_GRACE",
+    "Command",
+    "Run",
+    "StopRequestedError",
+    "View",
+    "all_runs",
+    "create",
+    "find",
+    "find_similar",
+    "is_locked",
+    "log_tail",
+    "look",
+    "pause",
+    "request",
+    "start",
+]

@@ -1,6 +1,6 @@
 """Events that a worker reports, one JSON line each, and the state that they are folded into.
 
-The log is append-only with one writer. A line cut by a crash is ignored by readers and removed by the next writer.
+The log is append-only with one writer. A line cut off by a crash is ignored by readers and removed by the next writer.
 """
 
 import json
@@ -23,14 +23,14 @@ class _Event(BaseModel):
 
 
 class Began(_Event):
-    """A worker has taken up the run, or has got the device for it: the process `pid` answers for it from here on."""
+    """A worker has taken the run, or got the device for it; from here on the process `pid` is responsible for it."""
 
     kind: Literal["began"] = "began"
     pid: int
 
 
 class Started(_Event):
-    """The worker has the device and begins, or goes on, after `step` completed steps."""
+    """The worker has the device and starts or resumes after `step` completed steps."""
 
     kind: Literal["started"] = "started"
     step: int
@@ -61,7 +61,7 @@ class Step(_Event):
 
 
 class Preview(_Event):
-    """A preview picture was written; `file` is relative to the run folder."""
+    """A preview image was written; `file` is relative to the run folder."""
 
     kind: Literal["preview"] = "preview"
     step: int
@@ -79,14 +79,14 @@ class Checkpoint(_Event):
 
 
 class Warned(_Event):
-    """Something a person should know that does not stop the run."""
+    """A warning for the user that does not stop the run."""
 
     kind: Literal["warned"] = "warned"
     message: str
 
 
 class Verified(_Event):
-    """A file of the run was checked by the rules of other programs: (program, whether it loads, in words)."""
+    """A file of the run was checked by the rules of other programs; `verdicts` are (program, loads, explanation)."""
 
     kind: Literal["verified"] = "verified"
     file: str
@@ -113,7 +113,7 @@ class Stopped(_Event):
 class Failed(_Event):
     """The run ended with an error; `traceback` is for the log and for bug reports only.
 
-    `change` are settings, by their path, with which it would do better.
+    `change` are suggested settings, by their path, with which it would do better.
     """
 
     kind: Literal["failed"] = "failed"
@@ -171,9 +171,10 @@ def append(path: Path, event: Event) -> None:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events after byte `offset`, and the offset to go on from. An unfinished last line is left for later.
+    """Read events from byte `offset` on; return them and the offset to go on from.
 
-    A line that is whole but no event (a damaged disk, a foreign hand) is passed over.
+    An unfinished last line is left for later. A complete line that is not an event (a damaged disk, an edited log) is
+    skipped.
     """
     try:
         with path.open("rb") as log:
@@ -192,8 +193,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 
 def fold(state: State, events: Iterable[Event]) -> State:
-    """The state after more events. Folding a log in one go or in pieces gives the same state."""
-    state = replace(state, losses=dict(state.losses))  # a copy of our own, which _fold_one may write to
+    """Return the state after more events. Folding a log in one go or in pieces gives the same state."""
+    state = replace(state, losses=dict(state.losses))  # a copy, which _fold_one may change
     for event in events:
         state = replace(_fold_one(state, event), updated=event.time)
     return state
@@ -204,49 +205,64 @@ def _fold_one(state: State, event: Event) -> State:
         case Began():
             return replace(state, pid=event.pid, pace=())
         case Started():
-            return replace(
-                state, started=True, end="", step=event.step, steps=event.steps, pid=event.pid, device=event.device,
-                phase=None, pace=(), message="", remedy="", traceback="", change={}, export="",
-                verified=(),
-                losses={step: loss for step, loss in state.losses.items() if step <= event.step},
-                previews=tuple(preview for preview in state.previews if preview.step <= event.step),
-                checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
-            )  # fmt: skip
+            return _after_start(state, event)
         case Phase():
             return replace(state, phase=event)
         case Step():
             state.losses[event.step] = event.loss
             return replace(
-                state, step=event.step, phase=None,
-                learning_rate=event.learning_rate, memory=event.memory,
+                state,
+                step=event.step,
+                phase=None,
+                learning_rate=event.learning_rate,
+                memory=event.memory,
                 pace=(*state.pace[-59:], (event.step, event.time.timestamp())),
-            )  # fmt: skip
+            )
         case Preview():
-            others = tuple(one for one in state.previews if one.file != event.file)
-            return replace(state, previews=(*others, event))
+            previews = [preview for preview in state.previews if preview.file != event.file]
+            return replace(state, previews=(*previews, event))
         case Checkpoint():
-            others_c = tuple(one for one in state.checkpoints if one.step != event.step)
-            return replace(state, checkpoints=(*others_c, event))
+            checkpoints = [checkpoint for checkpoint in state.checkpoints if checkpoint.step != event.step]
+            return replace(state, checkpoints=(*checkpoints, event))
         case Warned():
             return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
         case Verified():
-            others_v = tuple(one for one in state.verified if one.file != event.file)
-            return replace(state, verified=(*others_v, event))
+            verified = [check for check in state.verified if check.file != event.file]
+            return replace(state, verified=(*verified, event))
         case Finished() | Stopped() | Failed():
-            return _ended(state, event)
+            return _after_end(state, event)
 
 
-def _ended(state: State, event: Finished | Stopped | Failed) -> State:
+def _after_start(state: State, event: Started) -> State:
+    """Clear what an earlier attempt reported, except what lies before the step that the run resumes from."""
+    return State(
+        started=True,
+        step=event.step,
+        steps=event.steps,
+        pid=event.pid,
+        device=event.device,
+        losses={step: loss for step, loss in state.losses.items() if step <= event.step},
+        learning_rate=state.learning_rate,
+        memory=state.memory,
+        previews=tuple(preview for preview in state.previews if preview.step <= event.step),
+        checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
+        warnings=state.warnings,
+    )
+
+
+def _after_end(state: State, event: Finished | Stopped | Failed) -> State:
+    state = replace(state, end=event.kind, phase=None)
     if isinstance(event, Failed):
-        state = replace(state, message=event.message, remedy=event.remedy, traceback=event.traceback)
-        return replace(state, change=event.change, end="failed", phase=None)
+        return replace(
+            state, message=event.message, remedy=event.remedy, traceback=event.traceback, change=event.change
+        )
     if isinstance(event, Finished):
         state = replace(state, export=event.export)
-    return replace(state, end=event.kind, step=event.step, phase=None)
+    return replace(state, step=event.step)
 
 
-def curve(state: State, points: int = 500) -> list[tuple[int, float]]:
-    """At most `points` (step, loss) pairs for a chart, evenly taken, the last one always among them."""
+def loss_curve(state: State, points: int = 500) -> list[tuple[int, float]]:
+    """Return at most `points` (step, loss) pairs for a chart, evenly spaced, always with the last one."""
     steps = sorted(state.losses)
     if len(steps) > points:
         stride = -(-len(steps) // points)

@@ -18,7 +18,7 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> None:
     text = PngInfo()
     settings = request.model_dump(exclude={"out", "base", "adapters"})
     settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
-    settings["adapters"] = [(archive.known_as(Path(file)), strength) for file, strength in request.adapters]
+    settings["adapters"] = [(archive.display_name(Path(file)), strength) for file, strength in request.adapters]
     text.add_text("limner", json.dumps(settings))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in request.adapters)
     text.add_text(

@@ -204,12 +204,12 @@ def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = by
     Raises:
         UserError: the checkpoint is intact, but does not match the settings.
     """
-    manifest, tensors = _newest(run) if run.leads else ({}, b"")
+    manifest, tensors = _newest(run) if run.is_main else ({}, b"")
     manifest, tensors = json.loads(broadcast(json.dumps(manifest).encode())), broadcast(tensors)
     if not manifest:
         return 0
     _restore(state, load(tensors), manifest)
-    if run.leads:
+    if run.is_main:
         _warn_of_changes(run, manifest)
     return int(manifest["step"])
 

@@ -151,7 +151,7 @@ def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: 
     malloc.tune()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
-        follow(Run(folder, leads=False))
+        follow(Run(folder, is_main=False))
     except UserError:  # the main process has the same error, and reports it
         threading.Event().wait()
 
@@ -380,13 +380,13 @@ def requests(accelerator: Accelerator, run: Run, resumed: events.Event) -> set[C
     """
     waited = False
     while True:
-        pause = run.holds
-        values: list[int] = [pause, *(not pause and run.asked(command) for command in COMMANDS)]
+        pause = run.is_held
+        values: list[int] = [pause, *(not pause and run.take_request(command) for command in COMMANDS)]
         paused, *flags = _broadcast_integers(accelerator, values)
         if not paused:
             break
         waited = True
-        time.sleep(runs.PATIENCE)
+        time.sleep(runs.PAUSE_POLL)
     if waited:
         run.report(resumed)
     return {command for command, flag in zip(COMMANDS, flags, strict=True) if flag}

@@ -111,7 +111,7 @@ def fit(
             run.report(events.Warned(message=message))
     config = plan.apply(config)
     gradient_checkpointing.recompute(family, plan.recomputed)
-    run.keep(config)
+    run.save_config(config)
     return config
 
 
@@ -225,5 +225,5 @@ def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError
     gradient_checkpointing.recompute(family, smaller[0].recomputed)
     run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=smaller[0])))
     config = smaller[0].apply(config)
-    run.keep(config)
+    run.save_config(config)
     return config

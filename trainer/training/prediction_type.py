@@ -44,5 +44,5 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
             "record": config.record.model_copy(update={"objective": reason}),
         }
     )
-    run.keep(config)
+    run.save_config(config)
     return config

@@ -54,10 +54,10 @@ def test_a_model_writes_what_is_missing_and_leaves_what_a_person_wrote(half: Pat
     assert after[:2] == before[:2]
     assert all(after[2:])
     assert {word for caption in after[2:] for word in caption.split()} <= set(WORDS)
-    assert captioning.words(made) == {one.name: one.caption for one in dataset.read(half)[2:]}
+    assert captioning.read_captions(made) == {one.name: one.caption for one in dataset.read(half)[2:]}
     assert captioning.newest("rin") == made
     assert captioning.newest("other") is None
-    assert made not in runs.every(), "a run that trains nothing is not among the adapters"
+    assert made not in runs.all_runs(), "a run that trains nothing is not among the adapters"
     assert caption_edits.undo(half) == caption_edits.Undone("automatic captions", 12, 0)
     assert captions(half) == before
 
@@ -78,7 +78,7 @@ def test_captions_that_are_there_are_changed_only_when_asked(
 def test_a_caption_written_in_the_meantime_wins(half: Path) -> None:
     settings = CaptionConfig(dataset="rin", model="x")
     dataset.write_caption(half / "03.png", "typed while the model was at work")
-    assert captioning.put(settings, {"03.png": "a girl", "04.png": "a girl", "gone.png": "a girl"}) == 1
+    assert captioning.apply(settings, {"03.png": "a girl", "04.png": "a girl", "gone.png": "a girl"}) == 1
     assert captions(half)[2:4] == ["typed while the model was at work", "a girl"]
 
 
@@ -87,7 +87,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on_from_there(half: Path, tagg
 
     def stop_at_five(event: events.Event) -> None:
         if isinstance(event, events.Phase) and event.name == "Writing captions" and event.done == 5:
-            runs.ask(made, "stop")
+            runs.request(made, "stop")
 
     work(Run(made.folder, stop_at_five))
     assert runs.look(made).status == "stopped"
@@ -95,7 +95,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on_from_there(half: Path, tagg
     work(made)
     assert runs.look(made).status == "finished"
     assert all(captions(half))
-    assert len(captioning.words(made)) == 12
+    assert len(captioning.read_captions(made)) == 12
 
 
 @pytest.mark.parametrize("model", ["/nowhere/at-all", "nobody/no-such-model", "EMPTY"])
@@ -111,7 +111,7 @@ def test_without_a_model_it_is_said_what_to_do(half: Path, tmp_path: Path, model
 
 
 def test_nothing_to_write_is_refused(character: Path) -> None:
-    with pytest.raises(UserError, match="has a caption already"):
+    with pytest.raises(UserError, match="already has a caption"):
         captioning.create(CaptionConfig(dataset="rin", model="x"))
     dataset.create("void")
     with pytest.raises(UserError, match="no images"):

@@ -206,7 +206,7 @@ def test_six_steps_are_three_and_three(
 
         def __call__(self, event: events.Event) -> None:
             if isinstance(event, events.Step) and event.step == 3:
-                runs.ask(parts, "stop")
+                runs.request(parts, "stop")
 
     train(parts.config(), Run(parts.folder, Stopper()))
     assert runs.look(parts).status == "stopped"

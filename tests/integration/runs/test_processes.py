@@ -146,8 +146,8 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     wait_until(lambda: runs.look(run).state.step > 3)
     assert status(run) == "running"
     assert runs.look(run).seconds_left
-    runs.ask(run, "checkpoint")
-    runs.ask(run, "preview")
+    runs.request(run, "checkpoint")
+    runs.request(run, "preview")
     wait_until(lambda: bool(runs.look(run).state.checkpoints) and bool(runs.look(run).state.previews))
     os.kill(pid(run), signal.SIGTERM)
     wait_until(lambda: status(run) == "stopped", 10)
@@ -175,9 +175,9 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     wait_until(lambda: runs.is_locked(second.lock))
     time.sleep(1)
     assert status(second) == "waiting"
-    assert queue.place(second) == 1
+    assert queue.position(second) == 1
     assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text()
-    runs.ask(first, "stop")
+    runs.request(first, "stop")
     wait_until(lambda: status(second) == "finished")
     assert status(first) == "stopped"
 
@@ -188,7 +188,7 @@ def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))
-        runs.ask(run, "stop")
+        runs.request(run, "stop")
         wait_until(lambda: status(run) == "stopped")
 
 
@@ -242,7 +242,7 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
 
     done = limner("train", toml, "--run", folder)
     assert done.returncode == 2
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr
 
 
 def test_doctor_and_check(character: Path) -> None:

@@ -120,7 +120,7 @@ def test_two_processes_are_stopped_as_one(character: Path, tiny_sd: Path) -> Non
     run = runs.create(settings(tiny_sd, training__devices=2, **(OPTIONS | {"training__steps": 4000})))
     runs.start(run)
     wait_until(lambda: runs.look(run).state.step > 2, 120)
-    runs.ask(run, "stop")
+    runs.request(run, "stop")
     wait_until(lambda: ended(run), 60)
     assert runs.look(run).status == "stopped"
 
@@ -196,7 +196,7 @@ def test_a_run_that_takes_the_cores_by_itself_goes_on_bit_for_bit(character: Pat
     runs.start(whole)
     runs.start(stopped)
     wait_until(lambda: runs.look(stopped).state.step > 2, 120)
-    runs.ask(stopped, "stop")
+    runs.request(stopped, "stop")
     wait_until(lambda: ended(stopped), 60)
     assert runs.look(stopped).status == "stopped"
     runs.start(stopped)

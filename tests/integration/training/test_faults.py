@@ -35,7 +35,7 @@ from ui.widgets import run_html
 
 def plain(base: Path) -> Run:
     run = make(str(base), steps=16, resolution=64)
-    run.keep(run.config().model_copy(update={"preview": run.config().preview.model_copy(update={"every": 0})}))
+    run.save_config(run.config().model_copy(update={"preview": run.config().preview.model_copy(update={"every": 0})}))
     return run
 
 
@@ -145,7 +145,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     monkeypatch.delenv("LIMNER_FAULT")
     wait_until(lambda: runs.look(run).state.step == 6)
     assert "Training" in told(run)
-    monkeypatch.setattr(runs.run, "SILENCE", 1.0)  # so that the test need not wait for a minute
+    monkeypatch.setattr(runs.view, "SILENCE", 1.0)  # so that the test need not wait for a minute
     wait_until(lambda: runs.look(run).is_silent(time.time()))
     assert "The training does not respond" in told(run)
     run_view.ask(run.id, "stop")
@@ -166,7 +166,7 @@ def words_of_stop(run: Run) -> str:
 def nobody_left(home: Path) -> Iterator[None]:
     """Ends the workers that a test leaves behind."""
     yield
-    for run in runs.every():
+    for run in runs.all_runs():
         for number in processes(run):
             os.kill(number, signal.SIGKILL)
 
@@ -196,7 +196,7 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     run_view.ask(hung.id, "stop")  # by somebody who clicked twice
     wait_until(lambda: runs.is_locked(waiting.lock))
     assert (status(hung) in runs.ACTIVE, status(waiting)) == (True, "waiting")
-    monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", 0.5, raising=False)  # so that the test need not wait
+    monkeypatch.setattr(runs.view, "STOP_TIMEOUT", 0.5, raising=False)  # so that the test need not wait
     wait_until(lambda: words_of_stop(hung) == "End now", 5)
     run_view.ask(hung.id, "stop")
     wait_until(lambda: status(hung) == "interrupted", 10)
@@ -248,7 +248,7 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
     """Killed at the n-th moment of its durable writes, for each n there is: all that has its final name is whole."""
     run = make(str(tiny_sd), steps=4, resolution=64)
     settings = run.config()
-    run.keep(settings.model_copy(update={
+    run.save_config(settings.model_copy(update={
         "checkpoint": settings.checkpoint.model_copy(update={"every": 1, "keep": 2}),
         "preview": settings.preview.model_copy(update={"every": 2}),
     }))  # fmt: skip
@@ -354,7 +354,7 @@ def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_
         if isinstance(event, events.Step):
             ahead += timedelta(days=(1, -2)[event.step % 2])
             if event.step == 12:
-                runs.ask(run, "stop")
+                runs.request(run, "stop")
 
     quiet, run = plain(tiny_sd), plain(tiny_sd)
     train(quiet.config(), quiet)
@@ -449,7 +449,9 @@ def test_a_run_that_an_earlier_version_began_goes_on(
     shutil.copytree(made, run.folder)
     begun = run.config()
     base = begun.model.model_copy(update={"base": str(tiny_sd)})
-    run.keep(begun.model_copy(update={"model": base, "record": config.Record()}))  # its numbers are this machine's
+    run.save_config(
+        begun.model_copy(update={"model": base, "record": config.Record()})
+    )  # its numbers are this machine's
     assert status(run) == "stopped"
     assert workers.work(run) == 0, runs.log_tail(run)
     assert [event.step for event in events.read(run.log)[0] if event.kind == "started"] == [0, 3]

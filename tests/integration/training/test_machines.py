@@ -69,7 +69,7 @@ def test_a_run_over_two_machines_is_resumed(character: Path, home: Path, tiny_sd
     second = elsewhere(stopped, home)
     with begun(stopped, second) as both:
         wait_until(lambda: runs.look(stopped).state.step > 2, 180)
-        runs.ask(stopped, "stop")
+        runs.request(stopped, "stop")
         assert ends(both) == [0, 0]
     assert runs.look(stopped).status == "stopped"
     assert 2 < runs.look(stopped).state.step < 40

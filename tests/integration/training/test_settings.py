@@ -194,7 +194,7 @@ def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Pa
     assert len(set(sizes)) == 3
     whole, parts = runs.create(made), runs.create(made)
     expected = finish(whole)
-    train(parts.config(), Run(parts.folder, lambda event: runs.ask(parts, "stop") if _third(event) else None))
+    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if _third(event) else None))
     assert runs.look(parts).state.step == 3
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)

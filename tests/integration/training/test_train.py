@@ -138,7 +138,7 @@ def test_six_steps_are_stop_and_resume_anywhere(character: Path, tiny_sd: Path, 
 
         def __call__(self, event: events.Event) -> None:
             if isinstance(event, events.Step) and event.step in (1, 2, 4):
-                runs.ask(parts, "stop")
+                runs.request(parts, "stop")
 
     for stopped_at in (1, 2, 4):
         train(parts.config(), Run(parts.folder, Stopper()))
@@ -176,7 +176,7 @@ def test_six_steps_are_three_and_three_with_many_settings(
     whole, parts = (runs.create(settings(tiny_sd, **options)) for _ in range(2))
     expected = finish(whole)
     AcceleratorState._reset_state(True)
-    train(parts.config(), Run(parts.folder, lambda event: runs.ask(parts, "stop") if is_third(event) else None))
+    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if is_third(event) else None))
     assert runs.look(parts).state.step == 3
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
@@ -343,7 +343,7 @@ def test_settings_that_were_changed_before_a_resume_are_told(character: Path, ti
     (run.folder / "checkpoints" / "000006").rename(run.folder / "gone")
     kept = run.config()
     slower = kept.optimizer.model_copy(update={"learning_rate": 0.002})
-    run.keep(kept.model_copy(update={"optimizer": slower, "adapter": Lora(rank=4, alpha=1.0)}))
+    run.save_config(kept.model_copy(update={"optimizer": slower, "adapter": Lora(rank=4, alpha=1.0)}))
     finish(run)
     assert "Changed since the checkpoint of step 3: adapter.alpha, optimizer.learning_rate." in (
         runs.look(run).state.warnings
@@ -547,7 +547,7 @@ def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path)
 
     def asker(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 8:
-            runs.ask(run, "cooldown")
+            runs.request(run, "cooldown")
 
     train(run.config(), Run(run.folder, asker))
     state = runs.look(run).state

@@ -5,7 +5,6 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.runs import events
 from trainer.runs.events import (
     Began,
     Checkpoint,
@@ -20,8 +19,8 @@ from trainer.runs.events import (
     Stopped,
     Warned,
     append,
-    curve,
     fold,
+    loss_curve,
     read,
 )
 
@@ -118,7 +117,7 @@ def test_no_log_is_an_empty_one(tmp_path: Path) -> None:
 
 def test_a_curve_keeps_its_last_point() -> None:
     state = fold(State(), [started(), *(step(number, number / 10) for number in range(1, 1235))])
-    points = curve(state, 100)
+    points = loss_curve(state, 100)
     assert len(points) <= 101
     assert points[-1] == (1234, 123.4)
-    assert events.curve(State()) == []
+    assert loss_curve(State()) == []

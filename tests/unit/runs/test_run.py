@@ -20,7 +20,7 @@ import app
 from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.runs import Run, archive, ending, events, queue
+from trainer.runs import Run, archive, control, events, queue
 
 
 def make(name: str = "rin") -> Run:
@@ -56,7 +56,7 @@ def test_states_without_a_worker(home: Path) -> None:
     assert status(run) == "interrupted"
     (run.folder / "ask" / "start").touch()
     assert status(run) == "waiting"
-    for away in (-runs.GRACE - 1, 86_400):  # long ago; or the clock was set back since
+    for away in (-runs.START_GRACE - 1, 86_400):  # long ago; or the clock was set back since
         then = time.time() + away
         os.utime(run.folder / "ask" / "start", (then, then))
         assert status(run) == "interrupted"
@@ -81,7 +81,7 @@ def test_states_with_a_worker(home: Path) -> None:
         (run.folder / "ask" / "start").unlink()
         run.report(events.Stopped(step=3))
         assert status(run) == "waiting"  # resumed: it has not said Started yet
-        with pytest.raises(UserError, match="at work already"):
+        with pytest.raises(UserError, match="already running"):
             runs.start(run, executor=lambda _: None)
         with pytest.raises(UserError, match="Stop it first"):
             archive.delete(run)
@@ -104,17 +104,17 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older = Run(older.folder.with_name("0001"))
     with held(older.lock):
         assert queue._older_waiting(newer)
-        assert queue.place(newer) == 0  # nobody has started it
+        assert queue.position(newer) == 0  # nobody has started it
         (newer.folder / "ask" / "start").touch()
-        assert queue.place(newer) == 2
-        runs.ask(newer, "stop")
+        assert queue.position(newer) == 2
+        runs.request(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
             queue.wait_for_device(newer)
     assert not queue._older_waiting(newer)
-    assert queue.place(newer) == 0
+    assert queue.position(newer) == 0
     lock = queue.wait_for_device(newer)
     assert runs.is_locked(queue.device_lock())
-    assert queue.place(newer) == 0  # it is held by itself
+    assert queue.position(newer) == 0  # it is held by itself
     lock.release()
 
 
@@ -126,8 +126,8 @@ def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pyte
         run = make()
         (run.folder / "ask" / "start").touch()
         if locks:
-            assert queue.place(run) == 1
-            runs.ask(run, "stop")
+            assert queue.position(run) == 1
+            runs.request(run, "stop")
             with pytest.raises(runs.StopRequestedError):
                 queue.wait_for_device(run)
         else:
@@ -138,7 +138,7 @@ def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pyte
 
 def test_a_run_is_held_once(home: Path) -> None:
     run = make()
-    lock = queue.hold(run)
+    lock = queue.lock_run(run)
     assert isinstance(lock, FileLock)
     assert runs.is_locked(run.lock)
     lock.release()
@@ -147,27 +147,27 @@ def test_a_run_is_held_once(home: Path) -> None:
 
 def test_commands_are_taken_once(home: Path) -> None:
     run = make()
-    runs.ask(run, "stop")
-    assert run.asked("stop")
-    assert not run.asked("stop")
-    runs.ask(run, "stop")
+    runs.request(run, "stop")
+    assert run.take_request("stop")
+    assert not run.take_request("stop")
+    runs.request(run, "stop")
     with pytest.raises(runs.StopRequestedError):
         run.progress("x", 0, 1)
 
 
 def test_starting_forgets_old_commands(home: Path) -> None:
     run = make()
-    runs.ask(run, "stop")
+    runs.request(run, "stop")
     runs.start(run, executor=lambda _: None)
-    assert not run.asked("stop")
+    assert not run.take_request("stop")
     assert status(run) == "waiting"
 
 
 def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
     folders = {make().folder for _ in range(3)}
     assert len(folders) == 3
-    assert {run.folder for run in runs.every()} == folders
-    with pytest.raises(UserError, match="exists already"):
+    assert {run.folder for run in runs.all_runs()} == folders
+    with pytest.raises(UserError, match="already exists"):
         runs.create(config.build({"name": "rin", "dataset": "rin"}), next(iter(folders)))
 
 
@@ -200,7 +200,7 @@ def test_whatever_was_logged_a_run_is_in_one_state_and_can_be_left(
             active = locked or starting
             assert (found in runs.ACTIVE) == active
             if active:  # it can be stopped, and is not started a second time
-                with pytest.raises(UserError, match="at work already"):
+                with pytest.raises(UserError, match="already running"):
                     runs.start(run, executor=lambda _: None)
                 return
         begun = [event.kind for event in log]
@@ -245,27 +245,27 @@ def test_a_run_that_did_not_hear_that_it_is_to_stop_is_deaf(home: Path) -> None:
     run = make()
     with held(run.lock):
         started(run)
-        assert not runs.look(run).is_deaf(time.time())
-        ending.stop(run)
+        assert not runs.look(run).is_unresponsive(time.time())
+        control.stop(run)
         asked = (run.folder / "ask" / "stop").stat().st_mtime
-        ending.stop(run)
+        control.stop(run)
         assert (run.folder / "ask" / "stop").stat().st_mtime == asked, "its time runs from the first request"
-        assert not runs.look(run).is_deaf(asked + 9)
-        assert runs.look(run).is_deaf(asked + 11)
-        assert run.asked("stop")
-        assert not runs.look(run).is_deaf(asked + 11), "it has heard it, and saves"
-    runs.ask(run, "stop")
-    assert not runs.look(run).is_deaf(time.time() + 60), "nobody is at work"
+        assert not runs.look(run).is_unresponsive(asked + 9)
+        assert runs.look(run).is_unresponsive(asked + 11)
+        assert run.take_request("stop")
+        assert not runs.look(run).is_unresponsive(asked + 11), "it has heard it, and saves"
+    runs.request(run, "stop")
+    assert not runs.look(run).is_unresponsive(time.time() + 60), "nobody is at work"
 
 
 def test_nobody_is_ended_for_a_run_that_no_worker_holds(home: Path) -> None:
     run = make()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         run.report(events.Began(pid=other.pid))
-        ending.kill(run)
+        control.kill(run)
         assert other.poll() is None
         with held(run.lock):
-            ending.kill(run)
+            control.kill(run)
             assert other.wait(10) != 0
 
 
@@ -278,7 +278,7 @@ def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> Non
                                    time=datetime.now(UTC) + timedelta(hours=hours)))  # fmt: skip
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
-        assert (view.seconds_per_step, view.seconds_left, view.seconds_left_between) == (None, None, None)
+        assert (view.seconds_per_step, view.seconds_left, view.seconds_left_range) == (None, None, None)
         assert not view.is_silent(time.time())
 
 
@@ -303,7 +303,7 @@ def test_finding_what_is_not_there(home: Path, name: str) -> None:
 def test_deleting_moves_to_the_bin(home: Path) -> None:
     run = make()
     archive.delete(run)
-    assert runs.every() == []
+    assert runs.all_runs() == []
     assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
 
 
@@ -337,7 +337,7 @@ def test_a_deleted_run_comes_back(home: Path) -> None:
         archive.restore_last()
     archive.delete(first)
     first.folder.mkdir()
-    with pytest.raises(UserError, match="of this name again"):
+    with pytest.raises(UserError, match="Another run has this name"):
         archive.restore_last()
 
 
@@ -351,13 +351,13 @@ def test_a_run_is_renamed_and_keeps_its_date(home: Path) -> None:
     for name in ("", "../x", "a b"):
         with pytest.raises(UserError):
             archive.rename(renamed, name)
-    with held(other.lock), pytest.raises(UserError, match="at work"):
+    with held(other.lock), pytest.raises(UserError, match="still running"):
         archive.rename(other, "x")
 
 
 def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
     run = make()
-    with pytest.raises(UserError, match="more steps"):
+    with pytest.raises(UserError, match="cannot be extended"):
         archive.extend(run, 5)
     started(run)
     run.report(events.Finished(step=9, export="rin.safetensors"))
@@ -380,13 +380,13 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
         resting = thread.submit(distributed.requests, alone, run, again)
-        time.sleep(3 * runs.PATIENCE)
+        time.sleep(3 * runs.PAUSE_POLL)
         assert not resting.done()
         runs.pause(run, go_on=True)
         resting.result(timeout=30)
         assert runs.look(run).state.step == 3
         runs.pause(run)
-        runs.ask(run, "stop")
+        runs.request(run, "stop")
         assert distributed.requests(alone, run, again) == {"stop"}
 
 
@@ -407,9 +407,9 @@ def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
     ]
     state = events.fold(events.State(), log)
     assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
-    assert runs.View(run, "running", state).seconds_left_between == (pytest.approx(90), pytest.approx(90))
+    assert runs.View(run, "running", state).seconds_left_range == (pytest.approx(90), pytest.approx(90))
     assert runs.View(run, "stopped", state).seconds_left is None
-    assert runs.View(run, "stopped", state).seconds_left_between is None
+    assert runs.View(run, "stopped", state).seconds_left_range is None
 
 
 def test_a_log_tail(home: Path) -> None:
@@ -430,10 +430,10 @@ def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
 
 def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:
     asked = config.build({"name": "rin", "dataset": "rin"})
-    assert runs.alike(asked) is None
+    assert runs.find_similar(asked) is None
 
     def taken() -> float | None:
-        found = runs.alike(asked)
+        found = runs.find_similar(asked)
         return found.seconds_per_step if found else None
 
     run = make()
@@ -447,7 +447,7 @@ def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> No
         )  # fmt: skip
     assert taken() == pytest.approx(2)
     other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
-    assert runs.alike(other) is None
+    assert runs.find_similar(other) is None
     newer = runs.create(asked, run.folder.parent / "9999_newer")
     newer.config_file.write_text("broken")
     assert taken() == pytest.approx(2), "one that cannot be read is passed over"

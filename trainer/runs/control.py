@@ -1,0 +1,116 @@
+"""Control runs: start, pause and stop them, and kill a worker that does not respond."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+from trainer import paths
+from trainer.errors import UserError
+from trainer.runs.run import ACTIVE, PAUSE, Command, Run
+from trainer.runs.view import is_locked, look
+
+Executor = Callable[[Run], None]
+
+
+def spawn(run: Run) -> None:
+    """Start a worker for this run, detached: it outlives this process, its page and its terminal."""
+    with (run.folder / "worker.log").open("ab") as log:
+        process = subprocess.Popen(  # an argument list, no shell
+            [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=paths.CODE,
+            start_new_session=True,
+        )
+    threading.Thread(target=process.wait, daemon=True).start()  # so that it does not become a zombie
+
+
+def start(run: Run, executor: Executor = spawn) -> None:
+    """Start or resume a run; the worker waits until the device is free.
+
+    Raises:
+        UserError: it is already running.
+    """
+    if look(run).status in ACTIVE:
+        raise UserError("This run is already running.", "Watch it, or stop it first.")
+    requests = run.folder / "ask"
+    requests.mkdir(exist_ok=True)
+    for old in requests.iterdir():
+        old.unlink(missing_ok=True)
+    (requests / "start").touch()
+    executor(run)
+
+
+def request(run: Run, command: Command) -> None:
+    """Request something from the worker, which checks for requests after each step."""
+    (run.folder / "ask").mkdir(exist_ok=True)
+    (run.folder / "ask" / command).touch()
+
+
+def pause(run: Run, *, go_on: bool = False) -> None:
+    """Hold a run after its current step, with all that it has in memory, or let it go on."""
+    path = run.folder / "ask" / PAUSE
+    if go_on:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+def stop(run: Run) -> None:
+    """Ask a run to stop after the current step; kill it if it did not respond to an earlier request."""
+    if look(run).is_unresponsive(time.time()):
+        kill(run)
+    elif not (run.folder / "ask" / "stop").exists():  # the time to respond counts from the first request
+        request(run, "stop")
+
+
+def kill(run: Run) -> None:
+    """Kill a worker that does not respond, and its child processes; the run can be resumed afterwards.
+
+    The process id in the log is trusted only while the lock of the worker is held.
+    """
+    pid = look(run).state.pid
+    if not pid or not is_locked(run.lock):
+        return
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        for process in (worker, *worker.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    (run.folder / "ask" / "stop").unlink(missing_ok=True)
+
+
+def stop_on_interrupt(run: Run) -> None:
+    """Ask a run to stop at the first Ctrl+C and end this process at the second, whatever it is doing.
+
+    A thread reads the signals, as a Python handler has to wait until the main thread returns from native code.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_read_signals, args=(run, receiver, sender), daemon=True).start()
+
+
+def _read_signals(run: Run, receiver: socket.socket, _sender: socket.socket) -> None:
+    """Read signal numbers from one end of the pair; the reference to the other keeps it open."""
+    interrupted = False
+    while number := receiver.recv(1):
+        if number[0] != signal.SIGINT:
+            continue
+        if interrupted:
+            os._exit(130)
+        interrupted = True
+        request(run, "stop")
+        sys.stderr.write("\nStopping after this step; press Ctrl+C again to end it at once.\n")
+        sys.stderr.flush()

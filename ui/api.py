@@ -213,7 +213,7 @@ def status(run: str) -> Told:
 
 def list_runs() -> list[Told]:
     """All runs, the newest first, as `status` tells them."""
-    return [told(one.id) for one in runs.every()]
+    return [told(one.id) for one in runs.all_runs()]
 
 
 def rename_run(run: str, name: str) -> str:
@@ -224,7 +224,7 @@ def rename_run(run: str, name: str) -> str:
 def delete_run(run: str) -> list[str]:
     """Move a run to the bin; gives the runs that are left."""
     archive.delete(runs.find(run))
-    return [one.id for one in runs.every()]
+    return [one.id for one in runs.all_runs()]
 
 
 def restore_run() -> str:

@@ -41,7 +41,7 @@ def _family(base: str) -> str:
 def _used() -> list[str]:
     """Bases of the newest runs that are still there to be used."""
     found: list[str] = []
-    for run in runs.every()[:LOOKED_AT]:
+    for run in runs.all_runs()[:LOOKED_AT]:
         try:
             base = run.config().model.base
         except UserError:  # of an older version, or broken

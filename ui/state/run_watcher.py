@@ -38,7 +38,7 @@ class Watch:
 
     def every(self) -> list[View]:
         """Views of all runs, the newest first."""
-        return [self.look(run) for run in runs.every()]
+        return [self.look(run) for run in runs.all_runs()]
 
     def active(self) -> View | None:
         """The run that trains now, else the one that waits for it, else None."""
@@ -50,7 +50,7 @@ class Watch:
         active = self.active()
         if active:
             return active.run.id
-        newest = runs.every()
+        newest = runs.all_runs()
         return newest[0].id if newest else ""
 
 
@@ -59,9 +59,9 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     if view is None:
         return ()
     asks = tuple(sorted(path.name for path in (view.run.folder / "ask").glob("*")))
-    place = queue.place(view.run) if view.status == "waiting" else 0
+    place = queue.position(view.run) if view.status == "waiting" else 0
     now = time.time()
-    silent = view.is_deaf(now), view.silence(now) // 60
+    silent = view.is_unresponsive(now), view.silence(now) // 60
     return view.run.id, view.status, view.offset, asks, place, silent, _size(view.run.folder / "worker.log")
 
 

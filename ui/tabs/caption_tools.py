@@ -17,7 +17,7 @@ from trainer.data import caption_edits
 from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import count, say
-from trainer.runs import ending
+from trainer.runs import control
 from ui.state import page_memory
 from ui.tabs import image_grid
 from ui.widgets import run_html
@@ -205,7 +205,7 @@ def stop(project: str) -> list[Any]:
     """Ask the model to stop, or end it if it did not hear that; what it has written is kept."""
     run = captioning.newest(project)
     if run:
-        ending.stop(run)
+        control.stop(run)
     return draw(project)
 
 
@@ -221,7 +221,7 @@ def draw(project: str) -> list[Any]:
     view = runs.look(run) if run else None
     active = view is not None and view.status in runs.ACTIVE
     told = _told(view) if view else ""
-    deaf = view is not None and view.is_deaf(time.time())
+    deaf = view is not None and view.is_unresponsive(time.time())
     words = say("End now") if deaf else say("Stop and keep what is written")
     return [told, gr.Button(visible=not active), gr.Button(words, visible=active), gr.Timer(active=active)]
 
@@ -232,7 +232,7 @@ def _told(view: runs.View) -> str:
         case "failed":
             return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
         case "finished" | "stopped":
-            written = sum(1 for text in captioning.words(view.run).values() if text)
+            written = sum(1 for text in captioning.read_captions(view.run).values() if text)
             told = count("{state}: {n} caption was written.", "{state}: {n} captions were written.", written,
                          state=run_html.WORDS[view.status])  # fmt: skip
             return f"<p class='quiet' role='status'>{told}</p>"

@@ -40,7 +40,7 @@ def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
         config = settings(named)
     except UserError as error:
         return [escape(str(error)), gr.skip(), settings_form.conflicts(ENTRIES, named.data())]
-    before = runs.alike(config)
+    before = runs.find_similar(config)
     pace = before.seconds_per_step if before else None
     standard = settings_form.standard(answers.preset, answers.base)
     sentences = " ".join([_summary(config, pictures, before), *_cautions(config, folder, examples)])

@@ -10,7 +10,7 @@ from trainer import config as configs
 from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
-from trainer.runs import archive, ending
+from trainer.runs import archive, control
 from ui.state.run_watcher import Watch, label, log_tail, stamp
 from ui.state.sampler_client import Painter
 from ui.widgets import run_html, settings_form
@@ -81,7 +81,7 @@ def draw(watch: Watch, run_id: str | None) -> list[Any]:
 
 def tick(watch: Watch, run_id: str | None, seen: Any) -> list[Any] | Any:  # noqa: ANN401 - what was drawn last
     """Values of `Live.outputs`, or nothing at all if the page shows the present already."""
-    known = [run.id for run in runs.every()]
+    known = [run.id for run in runs.all_runs()]
     before = seen[0] if seen else known
     view, active = watch.find(run_id), watch.active()
     if view is None or (view.status not in runs.ACTIVE and active and active.run.id not in before):
@@ -89,7 +89,7 @@ def tick(watch: Watch, run_id: str | None, seen: Any) -> list[Any] | Any:  # noq
     now = (known, stamp(view), stamp(active))
     if seen and now == tuple(seen):
         return gr.skip()
-    choices = [(label(run), run.id) for run in runs.every()]
+    choices = [(label(run), run.id) for run in runs.all_runs()]
     chosen = view.run.id if view else None
     unchanged = seen is not None and bool(seen) and seen[0] == known and chosen == run_id
     picker = gr.skip() if unchanged else gr.Dropdown(choices, value=chosen, visible=bool(choices))
@@ -113,7 +113,7 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     words = ", ".join(f"{_name(path)} {_value(value)}" for path, value in change.items())
     return [
         gr.Button(say("Go on") if view.paused else say("Pause"), visible=running),
-        gr.Button(say("End now") if view.is_deaf(time.time()) else say("Stop and save"), visible=active),
+        gr.Button(say("End now") if view.is_unresponsive(time.time()) else say("Stop and save"), visible=active),
         gr.Button(visible=status in ("stopped", "interrupted", "failed")),
         gr.Button(say("Train again with {settings}", settings=words), visible=status == "failed" and bool(change)),
         gr.Button(visible=status == "finished"),
@@ -147,9 +147,9 @@ def ask(run_id: str | None, command: runs.Command) -> None:
     if runs.look(run).status not in runs.ACTIVE:
         raise UserError("This run is not at work.", "Resume it first.")
     if command == "stop":
-        ending.stop(run)
+        control.stop(run)
     else:
-        runs.ask(run, command)
+        runs.request(run, command)
 
 
 def pause(run_id: str | None, watch: Watch) -> list[Any]:

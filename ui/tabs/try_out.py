@@ -250,7 +250,9 @@ def restored(path: str | None, watch: Watch) -> list[Any]:
     if told is None:
         raise UserError("This picture does not tell what made it.", "Use a PNG file that was made and saved here.")
     keys = {
-        archive.known_as(adapter_choices.find(key)): key for _, key in reversed(adapter_choices.choices(watch)) if key
+        archive.display_name(adapter_choices.find(key)): key
+        for _, key in reversed(adapter_choices.choices(watch))
+        if key
     }
     gone = [name for name, _ in told["adapters"] if name not in keys]
     if gone:

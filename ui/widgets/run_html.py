@@ -38,7 +38,7 @@ def seconds(count: float) -> str:
 
 def left(view: View) -> str:
     """Describe the time left of a run; "" if unknown."""
-    between = view.seconds_left_between
+    between = view.seconds_left_range
     if between is None:
         return ""
     least, most = map(seconds, between)
@@ -107,7 +107,7 @@ def _facts(view: View) -> list[str]:
     if remaining := left(view):
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
-        place = queue.place(view.run)
+        place = queue.position(view.run)
         facts.append(say("number {place} in the queue", place=place) if place else say("starting"))
     if state.device and view.status == "running":
         facts.append(say("on {device}", device=escape(state.device)))
@@ -151,7 +151,7 @@ def _waiting(view: View, now: float) -> str:
             "or press <b>End now</b> and resume it then: it goes on from its last checkpoint, if it has one.",
             time=seconds(silence),
         )
-    if view.is_deaf(now):
+    if view.is_unresponsive(now):
         return say(
             "<b>The training has not answered yet.</b> It stops after what it is doing. Wait, or press <b>End now</b>: "
             "then the steps since the last checkpoint are lost."
@@ -183,7 +183,7 @@ def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
 
 def chart(state: events.State) -> str:
     """The loss by step: each value faint, the smoothed one bold; the axis spans all steps, so it shows what is left."""
-    points = [point for point in events.curve(state, points=400) if isfinite(point[1])]
+    points = [point for point in events.loss_curve(state, points=400) if isfinite(point[1])]
     if len(points) < 2:
         return f"<div class='empty'>{say('The loss curve appears here once training starts.')}</div>"
     steps = [step for step, _ in points]

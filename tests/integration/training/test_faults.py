@@ -182,7 +182,7 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
 
     hung, waiting = plain(tiny_sd), plain(tiny_sd)
     training = hung.config().training.model_copy(update={"devices": devices})
-    hung.keep(hung.config().model_copy(update={"training": training}))
+    hung.save_config(hung.config().model_copy(update={"training": training}))
     monkeypatch.setenv("LIMNER_TEST", "1")
     monkeypatch.setenv("LIMNER_FAULT", fault)
     runs.start(hung)
@@ -204,7 +204,7 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     wait_until(lambda: not processes(hung), 10)
     wait_until(lambda: status(waiting) == "finished", 120)
     training = training.model_copy(update={"devices": 1})
-    hung.keep(hung.config().model_copy(update={"training": training}))
+    hung.save_config(hung.config().model_copy(update={"training": training}))
     undisturbed.is_what_becomes_of(hung)
 
 

@@ -87,7 +87,7 @@ def test_machines_with_other_pictures_are_refused(character: Path, home: Path, t
     shutil.copytree(character, home / "others")
     (home / "others" / "01.txt").write_text("something else")
     config = second.config()
-    second.keep(config.model_copy(update={"dataset": str(home / "others")}))
+    second.save_config(config.model_copy(update={"dataset": str(home / "others")}))
     with begun(run, second) as both:
         assert ends(both) == [2, 2]
     assert runs.look(run).state.message.startswith("The machines of this run do not have the same")

@@ -127,7 +127,7 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
     assert sentence in plan()
     assert sentence in run_html.status(runs.look(finished))
     assert sentence in download.table(Watch())
-    finished.keep(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    finished.save_config(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     assert "for practice" not in run_html.status(runs.look(finished))
     finished.config_file.write_text("{")
     assert "for practice" not in run_html.status(runs.look(finished))

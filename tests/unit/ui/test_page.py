@@ -241,7 +241,7 @@ def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> No
     started: list[Run] = []
     with pytest.raises(UserError, match="No caption model"):
         caption_tools.start("rin", " ", "keep", started.append)
-    with pytest.raises(UserError, match="has a caption already"):
+    with pytest.raises(UserError, match="already has a caption"):
         caption_tools.start("rin", "some/model", "keep", started.append)
     (character / "03.txt").unlink()
     caption_tools.start("rin", " some/model ", "keep", started.append)

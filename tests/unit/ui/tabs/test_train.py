@@ -180,7 +180,7 @@ def test_a_start_is_refused_in_words(character: Path) -> None:
         train.create(answers(name="a/b"))
     with pytest.raises(UserError, match="set it to 128"):
         train.create(answers(**{"form-training-resolution": 512}))
-    assert runs.every() == []
+    assert runs.all_runs() == []
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
@@ -234,7 +234,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         watch = Watch()
         before = run_view.draw(watch, run.id)
         assert before[number].value == "Stop and save"
-        monkeypatch.setattr(runs.run, "ANSWERED_WITHIN", -1.0)
+        monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[2])
         assert drawn[number].value == "End now"
         assert "has not answered yet" in drawn[3]

@@ -112,7 +112,7 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not try_out._notes(Watch(), small=True)[1].visible
-    monkeypatch.setattr(runs.run, "is_locked", lambda _: True)
+    monkeypatch.setattr(runs.view, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert try_out._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
     assert try_out.hold_training(Watch())[1].value == "Let the training go on"

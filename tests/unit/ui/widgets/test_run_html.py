@@ -109,7 +109,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
     assert run_html.pill(None) == ""
     assert run_html.pill(view(run, "finished")) == ""
     assert "Training 25%" in run_html.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
-    runs.ask(run, "stop")
+    runs.request(run, "stop")
     assert "Stopping" in run_html.pill(view(run, "running"))
 
 

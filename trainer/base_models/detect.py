@@ -6,6 +6,7 @@ read: of a single file only the header (names and shapes), of a folder only its 
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,40 @@ _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _UNET = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
+# What else people choose as a base model, by a part of a tensor's name. The first that is found names the file.
+_OTHER_FILES = {
+    ".lora_up.": say("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".lora_A.": say("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".hada_w1_a": say("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".lokr_w1": say("an adapter; choose it in Try out, and the base model it was trained on here"),
+    "double_blocks.": say("a FLUX model, which cannot be trained here yet"),
+    "single_transformer_blocks.": say("a FLUX model, which cannot be trained here yet"),
+    "joint_blocks.": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "transformer_blocks.0.ff_context.": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "effnet": say("a Stable Cascade model, which cannot be trained here"),
+    "motion_modules.": say("a motion module for AnimateDiff"),
+    "control_model.": say("a ControlNet"),
+    "input_hint_block.": say("a ControlNet"),
+    "controlnet_cond_embedding.": say("a ControlNet"),
+    "ip_adapter.": say("an IP-Adapter"),
+    "emb_params": say("an embedding (textual inversion)"),
+    "clip_g": say("an embedding (textual inversion)"),
+}
+# A part of a base model, if nothing else of one is in the file.
+_PARTS = {
+    "first_stage_model.": say("a VAE"),
+    "decoder.conv_in.weight": say("a VAE"),
+    "text_model.encoder.": say("a text encoder"),
+    "transformer.resblocks.": say("a text encoder"),
+    "encoder.block.0.": say("a text encoder"),
+    "down_blocks.0.": say("a UNet without its text encoder and VAE"),
+    "input_blocks.0.0.weight": say("a UNet without its text encoder and VAE"),
+}
+_OTHER_PIPELINES = {
+    "Flux": say("a FLUX model, which cannot be trained here yet"),
+    "StableDiffusion3": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "StableCascade": say("a Stable Cascade model, which cannot be trained here"),
+}
 _WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # components of a folder that have weights
 
 
@@ -103,7 +138,8 @@ def _look_at_folder(folder: Path) -> Base:
             "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
         )
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
-        raise _refusal(folder, "it is a {kind}", kind=pipeline)
+        kind = next((kind for start, kind in _OTHER_PIPELINES.items() if str(pipeline).startswith(start)), "")
+        raise _refusal(folder, "it is {kind}", kind=kind or f"a {pipeline}")
     for component in _WEIGHTS:
         suffixes = {file.suffix for file in (folder / component).glob("*")}
         if ".bin" in suffixes and ".safetensors" not in suffixes:
@@ -166,6 +202,8 @@ def _look_at_file(path: Path) -> Base:
         shapes, metadata = _read_header(path)
     except OSError:
         raise _refusal(path, "it cannot be read") from None
+    if kind := _other_kind(shapes):
+        raise _refusal(path, "it is {kind}", kind=kind)
     if not any(key.startswith(_UNET) for key in shapes):
         raise _refusal(path, "it has no Stable Diffusion UNet under the names of the original files")
     if any(key.startswith("edm_") for key in shapes):
@@ -177,12 +215,29 @@ def _look_at_file(path: Path) -> Base:
     linear = any(len(shape) == 2 for key, shape in unet.items() if key.endswith("1.proj_in.weight"))
     family = _family(path, f"{_UNET}label_emb.0.0.weight" in shapes, linear, width)
     spec = FAMILIES[family]
-    embeddings = {encoder.title: encoder.embedding for encoder in spec.text_encoders}
-    missing = [part for part, key in {"VAE": _VAE_KEY, **embeddings}.items() if key not in shapes]
+    missing = [
+        encoder.title
+        for encoder in spec.text_encoders
+        if not {encoder.embedding, encoder.old_embedding} & shapes.keys()
+    ]
+    if _VAE_KEY not in shapes:
+        missing.insert(0, "VAE")
     if missing:
         raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     return Base(family, predicted, "ztsnr" in shapes, reason)
+
+
+def _other_kind(shapes: Mapping[str, list[int]]) -> str:
+    """Name a file that is not a base model, by the names of its tensors; "" if nothing gives it away."""
+    if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
+        return say("the refiner of Stable Diffusion XL")
+    for part, kind in _OTHER_FILES.items():
+        if any(part in key for key in shapes):
+            return kind
+    if any(key.startswith(_UNET) for key in shapes):
+        return ""
+    return next((kind for part, kind in _PARTS.items() if any(part in key for key in shapes)), "")
 
 
 def _prediction_type_of_file(

@@ -20,6 +20,11 @@ class TextEncoder:
     tokenizer: str  # component of its tokenizer
     pad_token: str
 
+    @property
+    def old_embedding(self) -> str:
+        """Key of its embedding in files of 2022 and merges of them (NAI, Anything V3), which lack `text_model.`."""
+        return self.embedding.replace(".text_model.", ".")
+
 
 @dataclass(frozen=True)
 class Variant:

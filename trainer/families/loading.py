@@ -15,13 +15,13 @@ import transformers
 from diffusers import AutoencoderKL, DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER, detect
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType
+from trainer.base_models.spec import PredictionType, TextEncoder
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 
@@ -70,9 +70,14 @@ def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
         if path.is_dir():
             # Each component is converted as it is read, so that the model is never in memory twice.
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
+            options["variant"] = "fp16" if _has_fp16_only(path / "unet") else None
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
+            with safe_open(path, "pt") as tensors:
+                keys = set(tensors.keys())
             for encoder in spec.text_encoders:
+                if encoder.old_embedding in keys - {encoder.embedding}:
+                    options[encoder.component] = _text_encoder_of_2022(path, family, encoder)
                 options[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
                     CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
                 )
@@ -84,6 +89,7 @@ def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
             if isinstance(part, torch.nn.Module):
                 # The VAE's decoder overflows in fp16.
                 part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
+                _check_finite(path, name, part)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(
@@ -93,6 +99,42 @@ def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
             reason=reason[:200],
         ) from error
     return pipeline
+
+
+def _has_fp16_only(folder: Path) -> bool:
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return bool(names) and all(".fp16." in name for name in names)
+
+
+def _text_encoder_of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:
+    """Load a text encoder from a single file whose keys lack `text_model.`, which diffusers cannot do."""
+    model = CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / family / encoder.component))
+    names = set(model.state_dict())
+    state = {}
+    with safe_open(path, "pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            name = key.removeprefix(encoder.single_file)
+            for candidate in (name, f"text_model.{name}"):
+                if key != name and candidate in names:
+                    state[candidate] = tensors.get_tensor(key)
+    model.load_state_dict(state)
+    return model
+
+
+def _check_finite(path: Path, name: str, part: nn.Module) -> None:
+    """Refuse a model with weights that are not finite, of which broken merges have some.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    for key, parameter in part.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                "The weights of the base model {name!r} are damaged: {key} has values that are not finite.",
+                "Get the model again, or another version of it.",
+                name=path.name,
+                key=f"{name}.{key}",
+            )
 
 
 def set_prediction_type(pipeline: Pipeline, predicts: PredictionType, *, zero_snr: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.integration.training.test_train import finish, losses, quiet, same, settings
@@ -403,3 +403,33 @@ def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Pa
     with_it = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
     painter = sampler.Sampler()
     assert not np.array_equal(np.asarray(painter.generate(with_it)), np.asarray(painter.generate(picture)))
+
+
+def test_a_single_file_with_the_names_of_2022_is_the_folder(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
+) -> None:
+    file = write(bases["sd15"], tmp_path / "base.safetensors")
+    old = {key.replace(".transformer.text_model.", ".transformer."): value for key, value in load_file(file).items()}
+    save_file(old, tmp_path / "old.safetensors")
+    folder, single = load(bases["sd15"]), load(tmp_path / "old.safetensors")
+    prompts = folder.encode_prompts(["miraxo, a woman"])["text"]
+    assert torch.equal(single.encode_prompts(["miraxo, a woman"])["text"], prompts)
+    assert torch.equal(answer(folder), answer(single))
+
+
+def test_a_folder_with_files_of_the_fp16_variant_alone(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bases["sdxl"], tmp_path / "base")
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert torch.equal(answer(load(folder)), answer(load(bases["sdxl"])))
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_weights_that_are_not_finite_are_refused(bases: dict[str, Path], tmp_path: Path, part: str) -> None:
+    folder = shutil.copytree(bases["sd15"], tmp_path / "base")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    next(value for key, value in tensors.items() if key.endswith("weight")).view(-1)[3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"'base' are damaged: {part}\..* has values that are not finite"):
+        load(folder)

@@ -91,7 +91,7 @@ REFUSED = {
     "refiner": ({key: shape for key, shape in SDXL.items() if "embedders.0" not in key}, "no first text encoder"),
     "inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),
     "EDM": (SDXL | {"edm_mean": [4]}, "EDM model"),
-    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "no Stable Diffusion UNet"),
+    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "it is an adapter"),
     "mixed": (
         SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]},
         "cross-attention is 1024 wide",

@@ -1,0 +1,128 @@
+"""Files and folders as people have them: each is named for what it is, by headers and configs alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.base_models.test_detect import ATTENTION, COMMON, SD15, SD21, SDXL, UNET, folder, write
+from trainer.base_models import detect
+from trainer.errors import UserError
+
+Shapes = dict[str, list[int]]
+
+
+def without(shapes: Shapes, part: str) -> Shapes:
+    return {key: shape for key, shape in shapes.items() if part not in key}
+
+
+def renamed(shapes: Shapes, old: str, new: str) -> Shapes:
+    return {key.replace(old, new): shape for key, shape in shapes.items()}
+
+
+EMA = {"model_ema.decay": [0], "model_ema.diffusion_modelinput_blocks00weight": [320, 4, 3, 3]}
+POSITIONS = {"cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77]}
+BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = {
+    "SD 1.5": (SD15, {}, ("sd15", "epsilon", False)),
+    "SD 1.4 with EMA weights": (SD15 | EMA, {}, ("sd15", "epsilon", False)),
+    "SD 1.5 with position ids": (SD15 | POSITIONS, {}, ("sd15", "epsilon", False)),
+    "SD 1.5 with a schedule": (SD15 | {"alphas_cumprod": [1000], "betas": [1000]}, {}, ("sd15", "epsilon", False)),
+    "SD 1.5 with training state": (SD15 | {"global_step": [1]}, {}, ("sd15", "epsilon", False)),
+    "NAI and Anything V3": (renamed(SD15, ".text_model.", "."), {}, ("sd15", "epsilon", False)),
+    "SD 1.5, v-prediction": (SD15 | {"v_pred": [0]}, {}, ("sd15", "v_prediction", False)),
+    "SD 1.5, zero terminal SNR": (SD15 | {"v_pred": [0], "ztsnr": [0]}, {}, ("sd15", "v_prediction", True)),
+    "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("sd15", "epsilon", True)),
+    "SD 1.5 with a model card": (SD15, {"modelspec.title": "Dreamy", "format": "pt"}, ("sd15", "epsilon", False)),
+    "SD 1.5 that names its prediction": (SD15, {"modelspec.prediction_type": "v"}, ("sd15", "v_prediction", False)),
+    "SD 2.1": (SD21, {}, ("sd21", None, False)),
+    "SD 2.1 768, named": (SD21, {"modelspec.prediction_type": "v"}, ("sd21", "v_prediction", False)),
+    "SD 2.1 512, named": (SD21, {"modelspec.prediction_type": "epsilon"}, ("sd21", "epsilon", False)),
+    "WD 1.5, marked": (SD21 | {"v_pred": [0]}, {}, ("sd21", "v_prediction", False)),
+    "SDXL": (SDXL, {}, ("sdxl", "epsilon", False)),
+    "Pony": (SDXL | {"denoiser.sigmas": [1000]}, {}, ("sdxl", "epsilon", False)),
+    "NoobAI, v-prediction": (SDXL | {"v_pred": [0], "ztsnr": [0]}, {}, ("sdxl", "v_prediction", True)),
+    "SDXL with a model card": (
+        SDXL, {"modelspec.architecture": "stable-diffusion-xl-v1-base"}, ("sdxl", "epsilon", False),
+    ),
+    "SDXL with a baked VAE": (SDXL | {"first_stage_model.encoder.conv_in.weight": [1]}, {}, ("sdxl", "epsilon", False)),
+}  # fmt: skip
+
+REFUSED: dict[str, tuple[Shapes, str]] = {
+    "kohya's LoRA": ({"lora_unet_mid_block_x.lora_up.weight": [4, 4]}, "an adapter"),
+    "PEFT's LoRA": ({"unet.mid_block.x.lora_A.weight": [4, 4]}, "an adapter"),
+    "a LoRA for FLUX": ({"transformer.single_transformer_blocks.0.x.lora_A.weight": [4, 4]}, "an adapter"),
+    "LoHa": ({"lora_unet_x.hada_w1_a": [4, 4]}, "an adapter"),
+    "LoKr": ({"lora_unet_x.lokr_w1": [4, 4]}, "an adapter"),
+    "FLUX": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "a FLUX model"),
+    "FLUX, all in one": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": [1, 1]}, "a FLUX model"),
+    "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "a FLUX model"),
+    "SD3": ({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": [1]}, "a Stable Diffusion 3 model"),
+    "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model"),
+    "Stable Cascade": ({"effnet_mapper.0.weight": [1]}, "a Stable Cascade model"),
+    "AnimateDiff": ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": [1]}, "a motion module"),
+    "ControlNet": ({"control_model.input_blocks.0.0.weight": [320, 4, 3, 3]}, "a ControlNet"),
+    "ControlNet, plain": ({"input_hint_block.0.weight": [16, 3, 3, 3], "input_blocks.0.0.weight": [1]}, "a ControlNet"),
+    "ControlNet, diffusers": ({"controlnet_cond_embedding.conv_in.weight": [16, 3, 3, 3]}, "a ControlNet"),
+    "IP-Adapter": ({"ip_adapter.1.to_k_ip.weight": [320, 768]}, "an IP-Adapter"),
+    "embedding": ({"emb_params": [8, 768]}, "an embedding"),
+    "embedding for XL": ({"clip_g": [8, 1280], "clip_l": [8, 768]}, "an embedding"),
+    "VAE": ({"decoder.conv_in.weight": [512, 4, 3, 3]}, "a VAE"),
+    "VAE, original names": ({"first_stage_model.decoder.conv_in.weight": [512, 4, 3, 3]}, "a VAE"),
+    "CLIP": ({"text_model.encoder.layers.0.mlp.fc1.weight": [1]}, "a text encoder"),
+    "OpenCLIP": ({"transformer.resblocks.0.mlp.c_fc.weight": [1]}, "a text encoder"),
+    "T5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": [1]}, "a text encoder"),
+    "UNet, diffusers": ({"down_blocks.0.resnets.0.conv1.weight": [1]}, "a UNet without"),
+    "UNet, original names": ({"input_blocks.0.0.weight": [320, 4, 3, 3]}, "a UNet without"),
+    "something else": ({"layers.0.weight": [1]}, "no Stable Diffusion UNet"),
+    "refiner": (
+        SDXL | {f"{UNET}label_emb.0.0.weight": [1536, 2560]}, "the refiner of Stable Diffusion XL",
+    ),
+    "SD 1.5 for inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
+    "InstructPix2Pix": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 8, 3, 3]}, "inpainting or editing"),
+    "SD 2 with depth": (SD21 | {f"{UNET}input_blocks.0.0.weight": [320, 5, 3, 3]}, "inpainting or editing"),
+    "SDXL for inpainting": (SDXL | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
+    "Playground v2.5": (SDXL | {"edm_mean": [4], "edm_std": [4]}, "EDM model"),
+    "pruned of its VAE": (without(SD15, "first_stage"), "has no VAE"),
+    "pruned of its text encoder": (without(SDXL, "embedders.1"), "has no second text encoder"),
+    "a merge of families": (
+        SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "cross-attention is 1024 wide",
+    ),
+    "common tensors alone": (COMMON, "no text encoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "metadata", "expected"), BASES.values(), ids=BASES.keys())
+def test_base_models(
+    tmp_path: Path, shapes: Shapes, metadata: dict[str, str], expected: tuple[str, str | None, bool]
+) -> None:
+    base = detect.look(write(tmp_path / "base.safetensors", shapes, **metadata))
+    assert (base.family, base.prediction_type, base.zero_snr) == expected
+
+
+@pytest.mark.parametrize(("shapes", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        detect.look(write(tmp_path / "base.safetensors", shapes))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "unet", "expected"),
+    [
+        ("StableDiffusionPipeline", {"cross_attention_dim": 768}, "sd15"),
+        ("StableDiffusionPipeline", {"cross_attention_dim": 1024, "use_linear_projection": True}, "sd21"),
+        ("StableDiffusionXLPipeline", {"cross_attention_dim": 2048, "use_linear_projection": True}, "sdxl"),
+        ("FluxPipeline", {}, "a FLUX model"),
+        ("FluxFillPipeline", {}, "a FLUX model"),
+        ("StableDiffusion3Pipeline", {}, "a Stable Diffusion 3 model"),
+        ("StableCascadePriorPipeline", {}, "a Stable Cascade model"),
+        ("PixArtAlphaPipeline", {}, "a PixArtAlphaPipeline"),
+        ("StableDiffusionPipeline", {"cross_attention_dim": 768, "in_channels": 9}, "inpainting or editing"),
+    ],
+)
+def test_folders(tmp_path: Path, pipeline: str, unet: dict[str, Any], expected: str) -> None:
+    base = folder(tmp_path / "base", pipeline, unet, {"beta_start": 0.00085})
+    if expected.startswith("sd"):
+        assert detect.look(base).family == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            detect.look(base)

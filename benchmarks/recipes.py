@@ -129,7 +129,7 @@ def settings(recipe: Recipe, subject: Subject, pictures: int, *, rate: float, se
     """The settings of a run of a recipe, its learning rate times `rate`."""
     own: dict[str, Any] = {
         "name": subject.name, "dataset": str(subject.dataset), "trigger": subject.trigger, "preset": subject.preset,
-        "seed": seed, "model.base": MICRO, "training.resolution": configs.micro_side(), **recipe.settings,
+        "seed": seed, "model.base": MICRO, "training.resolution": configs.micro_resolution(), **recipe.settings,
     }  # fmt: skip
     config = _built(own, preset=recipe.preset)
     steps = config.training.steps

@@ -1,14 +1,16 @@
-"""Shared base of all settings sections; knows none of them."""
+"""Base class of all settings sections, and functions over their fields; knows none of them."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from trainer.i18n import say
 
-# Pydantic tells in English what is wrong with a value, by these kinds and some that our settings do not meet.
-_WRONG = {
+BASIC: JsonDict = {"level": "basic"}  # a setting that the form shows without "Advanced"
+# Translations of pydantic's messages, by kind of error; the others are not met by our settings.
+_ERRORS = {
     "greater_than": say("should be greater than {gt}"),
     "greater_than_equal": say("should be greater than or equal to {ge}"),
     "less_than": say("should be less than {lt}"),
@@ -32,34 +34,34 @@ _WRONG = {
 
 
 class Section(BaseModel):
-    """Frozen settings that refuse unknown keys, so that a misspelt name is an error and not a silent default."""
+    """Base of all settings: frozen, and strict about unknown keys, so that a misspelled name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
 
 
 def setting_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """The names of all settings in a section and those inside it, such as `train.steps`."""
-    found = []
+    """Return the paths of all settings in a section and those inside it, such as `train.steps`."""
+    setting_names = []
     for name, info in section.model_fields.items():
-        found.append(prefix + name)
+        setting_names.append(prefix + name)
         for kind in sections(info.annotation):
-            found += setting_paths(kind, f"{prefix}{name}.")
-    return found
+            setting_names += setting_paths(kind, f"{prefix}{name}.")
+    return setting_names
 
 
-def what_is_wrong(error: ErrorDetails) -> str:
-    """Translate what pydantic found wrong with a value."""
-    if error["type"] not in _WRONG:
+def describe_error(error: ErrorDetails) -> str:
+    """Translate pydantic's message about an invalid value."""
+    if error["type"] not in _ERRORS:
         return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in error.get("ctx", {}).items():
-        told[name] = int(value) if isinstance(value, float) and value.is_integer() else value
-    if "expected" in told:
-        told["expected"] = told["expected"].replace(" or ", f" {say('or')} ")
-    return _WRONG[error["type"]].format(**told)
+        values[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    if "expected" in values:
+        values["expected"] = values["expected"].replace(" or ", f" {say('or')} ")
+    return _ERRORS[error["type"]].format(**values)
 
 
-def sections(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation there is
-    """The sections that a field's annotation names."""
+def sections(annotation: object) -> list[type[Section]]:
+    """Return the sections that a field's annotation names."""
     parts = getattr(annotation, "__args__", (annotation,))
     return [part for part in parts if isinstance(part, type) and issubclass(part, Section)]

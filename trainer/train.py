@@ -176,7 +176,7 @@ def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfi
         raise UserError(
             "The training became unstable {times} times, each time at half the previous learning rate.",
             "Lower the learning rate or alpha a lot, or look for a broken image.",
-            adjustments.calmer(config),
+            adjustments.lower_learning_rate(config),
             times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
@@ -254,7 +254,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         return config
     captions = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
-    gentler = uncaptioned.gentler(config, captions, beyond=beyond)
+    gentler = uncaptioned.adjust(config, captions, beyond=beyond)
     if gentler != config:
         run.report(events.Warned(message=uncaptioned.note()))
     config = gentler

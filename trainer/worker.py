@@ -93,7 +93,7 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
     if isinstance(error, PermissionError):
         return UserError("A folder is not writable.", "Check its permissions, then resume.")
     if is_out_of_memory(error):
-        change = adjustments.smaller(settings) if settings else {}
+        change = adjustments.lower_resolution(settings) if settings else {}
         return UserError(
             "There is not enough memory.", "Lower the resolution or the batch size, then start again.", change
         )

@@ -1,4 +1,4 @@
-"""The table of all settings that stands in docs/reference.md."""
+"""Table of all settings, for docs/reference.md."""
 
 import json
 from typing import get_args
@@ -10,22 +10,28 @@ from trainer.schema import sections
 
 
 def table() -> str:
-    """All settings as rows of a Markdown table: path, default, bounds, what it does."""
+    """Return all settings as a Markdown table: path, default, description with choices."""
     return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *_rows(TrainConfig, "")]) + "\n"
 
 
-def _rows(section: type[BaseModel], prefix: str, *, choice: bool = False) -> list[str]:
+def _rows(section: type[BaseModel], prefix: str, *, is_union: bool = False) -> list[str]:
     rows = []
     for name, info in section.model_fields.items():
         kinds = sections(info.annotation)
-        if name == "record" or (name == "kind" and not choice):
+        if name == "record" or (name == "kind" and not is_union):
             continue
         for kind in kinds:
-            rows += _rows(kind, f"{prefix}{name}.", choice=len(kinds) > 1)
+            rows += _rows(kind, f"{prefix}{name}.", is_union=len(kinds) > 1)
         if not kinds:
-            choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
-            default = "" if info.is_required() else f"`{json.dumps(info.default)}`"
-            bounds = f" ({', '.join(choices)})" if len(choices) > 1 else ""
-            description = info.description or (section.__doc__ or "").split("\n")[0]
-            rows.append(f"| `{prefix}{name}` | {default} | {description}{bounds} |")
+            rows.append(_row(section, prefix, name))
     return rows
+
+
+def _row(section: type[BaseModel], prefix: str, name: str) -> str:
+    info = section.model_fields[name]
+    default = "" if info.is_required() else f"`{json.dumps(info.default)}`"
+    description = info.description or (section.__doc__ or "").split("\n")[0]
+    choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
+    if len(choices) > 1:
+        description += f" ({', '.join(choices)})"
+    return f"| `{prefix}{name}` | {default} | {description} |"

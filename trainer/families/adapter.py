@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from trainer.adapter_files.reader import AdapterFile
-from trainer.config.adapter import AdapterConfig, Lora, chosen
+from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
 from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, drop_ranks, known
 from trainer.families.family import Family
@@ -90,7 +90,7 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     Raises:
         UserError: the blocks in the settings match nothing, so that nothing would train.
     """
-    paths = _matching(family.denoiser, chosen(settings.targets, family.denoiser_targets))
+    paths = _matching(family.denoiser, target_layers(settings.targets, family.denoiser_targets))
     if settings.blocks:
         paths = [path for path in paths if any(block in path for block in settings.blocks)]
     targets = {family.denoiser: paths}
@@ -102,7 +102,7 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         raise UserError(
             "No layer of the base model has any of these in its name: {layers}.",
             "Name blocks such as up_blocks, mid_block or down_blocks.1, one per line, or none for all of them.",
-            layers=", ".join(settings.blocks or chosen(settings.targets, family.denoiser_targets)),
+            layers=", ".join(settings.blocks or target_layers(settings.targets, family.denoiser_targets)),
         )
     for host, paths in targets.items():
         peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)

@@ -50,6 +50,7 @@ def serve() -> None:
             png_info.write(Path(request.out), image, request)
             answer(done=True)
         except ValidationError as error:
-            answer(error="; ".join(config.messages(error).values()) + ".", remedy=say("Correct it and try again."))
+            reasons = "; ".join(config.error_messages(error).values())
+            answer(error=f"{reasons}.", remedy=say("Correct it and try again."))
         except UserError as error:
             answer(error=error.message, remedy=error.remedy)

@@ -68,7 +68,7 @@ def _denoiser_error(family: Family, latents: Tensor) -> Tensor:
 
 def read(path: Path) -> Tensor | None:
     """Return an image as Micro is trained on it: its middle square, [3, side, side] in -1..1; None if unreadable."""
-    side = config.micro_side()
+    side = config.micro_resolution()
     try:
         return augment.pixels(images.decode(path.read_bytes()), (side, side), flip=False)
     except (UserError, OSError):

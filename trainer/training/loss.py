@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import TrainConfig
-from trainer.config.training import ObjectiveConfig
+from trainer.config.objective import ObjectiveConfig
 from trainer.families import Adapter, Conditioning, Family
 from trainer.families.noise import NoiseSchedule
 from trainer.training.batches import Batch

@@ -101,7 +101,7 @@ def fit(
                 "There is not enough memory: even with one image at a time a step needs about {need:.1f} GB, and "
                 "{room:.1f} GB are available.",
                 REMEDY,
-                adjustments.smaller(config),
+                adjustments.lower_resolution(config),
                 need=need / GB,
                 room=room / GB,
             )

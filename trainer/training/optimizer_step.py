@@ -94,7 +94,7 @@ def check(loss: float, norm: float, step: int, config: TrainConfig, scaler: Grad
         raise UserError(
             "The training became unstable after step {step}: loss {loss}, gradient norm {norm}.",
             "Lower the learning rate, or train in bf16 or fp32; the last checkpoint is kept.",
-            adjustments.calmer(config),
+            adjustments.lower_learning_rate(config),
             step=step,
             loss=loss,
             norm=norm,

@@ -22,7 +22,7 @@ def test_the_prompts_of_the_card_give_its_pictures() -> None:
     family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
     for prompt, name in zip(prompts, shown, strict=True):
         picture = generate(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))
-        assert picture.size == (config.micro_side(), config.micro_side())
+        assert picture.size == (config.micro_resolution(), config.micro_resolution())
         difference = np.asarray(picture).astype(int) - np.asarray(Image.open(MICRO_FOLDER / name)).astype(int)
         # Processors add numbers up in different orders; on one and the same there is no difference at all.
         assert np.abs(difference).max() <= 1, f"{name} differs by {np.abs(difference).max()}"

@@ -251,7 +251,7 @@ def test_a_launcher_may_start_the_processes(alone: Run, tiny_sd: Path) -> None:
 
 
 def test_a_batch_cannot_be_shared_by_more_devices_than_it_has_pictures(tiny_sd: Path) -> None:
-    with pytest.raises(UserError, match="devices: a batch of 4 cannot be shared by so many"):
+    with pytest.raises(UserError, match="devices: too many for a batch of 4"):
         settings(tiny_sd, training__devices=5)
 
 

@@ -9,10 +9,10 @@ from trainer.config import adjustments
 @pytest.mark.parametrize(("side", "lower"), [(1024, 768), (512, 384), (320, 256), (256, None)])
 def test_what_does_not_fit_is_made_smaller(side: int, lower: int | None) -> None:
     settings = config.build({"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": {"resolution": side}})
-    assert adjustments.smaller(settings) == ({"training.resolution": lower} if lower else {})
+    assert adjustments.lower_resolution(settings) == ({"training.resolution": lower} if lower else {})
 
 
 def test_micro_cannot_be_smaller_and_what_is_unstable_is_made_calmer() -> None:
     settings = config.build({"name": "x", "dataset": "x", "optimizer": {"learning_rate": 0.003}})
-    assert adjustments.smaller(settings) == {}
-    assert adjustments.calmer(settings) == {"optimizer.learning_rate": 0.00075}
+    assert adjustments.lower_resolution(settings) == {}
+    assert adjustments.lower_learning_rate(settings) == {"optimizer.learning_rate": 0.00075}

@@ -96,7 +96,7 @@ def test_assignments_override() -> None:
     data = config.override(dict(SMALL), ["training.steps=12", "trigger=rin person", 'preview.prompts=["a, b"]'])
     made = config.build(data)
     assert (made.training.steps, made.trigger, made.preview.prompts) == (12, "rin person", ("a, b",))
-    with pytest.raises(UserError, match="no assignment"):
+    with pytest.raises(UserError, match="not an assignment"):
         config.override({}, ["steps"])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from trainer import config
 from trainer.base_models.spec import PredictionType
-from trainer.config.training import ObjectiveConfig
+from trainer.config.objective import ObjectiveConfig
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise

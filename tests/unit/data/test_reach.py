@@ -93,21 +93,21 @@ def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.Mo
 
 def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
     usual = settings()
-    changed = uncaptioned.gentler(usual, ["", "rin", "", "rin, smiling"], beyond=True)
+    changed = uncaptioned.adjust(usual, ["", "rin", "", "rin, smiling"], beyond=True)
     assert changed.preservation.others == 1
-    assert uncaptioned.gentler(settings(preset="style"), ["", ""], beyond=True).preservation.others == 1
+    assert uncaptioned.adjust(settings(preset="style"), ["", ""], beyond=True).preservation.others == 1
     assert changed.model_copy(update={"preservation": usual.preservation}) == usual
 
 
 def test_what_micro_can_draw_captions_other_bases_and_settings_of_a_person_leave_all_as_it_is() -> None:
     usual = settings()
-    assert uncaptioned.gentler(usual, ["", ""], beyond=False) is usual
+    assert uncaptioned.adjust(usual, ["", ""], beyond=False) is usual
     for captions in (["rin, smiling", "rin, sad", ""], ["rin, smiling", ""], []):
-        assert uncaptioned.gentler(usual, captions, beyond=True) is usual
+        assert uncaptioned.adjust(usual, captions, beyond=True) is usual
     own = settings(preservation={"others": 0.25})
-    assert uncaptioned.gentler(own, [""], beyond=True) is own
+    assert uncaptioned.adjust(own, [""], beyond=True) is own
     other = settings(model={"base": "owner/name"}, preservation={"share": 0.25, "prompts": ["a person"]})
-    assert uncaptioned.gentler(other, [""], beyond=True) is other
+    assert uncaptioned.adjust(other, [""], beyond=True) is other
 
 
 def test_the_plan_says_that_pictures_without_captions_are_taught_gently(character: Path) -> None:

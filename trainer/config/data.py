@@ -1,0 +1,147 @@
+"""Settings of the training data: captions, image augmentation, regularization images and output preservation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainer.schema import Section
+
+
+class CaptionsConfig(Section):
+    """Settings of captions. All variants that can be drawn are encoded once, before the first step."""
+
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Caption dropout",
+        description="Share of the captions that are dropped at random.",
+    )
+    trigger_only: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Trigger alone",
+        description="Share of the captions reduced to the trigger word, so that it takes up what all images have in "
+        "common.",
+    )
+    alternatives: bool = Field(
+        False,
+        title="Multiple captions per image",
+        description="Read each line of a caption file as a caption.",
+    )
+    shuffle: bool = Field(False, title="Shuffle tags", description="Shuffle the parts between commas.")
+    keep: int = Field(
+        1,
+        ge=0,
+        le=100,
+        title="Keep tokens",
+        description="Number of tags that stay in front, such as the trigger.",
+    )
+    orders: int = Field(8, ge=2, le=64, title="Shuffles", description="Number of tag orders for each caption.")
+    chunks: int = Field(
+        1,
+        ge=1,
+        le=3,
+        title="Max token length",
+        description="In chunks of 75 tokens, each encoded by itself. Previews use the first 75.",
+    )
+
+
+class ImagesConfig(Section):
+    """Settings of image augmentation. All variants of an image are encoded once, before the first step."""
+
+    flip: bool = Field(
+        False,
+        title="Mirror",
+        description="Also train each image mirrored; not for asymmetric faces or text.",
+    )
+    crops: int = Field(
+        0,
+        ge=0,
+        le=16,
+        title="Crops",
+        description="Random crops of each image, besides the whole.",
+    )
+    smallest_crop: float = Field(
+        0.7,
+        gt=0.1,
+        le=1,
+        title="Smallest crop",
+        description="Side of a crop, as a share of the image's.",
+    )
+    background: Literal["white", "black", "grey", "random"] = Field(
+        "white",
+        title="Background",
+        description="Behind transparent images; random uses several colors.",
+    )
+    backgrounds: int = Field(
+        4,
+        ge=2,
+        le=32,
+        title="Colors",
+        description="Number of random backgrounds for each transparent image.",
+    )
+
+
+class RegularizationConfig(Section):
+    """Images of the class, without the subject, so that it stays as it is: Ruiz et al. 2023, arXiv 2208.12242 (3.2)."""
+
+    dataset: str = Field(
+        "",
+        max_length=1000,
+        title="Regularization images",
+        description="Another dataset, with captions that lack the trigger word.",
+    )
+    share: float = Field(
+        0.25,
+        ge=0,
+        le=0.9,
+        title="Regularization share",
+        description="Share of the batches made of them.",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        title="Regularization weight",
+        description="Weight of these batches in the loss.",
+    )
+
+
+class PreservationConfig(Section):
+    """Output preservation: keeps the base model as it is where the trigger is absent, so that the trigger is a switch.
+
+    Some images of a batch are seen once more with the trigger removed from their caption, or images that the base model
+    generated from other prompts; there the adapter has to predict what the base model alone predicts for the same noisy
+    image (in the literature: differential output preservation).
+    """
+
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Preservation",
+        description="Share of the images that are seen again without the trigger, to stay as the base model has them.",
+    )
+    weight: float = Field(
+        4.0,
+        gt=0,
+        le=1000,
+        title="Preservation weight",
+        description="Weight of such an image in the loss.",
+    )
+    others: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        title="Other prompts",
+        description="Share of them replaced by images that the base model generates from the prompts below.",
+    )
+    prompts: tuple[str, ...] = Field(
+        (),
+        max_length=200,
+        title="Prompts to preserve",
+        description="One per line; what else the base model should keep. An empty prompt makes guidance overdo what "
+        "was learned.",
+    )

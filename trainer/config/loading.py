@@ -1,0 +1,235 @@
+"""Read, complete, check and write settings.
+
+A TOML file may be partial; what it leaves out comes from the preset (also a partial TOML file), then from the defaults
+of the schema.
+"""
+
+import difflib
+import math
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import tomlkit
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from trainer.base_models import MICRO, detect
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import PredictionType
+from trainer.config.run_config import TrainConfig, micro_resolution
+from trainer.config.training import TrainingConfig
+from trainer.errors import UserError
+from trainer.i18n import say
+from trainer.schema import Section, describe_error, sections, setting_paths
+
+PRESETS = Path(__file__).parent / "presets"
+# Default kinds of the unions; a preset or a file may choose others.
+KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
+Settings = TypeVar("Settings", bound=Section)
+
+
+def preset(
+    kind: str, base: str, *, family: str = "auto", revision: str = "", objective: str = "auto"
+) -> dict[str, Any]:
+    """Return the partial settings of a preset for a base model, whose family is detected.
+
+    A base model that is not downloaded yet is taken as `family`, or else as Stable Diffusion 1.x; the worker warns if
+    the images are too small for the actual one.
+    """
+    if base == MICRO:
+        return merge({"training": {"resolution": micro_resolution()}}, _read_preset(MICRO, kind))
+    facts = detect.glance(base, revision)
+    if facts:
+        family = facts.family
+    if facts and objective == "auto":
+        # A model without a prediction type is taken as the larger variant, until the worker has probed it.
+        objective = facts.prediction_type or "v_prediction"
+    spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
+    variant = spec.variants.get(cast(PredictionType, objective), spec.variants["epsilon"])
+    return merge(_read_preset(spec.name, kind), {"training": {"resolution": variant.resolution}})
+
+
+def _read_preset(base: str, kind: str) -> dict[str, Any]:
+    path = PRESETS / f"{base}-{kind}.toml"
+    return tomllib.loads(path.read_text()) if path.is_file() else {}
+
+
+def build(data: dict[str, Any]) -> TrainConfig:
+    """Return a full config from partial settings: defaults, then the preset, then `data`.
+
+    Raises:
+        UserError: an unknown setting or a value out of bounds, each named.
+    """
+    return check(TrainConfig, complete(data))
+
+
+def complete(data: dict[str, Any]) -> dict[str, Any]:
+    """Return partial settings completed from the preset and the default kinds, unchecked."""
+    model = data.get("model", {})
+    model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
+    known = {key: model[key] for key in ("family", "revision", "objective") if key in model}
+    base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
+    base = _with_prodigy_rate(_with_batch_rate(base, data), data)
+    return merge(merge(KINDS, base), data)
+
+
+def find_errors(data: dict[str, Any]) -> dict[str, str]:
+    """Return a sentence for each setting that `build` would refuse, by its path; {} if there is none."""
+    try:
+        TrainConfig.model_validate(complete(data))
+    except ValidationError as error:
+        return error_messages(error)
+    return {}
+
+
+def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset with its learning rate scaled to the batch that the settings ask for, by the square root.
+
+    Malladi et al. 2022, https://arxiv.org/abs/2205.10287: so Adam's steps stay alike. A rate that the user sets, or
+    another optimizer's, stays as it is.
+    """
+    usual, requested = base.get("training", {}), data.get("training", {})
+    optimizer = data.get("optimizer", {})
+    if not isinstance(requested, dict) or not isinstance(optimizer, dict):
+        return base
+    if "learning_rate" in optimizer or "kind" in optimizer:
+        return base
+    ratio = 1.0
+    for name in ("batch_size", "accumulation"):
+        before = usual.get(name, TrainingConfig.model_fields[name].default)
+        after = requested.get(name, before)
+        if isinstance(after, int) and after > 0:
+            ratio *= after / before
+    rate = base.get("optimizer", {}).get("learning_rate")
+    if rate is None or ratio == 1:
+        return base
+    return merge(base, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
+
+
+def _with_prodigy_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset without a rate of its own for the text encoder if the settings ask for Prodigy."""
+    optimizer = data.get("optimizer", {})
+    if isinstance(optimizer, dict) and optimizer.get("kind") == "prodigy":
+        return merge(base, {"training": {"text_encoder_factor": 1.0}})
+    return base
+
+
+def check(kind: type[Settings], data: dict[str, Any]) -> Settings:
+    """Return settings of some kind from plain data.
+
+    Raises:
+        UserError: an unknown setting or a value out of bounds, each named.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UserError(
+            "These settings are not valid: {reasons}.",
+            "Correct them and try again.",
+            reasons="; ".join(error_messages(error).values()),
+        ) from None
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return partial settings with others laid over them; a section of another kind replaces the one below it."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        if isinstance(below, dict) and isinstance(value, dict) and _is_same_kind(below, value):
+            result[key] = merge(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _is_same_kind(section: dict[str, Any], changes: dict[str, Any]) -> bool:
+    return "kind" not in changes or bool(changes["kind"] == section.get("kind"))
+
+
+def error_messages(error: ValidationError) -> dict[str, str]:
+    """Return a sentence for each invalid setting, by its path (`train.steps`)."""
+    messages: dict[str, str] = {}
+    for details in error.errors():
+        location = list(details["loc"])
+        if len(location) > 1 and location[1] in _kinds():  # the chosen kind of a union is not a part of the path
+            del location[1]
+        path = ".".join(str(part) for part in location)
+        messages[path] = _error_message(path, details)
+    return messages
+
+
+def _error_message(path: str, details: ErrorDetails) -> str:
+    if details["type"] == "missing":
+        return say("{path} is missing", path=path)
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path, setting_paths(TrainConfig), n=1)
+        if near:
+            return say("{path} is not a setting (did you mean {near}?)", path=path, near=near[0])
+        return say("{path} is not a setting", path=path)
+    text = describe_error(details)
+    return f"{path}: {text}" if path else text
+
+
+@cache
+def _kinds() -> set[str]:
+    kinds: set[str] = set()
+    for info in TrainConfig.model_fields.values():
+        if info.discriminator:
+            kinds.update(str(section.model_fields["kind"].default) for section in sections(info.annotation))
+    return kinds
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a config file, full or partial.
+
+    Raises:
+        UserError: no such file, not TOML, unknown settings or values out of bounds.
+    """
+    return build(load_partial(path))
+
+
+def load_partial(path: Path) -> dict[str, Any]:
+    """Read a config file as it stands, unchecked.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
+    except IsADirectoryError:
+        raise UserError("{name} is a folder.", "Give the path of a TOML file.", name=path.name) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(
+            "{name} is not a TOML file: {error}.", "Correct that line and try again.", name=path.name, error=error
+        ) from None
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return partial settings with `key.path=value` assignments applied; a value that is not TOML is taken as text.
+
+    Raises:
+        UserError: something that is not an assignment.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError("{assignment!r} is not an assignment.", "Write key.path=value.", assignment=assignment)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = path.split(".")
+        nested: dict[str, Any] = {last: value}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        data = merge(data, nested)
+    return data
+
+
+def dump(config: Section) -> str:
+    """Return the TOML text of a config, every value written out."""
+    return tomlkit.dumps(config.model_dump(mode="json"))

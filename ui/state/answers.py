@@ -38,7 +38,7 @@ class Answers:
     def data(self) -> dict[str, Any]:
         """Return all that the form asks for as partial settings."""
         about = {"name": self.name, "dataset": self.project, "preset": self.preset, "trigger": self.trigger}
-        return configs.merged(self.settings(), about | {"model": {"base": self.base}})
+        return configs.merge(self.settings(), about | {"model": {"base": self.base}})
 
 
 def settings(answers: Answers) -> TrainConfig:

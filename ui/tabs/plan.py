@@ -99,7 +99,7 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     if beyond:
         kind = KINDS["beyond micro"]
         sentences.insert(0, f"<b>{say(kind.title)}</b> {say(kind.effect)}")
-    if uncaptioned.gentler(config, [example.caption for example in examples], beyond=beyond) != config:
+    if uncaptioned.adjust(config, [example.caption for example in examples], beyond=beyond) != config:
         sentences.append(uncaptioned.note())
     return [f"<p>{sentence}</p>" for sentence in sentences]
 

@@ -31,7 +31,7 @@ USUAL = ("", 20, 3.0)  # prompt, steps and guidance before any adapter is chosen
 MORE = 3  # adapters beside the first
 PAUSE = 0.3  # seconds between two words on how far a picture is
 NOBODY = (say("None"), "")
-SIDE = configs.micro_side()
+SIDE = configs.micro_resolution()
 MINIATURE = say(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )

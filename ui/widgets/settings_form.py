@@ -142,7 +142,7 @@ def fill(listed: Sequence[Entry], preset: str, base: str, own: dict[str, Any]) -
     """
     usual = standard(preset, base)
     try:
-        config = configs.build(configs.merged(as_settings(preset, base), partial(listed, own, usual)))
+        config = configs.build(configs.merge(as_settings(preset, base), partial(listed, own, usual)))
     except UserError:
         config = usual
     shown = [own.get(entry.id, value) for entry, value in zip(listed, values(listed, config), strict=True)]
@@ -257,9 +257,9 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
 
 def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, str]:
     """Return what is wrong with partial settings, in words, by the id of the widget where it can be corrected."""
-    chosen = configs.resolved(data)
+    chosen = configs.complete(data)
     wrong = {}
-    for path, message in configs.problems(data).items():
+    for path, message in configs.find_errors(data).items():
         place, colon, words = message.partition(": ")
         for entry in listed:
             section = chosen.get(entry.path[0])

@@ -507,7 +507,7 @@ def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(cha
     [
         ("absent/model", "does not exist"),
         (".", "is not a diffusers model"),
-        ("flux", "FluxPipeline"),
+        ("flux", "a FLUX model"),
         ("xl", "config of its UNet"),
         ("cut", "cannot be loaded"),
     ],

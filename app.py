@@ -110,9 +110,9 @@ def hold_home() -> FileLock:
         lock.acquire(timeout=0)
         storage.write(number, str(os.getpid()))  # not in the lock's own file, which each who tries it empties
         for folder in (one for one in paths.datasets().iterdir() if one.is_dir()):
-            storage.sweep(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
+            storage.remove_leftovers(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             storage.empty_bin(folder)
-        storage.sweep(paths.outputs(), *(paths.outputs() / name for name in (".pictures", ".adapters")))
+        storage.remove_leftovers(paths.outputs(), *(paths.outputs() / name for name in (".pictures", ".adapters")))
         storage.empty_bin(paths.outputs())
     except Timeout:
         raise UserError(
@@ -130,8 +130,8 @@ def hold_home() -> FileLock:
 
 def tell_of_room() -> None:
     """Say it at the start if the disk is so full that uploads will be refused; what is there can be worked with."""
-    if not storage.room(paths.outputs()):
-        free, floor = storage.free_space(paths.outputs()) // 2**20, storage.FLOOR // 2**20
+    if not storage.usable_space(paths.outputs()):
+        free, floor = storage.free_space(paths.outputs()) // 2**20, storage.RESERVED // 2**20
         told = say(
             "The disk has {free} MB left. Pictures can be added when there are {floor} MB.", free=free, floor=floor
         )

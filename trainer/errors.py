@@ -1,4 +1,4 @@
-"""The one exception that is meant for people, and one of others that they meet often."""
+"""UserError, the exception whose message is shown to the user; and a test for running out of memory."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,11 @@ OUT_OF_MEMORY = (
 
 
 class UserError(Exception):
-    """Something that a person can change: what is wrong, and what to do about it.
+    """Something that the user can change: what is wrong, and what to do about it.
 
-    The page shows both sentences, the command line prints them and ends with exit code 2. They are said in the person's
-    language here; with `values` they are templates, as in `say`.
-    Neither sentence holds a traceback, a secret, or a path outside the user's own data. `change` are settings, by
-    their path, with which a run would do better: the page offers to train again with them.
+    The page shows both sentences; the command line prints them and ends with exit code 2. They are translated here;
+    with `values` they are templates, as in `say`. Neither sentence contains a traceback, a secret, or a path outside
+    the user's own data. `change` are suggested settings, by their path: the page offers to train again with them.
     """
 
     def __init__(

@@ -1,11 +1,17 @@
-"""Faults on purpose, for tests alone: what a disk, a device or a power cut would do, at a chosen moment.
+"""Inject faults, for tests only: full disks, lost power, hanging devices and lost processes, at a chosen moment.
 
-LIMNER_FAULT=nan@12 (with LIMNER_TEST=1, else nothing of this is heeded) gives step 12 a loss that is no number; oom@7
-lets step 7 run out of memory; hang@5 lets step 5 never end, and stuck@2 what follows the second report of a phase;
-enospc@2 fails the second durable write of the process as a full disk does; kill@9 ends the process at the ninth moment
-of its durable writes, as a power cut does. spawn@1 begins the other processes of a run as Windows does, also where they
-could be forked; lost@1 ends the first of them as it begins, and late@1 after it has begun, as it is about to join;
-patience@3 lets processes wait for each other no longer than three seconds. Several are separated by commas.
+LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TEST=1.
+
+    nan@12       step 12 has a loss that is not a number
+    oom@7        step 7 runs out of memory
+    hang@5       step 5 never ends
+    stuck@2      the run hangs after the second report of a phase
+    enospc@2     the second durable write of the process fails as on a full disk
+    kill@9       the process is killed at the ninth crash point of its durable writes, as in a power cut
+    spawn@1      the other processes of a run are spawned, as on Windows, even where they could be forked
+    lost@1       the first of them exits as it starts
+    late@1       the first of them exits after it has started, as it is about to join
+    patience@3   processes wait for each other for at most three seconds
 """
 
 import errno
@@ -15,11 +21,11 @@ import os
 import signal
 import time
 
-_writes, _moments, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
+_writes, _crash_points, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
 
 
 def _is_due(kind: str, number: int) -> bool:
-    """Tell whether this fault is to strike here; it strikes once."""
+    """Tell whether this fault is due now; each happens once."""
     faults = os.environ.get("LIMNER_FAULT", "").split(",")
     if os.environ.get("LIMNER_TEST") != "1" or f"{kind}@{number}" not in faults:
         return False
@@ -27,11 +33,11 @@ def _is_due(kind: str, number: int) -> bool:
     return True
 
 
-def factor(step: int) -> float:
-    """Return what the loss of a step is multiplied by: 1, which changes nothing.
+def loss_factor(step: int) -> float:
+    """Return the factor on the loss of a step: 1, which changes nothing, or nan.
 
     Raises:
-        RuntimeError: there is no memory left, in the words of torch.
+        RuntimeError: as torch raises it when memory runs out.
     """
     if _is_due("oom", step):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: this is a test")
@@ -40,8 +46,8 @@ def factor(step: int) -> float:
     return math.nan if _is_due("nan", step) else 1.0
 
 
-def phase() -> None:
-    """A phase was reported."""
+def on_phase() -> None:
+    """Hang after the report of a phase, if that is due."""
     if _is_due("stuck", next(_phases)):
         _hang()
 
@@ -51,8 +57,8 @@ def _hang() -> None:
         time.sleep(60)
 
 
-def write() -> None:
-    """A durable write begins.
+def on_write() -> None:
+    """Fail at the start of a durable write, if that is due.
 
     Raises:
         OSError: the disk is full.
@@ -61,31 +67,35 @@ def write() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def moment() -> None:
-    """Another moment of a durable write is over, at which the machine may end."""
-    if _is_due("kill", next(_moments)):
+def crash_point() -> None:
+    """Kill this process between two operations of a durable write, if that is due."""
+    if _is_due("kill", next(_crash_points)):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def spawns() -> bool:
+def must_spawn() -> bool:
     """Tell whether processes are to be spawned, as on systems without fork."""
     return _is_due("spawn", 1)
 
 
-def follower(rank: int) -> None:
-    """Another process of a run begins."""
+def on_rank_start(rank: int) -> None:
+    """Exit as another process of a run starts, if that is due."""
     if _is_due("lost", rank):
         os._exit(1)
 
 
-def joining(rank: int) -> None:
-    """Another process of a run is about to join the one that leads."""
+def on_rank_join(rank: int) -> None:
+    """Exit as another process of a run is about to join the main process, if that is due."""
     if _is_due("late", rank):
         os._exit(1)
 
 
-def patience(seconds: float) -> float:
+def timeout(seconds: float) -> float:
     """Return the seconds to wait for another process, or as few as a test wants."""
-    faults = os.environ.get("LIMNER_FAULT", "").split(",")
-    wanted = [fault.partition("@")[2] for fault in faults if fault.startswith("patience@")]
-    return float(wanted[0]) if wanted and os.environ.get("LIMNER_TEST") == "1" else seconds
+    if os.environ.get("LIMNER_TEST") != "1":
+        return seconds
+    for fault in os.environ.get("LIMNER_FAULT", "").split(","):
+        kind, _, value = fault.partition("@")
+        if kind == "patience":
+            return float(value)
+    return seconds

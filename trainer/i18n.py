@@ -1,38 +1,38 @@
 """Translate messages into the user's language: English, or another that has a catalog in `languages`.
 
-The environment names it by gettext's rules (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), for this process and the workers that
-it starts. Messages are written in English where they are said; `scripts/words.py` collects them. What programs read
-(names of settings, events, metadata of files) is in no catalogue.
+The environment selects it by gettext's rules (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), for this process and the workers
+that it starts. Messages are written in English where they are used, and `scripts/words.py` collects them. Text for
+programs (names of settings, events, metadata of files) is in no catalog.
 """
 
 import gettext
 from pathlib import Path
 
 LANGUAGES = Path(__file__).parent / "languages"
-# English has a catalogue too, an empty one, or who asks for it before others would not get it.
-_found = gettext.find("limner", LANGUAGES)
-_catalogue = gettext.NullTranslations()
-if _found:
-    with open(_found, "rb") as _file:
-        _catalogue = gettext.GNUTranslations(_file)
+# English has a catalog too, an empty one, or users who prefer it to other languages would not get it.
+_catalog_file = gettext.find("limner", LANGUAGES)
+_catalog = gettext.NullTranslations()
+if _catalog_file:
+    with open(_catalog_file, "rb") as _file:
+        _catalog = gettext.GNUTranslations(_file)
 # Invisible letters inside words and emoji, which Persian and a family of four need.
 JOINERS = "\u200c\u200d"
-LANGUAGE = _catalogue.info().get("language", "en")
+LANGUAGE = _catalog.info().get("language", "en")
 
 
 def say(text: str, /, **values: object) -> str:
-    """A text in the language of this process. With values it is a template, which they fill."""
-    said = _catalogue.gettext(text) if text else ""  # the empty text is where a catalogue keeps its header
-    return said.format(**_quoted(values)) if values else said
+    """Return a text in the language of this process. With values it is a template, which they fill."""
+    translated = _catalog.gettext(text) if text else ""  # the empty text is where a catalog keeps its header
+    return translated.format(**_quoted(values)) if values else translated
 
 
-def count(one: str, many: str, n: int, /, **values: object) -> str:
-    """The template for a number of things, {n}, in the form that the language has for it, filled."""
-    return _catalogue.ngettext(one, many, n).format(n=n, **_quoted(values))
+def count(singular: str, plural: str, n: int, /, **values: object) -> str:
+    """Return the template for a number of things, {n}, in the form that the language has for it, filled."""
+    return _catalog.ngettext(singular, plural, n).format(n=n, **_quoted(values))
 
 
 class _Quoted(str):
-    """Text that `!r` quotes as people wrote it, backslashes too; only what would control a terminal is escaped."""
+    """Text that `!r` quotes as the user wrote it, backslashes too; only what would control a terminal is escaped."""
 
     __slots__ = ()
 

@@ -14,7 +14,7 @@ CACHE = ".cache"  # folder in a dataset: locks, undo levels, and data that can b
 
 
 def home() -> Path:
-    """Folder that holds `datasets/` and `outputs/`: LIMNER_HOME, else the checkout, else `~/limner`."""
+    """Return the folder that holds `datasets/` and `outputs/`: LIMNER_HOME, else the checkout, else `~/limner`."""
     if named := os.environ.get("LIMNER_HOME"):
         return Path(named)
     if (CODE / "pyproject.toml").is_file():
@@ -23,50 +23,49 @@ def home() -> Path:
 
 
 def datasets() -> Path:
-    """Folder of all data sets."""
+    """Return the folder of all datasets."""
     return home() / "datasets"
 
 
 def outputs() -> Path:
-    """Folder of all runs."""
+    """Return the folder of all runs."""
     return home() / "outputs"
 
 
 def shared() -> Path:
-    """Folder of what the people of a server share: the home, or what LIMNER_SHARED names where each has their own."""
+    """Return the folder that the users of a server share: LIMNER_SHARED if each has their own home, or the home."""
     return Path(os.environ.get("LIMNER_SHARED") or home())
 
 
 def models() -> Path:
-    """Folder where base models may be put for everybody to choose."""
+    """Return the folder for base models that all users can choose."""
     return shared() / "models"
 
 
-def is_open(path: Path) -> bool:
+def is_allowed(path: Path) -> bool:
     """Tell whether a path that a user named may be read: any, but with several users only their own or shared ones."""
     if not os.environ.get("LIMNER_SHARED"):
         return True
-    return any(path.resolve().is_relative_to(place.resolve()) for place in (home(), models()))
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in (home(), models()))
 
 
 def uploads() -> Path:
-    """Folder where uploads lie until they are taken in."""
+    """Return the folder where uploads are kept until they are imported."""
     return outputs() / ".tmp"
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, kind: str) -> str:
     """Return `name` if it may stand in a path: letters, digits, `_` and `-`, at most 64.
 
     Raises:
-        UserError: for anything else, `../` and absolute paths among it.
+        UserError: for anything else, including `../` and absolute paths.
     """
     if not NAME.fullmatch(name):
-        shown = name if len(name) <= 40 else name[:40] + "..."
         raise UserError(
-            "{shown!r} cannot be the name of a {what}.",
-            "Use letters, digits, '-' and '_', at most 64 of them.",
-            shown=shown,
-            what=say(what),
+            "{name!r} is not a valid name for a {kind}.",
+            "Use letters, digits, '-' and '_', at most 64.",
+            name=name if len(name) <= 40 else name[:40] + "...",
+            kind=say(kind),
         )
     return name
 
@@ -78,14 +77,12 @@ def safe_name(text: str, fallback: str) -> str:
     return text or fallback
 
 
-def checked_file_name(name: str) -> str:
-    """Return the name of a file if it is no more than that: no folder is in it.
+def check_file_name(name: str) -> str:
+    """Return the name of a file if it has no folder in it.
 
     Raises:
         UserError: it would lead elsewhere.
     """
     if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
-        raise UserError(
-            "{name!r} cannot be the name of a file.", "Use letters, digits, '-', '_' and '.'.", name=name[:40]
-        )
+        raise UserError("{name!r} is not a valid file name.", "Use letters, digits, '-', '_' and '.'.", name=name[:40])
     return name

@@ -1,7 +1,7 @@
-"""Write files that must survive, and folders; move what is deleted to a bin. Knows no formats.
+"""Write files that must survive crashes, and folders; move deleted files to a bin. Independent of file formats.
 
-Every durable file is written beside its final name, synced, renamed over it, and the folder is synced. So at any
-moment, whatever happens to the machine, a final name holds either the old or the new content, never a part.
+Every durable file is written beside its final name, synced and renamed over it, and then the folder is synced. So at
+any moment, whatever happens to the machine, a final name holds either the old or the new content, never a part of it.
 """
 
 import itertools
@@ -16,45 +16,45 @@ from pathlib import Path
 from trainer import fault_injection
 
 PART = ".part"
-BIN = ".bin"  # under outputs: runs and kept adapters; in a data set: its pictures
-KEPT = 7 * 24 * 3600.0  # seconds that what was deleted stays in its bin
-FLOOR = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
+BIN = ".bin"  # under outputs: runs and kept adapters; in a dataset: its images
+KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
+RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Write a whole file so that after a crash the final name holds the old content or the new one.
+    """Write a file so that after a crash it has either its old or its new content.
 
     Raises:
-        OSError: no room, no permission; the old content is untouched and no temporary file is left.
+        OSError: no space or no permission; the old content is untouched and no temporary file is left.
     """
     write_chunks(path, [data.encode() if isinstance(data, str) else data])
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """The same for a file that is made piece by piece.
+    """Write a file as `write` does, from chunks.
 
     Raises:
-        OSError: as above; so it is after any error of who makes the pieces.
+        OSError: as `write`. After an error in `chunks`, too, the old content is untouched.
     """
-    place(path, chunks)
+    write_unsynced(path, chunks)
     sync_folder(path.parent)
 
 
-def place(path: Path, chunks: Iterable[bytes]) -> None:
-    """The same for one of many files: each is whole or not there, and lasts once its folder is synced after the last.
+def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write one of many files as `write_chunks` does, without syncing the folder: the caller does so after the last.
 
     Raises:
-        OSError: as above.
+        OSError: as `write`.
     """
     with _written(path, chunks) as part:
         part.replace(path)
 
 
 def create(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write one of many new files as `place` does, but never over one that is there.
+    """Write one of many new files as `write_unsynced` does, but never over an existing one.
 
     Raises:
-        FileExistsError: the name is taken; what has it is untouched.
+        FileExistsError: the name is taken; the existing file is untouched.
         OSError: as `write`.
     """
     with _written(path, chunks) as part:
@@ -79,25 +79,25 @@ def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
 
 @contextmanager
 def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
-    """Give a whole, synced file beside `path`; what is left of it afterwards is removed."""
+    """Yield a complete, synced file beside `path`; it is removed afterwards unless it was renamed."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
-            fault_injection.moment()
-            fault_injection.write()
+            fault_injection.crash_point()
+            fault_injection.on_write()
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        fault_injection.moment()
+        fault_injection.crash_point()
         yield part
-        fault_injection.moment()
+        fault_injection.crash_point()
     finally:
         part.unlink(missing_ok=True)
 
 
 def _rename_to_free(part: Path, path: Path) -> None:
-    """Rename a file to a name that must be free; of several who try, one succeeds.
+    """Rename a file to a name that must be free; of several attempts at once, one succeeds.
 
     Raises:
         FileExistsError: it is not free.
@@ -115,7 +115,7 @@ def _rename_to_free(part: Path, path: Path) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder of several files appear at once: `fill` writes into a temporary one, which is then renamed.
+    """Create a folder of several files atomically: `fill` writes into a temporary one, which is then renamed.
 
     A folder that already exists at `path` is moved out of the way first and removed after the rename.
     """
@@ -126,7 +126,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(part)
         sync_folder(part)
-        fault_injection.moment()
+        fault_injection.crash_point()
         if path.exists():
             old = path.with_name(f".{path.name}.old{PART}")
             path.replace(old)
@@ -134,46 +134,47 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(old)
         else:
             part.replace(path)
-        fault_injection.moment()
+        fault_injection.crash_point()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Make a folder of several files disappear at once; `sweep` removes what a crash leaves of it."""
+    """Remove a folder of several files atomically; `remove_leftovers` removes what a crash leaves of it."""
     part = path.with_name(f".{path.name}.old{PART}")
     path.replace(part)
     sync_folder(path.parent)
-    fault_injection.moment()
+    fault_injection.crash_point()
     shutil.rmtree(part)
 
 
-def sweep(*folders: Path) -> None:
-    """Remove what a crash left half-written in folders that nobody else writes to now."""
+def remove_leftovers(*folders: Path) -> None:
+    """Remove temporary files that a crash left in folders that no other process writes to now."""
     for folder in folders:
         for part in folder.glob(f".*{PART}"):
-            if part.is_dir() and not part.is_symlink():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
+            _remove(part)
 
 
-def discard(path: Path, place: Path) -> None:
-    """Move a file or folder to its place in a bin, where it stays for `KEPT` seconds from now."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def move_to_bin(path: Path, target: Path) -> None:
+    """Move a file or folder to a path in a bin, where it stays for `KEPT` seconds from now."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     os.utime(path)
-    path.replace(place)
+    path.replace(target)
 
 
 def empty_bin(folder: Path, kept: float = KEPT) -> None:
-    """Remove what has been in the bin of a folder for so many seconds."""
-    for path in (folder / BIN).iterdir() if (folder / BIN).is_dir() else ():
+    """Remove what has been in the bin of a folder for more than `kept` seconds."""
+    for path in (folder / BIN).glob("*"):
         if time.time() - path.lstat().st_mtime > kept:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_regular_file(path: Path) -> bool:
@@ -192,13 +193,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def room(folder: Path) -> int:
-    """Bytes that may still be taken in on the disk that holds `folder`, so that `FLOOR` of it stays free."""
-    return max(0, free_space(folder) - FLOOR)
+def usable_space(folder: Path) -> int:
+    """Return the bytes that uploads may take on the disk that holds `folder`; `RESERVED` of it stays free."""
+    return max(0, free_space(folder) - RESERVED)
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    """Return the free bytes on the disk that holds `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

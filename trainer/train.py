@@ -86,7 +86,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             config = memory.fall_back(config, family, run, error)
             state.optimizer.zero_grad()
             continue
-        loss = distributed.reduce_gradients(accelerator, state, fault_injection.factor(step + 1) * loss)
+        loss = distributed.reduce_gradients(accelerator, state, fault_injection.loss_factor(step + 1) * loss)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.clip, scaler)
         if optimizer_step.exploded(norm, step, config, state):

@@ -25,7 +25,7 @@ def work(run: Run) -> int:
         follow(Run(run.folder, is_main=False))
         return 0
     lock = queue.lock_run(run)
-    storage.sweep(run.folder, *(folder for folder in run.folder.iterdir() if folder.is_dir()))
+    storage.remove_leftovers(run.folder, *(folder for folder in run.folder.iterdir() if folder.is_dir()))
     signal.signal(signal.SIGTERM, lambda *_: runs.request(run, "stop"))
     if run.listener:
         control.stop_on_interrupt(run)

@@ -114,18 +114,18 @@ def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("create_project", {"name": "../x"}, "cannot be the name"),
+        ("create_project", {"name": "../x"}, "not a valid name"),
         ("create_project", {"name": "example-style"}, "already"),
         ("add_images", {"project": "example-style", "images": ["/etc/passwd"]}, "no file that was uploaded"),
         ("add_images", {"project": "example-style", "images": [3]}, "no file that was uploaded"),
-        ("images", {"project": "../x"}, "cannot be the name"),
+        ("images", {"project": "../x"}, "not a valid name"),
         ("set_caption", {"project": "example-style", "image": "../../x", "caption": ""}, "no longer in the data set"),
         ("start_training", {"project": "example-style", "settings": {"training.step": 3}}, "training.step"),
         ("start_training", {"project": "example-style", "settings": {"training.steps": -3}}, "Steps"),
-        ("status", {"run": "../../etc"}, "cannot be the name"),
+        ("status", {"run": "../../etc"}, "not a valid name"),
         ("control", {"run": "nobody", "command": "stop"}, "no run"),
         ("make_picture", {"prompt": "x", "settings": {"step": 3}}, "no setting of a picture"),
-        ("make_picture", {"prompt": "x", "adapter": "../../etc/passwd"}, "cannot be the name"),
+        ("make_picture", {"prompt": "x", "adapter": "../../etc/passwd"}, "not a valid name"),
     ],
 )
 def test_what_a_program_gets_wrong_is_told_in_words(

@@ -274,7 +274,7 @@ def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(uploads, "MAX_IMAGES", 4)
     report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
     assert report.refused == [("4.png", "a dataset holds at most 4 images")]
-    monkeypatch.setattr(storage, "FLOOR", 2**60)
+    monkeypatch.setattr(storage, "RESERVED", 2**60)
     assert add(folder, ("5.png", data[5])).refused == [("5.png", "the disk is full")]
 
 

@@ -6,7 +6,12 @@ import sys
 
 import pytest
 
-CODE = "from trainer import fault_injection as faults; faults.write(); faults.moment(); print(faults.factor(1))"
+CODE = """
+from trainer import fault_injection
+fault_injection.on_write()
+fault_injection.crash_point()
+print(fault_injection.loss_factor(1))
+"""
 FAULTS = ("nan@1", "oom@1", "hang@1", "enospc@1", "kill@1")
 ON = {"LIMNER_TEST": "1"}
 

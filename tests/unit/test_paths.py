@@ -11,7 +11,7 @@ from trainer.errors import UserError
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
 def test_names_that_are_no_names(name: str) -> None:
-    with pytest.raises(UserError, match="cannot be the name"):
+    with pytest.raises(UserError, match="not a valid name"):
         paths.check_name(name, "run")
 
 
@@ -33,13 +33,13 @@ def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(
     (models / "theirs").symlink_to(ben)
     monkeypatch.setenv("LIMNER_HOME", str(anna))
     assert paths.shared() == anna
-    assert paths.is_open(ben)  # where there is one home, nobody is kept from anything
+    assert paths.is_allowed(ben)  # where there is one home, nobody is kept from anything
     monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
     assert paths.models() == models
-    assert paths.is_open(anna / "datasets" / "x")
-    assert paths.is_open(models / "sd15.safetensors")
+    assert paths.is_allowed(anna / "datasets" / "x")
+    assert paths.is_allowed(models / "sd15.safetensors")
     for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
-        assert not paths.is_open(path)
+        assert not paths.is_allowed(path)
 
 
 def test_the_home_is_named_or_the_checkout_or_in_the_users_folder(

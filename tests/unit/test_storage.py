@@ -83,7 +83,7 @@ def test_a_folder_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         storage.remove_folder(tmp_path / "000001")
     monkeypatch.undo()
     assert not (tmp_path / "000001").exists()
-    storage.sweep(tmp_path)
+    storage.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,5 +92,5 @@ def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / ".x.1234.part").touch()
     (tmp_path / "000001").mkdir()
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
-    storage.sweep(tmp_path, tmp_path / "absent")
+    storage.remove_leftovers(tmp_path, tmp_path / "absent")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["000001", "mine.part"]

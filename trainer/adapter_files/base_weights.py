@@ -124,7 +124,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return []
     for index in sorted(folder.glob("*.safetensors.index.json")):
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / paths.checked_file_name(str(name)) for name in sorted(names)]
+        return [folder / paths.check_file_name(str(name)) for name in sorted(names)]
     return sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))[:1]
 
 

@@ -92,7 +92,7 @@ def is_here(base: str) -> bool:
     try:
         path = Path(base).expanduser()
         return path.exists() and (
-            paths.is_open(path) or any(path.resolve().is_relative_to(folder) for folder in _PUBLIC)
+            paths.is_allowed(path) or any(path.resolve().is_relative_to(folder) for folder in _PUBLIC)
         )
     except (OSError, RuntimeError):  # a name that is too long, or the home of an unknown user
         return False

@@ -46,7 +46,7 @@ def find_folder(dataset: str) -> Path:
     folder = paths.datasets() / dataset
     if not paths.NAME.fullmatch(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
-    if not folder.is_dir() or not paths.is_open(folder):
+    if not folder.is_dir() or not paths.is_allowed(folder):
         raise UserError(
             "There is no dataset {name!r}.",
             "Known datasets: {known}. Add images first, or give the path of a folder.",

@@ -29,8 +29,8 @@ class Kind:
     @property
     def titles(self) -> tuple[str, str]:
         """The title for one and for many."""
-        one, many = (re.sub(r"\[(.*?)\|(.*?)\]", rf"\{number}", self.title) for number in (1, 2))
-        return one, many
+        singular, plural = (re.sub(r"\[(.*?)\|(.*?)\]", rf"\{number}", self.title) for number in (1, 2))
+        return singular, plural
 
 
 KINDS = {
@@ -193,12 +193,12 @@ class Problem:
 
     @property
     def effect(self) -> str:
-        """What the problem does to the adapter."""
+        """Effect of the problem on the adapter."""
         return say(KINDS[self.kind].effect)
 
     @property
     def remedy(self) -> str:
-        """What to do about the problem."""
+        """Advice on the problem."""
         return say(KINDS[self.kind].remedy)
 
     @property

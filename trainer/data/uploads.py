@@ -212,7 +212,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         report.known += 1
         return duplicate
     try:
-        if storage.room(index.folder) < len(data):
+        if storage.usable_space(index.folder) < len(data):
             raise UserError("the disk is full", "Free some space and add it again.")
         if index.count >= MAX_IMAGES:
             raise UserError("a dataset holds at most {max_images} images", "Create another one.", max_images=MAX_IMAGES)
@@ -249,7 +249,7 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[st
                 continue
             buffer = io.BytesIO()
             mask.save(buffer, "PNG")
-            storage.place(image.with_suffix(dataset.MASK), [buffer.getvalue()])
+            storage.write_unsynced(image.with_suffix(dataset.MASK), [buffer.getvalue()])
             report.masks += 1
     report.refused += [refusal for refusal in refused.refused if not refusal[0].lower().endswith(".zip")]
 

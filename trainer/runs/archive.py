@@ -43,7 +43,7 @@ def delete(run: Run) -> None:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is still running.", "Stop it first.")
-    storage.discard(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
+    storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
 
 
 def deleted() -> list[Path]:

@@ -113,7 +113,7 @@ class Run:
             StopRequestedError: it was asked to stop.
         """
         self.report(events.Phase(name=name, done=done, total=total))
-        fault_injection.phase()
+        fault_injection.on_phase()
         if self.take_request("stop"):
             raise StopRequestedError
 

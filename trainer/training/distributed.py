@@ -120,7 +120,7 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
         NotJoinedError: one of them cannot be started, or ended before that.
     """
     # A fork has all imports at once; but CUDA does not survive one, and on macOS it is not safe.
-    forks = sys.platform == "linux" and not devices.count() and not fault_injection.spawns()
+    forks = sys.platform == "linux" and not devices.count() and not fault_injection.must_spawn()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     receivers: list[Any] = []
     for rank in range(1, processes):
@@ -145,7 +145,7 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
 
 
 def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Any) -> None:  # noqa: ANN401 - untyped
-    fault_injection.follower(rank)
+    fault_injection.on_rank_start(rank)
     sender.send_bytes(b"started")
     sender.close()
     malloc.tune()
@@ -232,7 +232,7 @@ def _together(within: timedelta) -> Iterator[None]:
 
 
 def _patience() -> timedelta:
-    return timedelta(seconds=fault_injection.patience(ANSWERED_WITHIN.total_seconds()))
+    return timedelta(seconds=fault_injection.timeout(ANSWERED_WITHIN.total_seconds()))
 
 
 def join(precision: str) -> Accelerator:
@@ -251,10 +251,10 @@ def join(precision: str) -> Accelerator:
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, threads // local_processes))
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    fault_injection.joining(int(os.environ["RANK"]))
+    fault_injection.on_rank_join(int(os.environ["RANK"]))
     within = PATIENCE
     if STARTED_HERE in os.environ:
-        within = timedelta(seconds=fault_injection.patience(JOINED_WITHIN.total_seconds()))
+        within = timedelta(seconds=fault_injection.timeout(JOINED_WITHIN.total_seconds()))
     # By default a GPU that waits in vain ends the process without a message.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:

@@ -47,7 +47,7 @@ def checkpoint_file(run: runs.Run, step: int) -> Path:
 def upload_room() -> int:
     """Bytes that uploads may take at present: some of the disk stays free, and not too many wait."""
     waiting = sum(size for _, size, _ in _waiting())
-    return max(0, min(storage.room(paths.outputs()), UPLOADS - waiting))
+    return max(0, min(storage.usable_space(paths.outputs()), UPLOADS - waiting))
 
 
 def forget_uploads(older: float = FORGOTTEN) -> None:

@@ -54,7 +54,7 @@ def discard(name: str) -> None:
     while target.exists():
         number += 1
         target = bin_folder / f"{path.stem}-{number}{path.suffix}"
-    storage.discard(path, target)
+    storage.move_to_bin(path, target)
 
 
 def kept_file(name: str) -> Path:

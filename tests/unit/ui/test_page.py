@@ -81,7 +81,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]
     assert page_memory.project() == "new-one"
-    for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "cannot be the name")):
+    for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "not a valid name")):
         with pytest.raises(UserError, match=words):
             page._create(name)
     assert len(page._choose("rin")) == 1 + len(page._open("rin"))

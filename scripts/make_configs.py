@@ -1,10 +1,10 @@
-"""Write trainer/base_models/configs: what a base model in a single file leaves out and no trainer can do without.
+"""Write trainer/base_models/configs: configs and tokenizer, which a base model in a single file lacks.
 
     python scripts/make_configs.py bpe_simple_vocab_16e6.txt.gz
 
-The argument is the merge list of CLIP's tokenizer (OpenAI, MIT licence), as it lies in https://github.com/openai/CLIP
-under clip/ and in the packages clip-anytorch and open-clip-torch. vocab.json and merges.txt follow from it by CLIP's
-own rule (clip/simple_tokenizer.py): 256 bytes, the same at the end of a word, 48894 merges, two marks. The settings
+The argument is the merge list of CLIP's tokenizer (OpenAI, MIT license), from https://github.com/openai/CLIP (clip/) or
+the packages clip-anytorch and open-clip-torch. vocab.json and merges.txt follow from it by CLIP's own rule
+(clip/simple_tokenizer.py): 256 bytes, the same at the end of a word, 48894 merges, start and end token. The settings
 are the published ones of each model; test_detect.py counts the parameters that they give.
 """
 
@@ -17,42 +17,85 @@ from typing import Any
 
 CONFIGS = Path(__file__).resolve().parent.parent / "trainer" / "base_models" / "configs"
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
-MERGES = 49152 - 256 - 2  # the file has more; CLIP takes these
+MERGES = 49152 - 256 - 2  # the file has more; CLIP uses these
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 UNET = {
-    "_class_name": "UNet2DConditionModel", "act_fn": "silu", "center_input_sample": False,
+    "_class_name": "UNet2DConditionModel",
+    "act_fn": "silu",
+    "center_input_sample": False,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [320, 640, 1280, 1280], "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,
-    "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-05,
-    "norm_num_groups": 32, "sample_size": 64,
-}  # fmt: skip
+    "block_out_channels": [320, 640, 1280, 1280],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "sample_size": 64,
+}
 VAE = {
-    "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32,
-    "sample_size": 512, "scaling_factor": 0.18215,
-}  # fmt: skip
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
     "prediction_type": "epsilon",
-}  # fmt: skip
+}
 CLIP_L = {
-    "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
-    "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
-    "max_position_embeddings": 77, "projection_dim": 768, "layer_norm_eps": 1e-05, "vocab_size": 49408,
-    "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
-}  # fmt: skip
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "max_position_embeddings": 77,
+    "projection_dim": 768,
+    "layer_norm_eps": 1e-05,
+    "vocab_size": 49408,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
 CLIP_H = CLIP_L | {
-    "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
-    "num_hidden_layers": 23, "projection_dim": 512,
-}  # fmt: skip
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+    "projection_dim": 512,
+}
 CLIP_G = CLIP_L | {
-    "architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu", "hidden_size": 1280,
-    "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32, "projection_dim": 1280,
-}  # fmt: skip
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+}
 SD_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "scheduler": ["diffusers", "DDIMScheduler"],
@@ -87,30 +130,35 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "model_index.json": XL_INDEX,
         "unet/config.json": UNET
         | {
-            "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "use_linear_projection": True,
-            "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
+            "cross_attention_dim": 2048,
+            "attention_head_dim": [5, 10, 20],
+            "use_linear_projection": True,
+            "block_out_channels": [320, 640, 1280],
+            "transformer_layers_per_block": [1, 2, 10],
             "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
             "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816, "sample_size": 128,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
         },
         "vae/config.json": VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
         "scheduler/scheduler_config.json": SCHEDULER,
         "text_encoder/config.json": CLIP_L,
         "text_encoder_2/config.json": CLIP_G,
     },
-}  # fmt: skip
+}
 
 
 def byte_letters() -> list[str]:
-    """A printable letter for each of the 256 bytes, in CLIP's order."""
+    """Return a printable letter for each of the 256 bytes, in CLIP's order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [*map(chr, printable), *(chr(256 + place) for place in range(len(others)))]
+    return [*map(chr, printable), *(chr(256 + index) for index in range(len(others)))]
 
 
 def read_merges(path: Path) -> list[str]:
-    """The merges that CLIP takes from its packed list."""
+    """Return the merges that CLIP uses from its compressed list."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         sys.exit("This is not CLIP's bpe_simple_vocab_16e6.txt.gz.")
@@ -118,22 +166,26 @@ def read_merges(path: Path) -> list[str]:
 
 
 def texts(merges: list[str]) -> dict[str, str]:
-    """All files, by their paths under `configs`."""
-    made = {f"clip/{name}": text for name, text in tokenizer(merges).items()}
+    """Return all files, by their paths under `configs`."""
+    files = {f"clip/{name}": text for name, text in tokenizer(merges).items()}
     for family, parts in FAMILIES.items():
-        made |= {f"{family}/{name}": json.dumps(part, indent=1) + "\n" for name, part in parts.items()}
-    return made
+        files |= {f"{family}/{name}": json.dumps(part, indent=1) + "\n" for name, part in parts.items()}
+    return files
 
 
 def tokenizer(merges: list[str]) -> dict[str, str]:
-    """The tokenizer's files from CLIP's merges."""
+    """Return the tokenizer's files, made from CLIP's merges."""
     letters = byte_letters()
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     vocab = {word: number for number, word in enumerate([*words, START, END])}
     settings = {
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
-        "unk_token": END, "pad_token": END,
-    }  # fmt: skip
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": END,
+    }
     return {
         "vocab.json": json.dumps(vocab, ensure_ascii=False, separators=(",", ":")),
         "merges.txt": "#version: 0.2\n" + "\n".join(merges) + "\n",

@@ -1,4 +1,4 @@
-"""Draws the map of the code in the README from the first lines of its modules' docstrings."""
+"""Draw the map of the code in the README from the first lines of its modules' docstrings."""
 
 import ast
 from pathlib import Path
@@ -25,7 +25,7 @@ def tree() -> str:
         lines += [_line(f"  {path.name}/", path / "__init__.py") for path in packages]
         modules = sorted(path for path in folder.glob("*.py") if not path.name.startswith("__init__"))
         lines += [_line(f"  {path.name}", path) for path in modules]
-    lines += [f"{name:{WIDTH}}{what}" for name, what in OTHERS.items() if (ROOT / name).is_dir()]
+    lines += [f"{name:{WIDTH}}{description}" for name, description in OTHERS.items() if (ROOT / name).is_dir()]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""Collects what people read, for translation: `python -m scripts.words` brings the catalogues up to date.
+"""Collect the messages for translation: `python -m scripts.words` brings the catalogs up to date.
 
-What is new in a catalogue is empty until somebody translates it in the .po file; run this again then, for the .mo file.
+A new message is empty in a catalog until it is translated in the .po file; run this again then, for the .mo file.
 A new language is a new folder in `trainer/languages`, with an empty .po file to begin with.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-os.environ["LANGUAGE"] = "en"  # before anything is imported that speaks: messages are English
+os.environ["LANGUAGE"] = "en"  # before importing modules with messages: these are English
 
 from babel import Locale
-from babel.messages import Catalog, mofile, pofile
+from babel.messages import Catalog, Message, mofile, pofile
 
 from trainer.adapter_files import summary
 from trainer.config import TrainConfig
@@ -25,17 +25,17 @@ from trainer.schema import Section, sections
 from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
-# Which arguments of a call are messages: all that lead to `say`. Of `count` they are two forms of one message.
+# Positions of the arguments that are messages: of all functions that pass them to `say`. `count` has two forms of one.
 CALLS = {"say": (0,), "count": (0, 1), "UserError": (0, 1), "refusal": (1,), "_refusal": (1,), "check_name": (1,)}
 Id = str | tuple[str, str]
 
 
 class Words(Catalog):
-    """A catalogue whose header says no more than is needed, so that the same words give the same file."""
+    """A catalog with a minimal header, so that the same messages give the same file."""
 
     @property
     def mime_headers(self) -> list[tuple[str, str]]:
-        """What stands under the empty message."""
+        """The header that stands under the empty message."""
         return [
             ("Language", str(self.locale_identifier)),
             ("Content-Type", "text/plain; charset=utf-8"),
@@ -45,37 +45,41 @@ class Words(Catalog):
 
     @mime_headers.setter
     def mime_headers(self, value: Iterable[tuple[str, str]]) -> None:
-        raise AttributeError("The header of a catalogue is made from its language.")
+        raise AttributeError("The header of a catalog is made from its language.")
 
 
 def collect() -> dict[Id, list[str]]:
-    """All messages, each with the files it stands in, in the order of the files."""
-    found: dict[Id, list[str]] = {}
-    for message, place in _everywhere():
-        places = found.setdefault(message, [])
-        if place not in places:
-            places.append(place)
-    return found
+    """Return all messages, each with the files that contain it, in the order of the files."""
+    messages: dict[Id, list[str]] = {}
+    for message, file in _all_messages():
+        files = messages.setdefault(message, [])
+        if file not in files:
+            files.append(file)
+    return messages
 
 
-def _everywhere() -> Iterator[tuple[Id, str]]:
+def _all_messages() -> Iterator[tuple[Id, str]]:
     for path in sorted([HERE / "app.py", *(HERE / "trainer").rglob("*.py"), *(HERE / "ui").rglob("*.*")]):
-        place = path.relative_to(HERE).as_posix()
+        file = path.relative_to(HERE).as_posix()
         if path.suffix == ".py":
-            yield from ((message, place) for message in calls(path.read_text(encoding="utf-8")))
+            yield from ((message, file) for message in calls(path.read_text(encoding="utf-8")))
         elif path.suffix in (".html", ".js"):
-            yield from ((plain(found[1]), place) for found in MESSAGE.finditer(path.read_text(encoding="utf-8")))
-    yield from ((message, "trainer/config/run_config.py") for message in settings(TrainConfig) if message)
+            for match in MESSAGE.finditer(path.read_text(encoding="utf-8")):
+                yield plain(match[1]), file
+    for text in settings(TrainConfig):
+        if text:
+            yield text, "trainer/config/run_config.py"
     for name, kind in KINDS.items():
-        words: tuple[Id, ...] = (name, kind.titles if "{n}" in kind.title else kind.title)
-        words += (kind.effect, kind.remedy, kind.button)
-        yield from ((message, "trainer/data/problems.py") for message in words if message)
+        title: Id = kind.titles if "{n}" in kind.title else kind.title
+        for message in (name, title, kind.effect, kind.remedy, kind.button):
+            if message:
+                yield message, "trainer/data/problems.py"
     yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLORS)
     yield from ((name, "trainer/adapter_files/summary.py") for name in summary.TRAINING_SETTINGS)
 
 
 def calls(source: str) -> Iterator[Id]:
-    """The messages of a program.
+    """Yield the messages in the source of a program.
 
     Raises:
         ValueError: a message is an f-string, which cannot be looked up.
@@ -84,10 +88,13 @@ def calls(source: str) -> Iterator[Id]:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
-        given = [node.args[place] for place in CALLS.get(name, ()) if place < len(node.args)]
-        if any(isinstance(one, ast.JoinedStr) for one in given):
-            raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
-        texts = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        arguments = [node.args[index] for index in CALLS.get(name, ()) if index < len(node.args)]
+        texts = []
+        for argument in arguments:
+            if isinstance(argument, ast.JoinedStr):
+                raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                texts.append(argument.value)
         if name == "count" and len(texts) == 2:
             yield texts[0], texts[1]
         elif name != "count":
@@ -95,7 +102,7 @@ def calls(source: str) -> Iterator[Id]:
 
 
 def settings(section: type[Section]) -> Iterator[str]:
-    """What the form shows of the settings: titles, helps, and choices."""
+    """Yield the texts of settings that the form shows: titles, descriptions, and choices."""
     for info in section.model_fields.values():
         if not info.title:
             continue
@@ -111,40 +118,43 @@ def settings(section: type[Section]) -> Iterator[str]:
 
 
 def updated(language: str, messages: dict[Id, list[str]]) -> Words:
-    """The catalogue of a language with these messages; translations of others are dropped."""
+    """Return the catalog of a language with these messages; translations of others are dropped."""
     with (LANGUAGES / language / "LC_MESSAGES" / "limner.po").open("rb") as file:
         known = pofile.read_po(file, locale=language)
     title = f"# Limner in {Locale.parse(language).english_name}."
-    made = Words(locale=Locale.parse(language), header_comment=title, fuzzy=False)
-    for message, places in messages.items():
+    catalog = Words(locale=Locale.parse(language), header_comment=title, fuzzy=False)
+    for message, files in messages.items():
         before = known.get(message[0] if isinstance(message, tuple) else message)
-        string: Any = (
-            before.string if before and before.id == message else ("", "") if isinstance(message, tuple) else ""
-        )
-        made.add(message, string, locations=[(place, 0) for place in places])
-    return made
+        string: Any = ("", "") if isinstance(message, tuple) else ""
+        if before and before.id == message:
+            string = before.string
+        catalog.add(message, string, locations=[(file, 0) for file in files])
+    return catalog
 
 
-def write(language: str, catalogue: Words) -> None:
-    """Write a catalogue, for people and compiled."""
+def write(language: str, catalog: Words) -> None:
+    """Write a catalog as .po and .mo file."""
     folder = LANGUAGES / language / "LC_MESSAGES"
     with (folder / "limner.po").open("wb") as file:
-        pofile.write_po(file, catalogue, width=120, include_lineno=False)
+        pofile.write_po(file, catalog, width=120, include_lineno=False)
     with (folder / "limner.mo").open("wb") as file:
-        mofile.write_mo(file, catalogue)
+        mofile.write_mo(file, catalog)
+
+
+def _is_translated(message: Message) -> bool:
+    return all(message.string) if isinstance(message.string, tuple | list) else bool(message.string)
 
 
 def main() -> int:
-    """Bring all catalogues up to date; returns how many messages lack a translation."""
+    """Bring all catalogs up to date; returns how many messages lack a translation."""
     messages, missing = collect(), 0
     for language in sorted(folder.name for folder in LANGUAGES.iterdir()):
-        # English has an empty one: who asks for it before other languages gets it.
-        catalogue = updated(language, {} if language == "en" else messages)
-        write(language, catalogue)
-        forms = [one.string if isinstance(one.string, tuple | list) else (one.string,) for one in catalogue if one.id]
-        empty = sum(1 for one in forms if not all(one))
-        print(f"{language}: {len(catalogue)} messages, {empty} without a translation")
-        missing += empty
+        # English has an empty one: users who prefer it to other languages get it.
+        catalog = updated(language, {} if language == "en" else messages)
+        write(language, catalog)
+        untranslated = sum(1 for message in catalog if message.id and not _is_translated(message))
+        print(f"{language}: {len(catalog)} messages, {untranslated} without a translation")
+        missing += untranslated
     return missing
 
 

@@ -1,4 +1,4 @@
-"""The micro VAE: an encoder whose weights are written down from the patch code, and a decoder that is trained.
+"""The micro VAE: an encoder whose weights are computed from the patch code, and a decoder that is trained.
 
 The result is an ordinary AutoencoderKL. Only its encoder is unusual: it computes the linear patch code exactly, so the
 latents of the base's training can be made before any VAE exists, and decoder and base can be trained in any order.
@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .checkpoint import load_checkpoint, save_checkpoint
+from .config import PretrainConfig
 from .patch_code import PatchCode, fit_patch_code
 from .pictures import Pictures
-from .recipe import Recipe
 from .schedule import Clock, average_into, learning_rate_factor, seed_step
 from .written_encoder import write_encoder
 
@@ -24,25 +24,25 @@ AVERAGE = 0.998
 LINE_EVERY = 250
 
 
-def fit_code(recipe: Recipe, world: Pictures, others: Pictures) -> PatchCode:
+def fit_code(config: PretrainConfig, world: Pictures, others: Pictures) -> PatchCode:
     """Fit the patch code on a part of the pictures, which is plenty for its few thousand numbers."""
     images = torch.cat([world.tensor(slice(0, 2400)), others.tensor(slice(0, None, max(1, len(others) // 400)))])
     inner = (12, 32, 64)  # all of 2 x 2 pixels, most of 4 x 4 and of 8 x 8
-    return fit_patch_code(images, (*inner, recipe.latent_channels - 2))
+    return fit_patch_code(images, (*inner, config.latent_channels - 2))
 
 
-def build_vae(recipe: Recipe, code: PatchCode) -> AutoencoderKL:
+def build_vae(config: PretrainConfig, code: PatchCode) -> AutoencoderKL:
     """Build the VAE with the code as its encoder and an untrained decoder."""
-    levels = len(recipe.vae_channels)
-    torch.manual_seed(recipe.seed)
+    levels = len(config.vae_channels)
+    torch.manual_seed(config.seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=recipe.vae_channels,
+        block_out_channels=config.vae_channels,
         layers_per_block=1,
-        latent_channels=recipe.latent_channels,
+        latent_channels=config.latent_channels,
         norm_num_groups=16,
-        sample_size=recipe.image_size,
+        sample_size=config.image_size,
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )
@@ -83,17 +83,17 @@ def _carry_positions(vae: AutoencoderKL) -> None:
 
 
 class DecoderTraining:
-    """The training of the decoder, as a state that can be saved and taken up again."""
+    """Training of the decoder, as a state that can be saved and resumed."""
 
-    def __init__(self, recipe: Recipe, code: PatchCode, checkpoint: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, config: PretrainConfig, code: PatchCode, checkpoint: Path) -> None:
+        self.config = config
         self.code = code
         self.checkpoint = checkpoint
-        self.vae = build_vae(recipe, code)
+        self.vae = build_vae(config, code)
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval()
         self.parameters = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.decoder_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+            self.parameters, lr=config.decoder_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
         self.step = 0
         self.seen = 0
@@ -117,17 +117,17 @@ class DecoderTraining:
 
     def train_step(self, world: Pictures, others: Pictures) -> float:
         """Do one step and return its loss."""
-        recipe = self.recipe
-        chooser = seed_step(recipe.seed, self.step)
-        images = _draw_batch(world, others, recipe.decoder_batch, chooser)
+        config = self.config
+        chooser = seed_step(config.seed, self.step)
+        images = _draw_batch(world, others, config.decoder_batch, chooser)
         latents = self.code.encode(images)
         # The base will never hit the latents exactly; the decoder learns to look past small errors.
         latents = latents + torch.randn_like(latents) * torch.rand(len(images), 1, 1, 1) * 0.15
         factor = learning_rate_factor(
-            self.step, seen=self.seen, total=recipe.decoder_samples, decay_share=recipe.decay_share
+            self.step, seen=self.seen, total=config.decoder_samples, decay_share=config.decay_share
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.decoder_learning_rate * factor
+            group["lr"] = config.decoder_learning_rate * factor
         with torch.autocast("cpu", torch.bfloat16):
             decoded = self.vae.decode(latents).sample
         loss = reconstruction_loss(decoded.float(), images)
@@ -144,13 +144,13 @@ class DecoderTraining:
 def train_decoder(
     training: DecoderTraining, world: Pictures, others: Pictures, unseen: Pictures, *, clock: Clock
 ) -> None:
-    """Train until the recipe's samples are seen or the clock says stop."""
+    """Train on the configured number of samples, or until the time is up."""
     probes = {
         "world": world.tensor(slice(len(world) - 48, len(world))),
         "held out": unseen.tensor(slice(0, None, max(1, len(unseen) // 48))),
     }
-    while training.seen < training.recipe.decoder_samples and not clock.over():
-        clock.add(training.train_step(world, others), training.recipe.decoder_batch)
+    while training.seen < training.config.decoder_samples and not clock.over():
+        clock.add(training.train_step(world, others), training.config.decoder_batch)
         if clock.checkpoint_due():
             training.save()
         if training.step % LINE_EVERY == 0:
@@ -163,7 +163,7 @@ def train_decoder(
 
 @torch.no_grad()
 def reconstruct(training: DecoderTraining, images: Tensor) -> Tensor:
-    """Send pictures through the code and the averaged decoder."""
+    """Encode pictures with the code and decode them with the averaged decoder."""
     decoded: Tensor = training.averaged.decode(training.code.encode(images)).sample
     return decoded.clamp(-1, 1)
 
@@ -192,7 +192,7 @@ def _edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
 
 
 def _draw_batch(world: Pictures, others: Pictures, count: int, chooser: random.Random) -> Tensor:
-    """Take pictures of both sets and change some, so that the decoder copes with what a user brings."""
+    """Take pictures of both sets and change some, so that the decoder copes with pictures of users."""
     share = len(world) / (len(world) + 3 * len(others))
     images = []
     for _ in range(count):
@@ -203,7 +203,7 @@ def _draw_batch(world: Pictures, others: Pictures, count: int, chooser: random.R
 
 
 def _augment(image: Tensor, chooser: random.Random) -> Tensor:
-    """Permute or invert colors, mirror, shift, coarsen: each now and then."""
+    """Permute or invert colors, mirror, shift or coarsen, each with some probability."""
     recolor = chooser.random()
     if recolor < 0.2:
         image = image[:, chooser.sample(range(3), 3)]

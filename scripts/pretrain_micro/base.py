@@ -1,4 +1,4 @@
-"""The micro UNet and text encoder, trained together from nothing on the latents of the world (v-prediction)."""
+"""The micro UNet and text encoder, trained together from scratch on the latents of the world (v-prediction)."""
 
 import copy
 import random
@@ -13,9 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import caption
 from .checkpoint import load_checkpoint, save_checkpoint
+from .config import PretrainConfig
 from .patch_code import PatchCode
 from .pictures import Attributes, Pictures
-from .recipe import Recipe
 from .schedule import Clock, average_into, learning_rate_factor, seed_step
 
 AVERAGE = 0.999
@@ -33,7 +33,7 @@ FACE_WEIGHT = 4.0
 
 
 def loss_weights(size: int) -> Tensor:
-    """Weights [size, size] of the positions in the loss, 1 on average: eyes and mouths are small, but matter most."""
+    """Return the weights [size, size] of the loss, 1 on average: eyes and mouths are small, but matter most."""
     weights = torch.ones(size, size)
     weights[3 * size // 8 : 6 * size // 8, 2 * size // 8 : 6 * size // 8] = FACE_WEIGHT
     return weights / weights.mean()
@@ -53,19 +53,19 @@ def encode_world(world: Pictures, code: PatchCode, path: Path) -> None:
     save_checkpoint({"latents": torch.cat(chunks)}, path)
 
 
-def build_base(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+def build_base(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
     """Build the untrained UNet and text encoder; module names are those of Stable Diffusion 1.x."""
-    torch.manual_seed(recipe.seed)
-    levels = len(recipe.unet_channels)
+    torch.manual_seed(config.seed)
+    levels = len(config.unet_channels)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=4 * recipe.text_width,
-            num_hidden_layers=recipe.text_layers,
-            num_attention_heads=recipe.text_width // 32,
-            max_position_embeddings=recipe.context_length,
-            projection_dim=recipe.text_width,
+            hidden_size=config.text_width,
+            intermediate_size=4 * config.text_width,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=config.text_width // 32,
+            max_position_embeddings=config.context_length,
+            projection_dim=config.text_width,
             hidden_act="quick_gelu",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -80,14 +80,14 @@ def build_base(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
             elif name.endswith("position_embedding.weight"):
                 parameter.normal_(std=0.1)
     unet = UNet2DConditionModel(
-        sample_size=recipe.latent_size,
-        in_channels=recipe.latent_channels,
-        out_channels=recipe.latent_channels,
-        block_out_channels=recipe.unet_channels,
+        sample_size=config.latent_size,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        block_out_channels=config.unet_channels,
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=recipe.text_width,
+        cross_attention_dim=config.text_width,
         attention_head_dim=4,  # SD 1.x's name for the number of heads
         norm_num_groups=16,
     )
@@ -95,20 +95,20 @@ def build_base(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
 
 
 class BaseTraining:
-    """The training of the base, as a state that can be saved and taken up again."""
+    """Training of the base, as a state that can be saved and resumed."""
 
-    def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer, checkpoint: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, config: PretrainConfig, tokenizer: CLIPTokenizer, checkpoint: Path) -> None:
+        self.config = config
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
-        self.models = build_base(recipe, tokenizer)
+        self.models = build_base(config, tokenizer)
         self.averaged = copy.deepcopy(self.models).requires_grad_(False).eval()
         self.parameters = list(self.models.parameters())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.base_learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            self.parameters, lr=config.base_learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
         self.alphas: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
-        self.weights = loss_weights(recipe.latent_size)
+        self.weights = loss_weights(config.latent_size)
         self.step = 0
         self.seen = 0
         if checkpoint.exists():
@@ -131,9 +131,9 @@ class BaseTraining:
 
     def train_step(self, world: EncodedWorld) -> float:
         """Do one step and return its loss: the squared error of v, the same for all timesteps, faces weighted up."""
-        recipe = self.recipe
-        chooser = seed_step(recipe.seed, self.step)
-        picks = [chooser.randrange(len(world.people)) for _ in range(recipe.base_batch)]
+        config = self.config
+        chooser = seed_step(config.seed, self.step)
+        picks = [chooser.randrange(len(world.people)) for _ in range(config.base_batch)]
         tokens = self._tokens([world.people[pick] for pick in picks], chooser)
         latents = world.latents[picks].float()
         noise = torch.randn_like(latents)
@@ -142,10 +142,10 @@ class BaseTraining:
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         factor = learning_rate_factor(
-            self.step, seen=self.seen, total=recipe.base_samples, decay_share=recipe.decay_share
+            self.step, seen=self.seen, total=config.base_samples, decay_share=config.decay_share
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.base_learning_rate * factor
+            group["lr"] = config.base_learning_rate * factor
         with torch.autocast("cpu", torch.bfloat16):
             states = self.models["text_encoder"](tokens).last_hidden_state
             predicted = self.models["unet"](noisy, timesteps, states).sample
@@ -160,26 +160,27 @@ class BaseTraining:
         return float(loss.detach())
 
     def _tokens(self, people: list[Attributes], chooser: random.Random) -> Tensor:
-        """Write fresh captions; some stay empty, which is what guidance at sampling compares with."""
-        texts = [
-            "" if chooser.random() < self.recipe.caption_dropout else caption(person, chooser) for person in people
-        ]
+        """Write new captions and tokenize them; some stay empty, for classifier-free guidance."""
+        texts = []
+        for person in people:
+            dropped = chooser.random() < self.config.caption_dropout
+            texts.append("" if dropped else caption(person, chooser))
         tokens: Tensor = self.tokenizer(
             texts,
             padding="max_length",
             truncation=True,
-            max_length=self.recipe.context_length,
+            max_length=self.config.context_length,
             return_tensors="pt",
         ).input_ids
         return tokens
 
 
 def train_base(training: BaseTraining, world: EncodedWorld, *, clock: Clock) -> None:
-    """Train until the recipe's samples are seen or the clock says stop."""
-    while training.seen < training.recipe.base_samples and not clock.over():
+    """Train on the configured number of samples, or until the time is up."""
+    while training.seen < training.config.base_samples and not clock.over():
         with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel's backward pass is slower: 54 samples/s, not 72
             loss = training.train_step(world)
-        clock.add(loss, training.recipe.base_batch)
+        clock.add(loss, training.config.base_batch)
         if clock.checkpoint_due():
             training.save()
         if training.step % LINE_EVERY == 0:

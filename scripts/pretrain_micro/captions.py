@@ -1,4 +1,4 @@
-"""Puts the attributes of a picture into words: another true sentence each time, as people would write it."""
+"""Write captions from the attributes of a picture: a different true sentence each time, as people would write it."""
 
 import random
 
@@ -66,22 +66,22 @@ SHIRT_PHRASES = ("{} shirt", "{} shirt", "wearing a {} shirt", "{} clothes")
 BACKGROUND_PHRASES = ("{} background", "{} background", "on a {} background")
 
 CHANCES = {"hair": 0.9, "skin": 0.75, "worn": 0.9, "expression": 0.9, "shirt": 0.7, "background": 0.85, "style": 0.88}
-"""How often an attribute that a picture has is said. What is not said has to be left open by the model."""
+"""Chance that an attribute of a picture is mentioned. The model has to leave open what is not."""
 
 
 def caption(person: Attributes, chooser: random.Random) -> str:
     """Describe a person with some of the attributes, in random order and words."""
 
-    def said(kind: str) -> bool:
+    def mention(kind: str) -> bool:
         return chooser.random() < CHANCES[kind]
 
     features = _features(person, chooser)
     scene = []
-    if said("expression"):
+    if mention("expression"):
         scene.append(_synonym(person["expression"], chooser))
-    if person["shirt"] and said("shirt"):
+    if person["shirt"] and mention("shirt"):
         scene.append(chooser.choice(SHIRT_PHRASES).format(person["shirt"]))
-    if said("background"):
+    if mention("background"):
         scene.append(chooser.choice(BACKGROUND_PHRASES).format(_synonym(person["background"], chooser, only="gray")))
     chooser.shuffle(features)
     chooser.shuffle(scene)
@@ -92,15 +92,15 @@ def caption(person: Attributes, chooser: random.Random) -> str:
         rest = features + scene
         chooser.shuffle(rest)
         parts = [subject, *rest]
-    if said("style"):
+    if mention("style"):
         word = STYLE_WORDS[person["style"]]
-        place = 0 if chooser.random() < 0.2 else len(parts)
-        parts.insert(place, chooser.choice((f"{word} style", f"{word} style", f"in {word} style")))
+        index = 0 if chooser.random() < 0.2 else len(parts)
+        parts.insert(index, chooser.choice((f"{word} style", f"{word} style", f"in {word} style")))
     return ", ".join(parts)
 
 
 def _features(person: Attributes, chooser: random.Random) -> list[str]:
-    """Say what belongs to the head: hair, skin and what is worn or grows on the face."""
+    """Describe the head: hair, skin and what is worn or grows on the face."""
     features = []
     if chooser.random() < CHANCES["hair"]:
         features.append(_hair(person, chooser))
@@ -125,7 +125,7 @@ def _hair(person: Attributes, chooser: random.Random) -> str:
 
 
 def _join(article: str, adjective: str, noun: str) -> str:
-    """Join the words; the article becomes "an" where the next word wants it."""
+    """Join the words; the article becomes "an" before a vowel."""
     words = f"{adjective} {noun}".strip()
     return f"{article}n {words}" if words[0] in "aeio" else f"{article} {words}"
 

@@ -1,17 +1,17 @@
-"""The numbers of one pre-training and the places of its files; knows nothing of how a step is done."""
+"""Settings of a pre-training and the paths of its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what weights come out, apart from the world itself (world.mjs)."""
+class PretrainConfig:
+    """Everything that determines the weights, apart from the world itself (world.mjs)."""
 
     pictures: int
-    """Pictures drawn of the pre-training designs."""
+    """Number of pictures of the pre-training designs."""
     decoder_pictures: int
-    """Pictures drawn of each design that only the decoder sees."""
+    """Number of pictures of each design that only the decoder sees."""
     decoder_samples: int
     base_samples: int
     image_size: int = 128
@@ -41,9 +41,9 @@ class Recipe:
         return self.image_size // self.downscale
 
 
-FULL = Recipe(pictures=48_000, decoder_pictures=1_500, decoder_samples=80_000, base_samples=660_000)
+FULL = PretrainConfig(pictures=48_000, decoder_pictures=1_500, decoder_samples=80_000, base_samples=660_000)
 
-SMOKE = Recipe(
+SMOKE = PretrainConfig(
     pictures=240,
     decoder_pictures=20,
     decoder_samples=64,
@@ -56,13 +56,13 @@ SMOKE = Recipe(
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the files of a pre-training lie. Nothing is kept in memory between steps, so each step can be rerun."""
+    """Paths of the files of a pre-training. Nothing is kept in memory between steps, so each step can be rerun."""
 
     root: Path
 
     @property
     def pictures(self) -> Path:
-        """Folder of raw pictures and their attributes."""
+        """Folder of the raw pictures and their attributes."""
         return self.root / "pictures"
 
     @property
@@ -72,12 +72,12 @@ class Workspace:
 
     @property
     def patch_code(self) -> Path:
-        """The principal components the encoder is made of."""
+        """File of the principal components that the encoder consists of."""
         return self.root / "patch_code.pt"
 
     @property
     def latents(self) -> Path:
-        """All pictures of the world, encoded."""
+        """File of all pictures of the world, encoded."""
         return self.root / "latents.pt"
 
     @property
@@ -92,7 +92,7 @@ class Workspace:
 
     @property
     def export(self) -> Path:
-        """The finished diffusers folder."""
+        """Path of the finished diffusers folder."""
         return self.root / "export"
 
     @property

@@ -1,4 +1,4 @@
-"""Puts the trained parts together as a diffusers folder, mostly in half precision, laid out as Stable Diffusion 1.x."""
+"""Export the trained parts as a diffusers folder, mostly in half precision, laid out as Stable Diffusion 1.x."""
 
 import shutil
 from pathlib import Path
@@ -10,19 +10,19 @@ from transformers import CLIPTokenizer
 from .autoencoder import build_vae
 from .base import NOISE, build_base
 from .checkpoint import load_checkpoint
+from .config import PretrainConfig, Workspace
 from .patch_code import load_patch_code
-from .recipe import Recipe, Workspace
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
-def export_pipeline(recipe: Recipe, work: Workspace) -> None:
+def export_pipeline(config: PretrainConfig, work: Workspace) -> None:
     """Write the averaged weights of both checkpoints to WORK/export, replacing what is there only when complete."""
     tokenizer = CLIPTokenizer.from_pretrained(work.tokenizer)
-    models = build_base(recipe, tokenizer)
+    models = build_base(config, tokenizer)
     state = load_checkpoint(work.base)
     models.load_state_dict(state["averaged"])
-    vae = build_vae(recipe, load_patch_code(work.patch_code))
+    vae = build_vae(config, load_patch_code(work.patch_code))
     if work.decoder.exists():
         vae.load_state_dict(load_checkpoint(work.decoder)["averaged"])
     pipeline = StableDiffusionPipeline(

@@ -3,7 +3,7 @@
 This is the encoder of the micro VAE before it is written into convolutions (written_encoder.py). It needs no training,
 has nearly uncorrelated channels, and is the same for pictures it has never seen.
 
-Two channels more say where a position is. A convolutional decoder that starts from nearest-neighbour upsampling cannot
+Two channels more say where a position is. A convolutional decoder that starts from nearest-neighbor upsampling cannot
 tell the left half of a patch from the right one; from a slope it can. With them it learned 2.5 times as fast.
 """
 
@@ -26,7 +26,7 @@ POSITION_STEP = 0.5
 
 @dataclass(frozen=True)
 class PatchCode:
-    """Each level gathers 2 x 2 neighbours and projects them; the last is shifted and scaled, positions are added."""
+    """Each level gathers 2 x 2 neighbors and projects them; the last is shifted and scaled, positions are added."""
 
     projections: list[Tensor]  # level: 4 * channels below, channels
     mean: Tensor  # channels

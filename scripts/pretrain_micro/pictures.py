@@ -1,4 +1,4 @@
-"""Drawn pictures on disk: reads them, mapped into memory, and lays pictures out as a grid."""
+"""Read the drawn pictures, mapped into memory, and save pictures as a grid."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 Attributes = dict[str, Any]
-"""What is true of one picture, as world.mjs wrote it."""
+"""Attributes of one picture, as world.mjs wrote them."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Pictures:
         return len(self.attributes)
 
     def tensor(self, indices: list[int] | slice) -> Tensor:  # n, 3, height, width in [-1, 1]
-        """Return the pictures at these places as the models want them."""
-        chosen = torch.from_numpy(np.array(self.pixels[indices]))
-        return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
+        """Return the pictures at these indices as input for the models."""
+        pixels = torch.from_numpy(np.array(self.pixels[indices]))
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def read_pictures(folder: Path, name: str, size: int) -> Pictures:

@@ -1,4 +1,4 @@
-"""Draws a fixed set of prompts with the exported folder: the quickest way to see what the base knows."""
+"""Draw a fixed set of prompts with the exported folder: the quickest way to see what the base knows."""
 
 import time
 
@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from .checkpoint import load_checkpoint
+from .config import PretrainConfig, Workspace
 from .pictures import save_grid
-from .recipe import Recipe, Workspace
 
 STEPS = 20
 GUIDANCE = 3.0
@@ -40,11 +40,11 @@ PROMPTS = (
 )
 
 
-def draw_grid(recipe: Recipe, work: Workspace) -> None:
+def draw_grid(config: PretrainConfig, work: Workspace) -> None:
     """Draw every prompt once with its own seed and write WORK/grids/base-SAMPLES.png."""
     pipeline = StableDiffusionPipeline.from_pretrained(work.export).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(recipe.seed + index) for index in range(len(PROMPTS))]
+    generators = [torch.Generator().manual_seed(config.seed + index) for index in range(len(PROMPTS))]
     started = time.monotonic()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         images = pipeline(
@@ -57,4 +57,4 @@ def draw_grid(recipe: Recipe, work: Workspace) -> None:
     seconds = (time.monotonic() - started) / len(PROMPTS)
     path = work.grids / f"base-{load_checkpoint(work.base)['seen']:07d}.png"
     save_grid(images.float() * 2 - 1, COLUMNS, path)
-    print(f"grid: {seconds:.2f} s a picture, {path}")
+    print(f"grid: {seconds:.2f} s per picture, {path}")

@@ -1,4 +1,4 @@
-"""What both trainings share: a learning rate that can be resumed and extended, averaged weights, progress lines."""
+"""Shared by both trainings: a learning rate that can be resumed and extended, averaged weights, progress lines."""
 
 import random
 import time
@@ -13,7 +13,7 @@ WARMUP_STEPS = 150
 def learning_rate_factor(step: int, *, seen: int, total: int, decay_share: float) -> float:
     """Return the share of the full rate: warm-up, then flat, then a straight line to zero at `total` samples.
 
-    Flat until near the end, so that a run can be given more samples without having decayed for nothing
+    Flat until near the end, so that a run can be extended without having decayed for nothing
     (https://arxiv.org/abs/2405.18392, section 3).
     """
     left = max(0.0, 1 - seen / total) / decay_share
@@ -34,7 +34,7 @@ def seed_step(seed: int, step: int) -> random.Random:
 
 
 class Clock:
-    """Collects losses, and says when it is time for a progress line, a checkpoint or the end."""
+    """Collects losses for progress lines, and tells when it is time for a checkpoint or the end."""
 
     def __init__(self, *, checkpoint_every: float, minutes: float | None) -> None:
         now = time.monotonic()
@@ -59,7 +59,7 @@ class Clock:
         return f"loss {loss:.4f}, {speed:.1f} samples/s"
 
     def checkpoint_due(self) -> bool:
-        """Say whether it is time to save, and start counting anew if so."""
+        """Tell whether it is time to save, and restart the timer if so."""
         now = time.monotonic()
         if now - self._last_checkpoint < self._checkpoint_every:
             return False
@@ -67,5 +67,5 @@ class Clock:
         return True
 
     def over(self) -> bool:
-        """Say whether the minutes given are spent."""
+        """Tell whether the time is up."""
         return self._end is not None and time.monotonic() >= self._end

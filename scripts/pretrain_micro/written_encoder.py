@@ -1,4 +1,4 @@
-"""Writes the patch code into the weights of a VAE encoder: no training, and the same numbers as `PatchCode.encode`.
+"""Write the patch code into the weights of a VAE encoder: no training, and the same numbers as `PatchCode.encode`.
 
 Group norms and SiLUs stand in the way of a linear code, and two facts get past them. Constant channels of +-PIN, large
 against everything else in their group, make a group norm a known factor. And silu(x) - silu(-x) = x, so a value is
@@ -45,7 +45,7 @@ def write_encoder(vae: AutoencoderKL, code: PatchCode) -> None:
 
 
 def _write_projections(encoder: Encoder, code: PatchCode) -> None:
-    """Let each stride-2 convolution gather 2 x 2 neighbours and project them, which is one level of the code."""
+    """Let each stride-2 convolution gather 2 x 2 neighbors and project them, which is one level of the code."""
     for level, projection in enumerate(code.projections):
         block = encoder.down_blocks[level]
         below, above = projection.shape[0] // 4, projection.shape[1]
@@ -83,9 +83,9 @@ def _split_into_pairs(encoder: Encoder, channels: int) -> list[int]:
 def _write_positions(encoder: Encoder, pairs: list[int]) -> None:
     """Count columns and rows from the border: convolutions see it, because they pad with zeros.
 
-    Reading the left neighbour and adding one, again and again, gives 1, 2, 3 ... from the left until as many columns
+    Reading the left neighbor and adding one, again and again, gives 1, 2, 3 ... from the left until as many columns
     are counted as there were convolutions. Three residual branches have six, the output is the seventh; the first one
-    reads itself and the neighbour, so it counts to two: together eight, as many as a latent has columns.
+    reads itself and the neighbor, so it counts to two: together eight, as many as a latent has columns.
     """
     first, others = encoder.down_blocks[-1].resnets[0], list(encoder.mid_block.resnets)
     width = first.norm2.num_channels // first.norm2.num_groups
@@ -97,27 +97,27 @@ def _write_positions(encoder: Encoder, pairs: list[int]) -> None:
     first.norm1.weight.zero_()
     first.norm1.bias.fill_(ON)
     for axis, pair in enumerate(pairs):
-        neighbour = (1, 0) if axis == 0 else (0, 1)  # row and column of the kernel: left of, or above, the center
+        neighbor = (1, 0) if axis == 0 else (0, 1)  # row and column of the kernel: left of, or above, the center
         hidden = HIDDEN_NEW[axis]
         for sign, place in ((1, hidden), (-1, hidden + 1)):
             first.conv1.weight[place, 0, 1, 1] = sign / nn.functional.silu(torch.tensor(ON))
-            first.conv1.weight[(place, 0, *neighbour)] = sign / nn.functional.silu(torch.tensor(ON))
-        _count_on(first.conv2, pair, hidden, neighbour)
+            first.conv1.weight[(place, 0, *neighbor)] = sign / nn.functional.silu(torch.tensor(ON))
+        _count_on(first.conv2, pair, hidden, neighbor)
         for branch in others:
-            _count_on(branch.conv1, hidden, pair, neighbour)
+            _count_on(branch.conv1, hidden, pair, neighbor)
             for sign, place in ((1, HIDDEN_OLD[axis]), (-1, HIDDEN_OLD[axis] + 1)):
                 _read_pair(branch.conv1, place, pair, (1, 1), sign)
                 _read_pair(branch.conv2, pair + (sign < 0), HIDDEN_OLD[axis], (1, 1), -sign)
-            _count_on(branch.conv2, pair, hidden, neighbour)
+            _count_on(branch.conv2, pair, hidden, neighbor)
         output = encoder.conv_out.out_channels // 2 - 2 + axis
-        _read_pair(encoder.conv_out, output, pair, neighbour, POSITION_STEP)
+        _read_pair(encoder.conv_out, output, pair, neighbor, POSITION_STEP)
         encoder.conv_out.bias[output] = (1 - POSITION_CENTER) * POSITION_STEP
 
 
-def _count_on(convolution: nn.Conv2d, to: int, pair: int, neighbour: tuple[int, int]) -> None:
-    """Make the pair at `to` the neighbour's value plus one."""
+def _count_on(convolution: nn.Conv2d, to: int, pair: int, neighbor: tuple[int, int]) -> None:
+    """Make the pair at `to` the neighbor's value plus one."""
     for sign, place in ((1, to), (-1, to + 1)):
-        _read_pair(convolution, place, pair, neighbour, sign)
+        _read_pair(convolution, place, pair, neighbor, sign)
         _bias(convolution)[place] += sign
 
 

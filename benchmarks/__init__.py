@@ -1,1 +1,1 @@
-"""Speed and quality, measured beside other trainers; run by hand, not by tests."""
+"""Benchmarks of speed and quality against other trainers; run by hand, not by tests."""

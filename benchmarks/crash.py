@@ -1,10 +1,10 @@
-"""Workers killed at random moments, again and again: nothing is torn, nothing is lost but the last interval.
+"""Kill workers at random moments, again and again: no file may be torn, and only the last interval may be lost.
 
     python -m benchmarks.crash [--kills 300] [--seed N] [--steps 40] [--every 5]
 
-A run on the built-in base is killed and resumed until it ends, then another one, until there were so many kills.
-After each kill every file at a final name is read; each run that ends is compared, bit for bit, with one that was not
-disturbed. Prints what was found; exit code 1 if anything was wrong.
+A run on the built-in base model is killed and resumed until it ends, then another one, for the given number of kills.
+After each kill every file with a final name is read; each run that ends is compared, bit for bit, with an undisturbed
+one. Prints a report; exit code 1 if anything was wrong.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from trainer.training import checkpoint
 
 @dataclass
 class Report:
-    """What happened: kills, runs that ended, steps that were done twice, and faults in words."""
+    """Counts of kills, runs that ended and steps that were repeated, and descriptions of faults."""
 
     kills: int = 0
     ended: int = 0
@@ -42,7 +42,7 @@ class Report:
 
 
 def make(steps: int, every: int) -> Run:
-    """A short run on the built-in base."""
+    """Create a short run on the built-in base model."""
     return runs.create(
         config.build(
             {
@@ -55,20 +55,20 @@ def make(steps: int, every: int) -> Run:
 
 
 def crash(workers: Workers, kills: int, *, steps: int, every: int, rng: random.Random) -> Report:
-    """Kill workers so many times, and tell what was found."""
+    """Kill workers this many times and report what was found."""
     report, whole = Report(), make(steps, every)
     workers.work(make(1, every))  # fills the cache
-    begun = time.monotonic()
+    started = time.monotonic()
     if workers.work(whole):
         report.faults.append("the undisturbed run failed")
         return report
-    span = time.monotonic() - begun
+    duration = time.monotonic() - started
     expected = load_file(whole.export)
     run = make(steps, every)
     while report.kills < kills:
-        number = workers.start(run)
-        time.sleep(rng.uniform(0, 0.6 * span))
-        os.kill(number, signal.SIGKILL)
+        pid = workers.start(run)
+        time.sleep(rng.uniform(0, 0.6 * duration))
+        os.kill(pid, signal.SIGKILL)
         ended = workers.wait() == 0
         report.kills += not ended
         report.faults += [f"kill {report.kills}: {fault}" for fault in torn(run)]
@@ -82,26 +82,28 @@ def crash(workers: Workers, kills: int, *, steps: int, every: int, rng: random.R
 
 
 def torn(run: Run) -> list[str]:
-    """Files at final names that are not whole."""
-    found = [f"checkpoint {one.name} is torn" for one in checkpoint.folders(run) if not checkpoint.is_intact(one)]
+    """Describe files with final names that are not complete."""
+    faults = [
+        f"checkpoint {folder.name} is torn" for folder in checkpoint.folders(run) if not checkpoint.is_intact(folder)
+    ]
     try:
         run.config()
         if run.export.exists():
             reader.read(run.export)
-    except Exception as error:  # whatever it is, it is a fault
-        found.append(f"{type(error).__name__}: {error}")
-    return found
+    except Exception as error:  # any error is a fault
+        faults.append(f"{type(error).__name__}: {error}")
+    return faults
 
 
 def compare(run: Run, whole: Run, expected: dict[str, Tensor], report: Report) -> None:
-    """Add to the report what a run that ended shows against one that was not disturbed."""
-    found = load_file(run.export)
-    if found.keys() != expected.keys() or any(not found[key].equal(expected[key]) for key in found):
-        report.faults.append(f"{run.id}: another adapter")
+    """Compare a run that ended with an undisturbed one, and add the differences to the report."""
+    adapter = load_file(run.export)
+    if adapter.keys() != expected.keys() or any(not adapter[key].equal(expected[key]) for key in adapter):
+        report.faults.append(f"{run.id}: a different adapter")
     if runs.look(run).state.losses != runs.look(whole).state.losses:
-        report.faults.append(f"{run.id}: other losses")
-    if litter := [str(one.relative_to(run.folder)) for one in run.folder.rglob("*.part")]:
-        report.faults.append(f"{run.id}: left behind {litter}")
+        report.faults.append(f"{run.id}: different losses")
+    if leftovers := [str(path.relative_to(run.folder)) for path in run.folder.rglob("*.part")]:
+        report.faults.append(f"{run.id}: left behind {leftovers}")
     logged = [event for event in events.read(run.log)[0] if event.kind in ("started", "step")]
     for before, after in pairwise(logged):
         if after.kind == "started" and before.kind == "step":
@@ -109,14 +111,14 @@ def compare(run: Run, whole: Run, expected: dict[str, Tensor], report: Report) -
             report.repeated += lost
             report.most_repeated = max(report.most_repeated, lost)
             if lost > run.config().checkpoint.every:
-                report.faults.append(f"{run.id}: {lost} steps were lost at once")
+                report.faults.append(f"{run.id}: lost {lost} steps at once")
     report.ended += 1
     report.steps += len(logged)
 
 
 def main() -> int:
     """Run it from the command line."""
-    parser = argparse.ArgumentParser(description="Kill workers at random moments and look at what is left.")
+    parser = argparse.ArgumentParser(description="Kill workers at random moments and check what is left.")
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--steps", type=int, default=40)
@@ -126,11 +128,11 @@ def main() -> int:
         os.environ["LIMNER_HOME"] = folder
         Path(folder, "outputs").mkdir()
         workers = Workers()
-        begun = time.monotonic()
+        started = time.monotonic()
         rng = random.Random(options.seed)
         report = crash(workers, options.kills, steps=options.steps, every=options.every, rng=rng)
         workers.close()
-    print(f"seed {options.seed}, {time.monotonic() - begun:.0f} s: {report}")
+    print(f"seed {options.seed}, {time.monotonic() - started:.0f} s: {report}")
     return bool(report.faults)
 
 

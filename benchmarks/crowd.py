@@ -1,9 +1,9 @@
-"""A crowd before the page while it trains: how much slower are the steps, and how soon does the page answer?
+"""Load the page with many clients while it trains: how much slower are the steps, how fast does the page answer?
 
     python -m benchmarks.crowd [--rounds 3] [--seconds 20]
 
-The crowd: 200 open connections, of which half send a request letter by letter, and a client that uploads slowly. It
-comes and goes, so that other work on the machine is in both halves alike.
+The crowd is 200 open connections, half of which send a request byte by byte, and a client that uploads slowly. It comes
+and goes, so that other load on the machine affects both halves alike.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from trainer.runs import events
 
 @contextmanager
 def crowd(port: int) -> Iterator[None]:
-    """The crowd is there inside the `with`."""
+    """Keep the crowd connected inside the `with`."""
     idle = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(200)]
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 1000000\r\n\r\n"
     idle[-1].sendall(head.encode())
@@ -33,9 +33,9 @@ def crowd(port: int) -> Iterator[None]:
 
     def trickle() -> None:
         while not gone.wait(0.1):
-            for one in [*idle[:100], idle[-1]]:
+            for connection in [*idle[:100], idle[-1]]:
                 with suppress(OSError):
-                    one.sendall(b"G")
+                    connection.sendall(b"G")
 
     thread = threading.Thread(target=trickle)
     thread.start()
@@ -44,27 +44,27 @@ def crowd(port: int) -> Iterator[None]:
     finally:
         gone.set()
         thread.join()
-        for one in idle:
-            one.close()
+        for connection in idle:
+            connection.close()
 
 
 def measure(log: Path, url: str, seconds: float) -> tuple[int, list[float]]:
-    """Steps that were done in a while, and how long the page took to answer."""
+    """Count the steps done in this time, and measure how long the page takes to answer."""
     answers = []
     before = len(events.read(log)[0])
     end = time.monotonic() + seconds
     with httpx.Client(base_url=url, timeout=60) as web:
         while time.monotonic() < end:
-            begun = time.monotonic()
+            started = time.monotonic()
             assert web.get("/").status_code == 200
-            answers.append(time.monotonic() - begun)
+            answers.append(time.monotonic() - started)
             time.sleep(1)
     return len(events.read(log)[0]) - before, answers
 
 
 def main() -> None:
     """Run it from the command line."""
-    parser = argparse.ArgumentParser(description="Train while a crowd is before the page.")
+    parser = argparse.ArgumentParser(description="Train while many clients use the page.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
@@ -76,12 +76,12 @@ def main() -> None:
                 page = Page(web, web.get("/config").json())
                 page.call(page.opened(), [], "crowd")
                 start = page.called_by("start", "click")
-                given = page.values(
+                values = page.values(
                     start, project="example-character", name="rin", train_trigger="miraxo", preset="character",
                     form_training_steps=100_000, form_training_batch_size=1, form_preservation_share=0.0,
                     form_preview_every=0, form_checkpoint_every=100_000,
                 )  # fmt: skip
-                page.call(start, page.without_states(start, given), "crowd")
+                page.call(start, page.without_states(start, values), "crowd")
             log = next((server.home / "outputs").glob("*/config.toml")).with_name("events.jsonl")
             while not log.exists() or '"kind":"step"' not in log.read_text():
                 time.sleep(1)

@@ -1,11 +1,11 @@
-"""Base models of real size with random weights, and what training on them takes on this machine.
+"""Make base models of real size with random weights, and measure training on them on this machine.
 
     python -m benchmarks.full_size make sd15|sd21|sdxl FOLDER [--shallow]
     python -m benchmarks.full_size measure FOLDER [--steps 5] [--set training.resolution=256]
 
-`make` writes a folder in diffusers form with the widths of the real model, in half precision as they are shared;
-`--shallow` takes few of the many transformer layers, for machines with little memory. `measure` trains on the example
-character with `limner train` and prints seconds per step, when the first step was done, and memory.
+`make` writes a folder in diffusers format with the widths of the real model, in half precision as they are published;
+`--shallow` uses few of the many transformer layers, for machines with little memory. `measure` trains on the example
+character with `limner train` and prints seconds per step, the time to the first step, and memory.
 """
 
 import argparse
@@ -57,13 +57,13 @@ def make(family: str, folder: Path, *, shallow: bool) -> None:
                 part = getattr(diffusers, kind).from_config(config)
             else:
                 part = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
-            print(f"{name}: {sum(one.numel() for one in part.parameters()) / 1e6:.0f} M parameters", flush=True)
+            print(f"{name}: {sum(tensor.numel() for tensor in part.parameters()) / 1e6:.0f} M parameters", flush=True)
             part.half().save_pretrained(folder / name, safe_serialization=True)
     (folder / "model_index.json").write_text((settings / "model_index.json").read_text())
 
 
 def measure(folder: Path, steps: int, assignments: list[str]) -> dict[str, float]:
-    """Train, and say how long steps take and how much memory."""
+    """Train, and return how long steps take and how much memory."""
     with tempfile.TemporaryDirectory() as home:
         config, run = Path(home) / "config.toml", Run(Path(home) / "run")
         config.write_text(
@@ -72,9 +72,9 @@ def measure(folder: Path, steps: int, assignments: list[str]) -> dict[str, float
             '[preview]\nevery = 0\nsteps = 1\nprompts = ["miraxo"]\n[checkpoint]\nevery = 1000\n'
         )
         command = [sys.executable, "-m", "trainer", "train", str(config), "--run", str(run.folder)]
-        for one in assignments:
-            command += ["--set", one]
-        begun = time.time()
+        for assignment in assignments:
+            command += ["--set", assignment]
+        started = time.time()
         process = subprocess.Popen(
             command, env={**os.environ, "LIMNER_HOME": home}, cwd=CHECKOUT, stderr=subprocess.DEVNULL
         )
@@ -82,26 +82,25 @@ def measure(folder: Path, steps: int, assignments: list[str]) -> dict[str, float
         if process.returncode:
             raise SystemExit((run.folder / "events.jsonl").read_text()[-2000:])
         log = [json.loads(line) for line in run.log.read_text().splitlines()]
-    taken = [one for one in log if one["kind"] == "step"]
-    first = datetime.fromisoformat(taken[0]["time"]).timestamp() - begun
+    steps_done = [event for event in log if event["kind"] == "step"]
+    first = datetime.fromisoformat(steps_done[0]["time"]).timestamp() - started
     return {
-        "seconds per step (median, without the first)": statistics.median(one["seconds"] for one in taken[1:]),
+        "seconds per step (median, without the first)": statistics.median(event["seconds"] for event in steps_done[1:]),
         "seconds from the start to the first step's end": first,
-        "GB at most before the first step": peaks["before"] / GB,
-        "GB at most in training": peaks["training"] / GB,
+        "peak GB before the first step": peaks["before"] / GB,
+        "peak GB in training": peaks["training"] / GB,
     }
 
 
 def _watch(process: subprocess.Popen[bytes], run: Run) -> dict[str, int]:
-    """The most resident memory before and after training began, looked at every 20 ms."""
+    """Measure the peak resident memory before and after the start of training, every 20 ms."""
     peaks = {"before": 0, "training": 0}
     worker = psutil.Process(process.pid)
     while process.poll() is None:
-        begun = run.log.exists() and '"started"' in run.log.read_text()
+        is_training = run.log.exists() and '"started"' in run.log.read_text()
+        phase = "training" if is_training else "before"
         try:
-            peaks["training" if begun else "before"] = max(
-                peaks["training" if begun else "before"], worker.memory_info().rss
-            )
+            peaks[phase] = max(peaks[phase], worker.memory_info().rss)
         except psutil.NoSuchProcess:
             break
         time.sleep(0.02)
@@ -110,7 +109,7 @@ def _watch(process: subprocess.Popen[bytes], run: Run) -> dict[str, int]:
 
 
 def main() -> None:
-    """Read the arguments; make or measure."""
+    """Make a model or measure training, as the arguments say."""
     parser = argparse.ArgumentParser(description="Base models of real size: make one, or measure training on it.")
     kinds = parser.add_subparsers(required=True, dest="action")
     made, measured = kinds.add_parser("make"), kinds.add_parser("measure")

@@ -1,8 +1,8 @@
-"""The judge: a small CNN that names what a portrait of the micro world shows. It grades, and is no part of the product.
+"""The judge: a small CNN that names the attributes of a portrait of the micro world. Not part of the product.
 
 It is trained on rendered portraits of other seeds than the base model's, never on generated pictures, so it cannot
-learn a generator's faults as features. Judgements are closed-set: a blur gets some class too, so figures are read
-beside two bounds, the judge's own score on renders (ceiling) and its score against shuffled captions (floor).
+learn a generator's faults as features. It always chooses a known class, even for a blur, so its figures are read beside
+two bounds: its own score on renders (ceiling) and its score against shuffled captions (floor).
 
     node scripts/pretrain_micro/draw_world.mjs FOLDER/train 128 14000 0 9001
     node scripts/pretrain_micro/draw_world.mjs FOLDER/test 128 2400 0 7003
@@ -44,11 +44,11 @@ HEADS: dict[str, tuple[str, ...]] = {
     "shirt": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white", "gray"),
     "expression": ("smiling", "laughing", "sad", "angry", "surprised", "neutral"),
 }  # fmt: skip
-UNKNOWN = -100  # the label that cross_entropy passes over
+UNKNOWN = -100  # the label that cross_entropy ignores
 
 
 class Judge(nn.Module):
-    """Pictures [b, 3, H, W] in -1..1 to logits for each head, through an embedding of 192 numbers."""
+    """Maps images [b, 3, H, W] in -1..1 to logits for each head, through an embedding of 192 numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,17 +62,17 @@ class Judge(nn.Module):
             ]  # fmt: skip
             before = width
         self.body = nn.Sequential(*layers)
-        self.neck = nn.Linear(192 * 9, 192)  # where a thing is matters: a moustache and a goatee differ by place
+        self.neck = nn.Linear(192 * 9, 192)  # positions matter: they distinguish a moustache from a goatee
         self.heads = nn.ModuleDict({name: nn.Linear(192, len(words)) for name, words in HEADS.items()})
 
     def embed(self, pictures: Tensor) -> Tensor:
-        """What the picture shows, as [b, 192]."""
+        """Return the embeddings [b, 192] of images."""
         resized = functional.interpolate(pictures, (SIZE, SIZE), mode="area")
         hidden: Tensor = self.neck(self.body(resized).flatten(1))
         return functional.relu(hidden)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Logits by head."""
+        """Return the logits by head."""
         embedding = self.embed(pictures)
         return {name: head(embedding) for name, head in self.heads.items()}
 
@@ -85,9 +85,9 @@ class Judge(nn.Module):
 
 
 def labels(attributes: list[Attributes]) -> dict[str, Tensor]:
-    """Class numbers by head; what is not known of a picture is not graded."""
+    """Return class numbers by head, `UNKNOWN` where an attribute is not known."""
     return {
-        name: torch.tensor([_label(name, words, one) for one in attributes]) for name, words in HEADS.items()
+        name: torch.tensor([_label(name, words, person) for person in attributes]) for name, words in HEADS.items()
     }  # fmt: skip
 
 
@@ -101,15 +101,15 @@ def _label(name: str, words: tuple[str, ...], attributes: Attributes) -> int:
 def train(folder: Path, steps: int, seed: int = 0) -> Judge:
     """Train on FOLDER/train.
 
-    Each picture is shifted, scaled, blurred and tinted a little, so that drawings of another sharpness, such as a
-    generator's, are still seen for what they are.
+    Each image is shifted, scaled, blurred and tinted a little, so that images of another sharpness, such as a
+    generator's, are still recognized.
     """
     torch.manual_seed(seed)
     world, strange = (read_pictures(folder / "train", name, 128) for name in ("world", "held_out"))
     judge, rng = Judge(), random.Random(seed)
     optimizer = torch.optim.AdamW(judge.parameters(), 2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
-    begun = time.monotonic()
+    start = time.monotonic()
     for step in range(steps):
         pictures, attributes = _batch(world, strange, rng)
         truth = labels(attributes)
@@ -117,7 +117,7 @@ def train(folder: Path, steps: int, seed: int = 0) -> Judge:
         loss = torch.stack(
             [
                 functional.cross_entropy(logits, truth[name], label_smoothing=0.05)
-                for name, logits in judge(_disturbed(pictures)).items()
+                for name, logits in judge(_augment(pictures)).items()
                 if (truth[name] != UNKNOWN).any()
             ]
         ).sum()
@@ -126,7 +126,8 @@ def train(folder: Path, steps: int, seed: int = 0) -> Judge:
         optimizer.step()
         schedule.step()
         if step % 100 == 99:
-            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {time.monotonic() - begun:.0f} s", file=sys.stderr)
+            seconds = time.monotonic() - start
+            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s", file=sys.stderr)
     return judge.eval()
 
 
@@ -136,12 +137,12 @@ def _batch(world: Pictures, strange: Pictures, rng: random.Random) -> tuple[Tens
     return pictures, [world.attributes[index] for index in many] + [strange.attributes[index] for index in few]
 
 
-def _disturbed(pictures: Tensor) -> Tensor:
+def _augment(pictures: Tensor) -> Tensor:
     count = len(pictures)
-    turn = torch.zeros(count, 2, 3)
-    turn[:, 0, 0] = turn[:, 1, 1] = 1 + 0.06 * torch.randn(count)
-    turn[:, :, 2] = 0.04 * torch.randn(count, 2)
-    grid = functional.affine_grid(turn, list(pictures.shape), align_corners=False)
+    transform = torch.zeros(count, 2, 3)
+    transform[:, 0, 0] = transform[:, 1, 1] = 1 + 0.06 * torch.randn(count)
+    transform[:, :, 2] = 0.04 * torch.randn(count, 2)
+    grid = functional.affine_grid(transform, list(pictures.shape), align_corners=False)
     moved = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     soft = functional.interpolate(
         functional.interpolate(moved, scale_factor=0.25 + 0.5 * torch.rand(()).item(), mode="area"), moved.shape[-2:]
@@ -152,33 +153,33 @@ def _disturbed(pictures: Tensor) -> Tensor:
 
 
 def matches(judge: Judge, pictures: Tensor, truth: list[Attributes]) -> list[dict[str, bool]]:
-    """For each picture, whether the judge sees what is true, by each head that is known."""
-    marked = [{name: _label(name, words, one) for name, words in HEADS.items()} for one in truth]
+    """Tell for each image and each head whose truth is known whether the judge sees it."""
+    labeled = [{name: _label(name, words, person) for name, words in HEADS.items()} for person in truth]
     return [
         {name: seen[name] == HEADS[name][label] for name, label in known.items() if label >= 0}
-        for seen, known in zip(judge.name(pictures), marked, strict=True)
+        for seen, known in zip(judge.name(pictures), labeled, strict=True)
     ]
 
 
 def agreement(judge: Judge, pictures: Tensor, truth: list[Attributes]) -> dict[str, float]:
-    """Share of the pictures in which the judge sees what is true, for each head that is known."""
-    found = matches(judge, pictures, truth)
-    known = {name: [one[name] for one in found if name in one] for name in HEADS}
+    """Return the share of images in which the judge sees what is true, for each head whose truth is known."""
+    results = matches(judge, pictures, truth)
+    known = {name: [result[name] for result in results if name in result] for name in HEADS}
     return {name: sum(right) / len(right) for name, right in known.items() if right}
 
 
 def ceiling(judge: Judge, folder: Path) -> dict[str, float]:
-    """The judge's score on renders that it was not trained on: 2,400 of the world, 300 of the held-out styles."""
+    """Return the judge's score on renders of its test set: 2,400 of the world, 300 of the held-out styles."""
     world, strange = (read_pictures(folder / "test", name, 128) for name in ("world", "held_out"))
-    both = {**agreement(judge, world.tensor(slice(None)), world.attributes)}
-    both["held-out style"] = agreement(judge, strange.tensor(slice(None)), strange.attributes)["style"]
-    return both
+    scores = agreement(judge, world.tensor(slice(None)), world.attributes)
+    scores["held-out style"] = agreement(judge, strange.tensor(slice(None)), strange.attributes)["style"]
+    return scores
 
 
-class Recogniser:
-    """Tells the held-out characters from each other and from everyone else, by the judge's embedding.
+class Recognizer:
+    """Distinguishes the held-out characters from each other and from everyone else, by the judge's embedding.
 
-    Two layers on the frozen embedding, fitted on half of the renders of the characters and of the world.
+    Two layers on the frozen embedding, trained on half of the renders of the characters and of the world.
     """
 
     NOBODY = "nobody"
@@ -189,7 +190,7 @@ class Recogniser:
             read_pictures(folder / "subjects", "characters", 128),
             read_pictures(folder / "test", "world", 128),
         )
-        self.judge, names = judge, [one["character"] for one in known.attributes]
+        self.judge, names = judge, [person["character"] for person in known.attributes]
         self.words = (self.NOBODY, *dict.fromkeys(names))
         features = torch.cat([self._embed(known.tensor(slice(None))), self._embed(world.tensor(slice(None)))])
         truth = torch.tensor([self.words.index(name) for name in names] + [0] * len(world))
@@ -212,12 +213,12 @@ class Recogniser:
         return torch.cat([self.judge.embed(part) for part in torch.split(pictures, 64)])
 
     def name(self, pictures: Tensor) -> list[str]:
-        """The character in each picture, or "nobody"."""
+        """Name the character in each image, or "nobody"."""
         return [self.words[number] for number in self.layer(self._embed(pictures)).argmax(1).tolist()]
 
 
 def load(folder: Path) -> Judge:
-    """A trained judge."""
+    """Load a trained judge."""
     judge = Judge()
     judge.load_state_dict(load_file(folder / "judge.safetensors"))
     return judge.eval()

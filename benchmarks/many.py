@@ -1,4 +1,4 @@
-"""Ten thousand pictures in one zip: how long they take, in what memory, and whether the page answers meanwhile.
+"""Upload ten thousand images in one zip: measure time, memory, and how fast the page answers meanwhile.
 
 python -m benchmarks.many [--pictures 10000] [--side 512]
 """
@@ -22,7 +22,7 @@ from tests.e2e.test_network import Page
 
 
 def make_zip(path: Path, pictures: int, side: int) -> None:
-    """Pictures of soft noise, no two alike, each with its caption."""
+    """Write images of soft noise, no two alike, each with its caption."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(pictures):
@@ -34,16 +34,16 @@ def make_zip(path: Path, pictures: int, side: int) -> None:
 
 
 def watch(server: Server, ended: threading.Event, answers: list[float], memory: dict[str, float]) -> None:
-    """Ask for the page again and again, and look at the memory of it and of what takes the pictures in."""
+    """Request the page again and again, and measure the memory of its process and of the upload process."""
     assert server.process is not None
     page = psutil.Process(server.process.pid)
     with httpx.Client(base_url=server.url, timeout=60) as web:
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             assert web.get("/").status_code == 200
-            answers.append(time.monotonic() - begun)
+            answers.append(time.monotonic() - started)
             for process in (page, *page.children()):
-                name = "page" if process == page else "intake"
+                name = "page" if process == page else "upload"
                 with suppress(psutil.NoSuchProcess):  # it ended just now
                     memory[name] = max(memory.get(name, 0), process.memory_info().rss / 2**20)
             if ended.wait(0.5):
@@ -52,7 +52,7 @@ def watch(server: Server, ended: threading.Event, answers: list[float], memory: 
 
 def main() -> None:
     """Run it from the command line."""
-    parser = argparse.ArgumentParser(description="Take in very many pictures at once.")
+    parser = argparse.ArgumentParser(description="Upload very many images at once.")
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--side", type=int, default=512)
     options = parser.parse_args()
@@ -74,14 +74,14 @@ def main() -> None:
                 page = Page(web, web.get("/config").json())
                 page.call(page.opened(), [], "many")
                 add = page.given("upload")
-                begun = time.monotonic()
+                started = time.monotonic()
                 with made.open("rb") as file:
                     (path,) = web.post("/gradio_api/upload", files={"files": ("set.zip", file)}).json()
                 uploaded = time.monotonic()
                 entry = {"path": path, "orig_name": "set.zip", "meta": {"_type": "gradio.FileData"}}
-                given = page.values(add, project="many", trigger="miraxo", upload=[entry])
-                said = page.call(add, page.without_states(add, given), "many", seconds=900)
-                taken = time.monotonic()
+                values = page.values(add, project="many", trigger="miraxo", upload=[entry])
+                answer = page.call(add, page.without_states(add, values), "many", seconds=900)
+                imported = time.monotonic()
                 page.call(page.opened(), [], "again", seconds=300)
                 opened = time.monotonic()
         finally:
@@ -90,12 +90,12 @@ def main() -> None:
             server.stop()
         size = made.stat().st_size / 2**20
         kept = len(list((home / "datasets" / "many").glob("*.jpg")))
-        assert kept == options.pictures, said[-1000:]
+        assert kept == options.pictures, answer[-1000:]
         print(f"{kept} pictures ({size:.0f} MB) kept")
-        print(f"upload {uploaded - begun:.0f} s, taken in and shown {taken - uploaded:.0f} s")
-        print(f"the page with them opened anew in {opened - taken:.1f} s")
-        print("memory at the most, MB:", ", ".join(f"{one} {size:.0f}" for one, size in memory.items()))
-        print(f"page answered {len(answers)} times, at the slowest after {max(answers):.2f} s")
+        print(f"upload {uploaded - started:.0f} s, imported and shown {imported - uploaded:.0f} s")
+        print(f"the page with them reopened in {opened - imported:.1f} s")
+        print("peak memory, MB:", ", ".join(f"{process} {size:.0f}" for process, size in memory.items()))
+        print(f"page answered {len(answers)} times, at most after {max(answers):.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Grades the built-in base model, and what Limner's presets teach it, with the judge.
+"""Grade the built-in base model, and what Limner's presets teach it, with the judge.
 
     python -m benchmarks.micro base JUDGE_FOLDER [--model FOLDER] [--count 192] [--guidance 3] [--grid PICTURE.png]
     python -m benchmarks.micro subject JUDGE_FOLDER miraxo|pixelArt|... [--set training.exposures=300] [--grid ...]
 
-`base` prints, for each attribute: the judge's ceiling on renders, how often the base draws what the prompt says, and
-the floor (the same pictures against other prompts). `subject` trains an adapter with `limner train` on one of the
+`base` prints, for each attribute: the judge's ceiling on renders, how often the base model draws what the prompt says,
+and the floor (the same images against other prompts). `subject` trains an adapter with `limner train` on one of the
 held-out subjects, and prints how often the judge sees it at several strengths, and without the trigger.
 """
 
@@ -38,22 +38,22 @@ COUNT = 24
 
 @torch.no_grad()
 def draw(family: Family, prompts: Sequence[str], *, guidance: float, strength: float | None = None) -> Tensor:
-    """Pictures [n, 3, H, W] in -1..1, 20 steps, each with a seed of its own."""
+    """Generate images [n, 3, H, W] in -1..1, in 20 steps, each with a seed of its own."""
     drawn: list[np.ndarray[Any, Any]] = []
     for start in range(0, len(prompts), 16):
         part = list(prompts[start : start + 16])
-        made = family.pipeline()(
+        output = family.pipeline()(
             part, num_inference_steps=20, guidance_scale=guidance, output_type="np",
             generator=[torch.Generator().manual_seed(1000 + start + index) for index in range(len(part))],
             cross_attention_kwargs=None if strength is None else {"scale": strength},
         )  # fmt: skip
-        drawn.extend(made.images)
+        drawn.extend(output.images)
         print(f"{start + len(part)}/{len(prompts)}", end="\r", file=sys.stderr)
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() * 2 - 1
 
 
 def load_base(base: str) -> Family:
-    """The base model to grade."""
+    """Load the base model to grade."""
     return families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
 
 
@@ -62,11 +62,11 @@ def grade_base(parsed: argparse.Namespace) -> None:
     judge = judges.load(parsed.folder)
     prompts, truth = subjects.people(parsed.folder, parsed.count, parsed.seed)
     pictures = draw(load_base(parsed.model), prompts, guidance=parsed.guidance)
-    top, got = judges.ceiling(judge, parsed.folder), judges.agreement(judge, pictures, truth)
+    ceiling, scores = judges.ceiling(judge, parsed.folder), judges.agreement(judge, pictures, truth)
     floor = judges.agreement(judge, pictures, truth[7:] + truth[:7])
     print(f"{'':12} ceiling  base  floor   ({parsed.count} prompts, guidance {parsed.guidance:g})")
-    for name, share in got.items():
-        print(f"{name:12} {top[name]:.3f}  {share:.3f}  {floor[name]:.3f}")
+    for name, share in scores.items():
+        print(f"{name:12} {ceiling[name]:.3f}  {share:.3f}  {floor[name]:.3f}")
     if parsed.grid:
         save_grid(pictures[:48], 12, parsed.grid)
 
@@ -82,27 +82,25 @@ def train(parsed: argparse.Namespace, home: Path) -> Path:
     command = [sys.executable, "-m", "trainer", "train", str(config), "--run", str(run.folder)]
     for assignment in parsed.assignments:
         command += ["--set", assignment]
-    begun = time.monotonic()
+    started = time.monotonic()
     subprocess.run(command, check=True, env={**os.environ, "LIMNER_HOME": str(home)}, stderr=subprocess.DEVNULL)
-    whole = time.monotonic() - begun
+    total = time.monotonic() - started
     log = [json.loads(line) for line in run.log.read_text().splitlines()]
-    at = {one["kind"]: datetime.fromisoformat(one["time"]) for one in log}
-    seconds = (at["finished"] - at["started"]).total_seconds()
-    steps = max(one["step"] for one in log if one["kind"] == "step")
-    print(
-        f"{parsed.subject}: {steps} steps with previews in {seconds:.1f} s, start to end of the program {whole:.1f} s"
-    )
+    times = {event["kind"]: datetime.fromisoformat(event["time"]) for event in log}
+    seconds = (times["finished"] - times["started"]).total_seconds()
+    steps = max(event["step"] for event in log if event["kind"] == "step")
+    print(f"{parsed.subject}: {steps} steps with previews in {seconds:.1f} s, the whole program {total:.1f} s")
     return run.export
 
 
 def grade_subject(parsed: argparse.Namespace) -> None:
-    """Train, then print the share of pictures that show the subject and the share that obey the prompt."""
+    """Train, then print the share of images that show the subject and the share that follow the prompt."""
     judge = judges.load(parsed.folder)
-    subject, recogniser = subjects.find(parsed.folder, parsed.subject), judges.Recogniser(judge, parsed.folder)
-    print("the recogniser names renders of characters and of others: {:.3f}, {:.3f}".format(*recogniser.accuracy))
-    said, truth = subjects.people(parsed.folder, COUNT, parsed.seed)
+    subject, recognizer = subjects.find(parsed.folder, parsed.subject), judges.Recognizer(judge, parsed.folder)
+    print("the recognizer names renders of characters and of others: {:.3f}, {:.3f}".format(*recognizer.accuracy))
+    prompts, truth = subjects.people(parsed.folder, COUNT, parsed.seed)
     questions = subjects.questions(parsed.folder, subject, COUNT, parsed.seed)
-    sees = subjects.watcher(subject, judge, recogniser)
+    sees = subjects.watcher(subject, judge, recognizer)
     with tempfile.TemporaryDirectory() as home:
         adapter = train(parsed, Path(home))
         family = load_base(parsed.model)
@@ -110,10 +108,9 @@ def grade_subject(parsed: argparse.Namespace) -> None:
         family.pipeline().load_lora_weights(str(adapter.parent), weight_name=adapter.name)
 
     def line(pictures: Tensor) -> str:
-        got = judges.agreement(judge, pictures, questions.wanted)
-        return f"seen {np.mean(sees(pictures)):.3f}   " + "  ".join(
-            f"{name} {share:.3f}" for name, share in got.items()
-        )
+        scores = judges.agreement(judge, pictures, questions.wanted)
+        shares = "  ".join(f"{name} {share:.3f}" for name, share in scores.items())
+        return f"seen {np.mean(sees(pictures)):.3f}   {shares}"
 
     print(f"base, no trigger: {line(base)}")
     rows, middles = [], []
@@ -124,10 +121,10 @@ def grade_subject(parsed: argparse.Namespace) -> None:
         with torch.no_grad():
             middles.append(judge.embed(pictures).mean(0))
     way = middles[-1] - middles[0]
-    shares = [float((one - middles[0]) @ way / (way @ way)) for one in middles]
-    told = ", ".join(f"{strength:g}: {share:.2f}" for strength, share in zip(STRENGTHS, shares, strict=True))
-    print(f"share of the way from the base to strength 1, by the judge's embedding: {told}")
-    untouched, leaked = (draw(family, said, guidance=3.0, strength=strength) for strength in (0.0, 1.0))
+    shares = [float((middle - middles[0]) @ way / (way @ way)) for middle in middles]
+    listed = ", ".join(f"{strength:g}: {share:.2f}" for strength, share in zip(STRENGTHS, shares, strict=True))
+    print(f"share of the way from the base to strength 1, by the judge's embedding: {listed}")
+    untouched, leaked = (draw(family, prompts, guidance=3.0, strength=strength) for strength in (0.0, 1.0))
     kept = judges.agreement(judge, leaked, truth)
     print(
         f"without the trigger: seen {np.mean(sees(leaked)):.3f}, style as asked {kept['style']:.3f}, "
@@ -139,17 +136,17 @@ def grade_subject(parsed: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the arguments and grade."""
+    """Grade what the arguments name."""
     parser = argparse.ArgumentParser(description="Grade micro, and adapters on it.")
     kinds = parser.add_subparsers(required=True)
     base, subject = kinds.add_parser("base"), kinds.add_parser("subject")
     base.set_defaults(run=grade_base)
     subject.set_defaults(run=grade_subject)
-    for one in (base, subject):
-        one.add_argument("folder", type=Path)
-        one.add_argument("--model", default="micro")
-        one.add_argument("--seed", type=int, default=0)
-        one.add_argument("--grid", type=Path)
+    for command in (base, subject):
+        command.add_argument("folder", type=Path)
+        command.add_argument("--model", default="micro")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--grid", type=Path)
     base.add_argument("--count", type=int, default=192)
     base.add_argument("--guidance", type=float, default=3.0)
     subject.add_argument("subject")

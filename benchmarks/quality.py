@@ -1,4 +1,4 @@
-"""Measures what recipes teach micro: likeness, adherence, drift, leak, copies, diversity and time, by a judge.
+"""Measure what recipes teach micro: likeness, adherence, drift, leak, copies, diversity and time, by a judge.
 
     python -m benchmarks.quality run JUDGE_FOLDER FIGURES.csv [--only ours,kohya] [--subjects miraxo,dylan] [--seeds 1]
     python -m benchmarks.quality table FIGURES.csv
@@ -6,12 +6,11 @@
     python -m benchmarks.quality --smoke
 
 `run` trains each recipe (benchmarks/recipes.py) on each held-out subject and grades its adapters at an eighth, a
-quarter, a half and the end of the run (ours without an ingredient at the end alone); a run that the CSV holds already
-is not done again. JUDGE_FOLDER is made as benchmarks/judge.py says. `table` prints what was found, with intervals, as
-Markdown. `sheet` lays out pictures of subjects and prompts that a seed draws. `--smoke` goes through all of it with a
-world, a judge and runs that are tiny.
+quarter, a half and the end of the run (ablations only at the end); runs that are in the CSV are not repeated.
+benchmarks/judge.py says how to make JUDGE_FOLDER. `table` prints the results with intervals as Markdown. `sheet` lays
+out images of a subject and prompts picked by a seed. `--smoke` runs all of it with a tiny world, judge and runs.
 
-A row of the CSV is one picture, graded as benchmarks/grading.py says.
+A row of the CSV is one image, graded by benchmarks/grading.py.
 """
 
 import argparse
@@ -45,13 +44,13 @@ from trainer.runs import Run, events
 from trainer.train import train
 from trainer.training.checkpoint import ADAPTER
 
-PARTS = (8, 4, 2, 1)  # an adapter is graded after one over these of a run's steps
+PARTS = (8, 4, 2, 1)  # an adapter is graded after 1/8, 1/4, 1/2 and all of a run's steps
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: the recipe's rate is multiplied."""
+    """One training; `rate` multiplies the recipe's learning rate."""
 
     subject: str
     recipe: str
@@ -60,13 +59,13 @@ class Task:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What the CSV says of it."""
+        """Its key in the CSV."""
         return self.subject, self.recipe, f"{self.rate:.4g}", str(self.seed)
 
 
 @dataclass(frozen=True)
 class Taught:
-    """An adapter of a run: after which step, how many pictures seen, how many seconds of the processor."""
+    """An adapter of a run: its step, the images seen until then, and the CPU seconds."""
 
     step: int
     exposures: int
@@ -76,7 +75,7 @@ class Taught:
 
 
 def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
-    """All trainings, those first that say most: recipes at micro's rate, as documented, ingredients, other rates."""
+    """Return all trainings, the most informative first: at micro's rate, as documented, ablations, other rates."""
     waves: list[dict[str, list[float]]] = [
         {OURS: [1.0], **{name: [WIDTH] for name in PEERS}},
         {name: [1.0] for name in PEERS},
@@ -85,9 +84,9 @@ def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
     ]
     tasks = {
         Task(name, recipe, rate, seed): None
-        for wanted in waves
+        for wave in waves
         for seed in range(seeds)
-        for recipe, rates in wanted.items()
+        for recipe, rates in wave.items()
         for rate in rates
         for name in names
         if not only or recipe in only
@@ -96,10 +95,10 @@ def plan(only: Sequence[str], names: Sequence[str], seeds: int) -> list[Task]:
 
 
 def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int]) -> Iterator[Taught]:
-    """Train in `home`, and give the adapters to grade, the earliest first.
+    """Train in `home`, and yield the adapters to grade, the earliest first.
 
-    Seconds are of the processor, from before the base is loaded, without what starting Python takes: they mean the
-    same on a machine that has other work. The data set is copied, as encoded pictures are kept beside it.
+    Seconds are CPU time, from before the base model is loaded, without the start of Python, so that other load on the
+    machine does not matter. The dataset is copied, as encoded images are cached in it.
     """
     steps = planned_steps(config.training, pictures)
     every = max(1, steps // PARTS[0])
@@ -110,38 +109,39 @@ def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int])
         "preview": config.preview.model_copy(update={"every": 0, "steps": 1, "prompts": (config.trigger,)}),
         "checkpoint": config.checkpoint.model_copy(update={"every": every, "keep": 1000, "minutes": 1440.0}),
     })  # fmt: skip
-    begun, at = time.process_time(), {}
+    started, times = time.process_time(), {}
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.Checkpoint):
-            at[event.step] = time.process_time() - begun
+            times[event.step] = time.process_time() - started
 
     run = Run(runs.create(config, home / "run").folder, listen)
     train(config, run)
-    of_step = config.training.batch_size * config.training.accumulation
+    per_step = config.training.batch_size * config.training.accumulation
     early = [every * PARTS[0] // part for part in parts[:-1]]
     for step in [*(step for step in early if step < steps), steps]:
         file = run.folder / "checkpoints" / f"{step:06d}" / ADAPTER
-        yield Taught(step, step * of_step, at[step], file, step == steps)
+        yield Taught(step, step * per_step, times[step], file, step == steps)
 
 
 def measure(
     task: Task, subject: Subject, scale: Yardstick, family: Family, *, sheet: Path, steps: int = 0
 ) -> list[Row]:
-    """Train and grade; leaves the last adapter's pictures with the trigger side by side in `sheet`."""
+    """Train and grade; save the last adapter's images with the trigger side by side in `sheet`."""
     pictures = len(dataset.read(subject.dataset))
     config = recipes.settings(RECIPES[task.recipe], subject, pictures, rate=task.rate, seed=task.seed)
     if steps:
         config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
     rows = []
     with tempfile.TemporaryDirectory() as home:
-        for one in taught(config, Path(home), pictures, PARTS[-1:] if task.recipe in ABLATIONS else PARTS):
-            family.pipeline().load_lora_weights(str(one.file.parent), weight_name=one.file.name)
-            graded, called = grading.called(scale, family, NOISES if one.finished else 1)
-            if one.finished:
+        parts = PARTS[-1:] if task.recipe in ABLATIONS else PARTS
+        for adapter in taught(config, Path(home), pictures, parts):
+            family.pipeline().load_lora_weights(str(adapter.file.parent), weight_name=adapter.file.name)
+            graded, called = grading.called(scale, family, NOISES if adapter.finished else 1)
+            if adapter.finished:
                 graded += grading.uncalled(scale, family)
             family.pipeline().unload_lora_weights()
-            when = {"step": one.step, "exposures": one.exposures, "seconds": round(one.seconds, 2)}
+            when = {"step": adapter.step, "exposures": adapter.exposures, "seconds": round(adapter.seconds, 2)}
             rows += [dict(zip(report.KEY, task.key, strict=True)) | when | row for row in graded]
     save_grid(called, len(called), sheet)  # of the last
     gc.collect()
@@ -149,16 +149,16 @@ def measure(
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Do what is planned and not yet in the CSV."""
+    """Run the planned trainings that are not in the CSV yet."""
     torch.set_num_threads(1)
     judge = judges.load(parsed.folder)
-    recogniser = judges.Recogniser(judge, parsed.folder)
+    recognizer = judges.Recognizer(judge, parsed.folder)
     family = load_base(MICRO)
     scales: dict[str, Yardstick] = {}
     for task in waiting(parsed)[: parsed.count]:
-        subject, begun = subjects.find(parsed.folder, task.subject), time.monotonic()
+        subject, started = subjects.find(parsed.folder, task.subject), time.monotonic()
         if subject.name not in scales:
-            scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recogniser, family, parsed.prompts)
+            scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recognizer, family, parsed.prompts)
         sheet = report.strip(parsed.csv, task.key)
         try:
             rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
@@ -167,32 +167,29 @@ def run(parsed: argparse.Namespace) -> None:
             continue
         report.append(parsed.csv, rows)
         print(
-            f"{', '.join(task.key)}: {rows[-1]['seconds']} CPU s of training, {time.monotonic() - begun:.0f} s in all",
+            f"{', '.join(task.key)}: {rows[-1]['seconds']} CPU s of training, {time.monotonic() - started:.0f} s total",
             flush=True,
         )
 
 
 def waiting(parsed: argparse.Namespace) -> list[Task]:
-    """What is planned, changes something in its subject's preset, and is not in the CSV."""
-    there = report.read(parsed.csv)
-    return [
-        task
-        for task in plan(parsed.only, parsed.subjects, parsed.seeds)
-        if task.key not in there
-        and (
-            task.recipe not in ABLATIONS
-            or recipes.changes(RECIPES[task.recipe], subjects.find(parsed.folder, task.subject))
-        )
-    ]
+    """Return the planned trainings that are not in the CSV, without ablations that change nothing."""
+    done = report.read(parsed.csv)
+    tasks = []
+    for task in plan(parsed.only, parsed.subjects, parsed.seeds):
+        subject, recipe = subjects.find(parsed.folder, task.subject), RECIPES[task.recipe]
+        if task.key not in done and (task.recipe not in ABLATIONS or recipes.changes(recipe, subject)):
+            tasks.append(task)
+    return tasks
 
 
 def smoke() -> None:
-    """Everything once, with a tiny world, a judge that has hardly been trained, and runs of a few steps."""
+    """Run everything once, with a tiny world, a hardly trained judge, and runs of a few steps."""
     with tempfile.TemporaryDirectory() as home:
         folder, scripts = Path(home), ROOT / "scripts" / "pretrain_micro"
         for name, count, seed in (("train", 120, 1), ("test", 60, 2)):
             drawing = ["node", scripts / "draw_world.mjs", folder / name, 128, count, 0, seed]
-            subprocess.run([str(one) for one in drawing], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([str(argument) for argument in drawing], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["node", scripts / "draw_examples.mjs", folder / "subjects", "all"], check=True)
         torch.set_num_threads(1)
         save_file(judges.train(folder, steps=10).state_dict(), folder / "judge.safetensors")
@@ -203,23 +200,23 @@ def smoke() -> None:
         report.sheet(figures, folder / "sheet.png", draw=0)
 
 
-def _arguments(given: list[str] | None = None) -> argparse.Namespace:
+def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="go through everything at tiny size")
+    parser.add_argument("--smoke", action="store_true", help="run everything at tiny size")
     actions = parser.add_subparsers(dest="action")
     running, table, sheet = (actions.add_parser(name) for name in ("run", "table", "sheet"))
     running.add_argument("folder", type=Path, help="of the judge")
-    for one in (running, table, sheet):
-        one.add_argument("csv", type=Path)
+    for action in (running, table, sheet):
+        action.add_argument("csv", type=Path)
     running.add_argument("--only", type=_listed, default=[], help=f"recipes, of: {', '.join(RECIPES)}")
     running.add_argument("--subjects", type=_listed, default=[*CHARACTERS, *STYLES])
     running.add_argument("--seeds", type=int, default=2)
-    running.add_argument("--count", type=int, help="so many runs; default: all")
+    running.add_argument("--count", type=int, help="number of runs; default: all")
     running.add_argument("--prompts", type=int, default=PROMPTS, help="for each subject; the same in all of a CSV")
     running.add_argument("--steps", type=int, default=0, help="of each run instead of the recipe's")
     sheet.add_argument("picture", type=Path)
-    sheet.add_argument("--draw", type=int, default=0, help="seed of what is drawn")
-    return parser.parse_args(given)
+    sheet.add_argument("--draw", type=int, default=0, help="seed that picks subject and prompts")
+    return parser.parse_args(arguments)
 
 
 def _listed(text: str) -> list[str]:
@@ -227,7 +224,7 @@ def _listed(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Read the arguments and do one of it."""
+    """Run the action that the arguments name."""
     parsed = _arguments()
     if parsed.smoke:
         smoke()

@@ -1,7 +1,7 @@
-"""Recipes that the quality bench compares, as settings of this trainer: its presets, what others document, ablations.
+"""Recipes that the quality benchmark compares, as settings of this trainer: presets, other trainers', ablations.
 
-The others run in our engine, so a figure is of a recipe and says nothing of a program. What the engine or micro cannot
-do is told in `differs`: there is one resolution, and the optimizers in 8 bits need a GPU.
+All of them run in our trainer, so a figure is about a recipe, not about a program. `differs` lists what our trainer or
+micro cannot do: there is one resolution, and 8-bit optimizers need a GPU.
 """
 
 import json
@@ -22,10 +22,10 @@ TUNED = (WIDTH / 3, WIDTH, WIDTH * 3)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings by their path; where they are from; and what is other than there.
+    """Settings by their path, their source, and how they differ from it.
 
-    They go over what the trainer does if nothing is said, or over its preset, where `preset` says so. `per_picture` are
-    exposures of each picture, `warmup` steps; 0 = as the settings say.
+    They override the defaults, or the preset if `preset` is true. `per_picture` are exposures of each image, `warmup`
+    steps; 0 = as the settings say.
     """
 
     source: str
@@ -40,7 +40,7 @@ PLAIN: dict[str, Any] = {
     "adapter.kind": "lora", "optimizer.kind": "adamw", "optimizer.beta2": 0.999, "optimizer.weight_decay": 0.01,
     "schedule.kind": "constant", "schedule.warmup": 0.0, "training.clip": 1.0,
 }  # fmt: skip
-"""What the others have in common: LoRA, torch's AdamW, the same rate to the end."""
+"""Common to the other trainers: LoRA, torch's AdamW, a constant learning rate."""
 
 KOHYA: dict[str, Any] = {
     **PLAIN, "adapter.rank": 32, "adapter.alpha": 16.0, "adapter.targets": "attention+ff",
@@ -126,7 +126,7 @@ RECIPES = {OURS: Recipe("trainer/config/presets/micro-*.toml", preset=True), **P
 
 
 def settings(recipe: Recipe, subject: Subject, pictures: int, *, rate: float, seed: int) -> TrainConfig:
-    """The settings of a run of a recipe, its learning rate times `rate`."""
+    """Return the settings of a run of a recipe, with its learning rate times `rate`."""
     own: dict[str, Any] = {
         "name": subject.name, "dataset": str(subject.dataset), "trigger": subject.trigger, "preset": subject.preset,
         "seed": seed, "model.base": MICRO, "training.resolution": configs.micro_resolution(), **recipe.settings,
@@ -149,6 +149,5 @@ def _built(own: dict[str, Any], *, preset: bool) -> TrainConfig:
 
 
 def changes(recipe: Recipe, subject: Subject) -> bool:
-    """Whether an ablation changes anything in the preset of this subject."""
-    ours, own = (settings(one, subject, 1, rate=1.0, seed=0) for one in (RECIPES[OURS], recipe))
-    return ours != own
+    """Tell whether an ablation changes anything in the preset of this subject."""
+    return settings(recipe, subject, 1, rate=1.0, seed=0) != settings(RECIPES[OURS], subject, 1, rate=1.0, seed=0)

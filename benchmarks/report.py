@@ -1,7 +1,7 @@
-"""What the quality bench found: its CSV, means with bootstrap intervals, curves, time to be as good, picture sheets.
+"""Report of the quality benchmark: its CSV, means with bootstrap intervals, curves, time to equal quality, sheets.
 
-An interval is from resampling subjects, the training seeds of each, and the prompts of each run (Efron 1979). A
-difference is taken run by run, the same subject and seed, before it is resampled.
+Intervals come from resampling subjects, the training seeds of each, and the prompts of each run (Efron 1979).
+Differences are taken between runs of the same subject and seed before resampling.
 """
 
 import csv
@@ -35,8 +35,8 @@ FIGURES: dict[str, tuple[tuple[str, ...], str]] = {
     "diversity": (("called",), "diversity"),
 }
 DRAWS = 2000
-NEAR = 0.01  # a difference in likeness below this is none
-SHOWN = 12  # pictures of a line of a sheet
+NEAR = 0.01  # smaller differences in likeness do not count
+PER_ROW = 12  # images per row of a sheet
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Key = tuple[str, ...]
@@ -45,7 +45,7 @@ Label = tuple[str, str]  # recipe and rate
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add the rows of a run, all at once."""
+    """Append the rows of a run, all at once."""
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -59,53 +59,53 @@ def _short(value: Any) -> Any:  # noqa: ANN401 - a cell
 
 
 def read(path: Path) -> dict[Key, Rows]:
-    """The rows by run."""
-    found: dict[Key, Rows] = {}
+    """Read the rows by run."""
+    runs: dict[Key, Rows] = {}
     if path.exists():
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                found.setdefault(tuple(row[name] for name in KEY), []).append(row)
-    return found
+                runs.setdefault(tuple(row[name] for name in KEY), []).append(row)
+    return runs
 
 
 def strip(path: Path, key: Key) -> Path:
-    """Where the last pictures of a run are, side by side."""
+    """Return the path of the last images of a run, side by side."""
     return path.with_suffix("") / f"{' '.join(key)}.png"
 
 
 def by_step(rows: Rows) -> dict[int, Rows]:
-    """The rows of a run by the adapter that they grade, the earliest first."""
-    found: dict[int, Rows] = {}
+    """Group the rows of a run by the step of the graded adapter, in order."""
+    steps: dict[int, Rows] = {}
     for row in rows:
-        found.setdefault(int(row["step"]), []).append(row)
-    return dict(sorted(found.items()))
+        steps.setdefault(int(row["step"]), []).append(row)
+    return dict(sorted(steps.items()))
 
 
 def last(rows: Rows) -> Rows:
-    """The rows of the finished adapter."""
+    """Return the rows of the finished adapter."""
     return list(by_step(rows).values())[-1]
 
 
 def values(rows: Rows, kinds: Sequence[str], column: str) -> Array:
-    """A figure for each prompt, the mean of its pictures."""
+    """Return a figure for each prompt, averaged over its images."""
     prompts: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if row["prompts"] in kinds:
             prompts.setdefault((row["prompts"], row["number"]), []).append(float(row[column]))
-    return np.array([np.mean(one) for one in prompts.values()])
+    return np.array([np.mean(figures) for figures in prompts.values()])
 
 
 def score(rows: Rows) -> Array:
-    """Likeness times adherence of each prompt: the one number to rank by, Peng et al. 2024, arXiv 2406.16855."""
+    """Return likeness times adherence of each prompt, for ranking: Peng et al. 2024, arXiv 2406.16855."""
     return values(rows, *FIGURES["likeness"]) * values(rows, *FIGURES["adherence"])
 
 
 def bootstrap(runs: dict[str, list[Array]]) -> tuple[float, float, float]:
-    """Mean, and the interval that holds 95 of 100 resampled means; `runs` has each subject's, values by prompt."""
+    """Return the mean and its 95 % interval; `runs` has the values by prompt of each run of each subject."""
     rng = np.random.default_rng(0)
     means = []
-    for found in runs.values():
-        table = np.stack(found)  # seeds, prompts
+    for subject_runs in runs.values():
+        table = np.stack(subject_runs)  # seeds, prompts
         chosen = rng.integers(len(table), size=(DRAWS, len(table), 1))
         prompts = rng.integers(table.shape[1], size=(DRAWS, *table.shape))
         means.append(table[chosen, prompts].mean((1, 2)))
@@ -113,11 +113,11 @@ def bootstrap(runs: dict[str, list[Array]]) -> tuple[float, float, float]:
     subjects = rng.integers(len(means), size=(len(means), DRAWS))
     drawn = np.take_along_axis(per_subject, subjects, 0).mean(0)
     low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(np.mean([np.mean(found) for found in runs.values()])), float(low), float(high)
+    return float(np.mean([np.mean(subject_runs) for subject_runs in runs.values()])), float(low), float(high)
 
 
-def chosen(runs: dict[Key, Rows]) -> dict[str, Label]:
-    """The lines of the table: as documented, scaled to micro's width, at the best rate, and what ours is made of."""
+def table_lines(runs: dict[Key, Rows]) -> dict[str, Label]:
+    """Return the lines of the table: as documented, scaled to micro's width, at the best rate, and ablations."""
     lines: dict[str, Label] = {OURS: (OURS, "1")}
     for name in PEERS:
         lines[f"{name}, as documented"] = (name, "1")
@@ -135,12 +135,12 @@ def _of(runs: dict[Key, Rows], label: Label) -> list[Rows]:
 
 
 def table(path: Path) -> str:
-    """All figures as Markdown: characters and styles apart."""
+    """Format all figures as Markdown, characters and styles separately."""
     every, parts = read(path), []
     for title, styles in (("Characters", False), ("Styles", True)):
         runs = {key: rows for key, rows in every.items() if (key[0] in STYLES) == styles}
         if runs:
-            lines = chosen(runs)
+            lines = table_lines(runs)
             parts += [f"### {title}\n", *_final(runs, lines), "", *_curves(runs, lines), "", *_times(runs, lines), ""]
     return "\n".join(parts)
 
@@ -182,7 +182,7 @@ Curve = list[tuple[float, float]]
 
 
 def curve(rows: Rows, along: str) -> Curve:
-    """Likeness by exposures or seconds, from the noises that all adapters of a run are graded with."""
+    """Return likeness by exposures or seconds, from the noises that all adapters of a run are graded with."""
     parts = by_step([row for row in rows if row["noise"] == "0"]).values()
     return [(float(part[0][along]), float(values(part, *FIGURES["likeness"]).mean())) for part in parts]
 
@@ -190,26 +190,26 @@ def curve(rows: Rows, along: str) -> Curve:
 def _curves(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
     out = ["| recipe | likeness after exposures |", "|---|---|"]
     for line, label in lines.items():
-        found = [curve(rows, "exposures") for rows in _of(runs, label)]
-        shared = min(map(len, found))
+        curves = [curve(rows, "exposures") for rows in _of(runs, label)]
+        shared = min(map(len, curves))
         if shared > 1:
-            means = np.mean([points[-shared:] for points in found], axis=0)
+            means = np.mean([points[-shared:] for points in curves], axis=0)
             out.append(f"| {line} | {', '.join(f'{at:.0f}: {level:.2f}' for at, level in means)} |")
     return out
 
 
 def reached(points: Curve, target: float) -> float | None:
-    """Where a curve rises to a target for good, on straight lines from 0 at 0; None if it does not."""
+    """Return where a curve rises to a target and stays above it, interpolated from (0, 0); None if it does not."""
     before = (0.0, 0.0)
-    found: float | None = None
+    crossing: float | None = None
     for at, level in points:
         if level < target:
-            found = None
-        elif found is None:
+            crossing = None
+        elif crossing is None:
             share = (target - before[1]) / (level - before[1]) if level > before[1] else 1.0
-            found = before[0] + max(0.0, share) * (at - before[0])
+            crossing = before[0] + max(0.0, share) * (at - before[0])
         before = (at, level)
-    return found
+    return crossing
 
 
 def _times(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
@@ -227,9 +227,9 @@ def _times(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
 
 
 def _ratios(pairs: list[tuple[Rows, Rows]]) -> list[str]:
-    """Ours over theirs, medians and all between: whole runs where ours is as like, and where curves are at 98 of 100.
+    """Return ratios of ours to theirs, medians and ranges: of whole runs where ours is as good, and to reach 98 %.
 
-    Whole runs credit ours for the length of theirs, so neither is to be quoted without the other.
+    Whole runs credit ours for the length of theirs, so neither ratio should be quoted without the other.
     """
     equal = [(ours, theirs) for ours, theirs in pairs if _likeness(ours) >= _likeness(theirs) - NEAR]
     cells = [
@@ -239,7 +239,8 @@ def _ratios(pairs: list[tuple[Rows, Rows]]) -> list[str]:
     early = []
     for ours, theirs in pairs:
         other = curve(theirs, "exposures")
-        at, against = (reached(one, 0.98 * other[-1][1]) for one in (curve(ours, "exposures"), other))
+        target = 0.98 * other[-1][1]
+        at, against = reached(curve(ours, "exposures"), target), reached(other, target)
         if at and against:
             early.append(at / against)
     return [f"{len(equal)} of {len(pairs)}", *cells, f"{_spread(early)}, {len(early)} of {len(pairs)}"]
@@ -249,25 +250,27 @@ def _likeness(rows: Rows) -> float:
     return float(values(last(rows), *FIGURES["likeness"]).mean())
 
 
-def _spread(found: list[float]) -> str:
-    return f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "-"
+def _spread(ratios: list[float]) -> str:
+    if not ratios:
+        return "-"
+    return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def sheet(path: Path, picture: Path, *, draw: int) -> None:
-    """The same prompts of a subject by each recipe, a line each; `draw` is the seed that draws subject and prompts.
+    """Save images of the same prompts by each recipe, one per row, and print the rows.
 
-    What the lines are is printed.
+    `draw` is the seed that picks the subject and the prompts.
     """
     runs, rng = read(path), random.Random(draw)
     subject, seed = rng.choice(sorted({(key[0], key[3]) for key in runs if key[1] == OURS}))
-    keys = [(subject, *label, seed) for label in chosen(runs).values() if (subject, *label, seed) in runs]
+    keys = [(subject, *label, seed) for label in table_lines(runs).values() if (subject, *label, seed) in runs]
     strips = [Image.open(strip(path, key)).convert("RGB") for key in keys]
     side = strips[0].height
     places = range(0, strips[0].width, side + 2)  # as save_grid lays them out
-    shown = sorted(rng.sample(list(places), min(SHOWN, len(places))))
-    canvas = Image.new("RGB", (side * len(shown), side * len(strips)))
-    for row, one in enumerate(strips):
-        for column, place in enumerate(shown):
-            canvas.paste(one.crop((place, 0, place + side, side)), (column * side, row * side))
+    picked = sorted(rng.sample(list(places), min(PER_ROW, len(places))))
+    canvas = Image.new("RGB", (side * len(picked), side * len(strips)))
+    for row, images in enumerate(strips):
+        for column, place in enumerate(picked):
+            canvas.paste(images.crop((place, 0, place + side, side)), (column * side, row * side))
         print(f"{row + 1}: {', '.join(keys[row])}")
     canvas.save(picture)

@@ -1,20 +1,20 @@
-"""Seconds per step, memory, and the time to the first step: Limner against other trainers' own programs, in one run.
+"""Compare seconds per step, memory and time to the first step of Limner and other trainers, in one run.
 
     python -m benchmarks.full_size make sd15 MODEL
     python -m benchmarks.speed MODEL [--resolution 256] [--batch 1] [--precision bf16] [--steps 6] [--rounds 2]
 
-The peers are run as they are, each by its own Python, from places that the environment names; one that is not named is
-left out:
+The other trainers run as they are, each with its own Python, from paths in the environment; those without one are left
+out:
 
     LIMNER_BENCH_SD_SCRIPTS          checkout of kohya-ss/sd-scripts     LIMNER_BENCH_SD_SCRIPTS_PYTHON  its Python
     LIMNER_BENCH_DIFFUSERS           train_text_to_image_lora.py         LIMNER_BENCH_DIFFUSERS_PYTHON   its Python
 
-Each peer is compared with Limner training the same layers: diffusers' script adapts those of the attention, sd-scripts
-those of the feed-forward too (and two more a block). All train a LoRA of rank 8 on the same base, pictures and captions
-with AdamW at the same rate, one thread, and with the same settings of the C library's allocator. They take turns, round
-after round. What is compared is the CPU time between two optimizer steps, which other work on the machine disturbs less
-than time on the clock. Memory is what a process has at the most; "without files" leaves out the pages of mapped files,
-which the system can take back at any time.
+Each one is compared with Limner training the same layers: diffusers' script adapts those of the attention, sd-scripts
+also those of the feed-forward (and two more per block). All train a LoRA of rank 8 on the same base model, images and
+captions with AdamW at the same rate, one thread, and with the same settings of the C library's allocator. They take
+turns, round after round. Compared is the CPU time between two optimizer steps, which other load on the machine disturbs
+less than wall-clock time. Memory is the peak of a process; "without files" leaves out the pages of mapped files, which
+the system can reclaim at any time.
 """
 
 import argparse
@@ -50,7 +50,7 @@ OURS, OURS_ATTENTION = "limner", "limner, attention"
 
 @dataclass(frozen=True)
 class Task:
-    """What all programs are given."""
+    """Task for all programs."""
 
     model: Path
     home: Path
@@ -62,7 +62,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Program:
-    """A trainer: its Python, and the script and arguments for a task."""
+    """A trainer: its Python, and its script and arguments for a task."""
 
     name: str
     python: str
@@ -70,21 +70,21 @@ class Program:
 
 
 def lay_out(task: Task) -> None:
-    """The pictures in the three forms that the programs read."""
-    places = {name: task.home / name for name in ("ours", "kohya/1_x", "diffusers")}
-    for place in places.values():
-        place.mkdir(parents=True)
+    """Write the images in the three layouts that the programs read."""
+    folders = {name: task.home / name for name in ("ours", "kohya/1_x", "diffusers")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
     lines = []
     for number, path in enumerate(dataset.image_files(PICTURES)[:COUNT]):
         picture = Image.open(path).convert("RGB").resize((task.resolution, task.resolution))
         caption = caption_file(path).read_text()
-        for name, place in places.items():
-            picture.save(place / f"{number:02}.png")
+        for name, folder in folders.items():
+            picture.save(folder / f"{number:02}.png")
             if name != "diffusers":
-                (place / f"{number:02}.txt").write_text(caption)
+                (folder / f"{number:02}.txt").write_text(caption)
         lines.append(json.dumps({"file_name": f"{number:02}.png", "text": caption}))
-    (places["diffusers"] / "metadata.jsonl").write_text("\n".join(lines))
-    # Where sd-scripts looks for the tokenizer when it has no network.
+    (folders["diffusers"] / "metadata.jsonl").write_text("\n".join(lines))
+    # sd-scripts looks for the tokenizer here when it has no network.
     shutil.copytree(CONFIGS / "clip", task.home / "tokenizers" / "openai_clip-vit-large-patch14")
 
 
@@ -129,21 +129,21 @@ def _diffusers(task: Task) -> list[str]:
 
 
 def programs() -> list[Program]:
-    """Limner, and the peers that the environment names."""
-    found = [Program(OURS, sys.executable, _limner)]
+    """Return Limner and the other trainers that the environment names."""
+    trainers = [Program(OURS, sys.executable, _limner)]
     if "LIMNER_BENCH_DIFFUSERS" in os.environ:
-        found.append(Program(OURS_ATTENTION, sys.executable, partial(_limner, targets="attention")))
+        trainers.append(Program(OURS_ATTENTION, sys.executable, partial(_limner, targets="attention")))
     for name, variable, command in (
         ("sd-scripts", "LIMNER_BENCH_SD_SCRIPTS", _sd_scripts),
         ("diffusers", "LIMNER_BENCH_DIFFUSERS", _diffusers),
     ):
         if variable in os.environ:
-            found.append(Program(name, os.environ.get(f"{variable}_PYTHON", sys.executable), command))
-    return found
+            trainers.append(Program(name, os.environ.get(f"{variable}_PYTHON", sys.executable), command))
+    return trainers
 
 
 def measure(program: Program, task: Task) -> list[dict[str, float]]:
-    """What each step of one run of a program took: seconds on the clock and of CPU from the start on, peak memory."""
+    """Run a program once; return for each step the wall and CPU seconds since the start, and the peak memory."""
     log = task.home / f"{program.name}.jsonl"
     log.unlink(missing_ok=True)
     environment = {
@@ -153,10 +153,10 @@ def measure(program: Program, task: Task) -> list[dict[str, float]]:
     }  # fmt: skip
     hook = Path(__file__).with_name("step_hook.py")
     ours = program.name in (OURS, OURS_ATTENTION)
-    place = CHECKOUT if ours else task.home
+    folder = CHECKOUT if ours else task.home
     done = subprocess.run(
         [program.python, str(hook), str(log), *program.command(task)],
-        cwd=place, env={**environment, **({"PYTHONPATH": str(CHECKOUT)} if ours else {})},
+        cwd=folder, env={**environment, **({"PYTHONPATH": str(CHECKOUT)} if ours else {})},
         capture_output=True, text=True,
     )  # fmt: skip
     lines = log.read_text().splitlines() if log.exists() else []
@@ -165,8 +165,8 @@ def measure(program: Program, task: Task) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def summed_up(runs: list[list[dict[str, float]]]) -> dict[str, float]:
-    """One program's figures over all its runs; of steps the first is left out, which also warms up."""
+def summarize(runs: list[list[dict[str, float]]]) -> dict[str, float]:
+    """Summarize all runs of a program; the first step, which also warms up, is left out."""
     steps = [after["cpu"] - before["cpu"] for run in runs for before, after in pairwise(run)]
     walls = [after["wall"] - before["wall"] for run in runs for before, after in pairwise(run)]
     return {
@@ -176,15 +176,15 @@ def summed_up(runs: list[list[dict[str, float]]]) -> dict[str, float]:
         "CPU s to the first step": statistics.median(run[0]["cpu"] for run in runs),
         "GB before": statistics.median(run[0]["peak"] for run in runs) / GB,
         "without files": statistics.median(run[0]["own"] for run in runs) / GB,
-        "GB training": statistics.median(max(one["peak"] for one in run[1:]) for run in runs) / GB,
-        "load": statistics.median(one["load"] for run in runs for one in run),
+        "GB training": statistics.median(max(step["peak"] for step in run[1:]) for run in runs) / GB,
+        "load": statistics.median(step["load"] for run in runs for step in run),
     }
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """The figures, and ours over each peer's that adapts the same layers, as markdown."""
+    """Format the figures as Markdown, with ours over those of each trainer that adapts the same layers."""
     rows = [["", *figures[OURS]], ["---"] * (1 + len(figures[OURS]))]
-    rows += [[name, *(f"{value:.2f}" for value in found.values())] for name, found in figures.items()]
+    rows += [[name, *(f"{value:.2f}" for value in values.values())] for name, values in figures.items()]
     for ours, peer in ((OURS, "sd-scripts"), (OURS_ATTENTION, "diffusers")):
         if peer in figures:
             ratios = [
@@ -195,23 +195,23 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Read the arguments, let the programs take turns, and print the table."""
+    """Let the programs take turns, and print the table."""
     parser = argparse.ArgumentParser(description="Seconds per step and memory against other trainers.")
     parser.add_argument("model", type=Path)
     for name, value in (("resolution", 256), ("batch", 1), ("steps", 6), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parsed: Any = parser.parse_args()
-    found: dict[str, list[list[dict[str, float]]]] = {}
+    measured: dict[str, list[list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as home:
         task = Task(parsed.model.resolve(), Path(home), parsed.resolution, parsed.batch, parsed.precision, parsed.steps)
         lay_out(task)
         for turn in range(parsed.rounds):
             for program in programs():
-                found.setdefault(program.name, []).append(measure(program, task))
+                measured.setdefault(program.name, []).append(measure(program, task))
                 print(f"round {turn + 1}: {program.name}", file=sys.stderr, flush=True)
     print(f"{parsed.model.name}, {parsed.resolution} pixels, batch {parsed.batch}, {parsed.precision}, one thread\n")
-    print(table({name: summed_up(runs) for name, runs in found.items()}))
+    print(table({name: summarize(runs) for name, runs in measured.items()}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Runs a training program of anybody's, and writes down what each of its optimizer steps took.
+"""Run any training program and log the time and memory of each of its optimizer steps.
 
     python step_hook.py LOG.jsonl SCRIPT.py|-m MODULE [arguments]
 
-It needs torch and psutil alone, so that it runs in a peer's own environment. Torch tells it of each optimizer step
-through a public hook; the program itself is not touched.
+It needs only torch and psutil, so that it runs in the environment of another trainer. A public hook of torch reports
+each optimizer step; the program itself is not changed.
 """
 
 import json
@@ -17,29 +17,29 @@ import time
 import psutil
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-BEGUN = time.monotonic()
+STARTED = time.monotonic()
 
 
 def main() -> None:
     """Watch the program named on the command line."""
     log, *rest = sys.argv[1:]
-    process, highest, done = psutil.Process(), [0, 0], threading.Event()
+    process, peaks, done = psutil.Process(), [0, 0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            taken = process.memory_info()
-            highest[0] = max(highest[0], taken.rss)
-            highest[1] = max(highest[1], taken.rss - taken.shared)
+            memory = process.memory_info()
+            peaks[0] = max(peaks[0], memory.rss)
+            peaks[1] = max(peaks[1], memory.rss - memory.shared)
 
     def after(*_: object) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        fact = {
-            "wall": time.monotonic() - BEGUN, "cpu": used.ru_utime + used.ru_stime, "peak": highest[0],
-            "own": highest[1], "load": os.getloadavg()[0],
+        record = {
+            "wall": time.monotonic() - STARTED, "cpu": used.ru_utime + used.ru_stime, "peak": peaks[0],
+            "own": peaks[1], "load": os.getloadavg()[0],
         }  # fmt: skip
         with open(log, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(fact) + "\n")
-        highest[:] = 0, 0
+            lines.write(json.dumps(record) + "\n")
+        peaks[:] = 0, 0
 
     threading.Thread(target=watch, daemon=True).start()
     register_optimizer_step_post_hook(after)

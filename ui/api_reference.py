@@ -1,4 +1,4 @@
-"""The endpoints as a table for docs/api.md, from the page itself, so that it cannot go stale."""
+"""Table of the API endpoints for docs/api.md, made from the page itself so that it cannot go stale."""
 
 import inspect
 
@@ -6,20 +6,21 @@ import gradio as gr
 
 from ui import page
 from ui.state.run_watcher import Watch
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 
 
 def endpoints() -> str:
-    """A row for each endpoint: its name, what it takes and what it does, as Markdown."""
+    """Return a Markdown table with a row for each endpoint: its name, its parameters and what it does."""
     rows = ["| endpoint | takes | does |", "| --- | --- | --- |"]
-    blocks: gr.Blocks = page.build(Painter(), Watch())
-    for one in blocks.fns.values():
-        if one.api_visibility != "public" or not one.fn:
-            continue
-        taken = [
-            str(parameter).replace("typing.", "").replace(" | None = None", " = {}").replace("|", "or")
-            for parameter in inspect.signature(one.fn).parameters.values()
-        ]
-        says = " ".join((inspect.getdoc(one.fn) or "").split("\n\n")[0].split())
-        rows.append(f"| `{one.api_name}` | {', '.join(f'`{text}`' for text in taken)} | {says} |")
+    blocks: gr.Blocks = page.build(SamplerClient(), Watch())
+    for endpoint in blocks.fns.values():
+        if endpoint.api_visibility == "public" and endpoint.fn:
+            parameters = map(_parameter, inspect.signature(endpoint.fn).parameters.values())
+            summary = (inspect.getdoc(endpoint.fn) or "").split("\n\n")[0]
+            rows.append(f"| `{endpoint.api_name}` | {', '.join(parameters)} | {' '.join(summary.split())} |")
     return "\n".join(rows) + "\n"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    text = str(parameter).replace("typing.", "").replace(" | None = None", " = {}").replace("|", "or")
+    return f"`{text}`"

@@ -1,4 +1,4 @@
-"""The page as a whole: its head, its four tabs, how it looks, and the web application that serves it."""
+"""The page as a whole: head, four tabs, theme, and the web application that serves it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,20 +16,36 @@ from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
 from ui import api
 from ui.server import media
-from ui.state import page_memory
+from ui.state import page_memory, projects
+from ui.state.answers import with_answers
 from ui.state.run_watcher import Watch
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 from ui.tabs import download, plan, run_view, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
+from ui.tabs.sample_form import SampleForm, with_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import STATIC
 
-SESSIONS = 300  # pages whose components' state is kept, about 0.4 MB each; of more the oldest are forgotten
-SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of pictures.")
-# Gradio takes the browser's language for that of the page, whatever the page says.
-SPOKEN = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-LEAVE = f" <a href='/logout'>{say('Log out')}</a>"
+SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
+SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of images.")
+# Gradio would set the browser's language as that of the page, whatever language the page is in.
+SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
+LOG_OUT = f" <a href='/logout'>{say('Log out')}</a>"
+PRIMARY = {
+    "background_fill": "*primary_600",
+    "background_fill_hover": "*primary_700",
+    "text_color": "white",
+    "background_fill_dark": "*primary_600",
+    "background_fill_hover_dark": "*primary_700",
+    "text_color_dark": "white",
+}
+LINKS_IN_THE_DARK = {
+    "link_text_color_dark": "*primary_300",
+    "link_text_color_visited_dark": "*primary_300",
+    "link_text_color_hover_dark": "*primary_200",
+    "link_text_color_active_dark": "*primary_200",
+}
 
 
 @dataclass(frozen=True)
@@ -44,169 +60,182 @@ class Head:
     create: gr.Button
 
 
-def make_app(*, leave: bool = False) -> FastAPI:
-    """The web application, without its guard; with a way to log out, if there was one in."""
-    painter, watch = Painter(), Watch()
+def make_app(*, log_out: bool = False) -> FastAPI:
+    """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
+    sampler, watch = SamplerClient(), Watch()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tidying = asyncio.create_task(_tidy())
+        cleaning = asyncio.create_task(_clean_up())
         yield
-        tidying.cancel()
-        painter.close()
+        cleaning.cancel()
+        sampler.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)
     gr.mount_gradio_app(
-        app, build(painter, watch, leave=leave), path="/", allowed_paths=[],
+        app,
+        build(sampler, watch, log_out=log_out),
+        path="/",
+        allowed_paths=[],
         blocked_paths=[str(paths.datasets()), str(paths.outputs())],
-        max_file_size="2gb", ssr_mode=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
-        show_error=False, mcp_server=False, theme=theme(), css_paths=[STATIC / "style.css"],
-        favicon_path=str(STATIC / "favicon.svg"), js=SPOKEN,
+        max_file_size="2gb",
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        show_error=False,
+        mcp_server=False,
+        theme=theme(),
+        css_paths=[STATIC / "style.css"],
+        favicon_path=str(STATIC / "favicon.svg"),
+        js=SET_LANGUAGE,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
-    )  # fmt: skip
+    )
     return app
 
 
-async def _tidy() -> None:
-    """Look after uploads that nobody took in, now and then."""
+async def _clean_up() -> None:
+    """Delete uploads that were never imported, now and then."""
     while True:
-        media.forget_uploads()
+        media.delete_expired_uploads()
         await asyncio.sleep(600)
 
 
 def theme() -> gr.themes.Base:
-    """Calm colours, system fonts: nothing is fetched from anywhere."""
-    return gr.themes.Default(
-        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"], radius_size="lg",
-    ).set(
-        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
-        button_primary_text_color="white", button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700", button_primary_text_color_dark="white",
-        link_text_color_dark="*primary_300", link_text_color_visited_dark="*primary_300",
-        link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_200",
-    )  # fmt: skip
+    """Return the theme: calm colors, and system fonts, so that nothing is fetched from anywhere."""
+    base = gr.themes.Default(
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+        radius_size="lg",
+    )
+    return base.set(**{f"button_primary_{name}": color for name, color in PRIMARY.items()}, **LINKS_IN_THE_DARK)
 
 
-def build(painter: Painter, watch: Watch, *, leave: bool = False) -> gr.Blocks:
+def build(sampler: SamplerClient, watch: Watch, *, log_out: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        head = _head(LEAVE if leave else "")
+        head = _head(LOG_OUT if log_out else "")
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(say("1 · Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
             with gr.Tab(say("2 · Train"), id="train", elem_id="tab-train") as train_tab:
-                train = training.build(head.project, head.pill, painter, watch)
+                train = training.build(head.project, head.pill, sampler, watch)
             with gr.Tab(say("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
-                trying = try_out.build(painter, watch)
+                trying = try_out.build(sampler, watch)
             with gr.Tab(say("4 · Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(watch)
 
-        def warm_and_offer(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the tab
+        def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
             if not watch.active():
-                painter.warm()
-            return try_out.offer(watch, *given)
+                sampler.warm()
+            return try_out.offer(watch, form, defaults)
 
-        train_tab.select(handled(plan.plan), train.answers, train.planned, **QUIET)
-        try_tab.select(handled(warm_and_offer), trying.asked, trying.offered, **QUIET)
-        # All pictures were looked at: what was found belongs into the plan.
-        images.parts.grid.end(handled(plan.plan), train.answers, train.planned, **QUIET)
-        download_tab.select(handled(lambda: download.show(watch)), None, files_tab.shown, **QUIET)
-        train.live.buttons["try-it"].click(
-            handled(warm_and_offer), [train.live.picker, *trying.asked[1:]], trying.offered, **QUIET
-        ).then(lambda: gr.Tabs(selected="try"), None, tabs, **QUIET)
+        train_tab.select(with_answers(plan.plan), train.form, train.planned, **QUIET)
+        try_tab.select(with_form(warm_and_offer), trying.inputs, trying.offered, **QUIET)
+        # When all images have been measured, the plan changes.
+        images.parts.grid.end(with_answers(plan.plan), train.form, train.planned, **QUIET)
+        download_tab.select(handled(lambda: download.show(watch)), None, files_tab.outputs, **QUIET)
+        adapter_of_run = [train.view.picker, *trying.inputs[1:]]
+        train.view.buttons["try-it"].click(with_form(warm_and_offer), adapter_of_run, trying.offered, **QUIET).then(
+            lambda: gr.Tabs(selected="try"), None, tabs, **QUIET
+        )
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            handled(plan.plan), train.answers, train.planned, **QUIET
+            with_answers(plan.plan), train.form, train.planned, **QUIET
         )
         _share_trigger(head.project, images, train)
         _connect_projects(head, images, train)
-        page.load(
-            handled(lambda: _load(watch)), None,
-            [tabs, head.project, *images.shown, *train.shown, *train.live.outputs], **QUIET,
-        )  # fmt: skip
-        api.build(painter, watch)
+        loaded = [tabs, head.project, *images.outputs, *train.outputs, *train.view.outputs]
+        page.load(handled(lambda: _load(watch)), None, loaded, **QUIET)
+        api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page.state_session_capacity = SESSIONS
     return page
 
 
-def _head(leave: str) -> Head:
+def _head(log_out: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
-        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{leave}</p>", elem_id="title")
+        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{log_out}</p>", elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
             project = gr.Dropdown([], label=say("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
             new = gr.Button(say("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
         new_name = gr.Textbox(
-            label=say("Name of the new project"), info=say("Letters, digits, - and _."), max_lines=1,
-            elem_id="new-name", interactive=True, scale=4,
-        )  # fmt: skip
+            label=say("Name of the new project"),
+            info=say("Letters, digits, - and _."),
+            max_lines=1,
+            elem_id="new-name",
+            interactive=True,
+            scale=4,
+        )
         create = gr.Button(say("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
     return Head(project, pill, new, new_row, new_name, create)
 
 
 def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> None:
-    shown = [*images.shown, *train.shown]
-    head.project.input(handled(_choose), head.project, [head.new_row, *shown], **QUIET)
+    outputs = [*images.outputs, *train.outputs]
+    head.project.input(handled(_choose), head.project, [head.new_row, *outputs], **QUIET)
     head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
-    datasets.connect_files(images.parts, _place, [head.project, *shown])
-    gr.on(
-        [head.create.click, head.new_name.submit], handled(_create), head.new_name,
-        [head.project, head.new_name, head.new_row, *shown], **QUIET,
-    )  # fmt: skip
+    datasets.connect_files(images.parts, _project_for, [head.project, *outputs])
+    created = [head.project, head.new_name, head.new_row, *outputs]
+    gr.on([head.create.click, head.new_name.submit], handled(_create), head.new_name, created, **QUIET)
 
 
 def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:
-    """The trigger word stands in two tabs and is one thing: a change in one shows in the other and is remembered."""
+    """Keep the trigger word of the two tabs the same: a change in one shows in the other and is remembered."""
 
     def share(name: str | None, word: str) -> str:
-        training.keep(name, "trigger", one_line(word or ""))
+        training.remember(name, "trigger", one_line(word or ""))
         return word
 
-    for here, there in ((images.trigger, train.trigger), (train.trigger, images.trigger)):
-        # Some ways to fill in a text, pasting among them, are no input event: hence also when the box is left.
-        gr.on([here.input, here.blur], handled(share), [project, here], there, trigger_mode="always_last", **QUIET)
+    for source, target in ((images.trigger, train.trigger), (train.trigger, images.trigger)):
+        # Some ways to fill in a text, such as pasting, trigger no input event; so share it on leaving the box as well.
+        gr.on(
+            [source.input, source.blur], handled(share), [project, source], target, trigger_mode="always_last", **QUIET
+        )
 
 
 def _load(watch: Watch) -> list[Any]:
-    """Everything as it is on disk, for a page that was just opened."""
+    """Return everything as it is on disk, for a page that was just opened."""
     project = page_memory.project()
-    active = watch.active()
-    selected = gr.Tabs(selected="train") if active else gr.skip()
+    selected = gr.skip()
+    if watch.active():
+        selected = gr.Tabs(selected="train")
     picker = gr.Dropdown(dataset.names(), value=project or None)
     return [selected, picker, *datasets.show(project), *training.show(project), *run_view.draw(watch, watch.default())]
 
 
 def _choose(project: str | None) -> list[Any]:
-    """Another project was chosen in the list."""
-    return [gr.Row(visible=False), *_open(project)]
+    """Show the project that was chosen in the list."""
+    return [gr.Row(visible=False), *_open(project or "")]
 
 
-def _open(project: str | None) -> list[Any]:
+def _open(project: str) -> list[Any]:
     """Show another project."""
-    page_memory.remember_project(project or "")
-    return [*datasets.show(project or ""), *training.show(project or "")]
+    page_memory.remember_project(project)
+    return [*datasets.show(project), *training.show(project)]
 
 
-def _place(project: str | None, uploads: list[str] | None) -> Any:  # noqa: ANN401 - values, or nothing to change
-    """Pictures were dropped: where there is no project for them, show the one that they begin."""
-    name = datasets.place(project) if uploads else None
-    if name is None or name == project:
-        return gr.skip()
+def _project_for(project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:
+    """Show the project that dropped images go to, or `gr.skip()` if that is the current one."""
+    skip: dict[str, Any] = gr.skip()
+    if not uploads:
+        return skip
+    name = projects.for_upload(project)
+    if name == project:
+        return skip
     return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
 
 
-def _create(name: str) -> list[Any]:
-    """Make a new, empty project and show it."""
+def _create(name: str | None) -> list[Any]:
+    """Create a new, empty project and show it."""
     name = (name or "").strip()
-    if name in dataset.names():
-        raise UserError(
-            "There is a project {name!r} already.", "Choose another name, or choose it in the list.", name=name
-        )
     if not name:
         raise UserError("The new project has no name yet.", "Type one.")
-    dataset.create(name)
-    picker = gr.Dropdown(dataset.names(), value=name)
-    return [picker, "", gr.Row(visible=False), *_open(name)]
+    projects.create(name)
+    return [gr.Dropdown(dataset.names(), value=name), "", gr.Row(visible=False), *_open(name)]

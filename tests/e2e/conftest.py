@@ -228,7 +228,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         if any(login):
             page.get_by_label("Name").fill(login[0])
             page.get_by_label("Password").fill(login[1])
-            page.get_by_role("button", name="Enter").click()
+            page.get_by_role("button", name="Log in").click()
         page.get_by_role("tab", name=tab).wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")

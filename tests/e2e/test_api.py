@@ -116,15 +116,15 @@ def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: 
     [
         ("create_project", {"name": "../x"}, "not a valid name"),
         ("create_project", {"name": "example-style"}, "already"),
-        ("add_images", {"project": "example-style", "images": ["/etc/passwd"]}, "no file that was uploaded"),
-        ("add_images", {"project": "example-style", "images": [3]}, "no file that was uploaded"),
+        ("add_images", {"project": "example-style", "images": ["/etc/passwd"]}, "not an uploaded file"),
+        ("add_images", {"project": "example-style", "images": [3]}, "not an uploaded file"),
         ("images", {"project": "../x"}, "not a valid name"),
         ("set_caption", {"project": "example-style", "image": "../../x", "caption": ""}, "no longer in the data set"),
         ("start_training", {"project": "example-style", "settings": {"training.step": 3}}, "training.step"),
         ("start_training", {"project": "example-style", "settings": {"training.steps": -3}}, "Steps"),
         ("status", {"run": "../../etc"}, "not a valid name"),
         ("control", {"run": "nobody", "command": "stop"}, "no run"),
-        ("make_picture", {"prompt": "x", "settings": {"step": 3}}, "no setting of a picture"),
+        ("make_picture", {"prompt": "x", "settings": {"step": 3}}, "not a setting of an image"),
         ("make_picture", {"prompt": "x", "adapter": "../../etc/passwd"}, "not a valid name"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed(server: Server, visit: Visit) -> None:
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
     page.locator("#status [data-status=interrupted]").wait_for(timeout=5_000)
     assert page.get_by_role("button", name="Resume").is_visible()
-    assert re.search(r"The training was interrupted.*goes on from step [1-9]", panel(page), re.DOTALL)
+    assert re.search(r"Training was interrupted.*continues from step [1-9]", panel(page), re.DOTALL)
     page.get_by_role("button", name="Resume").click()
     page.locator("#status [data-status=running]").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop and save").click()

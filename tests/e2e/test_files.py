@@ -53,10 +53,10 @@ def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path:
     page.get_by_role("link", name="fox.safetensors").wait_for()
     # A tool
     page.get_by_role("button", name="Tools for adapter files").click()
-    page.get_by_label("Other form or precision").check()
+    page.get_by_label("Convert format or precision").check()
     choose(page, "#tool-adapters", "File: fox")
     page.get_by_label("Name of the new file").fill("fox small")
-    page.get_by_role("button", name="Make the file").click()
+    page.get_by_role("button", name="Create file").click()
     with page.expect_download() as download:
         page.locator("#tool-result a.download").click(timeout=60_000)
     assert download.value.suggested_filename == "fox-small.safetensors"
@@ -64,19 +64,19 @@ def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path:
     assert {entry.dtype for entry in made.entries.values()} == {"F16", "F32"}
     assert page.get_by_role("link", name="fox-small.safetensors").count() == 2
     # What the tool refuses is said
-    page.get_by_label("Make smaller").check()
-    page.get_by_role("button", name="Make the file").click()
-    page.get_by_text("Give a rank, or an energy share below 1.").wait_for()
+    page.get_by_label("Reduce the size").check()
+    page.get_by_role("button", name="Create file").click()
+    page.get_by_text("Set a target rank, or an energy share below 1.").wait_for()
     # Several at once
     tab(page, "Try out")
     page.get_by_text("Micro is a miniature").wait_for()
     page.locator("#prompt textarea").fill("a person with a hat")
     choose(page, "#adapter", "File: fox")
-    page.get_by_role("button", name="Make picture").click()
+    page.get_by_role("button", name="Generate image").click()
     alone = picture(page, server, "1")
     page.get_by_role("button", name="Several adapters, other base model").click()
     choose(page, "#adapter-2", "File: fox-small")
-    page.get_by_role("button", name="Make picture").click()
+    page.get_by_role("button", name="Generate image").click()
     page.locator(".pictures.done").wait_for(timeout=90_000)
     page.wait_for_timeout(500)
     assert picture(page, server, "1") != alone

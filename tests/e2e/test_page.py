@@ -98,7 +98,7 @@ def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
     from diffusers import StableDiffusionPipeline
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the painter does; more threads add numbers up in another order
+    torch.set_num_threads(1)  # as the sampler does; more threads add numbers up in another order
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(MICRO_FOLDER)
         if adapter:
@@ -126,7 +126,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     wait(lambda: (folder / "01.txt").read_text() == "smiling in her own words, teal background\n")
     page.get_by_text("All captions are saved.").wait_for()
     page.get_by_label("Trigger word").first.fill("miraxo")
-    page.get_by_role("button", name="Put in front of every caption").click()
+    page.get_by_role("button", name="Add to the front of every caption").click()
     wait(lambda: (folder / "01.txt").read_text() == "miraxo, smiling in her own words, teal background\n")
     wait(lambda: page.get_by_label("Caption of 01.png").input_value().startswith("miraxo, smiling in her own"))
     # Training
@@ -148,7 +148,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.locator("#try-advanced").get_by_text("Advanced").click()
     page.locator("#try-steps input").first.fill("8")
-    page.get_by_role("button", name="Make picture").click()
+    page.get_by_role("button", name="Generate image").click()
     one = picture(page, server, "1")
     page.locator("#strength input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
@@ -192,7 +192,7 @@ def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> No
         finished(page, seconds=300)
         page.get_by_role("button", name="Try it out").click()
         page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('miraxo')")
-        page.get_by_role("button", name="Make picture").click()  # 4
+        page.get_by_role("button", name="Generate image").click()  # 4
         picture(page, server, "1")
         tab(page, "Download")
         with page.expect_download() as download:
@@ -216,9 +216,9 @@ def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Se
     page.locator(f"#status [data-run='{run}'][data-status=running]").wait_for(timeout=5_000)
     wait(lambda: step(page) >= 20, seconds=60)
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
-    alarm = page.get_by_role("alert").filter(has_text="The training was interrupted")
+    alarm = page.get_by_role("alert").filter(has_text="Training was interrupted")
     alarm.wait_for(timeout=10_000)
-    assert re.search(r"goes on from step [1-9]\d*0\b", alarm.inner_text())
+    assert re.search(r"continues from step [1-9]\d*0\b", alarm.inner_text())
     page.get_by_role("button", name="Resume").click()
     page.locator("#status [data-status=running]").wait_for(timeout=60_000)
     page.get_by_role("button", name="Save now").click()
@@ -264,7 +264,7 @@ def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit
     page.get_by_text("1 already there, skipped").wait_for()
     page.get_by_role("button", name="Remove evil.png").click()
     cards(page, 0)
-    page.get_by_role("button", name="Bring back what was removed").click()
+    page.get_by_role("button", name="Restore what was removed").click()
     cards(page, 1)
     page.get_by_label("Caption of evil.png").fill("</textarea><script>window.hit = 1</script>")
     page.get_by_text("All captions are saved.").wait_for()
@@ -302,7 +302,7 @@ def test_a_caption_that_cannot_be_saved_is_kept_and_tried_again(server: Server, 
     assert page.evaluate("document.activeElement.dataset.name") == "01.png"
     # The last words typed before a change of all captions are part of it.
     area.fill("last words")
-    page.get_by_role("button", name="Put in front of every caption").click()
+    page.get_by_role("button", name="Add to the front of every caption").click()
     wait(lambda: caption.read_text() == "miraxo, last words\n")
     page.wait_for_function("document.querySelector('#captions textarea')?.value === 'miraxo, last words'")
 
@@ -314,15 +314,15 @@ def test_with_a_password_the_page_works_after_it_was_given(tmp_path: Path, brows
         server.start("--listen", LIMNER_PASSWORD="open sesame")
         page.goto(server.url)
         page.get_by_label("Password").fill("wrong")
-        page.get_by_role("button", name="Enter").click()
-        page.get_by_role("alert").get_by_text("That is not the password.").wait_for()
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("alert").get_by_text("Wrong password.").wait_for()
         page.get_by_label("Password").fill("open sesame")
-        page.get_by_role("button", name="Enter").click()
+        page.get_by_role("button", name="Log in").click()
         cards(page, 14)
-        page.get_by_label("Caption of 01.png").fill("behind the door")
+        page.get_by_label("Caption of 01.png").fill("behind the proxy")
         page.get_by_text("All captions are saved.").wait_for()
         caption = server.home / "datasets" / "example-character" / "01.txt"
-        assert caption.read_text() == "behind the door\n"
+        assert caption.read_text() == "behind the proxy\n"
     finally:
         page.close()
         said = server.stop()

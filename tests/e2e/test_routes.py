@@ -85,7 +85,7 @@ def test_no_route_tells_a_secret_or_where_things_lie(
     server, run = trained
     preview = next((run.folder / "previews").iterdir()).name
     names = {
-        "name": ["example-character"], "picture": ["01.png", "01.txt"], "run_id": [run.id], "preview": [preview],
+        "name": ["example-character"], "image": ["01.png", "01.txt"], "run_id": [run.id], "preview": [preview],
         "step": ["3"], "file": ["rin.safetensors", "config.toml", "worker.log", "events.jsonl"],
         "path_or_url:path": [f"{server.home}/outputs/.env", f"{run.folder}/worker.log", "/proc/self/environ"],
         "path:path": ["../outputs/.env", "/proc/self/environ"],

@@ -39,7 +39,7 @@ def test_one_server_for_a_home_and_the_next_port_for_another(
     assert second.returncode == 2
     assert server.process is not None
     assert second.stderr == (
-        f"Limner is running already for this folder, as process {server.process.pid}. "
+        f"Limner is already running for this folder, as process {server.process.pid}. "
         "Use the page that is open, or end that server first.\n"
     )
     other = Server(make_home(tmp_path_factory.mktemp("other")), port=server.port)
@@ -109,7 +109,7 @@ def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> Non
         patch.setenv("LIMNER_PASSWORD", "x")
         refused = run(made.home)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("LIMNER_PASSWORD is one password for everybody, but people.toml has people")
+    assert refused.stderr.startswith("LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts")
     assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
     try:
         made.start("--listen")
@@ -140,16 +140,16 @@ def test_a_full_disk_is_said_and_what_still_works_works(tmp_path: Path) -> None:
         done = run(disk)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("The folders datasets and outputs cannot be written to.")
-        assert "room on the disk" in done.stderr
+        assert "free disk space" in done.stderr
         ballast.unlink()
         try:
             made.start()
             assert status(f"{made.url}/media/dataset/example-character/01.png") == 200
             sent = httpx.post(f"{made.url}/gradio_api/upload", files={"files": ("x.png", bytes(1000))})
-            assert (sent.status_code, "disk is nearly full" in sent.text) == (413, True)
+            assert (sent.status_code, "disk is almost full" in sent.text) == (413, True)
         finally:
             said = made.stop()
-        assert re.search(r"The disk has [1-5] MB left\. Pictures can be added when there are 2048 MB\.\n", said)
+        assert re.search(r"Only [1-5] MB of disk space is left\. Adding images needs at least 2048 MB\.\n", said)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_click_on_a_base_brings_its_settings_and_keeps_ones_own(
         assert value(page, "training-batch-size") == batch
         assert value(page, "training-steps") == "321"
         assert json.loads(kept(server)["settings"]) == {"training": {"steps": 321}}
-    page.get_by_text("The text encoder learns too: it takes about 1.5 GB more memory").wait_for()
+    page.get_by_text("The text encoder is trained too: it takes about 1.5 GB more memory").wait_for()
     page.get_by_label("Train the text encoder").uncheck()
     wait(lambda: "text encoder" not in page.locator("#plan").inner_text(), seconds=60)
     wait(lambda: json.loads(kept(server)["settings"])["training"] == {"steps": 321, "text_encoder": False}, seconds=60)
@@ -104,7 +104,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     assert value(page, "training-exposures") == "99"
     page.locator("#form-schedule-kind").get_by_text("Constant", exact=True).click()
     wait(lambda: note.count() == 0, seconds=60)
-    page.locator("#plan").get_by_text("14 pictures").wait_for()
+    page.locator("#plan").get_by_text("14 images").wait_for()
 
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:

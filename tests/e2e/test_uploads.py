@@ -59,7 +59,7 @@ def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit
     assert [image.is_visible() for image in shown.all()] == [True, True]
     page.get_by_text("2 images have a mask.").wait_for()
     tab(page, "Train")
-    page.locator("#plan").get_by_text("2 pictures").wait_for()
+    page.locator("#plan").get_by_text("2 images").wait_for()
     assert sorted(path.name for path in (server.home / "datasets" / "masked").glob("*.png")) == [
         "01.mask.png", "01.png", "02.mask.png", "02.png",
     ]  # fmt: skip

@@ -30,8 +30,8 @@ from trainer.data.captions import MAX_BYTES, REPLACEMENT, caption_file
 from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import loading
-from ui.state import adapter_choices
-from ui.tabs import file_tools, image_grid, run_view
+from ui.state import adapter_choices, projects, run_actions
+from ui.tabs import file_tools, image_grid
 
 GOOD, BAD = pictures.good(), pictures.bad()
 ZIPS, ADAPTERS = containers.zips(), containers.adapters()
@@ -394,10 +394,10 @@ def test_a_picture_that_cannot_be_is_refused(home: Path, change: dict[str, Any])
 
 @pytest.mark.parametrize("run_id", [*texts.NAMES[:20], "..", ".", "", "a" * 70, "x\0y"], ids=ascii)
 def test_a_run_that_is_a_path_is_not_found(home: Path, run_id: str) -> None:
-    for use in (runs.find, lambda name: run_view.ask(name, "stop"), lambda name: adapter_choices.find(name + "@1")):
+    for use in (runs.find, lambda name: run_actions.ask(name, "stop"), lambda name: adapter_choices.find(name + "@1")):
         with pytest.raises(UserError) as caught:
             use(run_id)
         assert_in_words(ascii(str(caught.value)), home)
     with pytest.raises(UserError):
-        image_grid.folder_of(run_id)
+        projects.folder(run_id)
     assert paths.outputs().is_dir()

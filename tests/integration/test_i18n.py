@@ -110,9 +110,9 @@ PAGE = """
 import json
 from trainer.runs import events
 from ui import page
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 from ui.state.run_watcher import Watch
-print(json.dumps(page.build(Painter(), Watch()).get_config_file()["components"], default=str))
+print(json.dumps(page.build(SamplerClient(), Watch()).get_config_file()["components"], default=str))
 """
 SHOWN = ("label", "info", "placeholder", "value", "choices", "html_template", "js_on_load")
 
@@ -191,7 +191,7 @@ def test_wrong_settings_are_told_in_german() -> None:
     told = in_german(WRONG)
     assert len(told) == 6
     for text in told:
-        assert text.startswith("Diese Einstellungen sind nicht verwendbar: ")
+        assert text.startswith("Diese Einstellungen sind ungültig: ")
         assert not re.search(r"\b(should|must|is|not|valid|be|or)\b", text), text
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,17 @@ def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_installed_package_trains_an_example_in_the_users_folder(site_packages: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(site_packages), "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
-    environment.pop("LIMNER_HOME", None)
+@pytest.fixture
+def environment(site_packages: Path, tmp_path: Path) -> dict[str, str]:
+    """Of a user who has installed the package and has no other copy of it."""
+    variables = {**os.environ, "PYTHONPATH": str(site_packages), "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    variables.pop("LIMNER_HOME", None)
+    return variables
+
+
+def test_an_installed_package_trains_an_example_in_the_users_folder(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "mira.toml").write_text(CONFIG)
 
     def limner(*arguments: str) -> str:
@@ -38,3 +47,19 @@ def test_an_installed_package_trains_an_example_in_the_users_folder(site_package
     (adapter,) = home.glob("outputs/*_mira/mira.safetensors")
     assert json.loads(limner("inspect", str(adapter), "--json"))["kind"] == "LoRA"
     assert json.loads(limner("doctor", "--json"))["home"] == str(home)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signal that ends a server is another one there")
+def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer", "page", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            address = server.stdout.readline().split()[-1]
+            with urllib.request.urlopen(address) as answer:
+                page = answer.read().decode()
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
+    assert "Limner" in page
+    assert (tmp_path / "limner" / "datasets" / "example-character" / "01.png").is_file()

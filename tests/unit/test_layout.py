@@ -157,13 +157,13 @@ print("torch" in sys.modules)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip().endswith("False")
 
 
-def test_the_door_of_several_people_does_without_gradio_and_torch() -> None:
+def test_the_per_user_proxy_does_without_gradio_and_torch() -> None:
     code = """
 import socket, sys
-import app
+from ui import launch
 from ui.server import accounts
-accounts.everybody = lambda: {"anna": accounts.NOBODY}
-app.make_server(app._options([]), socket.socket())
+accounts.read = lambda: {"anna": accounts.NO_ACCOUNT}
+launch.make_server(launch.parse_options([]), socket.socket())
 print([name for name in ("gradio", "fastapi", "torch", "numpy") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)

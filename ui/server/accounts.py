@@ -1,6 +1,6 @@
 """Accounts of a shared server: users, their password hashes and their home folders.
 
-The register is `accounts.toml` in the home folder, with a salt and a hash of each one's password. It knows no password.
+They are stored in `people.toml` in the home folder: a salt and a hash for each name, never a password.
 """
 
 import hashlib
@@ -23,72 +23,72 @@ EXAMPLES = ("example-character", "example-style")
 
 
 @dataclass(frozen=True)
-class Person:
+class Account:
     """Account of a user: the scrypt hash of the password, with its own salt."""
 
     salt: bytes
     hash: bytes
 
-    def opens(self, password: str) -> bool:
+    def accepts(self, password: str) -> bool:
         """Tell whether this is the password, in the same time either way."""
         return secrets.compare_digest(_hash(password, self.salt), self.hash)
 
 
-NOBODY = Person(bytes(16), bytes(64))  # whom no password opens: what is asked about a name that is not there
+NO_ACCOUNT = Account(bytes(16), bytes(64))  # accepts no password; stands for unknown names, which take as long to check
 
 
-def of(password: str) -> Person:
+def with_password(password: str) -> Account:
     """Create an account with this password."""
     salt = secrets.token_bytes(16)
-    return Person(salt, _hash(password, salt))
+    return Account(salt, _hash(password, salt))
 
 
 def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1)  # 16 MB and some 50 ms
+    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1)  # 16 MB and about 50 ms
 
 
-def register() -> Path:
+def file() -> Path:
     """Return the path of the accounts file."""
     return paths.home() / "people.toml"
 
 
 def home(name: str) -> Path:
-    """The home of a person, with their data sets and runs."""
+    """Return the home folder of a user, with their datasets and runs."""
     return paths.home() / "people" / name
 
 
-def everybody() -> Mapping[str, Person]:
-    """All people by their names, as the register has them now; none if there is no register.
+def read() -> Mapping[str, Account]:
+    """Return all accounts by name; none if there is no accounts file.
 
     Raises:
-        UserError: it cannot be read, or something in it is unknown.
+        UserError: the file cannot be read, or something in it is unknown.
     """
     try:
-        found = register().stat()
-        return _read(register(), (found.st_mtime_ns, found.st_ino))
+        stat = file().stat()
+        return _read(file(), (stat.st_mtime_ns, stat.st_ino))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
-        raise UserError("people.toml cannot be read.", "Mend it, or remove it and add the people again.") from None
+        raise UserError("people.toml cannot be read.", "Correct it, or delete it and add the accounts again.") from None
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Person]:
-    """The register as it was in a version of its file; it is asked at each request, and seldom another one."""
-    found = {}
-    for name, told in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        paths.check_name(name, "person")  # a folder is called so
-        if not isinstance(told, dict):
+def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Account]:
+    """Read a version of the accounts file. It is needed at each request, and rarely changes."""
+    accounts = {}
+    for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        paths.check_name(name, "user")  # also the name of a folder
+        if not isinstance(table, dict):
             raise _unknown(name)
-        for key in told.keys() - set(KEYS):
+        for key in table.keys() - set(KEYS):
             raise _unknown(f"{name}.{key}")
-        salt, hashed = (bytes.fromhex(str(told.get(key, ""))) for key in KEYS)
-        if not salt or not hashed:
+        salt, password_hash = (bytes.fromhex(str(table.get(key, ""))) for key in KEYS)
+        if not salt or not password_hash:
             raise UserError(
-                "people.toml has no password of {name!r}.", "Make a new one with --add-person {name}.", name=name
+                "people.toml has no password for {name!r}.", "Set a new one with --add-person {name}.", name=name
             )
-        found[name] = Person(salt, hashed)
-    return found
+        accounts[name] = Account(salt, password_hash)
+    return accounts
 
 
 def _unknown(key: str) -> UserError:
@@ -96,53 +96,60 @@ def _unknown(key: str) -> UserError:
 
 
 def add(name: str) -> str:
-    """Enter somebody in the register, or give a new password to who is there; returns it, as it is kept nowhere.
+    """Add an account, or give an existing one a new password; returns the password, which is stored nowhere.
 
     Raises:
-        UserError: the name is none, or nearly another person's.
+        UserError: the name is not allowed, or too similar to another one.
     """
-    known = dict(everybody())
-    paths.check_name(name, "person")
+    known = dict(read())
+    paths.check_name(name, "user")
     for other in known:
         if other != name and other.casefold() == name.casefold():  # some disks take both for one folder
-            raise UserError("There is {other!r} already.", "Choose a name that differs in more.", other=other)
+            raise UserError(
+                "There is already an account {other!r}.", "Choose a name that differs in more than case.", other=other
+            )
     password = secrets.token_urlsafe(12)
-    _write(known | {name: of(password)})
+    _write(known | {name: with_password(password)})
     folder = home(name)
     for part in (folder.parent, folder, folder / "datasets", folder / "outputs"):
         part.mkdir(mode=0o700, exist_ok=True)
-    for example in EXAMPLES:
-        source, place = paths.datasets() / example, folder / "datasets" / example
-        if name not in known and source.is_dir() and not place.exists():
-            _copy(source, place)
+    if name not in known:
+        _copy_examples(folder / "datasets")
     return password
 
 
-def _copy(source: Path, place: Path) -> None:
-    def fill(part: Path) -> None:
-        shutil.copytree(source, part, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+def _copy_examples(datasets: Path) -> None:
+    for example in EXAMPLES:
+        source, target = paths.datasets() / example, datasets / example
+        if source.is_dir() and not target.exists():
+            _copy(source, target)
 
-    storage.write_folder(place, fill)
+
+def _copy(source: Path, target: Path) -> None:
+    def fill(folder: Path) -> None:
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+
+    storage.write_folder(target, fill)
 
 
 def remove(name: str) -> None:
-    """Take somebody out of the register; their folder stays.
+    """Remove an account; the home folder stays.
 
     Raises:
-        UserError: they are not in it.
+        UserError: there is no such account.
     """
-    known = dict(everybody())
-    if known.pop(name, None) is None:
-        raise UserError(
-            "There is no {name!r} in people.toml.", "In it are: {known}.", name=name, known=", ".join(known) or "-"
-        )
+    known = dict(read())
+    if name not in known:
+        names = ", ".join(known) or "-"
+        raise UserError("There is no account {name!r} in people.toml.", "Accounts: {known}.", name=name, known=names)
+    del known[name]
     _write(known)
 
 
-def _write(people: Mapping[str, Person]) -> None:
-    text = tomlkit.dumps({name: {"salt": one.salt.hex(), "hash": one.hash.hex()} for name, one in people.items()})
-    before = os.umask(0o077)  # so that its file is nobody else's to read, from its first byte on
+def _write(accounts: Mapping[str, Account]) -> None:
+    tables = {name: {"salt": account.salt.hex(), "hash": account.hash.hex()} for name, account in accounts.items()}
+    mask = os.umask(0o077)  # so that no other user of the machine can ever read the file
     try:
-        storage.write(register(), text)
+        storage.write(file(), tomlkit.dumps(tables))
     finally:
-        os.umask(before)
+        os.umask(mask)

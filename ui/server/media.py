@@ -1,7 +1,7 @@
-"""The files that the page serves: thumbnails, previews, tried-out pictures, finished adapters. Nothing else.
+"""Routes for the files that the page serves: thumbnails, previews, sample images and adapters. Nothing else is served.
 
-Each route takes names, never paths, checks them, and answers with a type of our own choosing. Nothing is opened to
-Gradio's own file route.
+Each route takes names, never paths, checks them, and answers with a fixed content type. Gradio's own file route gets
+access to none of these files.
 """
 
 import re
@@ -17,135 +17,110 @@ from fastapi.responses import FileResponse
 from trainer import paths, runs, storage
 from trainer.data import dataset, images
 from trainer.errors import UserError
+from ui.state import page_folders, projects
 
 router = APIRouter()
-UPLOADS = 4 * 2**30  # bytes that may lie where uploads wait to be taken in
-FORGOTTEN = 3600.0  # seconds after which an upload that nobody took in is removed
-Found = TypeVar("Found")
+MAX_PENDING = 4 * 2**30  # bytes of uploads that wait to be imported
+EXPIRY = 3600.0  # seconds after which an upload that was never imported is deleted
+Result = TypeVar("Result")
 PREVIEW = re.compile(r"\d{1,9}_\d{1,3}\.png")
-PICTURE = re.compile(r"[0-9a-f]{32}\.png")
+SAMPLE_IMAGE = re.compile(r"[0-9a-f]{32}\.png")
 ADAPTER = re.compile(r"[\w-]{1,64}\.safetensors")
 PRIVATE = {"Cache-Control": "private, max-age=3600"}
 FRESH = {"Cache-Control": "private, no-store"}
 
 
-def pictures() -> Path:
-    """Folder of the pictures made while trying out."""
-    return paths.outputs() / ".pictures"
+def upload_limit() -> int:
+    """Return the bytes that an upload may have now: some disk space stays free, and pending uploads count."""
+    pending = sum(size for _, size, _ in _pending())
+    return max(0, min(storage.usable_space(paths.outputs()), MAX_PENDING - pending))
 
 
-def kept() -> Path:
-    """Folder of adapter files that were dropped on the page or made by a tool."""
-    return paths.outputs() / ".adapters"
-
-
-def checkpoint_file(run: runs.Run, step: int) -> Path:
-    """The adapter in a checkpoint."""
-    return run.folder / "checkpoints" / f"{step:06d}" / "adapter.safetensors"
-
-
-def upload_room() -> int:
-    """Bytes that uploads may take at present: some of the disk stays free, and not too many wait."""
-    waiting = sum(size for _, size, _ in _waiting())
-    return max(0, min(storage.usable_space(paths.outputs()), UPLOADS - waiting))
-
-
-def forget_uploads(older: float = FORGOTTEN) -> None:
-    """Remove uploads that were cut off, or that no page took in, `older` seconds ago or more."""
-    for path, _, written in _waiting():
-        if time.time() - written >= older:
+def delete_expired_uploads(age: float = EXPIRY) -> None:
+    """Delete uploads that broke off, or that no page imported, and that are at least `age` seconds old."""
+    for path, _, written in _pending():
+        if time.time() - written >= age:
             path.unlink(missing_ok=True)
 
 
-def _waiting() -> Iterator[tuple[Path, int, float]]:
-    """Each upload that is not taken in: where it lies, its size, when it was written last."""
+def _pending() -> Iterator[tuple[Path, int, float]]:
+    """Yield path, size and modification time of each upload that has not been imported."""
     for path in paths.uploads().rglob("*"):
-        with suppress(OSError):  # it was taken in at this moment
+        with suppress(OSError):  # it was imported just now
             if path.is_file():
                 stat = path.stat()
                 yield path, stat.st_size, stat.st_mtime
 
 
-@router.get("/media/dataset/{name}/{picture}")
-def thumbnail(name: str, picture: str) -> FileResponse:
-    """A small version of a picture of a data set, made by ourselves from its pixels."""
-    found = _or_404(lambda: find_picture(name, picture))
-    return _small(found.parent, found)
+@router.get("/media/dataset/{name}/{image}")
+def thumbnail(name: str, image: str) -> FileResponse:
+    """Serve a thumbnail of an image in a dataset."""
+    path = _or_404(lambda: projects.find_image(name, image))
+    return _thumbnail(path.parent, path)
 
 
-@router.get("/media/mask/{name}/{picture}")
-def mask(name: str, picture: str) -> FileResponse:
-    """A small version of the mask of a picture of a data set."""
-    found = _or_404(lambda: find_picture(name, picture))
-    return _small(found.parent, dataset.mask_file(found))
+@router.get("/media/mask/{name}/{image}")
+def mask(name: str, image: str) -> FileResponse:
+    """Serve a thumbnail of the mask of an image in a dataset."""
+    path = _or_404(lambda: projects.find_image(name, image))
+    return _thumbnail(path.parent, dataset.mask_file(path))
 
 
-def _small(folder: Path, picture: Path) -> FileResponse:
+def _thumbnail(folder: Path, image: Path) -> FileResponse:
     try:
-        return FileResponse(images.thumbnail(folder, picture), media_type="image/webp", headers=PRIVATE)
+        return FileResponse(images.thumbnail(folder, image), media_type="image/webp", headers=PRIVATE)
     except (UserError, OSError):
         raise HTTPException(404) from None
 
 
-def find_picture(name: str, picture: str) -> Path:
-    """A picture of a data set by its name.
-
-    Raises:
-        UserError: there is no such data set, or no such picture in it.
-    """
-    folder = paths.datasets() / paths.check_name(name, "data set")
-    for path in dataset.image_files(folder) if folder.is_dir() else ():
-        if path.name == picture:
-            return path
-    raise UserError("This picture is no longer in the data set.", "Reload the page to see what is there.")
-
-
 @router.get("/media/run/{run_id}/{preview}")
 def preview(run_id: str, preview: str) -> FileResponse:
-    """A preview picture of a run."""
+    """Serve a preview image of a run."""
     run = _or_404(lambda: runs.find(run_id))
     path = _checked(run.folder / "previews", preview, PREVIEW)
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
 
-@router.get("/media/picture/{picture}")
-def picture(picture: str) -> FileResponse:
-    """A picture made while trying out."""
-    return FileResponse(_checked(pictures(), picture, PICTURE), media_type="image/png", headers=PRIVATE)
+@router.get("/media/picture/{image}")
+def sample_image(image: str) -> FileResponse:
+    """Serve an image generated in the Try out tab."""
+    path = _checked(page_folders.sample_images(), image, SAMPLE_IMAGE)
+    return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
 
 @router.get("/download/{run_id}/checkpoint/{step}")
 def checkpoint(run_id: str, step: int) -> FileResponse:
-    """The adapter as it was after a step."""
+    """Serve the adapter as it was after a step."""
     run = _or_404(lambda: runs.find(run_id))
-    path = checkpoint_file(run, step)
+    path = page_folders.checkpoint_file(run, step)
     if step < 0 or not path.is_file() or path.is_symlink():
         raise HTTPException(404)
-    name = f"{run.config().name}-{step:06d}.safetensors"
-    return FileResponse(path, media_type="application/octet-stream", filename=name, headers=FRESH)
+    return _attachment(path, f"{run.config().name}-{step:06d}.safetensors")
 
 
 @router.get("/download/{run_id}/peft")
 def peft(run_id: str) -> FileResponse:
-    """The finished adapter of a run in the form of PEFT and diffusers."""
+    """Serve the finished adapter of a run in the format of PEFT and diffusers."""
     run = _or_404(lambda: runs.find(run_id))
     path = _checked(run.folder / "peft", "pytorch_lora_weights.safetensors", ADAPTER)
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=FRESH)
+    return _attachment(path, path.name)
 
 
 @router.get("/download/kept/{file}")
 def kept_adapter(file: str) -> FileResponse:
-    """A kept file."""
-    path = _checked(kept(), file, ADAPTER)
-    return FileResponse(path, media_type="application/octet-stream", filename=file, headers=FRESH)
+    """Serve an adapter file that was dropped on the page or written by a tool."""
+    return _attachment(_checked(page_folders.adapters(), file, ADAPTER), file)
 
 
 @router.get("/download/{run_id}/{file}")
 def adapter(run_id: str, file: str) -> FileResponse:
-    """The finished adapter of a run."""
+    """Serve the finished adapter of a run."""
     run = _or_404(lambda: runs.find(run_id))
-    path = _checked(run.folder, file, ADAPTER)
-    return FileResponse(path, media_type="application/octet-stream", filename=file, headers=FRESH)
+    return _attachment(_checked(run.folder, file, ADAPTER), file)
+
+
+def _attachment(path: Path, name: str) -> FileResponse:
+    return FileResponse(path, media_type="application/octet-stream", filename=name, headers=FRESH)
 
 
 def _checked(folder: Path, name: str, pattern: re.Pattern[str]) -> Path:
@@ -155,7 +130,7 @@ def _checked(folder: Path, name: str, pattern: re.Pattern[str]) -> Path:
     return path
 
 
-def _or_404(find: Callable[[], Found]) -> Found:
+def _or_404(find: Callable[[], Result]) -> Result:
     try:
         return find()
     except UserError:

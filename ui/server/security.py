@@ -1,6 +1,6 @@
 """Security middleware: hosts, origins, body sizes, passwords and headers. Pure ASGI.
 
-Gradio by itself takes any Host, executes posts that another web site sends, and has no limit on guessing a password.
+Gradio itself accepts any Host header and requests from other web sites, and does not limit password guessing.
 """
 
 import asyncio
@@ -16,8 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, say
-from ui.server import accounts
-from ui.server.accounts import Person
+from ui.server.accounts import NO_ACCOUNT, Account, with_password
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,12 +27,13 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY = 8 * 2**20
 MAX_UPLOAD = 2 * 2**30
 TRIES_PER_MINUTE = 10
-ADDRESSES = 1000  # whose tries are remembered
-SESSIONS = 1000  # logins that are remembered; of more the oldest are forgotten
+ADDRESSES = 1000  # client addresses whose login attempts are remembered
+SESSIONS = 1000  # remembered logins; beyond that, the oldest are dropped
 TOO_LARGE = say(
-    "This upload is too large, or the disk is nearly full. Add fewer or smaller files at a time, or make room."
+    "This upload is too large, or the disk is almost full. Upload fewer or smaller files at a time, or free some disk "
+    "space."
 )
-FOREIGN = say("Requests from other web sites are refused.")
+CROSS_SITE = say("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
 LOGOUT = "/logout"
@@ -55,27 +55,30 @@ FORM = """<!doctype html><html lang="{language}"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
 body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}
 form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;padding:.6em}}</style>
-<form method="post"><h1>Limner</h1>{who}<label for="password">{password}</label>
+<form method="post"><h1>Limner</h1>{name_field}<label for="password">{password}</label>
 <input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
 <button>{enter}</button><p role="alert">{note}</p></form></html>"""
-WHO = """<label for="name">{name}</label>
-<input id="name" name="name" value="{given}" autocomplete="username" autocapitalize="none" maxlength="64" autofocus
+NAME_FIELD = """<label for="name">{name}</label>
+<input id="name" name="name" value="{value}" autocomplete="username" autocapitalize="none" maxlength="64" autofocus
 required>"""
 
 
-def _form(*, named: bool, given: str = "", note: str = "") -> str:
-    """The page that asks for the password, and for a name where several people have one."""
-    who = WHO.format(name=html.escape(say("Name")), given=html.escape(given)) if named else ""
-    said = {"password": say("Password"), "enter": say("Enter"), "note": note}
-    return FORM.format(language=LANGUAGE, who=who, **{key: html.escape(text) for key, text in said.items()})
+def _login_form(*, ask_name: bool, name: str = "", note: str = "") -> str:
+    """Render the page that asks for the password, and for a name if there are accounts."""
+    field = ""
+    if ask_name:
+        field = NAME_FIELD.format(name=html.escape(say("Name")), value=html.escape(name))
+    texts = {"password": say("Password"), "enter": say("Log in"), "note": note}
+    escaped = {key: html.escape(text) for key, text in texts.items()}
+    return FORM.format(language=LANGUAGE, name_field=field, **escaped)
 
 
 class TooLargeError(Exception):
-    """A body that grew beyond its limit while it came in."""
+    """A request body that exceeded its limit while it was received."""
 
 
-class Guard:
-    """Lets through what comes from our own page, answers the rest in one sentence."""
+class SecurityMiddleware:
+    """Passes on requests from our own page; refuses all others with a sentence."""
 
     def __init__(
         self,
@@ -84,31 +87,31 @@ class Guard:
         hosts: frozenset[str] | None = LOOPBACK,
         any_address: bool = False,
         password: str = "",
-        register: Callable[[], Mapping[str, Person]] | None = None,
-        room: Callable[[], int] = lambda: MAX_UPLOAD,
+        accounts: Callable[[], Mapping[str, Account]] | None = None,
+        upload_limit: Callable[[], int] = lambda: MAX_UPLOAD,
     ) -> None:
-        """Guard an app.
+        """Wrap an app.
 
         Args:
-            app: what is behind the guard.
-            hosts: names by which the server may be called; None = any, where nobody but our door can call it.
-            any_address: also take any IP address as Host; another site's name that points here is still refused.
-            password: of everybody; "" = none needed.
-            register: the people who have a password of their own, as they are now; the app is told whose request it
-                is as `person` of its scope.
-            room: bytes that uploads may take at present.
+            app: the app to protect.
+            hosts: names under which the server may be addressed; None = any, behind the per-user proxy.
+            any_address: also accept any IP address as Host; a foreign name that points here is still refused.
+            password: the password of everyone; "" = none needed.
+            accounts: returns the current accounts, each with its own password; the app finds the name of the user as
+                `user` in its scope.
+            upload_limit: returns the bytes that an upload may have at present.
         """
         self._app = app
         self._hosts = hosts
         self._any_address = any_address
-        self._room = room
-        self._named = register is not None
-        self._register = register
+        self._upload_limit = upload_limit
+        self._ask_name = accounts is not None
+        self._accounts = accounts
         if password:
-            everybody = {"": accounts.of(password)}
-            self._register = lambda: everybody
-        self._sessions: dict[str, tuple[str, Person]] = {}
-        self._tries: defaultdict[str, deque[float]] = defaultdict(deque)
+            everyone = {"": with_password(password)}
+            self._accounts = lambda: everyone
+        self._sessions: dict[str, tuple[str, Account]] = {}
+        self._attempts: defaultdict[str, deque[float]] = defaultdict(deque)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer or pass on one connection."""
@@ -120,64 +123,63 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal:
             await answer(scope, send, *refusal)
-        elif self._register is None:
+        elif self._accounts is None:
             await self._pass_on(scope, receive, send)
         else:
-            await self._let_in(scope, headers, receive, send, self._register)
+            try:
+                accounts = self._accounts()
+            except UserError:  # damaged after the start; strangers are not told what is wrong with it
+                message = say("The list of accounts cannot be read. Ask the administrator of this server.")
+                await answer(scope, send, 503, message)
+                return
+            await self._authenticate(scope, headers, receive, send, accounts)
 
-    async def _let_in(
-        self,
-        scope: Message,
-        headers: dict[str, str],
-        receive: Receive,
-        send: Send,
-        register: Callable[[], Mapping[str, Person]],
+    async def _authenticate(
+        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
     ) -> None:
-        """Pass on what comes from who has logged in, and see to logging in and out."""
-        try:
-            known = register()
-        except UserError:  # it was damaged after the start; what is wrong with it is nothing for strangers
-            told = say("The register of people cannot be read. Ask who runs this server.")
-            await answer(scope, send, 503, told)
-            return
+        """Pass on requests of users who are logged in, and handle login and logout."""
         session = _session(headers)
-        name, person = self._sessions.get(session, ("", None))
+        name, account = self._sessions.get(session, ("", None))
         if scope["path"] == LOGIN:
-            await self._login(scope, receive, send, known)
+            await self._login(scope, receive, send, accounts)
         elif scope["path"] == LOGOUT:
             fields = {"location": LOGIN, "set-cookie": f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"}
             if self._sessions.pop(session, None):
-                fields["clear-site-data"] = '"cache", "storage"'  # the next one at this browser may be another person
+                fields["clear-site-data"] = '"cache", "storage"'  # the next user of this browser may be another one
             await answer(scope, send, 303, "", fields)
-        elif person is not None and known.get(name) == person:  # not removed since, nor given a new password
-            await self._pass_on({**scope, "person": name}, receive, send)
+        elif account is not None and accounts.get(name) == account:  # not removed, and the password is still the same
+            await self._pass_on({**scope, "user": name}, receive, send)
         elif scope.get("method") == "GET" and scope["path"] == "/":
             await answer(scope, send, 303, "", {"location": LOGIN})
         else:
-            await answer(scope, send, 401, say("Enter the password first."))
+            await answer(scope, send, 401, say("Log in first."))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Return (status, sentence) for a request that is refused whoever sends it."""
+        """Return (status, sentence) for a request that is refused even if its user is logged in."""
         host = headers.get("host", "")
-        if not self._knows_host(host):
-            return 403, say("This server is not known by that name. Use http://127.0.0.1 or start it with --host-name.")
+        if not self._accepts_host(host):
+            return 403, say(
+                "This server does not accept that host name. Use http://127.0.0.1 or start it with --host-name."
+            )
         method = scope.get("method", "WEBSOCKET")
         if method not in SAFE_METHODS:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
-                return 403, FOREIGN
+                return 403, CROSS_SITE
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                return 403, FOREIGN
+                return 403, CROSS_SITE
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limit(scope):
             return 413, TOO_LARGE
         return None
 
     def _limit(self, scope: Message) -> int:
-        """Bytes that the body of a request may have."""
-        return min(MAX_UPLOAD, self._room()) if scope["path"].endswith("/upload") else MAX_BODY
+        """Return the bytes that the body of a request may have."""
+        if scope["path"].endswith("/upload"):
+            return min(MAX_UPLOAD, self._upload_limit())
+        return MAX_BODY
 
-    def _knows_host(self, host: str) -> bool:
+    def _accepts_host(self, host: str) -> bool:
         if self._hosts is None:
             return True
         try:
@@ -194,44 +196,45 @@ class Guard:
             return False
         return True
 
-    async def _login(self, scope: Message, receive: Receive, send: Send, known: Mapping[str, Person]) -> None:
+    async def _login(self, scope: Message, receive: Receive, send: Send, accounts: Mapping[str, Account]) -> None:
         if scope.get("method") != "POST":
-            await answer(scope, send, 200, _form(named=self._named), HTML)
+            await answer(scope, send, 200, _login_form(ask_name=self._ask_name), HTML)
             return
         if not self._may_try((scope.get("client") or ("",))[0]):
-            await answer(scope, send, 429, say("Too many tries. Wait a minute."), {"retry-after": "60"})
+            await answer(scope, send, 429, say("Too many attempts. Wait a minute."), {"retry-after": "60"})
             return
         fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
-        name = fields.get("name", [""])[0].strip() if self._named else ""
-        person, given = known.get(name, accounts.NOBODY), fields.get("password", [""])[0]
-        # A hash takes its time, which the others' requests do not wait for; so it does for a name that is not there.
-        if await asyncio.to_thread(person.opens, given):
+        name, note = "", say("Wrong password.")
+        if self._ask_name:
+            name, note = fields.get("name", [""])[0].strip(), say("Wrong name or password.")
+        account, password = accounts.get(name, NO_ACCOUNT), fields.get("password", [""])[0]
+        # Hashing takes its time, even for unknown names. In a thread, so that other requests need not wait for it.
+        if await asyncio.to_thread(account.accepts, password):
             session = secrets.token_urlsafe(32)
             if len(self._sessions) >= SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
-            self._sessions[session] = name, person
+            self._sessions[session] = name, account
             cookie = f"{COOKIE}={session}; HttpOnly; SameSite=Lax; Path=/"
             await answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
         else:
-            note = say("This name and this password do not belong together.")
-            note = note if self._named else say("That is not the password.")
-            await answer(scope, send, 403, _form(named=self._named, given=name, note=note), HTML)
+            await answer(scope, send, 403, _login_form(ask_name=self._ask_name, name=name, note=note), HTML)
 
     def _may_try(self, address: str) -> bool:
+        """Count a login attempt of an address; False if there were too many in the last minute."""
         now = time.monotonic()
-        if len(self._tries) > ADDRESSES:
-            self._tries.clear()
-        tries = self._tries[address]
-        while tries and now - tries[0] > 60:
-            tries.popleft()
-        if len(tries) >= TRIES_PER_MINUTE:
+        if len(self._attempts) > ADDRESSES:
+            self._attempts.clear()
+        attempts = self._attempts[address]
+        while attempts and now - attempts[0] > 60:
+            attempts.popleft()
+        if len(attempts) >= TRIES_PER_MINUTE:
             return False
-        tries.append(now)
+        attempts.append(now)
         return True
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Hand the request to the app, counting the bytes that really come (a chunked body names no length)."""
-        limit, begun, total = self._limit(scope), False, 0
+        """Pass the request to the app, and count the bytes received, as a chunked body does not tell its length."""
+        limit, started, total = self._limit(scope), False, 0
 
         async def counted() -> Message:
             nonlocal total
@@ -241,20 +244,20 @@ class Guard:
                 raise TooLargeError
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            if total <= limit or begun:  # what the app makes of a body that was cut off is not sent
-                begun = True
+        async def filtered(message: Message) -> None:
+            nonlocal started
+            if total <= limit or started:  # what the app answers to a truncated body is not sent
+                started = True
                 await send(message)
 
         with suppress(TooLargeError):
-            await self._app(scope, counted, noted)
-        if total > limit and not begun:
+            await self._app(scope, counted, filtered)
+        if total > limit and not started:
             await answer(scope, send, 413, TOO_LARGE)
 
 
 def _session(headers: dict[str, str]) -> str:
-    """The session that a request names; "" = none."""
+    """Return the session in the cookies of a request; "" if there is none."""
     cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
     return next((value for name, _, value in cookies if name == COOKIE), "")
 
@@ -269,7 +272,7 @@ async def _body(receive: Receive, limit: int) -> bytes:
 
 
 def _with_headers(send: Send) -> Send:
-    """A `send` that adds our headers to each response and drops those that open it to other sites."""
+    """Wrap `send` to add our headers to each response and drop those that would open it to other sites."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -281,7 +284,7 @@ def _with_headers(send: Send) -> Send:
 
 
 async def answer(scope: Message, send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-    """Answer a request with a text; plain, if the headers do not say otherwise."""
+    """Answer a request with a text, which is plain unless the headers say otherwise."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
@@ -292,7 +295,7 @@ async def answer(scope: Message, send: Send, status: int, text: str, headers: di
         "cache-control": "no-store",
     }
     if status == 413:
-        fields["connection"] = "close"  # the rest of the body is not wanted
+        fields["connection"] = "close"  # the rest of the body is not read
     fields |= headers or {}
     encoded = [(key.encode(), value.encode()) for key, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})

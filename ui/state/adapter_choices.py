@@ -1,42 +1,50 @@
-"""Adapter files that the page can use: those of runs, and those that are kept: dropped on the page or made by a tool.
+"""Adapter files that the page offers: those of runs, and others that were dropped on the page or written by a tool.
 
-What is in a file, and which programs load it, is told here without any model library.
+Describes what is in a file and which programs load it, without any model library.
 """
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui.server import media
+from ui.state import page_folders
 from ui.state.run_watcher import Watch, label
 
 NONE = (say("None, the base model alone"), "")
-KEPT = "kept:"
-LONGEST = 1000  # letters of a fact in a file, which may come from anywhere
+KEPT = "kept:"  # prefix of the keys of files that belong to no run
+MAX_LENGTH = 1000  # letters of a fact in a file, which may come from anywhere
 _FACTS = {
-    "family": say("family"), "kind": say("kind"), "form": say("form"), "ranks": say("ranks"), "alphas": say("alphas"),
-    "precision": say("precision"), "modules": say("modules"), "title": say("title"), "trigger": say("trigger"),
-    "pictures": say("pictures"), "steps": say("steps"), "begun": say("begun"), "trained": say("trained"),
-}  # fmt: skip
-_BLOCKS = {"outside": say("outside"), "unknown": say("unknown")}  # others are called as in the model
+    "family": say("family"),
+    "kind": say("kind"),
+    "form": say("format"),
+    "ranks": say("ranks"),
+    "alphas": say("alphas"),
+    "precision": say("precision"),
+    "modules": say("modules"),
+    "title": say("title"),
+    "trigger": say("trigger"),
+    "pictures": say("images"),
+    "steps": say("steps"),
+    "begun": say("started"),
+    "trained": say("trained"),
+}
+_BLOCKS = {"outside": say("outside"), "unknown": say("unknown")}  # others have the names that they have in the model
+_COVERS = {"iV": "png", "/9": "jpeg", "Uk": "webp"}  # first letters of an image in base64
 
 
 def kept() -> list[Path]:
-    """Files that were dropped on the page or made by a tool, by name."""
-    folder = media.kept()
-    found = folder.glob("*.safetensors") if folder.is_dir() else ()
-    return sorted(found, key=lambda path: path.stem)
+    """List the files that were dropped on the page or written by a tool, by name."""
+    return sorted(page_folders.adapters().glob("*.safetensors"), key=lambda path: path.stem)
 
 
 def keep(source: Path) -> Path:
-    """Copy a file that was checked to those that are kept, under its name or one like it that is free."""
-    folder = media.kept()
+    """Copy a checked file to the kept ones, under its name or a similar one that is free."""
+    folder = page_folders.adapters()
     folder.mkdir(parents=True, exist_ok=True)
     name = paths.safe_name(source.stem, "adapter")
     return storage.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
@@ -46,7 +54,7 @@ def discard(name: str) -> None:
     """Move a kept file to the bin, where it stays for a week.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     path = kept_file(name)
     bin_folder = paths.outputs() / storage.BIN
@@ -58,112 +66,132 @@ def discard(name: str) -> None:
 
 
 def kept_file(name: str) -> Path:
-    """A kept file by its name.
+    """Return the path of a kept file.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no such file.
     """
-    path = media.kept() / f"{paths.check_name(name, 'file')}.safetensors"
+    return _existing(page_folders.adapters() / f"{paths.check_name(name, 'file')}.safetensors")
+
+
+def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError("This adapter is no longer there.", "Choose another one.")
+        raise UserError("This adapter no longer exists.", "Choose another one.")
     return path
 
 
 def choices(watch: Watch) -> list[tuple[str, str]]:
-    """(label, key) of everything that can be tried: finished files, checkpoints, then kept files."""
-    found = []
+    """Return (label, key) of every adapter that can be tried: finished files and checkpoints, kept files, none."""
+    listed = []
     for view in watch.every():
-        if view.state.export and (view.run.folder / view.state.export).is_file():
-            found.append((say("Finished: {run}", run=label(view.run)), view.run.id))
-        for one in sorted(view.state.checkpoints, key=lambda checkpoint: -checkpoint.step):
-            if media.checkpoint_file(view.run, one.step).is_file():
-                told = say("Step {step}: {run}", step=one.step, run=label(view.run))
-                found.append((told, f"{view.run.id}@{one.step}"))
-    return [*found, *((say("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()), NONE]
+        run, name = view.run, label(view.run)
+        if view.state.export and (run.folder / view.state.export).is_file():
+            listed.append((say("Finished: {run}", run=name), run.id))
+        steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
+        for step in steps:
+            if page_folders.checkpoint_file(run, step).is_file():
+                listed.append((say("Step {step}: {run}", step=step, run=name), f"{run.id}@{step}"))
+    files = [(say("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()]
+    return [*listed, *files, NONE]
 
 
 def find(key: str) -> Path:
-    """The file that a key stands for.
+    """Return the file that a key stands for.
 
     Raises:
-        UserError: it is not there any more.
+        UserError: it no longer exists.
     """
     if key.startswith(KEPT):
         return kept_file(key.removeprefix(KEPT))
     run_id, at, step = key.partition("@")
     run = runs.find(run_id)
-    path = media.checkpoint_file(run, int(step)) if at and step.isdecimal() else run.export
-    if not path.is_file():
-        raise UserError("This adapter is no longer there.", "Choose another one.")
-    return path
+    if at and step.isdecimal():
+        return _existing(page_folders.checkpoint_file(run, int(step)))
+    return _existing(run.export)
 
 
 def run_of(key: str) -> runs.Run | None:
-    """The run that a key's file came from; None for a file that came from elsewhere."""
-    return runs.find(key.partition("@")[0]) if key and not key.startswith(KEPT) else None
+    """Return the run that the file of a key came from; None for a file from elsewhere."""
+    if not key or key.startswith(KEPT):
+        return None
+    return runs.find(key.partition("@")[0])
 
 
-# What is in them ------------------------------------------------------------------------------------------------
+# Contents -------------------------------------------------------------------------------------------------------
 
 
 def describe(path: Path) -> str:
-    """A file in full: its cover, what is in it, how large each block is, and who loads it.
+    """Render everything about a file: cover, facts, the size of each block, and which programs load it.
 
     Raises:
         UserError: there is no such file.
     """
     report = compatibility.check(path)
-    checked = verdicts(
-        [(one.program, one.loads, one.words) for one in report.verdicts], (*report.problems, *report.notes)
-    )
+    loads = [(verdict.program, verdict.loads, verdict.words) for verdict in report.verdicts]
+    checked = verdicts(loads, (*report.problems, *report.notes))
     try:
         file = safetensors_reader.read(path)
     except UserError as error:
         return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
-    facts, cover = summary.describe(file), summary.cover(file.metadata)
-    kind = {"iV": "png", "/9": "jpeg", "Uk": "webp"}.get(cover[:2])
-    picture = f"<img alt='{say('Cover')}' src='data:image/{kind};base64,{cover}'>" if kind else ""
-    rows = "".join(_row(told, facts[name]) for name, told in _FACTS.items() if facts[name] not in ("", [], "unknown"))
-    recipe = [f"{say(name)} {value}" for name, value in facts["recipe"].items()]
-    rows += _row(say("recipe"), recipe) if recipe else ""
-    blocks = "".join(_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items())
+    facts = summary.describe(file)
+    rows = [_row(title, facts[name]) for name, title in _FACTS.items() if facts[name] not in ("", [], "unknown")]
+    settings = [f"{say(name)} {value}" for name, value in facts["recipe"].items()]
+    if settings:
+        rows.append(_row(say("training settings"), settings))
+    blocks = [_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items()]
     return (
-        f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{picture}<table>{rows}</table>{checked}"
-        f"<details class='notes'><summary>{say('Size of each block')}</summary><table>{blocks}</table></details></div>"
+        f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{_cover(summary.cover(file.metadata))}"
+        f"<table>{''.join(rows)}</table>{checked}<details class='notes'><summary>{say('Size of each block')}</summary>"
+        f"<table>{''.join(blocks)}</table></details></div>"
     )
 
 
-def _row(name: str, value: Any) -> str:  # noqa: ANN401 - a fact of any kind
-    text = (", ".join(map(str, value)) if isinstance(value, list) else str(value))[:LONGEST]
-    return f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text)}</td></tr>"
+def _cover(data: str) -> str:
+    """Render the cover image of a file, in base64; "" if it has none of a known type."""
+    kind = _COVERS.get(data[:2])
+    if kind is None:
+        return ""
+    return f"<img alt='{say('Cover')}' src='data:image/{kind};base64,{data}'>"
 
 
-def verdicts(found: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
-    """Render which programs load a file: a sentence, and a line for each program."""
-    loads = [program for program, fine, _ in found if fine]
+def _row(name: str, value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text[:MAX_LENGTH])}</td></tr>"
+
+
+def verdicts(loads: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
+    """Render which programs load a file: a sentence, and a row of (program, loads, explanation) for each."""
+    programs = [program for program, loaded, _ in loads if loaded]
     sentence = say("Checked: no program loads it")
-    if loads:
-        sentence = say("Checked: loads in {programs}", programs=", ".join(loads))
-    told = "".join(f"<p>{escape(one)}</p>" for one in remarks)
-    rows = "".join(
-        f"<tr class='{'yes' if fine else 'no'}'><th scope='row'>{escape(program)}</th>"
-        f"<td>{say('yes') if fine else say('no')}</td><td>{escape(words)}</td></tr>"
-        for program, fine, words in found
+    if programs:
+        sentence = say("Checked: loads in {programs}", programs=", ".join(programs))
+    rows = []
+    for program, loaded, words in loads:
+        style, answer = ("yes", say("yes")) if loaded else ("no", say("no"))
+        rows.append(
+            f"<tr class='{style}'><th scope='row'>{escape(program)}</th><td>{answer}</td><td>{escape(words)}</td></tr>"
+        )
+    notes = "".join(f"<p>{escape(remark)}</p>" for remark in remarks)
+    return (
+        f"<details class='notes verdicts'><summary>{sentence}</summary>{notes}<table>{''.join(rows)}</table></details>"
     )
-    return f"<details class='notes verdicts'><summary>{sentence}</summary>{told}<table>{rows}</table></details>"
 
 
 def table() -> str:
-    """The kept files with their links."""
-    rows = "".join(
+    """Render the kept files with their links; "" if there are none."""
+    rows = [
         f"<li><a class='download' download href='/download/kept/{quote(path.name)}'>{escape(path.name)} "
         f"({size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
         f"data-label='{escape(path.name)}'>{say('Delete')}</button></li>"
         for path in kept()
-    )
-    return f"<div class='kept'><h2>{say('Other files')}</h2><ul>{rows}</ul></div>" if rows else ""
+    ]
+    if not rows:
+        return ""
+    return f"<div class='kept'><h2>{say('Other files')}</h2><ul>{''.join(rows)}</ul></div>"
 
 
 def size(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{max(1, round(count / 1024))} KB"
+    """Return a number of bytes as text."""
+    if count >= 2**20:
+        return f"{count / 2**20:.1f} MB"
+    return f"{max(1, round(count / 1024))} KB"

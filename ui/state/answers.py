@@ -1,20 +1,27 @@
-"""The form of tab 2 as it stands: the answers of a person, and the settings that they ask for."""
+"""Answers in the form of the Train tab, and the run that they ask for. The API starts its runs here too."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer import config as configs
+from trainer import runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
+from trainer.data import checks
 from trainer.data.captions import one_line
+from trainer.errors import UserError
+from ui.state import projects
 from ui.widgets import settings_form
+from ui.widgets.handlers import Handler, handled
 
 ENTRIES = settings_form.entries()
+QUESTIONS = 6  # components before the widgets of the settings: project, preset, name, trigger, base, filled
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The form as it stands; `own` are the settings that the person changed, by the id of their widget."""
+    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id."""
 
     project: str
     preset: str
@@ -24,27 +31,56 @@ class Answers:
     own: dict[str, Any]
 
     @classmethod
-    def of(cls, project: str | None, preset: str, name: str | None, *given: Any) -> "Answers":  # noqa: ANN401 - values of the form
-        """Take the components' values, in the order of `Tab.answers`."""
-        trigger, base, filled, *values = given
-        own = settings_form.changed(ENTRIES, settings_form.Filled(**filled), values)
-        base = (base or "").strip() or MICRO
-        return cls(project or "", preset, (name or "").strip(), one_line(trigger or ""), base, own)
+    def from_form(cls, values: Sequence[Any]) -> "Answers":
+        """Read the values of the components in `train.Tab.form`, in their order."""
+        project, preset, name, trigger, base, filled = values[:QUESTIONS]
+        return cls(
+            project=project or "",
+            preset=preset,
+            name=(name or "").strip(),
+            trigger=one_line(trigger or ""),
+            base=(base or "").strip() or MICRO,
+            own=settings_form.changed(ENTRIES, settings_form.Filled(**filled), values[QUESTIONS:]),
+        )
 
     def settings(self) -> dict[str, Any]:
-        """Return the partial settings of the form's widgets."""
+        """Return the changed settings as partial settings."""
         return settings_form.partial(ENTRIES, self.own, settings_form.standard(self.preset, self.base))
 
     def data(self) -> dict[str, Any]:
-        """Return all that the form asks for as partial settings."""
-        about = {"name": self.name, "dataset": self.project, "preset": self.preset, "trigger": self.trigger}
-        return configs.merge(self.settings(), about | {"model": {"base": self.base}})
+        """Return everything that the form asks for as partial settings; an unnamed run is named after its project."""
+        about = {
+            "name": self.name or self.project,
+            "dataset": self.project,
+            "preset": self.preset,
+            "trigger": self.trigger,
+            "model": {"base": self.base},
+        }
+        return configs.merge(self.settings(), about)
 
 
-def settings(answers: Answers) -> TrainConfig:
-    """The full config that the form asks for.
+def with_answers(handler: Handler) -> Handler:
+    """Wrap a handler of the form: it gets an `Answers`, then the values of the components after those of the form."""
+    size = QUESTIONS + len(ENTRIES)
+    return handled(lambda *values: handler(Answers.from_form(values[:size]), *values[size:]))
+
+
+def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
+    """Build the config of a run from partial settings, and check the images of its project.
 
     Raises:
-        UserError: something in it cannot be used; it is named.
+        UserError: a setting is invalid, or the images cannot be trained on.
     """
-    return settings_form.build(ENTRIES, answers.data())
+    for problem in checks.find(projects.folder(project)):
+        if problem.fatal:
+            raise UserError(problem.message, problem.remedy)
+    return settings_form.build(ENTRIES, data)
+
+
+def create_run(project: str, data: dict[str, Any]) -> runs.Run:
+    """Create a run of a project from partial settings.
+
+    Raises:
+        UserError: as `checked_config`.
+    """
+    return runs.create(checked_config(project, data))

@@ -1,4 +1,4 @@
-"""Base models that can be chosen without typing: the built-in one, those in the models folder, those used before."""
+"""Base models in the list of the Train tab: the built-in one, those in the models folder, those used before."""
 
 from pathlib import Path
 
@@ -8,44 +8,54 @@ from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import say
 
-LOOKED_AT = 50  # runs
-SHOWN = 8  # of those used before
+RECENT_RUNS = 50  # runs that are searched for bases used before
+SHOWN = 8  # of the bases used before
 
 
 def choices() -> list[tuple[str, str]]:
-    """(label, base) of each, the built-in one first."""
-    found = {MICRO: say("Micro, built in")}
-    for path in sorted(paths.models().iterdir()) if paths.models().is_dir() else ():
-        if path.suffix == ".safetensors" or (path / "model_index.json").is_file():
-            found.setdefault(str(path), f"{path.stem}{_family(str(path))}")
+    """Return (label, base) of each, the built-in one first."""
+    labels = {MICRO: say("Micro, built in")}
+    for path in _model_files():
+        labels.setdefault(str(path), f"{path.stem}, {_family(str(path))}")
     for base in _used():
-        found.setdefault(base, say("{base}, used before", base=Path(base).stem if detect.is_here(base) else base))
-    return [(label, base) for base, label in found.items()]
+        name = Path(base).stem if detect.is_here(base) else base
+        labels.setdefault(base, say("{base}, used before", base=name))
+    return [(label, base) for base, label in labels.items()]
 
 
 def practice(base: str) -> str:
-    """That the built-in base is for practice, and how to use a real one; "" for a real one."""
+    """Explain that the built-in base is for practice, and how to use a real one; "" for a real one."""
     if base != MICRO:
         return ""
     return say(
-        "Micro is for practice; for real use put a Stable Diffusion .safetensors file into the folder models, or give "
-        "its path or its name on the hub, under Base model in step 2."
+        "Micro is for practice. For real use, put a Stable Diffusion .safetensors file into the folder models, or "
+        "enter a path or a name on the Hugging Face Hub under Base model in step 2."
     )
 
 
+def _model_files() -> list[Path]:
+    if not paths.models().is_dir():
+        return []
+    return [
+        path
+        for path in sorted(paths.models().iterdir())
+        if path.suffix == ".safetensors" or (path / "model_index.json").is_file()
+    ]
+
+
 def _family(base: str) -> str:
-    seen = detect.glance(base)
-    return f", {FAMILIES[seen.family].title if seen else say('not a known base model')}"
+    detected = detect.glance(base)
+    return FAMILIES[detected.family].title if detected else say("not a known base model")
 
 
 def _used() -> list[str]:
-    """Bases of the newest runs that are still there to be used."""
-    found: list[str] = []
-    for run in runs.all_runs()[:LOOKED_AT]:
+    """Return the bases of recent runs that can still be used."""
+    bases: list[str] = []
+    for run in runs.all_runs()[:RECENT_RUNS]:
         try:
             base = run.config().model.base
-        except UserError:  # of an older version, or broken
+        except UserError:  # of an older version, or damaged
             continue
-        if base not in found and (detect.is_here(base) or detect.is_hub_name(base)):
-            found.append(base)
-    return found[:SHOWN]
+        if base not in bases and (detect.is_here(base) or detect.is_hub_name(base)):
+            bases.append(base)
+    return bases[:SHOWN]

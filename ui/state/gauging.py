@@ -1,4 +1,4 @@
-"""Has micro look at the pictures of a project, in a process of its own: the page itself never loads a model."""
+"""Check whether micro can draw the images of a project, in a process of its own: the page itself loads no model."""
 
 import atexit
 import subprocess
@@ -14,46 +14,46 @@ from trainer.data import reach
 from ui.state import page_memory
 
 COMMAND = (sys.executable, "-m", "trainer", "gauge")
-PATIENCE = 180.0  # seconds that micro may take
-MOMENT = 1.0  # seconds that a request waits for it, so that no request keeps a server from ending
+PATIENCE = 180.0  # seconds that the process may take
+MOMENT = 1.0  # seconds that a request waits for it, so that no request keeps the server from ending
 _TURN = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A process that looks at the pictures of a folder."""
+class _Check:
+    """A process that checks the images of a folder."""
 
     folder: Path
     process: subprocess.Popen[bytes]
     begun: float = field(default_factory=time.monotonic)
 
 
-_looks: list[_Look] = []  # one at a time
+_checks: list[_Check] = []  # one at a time
 
 
 def is_due(folder: Path) -> bool:
-    """Tell whether a project is to be trained on micro and has images that micro has not seen yet."""
+    """Tell whether a project uses micro and has images that have not been checked yet."""
     return (page_memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
 
 
 def look(folder: Path) -> bool:
-    """Have micro look at the pictures of a project, and wait a moment for it.
+    """Check the images of a project with micro, and wait a moment for the result.
 
-    What it could not be asked about is not asked again.
+    Images that cannot be checked are not tried again.
 
     Returns:
-        Whether it is still looking; then ask again.
+        True if the check is still running; call again then.
     """
     if not is_due(folder):
         return False
     with _TURN:
-        if not _looks:
+        if not _checks:
             try:
-                _looks.append(_Look(folder, _start(folder)))
+                _checks.append(_Check(folder, _start(folder)))
             except OSError:
                 _note_unseen(folder)
                 return False
-        current = _looks[0]
+        current = _checks[0]
         try:
             current.process.wait(MOMENT)
         except subprocess.TimeoutExpired:
@@ -61,21 +61,24 @@ def look(folder: Path) -> bool:
                 return True
             current.process.kill()
             current.process.wait()
-        _looks.clear()
+        _checks.clear()
         _note_unseen(current.folder)
     return is_due(folder)
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # an argument list, no shell
-        [*COMMAND, str(folder.resolve())], cwd=paths.CODE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [*COMMAND, str(folder.resolve())],
+        cwd=paths.CODE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     atexit.register(process.kill)
     return process
 
 
 def _note_unseen(folder: Path) -> None:
-    """Note that there is no figure for what micro did not tell, so that it is not asked again."""
+    """Record that there is no result for the images that are left, so that they are not checked again."""
     if left := reach.missing(folder):
         reach.keep(folder, dict.fromkeys((path.name for path in left), None))

@@ -1,6 +1,6 @@
 """Memory of the page between visits, in `outputs/.page.json`: the current project, and each project's answers.
 
-Nothing here is needed: without the file the answers are guessed from the data set.
+It is not essential: without the file, the answers are guessed from the dataset.
 """
 
 import json
@@ -19,21 +19,22 @@ _LOCK = threading.Lock()
 
 
 def project() -> str:
-    """The project to show first: the last one used, else the shipped example, else any, else none."""
+    """Return the project to show first: the last one used, else the example, else any, else ""."""
     known = dataset.names()
     last = str(_load().get("project", ""))
-    if last in known:
-        return last
-    return EXAMPLE if EXAMPLE in known else (known[0] if known else "")
+    for name in (last, EXAMPLE, *known):
+        if name in known:
+            return name
+    return ""
 
 
 def remember_project(name: str) -> None:
-    """Show this project first the next time."""
+    """Remember the project to show first next time."""
     _save(lambda data: data | {"project": name})
 
 
 def answer(project: str, key: str) -> str:
-    """Return a project's answer (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
+    """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})
     if key in answers:
         return str(answers[key])
@@ -49,7 +50,7 @@ def answer(project: str, key: str) -> str:
 
 
 def remember(project: str, key: str, value: str) -> None:
-    """Keep an answer."""
+    """Remember an answer."""
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
         answers = data.get("answers", {})
@@ -59,7 +60,7 @@ def remember(project: str, key: str, value: str) -> None:
 
 
 def captions(project: str) -> list[str]:
-    """All captions of a project; none if it is not there."""
+    """Return all captions of a project; none if it does not exist."""
     folder = paths.datasets() / project
     if not paths.NAME.fullmatch(project) or not folder.is_dir():
         return []
@@ -72,10 +73,13 @@ def guess_trigger(captions: list[str]) -> str:
         return ""
     tagged = [caption_edits.split_tags(caption) for caption in captions]
     firsts = Counter(tags[0] for tags in tagged if tags)
-    shared = [tag for tag, number in Counter(tag for tags in tagged for tag in set(tags)).items()
-              if number > NEARLY_ALL * len(captions)]  # fmt: skip
-    leading = [tag for tag in shared if firsts[tag] > NEARLY_ALL * len(captions)]
-    return leading[0] if leading else shared[0] if len(shared) == 1 else ""
+    counts = Counter(tag for tags in tagged for tag in set(tags))
+    least = NEARLY_ALL * len(captions)
+    shared = [tag for tag, number in counts.items() if number > least]
+    for tag in shared:
+        if firsts[tag] > least:
+            return tag
+    return shared[0] if len(shared) == 1 else ""
 
 
 def _load() -> dict[str, Any]:
@@ -85,9 +89,10 @@ def _load() -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         return {}
-    answers = data.get("answers")
-    known = answers.items() if isinstance(answers, dict) else ()
-    return data | {"answers": {project: told for project, told in known if isinstance(told, dict)}}
+    stored = data.get("answers")
+    if not isinstance(stored, dict):
+        stored = {}
+    return data | {"answers": {project: answers for project, answers in stored.items() if isinstance(answers, dict)}}
 
 
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
-"""The warm process behind the try-out tab: started on first use, one picture at a time, restarted when it dies.
+"""Client of the sampler process behind the Try out tab. It starts on first use and handles one image at a time.
 
-Requests and answers are JSON lines over pipes; `trainer.sampling.server` is the other end. When this process ends, by
-whatever way, the painter sees the end of its input and ends too.
+Requests and answers are JSON lines over pipes; `trainer.sampling.server` is the other end. However this process ends,
+the sampler sees the end of its input and ends too.
 """
 
 import json
@@ -17,98 +17,106 @@ from trainer import paths
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
-IDLE = 600.0  # seconds after which the painter gives its memory back
+IDLE = 600.0  # seconds after which the sampler process ends, to free its memory
 COMMAND = (sys.executable, "-m", "trainer", "paint")
 
 
-class Painter:
-    """A client of the painter process. Safe to use from several threads: pictures are painted one after the other."""
+class SamplerClient:
+    """Client of the sampler process. Safe to use from several threads: images are generated one after the other."""
 
     def __init__(self, command: Sequence[str] = COMMAND, idle: float = IDLE) -> None:
         self._command = list(command)
         self._idle = idle
-        self._turn = threading.Lock()  # held while a picture is painted
+        self._turn = threading.Lock()  # held while an image is generated
         self._life = threading.Lock()  # held while the process is started or ended
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
-        self._picture: PictureConfig | None = None  # that is being painted
-        self.given_up = 0  # how often `give_up` was called: who paints several pictures looks whether it rose
+        self._request: PictureConfig | None = None  # being generated
+        self.canceled = 0  # number of calls of `cancel`; a caller that generates several images checks it between them
 
     def warm(self) -> None:
-        """Start the process if there is none, without waiting until it is ready."""
+        """Start the process unless it runs, without waiting until it is ready."""
         with self._life:
             if self._process is None or self._process.poll() is not None:
                 if self._process is not None:
-                    _bury(self._process)
+                    _reap(self._process)
                 paths.outputs().mkdir(parents=True, exist_ok=True)
                 with (paths.outputs() / ".painter.log").open("wb") as log:
                     self._process = subprocess.Popen(  # an argument list, no shell
-                        self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                        cwd=paths.CODE, text=True, encoding="utf-8",
-                    )  # fmt: skip
-        self._rest()
+                        self._command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        cwd=paths.CODE,
+                        text=True,
+                        encoding="utf-8",
+                    )
+        self._restart_timer()
 
-    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
-        """Paint a picture to `picture.out`; yields (steps done, steps) as it goes, (0, steps) at once.
+    def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
+        """Generate an image into `request.out`; yields (steps done, steps), beginning with (0, steps).
 
         Raises:
-            UserError: what the painter refused, or that it died.
+            UserError: the sampler refused the request, or it died.
         """
         with self._turn:
-            self._picture = picture
+            self._request = request
             process, finished = None, False
             try:
-                yield 0, picture.steps
+                yield 0, request.steps
                 self.warm()
                 process = self._process
                 if process is None:
-                    raise UserError("The painting was given up.", "Try again.")
-                _say(process, picture)
+                    raise UserError("Image generation was interrupted.", "Try again.")
+                _send(process, request)
                 for answer in _answers(process):
                     if "progress" in answer:
                         yield int(answer["progress"]), int(answer["of"])
-                    elif "done" in answer or "error" in answer:
+                    elif "error" in answer:
                         finished = True
-                        if "error" in answer:
-                            raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
+                        raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
+                    elif "done" in answer:
+                        finished = True
                         return
                 finished = True
                 self._forget(process)
-                raise UserError("The painting was given up.", "Make the picture again; training comes first.")
+                raise UserError(
+                    "Image generation was interrupted.", "Generate the image again; training runs have priority."
+                )
             finally:
                 if process is not None and not finished:
-                    # The page went away, or gave it up: the next request must not read this one's answers.
-                    _given_up(picture).touch()
+                    # The page closed, or it canceled: the next request must not read the answers to this one.
+                    _cancel_file(request).touch()
                     _drain(process)
-                self._picture = None
-                _given_up(picture).unlink(missing_ok=True)
-                self._rest()
+                self._request = None
+                _cancel_file(request).unlink(missing_ok=True)
+                self._restart_timer()
 
-    def give_up(self) -> None:
-        """Let go of the picture that is being painted, and of what was to follow it."""
-        self.given_up += 1
-        if self._picture:
-            _given_up(self._picture).touch()
+    def cancel(self) -> None:
+        """Cancel the image that is being generated, and those that were to follow it."""
+        self.canceled += 1
+        if self._request:
+            _cancel_file(self._request).touch()
 
     def close(self) -> None:
-        """End the process, also in the middle of a picture."""
+        """End the process, even in the middle of an image."""
         with self._life:
             process, self._process = self._process, None
             if self._timer:
                 self._timer.cancel()
         if process is not None:
             process.kill()
-            _bury(process)
+            _reap(process)
 
     def _forget(self, process: subprocess.Popen[str]) -> None:
         """Let go of a process that ended by itself."""
         with self._life:
             if self._process is process:
                 self._process = None
-        _bury(process)
+        _reap(process)
 
-    def _rest(self) -> None:
-        """Begin anew to wait for the end of the idle time."""
+    def _restart_timer(self) -> None:
+        """Start the idle time from zero."""
         with self._life:
             if self._timer:
                 self._timer.cancel()
@@ -124,25 +132,23 @@ class Painter:
                 self._turn.release()
 
 
-def _given_up(picture: PictureConfig) -> Path:
-    """The file by which the painter is told so; see `trainer.sampling.server.given_up`."""
-    return Path(picture.out).with_suffix(".given-up")
+def _cancel_file(request: PictureConfig) -> Path:
+    """Return the file that tells the sampler to cancel a request; `trainer.sampling.server` looks for it."""
+    return Path(request.out).with_suffix(".given-up")
 
 
-def _say(process: subprocess.Popen[str], picture: PictureConfig) -> None:
+def _send(process: subprocess.Popen[str], request: PictureConfig) -> None:
     assert process.stdin  # a pipe
-    try:
-        process.stdin.write(picture.model_dump_json() + "\n")
+    with suppress(ValueError, OSError):  # if the process is dead, the end of its answers tells
+        process.stdin.write(request.model_dump_json() + "\n")
         process.stdin.flush()
-    except (BrokenPipeError, ValueError, OSError):
-        pass  # it is dead: the end of its answers tells so
 
 
-def _bury(process: subprocess.Popen[str]) -> None:
-    """Wait for the end of a process that is ending, and close our ends of its pipes."""
+def _reap(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that is ending, and close this end of its pipes."""
     process.wait()
     for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):  # what was written to it last may not go out any more
+        with suppress(OSError):  # what was written last may no longer go out
             if pipe:
                 pipe.close()
 
@@ -152,7 +158,7 @@ def _answers(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     while True:
         try:
             line = process.stdout.readline()
-        except ValueError:  # closed meanwhile
+        except ValueError:  # the pipe was closed meanwhile
             return
         if not line:
             return

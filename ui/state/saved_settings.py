@@ -1,4 +1,4 @@
-"""Settings that a person keeps under a name, in `outputs/.presets/<name>.toml`: what they changed in the form."""
+"""Settings that the user saved under a name, in `outputs/.presets/<name>.toml`: what they changed in the form."""
 
 import tomllib
 from pathlib import Path
@@ -16,15 +16,15 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of all that are kept."""
+    """Return the names of all saved settings."""
     return sorted(path.stem for path in folder().glob("*.toml") if paths.NAME.fullmatch(path.stem))
 
 
 def save(name: str, data: dict[str, Any]) -> None:
-    """Keep settings; those of the same name are replaced.
+    """Save settings; those of the same name are replaced.
 
     Raises:
-        UserError: the name is none.
+        UserError: the name is not allowed.
     """
     path = folder() / f"{paths.check_name(name.strip(), 'preset')}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def save(name: str, data: dict[str, Any]) -> None:
 
 
 def load(name: str) -> dict[str, Any]:
-    """The settings kept under a name.
+    """Return the settings saved under a name.
 
     Raises:
         UserError: there are none, or they cannot be read.
@@ -41,5 +41,5 @@ def load(name: str) -> dict[str, Any]:
         return tomllib.loads((folder() / f"{paths.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
-            "The settings {name!r} cannot be read.", "Choose others, or keep them anew.", name=name
+            "The settings {name!r} cannot be read.", "Choose others, or save them again.", name=name
         ) from None

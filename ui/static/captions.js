@@ -1,15 +1,15 @@
-// The caption grid. What people wrote reaches the page as text only: captions.html has no value in it, as Gradio would
-// run a value in a template as a program. Cards come and go, so all listeners sit on `element`.
+// The caption grid. Captions reach the page as text only: captions.html contains no values, as Gradio would run a value
+// in a template as a program. Cards come and go, so all listeners sit on `element`.
 // `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so. It outlives
 // a reload, which Gradio does by itself when the server was away.
 const STORE = "limner-unsaved-captions";
 const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
 const timers = new Map();
-const saved = new Map(); // what was written last of each caption, and when by the server's clock
+const saved = new Map(); // the last saved text of each caption, and its time by the server's clock
 const busy = new Set();
 let failure = "";
-let measuring = false; // pictures are being looked at by the server
-let settled = 0; // a timer: some time after the last save, the list above is drawn anew
+let measuring = false; // the server is measuring images
+let settled = 0; // a timer: some time after the last save, the list above is redrawn
 let toFirst = false; // a page was turned with Enter: go on at its first caption
 
 const box = () => element.querySelector(".captions");
@@ -99,7 +99,7 @@ function show() {
   const status = element.querySelector(".save");
   if (!status) return;
   const text = failure
-    ? "[[Not saved: {reason} Your text is kept here and will be tried again.]]".replace("{reason}", () => failure)
+    ? "[[Not saved: {reason} Your text stays here, and saving is tried again.]]".replace("{reason}", () => failure)
     : typed.size ? "[[Saving…]]" : areas().length ? "[[All captions are saved.]]" : "";
   status.textContent = text;
   status.classList.toggle("bad", failure !== "");
@@ -151,7 +151,7 @@ function move(area, by) {
   }
 }
 
-// The server looks at new pictures a few at a time, then micro does; after each, all is drawn with what was found.
+// The server measures new images a few at a time, then micro checks some of them; after each, everything is redrawn.
 async function measure() {
   if (measuring || !Number(box()?.dataset.left)) return;
   measuring = true;
@@ -211,7 +211,7 @@ element.addEventListener("click", (event) => {
 element.addEventListener("change", (event) => {
   if (event.target.matches(".order")) trigger("select", { order: event.target.value });
 });
-// Before something is done with all captions: what was typed last has to be on disk.
+// Before all captions are changed, what was typed last has to be on disk.
 window.limnerSaved = async () => {
   for (let tries = 0; typed.size && tries < 50; tries += 1) {
     for (const key of typed.keys()) save(key);
@@ -226,7 +226,7 @@ watch("value", () => {
   show();
   measure();
 });
-// Which folder each file of an added folder lies in: Gradio passes on the bare names alone.
+// The path of each file in an added folder: Gradio passes only the names.
 document.addEventListener("change", (event) => {
   if (event.target.closest?.("#folder")) {
     window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);

@@ -1,5 +1,5 @@
-// A setting that conflicts with others says so where it can be corrected. Parts of the form are drawn when they are
-// opened, so that what is said is put there again.
+// Shows conflicts between settings at the field where they can be corrected. Parts of the form are drawn only when they
+// are opened, so the notes are added again then.
 const form = document.querySelector("#train-form");
 
 function mark() {

@@ -1,4 +1,4 @@
-// A click on a preview shows it large, with its step and seed, and the arrow keys go through the row.
+// A click on a preview enlarges it, with its step and seed; the arrow keys go through the row.
 const dialog = document.createElement("dialog");
 dialog.className = "enlarged";
 dialog.innerHTML = "<form method='dialog'><button aria-label='[[Close]]'>×</button></form><img alt=''><p></p>";

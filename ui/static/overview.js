@@ -1,5 +1,5 @@
-// What should be looked at, and the tags. What a person opened or closed stays so when the value changes. What people
-// wrote is put in as text; overview.html has no value in it, as Gradio would run a value in a template as a program.
+// Problems and tags. What the user opened or closed stays so when the value changes. Captions are inserted as text:
+// overview.html contains no values, as Gradio would run a value in a template as a program.
 const opened = new Map();
 
 function row(finding) {

@@ -1,10 +1,10 @@
-// The buttons beside a run and a file: another name, and the bin.
+// The buttons that rename or delete a run or a file.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button.bin, button.rename");
   if (!button) return;
   const { run = "", file = "", label = "", name = "" } = button.dataset;
   if (button.classList.contains("rename")) {
-    const wanted = prompt("[[A new name for this run:]]", name);
+    const wanted = prompt("[[New name of this run:]]", name);
     if (wanted && wanted !== name) trigger("select", { run, name: wanted });
     return;
   }

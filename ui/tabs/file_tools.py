@@ -1,6 +1,7 @@
-"""Below the files of tab 4: look into a file from anywhere, and make new files of others.
+"""Lower part of the Download tab: look into any adapter file, and make new files from others.
 
-The tools are the commands of the same names: they run as processes of their own, as the page loads no model library.
+The tools are the `limner` commands of the same names. They run as processes of their own, as the page loads no model
+library.
 """
 
 import json
@@ -8,8 +9,8 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,251 +25,311 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import Watch
 from ui.widgets.handlers import QUIET, handled, sentence
 
-HOURS = 6 * 3600.0  # the longest that a tool may take: extraction from large models on a slow machine
+TIMEOUT = 6 * 3600.0  # seconds: extraction from large models on a slow machine takes hours
 TOOLS = [
-    (say("Merge several into one"), "merge"), (say("Make smaller"), "resize"),
-    (say("Other form or precision"), "convert"), (say("Extract from two models"), "extract"),
+    (say("Merge several into one"), "merge"),
+    (say("Reduce the size"), "resize"),
+    (say("Convert format or precision"), "convert"),
+    (say("Extract from two models"), "extract"),
     (say("Bake into a base model"), "bake"),
-]  # fmt: skip
+]
 USES = {
-    "merge": {"chosen", "strengths", "rank", "form", "precision"},
-    "resize": {"chosen", "rank", "energy", "form", "precision"},
-    "convert": {"chosen", "form", "precision", "strip"},
-    "extract": {"tuned", "base", "rank", "form", "precision"},
-    "bake": {"chosen", "strengths", "base"},
+    "merge": {"adapters", "strengths", "rank", "format", "precision"},
+    "resize": {"adapters", "rank", "energy", "format", "precision"},
+    "convert": {"adapters", "format", "precision", "strip"},
+    "extract": {"tuned", "base", "rank", "format", "precision"},
+    "bake": {"adapters", "strengths", "base"},
 }
 WORKING = f"<p class='quiet' role='status'>{say('Working. You can leave this tab meanwhile.')}</p>"
 
 
 @dataclass(frozen=True)
 class Request:
-    """Values of the tools' fields."""
+    """Values of the fields of the tools."""
 
     tool: str
-    chosen: list[str]
+    adapters: list[str]
     strengths: str = ""
     rank: float | None = 0
     energy: float | None = 1.0
-    form: str = "kohya"
+    format: str = "kohya"
     precision: str = "fp16"
     strip: bool = False
     tuned: str = ""
     base: str = ""
     name: str = ""
 
+    @classmethod
+    def from_form(cls, values: Sequence[Any]) -> "Request":
+        """Read the values of the tool and of `_components`, in their order."""
+        return cls(**dict(zip([field.name for field in fields(cls)], values, strict=True)))
+
 
 @dataclass(frozen=True)
 class Tab:
     """The component that offers the adapters."""
 
-    chosen: gr.Dropdown
+    adapters: gr.Dropdown
 
 
-def build(watch: Watch, listing: gr.HTML, table: Any) -> Tab:  # noqa: ANN401 - a function of no arguments
-    """Draw this part; `listing` is drawn anew by `table` when there is a new file."""
+def build(watch: Watch, listing: gr.HTML, table: Callable[[], str]) -> Tab:
+    """Draw this part; `table` redraws `listing` when there is a new file."""
     with gr.Accordion(say("Look into an adapter file"), open=False, elem_id="look"):
         dropped = gr.File(
-            file_types=[".safetensors"], elem_id="look-file", interactive=True,
-            label=say("Any .safetensors file; it is kept here, so that you can try it out and use it with the tools."),
-        )  # fmt: skip
-        looked = gr.HTML(elem_id="look-result")
+            label=say(
+                "Any .safetensors file. A copy stays here, so that you can try it out and use it with the tools."
+            ),
+            file_types=[".safetensors"],
+            elem_id="look-file",
+            interactive=True,
+        )
+        description = gr.HTML(elem_id="look-result")
     with gr.Accordion(say("Tools for adapter files"), open=False, elem_id="tools"):
-        tool = gr.Radio(TOOLS, value="merge", label=say("What to do"), elem_id="tool", interactive=True)
-        fields = _fields()
-        make = gr.Button(say("Make the file"), variant="primary", elem_id="tool-make")
+        tool = gr.Radio(TOOLS, value="merge", label=say("Tool"), elem_id="tool", interactive=True)
+        components = _components()
+        make = gr.Button(say("Create file"), variant="primary", elem_id="tool-make")
         result = gr.HTML(elem_id="tool-result")
 
-    def look(path: str | None) -> list[Any]:
-        return [*take(path), table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
+    def refreshed() -> list[Any]:
+        return [table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
 
-    def work(*given: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - values of the fields
+    def look(path: str | None) -> list[Any]:
+        return [*take(path), *refreshed()]
+
+    def work(*values: object) -> Iterator[list[Any]]:
+        request = Request.from_form(values)
         yield [WORKING, gr.skip(), gr.skip()]
         try:
-            said = run(Request(given[0], *given[1:]))
+            html = run(request)
         except UserError as error:
-            said = f"<p role='alert'>{escape(sentence(error))}</p>"
-        yield [said, table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
+            html = f"<p role='alert'>{escape(sentence(error))}</p>"
+        yield [html, *refreshed()]
 
+    adapters, options = components["adapters"], {name: components[name] for name in components if name != "name"}
     dropped.upload(
-        handled(look), dropped, [dropped, looked, listing, fields["chosen"]],
-        api_visibility="private", show_progress="minimal",
-    )  # fmt: skip
-    tool.change(handled(lambda name: [gr.update(visible=one in USES[name]) for one in fields if one != "name"]),
-                tool, [field for name, field in fields.items() if name != "name"], **QUIET)  # fmt: skip
+        handled(look),
+        dropped,
+        [dropped, description, listing, adapters],
+        api_visibility="private",
+        show_progress="minimal",
+    )
+    show_options = handled(lambda name: [gr.update(visible=option in USES[name]) for option in options])
+    tool.change(show_options, tool, list(options.values()), **QUIET)
     make.click(
-        handled(work), [tool, *fields.values()], [result, listing, fields["chosen"]],
-        concurrency_id="tools", concurrency_limit=1, **QUIET,
-    )  # fmt: skip
-    return Tab(fields["chosen"])
+        handled(work),
+        [tool, *components.values()],
+        [result, listing, adapters],
+        concurrency_id="tools",
+        concurrency_limit=1,
+        **QUIET,
+    )
+    return Tab(adapters)
 
 
-def _fields() -> dict[str, Any]:
-    """The fields by the names that `Request` has for them, in its order; at first those that merging uses."""
-    shown = USES["merge"]
-    return {
-        "chosen": gr.Dropdown(
-            [], multiselect=True, label=say("Adapters"), elem_id="tool-adapters", interactive=True,
-        ),
+def _components() -> dict[str, Any]:
+    """Draw the fields, by their names in `Request` and in its order; at first those that merging uses are visible."""
+    formats = [(say("kohya: for all programs"), "kohya"), (say("PEFT: for diffusers"), "peft")]
+    drawn = {
+        "adapters": gr.Dropdown([], multiselect=True, label=say("Adapters"), elem_id="tool-adapters", interactive=True),
         "strengths": gr.Textbox(
-            label=say("Strengths"), info=say("One for each, in the same order: 1, 0.5. Empty = 1 each."),
-            elem_id="tool-strengths", interactive=True,
+            label=say("Strengths"),
+            info=say("One for each adapter, in the same order: 1, 0.5. Empty = 1 each."),
+            elem_id="tool-strengths",
+            interactive=True,
         ),
         "rank": gr.Number(
-            0, label=say("Rank"), info=say("The most that a layer may have; 0 = as it comes."), elem_id="tool-rank",
+            0,
+            label=say("Rank"),
+            info=say("Maximum rank of a layer; 0 = no limit."),
+            elem_id="tool-rank",
             interactive=True,
         ),
         "energy": gr.Number(
-            1.0, label=say("Energy share"), elem_id="tool-energy", interactive=True, visible="energy" in shown,
-            info=say("What each layer keeps of its squared effect, such as 0.95; 1 = all."),
+            1.0,
+            label=say("Energy share"),
+            info=say("Share of its squared norm that each layer keeps, such as 0.95; 1 = all."),
+            elem_id="tool-energy",
+            interactive=True,
+            visible=False,
         ),
-        "form": gr.Dropdown(
-            [(say("kohya: for all programs"), "kohya"), (say("PEFT: for diffusers"), "peft")], value="kohya",
-            label=say("Form"), elem_id="tool-form", interactive=True,
-        ),
+        "format": gr.Dropdown(formats, value="kohya", label=say("Format"), elem_id="tool-form", interactive=True),
         "precision": gr.Dropdown(
-            ["fp16", "bf16", "fp32"], value="fp16", label=say("Precision"), elem_id="tool-precision", interactive=True,
+            ["fp16", "bf16", "fp32"], value="fp16", label=say("Precision"), elem_id="tool-precision", interactive=True
         ),
         "strip": gr.Checkbox(
-            False, label=say("Leave out recipe, tags and cover"), elem_id="tool-strip", interactive=True,
-            visible="strip" in shown,
+            False,
+            label=say("Leave out training settings, tags and cover"),
+            elem_id="tool-strip",
+            interactive=True,
+            visible=False,
         ),
         "tuned": gr.Textbox(
-            label=say("Tuned model"), info=say("Folder or .safetensors file."), elem_id="tool-tuned", interactive=True,
-            visible="tuned" in shown,
+            label=say("Tuned model"),
+            info=say("Folder or .safetensors file."),
+            elem_id="tool-tuned",
+            interactive=True,
+            visible=False,
         ),
         "base": gr.Textbox(
-            label=say("Base model"), info=say("'micro', folder, .safetensors file, or name on the hub."),
-            elem_id="tool-base", interactive=True, visible="base" in shown,
+            label=say("Base model"),
+            info=say("'micro', a folder, a .safetensors file, or a name on the Hugging Face Hub."),
+            elem_id="tool-base",
+            interactive=True,
+            visible=False,
         ),
         "name": gr.Textbox(label=say("Name of the new file"), elem_id="tool-name", interactive=True),
-    }  # fmt: skip
+    }
+    return drawn
 
 
 def take(path: str | None) -> list[Any]:
-    """Keep a dropped file if it is sound, and tell what is in it; the drop zone is emptied."""
+    """Keep a dropped file if it is valid; returns an empty drop zone and a description of the file."""
     if not path:
         return [None, ""]
-    told = adapter_choices.describe(Path(path))
-    if "role='alert'" not in told:
+    description = adapter_choices.describe(Path(path))
+    if "role='alert'" not in description:
         adapter_choices.keep(Path(path))
-    return [None, told]
+    return [None, description]
+
+
+# Commands -------------------------------------------------------------------------------------------------------
 
 
 def arguments(request: Request, out: Path) -> list[str]:
-    """The command of a request, after `limner`.
+    """Return the `limner` command of a request.
 
     Raises:
-        UserError: something is missing or is no number.
+        UserError: a value is missing or invalid.
     """
     uses = USES.get(request.tool, set())
-    chosen = [str(adapter_choices.find(key)) for key in request.chosen or ()] if "chosen" in uses else []
-    if "chosen" in uses and not chosen:
-        raise UserError("No adapter is chosen.", "Choose at least one.")
-    if request.tool in ("resize", "convert") and len(chosen) > 1:
-        raise UserError("This works on one adapter at a time.", "Choose one.")
-    found = [request.tool]
-    if "strengths" in uses:
-        given = [
-            f"{file}:{strength!r}" for file, strength in zip(chosen, _strengths(request, len(chosen)), strict=True)
-        ]
-        found += given if request.tool == "merge" else [part for one in given for part in ("--adapter", one)]
-    else:
-        found += chosen
-    models = [(name, getattr(request, name).strip()) for name in ("tuned", "base") if name in uses]
-    for name, value in models:
-        if not value or value.startswith("-"):
-            missing = {"tuned": say("The tuned model is missing."), "base": say("The base model is missing.")}[name]
-            raise UserError(missing, "Give its folder, its file or its name.")
-    found[1:1] = [value for _, value in models]
-    if "rank" in uses and (rank := _whole(request.rank, least=1 if request.tool == "extract" else 0)):
-        found += ["--rank", str(rank)]
+    adapters = _adapters(request) if "adapters" in uses else []
+    models = [_model(request, name) for name in ("tuned", "base") if name in uses]
+    command = [request.tool, *models, *adapters]
+    if "rank" in uses:
+        rank = _rank(request)
+        if rank:
+            command += ["--rank", str(rank)]
     if "energy" in uses:
-        found += ["--energy", repr(_share(request.energy))]
-        if "--rank" not in found and request.energy == 1:
-            raise UserError("It is not said how small.", "Give a rank, or an energy share below 1.")
-    if "form" in uses:
-        found += ["--to", request.form, "--precision", request.precision]
-    return [*found, *(["--strip"] if "strip" in uses and request.strip else []), "--out", str(out), "--json"]
+        command += ["--energy", repr(_energy(request))]
+        if request.rank == 0 and request.energy == 1:
+            raise UserError("There is nothing to reduce.", "Set a target rank, or an energy share below 1.")
+    if "format" in uses:
+        command += ["--to", request.format, "--precision", request.precision]
+    if "strip" in uses and request.strip:
+        command.append("--strip")
+    return [*command, "--out", str(out), "--json"]
+
+
+def _adapters(request: Request) -> list[str]:
+    files = [str(adapter_choices.find(key)) for key in request.adapters or ()]
+    if not files:
+        raise UserError("No adapter is chosen.", "Choose at least one.")
+    if "strengths" not in USES[request.tool]:
+        if len(files) > 1:
+            raise UserError("This tool works on one adapter at a time.", "Choose one.")
+        return files
+    strengths = _strengths(request, len(files))
+    weighted = [f"{file}:{strength!r}" for file, strength in zip(files, strengths, strict=True)]
+    if request.tool == "merge":
+        return weighted
+    return [part for adapter in weighted for part in ("--adapter", adapter)]
 
 
 def _strengths(request: Request, count: int) -> list[float]:
-    texts = [one for one in request.strengths.replace(";", ",").split(",") if one.strip()]
+    texts = [text for text in request.strengths.replace(";", ",").split(",") if text.strip()]
     try:
-        values = [float(one) for one in texts] or [1.0] * count
+        values = [float(text) for text in texts] or [1.0] * count
     except ValueError:
         values = []
-    if len(values) != count or not all(math.isfinite(one) for one in values):
-        raise UserError("There are {count} adapters, but not as many strengths.", "Write them as 1, 0.5.", count=count)
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise UserError("Enter one strength per adapter, {count} in all.", "Write them as 1, 0.5.", count=count)
     return values
 
 
-def _whole(value: float | None, *, least: int) -> int:
+def _model(request: Request, name: str) -> str:
+    value = str(getattr(request, name)).strip()
+    if not value or value.startswith("-"):
+        missing = {"tuned": say("The tuned model is missing."), "base": say("The base model is missing.")}
+        raise UserError(missing[name], "Enter its folder, file or name.")
+    return value
+
+
+def _rank(request: Request) -> int:
+    least = 1 if request.tool == "extract" else 0
+    value = request.rank
     if value is None or value != int(value) or not least <= value <= 4096:
         raise UserError("The rank must be a whole number from {least} to 4096.", "Correct it.", least=least)
     return int(value)
 
 
-def _share(value: float | None) -> float:
+def _energy(request: Request) -> float:
+    value = request.energy
     if value is None or not 0 < value <= 1:
         raise UserError("The energy share must be above 0 and at most 1.", "Correct it.")
     return float(value)
 
 
 def run(request: Request) -> str:
-    """Do what is asked for, and tell how it went.
+    """Carry out a request; returns the result as HTML.
 
     Raises:
-        UserError: what the tool refused.
+        UserError: the tool refused it.
     """
     if not paths.safe_name(request.name, ""):
         raise UserError("The new file has no name yet.", "Type one.")
     if request.tool == "bake":
         out = _model_path(request)
         facts = call(arguments(request, out))
-        told = say(
-            "Done: {layers} layers changed. The model is {path}.", layers=facts["layers"],
-            path=f"outputs/.models/{escape(out.name)}",
-        )  # fmt: skip
-        return f"<p>{told}</p>"
+        path = f"outputs/.models/{escape(out.name)}"
+        text = say("Done: {layers} layers changed. The model is {path}.", layers=facts["layers"], path=path)
+        return f"<p>{text}</p>"
     paths.uploads().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.uploads()) as folder:
         made = Path(folder) / f"{paths.safe_name(request.name, 'adapter')}.safetensors"
         facts = call(arguments(request, made))
         out = adapter_choices.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
-    error = say("It is exact up to the rounding of its precision.")
+    error = say("It is exact up to rounding.")
     if facts["error"]:
         error = say(
-            "It is {error:.2%} off in all, {most:.2%} in the layer where it is most.", error=facts["error"],
+            "Its error is {error:.2%} overall, and {most:.2%} in the worst layer.",
+            error=facts["error"],
             most=facts["worst_layer_error"],
-        )  # fmt: skip
-    notes = "".join(f"<p>{escape(one)}</p>" for one in facts["notes"])
+        )
+    notes = "".join(f"<p>{escape(note)}</p>" for note in facts["notes"])
     return f"<p>{link} ({adapter_choices.size(facts['bytes'])}). {error}</p>{notes}{adapter_choices.describe(out)}"
 
 
 def _model_path(request: Request) -> Path:
+    """Return the path of a new model: a file if its base model is one, else a folder."""
     folder = paths.outputs() / ".models"
     folder.mkdir(exist_ok=True)
-    single = request.base.strip().lower().endswith(".safetensors")
-    return folder / (paths.safe_name(request.name, "model") + (".safetensors" if single else ""))
+    name = paths.safe_name(request.name, "model")
+    if request.base.strip().lower().endswith(".safetensors"):
+        name += ".safetensors"
+    return folder / name
 
 
 def call(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command of the command line; returns what it tells.
+    """Run a `limner` command; returns its JSON output.
 
     Raises:
-        UserError: what it refused, or that it failed.
+        UserError: the command refused its arguments, or it took too long.
     """
     try:
-        done = subprocess.run(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", *command], cwd=paths.CODE, capture_output=True, text=True,
-            timeout=HOURS, encoding="utf-8",
-        )  # fmt: skip
+        process = subprocess.run(  # an argument list, no shell
+            [sys.executable, "-m", "trainer", *command],
+            cwd=paths.CODE,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            encoding="utf-8",
+        )
     except subprocess.TimeoutExpired:
-        raise UserError("This took too long and was given up.", "Try a smaller rank.") from None
-    if done.returncode in (1, 2) and done.stderr.strip() and "Traceback" not in done.stderr:
-        raise UserError(done.stderr.strip().splitlines()[-1], "")
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+        raise UserError("This took too long and was stopped.", "Try a smaller rank.") from None
+    if process.returncode in (1, 2) and process.stderr.strip() and "Traceback" not in process.stderr:
+        raise UserError(process.stderr.strip().splitlines()[-1], "")
+    if process.returncode:
+        raise RuntimeError(process.stderr)
+    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return facts

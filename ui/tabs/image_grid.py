@@ -1,6 +1,6 @@
 """Image grid of a project, read from its folder: the cards of a page, the problems, the tags.
 
-Nothing here waits for pictures to be measured; `left` says how many still have to be.
+Nothing here waits until images are measured; `Project.left` says how many still have to be.
 """
 
 import time
@@ -19,21 +19,20 @@ from trainer.base_models import MICRO
 from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
-from trainer.data.problems import KINDS, Problem, group_by_kind, score_files
-from trainer.errors import UserError
+from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
 from trainer.i18n import count, say
 from ui.state import page_memory
 
 PAGE = 100
-SMALL = 200  # pixels; pictures with a smaller side are enlarged without blurring them
-BAND = 0.02  # share of a side that has to be cut off for the cut to be drawn
+SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
+BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
 ORDERS = {"name": say("By name"), "added": say("Newest first"), "problems": say("Problems first")}
 
 
 @dataclass(frozen=True)
-class Look:
-    """Selection of images: a page, in an order; only those with a kind of problem, or with a tag."""
+class Selection:
+    """The images to show: a page, in an order; only those with a kind of problem, or with a tag."""
 
     page: int = 1
     order: str = "name"
@@ -43,7 +42,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Project:
-    """A project as its folder is now; `read_at` is the moment by the monotonic clock before it was looked at."""
+    """A project as its folder is now; `read_at` is the monotonic time just before it was read."""
 
     name: str
     trigger: str
@@ -51,218 +50,239 @@ class Project:
     problems: tuple[Problem, ...] = ()
     base: str = MICRO
     resolution: int = 0
-    left: int = 0  # pictures that have not been measured yet
+    left: int = 0  # images that have not been measured yet
     read_at: float = 0.0
 
     @property
     def folder(self) -> Path | None:
-        """Its folder, if it is there."""
+        """The folder of the project, if it exists."""
         folder = paths.datasets() / self.name
         return folder if self.name and folder.is_dir() else None
 
     def badges(self, name: str) -> list[str]:
-        """Return the badges of a card; mere remarks stand only in the list."""
-        return [one.message for one in self.problems if one.name == name and not one.hint]
-
-
-def folder_of(project: str | None) -> Path:
-    """The folder of the project at hand.
-
-    Raises:
-        UserError: there is none.
-    """
-    if not project:
-        raise UserError("There is no project yet.", "Choose New project above and give it a name.")
-    folder = paths.datasets() / paths.check_name(project, "project")
-    if not folder.is_dir():
-        raise UserError(
-            "The project {project!r} is no longer there.", "Reload the page to see which there are.", project=project
-        )
-    return folder
+        """Return the badges on the card of an image; mere hints appear only in the list above the grid."""
+        return [problem.message for problem in self.problems if problem.name == name and not problem.hint]
 
 
 def read(name: str | None, trigger: str = "") -> Project:
-    """Look at a project; what it is known for already is not measured again."""
+    """Read a project; measurements that are known are not repeated."""
     project = Project(name or "", trigger, read_at=time.monotonic())
-    if project.folder is None:
+    folder = project.folder
+    if folder is None:
         return project
     preset, base = page_memory.answer(project.name, "preset"), page_memory.answer(project.name, "base") or MICRO
-    preset = preset if preset in ("character", "style") else "character"
+    if preset not in ("character", "style"):
+        preset = "character"
     resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
-    found = checks.find(
-        project.folder, trigger, preset=preset, base=base, resolution=resolution,
-        stats=image_stats.known(project.folder),
-    )  # fmt: skip
-    unseen = reach.missing(project.folder) if base == MICRO else []
+    stats = image_stats.known(folder)
+    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+    left = image_stats.missing(folder)
+    if not left and base == MICRO:
+        left = reach.missing(folder)
     return replace(
-        project, examples=dataset.read(project.folder), problems=tuple(found), base=base, resolution=resolution,
-        left=len(image_stats.missing(project.folder) or unseen),
-    )  # fmt: skip
-
-
-def cards(project: Project, look: Look) -> dict[str, Any]:
-    """Return what captions.js draws, which is plain text throughout."""
-    shown = chosen(project, look)
-    pages = max(1, -(-len(shown) // PAGE))
-    page = min(max(1, look.page), pages)
-    cuts = dict(
-        zip(
-            (one.name for one in project.examples),
-            checks.crop_losses(project.examples, project.resolution),
-            strict=True,
-        )
+        project,
+        examples=dataset.read(folder),
+        problems=tuple(problems),
+        base=base,
+        resolution=resolution,
+        left=len(left),
     )
+
+
+# Cards ----------------------------------------------------------------------------------------------------------
+
+
+def cards(project: Project, selection: Selection) -> dict[str, Any]:
+    """Return what captions.js draws; all of it is plain text."""
+    selected = select(project, selection)
+    last = max(1, -(-len(selected) // PAGE))
+    page = min(max(1, selection.page), last)
+    crops = checks.crop_losses(project.examples, project.resolution)
+    cuts = {example.name: cut for example, (_, cut) in zip(project.examples, crops, strict=True)}
+    visible = selected[(page - 1) * PAGE : page * PAGE]
     return {
         "project": project.name,
         "at": project.read_at,
         "page": page,
-        "last": pages,
+        "last": last,
         "left": project.left,
-        "items": [_card(project, one, cuts[one.name][1]) for one in shown[(page - 1) * PAGE : page * PAGE]],
+        "items": [_card(project, example, cuts[example.name]) for example in visible],
         "any": bool(project.examples),
-        "only": only(look, len(shown)),
-        "orders": [
-            {"key": key, "title": title, "selected": "selected" if key == look.order else ""}
-            for key, title in ORDERS.items()
-        ],
-        "paged": pages > 1,
-        "pages": [
-            {
-                "number": number,
-                "current": " current" if number == page else "",
-                "label": say("{first} to {last}", first=(number - 1) * PAGE + 1, last=min(number * PAGE, len(shown))),
-            }
-            for number in range(1, pages + 1)
-        ],
+        "only": filter_label(selection, len(selected)),
+        "orders": [_order(key, title, selection) for key, title in ORDERS.items()],
+        "paged": last > 1,
+        "pages": [_page(number, page, len(selected)) for number in range(1, last + 1)],
     }
 
 
-def _card(project: Project, one: Example, cut: tuple[float, float]) -> dict[str, Any]:
-    across, down = (50 * share if share > BAND else 0 for share in cut)
-    mask = dataset.mask_file(one.path)
+def _order(key: str, title: str, selection: Selection) -> dict[str, str]:
+    return {"key": key, "title": title, "selected": "selected" if key == selection.order else ""}
+
+
+def _page(number: int, current: int, total: int) -> dict[str, Any]:
+    first, last = (number - 1) * PAGE + 1, min(number * PAGE, total)
     return {
-        "name": one.name,
-        "url": _address("dataset", project, one.name, one.path),
-        "mask": _address("mask", project, one.name, mask) if mask.is_file() else "",
-        "caption": one.caption,
-        "look": "small" if min(one.width, one.height) < SMALL else "",
-        "ratio": f"{one.width / one.height:.4f}",
-        "cut": f"{down:.1f}% {across:.1f}%" if across or down else "",
-        "badges": project.badges(one.name),
-        **length(project, one.caption),
+        "number": number,
+        "current": " current" if number == current else "",
+        "label": say("{first} to {last}", first=first, last=last),
     }
 
 
-def _address(route: str, project: Project, name: str, path: Path) -> str:
-    """Return where the page gets the thumbnail of a file, which changes when the file does."""
+def _card(project: Project, example: Example, crop: tuple[float, float]) -> dict[str, Any]:
+    mask = dataset.mask_file(example.path)
+    return {
+        "name": example.name,
+        "url": _url("dataset", project, example.name, example.path),
+        "mask": _url("mask", project, example.name, mask) if mask.is_file() else "",
+        "caption": example.caption,
+        "look": "small" if min(example.width, example.height) < SMALL else "",
+        "ratio": f"{example.width / example.height:.4f}",
+        "cut": _inset(*crop),
+        "badges": project.badges(example.name),
+        **token_usage(project, example.caption),
+    }
+
+
+def _inset(across: float, down: float) -> str:
+    """Return the crop of an image as the CSS inset of its frame; "" if almost nothing is cropped."""
+    if max(across, down) <= BAND:
+        return ""
+    vertical, horizontal = (50 * share if share > BAND else 0 for share in (down, across))
+    return f"{vertical:.1f}% {horizontal:.1f}%"
+
+
+def _url(route: str, project: Project, name: str, path: Path) -> str:
+    """Return the URL of a file's thumbnail; it changes with the file."""
     return f"/media/{route}/{quote(project.name)}/{quote(name)}?t={path.stat().st_mtime_ns}"
 
 
-def length(project: Project, caption: str) -> dict[str, Any]:
-    """Return the tokens of a caption as it is trained, and how many are read."""
-    long, read = (
-        token_count.count(with_trigger(caption, project.trigger), project.base),
-        token_count.limit(project.base),
-    )
-    return {"tokens": f"{long} / {read}", "long": "long" if long > read else ""}
+def token_usage(project: Project, caption: str) -> dict[str, str]:
+    """Return the number of tokens of a caption with the trigger word, and whether that is more than is read."""
+    tokens = token_count.count(with_trigger(caption, project.trigger), project.base)
+    limit = token_count.limit(project.base)
+    return {"tokens": f"{tokens} / {limit}", "long": "long" if tokens > limit else ""}
 
 
-def chosen(project: Project, look: Look) -> list[Example]:
-    """The pictures that are shown, in their order."""
-    named = {one.name for one in project.problems if one.kind == look.kind} if look.kind else None
-    found = [
-        one
-        for one in project.examples
-        if (named is None or one.name in named) and (not look.tag or look.tag in caption_edits.split_tags(one.caption))
-    ]
-    ranks = score_files(project.problems) if look.order == "problems" else {}
-    keys: dict[str, Callable[[Example], Any]] = {
-        "added": lambda one: -one.path.stat().st_mtime_ns,
-        "problems": lambda one: -ranks.get(one.name, 0),
-    }
-    return sorted(found, key=keys.get(look.order, lambda one: one.name))
+def select(project: Project, selection: Selection) -> list[Example]:
+    """Return the examples of a selection, in its order, on all pages."""
+    examples = list(project.examples)
+    if selection.kind:
+        names = {problem.name for problem in project.problems if problem.kind == selection.kind}
+        examples = [example for example in examples if example.name in names]
+    if selection.tag:
+        examples = [example for example in examples if selection.tag in caption_edits.split_tags(example.caption)]
+    return sorted(examples, key=_sort_key(project, selection.order))
 
 
-def only(look: Look, shown: int) -> str:
-    """Describe what the grid leaves out; "" if nothing."""
-    if look.kind:
+def _sort_key(project: Project, order: str) -> Callable[[Example], Any]:
+    if order == "added":
+        return lambda example: -example.path.stat().st_mtime_ns
+    if order == "problems":
+        ranks = score_files(project.problems)
+        return lambda example: -ranks.get(example.name, 0)
+    return lambda example: example.name
+
+
+def filter_label(selection: Selection, number: int) -> str:
+    """Describe the filter of the grid; "" if it shows all images."""
+    if selection.kind:
         return count(
-            "Only {n} picture with this to look at: {kind}", "Only {n} pictures with this to look at: {kind}", shown,
-            kind=say(look.kind),
-        )  # fmt: skip
-    if look.tag:
-        return count("Only {n} picture with the tag {tag!r}", "Only {n} pictures with the tag {tag!r}", shown,
-                     tag=look.tag)  # fmt: skip
+            "Only {n} image with this problem: {kind}",
+            "Only {n} images with this problem: {kind}",
+            number,
+            kind=say(selection.kind),
+        )
+    if selection.tag:
+        return count(
+            "Only {n} image with the tag {tag!r}", "Only {n} images with the tag {tag!r}", number, tag=selection.tag
+        )
     return ""
+
+
+# Above the grid -------------------------------------------------------------------------------------------------
 
 
 def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
-    readable = {one.name for one in project.examples}
-    findings = []
-    for one in group_by_kind(project.problems):
-        kind = KINDS[one.kind]
-        findings.append(
-            {
-                "kind": one.kind,
-                "title": one.title,
-                "effect": say(kind.effect),
-                "remedy": say(kind.remedy),
-                "look": "fatal" if kind.fatal else "hint" if kind.hint else "",
-                "files": "" if readable & set(one.names) else ", ".join(one.names[:8]),
-                "show": "yes" if readable & set(one.names) else "",
-                "button": say(kind.button),
-            }
-        )
-    counted = caption_edits.count_tags(one.caption for one in project.examples).most_common(TAGS)
-    serious = sum(1 for one in findings if one["look"] != "hint")
+    readable = {example.name for example in project.examples}
+    findings = [_finding(problem, readable) for problem in group_by_kind(project.problems)]
+    tags = caption_edits.count_tags(example.caption for example in project.examples).most_common(TAGS)
+    serious = sum(1 for finding in findings if finding["look"] != "hint")
     return {
         "findings": findings,
         "heading": _heading(project, serious, len(findings) - serious),
         "serious": "yes" if serious else "",
-        "tags": [{"tag": tag, "count": often} for tag, often in counted],
+        "tags": [{"tag": tag, "count": number} for tag, number in tags],
+    }
+
+
+def _finding(problem: Group, readable: set[str]) -> dict[str, str]:
+    kind = KINDS[problem.kind]
+    look = "hint" if kind.hint else ""
+    if kind.fatal:
+        look = "fatal"
+    files, show = ", ".join(problem.names[:8]), ""
+    if readable & set(problem.names):
+        files, show = "", "yes"  # the images themselves can be shown
+    return {
+        "kind": problem.kind,
+        "title": problem.title,
+        "effect": say(kind.effect),
+        "remedy": say(kind.remedy),
+        "look": look,
+        "files": files,
+        "show": show,
+        "button": say(kind.button),
     }
 
 
 def _heading(project: Project, serious: int, hints: int) -> str:
     if not project.examples:
         return ""
-    things = count("{n} thing to look at", "{n} things to look at", serious) if serious else ""
-    good = count("{n} hint", "{n} hints", hints) if hints else ""
-    return say("{things} and {hints}", things=things, hints=good) if things and good else things or good
+    problems = count("{n} problem", "{n} problems", serious)
+    good = count("{n} hint", "{n} hints", hints)
+    if serious and hints:
+        return say("{things} and {hints}", things=problems, hints=good)
+    if serious:
+        return problems
+    return good if hints else ""
 
 
 def summary(project: Project) -> str:
-    """One line: how many pictures and captions, and what stands in the way of training."""
+    """Return one line of HTML: how many images and captions there are, and what prevents training."""
     if not project.name:
-        return say("Make a project first: choose <b>New project</b> above.")
-    captions = sum(1 for one in project.examples if one.caption)
-    fatal = [f"{one.message} {one.remedy}" for one in project.problems if one.fatal]
-    parts = [
-        f"<b>{count('{n} picture', '{n} pictures', len(project.examples))}</b>",
-        count("{n} caption", "{n} captions", captions),
-    ]
+        return say("Create a project first: click <b>New project</b> above.")
+    captions = sum(1 for example in project.examples if example.caption)
+    images = count("{n} image", "{n} images", len(project.examples))
+    parts = [f"<b>{images}</b>", count("{n} caption", "{n} captions", captions)]
     if project.left:
-        parts.append(count("looking at {n} picture", "looking at {n} pictures", project.left))
-    return " &middot; ".join([*parts, *map(escape, fatal or [say("ready to train")])])
+        parts.append(count("checking {n} image", "checking {n} images", project.left))
+    fatal = [f"{problem.message} {problem.remedy}" for problem in project.problems if problem.fatal]
+    status = fatal or [say("ready to train")]
+    return " &middot; ".join([*parts, *map(escape, status)])
 
 
-def draw(name: str, trigger: str, look: Look = Look()) -> list[Any]:
-    """Values of the parts that show a project: what is shown, grid, overview, summary, and the two ways back."""
+def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[Any]:
+    """Return values of `images.Parts.view`: selection, grid, overview, summary, restore button, undo button."""
     project = read(name, trigger)
-    grid = cards(project, look)
+    grid = cards(project, selection)
     folder = project.folder
-    removed = folder is not None and any((folder / storage.BIN).glob("*"))
+    has_removed = folder is not None and any((folder / storage.BIN).glob("*"))
     return [
-        replace(look, page=grid["page"]), grid, overview(project), summary(project),
-        gr.Button(visible=removed), undo_button(folder),
-    ]  # fmt: skip
+        replace(selection, page=grid["page"]),
+        grid,
+        overview(project),
+        summary(project),
+        gr.Button(visible=has_removed),
+        undo_button(folder),
+    ]
 
 
 def undo_button(folder: Path | None) -> gr.Button:
-    """The button that takes back the last change of captions, which it names."""
-    what = caption_edits.last_title(folder) if folder else ""
-    return gr.Button(say("Undo: {what}", what=what) if what else say("Undo"), visible=bool(what))
+    """Return the button that takes back the last change of captions, named after it."""
+    change = caption_edits.last_title(folder) if folder else ""
+    label = say("Undo: {what}", what=change) if change else say("Undo")
+    return gr.Button(label, visible=bool(change))
 
 
 def changes(edits: Sequence[caption_edits.Edit]) -> str:
@@ -271,10 +291,12 @@ def changes(edits: Sequence[caption_edits.Edit]) -> str:
         return f"<p class='quiet'>{say('No caption would change.')}</p>"
     empty = say("(empty)")
     rows = "".join(
-        f"<li><span class='quiet'>{escape(one.name)}</span> <del>{escape(one.before) or empty}</del> "
-        f"<ins>{escape(one.after) or empty}</ins></li>"
-        for one in edits[:5]
+        f"<li><span class='quiet'>{escape(edit.name)}</span> <del>{escape(edit.before) or empty}</del> "
+        f"<ins>{escape(edit.after) or empty}</ins></li>"
+        for edit in edits[:5]
     )
-    more = f"<p class='quiet'>{say('and {number} more', number=len(edits) - 5)}</p>" if len(edits) > 5 else ""
-    told = count("{n} caption changes", "{n} captions change", len(edits))
-    return f"<div class='changes' role='status'><p><b>{told}:</b></p><ul>{rows}</ul>{more}</div>"
+    more = ""
+    if len(edits) > 5:
+        more = f"<p class='quiet'>{say('and {number} more', number=len(edits) - 5)}</p>"
+    title = count("{n} caption changes", "{n} captions change", len(edits))
+    return f"<div class='changes' role='status'><p><b>{title}:</b></p><ul>{rows}</ul>{more}</div>"

@@ -1,7 +1,6 @@
-"""Plan of a training before its start: duration, memory, and what to know about the images."""
+"""Plan of a run before its start: steps, duration, memory, and what to know about the images."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,75 +17,78 @@ from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import count, say
 from ui.state import base_model_choices
-from ui.state.answers import ENTRIES, Answers, settings
+from ui.state.answers import ENTRIES, Answers
 from ui.widgets import run_html, settings_form
 
 EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
-ROOM = 2 * 2**30  # bytes of the disk below which it is said that there is little
+LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
-def plan(*given: Any) -> list[Any]:  # noqa: ANN401 - values of the form
-    """Values of `Tab.planned`: what a start would do in a few sentences, what each effort takes here, and conflicts."""
-    answers = Answers.of(*given)
+def plan(answers: Answers) -> list[Any]:
+    """Return values of `train.Tab.planned`: a summary, the efforts with their durations, and conflicting settings."""
     if not answers.project:
-        return [say("Make a project and add pictures first."), gr.skip(), {}]
+        return [say("Create a project and add images first."), gr.skip(), {}]
     folder = paths.datasets() / answers.project
-    examples = dataset.read(folder) if paths.NAME.fullmatch(answers.project) and folder.is_dir() else ()
-    pictures = len(examples)
-    if not pictures:
-        return [say("There are no pictures in this project yet. Add some in the first tab."), gr.skip(), {}]
-    named = replace(answers, name=answers.name or "x")
+    examples: tuple[Example, ...] = ()
+    if paths.NAME.fullmatch(answers.project) and folder.is_dir():
+        examples = dataset.read(folder)
+    if not examples:
+        return [say("There are no images in this project yet. Add some in the first tab."), gr.skip(), {}]
+    data = answers.data()
     try:
-        config = settings(named)
+        config = settings_form.build(ENTRIES, data)
     except UserError as error:
-        return [escape(str(error)), gr.skip(), settings_form.conflicts(ENTRIES, named.data())]
-    before = runs.find_similar(config)
-    pace = before.seconds_per_step if before else None
-    standard = settings_form.standard(answers.preset, answers.base)
-    sentences = " ".join([_summary(config, pictures, before), *_cautions(config, folder, examples)])
-    return [sentences, _efforts(config, pictures, standard, pace), {}]
+        return [escape(str(error)), gr.skip(), settings_form.conflicts(ENTRIES, data)]
+    similar = runs.find_similar(config)
+    sentences = [*_summary(config, len(examples), similar), *_cautions(config, folder, examples)]
+    return [" ".join(sentences), _efforts(config, answers, len(examples), similar), {}]
 
 
-def _summary(config: TrainConfig, pictures: int, before: runs.View | None) -> str:
+def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:
     training = config.training
-    steps = adjustments.planned_steps(training, pictures)
-    times = round(steps * training.batch_size * training.accumulation / pictures)
-    if before and before.seconds_per_step:
-        facts = [
-            count(
-                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
-                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times, about {time} here.",
-                pictures, steps=steps, times=times, time=run_html.seconds(before.seconds_per_step * steps),
-            ),
-            _memory(before),
-        ]  # fmt: skip
+    steps = adjustments.planned_steps(training, images)
+    times = round(steps * training.batch_size * training.accumulation / images)
+    if similar and similar.seconds_per_step:
+        duration = run_html.seconds(similar.seconds_per_step * steps)
+        size = count(
+            "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
+            "<b>{n} images, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
+            images,
+            steps=steps,
+            times=times,
+            time=duration,
+        )
+        cost = _memory(similar)
     else:
-        facts = [
-            count(
-                "<b>{n} picture, {steps} steps</b>: each picture is seen about {times} times.",
-                "<b>{n} pictures, {steps} steps</b>: each picture is seen about {times} times.",
-                pictures, steps=steps, times=times,
-            ),
-            say("How long it takes is known after the first steps."),
-        ]  # fmt: skip
-    if told := _text_encoder(config):
-        facts.append(told)
+        size = count(
+            "<b>{n} image, {steps} steps</b>: each image is seen about {times} times.",
+            "<b>{n} images, {steps} steps</b>: each image is seen about {times} times.",
+            images,
+            steps=steps,
+            times=times,
+        )
+        cost = say("An estimate of the duration appears after the first steps.")
+    return [sentence for sentence in (size, cost, _text_encoder(config), _disk()) if sentence]
+
+
+def _disk() -> str:
     free = storage.free_space(paths.outputs())
-    room = say("{room:.0f} GB of the disk are free.", room=free / 2**30)
-    if free < ROOM:
-        room = say("{room:.0f} GB of the disk are free, which is little.", room=free / 2**30)
-    return " ".join([*facts, room])
+    if free < LITTLE_SPACE:
+        return say("Only {room:.0f} GB of disk space is free.", room=free / 2**30)
+    return say("{room:.0f} GB of disk space is free.", room=free / 2**30)
 
 
 def _text_encoder(config: TrainConfig) -> str:
     """Describe what training the text encoder costs; it stays in memory, as no caption can be encoded ahead."""
-    seen = None if config.model.base == MICRO else detect.glance(config.model.base, config.model.revision)
-    if not config.training.text_encoder or seen is None:
+    if not config.training.text_encoder or config.model.base == MICRO:
+        return ""
+    detected = detect.glance(config.model.base, config.model.revision)
+    if detected is None:
         return ""
     return say(
-        "The text encoder learns too: it takes about {memory:.1f} GB more memory in half precision, and steps take a "
-        "few percent longer.",
-        memory=2 * layer_shapes.text_encoder_size(seen.family) / 2**30,
+        "The text encoder is trained too: it takes about {memory:.1f} GB more memory in half precision, and each step "
+        "takes a few percent longer.",
+        memory=2 * layer_shapes.text_encoder_size(detected.family) / 2**30,
     )
 
 
@@ -104,23 +106,27 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     return [f"<p>{sentence}</p>" for sentence in sentences]
 
 
-def _memory(before: runs.View) -> str:
-    """The memory that the run before took, and what of it is free here; of a GPU's the page knows nothing."""
-    took = before.state.memory / 2**30
-    if before.state.device != "CPU":
-        return say("It took {memory:.1f} GB of memory the last time.", memory=took)
+def _memory(similar: runs.View) -> str:
+    """Describe the memory that a similar run took, and for a CPU how much is free now; the page cannot ask a GPU."""
+    peak = similar.state.memory / 2**30
+    if similar.state.device != "CPU":
+        return say("A similar run took {memory:.1f} GB of memory.", memory=peak)
     free = psutil.virtual_memory().available / 2**30
-    return say("It took {memory:.1f} GB of memory the last time; {free:.0f} GB are free.", memory=took, free=free)
+    return say("A similar run took {memory:.1f} GB of memory; {free:.0f} GB are free.", memory=peak, free=free)
 
 
-def _efforts(config: TrainConfig, pictures: int, standard: TrainConfig, pace: float | None) -> Any:  # noqa: ANN401 - a component's update
-    """The choice of how long, each with its time where that is known, and which of them the form stands for."""
+def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.View | None) -> gr.Radio:
+    """Return the choice of an effort: each with its duration if that is known, and the one that the form asks for."""
+    standard = settings_form.standard(answers.preset, answers.base).training.exposures
+    pace = similar.seconds_per_step if similar else None
     labels, chosen = [], None
-    for key, (words, factor) in EFFORTS.items():
-        seen = round(standard.training.exposures * factor)
-        training = config.training.model_copy(update={"exposures": seen, "steps": 0})
-        took = run_html.seconds(pace * adjustments.planned_steps(training, pictures)) if pace else ""
-        labels.append((say("{effort}, about {time}", effort=words, time=took) if took else words, key))
-        if config.training.steps == 0 and config.training.exposures == seen:
+    for key, (title, factor) in EFFORTS.items():
+        exposures = round(standard * factor)
+        if pace:
+            training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
+            duration = run_html.seconds(pace * adjustments.planned_steps(training, images))
+            title = say("{effort}, about {time}", effort=title, time=duration)
+        labels.append((title, key))
+        if config.training.steps == 0 and config.training.exposures == exposures:
             chosen = key
     return gr.Radio(labels, value=chosen)

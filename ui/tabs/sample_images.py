@@ -1,12 +1,13 @@
-"""Pictures made while trying out: what is asked for, where they lie, how they are shown, and what they tell.
+"""Sample images of the Try out tab: their requests, files and HTML, and the settings stored in them.
 
-A picture's name follows from all that it depends on, so that the same one is never painted twice.
+The name of an image follows from everything that it depends on, so that the same image is never generated twice.
 """
 
 import hashlib
 import json
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,116 +18,159 @@ from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import say
-from ui.server import media
+from ui.state import page_folders
+from ui.tabs import comparison
+from ui.tabs.comparison import Cell
 
 KEPT = 200
-SHOWN = 12  # of those made last
-TEXT = "limner"  # the chunk of a PNG's text that says what made it; `trainer.sampling.png_info` writes it
+SHOWN = 12  # of the recent images
+TEXT = "limner"  # PNG text chunk with the settings of an image; written by `trainer.sampling.png_info`
 _SECRET = secrets.token_bytes(16)  # makes the names unguessable
 
 
-def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: Any) -> PictureConfig:  # noqa: ANN401
-    """A checked request.
+def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: object) -> PictureConfig:
+    """Return a validated request for an image.
 
     Raises:
-        UserError: a value out of bounds, each named.
+        UserError: a value is out of bounds.
     """
     for key in ("seed", "steps", "width", "height"):
-        if isinstance(settings.get(key), float) and settings[key].is_integer():
-            settings[key] = int(settings[key])
+        value = settings.get(key)
+        if isinstance(value, float) and value.is_integer():
+            settings[key] = int(value)
     used = [(file, strength) for file, strength in adapters if strength]
     named = tuple((str(file), strength) for file, strength in used)
-    picture = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
-    written = [file.stat().st_mtime_ns for file, _ in used]
-    name = hashlib.sha256(_SECRET + f"{written}{picture.model_dump_json()}".encode()).hexdigest()[:32]
-    return picture.model_copy(update={"out": str(media.pictures() / f"{name}.png")})
+    config = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
+    versions = [file.stat().st_mtime_ns for file, _ in used]
+    name = hashlib.sha256(_SECRET + f"{versions}{config.model_dump_json()}".encode()).hexdigest()[:32]
+    return config.model_copy(update={"out": str(page_folders.sample_images() / f"{name}.png")})
 
 
 def size(text: str) -> tuple[int, int]:
-    """Width and height of "512 x 768"; zeros, the base's own, for an empty text.
+    """Return width and height of "512 x 768"; zeros, for the size of the base model, if the text is empty.
 
     Raises:
-        UserError: it is no size.
+        UserError: the text is not a size.
     """
     if not text.strip():
         return 0, 0
     width, _, height = text.lower().partition("x")
     if not (width.strip().isdecimal() and height.strip().isdecimal()):
-        raise UserError("{size!r} is no size.", "Write it as 512 x 768, or leave it empty.", size=text.strip())
+        raise UserError("{size!r} is not a size.", "Write it as 512 x 768, or leave it empty.", size=text.strip())
     return int(width), int(height)
 
 
 def prune() -> None:
-    """Keep the newest pictures only."""
-    for old in _newest()[KEPT:]:
-        old.unlink(missing_ok=True)
+    """Delete all but the newest images."""
+    for path in _newest()[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 def _newest() -> list[Path]:
-    made = [(path.stat().st_mtime_ns, path) for path in media.pictures().glob("*.png")]
-    return [path for _, path in sorted(made, reverse=True)]
+    dated = [(path.stat().st_mtime_ns, path) for path in page_folders.sample_images().glob("*.png")]
+    return [path for _, path in sorted(dated, reverse=True)]
 
 
-# How they are shown ---------------------------------------------------------------------------------------------
+# HTML -----------------------------------------------------------------------------------------------------------
 
 
-def figure(caption: str, file: str, *, strength: float, small: bool, note: str = "", waiting: bool = False) -> str:
-    """One picture, or the place where it will be, with its caption; `note` lies over it while it is being painted."""
-    link = f"/media/picture/{file}"
-    look = "pixels" if small else ""
-    told = escape(say("Picture, {caption}", caption=caption))
-    image = f"<img class='{look}' src='{link}' alt='{told}'>" if file else "<div class='blank'></div>"
-    cover = f"<span class='cover' role='status'>{escape(note)}</span>" if note else ""
-    name = caption.replace(",", "").replace(" ", "-")
-    save = f" <a href='{link}' download='{escape(name)}.png'>{say('save')}</a>" if file and not waiting else ""
-    return (
-        f"<figure class='picture{' waiting' if waiting else ''}' data-strength='{strength:g}'>{image}{cover}"
-        f"<figcaption>{escape(caption)}{save}</figcaption></figure>"
-    )
+@dataclass
+class Sheet:
+    """The images of a view, side by side. A file is "" until its image is there."""
 
+    view: str
+    cells: list[Cell]
+    facts: str
+    small: bool
+    files: list[str] = field(default_factory=list)
 
-def slider(first: str, second: str, *, small: bool) -> str:
-    """Two pictures over each other, with a slider that uncovers the second from the left."""
-    look = "pixels" if small else ""
-    label = escape(say("How much of the picture with the adapter shows"))
-    without, beside = escape(say("Without")), escape(say("With the adapter"))
-    return (
-        f"<div class='uncover' style='--cut:50%'><img class='{look}' src='/media/picture/{first}' alt='{without}'>"
-        f"<img class='{look} over' src='/media/picture/{second}' alt='{beside}'>"
-        f"<input type='range' min='0' max='100' value='50' aria-label='{label}'></div>"
-    )
+    def __post_init__(self) -> None:
+        self.files = self.files or [""] * len(self.cells)
 
-
-def history() -> str:
-    """The pictures made last, the newest first."""
-    row = []
-    for path in _newest()[:SHOWN]:
-        told = settings_of(path) or {}
-        seed = say("seed {seed}", seed=told.get("seed", "?"))
-        caption = f"{told.get('prompt', '')} · {seed}, {_adapters(told)}"
-        link = f"/media/picture/{path.name}"
-        row.append(
-            f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'>"
-            f"<img loading='lazy' src='{link}' alt='{escape(caption)}'></a></figure>"
+    def html(self, *, busy: int | None = None, note: str = "") -> str:
+        """Render the images; `busy` is the number of the one that is being generated, `note` its progress."""
+        facts, done = self.facts, " done"
+        if busy is not None:
+            facts += ". " + say("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
+            done = ""
+        elif self.view == "slide":
+            return f"<div class='pictures count-1 done'>{self._slider()}</div><p class='quiet'>{escape(facts)}</p>"
+        figures = []
+        for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True)):
+            cover = note if number == busy else ""
+            figures.append(_figure(cell, file, self._look, cover, waiting=busy is not None and number >= busy))
+        columns = comparison.columns(self.view, len(self.cells))
+        return (
+            f"<div class='pictures count-{columns}{done}'>{''.join(figures)}</div><p class='quiet'>{escape(facts)}</p>"
         )
-    return f"<h2>{say('Made last')}</h2><div class='strip' tabindex='0'>{''.join(row)}</div>" if row else ""
+
+    @property
+    def _look(self) -> str:
+        return "pixels" if self.small else ""
+
+    def _slider(self) -> str:
+        """Render two images on top of each other, with a slider that uncovers the second from the left."""
+        first, second = self.files
+        label = escape(say("Share of the image with the adapter"))
+        without, beside = escape(say("Without")), escape(say("With the adapter"))
+        return (
+            f"<div class='uncover' style='--cut:50%'>"
+            f"<img class='{self._look}' src='/media/picture/{first}' alt='{without}'>"
+            f"<img class='{self._look} over' src='/media/picture/{second}' alt='{beside}'>"
+            f"<input type='range' min='0' max='100' value='50' aria-label='{label}'></div>"
+        )
 
 
-def _adapters(told: dict[str, Any]) -> str:
-    named = [f"{name} {strength:g}" for name, strength in told.get("adapters", [])]
-    return ", ".join(named) or say("no adapter")
+def _figure(cell: Cell, file: str, look: str, note: str, *, waiting: bool) -> str:
+    """Render one image with its caption, or a blank until it is there; `note` covers it while it is generated."""
+    link, save, cover, state = f"/media/picture/{file}", "", "", ""
+    image = "<div class='blank'></div>"
+    if file:
+        title = escape(say("Image, {caption}", caption=cell.caption))
+        image = f"<img class='{look}' src='{link}' alt='{title}'>"
+    if note:
+        cover = f"<span class='cover' role='status'>{escape(note)}</span>"
+    if waiting:
+        state = " waiting"
+    elif file:
+        name = cell.caption.replace(",", "").replace(" ", "-")
+        save = f" <a href='{link}' download='{escape(name)}.png'>{say('save')}</a>"
+    return (
+        f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
+        f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"
+    )
 
 
-# What they tell -------------------------------------------------------------------------------------------------
+def recent() -> str:
+    """Render the recent images, the newest first."""
+    figures = []
+    for path in _newest()[:SHOWN]:
+        link, caption = f"/media/picture/{path.name}", escape(_caption(settings_of(path) or {}))
+        figures.append(
+            f"<figure><a href='{link}' target='_blank' data-caption='{caption}'>"
+            f"<img loading='lazy' src='{link}' alt='{caption}'></a></figure>"
+        )
+    if not figures:
+        return ""
+    return f"<h2>{say('Recent images')}</h2><div class='strip' tabindex='0'>{''.join(figures)}</div>"
+
+
+def _caption(settings: dict[str, Any]) -> str:
+    seed = say("seed {seed}", seed=settings.get("seed", "?"))
+    adapters = [f"{name} {strength:g}" for name, strength in settings.get("adapters", [])]
+    return f"{settings.get('prompt', '')} · {seed}, {', '.join(adapters) or say('no adapter')}"
+
+
+# Settings in a file ---------------------------------------------------------------------------------------------
 
 
 def settings_of(path: Path) -> dict[str, Any] | None:
-    """Read what made an image from its file; None if it was not made here, or is not an image."""
+    """Read the settings that an image was generated with from its file; None if it has none or is not an image."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            told = json.loads(getattr(image, "text", {}).get(TEXT, ""))
-        named = [(str(name), float(strength)) for name, strength in told["adapters"]]
-        picture = configs.check(PictureConfig, {**told, "adapters": named, "out": "x"})
+            stored = json.loads(getattr(image, "text", {}).get(TEXT, ""))
+        adapters = [(str(name), float(strength)) for name, strength in stored["adapters"]]
+        config = configs.check(PictureConfig, {**stored, "adapters": adapters, "out": "x"})
     except (OSError, ValueError, KeyError, TypeError, UnidentifiedImageError, SyntaxError, UserError):
         return None
-    return picture.model_dump(exclude={"out"})
+    return config.model_dump(exclude={"out"})

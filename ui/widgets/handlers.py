@@ -1,10 +1,11 @@
-"""Wrap handlers of the page: errors become sentences for people, and the details go to the log only."""
+"""Wrap handlers of the page: errors become messages for the user, and their details go only to the log."""
 
 import html
 import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainer.i18n import say
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
-# For listeners that are no public endpoint and show no bar of their own.
+# For listeners that are not public endpoints and show no progress bar of their own.
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -29,42 +30,44 @@ def sentence(error: Exception) -> str:
 
 
 def toast(error: Exception) -> gr.Error:
-    """The error as a message in the corner of the page."""
+    """Return the error as a message in the corner of the page."""
     return gr.Error(html.escape(sentence(error), quote=False), print_exception=False, duration=12)
 
 
 def handled(handler: Handler) -> Handler:
-    """A handler, plain or a generator, whose errors are told in words and never show a traceback on the page."""
+    """Wrap a handler, plain or a generator, so that its errors become messages and never a traceback on the page."""
     if inspect.isgeneratorfunction(handler):
 
         @wraps(handler)
-        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401 - whatever Gradio passes
-            try:
+        def stream(*args: object, **kwargs: object) -> Iterator[Any]:
+            with _toasting():
                 yield from handler(*args, **kwargs)
-            except gr.Error:
-                raise
-            except Exception as error:  # the last place where it can be turned into words
-                raise toast(error) from None
 
         return stream
 
     @wraps(handler)
-    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever Gradio passes
-        try:
+    def call(*args: object, **kwargs: object) -> object:
+        with _toasting():
             return handler(*args, **kwargs)
-        except gr.Error:
-            raise
-        except Exception as error:  # the last place where it can be turned into words
-            raise toast(error) from None
 
     return call
 
 
-def answered(function: Handler) -> Handler:
-    """A function that JavaScript calls: it always answers {"ok": true, ...} or {"ok": false, "error": sentence}."""
+@contextmanager
+def _toasting() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise toast(error) from None
+
+
+def answered(function: Handler) -> Callable[[Any], dict[str, Any]]:
+    """Wrap a function that JavaScript calls: it returns {"ok": true, ...} or {"ok": false, "error": sentence}."""
 
     @wraps(function)
-    def call(argument: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON from the browser
+    def call(argument: object) -> dict[str, Any]:
         try:
             return {"ok": True, **function(argument)}
         except Exception as error:  # a rejected call would look like a success in the browser

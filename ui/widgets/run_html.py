@@ -1,4 +1,4 @@
-"""A run as HTML: status, progress bar, loss chart, previews, warnings, failure. Pure functions of a view of the run."""
+"""HTML of a run: status, progress bar, loss chart, previews, warnings. Pure functions of a view of the run."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 
 
 def seconds(count: float) -> str:
-    """A span of time as people say it."""
+    """Return a duration as text, rounded."""
     if count < 5:
         return say("a few seconds")
     if count < 90:
@@ -38,17 +38,17 @@ def seconds(count: float) -> str:
 
 def left(view: View) -> str:
     """Describe the time left of a run; "" if unknown."""
-    between = view.seconds_left_range
-    if between is None:
+    bounds = view.seconds_left_range
+    if bounds is None:
         return ""
-    least, most = map(seconds, between)
+    least, most = map(seconds, bounds)
     if least == most:
         return say("about {time} left", time=most)
     return say("{least} to {most} left", least=least, most=most)
 
 
 def word(view: View) -> str:
-    """The status in one or two words."""
+    """Return the status in one or two words."""
     if view.is_silent(time.time()):
         return say("Not responding")
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
@@ -61,12 +61,14 @@ def word(view: View) -> str:
 
 
 def share(view: View) -> float:
-    """Progress from 0 to 1."""
-    return min(1.0, view.state.step / view.state.steps) if view.state.steps else 0.0
+    """Return the progress, from 0 to 1."""
+    if not view.state.steps:
+        return 0.0
+    return min(1.0, view.state.step / view.state.steps)
 
 
 def pill(view: View | None) -> str:
-    """The short form for the head of the page; "" if nothing is under way."""
+    """Render the short form for the head of the page; "" if the run is not active."""
     if view is None or view.status not in runs.ACTIVE:
         return ""
     text = word(view)
@@ -77,15 +79,15 @@ def pill(view: View | None) -> str:
     return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
 
 
-def phase(named: events.Phase) -> str:
+def phase(current: events.Phase) -> str:
     """Describe the current phase and its progress, outside training steps."""
-    if named.total > 1:
-        return say("{what} ({done} of {total})", what=named.name, done=named.done, total=named.total)
-    return named.name
+    if current.total > 1:
+        return say("{what} ({done} of {total})", what=current.name, done=current.done, total=current.total)
+    return current.name
 
 
 def status(view: View) -> str:
-    """Status, step, time left, the bar, and what the person can do next."""
+    """Render status, step, time left, the progress bar, and what the user can do next."""
     note = ""
     if view.state.phase and view.status in runs.ACTIVE:
         note = f"<p class='quiet'>{escape(phase(view.state.phase))}</p>"
@@ -107,8 +109,8 @@ def _facts(view: View) -> list[str]:
     if remaining := left(view):
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
-        place = queue.position(view.run)
-        facts.append(say("number {place} in the queue", place=place) if place else say("starting"))
+        position = queue.position(view.run)
+        facts.append(say("number {place} in the queue", place=position) if position else say("starting"))
     if state.device and view.status == "running":
         facts.append(say("on {device}", device=escape(state.device)))
     if state.step and view.status == "running":
@@ -125,11 +127,11 @@ def _next(view: View) -> str:
             ready = say("The adapter is ready. Try it out, or download it.")
             return f"<p class='good'>{ready}</p>{practice(view)}"
         case "stopped":
-            return f"<p>{say('Stopped, and all progress is saved. <b>Resume</b> goes on from here.')}</p>"
+            return f"<p>{say('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
-            step = max((one.step for one in view.state.checkpoints), default=0)
-            told = say("<b>The training was interrupted.</b> <b>Resume</b> goes on from step {step}.", step=step)
-            return f"<div class='alarm' role='alert'>{told}</div>"
+            step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
+            text = say("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
+            return f"<div class='alarm' role='alert'>{text}</div>"
         case "failed":
             return (
                 f"<div class='alarm' role='alert'><b>{escape(view.state.message)}</b> {escape(view.state.remedy)}</div>"
@@ -143,28 +145,28 @@ def _waiting(view: View, now: float) -> str:
     if silence := view.silence(now):
         if view.seconds_per_step is not None:
             return say(
-                "<b>The training does not respond.</b> Wait, or press <b>End now</b> and resume it then: it goes on "
+                "<b>The run is not responding.</b> Wait, or click <b>End now</b> and then <b>Resume</b>: it continues "
                 "from its last checkpoint."
             )
         return say(
-            "<b>No sign of life for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, "
-            "or press <b>End now</b> and resume it then: it goes on from its last checkpoint, if it has one.",
+            "<b>No response for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, or "
+            "click <b>End now</b> and then <b>Resume</b>: it continues from its last checkpoint, if it has one.",
             time=seconds(silence),
         )
     if view.is_unresponsive(now):
         return say(
-            "<b>The training has not answered yet.</b> It stops after what it is doing. Wait, or press <b>End now</b>: "
-            "then the steps since the last checkpoint are lost."
+            "<b>The run has not stopped yet.</b> It stops when it has finished its current work. Wait, or click "
+            "<b>End now</b>; that loses the steps since the last checkpoint."
         )
     return ""
 
 
 def practice(view: View) -> str:
-    """A line under a run on the built-in base: that it is for practice, and how to use a real one."""
+    """Render a note on a run with the built-in base: it is for practice, and how to use a real one; else ""."""
     try:
         sentence = base_model_choices.practice(view.run.config().model.base)
     except (UserError, OSError):  # its settings cannot be read
-        sentence = ""
+        return ""
     return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""
 
 
@@ -172,7 +174,7 @@ def practice(view: View) -> str:
 
 
 def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
-    """Exponential moving average without the bias of its start (Kingma & Ba 2015, section 3)."""
+    """Return the exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3)."""
     average, weight, smoothed = 0.0, 1.0, []
     for value in values:
         average = factor * average + (1 - factor) * value
@@ -182,7 +184,7 @@ def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
 
 
 def chart(state: events.State) -> str:
-    """The loss by step: each value faint, the smoothed one bold; the axis spans all steps, so it shows what is left."""
+    """Render the loss by step: values faint, their average bold. The axis spans all steps, so it shows what is left."""
     points = [point for point in events.loss_curve(state, points=400) if isfinite(point[1])]
     if len(points) < 2:
         return f"<div class='empty'>{say('The loss curve appears here once training starts.')}</div>"
@@ -190,22 +192,25 @@ def chart(state: events.State) -> str:
     losses = [loss for _, loss in points]
     averages = smooth(losses)
     low, high = min(losses), max(losses)
-    room = (high - low) * 0.06 or 0.01
-    low, high = max(0.0, low - room), high + room
+    margin = (high - low) * 0.06 or 0.01
+    low, high = max(0.0, low - margin), high + margin
     last = max(state.steps, steps[-1])
 
-    def place(step: int, loss: float) -> str:
+    def point_at(step: int, loss: float) -> str:
         x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
         y = TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
         return f"{x:.1f},{y:.1f}"
 
-    raw = " ".join(place(step, loss) for step, loss in points)
-    bold = " ".join(place(step, loss) for step, loss in zip(steps, averages, strict=True))
-    x, y = place(steps[-1], averages[-1]).split(",")
+    raw = " ".join(point_at(step, loss) for step, loss in points)
+    bold = " ".join(point_at(step, loss) for step, loss in zip(steps, averages, strict=True))
+    x, y = point_at(steps[-1], averages[-1]).split(",")
     label = say(
         "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
-        loss=averages[-1], step=steps[-1], steps=last, first=averages[0],
-    )  # fmt: skip
+        loss=averages[-1],
+        step=steps[-1],
+        steps=last,
+        first=averages[0],
+    )
     legend = say("Loss, smoothed: <b>{loss:.3f}</b>. Faint: each step.", loss=averages[-1])
     floor = HEIGHT - BOTTOM
     return (
@@ -223,23 +228,23 @@ def chart(state: events.State) -> str:
     )
 
 
-# Pictures and words ---------------------------------------------------------------------------------------------
+# Previews and warnings ------------------------------------------------------------------------------------------
 
 
 def previews(view: View, newest: int = 12) -> str:
-    """One row for each prompt, the newest picture first."""
+    """Render one row of previews for each prompt, the newest first."""
     rows: dict[str, list[events.Preview]] = {}
     for preview in view.state.previews:
         number = preview.file.rsplit("_", 1)[-1]
         rows.setdefault(number, []).append(preview)
     if not rows:
-        return f"<div class='empty'>{say('Preview pictures appear here while it trains.')}</div>"
-    drawn = []
+        return f"<div class='empty'>{say('Preview images appear here during training.')}</div>"
+    strips = []
     for number in sorted(rows):
-        row = sorted(rows[number], key=lambda one: -one.step)[:newest]
-        pictures = "".join(_figure(view.run.id, one) for one in row)
-        drawn.append(f"<h2>{escape(row[0].prompt)}</h2><div class='strip' tabindex='0'>{pictures}</div>")
-    return f"<div class='previews' data-count='{len(view.state.previews)}'>{''.join(drawn)}</div>"
+        row = sorted(rows[number], key=lambda preview: -preview.step)[:newest]
+        images = "".join(_figure(view.run.id, preview) for preview in row)
+        strips.append(f"<h2>{escape(row[0].prompt)}</h2><div class='strip' tabindex='0'>{images}</div>")
+    return f"<div class='previews' data-count='{len(view.state.previews)}'>{''.join(strips)}</div>"
 
 
 def _figure(run_id: str, preview: events.Preview) -> str:
@@ -247,10 +252,10 @@ def _figure(run_id: str, preview: events.Preview) -> str:
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
     step = say("step {step}", step=preview.step)
     caption = f"{preview.prompt} · {step}, {say('seed {seed}', seed=preview.seed)}"
-    told = say("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
+    title = say("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     return (
         f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
-        f"alt='{escape(told)}'></a><figcaption>{step}</figcaption></figure>"
+        f"alt='{escape(title)}'></a><figcaption>{step}</figcaption></figure>"
     )
 
 
@@ -260,5 +265,6 @@ def warnings(state: events.State) -> str:
         return ""
     lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
     number = len(state.warnings)
-    shown, summary = " open" if number < 4 else "", say("Notes ({number})", number=number)
-    return f"<details class='notes'{shown}><summary>{summary}</summary><ul>{lines}</ul></details>"
+    expanded = " open" if number < 4 else ""
+    summary = say("Notes ({number})", number=number)
+    return f"<details class='notes'{expanded}><summary>{summary}</summary><ul>{lines}</ul></details>"

@@ -1,12 +1,12 @@
-"""A form made from the schema of the settings, and back: a setting is named once, in the schema, and appears here.
+"""Form made from the schema of the settings, and back: a setting is defined once, in the schema, and appears here.
 
 bool -> checkbox, Literal -> dropdown, number -> number, list of texts -> lines, section -> group, union of sections
 -> radio with one group for each kind. Values are matched by the path of their setting. The schema is in English, for
-files and programs; its titles, helps and choices become words of the page's language here.
+files and programs; its titles, help texts and choices are translated here.
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -21,6 +21,7 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import say
+from ui.widgets.handlers import QUIET
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
 ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})
@@ -29,7 +30,7 @@ BASE = ("model", "base")  # chosen above the form
 
 @dataclass(frozen=True)
 class Entry:
-    """One widget: where its setting is, what it is called, and of what kind it is.
+    """One widget: the path of its setting, its title, and its kind.
 
     `option` is the kind of a union's section that the setting belongs to; "" outside unions.
     """
@@ -51,7 +52,7 @@ class Entry:
 def entries(
     section: type[BaseModel] = TrainConfig, path: tuple[str, ...] = (), group: str = "", option: str = ""
 ) -> list[Entry]:
-    """The widgets for a section and all that is in it, groups together."""
+    """Return the widgets for a section and everything in it, groups together."""
     single: list[Entry] = []
     nested: list[Entry] = []
     for name, info in section.model_fields.items():
@@ -63,10 +64,10 @@ def entries(
         if len(sections) == 1:
             nested += entries(sections[0], here, title)
         elif sections:
-            kinds = tuple(str(one.model_fields["kind"].default) for one in sections)
+            kinds = tuple(map(_kind, sections))
             nested.append(Entry((*here, "kind"), "choice", say("Kind"), "", title, kinds))
-            for one, kind in zip(sections, kinds, strict=True):
-                nested += entries(one, here, title, kind)
+            for option_section, kind in zip(sections, kinds, strict=True):
+                nested += entries(option_section, here, title, kind)
         else:
             single += _single(here, info, title, group or say("General"), option)
     return single + nested
@@ -113,9 +114,16 @@ def _help(info: FieldInfo) -> str:
     return f"{text} {say('{low:g} to {high:g}.', low=low, high=high)}"
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any annotation there is
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+def _sections(annotation: object) -> list[type[BaseModel]]:
+    parts: tuple[object, ...] = (annotation,)
+    if get_origin(annotation) in (Union, types.UnionType):
+        parts = get_args(annotation)
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _kind(section: type[BaseModel]) -> str:
+    """Return the kind of a section of a union."""
+    return str(section.model_fields["kind"].default)
 
 
 # Values ---------------------------------------------------------------------------------------------------------
@@ -125,8 +133,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any a
 class Filled:
     """Source of the form's values: a preset, a base, the settings that the user changed, and all values.
 
-    It lies in the page beside the values and comes back with them, so that the two belong together whatever the order
-    in which requests arrive. `own` are the changed settings, by the id of their widget, as they were typed.
+    The page holds it beside the values and sends both, so that they belong together in whatever order requests arrive.
+    `own` are the changed settings, by the id of their widget, as they were typed.
     """
 
     preset: str
@@ -136,47 +144,59 @@ class Filled:
 
 
 def fill(listed: Sequence[Entry], preset: str, base: str, own: dict[str, Any]) -> Filled:
-    """Return the form's values for a preset and a base; what the person changed stays as it was typed.
+    """Return the form's values for a preset and a base; what the user changed stays as it was typed.
 
-    Where the changes conflict with each other or with the base, the rest of the form shows the preset.
+    If the changes conflict with each other or with the base, the rest of the form shows the preset.
     """
     usual = standard(preset, base)
     try:
         config = configs.build(configs.merge(as_settings(preset, base), partial(listed, own, usual)))
     except UserError:
         config = usual
-    shown = [own.get(entry.id, value) for entry, value in zip(listed, values(listed, config), strict=True)]
-    return Filled(preset, base, own, shown)
+    return Filled(preset, base, own, _with_own(listed, own, config))
 
 
-def changed(listed: Sequence[Entry], filled: Filled, given: Sequence[Any]) -> dict[str, Any]:
-    """Return the settings that the person has changed by now, by the id of their widget, as they were typed."""
+def _with_own(listed: Sequence[Entry], own: dict[str, Any], config: TrainConfig) -> list[Any]:
+    """Return the widgets' values for a config, with those that the user changed in place of its own."""
+    return [own.get(entry.id, value) for entry, value in zip(listed, values(listed, config), strict=True)]
+
+
+def changed(listed: Sequence[Entry], filled: Filled, current: Sequence[Any]) -> dict[str, Any]:
+    """Return the settings that the user has changed so far, by the id of their widget, as they were typed."""
     own = dict(filled.own)
-    for entry, value, before in zip(listed, given, filled.values, strict=True):
+    for entry, value, before in zip(listed, current, filled.values, strict=True):
         if _plain(entry, value) != _plain(entry, before):
             own[entry.id] = value
     return own
 
 
 def partial(listed: Sequence[Entry], own: dict[str, Any], usual: TrainConfig) -> dict[str, Any]:
-    """Return changed settings as partial settings, without those that are as usual."""
-    shown = [own.get(entry.id, value) for entry, value in zip(listed, values(listed, usual), strict=True)]
-    return read(listed, shown, usual)
+    """Return changed settings as partial settings, without those that equal the usual ones."""
+    return read(listed, _with_own(listed, own, usual), usual)
 
 
 def own_of(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, Any]:
-    """Return partial settings as changed settings; what the form has no widget or no choice for is left out."""
+    """Return partial settings as changed settings; those without a widget or with an unknown choice are left out."""
     own = {}
     for entry in listed:
-        value: Any = data
-        for name in entry.path:
-            value = value.get(name) if isinstance(value, dict) else None
-        section = data.get(entry.path[0])
-        kind = section.get("kind") if isinstance(section, dict) else None
-        if value is None or (entry.option and entry.option != kind) or (entry.choices and value not in entry.choices):
+        value = _lookup(data, entry.path)
+        is_other_kind = entry.option and entry.option != _lookup(data, (entry.path[0], "kind"))
+        is_unknown = entry.choices and value not in entry.choices
+        if value is None or is_other_kind or is_unknown:
             continue
-        own[entry.id] = "\n".join(map(str, value)) if entry.kind == "lines" and isinstance(value, list) else value
+        if entry.kind == "lines" and isinstance(value, list):
+            value = "\n".join(map(str, value))
+        own[entry.id] = value
     return own
+
+
+def _lookup(data: object, path: tuple[str, ...]) -> object:
+    """Return the value at a path of nested tables; None if it is not there."""
+    for name in path:
+        if not isinstance(data, dict):
+            return None
+        data = data.get(name)
+    return data
 
 
 def standard(preset: str, base: str) -> TrainConfig:
@@ -185,48 +205,48 @@ def standard(preset: str, base: str) -> TrainConfig:
 
 
 def as_settings(preset: str, base: str) -> dict[str, Any]:
-    """The partial settings of a preset and a base, of a run that has no name yet."""
+    """Return the partial settings of a preset and a base, for a run that has no name yet."""
     return {"name": "x", "dataset": "x", "preset": preset, "model": {"base": base or MICRO}}
 
 
 def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
     """Return the widgets' values for a config."""
-    return [_shown(entry, config) for entry in listed]
+    return [_value(entry, config) for entry in listed]
 
 
-def _shown(entry: Entry, config: TrainConfig) -> Any:  # noqa: ANN401 - a setting of any kind
+def _value(entry: Entry, config: TrainConfig) -> object:
     *sections, last = entry.path
     section: Any = config
     for name in sections:
         section = getattr(section, name)
     if entry.option and section.kind != entry.option:
         union = _sections(TrainConfig.model_fields[entry.path[0]].annotation)
-        section = next(one() for one in union if one.model_fields["kind"].default == entry.option)
+        section = next(option() for option in union if _kind(option) == entry.option)
     value = getattr(section, last)
     return "\n".join(value) if entry.kind == "lines" else value
 
 
-def read(listed: Sequence[Entry], given: Sequence[Any], standard: TrainConfig) -> dict[str, Any]:
-    """The partial settings that the form asks for: only what differs from the standard."""
-    chosen = {entry.path[0]: value for entry, value in zip(listed, given, strict=True) if entry.path[-1] == "kind"}
-    found: dict[str, Any] = {}
-    for entry, value, usual in zip(listed, given, values(listed, standard), strict=True):
-        kind = chosen.get(entry.path[0])
+def read(listed: Sequence[Entry], current: Sequence[Any], standard: TrainConfig) -> dict[str, Any]:
+    """Return the partial settings that the form asks for: only what differs from the standard."""
+    kinds = {entry.path[0]: value for entry, value in zip(listed, current, strict=True) if entry.path[-1] == "kind"}
+    data: dict[str, Any] = {}
+    for entry, value, usual in zip(listed, current, values(listed, standard), strict=True):
+        kind = kinds.get(entry.path[0])
         if entry.option and entry.option != kind:
             continue
         if _plain(entry, value) == _plain(entry, usual):
             continue
         *sections, last = entry.path
-        place = found
+        table = data
         for name in sections:
-            place = place.setdefault(name, {})
-        place[last] = _plain(entry, value)
+            table = table.setdefault(name, {})
+        table[last] = _plain(entry, value)
         if kind is not None:
-            place["kind"] = kind  # a union's section cannot be told without it
-    return found
+            table["kind"] = kind  # the section of a union is identified by it
+    return data
 
 
-def _plain(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
+def _plain(entry: Entry, value: object) -> object:
     match entry.kind:
         case "lines":
             return [line.strip() for line in str(value or "").splitlines() if line.strip()]
@@ -239,10 +259,10 @@ def _plain(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - a setting of any 
 
 
 def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
-    """The full config, with settings called by their titles in messages.
+    """Build the full config; messages call settings by their titles.
 
     Raises:
-        UserError: a value out of bounds, each named.
+        UserError: values are out of bounds; each is named.
     """
     try:
         return configs.build(data)
@@ -256,55 +276,53 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
 
 
 def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, str]:
-    """Return what is wrong with partial settings, in words, by the id of the widget where it can be corrected."""
-    chosen = configs.complete(data)
-    wrong = {}
+    """Return the problems of partial settings, by the id of the widget where each can be corrected."""
+    resolved = configs.complete(data)
+    messages = {}
     for path, message in configs.find_errors(data).items():
-        place, colon, words = message.partition(": ")
+        prefix, colon, sentence = message.partition(": ")
         for entry in listed:
-            section = chosen.get(entry.path[0])
-            kind = section.get("kind") if isinstance(section, dict) else None
-            if ".".join(entry.path) == (path or place) and entry.option in ("", kind):
-                wrong[entry.id] = words if colon else message
-    return wrong
+            kind = _lookup(resolved, (entry.path[0], "kind"))
+            if ".".join(entry.path) == (path or prefix) and entry.option in ("", kind):
+                messages[entry.id] = sentence if colon else message
+    return messages
 
 
 # Widgets --------------------------------------------------------------------------------------------------------
 
 
 def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
-    """Draw the widget of one setting apart from the form; returns it by its id, for `widgets`."""
+    """Draw the widget of one setting outside the form; returns it by its id, for `widgets`."""
     entry = next(entry for entry in listed if entry.path == path)
-    return {entry.id: _widget(entry, _shown(entry, config))}
+    return {entry.id: _widget(entry, _value(entry, config))}
 
 
 def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> list[Any]:
-    """Draw the form; returns the components in the order of the entries, those drawn `apart` among them."""
+    """Draw the form; returns the components in the order of the entries, including those drawn `apart`."""
     inside = [entry for entry in listed if entry.id not in apart]
-    made: list[Any] = []
-    shown = iter(values(inside, config))
+    components: list[Any] = []
+    initial = iter(values(inside, config))
     for group, members in groupby(inside, key=lambda entry: entry.group):
         with gr.Group(elem_classes="section"):
             gr.HTML(f"<h2>{escape(group)}</h2>", padding=True)
             for option, same in groupby(members, key=lambda entry: entry.option):
-                made += _row(list(same), shown, option, made)
-    drawn = dict(zip((entry.id for entry in inside), made, strict=True)) | dict(apart)
+                components += _row(list(same), initial, option, components)
+    drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
     return [drawn[entry.id] for entry in listed]
 
 
-def _row(same: list[Entry], shown: Any, option: str, above: list[Any]) -> list[Any]:  # noqa: ANN401 - an iterator
+def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any]) -> list[Any]:
+    """Draw widgets of one option; those of a union's section are visible while its kind is chosen."""
     if not option:
-        return [_widget(entry, next(shown)) for entry in same]
-    radio = next(one for one in reversed(above) if isinstance(one, gr.Radio))
+        return [_widget(entry, next(initial)) for entry in same]
+    radio = next(component for component in reversed(above) if isinstance(component, gr.Radio))
     with gr.Column(visible=radio.value == option) as column:
-        drawn = [_widget(entry, next(shown)) for entry in same]
-    radio.change(
-        lambda kind: gr.Column(visible=kind == option), radio, column, show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+        drawn = [_widget(entry, next(initial)) for entry in same]
+    radio.change(lambda kind: gr.Column(visible=kind == option), radio, column, **QUIET)
     return drawn
 
 
-def _widget(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - Gradio is untyped
+def _widget(entry: Entry, value: object) -> gr.Component:
     common = {"label": entry.title, "info": entry.help or None, "elem_id": entry.id, "interactive": True}
     match entry.kind:
         case "flag":
@@ -315,7 +333,7 @@ def _widget(entry: Entry, value: Any) -> Any:  # noqa: ANN401 - Gradio is untype
         case "choice":
             return gr.Dropdown([(say(choice), choice) for choice in entry.choices], value=value, **common)
         case "whole" | "number":
-            return gr.Number(value, **common)  # its bounds are checked by the schema, which names the setting
+            return gr.Number(value, **common)  # the schema checks its bounds and names the setting
         case "lines":
             return gr.Textbox(value, lines=3, max_lines=8, **common)
         case _:

@@ -1,6 +1,6 @@
-"""The page's own HTML and JavaScript, with their words in the language of the page.
+"""HTML and JavaScript of the page, with their messages in its language.
 
-What stands between [[ and ]] in these files is a message, as in `trainer.i18n.say`.
+Text between [[ and ]] in these files is a message, as in `trainer.i18n.say`.
 """
 
 import json
@@ -12,20 +12,20 @@ from trainer.i18n import say
 
 STATIC = Path(__file__).parent.parent / "static"
 MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
-# A message may hold tags, but nothing that ends the quotes it stands in.
-_FITTED: dict[str, Callable[[str], str]] = {
+# A message may contain tags, but nothing that ends the quotes around it.
+_ESCAPES: dict[str, Callable[[str], str]] = {
     ".html": lambda text: text.replace('"', "&quot;"),
     ".js": lambda text: json.dumps(text)[1:-1],
 }
 
 
 def read(name: str) -> str:
-    """A file of ui/static, ready for the browser."""
-    fitted = _FITTED[Path(name).suffix]
+    """Return a file of ui/static, ready for the browser."""
+    escape = _ESCAPES[Path(name).suffix]
     text = (STATIC / name).read_text(encoding="utf-8")
-    return MESSAGE.sub(lambda found: fitted(say(plain(found[1]))), text)
+    return MESSAGE.sub(lambda match: escape(say(plain(match[1]))), text)
 
 
 def plain(message: str) -> str:
-    """A message of a file without the line breaks that it has there."""
+    """Return a message without the line breaks that it has in its file."""
     return " ".join(message.split())

@@ -10,7 +10,7 @@ import torch
 
 from tests import foreign
 from tests.conftest import CHARACTER, STYLE
-from tests.unit.ui.answers import given
+from tests.unit.ui.answers import answers
 from trainer import config, families, runs
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import reach
@@ -35,7 +35,7 @@ def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
         assert images.measure({"project": "rin"})["ok"]
     titles = [row["title"] for row in image_grid.overview(image_grid.read("rin"))["findings"]]
     assert "Micro cannot draw images like these." in titles
-    assert "Micro cannot draw images like these." in training.plan(*given())[0]
+    assert "Micro cannot draw images like these." in training.plan(answers())[0]
     assert len(reach.known(folder)) == 5
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
-from ui.server import media
-from ui.state import adapter_choices
+from ui.state import adapter_choices, page_folders
 
 TOGETHER, EACH = 4, 15
 
@@ -65,7 +64,9 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
         source.write_bytes(bytes([number]) * 100)
         sources.append(source)
     together(lambda number: adapter_choices.keep(sources[number]), 20)
-    assert {path.read_bytes() for path in media.kept().iterdir()} == {source.read_bytes() for source in sources}
+    assert {path.read_bytes() for path in page_folders.adapters().iterdir()} == {
+        source.read_bytes() for source in sources
+    }
 
 
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:

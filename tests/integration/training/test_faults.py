@@ -29,6 +29,7 @@ from trainer.data import dataset, images
 from trainer.data.captions import caption_file
 from trainer.runs import Run, events
 from trainer.training import checkpoint, export
+from ui.state import run_actions
 from ui.state.run_watcher import Watch
 from ui.widgets import run_html
 
@@ -136,8 +137,6 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
 def test_a_worker_that_hangs_is_said_and_can_be_ended(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ui.tabs import run_view
-
     run = plain(tiny_sd)
     monkeypatch.setenv("LIMNER_TEST", "1")
     monkeypatch.setenv("LIMNER_FAULT", "hang@7")
@@ -147,10 +146,10 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     assert "Training" in told(run)
     monkeypatch.setattr(runs.view, "SILENCE", 1.0)  # so that the test need not wait for a minute
     wait_until(lambda: runs.look(run).is_silent(time.time()))
-    assert "The training does not respond" in told(run)
-    run_view.ask(run.id, "stop")
+    assert "The run is not responding" in told(run)
+    run_actions.ask(run.id, "stop")
     wait_until(lambda: status(run) not in runs.ACTIVE)
-    assert "Resume</b> goes on from step 5" in told(run)
+    assert "Resume</b> continues from step 5" in told(run)
     undisturbed.is_what_becomes_of(run)
 
 
@@ -178,8 +177,6 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     fault: str, devices: int,
 ) -> None:  # fmt: skip
     """It is asked first, and ended when it has not answered; whoever waits for the device gets it then."""
-    from ui.tabs import run_view
-
     hung, waiting = plain(tiny_sd), plain(tiny_sd)
     training = hung.config().training.model_copy(update={"devices": devices})
     hung.save_config(hung.config().model_copy(update={"training": training}))
@@ -192,15 +189,15 @@ def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
     assert not runs.look(hung).is_silent(time.time())
     assert runs.look(hung).is_silent(time.time() + 3600)
     assert words_of_stop(hung) == "Stop and save"
-    run_view.ask(hung.id, "stop")
-    run_view.ask(hung.id, "stop")  # by somebody who clicked twice
+    run_actions.ask(hung.id, "stop")
+    run_actions.ask(hung.id, "stop")  # by somebody who clicked twice
     wait_until(lambda: runs.is_locked(waiting.lock))
     assert (status(hung) in runs.ACTIVE, status(waiting)) == (True, "waiting")
     monkeypatch.setattr(runs.view, "STOP_TIMEOUT", 0.5, raising=False)  # so that the test need not wait
     wait_until(lambda: words_of_stop(hung) == "End now", 5)
-    run_view.ask(hung.id, "stop")
+    run_actions.ask(hung.id, "stop")
     wait_until(lambda: status(hung) == "interrupted", 10)
-    assert "The training was interrupted" in told(hung)
+    assert "Training was interrupted" in told(hung)
     wait_until(lambda: not processes(hung), 10)
     wait_until(lambda: status(waiting) == "finished", 120)
     training = training.model_copy(update={"devices": 1})

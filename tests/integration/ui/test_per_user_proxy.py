@@ -1,4 +1,4 @@
-"""The door of several people, before real processes: what goes through, in pieces, and what becomes of a dead one."""
+"""The per-user proxy in front of real processes: what is passed on and streamed, and what happens if one dies."""
 
 import hashlib
 import os
@@ -16,13 +16,13 @@ import psutil
 import pytest
 import uvicorn
 
-from app import bind
 from tests.conftest import CHARACTER
+from ui.launch import bind
 from ui.server import accounts, security
-from ui.server.per_user_proxy import Door
-from ui.server.security import Guard
+from ui.server.per_user_proxy import PerUserProxy
+from ui.server.security import SecurityMiddleware
 
-COMMAND = (sys.executable, "-m", "tests.workshop")
+COMMAND = (sys.executable, "-m", "tests.workspace")
 
 
 def wait(what: Callable[[], object], seconds: float = 20) -> None:
@@ -33,10 +33,10 @@ def wait(what: Callable[[], object], seconds: float = 20) -> None:
 
 
 @contextmanager
-def serving(door: Door) -> Iterator[str]:
-    """A server with a door behind its guard; gives its address."""
+def serving(proxy: PerUserProxy) -> Iterator[str]:
+    """A server with a proxy behind the middleware; gives its address."""
     with bind("127.0.0.1", 0) as listener:
-        app = Guard(door, register=accounts.everybody)
+        app = SecurityMiddleware(proxy, accounts=accounts.read)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -50,13 +50,13 @@ def serving(door: Door) -> Iterator[str]:
 
 @pytest.fixture
 def address(home: Path) -> Iterator[str]:
-    with serving(Door(COMMAND)) as address:
+    with serving(PerUserProxy(COMMAND)) as address:
         yield address
 
 
 @contextmanager
 def visiting(address: str, name: str) -> Iterator[httpx.Client]:
-    """A client that has logged in as somebody new, and their server answers."""
+    """A client that has logged in as a new user, and their server answers."""
     with httpx.Client(base_url=address, timeout=20) as client:
         password = accounts.add(name)
         assert client.post("/login", data={"name": name, "password": password}).status_code == 303
@@ -69,13 +69,13 @@ def anna(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_page_says_that_it_is_being_opened_and_other_requests_wait(
+def test_the_page_says_that_it_is_being_started_and_other_requests_wait(
     anna: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMNER_SLOW", "1")
     answer = anna.get("/")
     assert 'http-equiv="refresh"' in answer.text
-    assert "is being opened" in answer.text
+    assert "Starting your workspace" in answer.text
     begun = time.monotonic()
     assert anna.get("/told").json()["LIMNER_HOME"] == str(home / "people" / "anna")
     assert time.monotonic() - begun > 0.5
@@ -83,7 +83,7 @@ def test_the_page_says_that_it_is_being_opened_and_other_requests_wait(
     assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
 
 
-def test_each_person_has_a_process_of_their_own(anna: httpx.Client, address: str, home: Path) -> None:
+def test_each_user_has_a_process_of_their_own(anna: httpx.Client, address: str, home: Path) -> None:
     with visiting(address, "ben") as ben:
         hers, his = anna.get("/told").json(), ben.get("/told").json()
     assert hers["pid"] != his["pid"]
@@ -174,7 +174,7 @@ def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, add
 def test_a_refusal_comes_back_though_the_body_was_not_read(anna: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = anna.post("/refuse", content=bytes(2**22))
     assert (answer.status_code, answer.text) == (413, "no")
-    monkeypatch.setattr(security, "MAX_BODY", 100)  # of the guard before the door
+    monkeypatch.setattr(security, "MAX_BODY", 100)  # of the middleware before the proxy
     assert anna.post("/gradio_api/x", content=iter([bytes(60), bytes(60)])).status_code == 413
 
 
@@ -190,7 +190,7 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     before = anna.get("/told").json()["pid"]
     answer = anna.get("/die")
     assert answer.status_code == 502
-    assert answer.text == "Your workshop has closed. Reload the page to open it again."
+    assert answer.text == "Your workspace was closed. Reload the page to open it again."
     wait(lambda: not psutil.pid_exists(before))
     wait(lambda: anna.get("/told").status_code == 200, 10)
     again = anna.get("/told").json()["pid"]
@@ -204,15 +204,15 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
 def test_a_server_that_cannot_start_is_told_once_and_tried_again_when_asked(anna: httpx.Client, home: Path) -> None:
     broken = home / "people" / "anna" / "broken"
     broken.touch()
-    assert "being opened" in anna.get("/").text
-    wait(lambda: anna.get("/").text.startswith("Your workshop could not be opened."))
+    assert "Starting your workspace" in anna.get("/").text
+    wait(lambda: anna.get("/").text.startswith("Your workspace could not be started."))
     broken.unlink()
-    assert "being opened" in anna.get("/").text
+    assert "Starting your workspace" in anna.get("/").text
     wait(lambda: "pid" in anna.get("/").text)
 
 
 def test_a_server_without_requests_is_ended_and_one_with_an_open_connection_is_not(home: Path) -> None:
-    with serving(Door(COMMAND, idle=0.5)) as address, visiting(address, "anna") as anna:
+    with serving(PerUserProxy(COMMAND, idle=0.5)) as address, visiting(address, "anna") as anna:
         with anna.stream("GET", "/events") as answer:
             number, lines = anna.get("/told").json()["pid"], answer.iter_lines()
             end = time.monotonic() + 3
@@ -222,13 +222,13 @@ def test_a_server_without_requests_is_ended_and_one_with_an_open_connection_is_n
         assert anna.get("/told").json()["pid"] != number
 
 
-def test_all_end_with_the_door(home: Path) -> None:
-    door = Door(COMMAND)
-    with serving(door) as address, visiting(address, "anna") as anna, visiting(address, "ben") as ben:
-        assert door._sockets.stat().st_mode & 0o777 == 0o700
-        numbers = [one.get("/told").json()["pid"] for one in (anna, ben)]
+def test_all_end_with_the_proxy(home: Path) -> None:
+    proxy = PerUserProxy(COMMAND)
+    with serving(proxy) as address, visiting(address, "anna") as anna, visiting(address, "ben") as ben:
+        assert proxy._sockets.stat().st_mode & 0o777 == 0o700
+        numbers = [client.get("/told").json()["pid"] for client in (anna, ben)]
     assert not [number for number in numbers if psutil.pid_exists(number)]
-    assert not door._sockets.exists()
+    assert not proxy._sockets.exists()
 
 
 def test_who_is_removed_is_out_at_once(anna: httpx.Client) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.ui.answers import answers, given
+from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
 from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, reach
@@ -21,7 +21,7 @@ BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
 
 def plan(project: str = "rin", **changes: object) -> str:
-    return str(train.plan(*given(project=project, **changes))[0])
+    return str(train.plan(answers(project=project, **changes))[0])
 
 
 def settings(**data: object) -> TrainConfig:

@@ -16,11 +16,11 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-import app
 from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, archive, control, events, queue
+from ui import launch
 
 
 def make(name: str = "rin") -> Run:
@@ -322,7 +322,7 @@ def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
     found = archive.deleted()
     for path, age in ((found[0], 169 * hours), (found[1], 167 * hours), (places[0], 169 * hours)):
         os.utime(path, (time.time() - age, time.time() - age))
-    app.hold_home().release()
+    launch.lock_home().release()
     assert archive.deleted() == found[1:]
     assert list((folder / ".bin").iterdir()) == places[1:]
 

@@ -1,4 +1,4 @@
-"""Values of the page's tabs, as their handlers get them, and a painter that only takes notes."""
+"""Values of the page's forms, as their handlers get them, and a sampler that only records what it is asked for."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -6,39 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import PictureConfig
-from ui.tabs import train, try_out
+from ui.state.answers import ENTRIES, Answers
+from ui.tabs.sample_form import SampleForm
 from ui.widgets import settings_form
 
-FILLED = settings_form.fill(train.ENTRIES, "character", "micro", {})
+FILLED = settings_form.fill(ENTRIES, "character", "micro", {})
 FORM = FILLED.values
 
 
-def given(
+def form_values(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
 ) -> list[Any]:
-    values = [changes.get(entry.id, value) for entry, value in zip(train.ENTRIES, FORM, strict=True)]
+    """The components' values, in the order of `Answers.from_form`; `changes` by the ids of the widgets."""
+    values = [changes.get(entry.id, value) for entry, value in zip(ENTRIES, FORM, strict=True)]
     return [project, preset, name, trigger, "micro", asdict(FILLED), *values]
 
 
-def answers(**changes: object) -> train.Answers:
-    return train.Answers.of(*given(**changes))
+def answers(**changes: object) -> Answers:
+    return Answers.from_form(form_values(**changes))
 
 
-def asked_for(adapter: str, **changes: Any) -> try_out.Asked:  # noqa: ANN401 - a field of any kind
-    values = {
-        "adapter": adapter, "prompt": "miraxo", "strength": 1.0, "view": "one", "seed": 1.0, "fresh": False,
-        "steps": 20.0, "guidance": 3.0, "size": "", "negative": "", "last": [], "base": "",
-    }  # fmt: skip
-    return try_out.Asked(**(values | changes))
+def sample_form(adapter: str, **changes: Any) -> SampleForm:  # noqa: ANN401 - a field of any kind
+    return SampleForm(**{"adapter": adapter, "prompt": "miraxo", "seed": 1.0, "steps": 20.0, **changes})
 
 
-class FakePainter:
+class FakeSampler:
     def __init__(self) -> None:
-        self.asked = []
-        self.given_up = 0
+        self.requests: list[PictureConfig] = []
+        self.canceled = 0
 
-    def paint(self, picture: PictureConfig) -> Iterator[tuple[int, int]]:
-        self.asked.append(picture)
+    def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
+        self.requests.append(request)
         yield 0, 2
         yield 1, 2
-        Path(picture.out).write_bytes(b"png")
+        Path(request.out).write_bytes(b"png")

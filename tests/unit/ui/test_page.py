@@ -15,26 +15,27 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.conftest import STYLE
-from tests.unit.ui.answers import answers, given
+from tests.unit.ui.answers import answers
 from trainer import runs
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui import api, page
-from ui.state import adapter_choices, page_memory
+from ui.state import adapter_choices, page_memory, projects, run_actions
+from ui.state.answers import Answers
 from ui.state.run_watcher import Watch
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 from ui.tabs import caption_tools, download, image_grid, images, run_view, train
-from ui.tabs.image_grid import Look
+from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
 
 def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
-    assert images.place("rin") == "rin"
-    assert images.place(None) == "my-pictures"
-    assert images.place("example-character") == "my-pictures-2"
-    assert page._place(None, None) == gr.skip()  # nothing was dropped
+    assert projects.for_upload("rin") == "rin"
+    assert projects.for_upload(None) == "my-pictures"
+    assert projects.for_upload("example-character") == "my-pictures-2"
+    assert page._project_for(None, None) == gr.skip()  # nothing was dropped
     assert dataset.names() == ["my-pictures", "my-pictures-2"]
 
 
@@ -49,7 +50,7 @@ def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
 
 
 def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
-    settings = in_loop(lambda: page.build(Painter(), Watch())).get_config_file()
+    settings = in_loop(lambda: page.build(SamplerClient(), Watch())).get_config_file()
     public = {one["api_name"] for one in settings["dependencies"] if one["api_visibility"] != "private"}
     assert {"start_training", "status", "make_picture"} <= public
     assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
@@ -68,7 +69,7 @@ def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -
 
 
 def test_where_one_has_to_log_in_one_can_log_out(home: Path) -> None:
-    with TestClient(in_loop(lambda: page.make_app(leave=True))) as client:
+    with TestClient(in_loop(lambda: page.make_app(log_out=True))) as client:
         assert "<a href='/logout'>Log out</a>" in client.get("/config").text
 
 
@@ -88,20 +89,20 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    _, _, name, trigger, base, filled, *values = given()
-    after, *moved = train.refill("rin", "style", name, trigger, base, filled, *values)
+    after, *moved = train.refill(answers(preset="style"))
     assert (after["preset"], after["base"]) == ("style", "micro")
-    assert train.plan("rin", "style", "x", "", "micro", after, *moved) != train.plan(*given())
+    style = Answers.from_form(["rin", "style", "x", "", "micro", after, *moved])
+    assert train.plan(style) != train.plan(answers())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train.create(answers())
     started = []
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
-    run_view.go_on(run.id, Painter(), Watch())
+    run_actions.resume(run.id, SamplerClient())
     assert started == [run]
     assert Watch().active() is not None
-    run_view.ask(run.id, "stop")
+    run_actions.ask(run.id, "stop")
     assert "Stopping" in run_view.draw(Watch(), run.id)[0]
 
 
@@ -137,8 +138,8 @@ def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.L
 # Images
 
 
-def cards(project: str, trigger: str = "", **look: object) -> dict[str, Any]:
-    return image_grid.cards(image_grid.read(project, trigger), Look(**look))
+def cards(project: str, trigger: str = "", **selection: object) -> dict[str, Any]:
+    return image_grid.cards(image_grid.read(project, trigger), Selection(**selection))
 
 
 def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
@@ -160,8 +161,8 @@ def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPat
     assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
     assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
     assert cards("rin", page=99)["page"] == 3
-    look, shown, *_ = images.turn("rin", "", Look(), SimpleNamespace(page=2))
-    assert (look.page, shown["items"][0]["name"]) == (2, "06.png")
+    selection, shown, *_ = images.change_selection("rin", "", Selection(), SimpleNamespace(page=2))
+    assert (selection.page, shown["items"][0]["name"]) == (2, "06.png")
 
 
 def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
@@ -169,29 +170,31 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
     dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
     os.utime(character / "03.png", (2e9, 2e9))
     for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
-        look, shown, *_ = images.turn("rin", "miraxo", Look(), SimpleNamespace(order=order))
-        assert (look.order, shown["items"][0]["name"]) == (order, first)
-    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "", SimpleNamespace(tag="a very rare tag"))
+        selection, shown, *_ = images.change_selection("rin", "miraxo", Selection(), SimpleNamespace(order=order))
+        assert (selection.order, shown["items"][0]["name"]) == (order, first)
+    tagged = SimpleNamespace(tag="a very rare tag")
+    find, selection, shown, *_ = images.filter_images("rin", "miraxo", selection, "", tagged)
     assert (find, [item["name"] for item in shown["items"]]) == ("a very rare tag", ["07.png"])
-    find, look, shown, *_ = images.narrow("rin", "miraxo", look, "x", SimpleNamespace(kind="no caption"))
+    problem = SimpleNamespace(kind="no caption")
+    find, selection, shown, *_ = images.filter_images("rin", "miraxo", selection, "x", problem)
     assert (find, [item["name"] for item in shown["items"]]) == ("x", ["05.png"])
-    assert shown["only"] == "Only 1 picture with this to look at: no caption"
-    assert len(images.turn("rin", "", look, SimpleNamespace(all=True))[1]["items"]) == 14
+    assert shown["only"] == "Only 1 image with this problem: no caption"
+    assert len(images.change_selection("rin", "", selection, SimpleNamespace(all=True))[1]["items"]) == 14
 
 
 def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
     (character / "lonely.txt").write_text("x")
-    told = image_grid.overview(image_grid.read("rin", "nobody"))
-    kinds = [one["kind"] for one in told["findings"]]
+    summary = image_grid.overview(image_grid.read("rin", "nobody"))
+    kinds = [finding["kind"] for finding in summary["findings"]]
     assert kinds == ["lonely caption", "no trigger", "no class"]
-    assert (told["heading"], told["findings"][0]["files"]) == ("1 thing to look at and 2 hints", "lonely.txt")
-    assert {"tag": "miraxo", "count": 14} in told["tags"]
-    images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
-    said = images.mend("rin", "nobody", Look(), SimpleNamespace(kind="no trigger"))[0]
+    assert (summary["heading"], summary["findings"][0]["files"]) == ("1 problem and 2 hints", "lonely.txt")
+    assert {"tag": "miraxo", "count": 14} in summary["tags"]
+    images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
+    said = images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="no trigger"))[0]
     assert "in front of 14 captions" in said
-    assert [one["kind"] for one in images.restate("rin", "nobody", Look())[0]["findings"]] == ["no class"]
+    assert [one["kind"] for one in images.refresh_overview("rin", "nobody", Selection())[0]["findings"]] == ["no class"]
     with pytest.raises(UserError):
-        images.mend("rin", "nobody", Look(), SimpleNamespace(kind="lonely caption"))
+        images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
@@ -210,31 +213,31 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     before = [read_caption(path) for path in dataset.image_files(character)]
-    said = images.put_in_front("rin", "newword", Look())[0]
+    said = images.add_trigger("rin", "newword", Selection())[0]
     assert "14 captions" in said
     assert read_caption(character / "01.png").startswith("newword, miraxo")
     assert page_memory.answer("rin", "trigger") == "newword"
-    assert "No caption had to change" in images.put_in_front("rin", "newword", Look())[0]
+    assert "No caption had to change" in images.add_trigger("rin", "newword", Selection())[0]
     assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
         "rin", "orange shirt", "green hat"
     )
-    images.replace_in_all("rin", "newword", Look(), "orange shirt", "green hat")
+    images.replace_in_all("rin", "newword", Selection(), "orange shirt", "green hat")
     assert "green hat" in read_caption(character / "01.png")
     assert (
         caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
     )
     assert "an unknown field {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
-    images.fill_in("rin", "newword", Look(), "{trigger}, {class}, {caption}", "a woman")
+    images.fill_in("rin", "newword", Selection(), "{trigger}, {class}, {caption}", "a woman")
     assert read_caption(character / "02.png").startswith("newword, a woman, miraxo")
     assert page_memory.answer("rin", "class") == "a woman"
     for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
-        assert f"Took back: {level}" in images.undo_captions("rin", "", Look())[0]
-    assert "nothing to take back" in images.undo_captions("rin", "", Look())[0]
+        assert f"Undone: {level}" in images.undo_captions("rin", "", Selection())[0]
+    assert "nothing to undo" in images.undo_captions("rin", "", Selection())[0]
     assert [read_caption(path) for path in dataset.image_files(character)] == before
     with pytest.raises(UserError, match="trigger word"):
-        images.put_in_front("rin", " ", Look())
+        images.add_trigger("rin", " ", Selection())
     with pytest.raises(UserError, match="nothing to find"):
-        images.replace_in_all("rin", "", Look(), "", "x")
+        images.replace_in_all("rin", "", Selection(), "", "x")
 
 
 def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
@@ -251,7 +254,7 @@ def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> No
     assert "interrupted" in caption_tools.draw("rin")[0]
     (run.folder / "ask" / "start").touch()
     assert caption_tools.is_writing("rin")
-    with pytest.raises(UserError, match="being written already"):
+    with pytest.raises(UserError, match="already being written"):
         caption_tools.start("rin", "some/model", "keep", started.append)
     run.report(events.Phase(name="Writing captions", done=1, total=4))
     told, write, stop, timer = caption_tools.stop("rin")
@@ -259,31 +262,31 @@ def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> No
     assert "aria-valuenow='25'" in told
     assert (write.visible, stop.visible, timer.active) == (False, True, True)
     assert (run.folder / "ask" / "stop").exists()
-    assert len(images.follow("rin", "", Look())) == 10
+    assert len(images.poll_captioning("rin", "", Selection())) == 10
     (run.folder / "ask" / "start").unlink()
     run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
     assert "<b>No &lt;model&gt;.</b> Get one." in caption_tools.draw("rin")[0]
-    assert images.follow("rin", "", Look())[5]["items"]
+    assert images.poll_captioning("rin", "", Selection())[5]["items"]
 
 
 def test_a_removed_picture_comes_back(character: Path) -> None:
-    images.remove("rin", "", Look(), SimpleNamespace(name="02.png"))
+    images.remove("rin", "", Selection(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()
-    images.bring_back("rin", "", Look())
+    images.restore_removed("rin", "", Selection())
     assert (character / "02.png").exists()
     with pytest.raises(UserError):
-        images.remove("rin", "", Look(), SimpleNamespace(name="../../x.png"))
+        images.remove("rin", "", Selection(), SimpleNamespace(name="../../x.png"))
 
 
 def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
-    cleared, said, *_ = images.add("rin", "", Look(), [str(fake)])
+    cleared, said, *_ = images.add("rin", "", Selection(), [str(fake)])
     assert "text&lt;b&gt;.png (not an image)" in said
     assert cleared is None
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):
-        images.add("", "", Look(), [])
+        images.add("", "", Selection(), [])
 
 
 def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
@@ -300,7 +303,7 @@ def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path
                 path.write_text(color)
             uploads.append(str(path))
             places.append(f"mine/{color}/a.{kind}")
-    images.add("two", "", Look(), uploads, json.dumps(places))
+    images.add("two", "", Selection(), uploads, json.dumps(places))
     found = {}
     for one in dataset.read(home / "datasets" / "two"):
         with Image.open(one.path) as image:
@@ -340,7 +343,7 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn
     assert download.table(Watch(), "MIRAXO done") == drawn
-    assert "No run has" in download.table(Watch(), "tractor <b>")
+    assert "No run matches" in download.table(Watch(), "tractor <b>")
     assert "<b>" not in download.table(Watch(), "tractor <b>")
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in download.table(Watch())

@@ -1,4 +1,4 @@
-"""The register of people: what stands in it, what is refused, and how it is read again."""
+"""The accounts file: its content, what is refused, and how it is read again."""
 
 import shutil
 import subprocess
@@ -16,61 +16,61 @@ from ui.server import accounts
 def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
     password = accounts.add("anna")
     other = accounts.add("ben")
-    text = accounts.register().read_text()
+    text = accounts.file().read_text()
     assert password not in text
-    assert accounts.register().stat().st_mode & 0o777 == 0o600
-    assert accounts.everybody()["anna"].opens(password)
-    assert not accounts.everybody()["anna"].opens(other)
-    assert not accounts.everybody()["anna"].opens("")
-    told = tomllib.loads(text)
-    assert told.keys() == {"anna", "ben"}
-    assert len({one["salt"] for one in told.values()}) == 2
-    assert [len(bytes.fromhex(told["anna"][key])) for key in ("salt", "hash")] == [16, 64]
+    assert accounts.file().stat().st_mode & 0o777 == 0o600
+    assert accounts.read()["anna"].accepts(password)
+    assert not accounts.read()["anna"].accepts(other)
+    assert not accounts.read()["anna"].accepts("")
+    tables = tomllib.loads(text)
+    assert tables.keys() == {"anna", "ben"}
+    assert len({table["salt"] for table in tables.values()}) == 2
+    assert [len(bytes.fromhex(tables["anna"][key])) for key in ("salt", "hash")] == [16, 64]
 
 
 def test_a_new_password_takes_the_place_of_the_old_one(home: Path) -> None:
     first = accounts.add("anna")
     second = accounts.add("anna")
-    assert not accounts.everybody()["anna"].opens(first)
-    assert accounts.everybody()["anna"].opens(second)
+    assert not accounts.read()["anna"].accepts(first)
+    assert accounts.read()["anna"].accepts(second)
 
 
 def test_each_has_a_home_with_the_examples(home: Path) -> None:
     shutil.copytree(CHARACTER, home / "datasets" / "example-character", ignore=shutil.ignore_patterns(".cache"))
     accounts.add("anna")
     folder = accounts.home("anna")
-    for one in (folder, folder.parent, folder / "outputs", folder / "datasets"):
-        assert one.stat().st_mode & 0o777 == 0o700
+    for path in (folder, folder.parent, folder / "outputs", folder / "datasets"):
+        assert path.stat().st_mode & 0o777 == 0o700
     assert len(list((folder / "datasets" / "example-character").glob("*.png"))) == 14
     shutil.rmtree(folder / "datasets" / "example-character")
     accounts.add("anna")
-    assert not list((folder / "datasets").iterdir())  # what somebody removed does not come back with a new password
+    assert not list((folder / "datasets").iterdir())  # what a user removed does not come back with a new password
 
 
 def test_who_is_removed_keeps_their_folder(home: Path) -> None:
     accounts.add("anna")
     (accounts.home("anna") / "datasets" / "mine").mkdir()
     accounts.remove("anna")
-    assert accounts.everybody() == {}
+    assert accounts.read() == {}
     assert (accounts.home("anna") / "datasets" / "mine").is_dir()
-    with pytest.raises(UserError, match=r"There is no 'anna' in people.toml"):
+    with pytest.raises(UserError, match=r"There is no account 'anna' in people.toml"):
         accounts.remove("anna")
 
 
-def test_without_a_register_there_is_nobody(home: Path) -> None:
-    assert accounts.everybody() == {}
+def test_without_an_accounts_file_there_are_none(home: Path) -> None:
+    assert accounts.read() == {}
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a b", "x" * 65, "a\n"])
 def test_a_name_that_is_none_is_refused(home: Path, name: str) -> None:
-    with pytest.raises(UserError, match="not a valid name"):
+    with pytest.raises(UserError, match="not a valid name for a user"):
         accounts.add(name)
-    assert not accounts.register().exists()
+    assert not accounts.file().exists()
 
 
 def test_two_names_are_never_one_folder(home: Path) -> None:
     accounts.add("anna")
-    with pytest.raises(UserError, match="There is 'anna' already"):
+    with pytest.raises(UserError, match="There is already an account 'anna'"):
         accounts.add("Anna")
 
 
@@ -81,24 +81,24 @@ GOOD = 'salt = "00"\nhash = "00"\n'
     ("text", "words"),
     [
         (f'[anna]\n{GOOD}shell = "x"', "'anna.shell' in people.toml is unknown"), ("version = 1", "'version' in"),
-        (f'["../x"]\n{GOOD}', "not a valid name"), ('[anna]\nsalt = "00"', "no password of 'anna'"),
-        ('[anna]\nsalt = ""\nhash = ""', "no password of 'anna'"), ("[anna", "cannot be read"),
+        (f'["../x"]\n{GOOD}', "not a valid name"), ('[anna]\nsalt = "00"', "no password for 'anna'"),
+        ('[anna]\nsalt = ""\nhash = ""', "no password for 'anna'"), ("[anna", "cannot be read"),
         ('[anna]\nsalt = "xy"\nhash = "00"', "cannot be read"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_in_the_register_is_named(home: Path, text: str, words: str) -> None:
-    accounts.register().write_text(text)
+def test_what_is_unknown_in_the_accounts_file_is_named(home: Path, text: str, words: str) -> None:
+    accounts.file().write_text(text)
     with pytest.raises(UserError, match=words):
-        accounts.everybody()
+        accounts.read()
 
 
-def test_the_register_is_read_again_when_it_was_changed(home: Path) -> None:
+def test_the_accounts_file_is_read_again_when_it_was_changed(home: Path) -> None:
     accounts.add("anna")
-    before = accounts.everybody()
-    assert accounts.everybody() is before
-    text = accounts.register().read_text()
-    accounts.register().write_text(text.replace("[anna]", "[anne]"))
-    assert accounts.everybody().keys() == {"anne"}
+    before = accounts.read()
+    assert accounts.read() is before
+    text = accounts.file().read_text()
+    accounts.file().write_text(text.replace("[anna]", "[anne]"))
+    assert accounts.read().keys() == {"anne"}
 
 
 def test_the_command_says_the_password_once(home: Path) -> None:
@@ -106,10 +106,10 @@ def test_the_command_says_the_password_once(home: Path) -> None:
         done = subprocess.run([sys.executable, "app.py", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
-    code, said, _ = run("--add-person", "anna")
+    code, output, _ = run("--add-person", "anna")
     assert code == 0
-    assert accounts.everybody()["anna"].opens(said.removeprefix("Password of anna: ").strip())
+    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
     assert run("--remove-person", "anna") == (
-        0, f"anna cannot log in any more. What they made stays in {home / 'people' / 'anna'}.\n", "",
+        0, f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n", "",
     )  # fmt: skip
-    assert run("--remove-person", "anna") == (2, "", "There is no 'anna' in people.toml. In it are: -.\n")
+    assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")

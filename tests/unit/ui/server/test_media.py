@@ -13,6 +13,7 @@ from trainer import paths, runs
 from trainer.config import build
 from trainer.runs import Run
 from ui.server import media
+from ui.state import page_folders
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, ru
 
 def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
     assert web.get(f"/media/run/{run.id}/000010_0.png").headers["content-type"] == "image/png"
-    media.pictures().mkdir()
+    page_folders.sample_images().mkdir()
     name = "0" * 32 + ".png"
-    (media.pictures() / name).write_bytes(b"x")
+    (page_folders.sample_images() / name).write_bytes(b"x")
     assert web.get(f"/media/picture/{name}").status_code == 200
 
 
@@ -102,7 +103,7 @@ def test_uploads_that_nobody_took_in_are_forgotten_and_have_their_share_of_the_d
     old, new = folder / "old.png", folder / "new.png"
     old.write_bytes(bytes(1000))
     new.write_bytes(bytes(500))
-    assert media.UPLOADS - media.upload_room() >= 1500
+    assert media.MAX_PENDING - media.upload_limit() >= 1500
     os.utime(old, (1, 1))
-    media.forget_uploads()
+    media.delete_expired_uploads()
     assert [path.name for path in folder.iterdir()] == ["new.png"]

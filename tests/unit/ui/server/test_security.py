@@ -1,4 +1,4 @@
-"""The guard, asked as a browser, another web site and a stranger would ask."""
+"""The security middleware, asked as a browser, another web site and a stranger would ask."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from ui.server import accounts, security
-from ui.server.security import Guard
+from ui.server.security import SecurityMiddleware
 
 OURS = "http://127.0.0.1:7860"
 
@@ -25,7 +25,8 @@ async def hello(request: Request) -> PlainTextResponse:
 
 def client(base_url: str = OURS, **options: object) -> TestClient:
     routes = [Route(path, hello, methods=["GET", "POST"]) for path in ("/", "/x", "/gradio_api/upload")]
-    return TestClient(Guard(Starlette(routes=routes), **options), base_url=base_url, follow_redirects=False)
+    app = SecurityMiddleware(Starlette(routes=routes), **options)
+    return TestClient(app, base_url=base_url, follow_redirects=False)
 
 
 def test_our_own_page_passes_and_gets_the_headers() -> None:
@@ -66,7 +67,7 @@ def test_any_address_but_no_foreign_name_when_listening() -> None:
 def test_a_request_of_another_site_that_could_change_something_is_refused(headers: dict[str, str]) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         answer = client().request(method, "/gradio_api/upload", content=b"x", headers=headers)
-        assert (answer.status_code, answer.text) == (403, security.FOREIGN)
+        assert (answer.status_code, answer.text) == (403, security.CROSS_SITE)
     assert client().get("/", headers=headers).status_code == 200
 
 
@@ -90,12 +91,12 @@ def test_without_the_password_nothing_is_answered() -> None:
 
 
 def test_the_password_opens_the_page() -> None:
-    person = client(password="secret")
-    assert person.post("/login", data={"password": "wrong"}).status_code == 403
-    answer = person.post("/login", data={"password": "secret"})
+    user = client(password="secret")
+    assert user.post("/login", data={"password": "wrong"}).status_code == 403
+    answer = user.post("/login", data={"password": "secret"})
     assert answer.status_code == 303
     assert "HttpOnly" in answer.headers["set-cookie"]
-    assert person.get("/x").status_code == 200
+    assert user.get("/x").status_code == 200
 
 
 def test_guessing_is_slowed_down() -> None:
@@ -107,18 +108,18 @@ def test_guessing_is_slowed_down() -> None:
 
 
 def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
-    full = client(room=lambda: 10)
+    full = client(upload_limit=lambda: 10)
     assert full.post("/gradio_api/upload", content=b"a" * 10).status_code == 200
     for body in (b"a" * 11, iter([b"a" * 6, b"a" * 6])):
         answer = full.post("/gradio_api/upload", content=body)
         assert answer.status_code == 413
-        assert "make room" in answer.text
+        assert "free some disk space" in answer.text
 
 
 def test_many_addresses_that_guess_do_not_fill_the_memory() -> None:
-    guarded = Guard(Starlette(), password="secret")
+    guarded = SecurityMiddleware(Starlette(), password="secret")
     assert all(guarded._may_try(f"10.0.{number // 256}.{number % 256}") for number in range(5000))
-    assert len(guarded._tries) <= security.ADDRESSES + 1
+    assert len(guarded._attempts) <= security.ADDRESSES + 1
 
 
 def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
@@ -127,7 +128,7 @@ def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
 
 
 def test_logging_out_ends_that_session_alone() -> None:
-    app = Guard(Starlette(routes=[Route("/x", hello)]), password="secret")
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
     here, there = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
     for one in (here, there):
         one.post("/login", data={"password": "secret"})
@@ -146,37 +147,37 @@ def test_logging_out_ends_that_session_alone() -> None:
 def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security, "SESSIONS", 2)
     monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
-    person = client(password="secret")
+    user = client(password="secret")
     cookies = []
     for _ in range(3):
-        person.post("/login", data={"password": "secret"})
-        cookies.append(person.cookies[security.COOKIE])
-    person.cookies.clear()
-    asked = [person.get("/x", headers={"Cookie": f"{security.COOKIE}={one}"}).status_code for one in cookies]
+        user.post("/login", data={"password": "secret"})
+        cookies.append(user.cookies[security.COOKIE])
+    user.cookies.clear()
+    asked = [user.get("/x", headers={"Cookie": f"{security.COOKIE}={cookie}"}).status_code for cookie in cookies]
     assert asked == [401, 200, 200]
 
 
-# Several people -------------------------------------------------------------------------------------------------
+# Accounts ------------------------------------------------------------------------------------------------------
 
 
 async def whose(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(request.scope["person"])
+    return PlainTextResponse(request.scope["user"])
 
 
-def shared(register: object = accounts.everybody) -> TestClient:
-    app = Guard(Starlette(routes=[Route("/x", whose)]), register=register)
+def shared(source: object = accounts.read) -> TestClient:
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", whose)]), accounts=source)
     return TestClient(app, base_url=OURS, follow_redirects=False)
 
 
-def test_a_name_and_its_password_open_the_page_of_that_person(home: Path) -> None:
+def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
     passwords = {name: accounts.add(name) for name in ("anna", "ben")}
-    person = shared()
-    assert person.get("/").headers["location"] == "/login"
-    assert 'name="name"' in person.get("/login").text
-    assert person.get("/x").status_code == 401
+    user = shared()
+    assert user.get("/").headers["location"] == "/login"
+    assert 'name="name"' in user.get("/login").text
+    assert user.get("/x").status_code == 401
     for name, password in passwords.items():
-        assert person.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
-        assert person.get("/x").text == name
+        assert user.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
+        assert user.get("/x").text == name
 
 
 def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,19 +186,19 @@ def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: p
     stranger = shared()
     tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password),
              ("anna", ""), ("nobody", ""), ("", "")]  # fmt: skip
-    told = set()
-    for name, given in tries:
-        answer = stranger.post("/login", data={"name": name, "password": given})
+    pages = set()
+    for name, password in tries:
+        answer = stranger.post("/login", data={"name": name, "password": password})
         assert answer.status_code == 403
-        assert "This name and this password do not belong together." in answer.text
-        told.add(answer.text.replace(f'value="{name}"', 'value=""'))
-    assert len(told) == 1
+        assert "Wrong name or password." in answer.text
+        pages.add(answer.text.replace(f'value="{name}"', 'value=""'))
+    assert len(pages) == 1
     took = {"anna": [], "nobody": []}
     for _ in range(5):
-        for name, each in took.items():
+        for name, times in took.items():
             begun = time.process_time()
             stranger.post("/login", data={"name": name, "password": "wrong"})
-            each.append(time.process_time() - begun)
+            times.append(time.process_time() - begun)
     assert 0.5 < min(took["anna"]) / min(took["nobody"]) < 2
     assert min(took["nobody"]) > 0.01  # a hash is made for a name that is not there too
 
@@ -232,19 +233,19 @@ def test_who_is_removed_or_has_a_new_password_has_to_log_in_again(home: Path) ->
     assert here.get("/x").status_code == 401
 
 
-def test_a_register_that_was_damaged_lets_nobody_in(home: Path) -> None:
+def test_an_accounts_file_that_was_damaged_lets_nobody_in(home: Path) -> None:
     here = shared()
     here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
-    text = accounts.register().read_text()
-    accounts.register().write_text(text + "secret = 1")
+    text = accounts.file().read_text()
+    accounts.file().write_text(text + "secret = 1")
     for path in ("/x", "/login"):
         assert here.get(path).status_code == 503
         assert "secret" not in here.get(path).text
-    accounts.register().write_text(text + " ")
+    accounts.file().write_text(text + " ")
     assert here.get("/x").text == "anna"
 
 
-def test_behind_the_door_any_name_is_ours() -> None:
+def test_behind_the_proxy_any_name_is_ours() -> None:
     behind = client(hosts=None)
     assert behind.get("/", headers={"Host": "limner.example"}).status_code == 200
     assert behind.post("/x", headers={"Host": "a", "Origin": "http://b"}).status_code == 403

@@ -1,4 +1,4 @@
-"""The painter's client against a small stand-in process: answers, refusals, death, idleness, a page that goes away."""
+"""The client of the sampler, against a small stand-in process: answers, refusals, death, idle time, a closed page."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 
 SERVER = """
 import json, sys
@@ -30,60 +30,60 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def painter(home: Path) -> Iterator[Painter]:
-    client = Painter([sys.executable, "-c", SERVER])
+def sampler(home: Path) -> Iterator[SamplerClient]:
+    client = SamplerClient([sys.executable, "-c", SERVER])
     yield client
     client.close()
 
 
-def picture(home: Path, prompt: str) -> PictureConfig:
+def request(home: Path, prompt: str) -> PictureConfig:
     return PictureConfig(prompt=prompt, out=str(home / f"{prompt}.png"), steps=2)
 
 
-def test_progress_comes_before_the_picture(painter: Painter, home: Path) -> None:
-    assert list(painter.paint(picture(home, "a"))) == [(0, 2), (1, 2), (2, 2)]
+def test_progress_comes_before_the_picture(sampler: SamplerClient, home: Path) -> None:
+    assert list(sampler.generate(request(home, "a"))) == [(0, 2), (1, 2), (2, 2)]
     assert (home / "a.png").read_text() == "a"
 
 
-def test_a_refusal_is_told_and_the_process_goes_on(painter: Painter, home: Path) -> None:
+def test_a_refusal_is_told_and_the_process_goes_on(sampler: SamplerClient, home: Path) -> None:
     with pytest.raises(UserError, match=r"Bad\. Change it"):
-        list(painter.paint(picture(home, "refuse")))
-    process = painter._process
-    list(painter.paint(picture(home, "a")))
-    assert painter._process is process
+        list(sampler.generate(request(home, "refuse")))
+    process = sampler._process
+    list(sampler.generate(request(home, "a")))
+    assert sampler._process is process
 
 
-def test_a_dead_process_is_told_and_started_again(painter: Painter, home: Path) -> None:
-    with pytest.raises(UserError, match="given up"):
-        list(painter.paint(picture(home, "die")))
-    list(painter.paint(picture(home, "b")))
+def test_a_dead_process_is_told_and_started_again(sampler: SamplerClient, home: Path) -> None:
+    with pytest.raises(UserError, match="interrupted"):
+        list(sampler.generate(request(home, "die")))
+    list(sampler.generate(request(home, "b")))
     assert (home / "b.png").exists()
 
 
-def test_a_page_that_goes_away_does_not_disturb_the_next(painter: Painter, home: Path) -> None:
-    asked = painter.paint(picture(home, "a"))
-    next(asked)
-    next(asked)
-    asked.close()
-    assert list(painter.paint(picture(home, "b"))) == [(0, 2), (1, 2), (2, 2)]
+def test_a_page_that_goes_away_does_not_disturb_the_next(sampler: SamplerClient, home: Path) -> None:
+    images = sampler.generate(request(home, "a"))
+    next(images)
+    next(images)
+    images.close()
+    assert list(sampler.generate(request(home, "b"))) == [(0, 2), (1, 2), (2, 2)]
     assert (home / "b.png").read_text() == "b"
 
 
 def test_closing_ends_a_picture_in_the_middle(home: Path) -> None:
-    client = Painter(
+    client = SamplerClient(
         [sys.executable, "-c", 'import sys\nfor line in sys.stdin: print(\'{"progress": 1, "of": 2}\', flush=True)']
     )
-    asked = client.paint(picture(home, "a"))
-    next(asked)
-    next(asked)
+    images = client.generate(request(home, "a"))
+    next(images)
+    next(images)
     client.close()
-    with pytest.raises(UserError, match="given up"):
-        list(asked)
+    with pytest.raises(UserError, match="interrupted"):
+        list(images)
 
 
 def test_an_idle_process_is_ended(home: Path) -> None:
-    client = Painter([sys.executable, "-c", SERVER], idle=0.2)
-    list(client.paint(picture(home, "a")))
+    client = SamplerClient([sys.executable, "-c", SERVER], idle=0.2)
+    list(client.generate(request(home, "a")))
     for _ in range(100):
         if client._process is None:
             break

@@ -1,4 +1,4 @@
-"""The lower part of tab 4 without a browser: files that are dropped, and what the tools are asked to do."""
+"""The lower part of the Download tab without a browser: dropped files, and the commands of the tools."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,25 +17,26 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import Watch
 from ui.tabs import download, file_tools, try_out
 from ui.tabs.file_tools import Request
+from ui.tabs.sample_form import DEFAULTS
 
 
 @pytest.fixture
 def dropped(home: Path, tmp_path: Path) -> Path:
     """A sound adapter file somewhere outside."""
     modules = reader.of_tensors(good("sd15"), "x").modules
-    told = {**metadata("sd15"), "modelspec.title": "<b>fox</b>", **writer.network(modules)}
+    facts = {**metadata("sd15"), "modelspec.title": "<b>fox</b>", **writer.network(modules)}
     path = tmp_path / "my fox.safetensors"
-    path.write_bytes(writer.write(modules, told, form="kohya", precision="fp16"))
+    path.write_bytes(writer.write(modules, facts, form="kohya", precision="fp16"))
     return path
 
 
 def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
-    emptied, told = file_tools.take(str(dropped))
+    emptied, description = file_tools.take(str(dropped))
     assert emptied is None
-    assert "Stable Diffusion 1.x" in told
-    assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in told
-    assert "<b>fox" not in told
-    assert "&lt;b&gt;fox" in told
+    assert "Stable Diffusion 1.x" in description
+    assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in description
+    assert "<b>fox" not in description
+    assert "&lt;b&gt;fox" in description
     assert adapter_choices.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
     assert adapter_choices.find("kept:my-fox").read_bytes() == dropped.read_bytes()
     assert adapter_choices.run_of("kept:my-fox") is None
@@ -52,9 +53,9 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
 def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x80\x04" + bytes(100))
-    told = file_tools.take(str(path))[1]
-    assert "can contain programs" in told
-    assert str(tmp_path) not in told
+    description = file_tools.take(str(path))[1]
+    assert "can contain programs" in description
+    assert str(tmp_path) not in description
     assert adapter_choices.kept() == []
     assert file_tools.take(None) == [None, ""]
 
@@ -75,34 +76,34 @@ def test_commands(dropped: Path) -> None:
     file, other = (str(path) for path in adapter_choices.kept())
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
     end = ["--out", "out.safetensors", "--json"]
-    form = ["--to", "kohya", "--precision", "fp16"]
-    assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *form, *end]
-    one = replace(request, chosen=["kept:my-fox"], strengths="")
-    assert file_tools.arguments(replace(one, tool="bake", base="micro"), out) == [
+    options = ["--to", "kohya", "--precision", "fp16"]
+    assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *options, *end]
+    single = replace(request, adapters=["kept:my-fox"], strengths="")
+    assert file_tools.arguments(replace(single, tool="bake", base="micro"), out) == [
         "bake", "micro", "--adapter", f"{file}:1.0", *end,
     ]  # fmt: skip
-    assert file_tools.arguments(replace(one, tool="resize", rank=4.0, energy=0.9), out) == [
-        "resize", file, "--rank", "4", "--energy", "0.9", *form, *end,
+    assert file_tools.arguments(replace(single, tool="resize", rank=4.0, energy=0.9), out) == [
+        "resize", file, "--rank", "4", "--energy", "0.9", *options, *end,
     ]  # fmt: skip
-    assert file_tools.arguments(replace(one, tool="convert", form="peft", precision="fp32", strip=True), out) == [
+    assert file_tools.arguments(replace(single, tool="convert", format="peft", precision="fp32", strip=True), out) == [
         "convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end,
     ]  # fmt: skip
-    assert file_tools.arguments(replace(one, tool="extract", tuned="a", base="b", rank=8.0), out) == [
-        "extract", "a", "b", "--rank", "8", *form, *end,
+    assert file_tools.arguments(replace(single, tool="extract", tuned="a", base="b", rank=8.0), out) == [
+        "extract", "a", "b", "--rank", "8", *options, *end,
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"chosen": []}, "No adapter is chosen"),
-        ({"strengths": "1, 2"}, "There are 1 adapters"),
-        ({"strengths": "much"}, "There are 1 adapters"),
-        ({"strengths": "nan"}, "There are 1 adapters"),
+        ({"adapters": []}, "No adapter is chosen"),
+        ({"strengths": "1, 2"}, "one strength per adapter, 1"),
+        ({"strengths": "much"}, "one strength per adapter, 1"),
+        ({"strengths": "nan"}, "one strength per adapter, 1"),
         ({"rank": 1.5}, "whole number"),
         ({"rank": None}, "whole number"),
         ({"tool": "resize", "energy": 0}, "energy share"),
-        ({"tool": "resize"}, "not said how small"),
+        ({"tool": "resize"}, "nothing to reduce"),
         ({"tool": "extract", "tuned": "a", "base": "b", "rank": 0}, "whole number from 1"),
         ({"tool": "extract", "tuned": "", "base": "b", "rank": 4}, "tuned model is missing"),
         ({"tool": "bake", "base": "--out"}, "base model is missing"),
@@ -139,18 +140,19 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
 
 
 def test_several_adapters_at_once(dropped: Path) -> None:
-    from tests.unit.ui.answers import FakePainter, asked_for
+    from tests.unit.ui.answers import FakeSampler, sample_form
 
     file_tools.take(str(dropped))
     file_tools.take(str(dropped))
     file, other = (str(path) for path in adapter_choices.kept())
-    painter = FakePainter()
-    more = ("kept:my-fox-2", 0.5, "", 1.0, "kept:my-fox", 0)
-    asked = asked_for("kept:my-fox", view="before", strength=0.8, others=more)
-    list(try_out.paint(painter, Watch(), asked))
-    assert [picture.adapters for picture in painter.asked] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
-    assert {picture.base for picture in painter.asked} == {"micro"}
-    list(try_out.paint(painter, Watch(), replace(asked, view="one", base=" owner/name ")))
-    assert painter.asked[-1].base == "owner/name"
-    offered = try_out.offer(Watch(), "kept:my-fox", "", 20, 3.0, try_out.USUAL, "kept:my-fox-2", "gone", "")
-    assert [one.value for one in offered[-3:]] == ["kept:my-fox-2", "", ""]
+    sampler = FakeSampler()
+    more = (("kept:my-fox-2", 0.5), ("", 1.0), ("kept:my-fox", 0))
+    form = sample_form("kept:my-fox", view="before", strength=0.8, others=more)
+    list(try_out.generate(sampler, Watch(), form))
+    assert [request.adapters for request in sampler.requests] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
+    assert {request.base for request in sampler.requests} == {"micro"}
+    list(try_out.generate(sampler, Watch(), replace(form, view="one", base=" owner/name ")))
+    assert sampler.requests[-1].base == "owner/name"
+    others = (("kept:my-fox-2", 1.0), ("gone", 1.0), ("", 1.0))
+    offered = try_out.offer(Watch(), sample_form("kept:my-fox", others=others), DEFAULTS)
+    assert [adapter.value for adapter in offered[-3:]] == ["kept:my-fox-2", "", ""]

@@ -12,34 +12,35 @@ import gradio as gr
 import pytest
 from filelock import FileLock
 
-from tests.unit.ui.answers import FORM, answers, given
+from tests.unit.ui.answers import FORM, answers, form_values
 from trainer import config, paths, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui.state import base_model_choices, page_memory, saved_settings
+from ui.state import base_model_choices, page_memory, run_actions, saved_settings
+from ui.state.answers import Answers
 from ui.state.run_watcher import Watch
-from ui.state.sampler_client import Painter
+from ui.state.sampler_client import SamplerClient
 from ui.tabs import run_view, train
 from ui.widgets import settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    said, effort, conflicts = train.plan(*given())
+    summary, effort, conflicts = train.plan(answers())
     assert conflicts == {}
-    assert said.startswith("<b>14 pictures, 160 steps</b>: each picture is seen about 91 times. How long")
-    assert "of the disk are free." in said
+    assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. An estimate")
+    assert "GB of disk space is free." in summary
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
     assert "7 steps" in plan(**{"form-training-steps": 7})
     assert "Rank" in plan(**{"form-adapter-rank-lora": -1})
     assert "first" in plan(project="")
     dataset.create("empty")
-    assert "no pictures" in plan(project="empty")
+    assert "no images" in plan(project="empty")
 
 
 def plan(**changes: object) -> str:
-    return str(train.plan(*given(**changes))[0])
+    return str(train.plan(answers(**changes))[0])
 
 
 def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -> None:
@@ -53,9 +54,9 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
         ))  # fmt: skip
     seen, fixed = train.exposures("quick", "character", "micro")
     assert fixed == 0
-    said, effort, _ = train.plan(*given(**{"form-training-exposures": seen}))
-    assert "about 65 s here" in said
-    assert re.search(r"took 3\.0 GB of memory the last time; \d+ GB are free\.", said)
+    summary, effort, _ = train.plan(answers(**{"form-training-exposures": seen}))
+    assert "about 65 s here" in summary
+    assert re.search(r"A similar run took 3\.0 GB of memory; \d+ GB are free\.", summary)
     assert effort.value == "quick"
     assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
 
@@ -66,8 +67,8 @@ def form_of(shown: list[Any]) -> list[Any]:
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
-    left = given(**{"form-adapter-rank-lora": 5})
-    train.keep_settings(*left)
+    left = form_values(**{"form-adapter-rank-lora": 5})
+    train.remember_settings(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
     page_memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
     assert form_of(train.show("rin")) == FORM
@@ -77,53 +78,53 @@ CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 9
 
 
 def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
-    left = given(**CONFLICT)
-    train.keep_settings(*left)
+    left = form_values(**CONFLICT)
+    train.remember_settings(Answers.from_form(left))
     shown = train.show("rin")
     assert form_of(shown) == left[6:]
     words = "schedule-free AdamW needs the constant schedule"
-    assert shown[-1] == train.plan(*left)[2] == {"form-schedule-kind": words}
+    assert shown[-1] == train.plan(Answers.from_form(left))[2] == {"form-schedule-kind": words}
     assert words in shown[-3]
-    train.keep_preset("mine", *left)
-    assert train.use_preset("mine")[3:] == left[6:]
+    train.save_settings(Answers.from_form(left), "mine")
+    assert train.load_settings("mine")[3:] == left[6:]
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
-    left = given(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
-    train.keep_settings(*left)
+    left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
+    train.remember_settings(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
     assert set(train.show("rin")[-1]) == {"form-training-text-encoder-factor"}
-    train.keep_settings(*given(**{"form-optimizer-kind": "prodigy"}))
+    train.remember_settings(answers(**{"form-optimizer-kind": "prodigy"}))
     assert train.show("rin")[-1] == {}
 
 
 def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
     """A browser may send an event twice, the second time with the fields that the first was sent with."""
-    sent = given(**{"form-adapter-rank-lora": 5})
+    sent = form_values(**{"form-adapter-rank-lora": 5})
     sent[4] = str(tiny_sd)
-    first, second = train.refill(*sent), train.refill(*sent)
+    first, second = train.refill(Answers.from_form(sent)), train.refill(Answers.from_form(sent))
     assert first == second
     filled, *values = first
     standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
     differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
     assert differ == {"form-adapter-rank-lora"}
     # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
-    train.keep_settings(*sent)
+    train.remember_settings(Answers.from_form(sent))
     assert form_of(train.show("rin")) == values
-    assert train.create(train.Answers.of(*sent)).config().training.resolution == 512
+    assert train.create(Answers.from_form(sent)).config().training.resolution == 512
     # And back: what was not changed is again what suits the built-in base.
     back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
-    assert train.refill(*back)[1:] == given(**{"form-adapter-rank-lora": 5})[6:]
+    assert train.refill(Answers.from_form(back))[1:] == form_values(**{"form-adapter-rank-lora": 5})[6:]
 
 
 def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
-    real = given()
+    real = form_values()
     real[4] = str(tiny_sd)
-    filled, *values = train.refill(*real)
-    on = train.plan(*real[:5], filled, *values)[0]
+    filled, *values = train.refill(Answers.from_form(real))
+    on = train.plan(Answers.from_form([*real[:5], filled, *values]))[0]
     assert "about 0.2 GB more memory" in on
     off = [False if entry.path == train.TEXT_ENCODER else value
            for entry, value in zip(train.ENTRIES, values, strict=True)]  # fmt: skip
-    assert "text encoder" not in train.plan(*real[:5], filled, *off)[0]
-    assert "text encoder" not in train.plan(*given())[0], "micro is small"
+    assert "text encoder" not in train.plan(Answers.from_form([*real[:5], filled, *off]))[0]
+    assert "text encoder" not in train.plan(answers())[0], "micro is small"
 
 
 def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
@@ -134,20 +135,20 @@ def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> 
 
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
-    left = given(**{"form-training-steps": 7})
-    kept, name = train.keep_preset("mine", *left)
+    left = form_values(**{"form-training-steps": 7})
+    kept, name = train.save_settings(Answers.from_form(left), "mine")
     assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
-    preset, base, filled, *values = train.use_preset("mine")
+    preset, base, filled, *values = train.load_settings("mine")
     assert [preset, base, *values] == ["character", "micro", *left[6:]]
-    assert train.Answers.of("rin", preset, "x", "", base, filled, *values).own == {"form-training-steps": 7}
+    assert Answers.from_form(["rin", preset, "x", "", base, filled, *values]).own == {"form-training-steps": 7}
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
-            train.use_preset(wrong)
+            train.load_settings(wrong)
     with pytest.raises(UserError, match="no name"):
-        train.keep_preset(" ", *left)
+        train.save_settings(answers(), " ")
     (saved_settings.folder() / "odd.toml").write_text('preset = "odd"')
     with pytest.raises(UserError, match="cannot be used"):
-        train.use_preset("odd")
+        train.load_settings("odd")
 
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
@@ -192,12 +193,12 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert run_view.tick(watch, run.id, seen) != gr.skip()
     assert run_view.draw(Watch(), None)[2][0] == [run.id]
-    with pytest.raises(UserError, match="not at work"):
-        run_view.ask(run.id, "stop")
+    with pytest.raises(UserError, match="not active"):
+        run_actions.ask(run.id, "stop")
     with pytest.raises(UserError):
-        run_view.ask("../x", "stop")
-    with pytest.raises(UserError, match="not at work"):
-        run_view.pause(run.id, watch)
+        run_actions.ask("../x", "stop")
+    with pytest.raises(UserError, match="not active"):
+        run_actions.toggle_pause(run.id)
 
 
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:
@@ -218,7 +219,7 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run.report(begun)
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert shown() == {"more", "try-it"}
-    assert run_view.draw(Watch(), run.id)[-3].value == "Train 20 steps more"
+    assert run_view.draw(Watch(), run.id)[-3].value == "Train 20 more steps"
 
 
 def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
@@ -230,16 +231,16 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
     with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
         run.report(events.Began(pid=worker.pid))
         assert run_view.draw(Watch(), run.id)[number].value == "Stop and save"
-        run_view.ask(run.id, "stop")
+        run_actions.ask(run.id, "stop")
         watch = Watch()
         before = run_view.draw(watch, run.id)
         assert before[number].value == "Stop and save"
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[2])
         assert drawn[number].value == "End now"
-        assert "has not answered yet" in drawn[3]
+        assert "has not stopped yet" in drawn[3]
         assert worker.poll() is None
-        run_view.ask(run.id, "stop")
+        run_actions.ask(run.id, "stop")
         assert worker.wait(10) != 0
     assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
 
@@ -250,14 +251,14 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
     started = []
     monkeypatch.setattr(runs, "start", started.append)
     run = train.create(answers())
-    with pytest.raises(UserError, match="Nothing is known"):
-        run_view.again(run.id, Painter(), Watch())
+    with pytest.raises(UserError, match="no suggested fix"):
+        run_actions.retry(run.id, SamplerClient())
     run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
-    run_view.again(run.id, Painter(), Watch())
+    run_actions.retry(run.id, SamplerClient())
     assert started[0] != run
     assert started[0].config().optimizer.learning_rate == 1e-4
     assert started[0].config().adapter == run.config().adapter
     run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
     run.report(events.Finished(step=40, export="rin.safetensors"))
-    run_view.more(run.id, Painter(), Watch())
+    run_actions.extend(run.id, SamplerClient())
     assert started[1].config().training.steps == 60

@@ -1,76 +1,83 @@
-"""Tab 3 without a browser: what a view shows, what is painted, and what a picture tells of itself."""
+"""The Try out tab without a browser: views, generated images, and the settings stored in an image."""
 
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 from PIL import Image
 
-from tests.unit.ui.answers import FakePainter, asked_for
+from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui.server import media
-from ui.state import adapter_choices
+from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import Watch
 from ui.tabs import comparison, sample_images, try_out
+from ui.tabs.sample_form import DEFAULTS
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
     keys = [key for _, key in adapter_choices.choices(Watch())]
     assert keys == [finished.id, f"{finished.id}@5", ""]
     assert adapter_choices.find(finished.id) == finished.export
-    assert adapter_choices.find(f"{finished.id}@5") == media.checkpoint_file(finished, 5)
+    assert adapter_choices.find(f"{finished.id}@5") == page_folders.checkpoint_file(finished, 5)
     for key in (f"{finished.id}@2", "../x", "nobody"):
         with pytest.raises(UserError):
             adapter_choices.find(key)
     assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
-    assert try_out.offer(Watch(), None, "", 20, 3.0, try_out.USUAL)[1] == "miraxo"
+    assert try_out.offer(Watch(), sample_form("", prompt=""), DEFAULTS)[1] == "miraxo"
+
+
+def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float, float]) -> list[Any]:
+    return try_out.offer(Watch(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
 
 
 def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
     preview = finished.config().preview
-    first = try_out.offer(Watch(), None, "", 30, 7.5, ("of another adapter", 30, 7.5))
+    first = offer("", 30, 7.5, ("of another adapter", 30, 7.5))
     assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance), preview.steps, preview.guidance]
     # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
-    again = try_out.offer(Watch(), None, "miraxo", preview.steps, preview.guidance, first[2])
+    again = offer("miraxo", preview.steps, preview.guidance, first[2])
     assert [again[place] for place in (1, 3, 4)] == [gr.skip()] * 3
-    changed = try_out.offer(Watch(), None, "my own", 8, 2.5, first[2])
+    changed = offer("my own", 8, 2.5, first[2])
     assert [changed[place] for place in (1, 3, 4)] == [gr.skip()] * 3
 
 
-def test_pictures_are_painted_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
-    painter = FakePainter()
-    asked = asked_for(finished.id, view="before")
-    *grown, (drawn, shown, seed) = try_out.paint(painter, Watch(), asked)
-    assert [picture.adapters for picture in painter.asked] == [(), ((str(finished.export), 1.0),)]
-    assert len({picture.seed for picture in painter.asked}) == 1
+def test_images_are_generated_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
+    sampler = FakeSampler()
+    form = sample_form(finished.id, view="before")
+    *grown, (drawn, shown, seed) = try_out.generate(sampler, Watch(), form)
+    assert [request.adapters for request in sampler.requests] == [(), ((str(finished.export), 1.0),)]
+    assert len({request.seed for request in sampler.requests}) == 1
     assert "step 1 of 2" in grown[1][0]
     assert seed == 1.0
     assert len(set(shown)) == 2
-    assert all((media.pictures() / file).is_file() for file in shown)
+    assert all((page_folders.sample_images() / file).is_file() for file in shown)
     assert "count-2 done" in drawn
     assert "Seed 1" in drawn
-    list(try_out.paint(painter, Watch(), asked))
-    assert len(painter.asked) == 2
-    slid = list(try_out.paint(painter, Watch(), dataclasses.replace(asked, view="slide")))[-1][0]
+    list(try_out.generate(sampler, Watch(), form))
+    assert len(sampler.requests) == 2
+    slid = list(try_out.generate(sampler, Watch(), dataclasses.replace(form, view="slide")))[-1][0]
     assert slid.count("<img") == 2
     assert "type='range'" in slid
-    assert len(painter.asked) == 2
-    fresh = [list(try_out.paint(painter, Watch(), dataclasses.replace(asked, fresh=True)))[-1][2] for _ in range(2)]
+    assert len(sampler.requests) == 2
+    fresh = [
+        list(try_out.generate(sampler, Watch(), dataclasses.replace(form, new_seed=True)))[-1][2] for _ in range(2)
+    ]
     assert len(set(fresh)) == 2
 
 
 def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
     steps = [(0, 20), *((step, 20) for step in range(1, 21))]
-    assert list(try_out._seldom(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
+    assert list(try_out._throttled(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
 
 
 def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
     assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, Watch())] == [
-        f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.FINE
+        f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.GRID_STRENGTHS
     ]
     assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, Watch())] == [0.0, 0.5, 1.0, 1.5]
     assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, Watch())] == ["kept:x"]
@@ -88,57 +95,57 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
     from trainer.sampling import png_info
 
-    asked = asked_for(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
+    form = sample_form(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
-    picture = try_out.request_of(asked, cell, try_out.base_of(finished.id), 7)
+    picture = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
     file = tmp_path / "a.png"
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()
-    media.pictures().mkdir(exist_ok=True)
-    shutil.copy(file, media.pictures() / f"{'a' * 32}.png")
-    assert "seed 7" in sample_images.history()
-    first, prompt, strength, seed, fresh, *rest = try_out.restored(str(file), Watch())
-    assert (first, prompt, strength, seed, fresh) == (finished.id, "miraxo", 0.5, 7, False)
-    assert rest[2:5] == ["64 x 32", "hat", ""]
+    page_folders.sample_images().mkdir(exist_ok=True)
+    shutil.copy(file, page_folders.sample_images() / f"{'a' * 32}.png")
+    assert "seed 7" in sample_images.recent()
+    restored = try_out.settings_from(str(file), Watch())
+    assert dataclasses.replace(restored, others=()) == dataclasses.replace(form, steps=20)
+    assert restored.others == (("", 1.0),) * 3
     assert not file.exists()
     Image.new("RGB", (2, 2)).save(file)
-    with pytest.raises(UserError, match="does not tell"):
-        try_out.restored(str(file), Watch())
+    with pytest.raises(UserError, match="has no settings in it"):
+        try_out.settings_from(str(file), Watch())
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
-        try_out.restored(str(file), Watch())
+        try_out.settings_from(str(file), Watch())
 
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not try_out._notes(Watch(), small=True)[1].visible
     monkeypatch.setattr(runs.view, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert try_out._notes(Watch(), small=True)[1].value == "Pause the training meanwhile"
-    assert try_out.hold_training(Watch())[1].value == "Let the training go on"
+    assert try_out._notes(Watch(), small=True)[1].value == "Pause training for now"
+    assert try_out.toggle_training(Watch())[1].value == "Continue training"
     assert runs.look(finished).paused
-    try_out.hold_training(Watch())
+    try_out.toggle_training(Watch())
     assert not runs.look(finished).paused
 
 
 @pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])
 def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
     assert sample_images.size(text) == size
-    with pytest.raises(UserError, match="no size"):
+    with pytest.raises(UserError, match="not a size"):
         sample_images.size("large")
 
 
 def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
     with pytest.raises(UserError, match="no prompt"):
-        list(try_out.paint(FakePainter(), Watch(), asked_for("", prompt=" ")))
+        list(try_out.generate(FakeSampler(), Watch(), sample_form("", prompt=" ")))
     with pytest.raises(UserError, match="steps"):
-        list(try_out.paint(FakePainter(), Watch(), asked_for("", steps=0.0)))
+        list(try_out.generate(FakeSampler(), Watch(), sample_form("", steps=0.0)))
 
 
 def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_images, "KEPT", 3)
-    media.pictures().mkdir()
+    page_folders.sample_images().mkdir()
     for number in range(5):
-        (media.pictures() / f"{number}.png").write_bytes(b"x")
+        (page_folders.sample_images() / f"{number}.png").write_bytes(b"x")
     sample_images.prune()
-    assert len(list(media.pictures().iterdir())) == 3
+    assert len(list(page_folders.sample_images().iterdir())) == 3

@@ -1,4 +1,4 @@
-"""A tiny page server, started by the door in the place of the real one: `python -m tests.workshop --socket NUMBER`."""
+"""A tiny page server that the per-user proxy starts instead of the real one: `python -m tests.workspace --socket N`."""
 
 import asyncio
 import hashlib

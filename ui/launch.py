@@ -1,0 +1,312 @@
+"""Start the page: options, one server per home folder, a free port, and the web application behind the middleware.
+
+`python app.py` calls this, as does `python -m ui.launch`, where there is only the installed package.
+"""
+
+import argparse
+import ipaddress
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from trainer import __version__, paths, storage
+from trainer.data import examples
+from trainer.errors import UserError
+from trainer.i18n import say
+from ui.server import accounts
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ui.server.security import App
+
+PORTS = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl-C; returns the exit code."""
+    options = parse_options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its shutdown
+    os.environ["LIMNER_HOME"] = str(paths.home().resolve())  # the same folder for workers, wherever they run
+    try:
+        if options.add_person or options.remove_person:
+            edit_accounts(options)
+            return 0
+        lock = lock_home()
+        if options.socket is None:
+            warn_if_disk_is_full()
+        with open_socket(options) as listener:
+            make_server(options, listener).run(sockets=[listener])
+        lock.release()
+    except UserError as error:
+        print(f"{error.message} {error.remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="Limner: teach Stable Diffusion a character or a style."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="port; if it is taken, one of the next 20 is used")
+    listen_help = "also serve other machines; needs a password: LIMNER_PASSWORD, or one that is generated and printed"
+    parser.add_argument("--listen", action="store_true", help=listen_help)
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host name by which browsers reach the server",
+    )
+    parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
+    parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
+    parser.add_argument("--version", action="version", version=f"Limner {__version__}")
+    options = parser.parse_args(arguments)
+    if options.listen and options.host == "127.0.0.1":
+        options.host = "0.0.0.0"  # explicitly requested, and only with a password
+    return options
+
+
+def edit_accounts(options: argparse.Namespace) -> None:
+    """Add or remove an account, and print the result. This is the only place where a password is printed.
+
+    Raises:
+        UserError: the name is not allowed, or the accounts file cannot be written.
+    """
+    try:
+        if options.add_person:
+            name, password = options.add_person, accounts.add(options.add_person)
+            print(say("Password of {name}: {password}", name=name, password=password))
+        if options.remove_person:
+            accounts.remove(options.remove_person)
+            folder = accounts.home(options.remove_person)
+            print(say("{name} can no longer log in. Their files stay in {folder}.", name=folder.name, folder=folder))
+    except OSError:
+        raise UserError(
+            "The home folder cannot be written to.", "Check its permissions and the free disk space."
+        ) from None
+
+
+def lock_home() -> FileLock:
+    """Lock the home folder for this server, and delete what earlier ones left behind.
+
+    Raises:
+        UserError: another server uses it, or it cannot be written to.
+    """
+    outputs = paths.outputs()
+    try:
+        outputs.mkdir(parents=True, exist_ok=True)
+        examples.install()
+        paths.datasets().mkdir(parents=True, exist_ok=True)
+        lock, number = FileLock(outputs / ".page.lock"), outputs / ".page.pid"
+        lock.acquire(timeout=0)
+        storage.write(number, str(os.getpid()))  # not in the lock file, which every attempt to lock it empties
+        _clean_up()
+    except Timeout:
+        raise UserError(
+            "Limner is already running for this folder, as process {number}.",
+            "Use the page that is open, or end that server first.",
+            number=number.read_text() if number.is_file() else "?",
+        ) from None
+    except OSError:
+        raise UserError(
+            "The folders datasets and outputs cannot be written to.",
+            "Check their permissions and the free disk space.",
+        ) from None
+    return lock
+
+
+def _clean_up() -> None:
+    for folder in paths.datasets().iterdir():
+        if folder.is_dir():
+            storage.remove_leftovers(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
+            storage.empty_bin(folder)
+    outputs = paths.outputs()
+    storage.remove_leftovers(outputs, outputs / ".pictures", outputs / ".adapters")
+    storage.empty_bin(outputs)
+
+
+def warn_if_disk_is_full() -> None:
+    """Print a warning if the disk is so full that uploads will be refused; everything else still works."""
+    if not storage.usable_space(paths.outputs()):
+        free, floor = storage.free_space(paths.outputs()) // 2**20, storage.RESERVED // 2**20
+        message = say(
+            "Only {free} MB of disk space is left. Adding images needs at least {floor} MB.",
+            free=free,
+            floor=floor,
+        )
+        print(message)
+
+
+def open_socket(options: argparse.Namespace) -> socket.socket:
+    """Return the socket to serve: one on the address, or the one that the per-user proxy passed on."""
+    if options.socket is None:
+        return bind(options.host, options.port)
+    threading.Thread(target=_end_with_proxy, daemon=True).start()
+    return socket.socket(fileno=options.socket)
+
+
+def _end_with_proxy() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns only at the end of the input, when the proxy has ended for any reason
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket on the port, or on the next free one.
+
+    Raises:
+        UserError: none of them is free, or there is no such address.
+    """
+    for candidate in range(port, port + PORTS + 1) if port else [0]:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0]
+            # Named as TCP, or asyncio leaves Nagle's algorithm on, and answers wait 40 ms for the browser's kernel.
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except (OSError, OverflowError):
+            continue
+        if candidate not in (port, 0):
+            print(f"Port {port} is taken; using {candidate}.")
+        return listener
+    raise UserError(
+        "No port from {port} to {last} is available on {host}.",
+        "Choose another one with --port, or another address with --host.",
+        port=port,
+        last=port + PORTS,
+        host=host,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def choose_password(options: argparse.Namespace, *, has_accounts: bool) -> str:
+    """Return the password of the page; "" if it needs none, or if each account has its own.
+
+    Raises:
+        UserError: the address can be reached from outside without --listen, or there are both kinds of passwords.
+    """
+    password = os.environ.get("LIMNER_PASSWORD", "")
+    if has_accounts and password:
+        raise UserError(
+            "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts with their own.",
+            "Unset it, or remove the accounts with --remove-person.",
+        )
+    if is_loopback(options.host):
+        return password
+    if not options.listen:
+        raise UserError(
+            "{host} can be reached from other machines.", "Add --listen if you want that.", host=options.host
+        )
+    if not has_accounts and not password:
+        password = secrets.token_urlsafe(12)
+        print(f"Password for the page: {password}")
+    return password
+
+
+def prepare_environment() -> None:
+    """Configure Gradio before it is imported: no network access, and uploads in our own folder."""
+    uploads = paths.uploads()
+    shutil.rmtree(uploads, ignore_errors=True)
+    uploads.mkdir(mode=0o700)
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False",
+        GRADIO_SHARE="False",
+        GRADIO_RUN_HISTORY="False",
+        GRADIO_TEMP_DIR=str(uploads),
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        DO_NOT_TRACK="1",
+    )
+
+
+def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicorn.Server":
+    """Create the server for this socket: the page, or the per-user proxy if there are accounts.
+
+    Raises:
+        UserError: the passwords and the address do not fit together, or this system cannot serve accounts.
+    """
+    if options.socket is not None:
+        app = make_page(options, "")
+    elif accounts.read():
+        choose_password(options, has_accounts=True)
+        app = make_proxy(options)
+    else:
+        app = make_page(options, choose_password(options, has_accounts=False))
+    import uvicorn  # slow, so only when the options are known to be good
+
+    host = options.host if is_loopback(options.host) else socket.gethostname()
+
+    class Server(uvicorn.Server):
+        """Prints its address once it answers."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if options.socket is None:
+                print(f"Limner is running at http://{host}:{listener.getsockname()[1]}", flush=True)
+
+    return Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False, lifespan="on")
+    )
+
+
+def make_page(options: argparse.Namespace, password: str) -> "App":
+    """Create the page behind its middleware. Behind the per-user proxy, that one has checked host and user."""
+    prepare_environment()
+    # Gradio reads its environment when it is imported.
+    from ui import page
+    from ui.server import media
+    from ui.server.security import SecurityMiddleware
+
+    behind_proxy = options.socket is not None
+    app = page.make_app(log_out=bool(password) or behind_proxy)
+    hosts = {"hosts": None} if behind_proxy else allowed_hosts(options)
+    return SecurityMiddleware(app, password=password, upload_limit=media.upload_limit, **hosts)
+
+
+def make_proxy(options: argparse.Namespace) -> "App":
+    """Create the per-user proxy behind its middleware. It needs neither Gradio nor torch.
+
+    Raises:
+        UserError: this system has no Unix sockets.
+    """
+    from ui.server.per_user_proxy import PerUserProxy
+    from ui.server.security import SecurityMiddleware
+
+    if not hasattr(socket, "AF_UNIX"):
+        raise UserError("Accounts work only on Linux and macOS.", "Remove people.toml to use Limner without accounts.")
+    return SecurityMiddleware(PerUserProxy(), accounts=accounts.read, **allowed_hosts(options))
+
+
+def allowed_hosts(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the host names by which browsers may reach the server, as arguments of the middleware."""
+    from ui.server.security import LOOPBACK
+
+    hosts = LOOPBACK | {options.host, *options.host_name}
+    is_public = not is_loopback(options.host)
+    if is_public:
+        hosts |= {socket.gethostname().lower()}
+    return {"hosts": frozenset(hosts), "any_address": is_public}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Actions on a run that the page and the API share: start, stop, pause, resume, extend, retry."""
+
+import json
+
+from trainer import config as configs
+from trainer import runs
+from trainer.errors import UserError
+from trainer.runs import Run, View, archive, control
+from ui.state.sampler_client import SamplerClient
+
+
+def start(run: Run, sampler: SamplerClient) -> Run:
+    """Start or resume a run. The sampler process ends first, so that the run has the device to itself."""
+    sampler.close()
+    runs.start(run)
+    return run
+
+
+def resume(run_id: str | None, sampler: SamplerClient) -> Run:
+    """Resume a run from its last checkpoint."""
+    return start(runs.find(run_id or ""), sampler)
+
+
+def extend(run_id: str | None, sampler: SamplerClient) -> Run:
+    """Continue a finished run with half as many steps again."""
+    run = runs.find(run_id or "")
+    archive.extend(run, extra_steps(runs.look(run)))
+    return start(run, sampler)
+
+
+def extra_steps(view: View) -> int:
+    """Return the number of steps that `extend` adds."""
+    return max(10, view.state.steps // 2)
+
+
+def retry(run_id: str | None, sampler: SamplerClient) -> Run:
+    """Start a copy of a failed run with the change that its failure suggests.
+
+    Raises:
+        UserError: the failure suggests none.
+    """
+    failed = runs.find(run_id or "")
+    change = runs.look(failed).state.change
+    if not change:
+        raise UserError("There is no suggested fix for this run.", "Read its log.")
+    data = failed.config().model_dump(mode="json", exclude={"record"})
+    assignments = [f"{path}={json.dumps(value)}" for path, value in change.items()]
+    config = configs.build(configs.override(data, assignments))
+    return start(runs.create(config), sampler)
+
+
+def ask(run_id: str | None, command: runs.Command) -> None:
+    """Ask an active run for something; its worker answers after the current step.
+
+    Raises:
+        UserError: the run is not active.
+    """
+    run = runs.find(run_id or "")
+    if runs.look(run).status not in runs.ACTIVE:
+        raise UserError("This run is not active.", "Resume it first.")
+    if command == "stop":
+        control.stop(run)
+    else:
+        runs.request(run, command)
+
+
+def toggle_pause(run_id: str | None) -> Run:
+    """Pause a run, or let a paused one continue.
+
+    Raises:
+        UserError: the run is not training.
+    """
+    view = runs.look(runs.find(run_id or ""))
+    if view.status != "running":
+        raise UserError("This run is not active.", "Resume it first.")
+    runs.pause(view.run, go_on=view.paused)
+    return view.run

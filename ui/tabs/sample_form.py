@@ -1,0 +1,204 @@
+"""Form of the Try out tab: its components, and the values that its handlers get, both by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from trainer.i18n import say
+from ui.state import adapter_choices
+from ui.tabs import comparison
+from ui.widgets.handlers import Handler, handled
+
+DEFAULTS = ("", 20, 3.0)  # prompt, steps and guidance before an adapter is chosen
+OTHERS = 3  # adapters beside the first
+NO_ADAPTER = (say("None"), "")
+# The values that Gradio passes, in this order; a dropdown and a number for each of the other adapters follow.
+FIELDS = (
+    "adapter",
+    "prompt",
+    "strength",
+    "view",
+    "seed",
+    "new_seed",
+    "steps",
+    "guidance",
+    "size",
+    "negative",
+    "files",
+    "base",
+)
+
+
+@dataclass(frozen=True)
+class SampleForm:
+    """Values of the form. `files` are the images on the page, `others` the further adapters with their strengths."""
+
+    adapter: str
+    prompt: str
+    strength: float = 1.0
+    view: str = "one"
+    seed: float = 1
+    new_seed: bool = False
+    steps: float = DEFAULTS[1]
+    guidance: float = DEFAULTS[2]
+    size: str = ""
+    negative: str = ""
+    files: Sequence[str] = ()
+    base: str = ""
+    others: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def from_form(cls, values: Sequence[Any]) -> "SampleForm":
+        """Read the values of `Components.inputs`."""
+        named = dict(zip(FIELDS, values, strict=False))
+        for name in ("adapter", "prompt", "size", "negative", "base"):
+            named[name] = named[name] or ""
+        rest = values[len(FIELDS) :]
+        others = tuple((key or "", strength or 0.0) for key, strength in zip(rest[::2], rest[1::2], strict=True))
+        return cls(**named, others=others)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Components of the form, named as their values in `SampleForm`; `defaults` are those that were offered last."""
+
+    adapter: gr.Dropdown
+    prompt: gr.Textbox
+    strength: gr.Slider
+    view: gr.Radio
+    seed: gr.Number
+    new_seed: gr.Checkbox
+    steps: gr.Number
+    guidance: gr.Number
+    size: gr.Textbox
+    negative: gr.Textbox
+    files: gr.State
+    base: gr.Textbox
+    others: list[tuple[gr.Dropdown, gr.Number]]
+    defaults: gr.State
+    generate: gr.Button
+    cancel: gr.Button
+    restore: gr.UploadButton
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Components that `SampleForm.from_form` takes the values of."""
+        return [*(getattr(self, name) for name in FIELDS), *(part for other in self.others for part in other)]
+
+
+def with_form(handler: Handler) -> Handler:
+    """Wrap a handler of the form: it gets a `SampleForm`, then the values of the components after those of the form."""
+    size = len(FIELDS) + 2 * OTHERS
+    return handled(lambda *values: handler(SampleForm.from_form(values[:size]), *values[size:]))
+
+
+def build() -> Components:
+    """Draw the form."""
+    adapter = gr.Dropdown([adapter_choices.NONE], value="", label=say("Adapter"), elem_id="adapter", interactive=True)
+    prompt = gr.Textbox(label=say("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
+    strength = gr.Slider(
+        0,
+        1.5,
+        value=1.0,
+        step=0.05,
+        label=say("Strength"),
+        info=say("Strength of the adapter; 0 = the base model alone."),
+        elem_id="strength",
+        interactive=True,
+    )
+    view = gr.Radio(comparison.VIEWS, value="one", label=say("Show"), elem_id="try-view", interactive=True)
+    base, others = _others()
+    with gr.Row():
+        generate = gr.Button(say("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
+        cancel = gr.Button(say("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
+    return Components(
+        adapter=adapter,
+        prompt=prompt,
+        strength=strength,
+        view=view,
+        **_advanced(),
+        files=gr.State([]),
+        base=base,
+        others=others,
+        defaults=gr.State(DEFAULTS),
+        generate=generate,
+        cancel=cancel,
+    )
+
+
+def _advanced() -> dict[str, Any]:
+    with gr.Accordion(say("Advanced"), open=False, elem_id="try-advanced"):
+        return {
+            "seed": gr.Number(
+                1, label=say("Seed"), info=say("The same seed gives the same image."), elem_id="seed", interactive=True
+            ),
+            "new_seed": gr.Checkbox(False, label=say("A new seed for each image"), elem_id="fresh", interactive=True),
+            "steps": gr.Number(
+                DEFAULTS[1],
+                label=say("Steps"),
+                info=say("Denoising steps, 1 to 200."),
+                elem_id="try-steps",
+                interactive=True,
+            ),
+            "guidance": gr.Number(
+                DEFAULTS[2],
+                label=say("Guidance"),
+                info=say("How closely the image follows the prompt, 1 to 30."),
+                elem_id="guidance",
+                interactive=True,
+            ),
+            "size": gr.Textbox(
+                label=say("Size"),
+                info=say("For example 512 x 768; empty = the size that the base model was trained on."),
+                max_lines=1,
+                elem_id="try-size",
+                interactive=True,
+            ),
+            "negative": gr.Textbox(
+                label=say("Negative prompt"),
+                info=say("What the image should not show."),
+                elem_id="negative",
+                interactive=True,
+            ),
+            "restore": gr.UploadButton(
+                say("Load settings from an image"), file_types=[".png"], size="sm", elem_id="restore-settings"
+            ),
+        }
+
+
+def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
+    """Draw the base model, and the adapters beside the first, each with its strength."""
+    with gr.Accordion(say("Several adapters, other base model"), open=False, elem_id="try-others"):
+        base = gr.Textbox(
+            label=say("Base model"),
+            info=say(
+                "Empty = the one that the first adapter was trained on here. For adapters from elsewhere: 'micro', a "
+                "folder, a .safetensors file, or a name on the Hugging Face Hub. Add adapter files in the Download tab."
+            ),
+            elem_id="try-base",
+            interactive=True,
+        )
+        others = [_other(number) for number in range(2, 2 + OTHERS)]
+    return base, others
+
+
+def _other(number: int) -> tuple[gr.Dropdown, gr.Number]:
+    with gr.Row(elem_classes="bottom"):
+        adapter = gr.Dropdown(
+            [NO_ADAPTER],
+            value="",
+            label=say("Adapter {number}", number=number),
+            elem_id=f"adapter-{number}",
+            interactive=True,
+            scale=2,
+        )
+        strength = gr.Number(
+            1.0,
+            label=say("Strength {number}", number=number),
+            elem_id=f"strength-{number}",
+            interactive=True,
+            min_width=90,
+        )
+    return adapter, strength

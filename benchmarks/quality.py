@@ -117,7 +117,7 @@ def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int])
 
     run = Run(runs.create(config, home / "run").folder, listen)
     train(config, run)
-    per_step = config.training.batch_size * config.training.accumulation
+    per_step = config.training.batch_size * config.training.gradient_accumulation
     early = [every * PARTS[0] // part for part in parts[:-1]]
     for step in [*(step for step in early if step < steps), steps]:
         file = run.folder / "checkpoints" / f"{step:06d}" / ADAPTER

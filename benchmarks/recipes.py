@@ -38,14 +38,14 @@ class Recipe:
 
 PLAIN: dict[str, Any] = {
     "adapter.kind": "lora", "optimizer.kind": "adamw", "optimizer.beta2": 0.999, "optimizer.weight_decay": 0.01,
-    "schedule.kind": "constant", "schedule.warmup": 0.0, "training.clip": 1.0,
+    "schedule.kind": "constant", "schedule.warmup": 0.0, "training.max_grad_norm": 1.0,
 }  # fmt: skip
 """Common to the other trainers: LoRA, torch's AdamW, a constant learning rate."""
 
 KOHYA: dict[str, Any] = {
     **PLAIN, "adapter.rank": 32, "adapter.alpha": 16.0, "adapter.targets": "attention+ff",
     "optimizer.learning_rate": 1e-4, "training.batch_size": 1, "training.text_encoder": True,
-    "training.text_encoder_factor": 1.0,
+    "training.text_encoder_lr_factor": 1.0,
 }  # fmt: skip
 
 OURS = "ours"
@@ -63,7 +63,7 @@ PEERS = {
         {
             **PLAIN, "adapter.rank": 16, "adapter.alpha": 1.0, "adapter.targets": "attention+ff",
             "optimizer.learning_rate": 3e-4, "training.batch_size": 4, "training.text_encoder": True,
-            "training.text_encoder_factor": 1.0,
+            "training.text_encoder_lr_factor": 1.0,
         },
         per_picture=100, warmup=200, differs="of the text encoder only the attention",
     ),
@@ -91,13 +91,14 @@ PEERS = {
 GUARDED = {
     "kohya + preservation": Recipe(
         "kohya's recipe with differential output preservation of every picture, kohya-ss/sd-scripts#1710",
-        {**KOHYA, "preservation.share": 1.0, "preservation.weight": 1.0, "preservation.others": 0.0}, per_picture=100,
+        {**KOHYA, "preservation.share": 1.0, "preservation.weight": 1.0, "preservation.generated_share": 0.0},
+        per_picture=100,
         differs="AdamW for AdamW8bit",
     )
 }  # fmt: skip
 WITHOUT = {
     "preservation": {"preservation.share": 0.0},
-    "preservation of its own pictures": {"preservation.others": 1.0},
+    "preservation of its own pictures": {"preservation.generated_share": 1.0},
     "the text encoder": {"training.text_encoder": False},
     "captions of the trigger alone": {"captions.trigger_only": 0.0},
     "caption dropout": {"captions.dropout": 0.0},
@@ -106,7 +107,7 @@ WITHOUT = {
     "layers other than attention": {"adapter.targets": "attention"},
     "a large batch": {"training.batch_size": 4},
     "a short memory of squares": {"optimizer.beta2": 0.999},
-    "clipping": {"training.clip": 0.0},
+    "clipping": {"training.max_grad_norm": 0.0},
 }
 WITH = {
     "weight decay": {"optimizer.weight_decay": 0.001},
@@ -114,7 +115,7 @@ WITH = {
     "rank 4": {"adapter.rank": 4},
     "captions of the trigger alone": {"captions.trigger_only": 0.5},
     "min-SNR": {"objective.weighting": "min-snr"},
-    "averaging": {"training.ema": 0.98},
+    "averaging": {"training.ema_decay": 0.98},
 }
 ABLATIONS = {
     **{

@@ -79,7 +79,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
 
     while step < config.training.steps:
         started_at = time.monotonic()
-        micro_steps = [(step, micro) for micro in range(config.training.accumulation)]
+        micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
         try:
             loss = optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, micro_steps)
         except RuntimeError as error:
@@ -88,7 +88,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             continue
         loss = distributed.reduce_gradients(accelerator, state, fault_injection.loss_factor(step + 1) * loss)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
-        norm = optimizer_step.clip(state, config.training.clip, scaler)
+        norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
         if optimizer_step.exploded(norm, step, config, state):
             config, step = restart(config, run, step, norm), 0
             adapter.reset(config.seed)
@@ -98,7 +98,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         optimizer_step.check(loss.item(), norm, step, config, scaler)
         optimizer_step.advance(state, rate, scaler)
         step += 1
-        state.update_ema(step, config.training.ema)
+        state.update_ema(step, config.training.ema_decay)
 
         seconds, bytes_used = time.monotonic() - started_at, devices.peak_memory(accelerator.device)
         run.report(
@@ -158,10 +158,10 @@ def started(step: int, config: TrainConfig, device: torch.device) -> events.Star
 
 def initial_state(config: TrainConfig, adapter: families.Adapter) -> checkpoint.TrainState:
     """Return the optimizer of an adapter, and its moving average if there is one, before the first step."""
-    optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_factor))
+    optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_lr_factor))
     optimizer.zero_grad()  # of a run that starts again
     state = checkpoint.TrainState(optimizer)
-    if config.training.ema:
+    if config.training.ema_decay:
         state.average.extend(parameter.detach().clone() for parameter in state.parameters())
     return state
 
@@ -243,7 +243,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         )
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.prior.dataset))),
+        dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),

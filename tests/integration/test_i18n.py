@@ -173,10 +173,10 @@ from trainer.errors import UserError
 from trainer.i18n import say
 told = []
 for wrong in (
-    {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema": "x", "nothing": 1}},
+    {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema_decay": "x", "no": 1}},
     {"name": "", "trigger": "x" * 101, "seed": 2**40, "optimizer": {"learning_rate": 0}},
-    {"training": {"text_encoder": "perhaps"}, "preview": {"prompts": ["x"] * 17, "negative": 1}},
-    {"adapter": {"rank_dropout": 0.5, "dora": True}}, {"training": {"parts": 200}},
+    {"training": {"text_encoder": "perhaps"}, "preview": {"prompts": ["x"] * 17, "negative_prompt": 1}},
+    {"adapter": {"rank_dropout": 0.5, "dora": True}}, {"training": {"micro_batches": 200}},
     {"adapter": {"kind": "lokr", "factor": 1}},
 ):
     try:

@@ -99,7 +99,7 @@ class Lora(Section):
         title="DoRA",
         description="Learn magnitude and direction of each weight separately; slower, and not all programs load it.",
     )
-    up_factor: float = Field(
+    lora_plus_ratio: float = Field(
         1.0,
         gt=0,
         le=64,

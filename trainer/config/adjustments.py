@@ -53,4 +53,4 @@ def planned_steps(training: TrainingConfig, count: int) -> int:
     if training.steps:
         return training.steps
     exposures = training.exposures * math.sqrt(max(1, count))
-    return max(1, math.ceil(exposures / (training.batch_size * training.accumulation)))
+    return max(1, math.ceil(exposures / (training.batch_size * training.gradient_accumulation)))

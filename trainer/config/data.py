@@ -25,27 +25,31 @@ class CaptionsConfig(Section):
         description="Share of the captions reduced to the trigger word, so that it takes up what all images have in "
         "common.",
     )
-    alternatives: bool = Field(
+    multiple: bool = Field(
         False,
         title="Multiple captions per image",
         description="Read each line of a caption file as a caption.",
     )
     shuffle: bool = Field(False, title="Shuffle tags", description="Shuffle the parts between commas.")
-    keep: int = Field(
+    keep_tokens: int = Field(
         1,
         ge=0,
         le=100,
         title="Keep tokens",
         description="Number of tags that stay in front, such as the trigger.",
     )
-    orders: int = Field(8, ge=2, le=64, title="Shuffles", description="Number of tag orders for each caption.")
-    chunks: int = Field(
-        1,
-        ge=1,
-        le=3,
+    shuffles: int = Field(8, ge=2, le=64, title="Shuffles", description="Number of tag orders for each caption.")
+    max_token_length: Literal[75, 150, 225] = Field(
+        75,
         title="Max token length",
-        description="In chunks of 75 tokens, each encoded by itself. Previews use the first 75.",
+        description="Tokens of a caption that are read, in chunks of 75, each encoded by itself. Previews use "
+        "the first 75.",
     )
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks that a caption is encoded in."""
+        return self.max_token_length // 75
 
 
 class ImagesConfig(Section):
@@ -63,7 +67,7 @@ class ImagesConfig(Section):
         title="Crops",
         description="Random crops of each image, besides the whole.",
     )
-    smallest_crop: float = Field(
+    min_crop: float = Field(
         0.7,
         gt=0.1,
         le=1,
@@ -131,7 +135,7 @@ class PreservationConfig(Section):
         title="Preservation weight",
         description="Weight of such an image in the loss.",
     )
-    others: float = Field(
+    generated_share: float = Field(
         0.25,
         ge=0,
         le=1,

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
+from trainer.config import renames
 from trainer.config.run_config import TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
@@ -31,7 +32,7 @@ Settings = TypeVar("Settings", bound=Section)
 
 
 def preset(
-    kind: str, base: str, *, family: str = "auto", revision: str = "", objective: str = "auto"
+    kind: str, base: str, *, family: str = "auto", revision: str = "", prediction_type: str = "auto"
 ) -> dict[str, Any]:
     """Return the partial settings of a preset for a base model, whose family is detected.
 
@@ -43,11 +44,11 @@ def preset(
     facts = detect.glance(base, revision)
     if facts:
         family = facts.family
-    if facts and objective == "auto":
+    if facts and prediction_type == "auto":
         # A model without a prediction type is taken as the larger variant, until the worker has probed it.
-        objective = facts.prediction_type or "v_prediction"
+        prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
-    variant = spec.variants.get(cast(PredictionType, objective), spec.variants["epsilon"])
+    variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants["epsilon"])
     return merge(_read_preset(spec.name, kind), {"training": {"resolution": variant.resolution}})
 
 
@@ -67,9 +68,10 @@ def build(data: dict[str, Any]) -> TrainConfig:
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
     """Return partial settings completed from the preset and the default kinds, unchecked."""
+    data = renames.current(data)
     model = data.get("model", {})
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
-    known = {key: model[key] for key in ("family", "revision", "objective") if key in model}
+    known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
     base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
     base = _with_prodigy_rate(_with_batch_rate(base, data), data)
     return merge(merge(KINDS, base), data)
@@ -97,7 +99,7 @@ def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, An
     if "learning_rate" in optimizer or "kind" in optimizer:
         return base
     ratio = 1.0
-    for name in ("batch_size", "accumulation"):
+    for name in ("batch_size", "gradient_accumulation"):
         before = usual.get(name, TrainingConfig.model_fields[name].default)
         after = requested.get(name, before)
         if isinstance(after, int) and after > 0:
@@ -112,7 +114,7 @@ def _with_prodigy_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, 
     """Return a preset without a rate of its own for the text encoder if the settings ask for Prodigy."""
     optimizer = data.get("optimizer", {})
     if isinstance(optimizer, dict) and optimizer.get("kind") == "prodigy":
-        return merge(base, {"training": {"text_encoder_factor": 1.0}})
+        return merge(base, {"training": {"text_encoder_lr_factor": 1.0}})
     return base
 
 
@@ -197,7 +199,7 @@ def load_partial(path: Path) -> dict[str, Any]:
         UserError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return renames.current(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
     except IsADirectoryError:
@@ -226,7 +228,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         nested: dict[str, Any] = {last: value}
         for parent in reversed(parents):
             nested = {parent: nested}
-        data = merge(data, nested)
+        data = merge(data, renames.current(nested))
     return data
 
 

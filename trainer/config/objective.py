@@ -30,19 +30,19 @@ class ObjectiveConfig(Section):
         title="P2 gamma",
         description="How strongly P2 favors noisy images.",
     )
-    measure: Literal["squared", "huber", "scheduled-huber"] = Field(
-        "squared",
+    loss_type: Literal["l2", "huber", "scheduled-huber"] = Field(
+        "l2",
         title="Loss type",
         description="Squared error, or pseudo-Huber, which is less sensitive to outliers (arXiv 2403.16728).",
     )
-    huber: float = Field(
+    huber_c: float = Field(
         0.1,
         gt=0,
         le=1,
         title="Huber c",
         description="Error above which Huber grows linearly; if scheduled, it falls from 1 to this as noise grows.",
     )
-    timesteps: Literal["uniform", "logit-normal"] = Field(
+    timestep_sampling: Literal["uniform", "logit-normal"] = Field(
         "uniform",
         title="Timesteps",
         description="Distribution of noise levels: uniform, or mostly in the middle (Esser et al. 2024, 2403.03206).",
@@ -61,8 +61,8 @@ class ObjectiveConfig(Section):
         title="Logit spread",
         description="Standard deviation of logit-normal timesteps.",
     )
-    first_timestep: int = Field(0, ge=0, le=999, title="First timestep", description="Lowest noise that is trained.")
-    last_timestep: int = Field(999, ge=0, le=999, title="Last timestep", description="Highest noise that is trained.")
+    min_timestep: int = Field(0, ge=0, le=999, title="First timestep", description="Lowest noise that is trained.")
+    max_timestep: int = Field(999, ge=0, le=999, title="Last timestep", description="Highest noise that is trained.")
     noise_offset: float = Field(
         0.0,
         ge=0,
@@ -77,15 +77,17 @@ class ObjectiveConfig(Section):
         title="Input perturbation",
         description="Extra noise in the input that is not predicted (Ning et al. 2023, arXiv 2301.11706); 0.1.",
     )
-    masked: bool = Field(
+    masked_loss: bool = Field(
         False,
         title="Masks",
         description="Learn what a mask shows: white in name.mask.png beside name.png, or opaque pixels of name.png.",
     )
-    outside: float = Field(0.1, ge=0, le=1, title="Outside the mask", description="Loss weight outside the mask.")
+    unmasked_weight: float = Field(
+        0.1, ge=0, le=1, title="Outside the mask", description="Loss weight outside the mask."
+    )
 
     @model_validator(mode="after")
     def _first_before_last(self) -> "ObjectiveConfig":
-        if self.first_timestep > self.last_timestep:
-            raise ValueError(say("first_timestep: is after last_timestep"))
+        if self.min_timestep > self.max_timestep:
+            raise ValueError(say("min_timestep: is above max_timestep"))
         return self

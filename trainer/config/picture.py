@@ -13,7 +13,9 @@ class PictureConfig(Section):
 
     base: str = Field(MICRO, min_length=1, max_length=1000, description="As model.base of a run.")
     revision: str = Field("", max_length=100, description="As model.revision of a run.")
-    objective: Literal["auto", "epsilon", "v_prediction"] = Field("auto", description="As model.objective of a run.")
+    objective: Literal["auto", "epsilon", "v_prediction"] = Field(
+        "auto", description="As model.prediction_type of a run."
+    )
     adapters: tuple[tuple[str, float], ...] = Field(
         (), max_length=16, description="Adapter files, each with its strength."
     )

@@ -42,7 +42,7 @@ class ModelConfig(Section):
         title="Revision",
         description="Of a base model from the hub: branch, tag or commit; empty = the newest, which is recorded.",
     )
-    objective: Literal["auto", "epsilon", "v_prediction"] = Field(
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto",
         title="Objective",
         description="Prediction type of the base model; auto reads it from the model, or tests the model if it is not "
@@ -66,7 +66,7 @@ class PreviewConfig(Section):
         json_schema_extra=BASIC,
         description="One per line; none = three captions of the dataset.",
     )
-    negative: str = Field(
+    negative_prompt: str = Field(
         "",
         max_length=2000,
         title="Negative prompt",
@@ -117,7 +117,7 @@ class Record(Section):
     program: str = Field("", description="Version of Limner.")
     dataset_sha256: str = Field("", description="Over the images' bytes and captions.")
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
-    objective: str = Field("", description="How the prediction type of the base model was determined.")
+    prediction_type: str = Field("", description="How the prediction type of the base model was determined.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="Device of the training.")
     devices: int = Field(0, ge=0, description="Number of devices or processes that shared each batch.")
@@ -167,8 +167,8 @@ class TrainConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig, title="Training")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, title="Objective")
     captions: CaptionsConfig = Field(default_factory=CaptionsConfig, title="Captions")
-    pictures: ImagesConfig = Field(default_factory=ImagesConfig, title="Images")
-    prior: RegularizationConfig = Field(default_factory=RegularizationConfig, title="Regularization images")
+    images: ImagesConfig = Field(default_factory=ImagesConfig, title="Images")
+    regularization: RegularizationConfig = Field(default_factory=RegularizationConfig, title="Regularization images")
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
@@ -203,12 +203,12 @@ class TrainConfig(Section):
         kind = self.optimizer.kind
         if kind == "schedule-free" and self.schedule.kind != "constant":
             raise ValueError(say("schedule.kind: schedule-free AdamW needs the constant schedule"))
-        if kind == "schedule-free" and self.training.ema:
-            raise ValueError(say("training.ema: schedule-free AdamW already averages; set it to 0"))
-        if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_factor != 1:
-            raise ValueError(say("training.text_encoder_factor: Prodigy has one rate for all parts; set it to 1"))
-        if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.up_factor != 1:
-            raise ValueError(say("adapter.up_factor: Prodigy has one rate for all parts; set it to 1"))
+        if kind == "schedule-free" and self.training.ema_decay:
+            raise ValueError(say("training.ema_decay: schedule-free AdamW already averages; set it to 0"))
+        if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
+            raise ValueError(say("training.text_encoder_lr_factor: Prodigy has one rate for all parts; set it to 1"))
+        if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
+            raise ValueError(say("adapter.lora_plus_ratio: Prodigy has one rate for all parts; set it to 1"))
         return self
 
     @model_validator(mode="after")

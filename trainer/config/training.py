@@ -33,7 +33,7 @@ class TrainingConfig(Section):
         title="Batch size",
         description="Images per pass; a preset's learning rate is scaled by its square root.",
     )
-    accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes per optimizer step.")
+    gradient_accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes per optimizer step.")
     resolution: int = Field(
         512,
         ge=64,
@@ -42,7 +42,7 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with the area of a training image.",
     )
-    small_share: float = Field(
+    low_resolution_share: float = Field(
         0.0,
         ge=0,
         lt=1,
@@ -69,7 +69,7 @@ class TrainingConfig(Section):
         title="Memory",
         description="GB that the training may use; 0 = nearly all that is free.",
     )
-    parts: int = Field(
+    micro_batches: int = Field(
         0,
         ge=0,
         le=256,
@@ -82,21 +82,21 @@ class TrainingConfig(Section):
         description="Recompute activations of the largest blocks, or of all, instead of storing them: less memory, up "
         "to a third slower. auto = only if a batch does not fit otherwise.",
     )
-    clip: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Maximum gradient norm; 0 = off.")
+    max_grad_norm: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Maximum gradient norm; 0 = off.")
     text_encoder: bool = Field(
         False,
         title="Train the text encoder",
         description="Also adapt the attention of the text encoder, so that it learns the trigger word too; needs more "
         "memory and time.",
     )
-    text_encoder_factor: float = Field(
+    text_encoder_lr_factor: float = Field(
         0.5,
         gt=0,
         le=10,
         title="Text encoder LR",
         description="Its learning rate, as a factor on the learning rate.",
     )
-    ema: float = Field(
+    ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
@@ -104,7 +104,7 @@ class TrainingConfig(Section):
         description="Use a moving average of the weights, with this decay per step, for previews, checkpoints and the "
         "file; 0 = off.",
     )
-    guard: float = Field(
+    spike_threshold: float = Field(
         0.0,
         ge=0,
         le=1000,
@@ -114,8 +114,8 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _batch_can_be_shared(self) -> "TrainingConfig":
-        if max(1, self.devices) * max(1, self.parts) > self.batch_size:
-            name = "parts" if self.parts > 1 else "devices"
+        if max(1, self.devices) * max(1, self.micro_batches) > self.batch_size:
+            name = "micro_batches" if self.micro_batches > 1 else "devices"
             raise ValueError(
                 say("{name}: too many for a batch of {size}; raise batch_size", name=name, size=self.batch_size)
             )

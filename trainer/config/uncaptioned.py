@@ -28,10 +28,12 @@ def adjust(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> Tra
     """
     usual = configs.preset(config.preset, MICRO).get("preservation", {})
     preservation = config.preservation
-    is_usual = preservation.share and preservation.prompts and preservation.others == usual.get("others")
+    is_usual = (
+        preservation.share and preservation.prompts and preservation.generated_share == usual.get("generated_share")
+    )
     if config.model.base != MICRO or not beyond or not is_usual or not are_missing(captions, config.trigger):
         return config
-    return config.model_copy(update={"preservation": preservation.model_copy(update={"others": OTHERS})})
+    return config.model_copy(update={"preservation": preservation.model_copy(update={"generated_share": OTHERS})})
 
 
 def are_missing(captions: Iterable[str], trigger: str) -> bool:

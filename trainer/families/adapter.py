@@ -37,7 +37,7 @@ class Adapter:
             for role, parameter in self.layers[name].trained().items():
                 factor = 1.0 if name.startswith("lora_unet_") else text_factor
                 if role == "up" and isinstance(self.settings, Lora):
-                    factor *= self.settings.up_factor
+                    factor *= self.settings.lora_plus_ratio
                 by_factor.setdefault(factor, []).append(parameter)
         return [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
 

@@ -146,8 +146,8 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
             key=base.family,
         )
     family = _model_class(FAMILIES[base.family]).load(path, base, device, dtype)
-    if model.objective != "auto":
-        family.set_prediction_type(model.objective)
+    if model.prediction_type != "auto":
+        family.set_prediction_type(model.prediction_type)
     quantize(family.denoiser, model.weights)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)

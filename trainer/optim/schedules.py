@@ -36,7 +36,7 @@ class Cosine(Section):
 
     kind: Literal["cosine"] = "cosine"
     warmup: Warmup = 0.05
-    floor: Floor = 0.05
+    min_lr_ratio: Floor = 0.05
     cycles: int = Field(1, ge=1, le=100, title="Cycles", description="Half cosines; each starts at the full rate.")
 
     def factor(self, step: int, steps: int) -> float:
@@ -45,7 +45,7 @@ class Cosine(Section):
         if self.cycles > 1:
             done = done * self.cycles % 1
         wave = 0.5 * (1 + math.cos(math.pi * done))
-        return _warmup(step, steps, self.warmup) * (self.floor + (1 - self.floor) * wave)
+        return _warmup(step, steps, self.warmup) * (self.min_lr_ratio + (1 - self.min_lr_ratio) * wave)
 
 
 class Linear(Section):
@@ -53,11 +53,11 @@ class Linear(Section):
 
     kind: Literal["linear"] = "linear"
     warmup: Warmup = 0.05
-    floor: Floor = 0.05
+    min_lr_ratio: Floor = 0.05
 
     def factor(self, step: int, steps: int) -> float:
         """Return the share of the learning rate to use in the step that follows `step` completed ones."""
-        return _warmup(step, steps, self.warmup) * (1 - (1 - self.floor) * step / max(1, steps))
+        return _warmup(step, steps, self.warmup) * (1 - (1 - self.min_lr_ratio) * step / max(1, steps))
 
 
 class Stable(Section):
@@ -67,9 +67,9 @@ class Stable(Section):
     cool down is shortened so that it starts at once.
     """
 
-    kind: Literal["stable"] = "stable"
+    kind: Literal["warmup-stable-decay"] = "warmup-stable-decay"
     warmup: Warmup = 0.05
-    floor: Floor = 0.05
+    min_lr_ratio: Floor = 0.05
     cooldown: float = Field(
         0.2, gt=0, lt=1, title="Cool-down", description="Share of the steps, at the end, in which the rate falls."
     )
@@ -77,7 +77,7 @@ class Stable(Section):
     def factor(self, step: int, steps: int) -> float:
         """Return the share of the learning rate to use in the step that follows `step` completed ones."""
         left = min(1.0, (steps - step) / max(1, self.length(steps)))
-        return _warmup(step, steps, self.warmup) * (self.floor + (1 - self.floor) * left)
+        return _warmup(step, steps, self.warmup) * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
 
     def length(self, steps: int) -> int:
         """Return the number of steps of the cool-down."""

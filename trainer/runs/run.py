@@ -167,8 +167,8 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if base != MICRO and detect.is_here(base):
         model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
         config = config.model_copy(update={"model": model})
-    prior = config.prior.model_copy(update={"dataset": _absolute(config.prior.dataset)})
-    return config.model_copy(update={"dataset": _absolute(config.dataset), "prior": prior})
+    regularization = config.regularization.model_copy(update={"dataset": _absolute(config.regularization.dataset)})
+    return config.model_copy(update={"dataset": _absolute(config.dataset), "regularization": regularization})
 
 
 def _absolute(dataset: str) -> str:

@@ -154,7 +154,7 @@ def _cost(config: TrainConfig) -> tuple[object, ...]:
         config.model.weights,
         training.resolution,
         training.batch_size,
-        training.accumulation,
+        training.gradient_accumulation,
         training.devices,
         training.text_encoder,
         adapter.kind,

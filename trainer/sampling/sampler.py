@@ -60,7 +60,9 @@ class Sampler:
         Raises:
             UserError: the base or an adapter cannot be used.
         """
-        family = self._load_base(ModelConfig(base=request.base, revision=request.revision, objective=request.objective))
+        family = self._load_base(
+            ModelConfig(base=request.base, revision=request.revision, prediction_type=request.objective)
+        )
         names, strengths, patches = [], [], []
         for file, strength in request.adapters:
             if not strength:
@@ -85,7 +87,7 @@ class Sampler:
             self._family, self._base, self._loaded = None, None, {}
             device = devices.best()
             self._family = families.load(base, device, devices.sampling_dtype(device))
-            if self._family.base.prediction_type is None and base.objective == "auto":
+            if self._family.base.prediction_type is None and base.prediction_type == "auto":
                 prediction_probe.probe_with_gray(self._family)
             self._base = base
         return self._family

@@ -34,12 +34,12 @@ class View:
 
 def views(content: str, config: TrainConfig, *, transparent: bool) -> list[View]:
     """List all views of an image; crops and colors follow from its content hash, so that all runs share them."""
-    settings = config.pictures
+    settings = config.images
     flips = (False, True) if settings.flip else (False,)
     parts: list[Box] = [WHOLE]
     for number in range(settings.crops):
         side, x, y = torch.rand(3, generator=generator("crop", content, number)).tolist()
-        side = settings.smallest_crop + (1 - settings.smallest_crop) * side
+        side = settings.min_crop + (1 - settings.min_crop) * side
         left, top = (1 - side) * x, (1 - side) * y
         parts.append((left, top, left + side, top + side))
     backgrounds = [COLORS["white"]]

@@ -134,10 +134,10 @@ class Batches:
     def at(self, step: int, micro: int) -> Batch:
         """Return the batch of a micro-step; a pure function."""
         training = self.config.training
-        if self.small and step < training.small_share * training.steps:
+        if self.small and step < training.low_resolution_share * training.steps:
             return self.small.at(step, micro)
-        number = step * training.accumulation + micro
-        share = self.config.prior.share if self.prior else 0.0
+        number = step * training.gradient_accumulation + micro
+        share = self.config.regularization.share if self.prior else 0.0
         before, after = int(number * share), int((number + 1) * share)
         if self.prior and after > before:
             return self._batch(self.prior, before, step, micro)
@@ -157,7 +157,7 @@ class Batches:
             pool.texts[index][int(pick * len(pool.texts[index]))] for index, pick in zip(indices, picks, strict=True)
         ]
         captions = self._captions(texts, dropped.tolist(), rng) if own else tuple(texts)
-        preserved = self._preserved_prompts(step * config.training.accumulation + micro, texts) if own else ()
+        preserved = self._preserved_prompts(step * config.training.gradient_accumulation + micro, texts) if own else ()
         mean = torch.stack([view["mean"] for view in views])
         masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none
         return Batch(
@@ -169,7 +169,7 @@ class Batches:
             preserved,
             self._conditioning_of(preserved, sizes),
             torch.stack(masks).to(self.device) if masks else None,
-            1.0 if own else config.prior.weight,
+            1.0 if own else config.regularization.weight,
             sizes,
             self._preserved_latents(preserved, mean),
         )
@@ -197,12 +197,12 @@ class Batches:
         """Return step and micro-step of the batch, among the last of a run, that takes the most memory."""
 
         def size(number: int) -> int:
-            batch = self.at(*divmod(number, self.config.training.accumulation))
+            batch = self.at(*divmod(number, self.config.training.gradient_accumulation))
             return batch.mean[0].numel() * (batch.whole + len(batch.preserved))
 
-        end = steps * self.config.training.accumulation
+        end = steps * self.config.training.gradient_accumulation
         number = max(range(max(0, end - CONSIDERED), end), key=size)
-        return divmod(number, self.config.training.accumulation)
+        return divmod(number, self.config.training.gradient_accumulation)
 
     def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:
         if not texts:
@@ -222,7 +222,7 @@ class Batches:
         prompts = []
         for caption in captions[:count]:
             other, pick = torch.rand(2, generator=rng).tolist()
-            if other < settings.others and settings.prompts:
+            if other < settings.generated_share and settings.prompts:
                 prompts.append(settings.prompts[int(pick * len(settings.prompts))])
             elif self.config.trigger:
                 prompts.append(without_trigger(caption, self.config.trigger))

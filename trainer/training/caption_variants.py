@@ -11,17 +11,17 @@ from trainer.rng import generator
 def texts(example: Example, config: TrainConfig, trigger: str) -> tuple[str, ...]:
     """Return all captions that are sampled for an image, each with the trigger; the first is the one in its file.
 
-    With shuffled tags, there are `captions.orders` of each caption. They follow from seed and caption, so that all can
-    be encoded beforehand.
+    With shuffled tags, there are `captions.shuffles` of each caption. They follow from seed and caption, so that all
+    can be encoded beforehand.
     """
     settings = config.captions
-    captions = read_captions(example.path) if settings.alternatives else (example.caption,)
+    captions = read_captions(example.path) if settings.multiple else (example.caption,)
     variants = [with_trigger(caption, trigger) for caption in captions or ("",)]
     if settings.shuffle:
         variants = [
             variant
             for caption in variants
-            for variant in shuffles(caption, settings.keep, settings.orders, config.seed)
+            for variant in shuffles(caption, settings.keep_tokens, settings.shuffles, config.seed)
         ]
     return tuple(variants)
 

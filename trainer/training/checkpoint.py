@@ -30,7 +30,8 @@ OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 VALUE = "value"
 AVERAGE = "average_of_values"
-OWN = ("training.steps", "training.parts", "training.gradient_checkpointing")  # settings that a run may change itself
+# Settings that a run may change itself.
+OWN = ("training.steps", "training.micro_batches", "training.gradient_checkpointing")
 
 
 @dataclass(frozen=True)

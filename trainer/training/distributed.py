@@ -296,7 +296,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
         main = check(TrainConfig, json.loads(broadcast(accelerator, config.model_dump_json().encode())))
         own_paths = {
             "dataset": config.dataset,
-            "prior": main.prior.model_copy(update={"dataset": config.prior.dataset}),
+            "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
             "model": main.model.model_copy(update={"base": config.model.base}),
         }
         config = main.model_copy(update=own_paths)
@@ -313,7 +313,7 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
         return
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
-    own: dict[str, Any] = {"dataset": True, "prior": {"dataset"}, "model": {"base"}, "record": True}
+    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": {"base"}, "record": True}
     inputs = config.model_dump_json(exclude=own) + config.record.dataset_sha256 + config.record.base_sha256
     number = float(int.from_bytes(hashlib.sha256(inputs.encode()).digest()[:6], "big"))
     if largest(accelerator, number) != -largest(accelerator, -number):

@@ -58,14 +58,14 @@ def build(
     encoder = _Encoder(family, config, TensorCache(), progress, fingerprints, start)
     with on_device(family, *family.encoders().values()):
         batches = _build(encoder, examples)
-        if config.training.small_share:
+        if config.training.low_resolution_share:
             batches = replace(batches, small=_build(replace(encoder, scale=LOW_RESOLUTION), examples))
     return batches
 
 
 def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
     config, progress = encoder.config, encoder.progress
-    regularization = dataset.read_regularization(config.prior.dataset)
+    regularization = dataset.read_regularization(config.regularization.dataset)
     own = encoder.pool(examples, config.trigger, "")
     prior = encoder.pool(regularization, "", "prior") if regularization else None
     prompts = _preservable(own, config)
@@ -127,14 +127,14 @@ class _Encoder:
     def _encode(self, example: Example, size: Size) -> dict[Path, View]:
         data = example.path.read_bytes()
         content = hashlib.sha256(data).hexdigest()
-        masked = self.config.objective.masked
+        masked = self.config.objective.masked_loss
         mask_data = dataset.read_mask(example.path) if masked else b""
         mask_key = (f"mask {hashlib.sha256(mask_data).hexdigest()}",) if masked else ()
         keys = {"mean", "std", "mask"} if masked else {"mean", "std"}
         files = {}
         try:
             opacity = None
-            if masked or self.config.pictures.background != "white":
+            if masked or self.config.images.background != "white":
                 opacity = images.alpha_channel(data)
             for view in augment.views(content, self.config, transparent=opacity is not None):
                 file = tensor_cache.file_of(
@@ -170,7 +170,7 @@ class _Encoder:
         """
         preservation, guidance = self.config.preservation, self.config.preview.guidance
         side = self.config.training.resolution
-        if not preservation.share or not preservation.others:
+        if not preservation.share or not preservation.generated_share:
             return {}
         # A run has its denoiser's fingerprint on record; to hash gigabytes once is enough.
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)

@@ -193,7 +193,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
     network, arguments = config.adapter.network
     rate, text_rate = config.optimizer.learning_rate, "None"
     if config.training.text_encoder:
-        text_rate = str(rate * config.training.text_encoder_factor)
+        text_rate = str(rate * config.training.text_encoder_lr_factor)
     min_snr = config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None"
     values: dict[str, Any] = {
         **writer.of_family(family.base.family, family.prediction_type),
@@ -235,5 +235,7 @@ def without_paths(config: TrainConfig) -> TrainConfig:
     base = config.model
     if not detect.is_hub_name(base.base):
         base = base.model_copy(update={"base": Path(base.base).name})
-    prior = config.prior.model_copy(update={"dataset": Path(config.prior.dataset).name})
-    return config.model_copy(update={"model": base, "dataset": Path(config.dataset).name, "prior": prior})
+    regularization = config.regularization.model_copy(update={"dataset": Path(config.regularization.dataset).name})
+    return config.model_copy(
+        update={"model": base, "dataset": Path(config.dataset).name, "regularization": regularization}
+    )

@@ -50,7 +50,7 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     share = timesteps.float() / (schedule.timesteps - 1)
     errors = error(prediction[:count], target, share, objective)
     if batch.mask is not None:
-        errors = masked(errors, batch.mask, objective.outside)
+        errors = masked(errors, batch.mask, objective.unmasked_weight)
     losses = errors.mean(dim=(1, 2, 3))
     if objective.weighting != "none":
         losses = losses * weight(schedule, timesteps, objective)
@@ -87,8 +87,8 @@ def draw_timesteps(count: int, total: int, objective: ObjectiveConfig, rng: torc
 
     Logit-normal is Esser et al. 2024, https://arxiv.org/abs/2403.03206 (section 3.1): the sigmoid of a normal number.
     """
-    first, last = min(objective.first_timestep, total - 1), min(objective.last_timestep, total - 1)
-    if objective.timesteps == "uniform":
+    first, last = min(objective.min_timestep, total - 1), min(objective.max_timestep, total - 1)
+    if objective.timestep_sampling == "uniform":
         return torch.randint(first, last + 1, (count,), generator=rng)
     share = torch.sigmoid(objective.logit_mean + objective.logit_std * torch.randn(count, generator=rng))
     return (first + (share * (last + 1 - first)).long()).clamp(max=last)
@@ -100,10 +100,10 @@ def error(prediction: Tensor, target: Tensor, share: Tensor, objective: Objectiv
     Pseudo-Huber is 2 c (sqrt(d^2 + c^2) - c): d^2 for small d, 2 c |d| for large. Scheduled, c falls from 1 to the
     setting as c^share: Khrapov et al. 2024, https://arxiv.org/abs/2403.16728 (section 4).
     """
-    if objective.measure == "squared":
+    if objective.loss_type == "l2":
         return functional.mse_loss(prediction, target, reduction="none")
-    power = share if objective.measure == "scheduled-huber" else torch.ones_like(share)
-    c = (objective.huber**power).view(-1, 1, 1, 1)
+    power = share if objective.loss_type == "scheduled-huber" else torch.ones_like(share)
+    c = (objective.huber_c**power).view(-1, 1, 1, 1)
     return 2 * c * (((prediction - target) ** 2 + c**2).sqrt() - c)
 
 

@@ -38,23 +38,23 @@ CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient
 class MemoryPlan:
     """One way to compute a batch: in how many micro-batches, and which blocks twice."""
 
-    parts: int
+    micro_batches: int
     recomputed: gradient_checkpointing.Recomputed
 
     @property
     def order(self) -> tuple[int, int]:
         """Sort key: of two plans for the same settings, the lower takes less memory."""
-        return -CHECKPOINTING.index(self.recomputed), -self.parts
+        return -CHECKPOINTING.index(self.recomputed), -self.micro_batches
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Return the settings with this plan."""
-        changes = {"parts": self.parts, "gradient_checkpointing": self.recomputed}
+        changes = {"micro_batches": self.micro_batches, "gradient_checkpointing": self.recomputed}
         return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
     def __str__(self) -> str:
         parts = say("batches are computed at once")
-        if self.parts > 1:
-            parts = say("batches are split into {parts} micro-batches", parts=self.parts)
+        if self.micro_batches > 1:
+            parts = say("batches are split into {parts} micro-batches", parts=self.micro_batches)
         if self.recomputed == "off":
             return parts
         blocks = say("all blocks are computed twice")
@@ -67,8 +67,8 @@ def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:
     """List the plans that the settings leave open, from the fastest to the one with the least memory."""
     most = training.batch_size // processes
     counts = [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
-    if training.parts:
-        counts = [training.parts]
+    if training.micro_batches:
+        counts = [training.micro_batches]
     ways = CHECKPOINTING if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
     return [MemoryPlan(count, ways[0]) for count in counts] + [MemoryPlan(counts[-1], way) for way in ways[1:]]
 
@@ -166,7 +166,7 @@ def _on_cpu(
     memory for more images follows from it.
     """
     need, measured = 0.0, dict[str, tuple[float, float]]()
-    most_parts = candidates[-1].parts
+    most_parts = candidates[-1].micro_batches
     for plan in candidates:
         if plan.recomputed not in measured:
             gradient_checkpointing.recompute(family, plan.recomputed)
@@ -177,7 +177,7 @@ def _on_cpu(
             before = distributed.largest(accelerator, before)
             measured[plan.recomputed] = before, max(0.0, distributed.largest(accelerator, highest[0]) - before)
         before, growth = measured[plan.recomputed]
-        need = before + growth * -(-most_parts // plan.parts)
+        need = before + growth * -(-most_parts // plan.micro_batches)
         if need <= room:
             return plan, need
     return None, need
@@ -217,9 +217,9 @@ def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError
             gone on without this one.
     """
     training, processes = config.training, config.record.devices
-    candidates = plans(training.model_copy(update={"parts": 0, "gradient_checkpointing": "auto"}), processes)
+    candidates = plans(training.model_copy(update={"micro_batches": 0, "gradient_checkpointing": "auto"}), processes)
     way = "off" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
-    smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.parts, way).order]
+    smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.micro_batches, way).order]
     if not is_out_of_memory(error) or not smaller or processes > 1:
         raise error
     gradient_checkpointing.recompute(family, smaller[0].recomputed)

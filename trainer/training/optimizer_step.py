@@ -40,8 +40,8 @@ def compute_gradients(
         places: (step, micro-step) of each batch, from which all its randomness follows.
     """
     loss = torch.zeros((), device=accelerator.device)
-    processes, accumulation = accelerator.num_processes, config.training.accumulation
-    count = config.training.parts * processes
+    processes, accumulation = accelerator.num_processes, config.training.gradient_accumulation
+    count = config.training.micro_batches * processes
     for place in places:
         batch = batches.at(*place)
         for number in range(accelerator.process_index, count, processes):
@@ -74,11 +74,11 @@ def exploded(norm: float, step: int, config: TrainConfig, state: TrainState) -> 
     The early norms are part of the state, so that they are the same in a resumed run. With a scaler a step that is not
     finite is skipped instead, which is how fp16 finds its scale.
     """
-    if not config.training.guard or step >= EARLY * config.training.steps:
+    if not config.training.spike_threshold or step >= EARLY * config.training.steps:
         return False
     norms: list[float] = state.extra.setdefault("norms", [])
     # NaN is far above, too.
-    far = len(norms) >= FEWEST and not norm <= config.training.guard * statistics.median(norms)
+    far = len(norms) >= FEWEST and not norm <= config.training.spike_threshold * statistics.median(norms)
     if math.isfinite(norm):
         norms.append(norm)
     return far and (math.isfinite(norm) or "scaler" not in state.extra)

@@ -19,10 +19,10 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
 
     A resumed run keeps what it began with.
     """
-    if config.record.objective:
+    if config.record.prediction_type:
         return config
     reason = family.base.reason
-    if config.model.objective != "auto":
+    if config.model.prediction_type != "auto":
         reason = "as set"
     elif family.base.prediction_type is None:
         with torch.no_grad():
@@ -40,8 +40,8 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
             run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
-            "model": config.model.model_copy(update={"objective": family.prediction_type}),
-            "record": config.record.model_copy(update={"objective": reason}),
+            "model": config.model.model_copy(update={"prediction_type": family.prediction_type}),
+            "record": config.record.model_copy(update={"prediction_type": reason}),
         }
     )
     run.save_config(config)

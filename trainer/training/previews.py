@@ -35,7 +35,7 @@ def make(
                 for path, prompt in own:
                     request = PictureConfig(
                         prompt=prompt,
-                        negative=settings.negative,
+                        negative=settings.negative_prompt,
                         seed=settings.seed,
                         steps=settings.steps,
                         guidance=settings.guidance,

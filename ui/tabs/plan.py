@@ -47,7 +47,7 @@ def plan(answers: Answers) -> list[Any]:
 def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:
     training = config.training
     steps = adjustments.planned_steps(training, images)
-    times = round(steps * training.batch_size * training.accumulation / images)
+    times = round(steps * training.batch_size * training.gradient_accumulation / images)
     if similar and similar.seconds_per_step:
         duration = run_html.seconds(similar.seconds_per_step * steps)
         size = count(

@@ -28,7 +28,7 @@ from ui.widgets.templates import read
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
-PLANNING = ("steps", "exposures", "batch_size", "accumulation", "resolution")
+PLANNING = ("steps", "exposures", "batch_size", "gradient_accumulation", "resolution")
 NO_TRIGGER = say(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."

@@ -291,7 +291,7 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
         width=width,
         height=height,
         revision=model.revision,
-        objective=model.objective,
+        objective=model.prediction_type,
     )
 
 

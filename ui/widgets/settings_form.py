@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from trainer import config as configs
 from trainer.base_models import MICRO
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, renames
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.widgets.handlers import QUIET
@@ -177,7 +177,7 @@ def partial(listed: Sequence[Entry], own: dict[str, Any], usual: TrainConfig) ->
 
 def own_of(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, Any]:
     """Return partial settings as changed settings; those without a widget or with an unknown choice are left out."""
-    own = {}
+    own, data = {}, renames.current(data)  # they may have been saved by an earlier version
     for entry in listed:
         value = _lookup(data, entry.path)
         is_other_kind = entry.option and entry.option != _lookup(data, (entry.path[0], "kind"))

@@ -344,9 +344,9 @@ def test_a_base_that_does_not_say_is_asked(
     teach(family, batch.mean, kind)
     run = runs.create(settings(file))
     made = prediction_type.resolve(run.config(), family, batch, run)
-    assert family.prediction_type == made.model.objective == kind
+    assert family.prediction_type == made.model.prediction_type == kind
     assert family.pipeline().scheduler.config.prediction_type == kind
-    assert "mean error" in made.record.objective
+    assert "mean error" in made.record.prediction_type
     assert run.config() == made
     assert prediction_type.resolve(made, family, batch, run) == made
     # Without pictures of a data set, a grey one is enough.
@@ -356,14 +356,14 @@ def test_a_base_that_does_not_say_is_asked(
 
 
 def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> None:
-    run = runs.create(settings(bases["sd21"], model__objective="v_prediction"))
+    run = runs.create(settings(bases["sd21"], model__prediction_type="v_prediction"))
     finish(run)
-    assert (run.config().model.family, run.config().model.objective) == ("sd21", "v_prediction")
-    assert run.config().record.objective == "as set"
+    assert (run.config().model.family, run.config().model.prediction_type) == ("sd21", "v_prediction")
+    assert run.config().record.prediction_type == "as set"
     assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
     other = runs.create(settings(bases["sd21-v"]))
     finish(other)
-    assert other.config().record.objective == "read from its scheduler's config"
+    assert other.config().record.prediction_type == "read from its scheduler's config"
 
 
 def test_micro_answers_as_it_was_trained(character: Path) -> None:
@@ -393,8 +393,8 @@ def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases:
 def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Path], options: dict[str, Any]) -> None:
     """With crops, long captions and the text encoders; the export compares the file with what was trained."""
     changes = {f"adapter__{key}": value for key, value in options.items()}
-    run = runs.create(settings(bases["sdxl"], training__text_encoder=True, training__steps=2, captions__chunks=2,
-                               pictures__crops=1, **changes))  # fmt: skip
+    extra = {"training__text_encoder": True, "captions__max_token_length": 150, "images__crops": 1}
+    run = runs.create(settings(bases["sdxl"], training__steps=2, **extra, **changes))
     finish(run)
     names = reader.read(run.export).modules
     assert "lora_unet_input_blocks_1_0_in_layers_2" in names

@@ -119,7 +119,7 @@ def test_the_alpha_of_rslora_is_that_of_the_programs(family: Family, tiny_sd: Pa
 
 
 def test_the_rate_of_the_up_matrices(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, adapter__up_factor=4.0)
+    config = settings(tiny_sd, adapter__lora_plus_ratio=4.0)
     adapter = families.attach(family, config.adapter, text_encoder=True, seed=0)
     groups = {group["factor"]: group["params"] for group in adapter.groups(0.5)}
     assert set(groups) == {1.0, 4.0, 0.5, 2.0}

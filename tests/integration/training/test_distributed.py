@@ -32,7 +32,7 @@ def ended(run: Run) -> bool:
 
 
 OPTIONS: dict[str, Any] = {
-    "training__steps": 8, "training__batch_size": 4, "training__accumulation": 2, "preservation__share": 0.3,
+    "training__steps": 8, "training__batch_size": 4, "training__gradient_accumulation": 2, "preservation__share": 0.3,
     "optimizer__learning_rate": 0.001,
     "preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"), "checkpoint__every": 2,
     "training__precision": "fp32",
@@ -84,9 +84,9 @@ def test_a_preview_that_only_one_process_cannot_write_is_a_note_and_no_more(alon
 
 
 def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Path) -> None:
-    options = OPTIONS | {"training__batch_size": 5, "training__accumulation": 1, "training__steps": 4}
+    options = OPTIONS | {"training__batch_size": 5, "training__gradient_accumulation": 1, "training__steps": 4}
     one, two = (
-        runs.create(settings(tiny_sd, training__devices=devices, training__parts=parts, **options))
+        runs.create(settings(tiny_sd, training__devices=devices, training__micro_batches=parts, **options))
         for devices, parts in ((1, 1), (2, 2))
     )
     finish(one)
@@ -190,7 +190,7 @@ def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_that_takes_the_cores_by_itself_goes_on_bit_for_bit(character: Path, tiny_sd: Path) -> None:
-    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 40}
+    options = OPTIONS | {"training__batch_size": 8, "training__gradient_accumulation": 1, "training__steps": 40}
     one, whole, stopped = (runs.create(settings(tiny_sd, training__devices=n, **options)) for n in (1, 0, 0))
     finish(one)
     runs.start(whole)
@@ -260,7 +260,7 @@ def test_two_spawned_processes_make_the_adapter_of_one(
     character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> None:
     """As on Windows, on macOS and with a GPU, where nothing is forked."""
-    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 4}
+    options = OPTIONS | {"training__batch_size": 8, "training__gradient_accumulation": 1, "training__steps": 4}
     one, two = (runs.create(settings(tiny_sd, training__devices=number, **options)) for number in (1, devices))
     finish(one)
     monkeypatch.setenv("LIMNER_TEST", "1")
@@ -279,7 +279,7 @@ def test_two_spawned_processes_make_the_adapter_of_one(
 def test_processes_that_nobody_asked_for_and_cannot_be_had(
     character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    options = OPTIONS | {"training__batch_size": 8, "training__accumulation": 1, "training__steps": 4}
+    options = OPTIONS | {"training__batch_size": 8, "training__gradient_accumulation": 1, "training__steps": 4}
     quiet, alone, asked = (runs.create(settings(tiny_sd, training__devices=n, **options)) for n in (1, 0, 2))
     finish(quiet)
     monkeypatch.setenv("LIMNER_TEST", "1")

@@ -50,30 +50,32 @@ def newest(run: Run) -> dict[str, Tensor]:
 def test_the_ladder(tiny_sd: Path) -> None:
     def rungs(**changes: int | str) -> list[tuple[int, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        return [(one.parts, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
+        return [(one.micro_batches, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
 
     assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
     assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]
     assert rungs(batch_size=1) == [(1, "off"), (1, "large"), (1, "all")]
     assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
-    assert rungs(batch_size=6, parts=3) == [(3, "off"), (3, "large"), (3, "all")]
-    assert rungs(parts=1, gradient_checkpointing="all") == [(1, "all")]
-    with pytest.raises(UserError, match="a batch of 4 cannot be shared"):
-        rungs(batch_size=4, devices=2, parts=3)
+    assert rungs(batch_size=6, micro_batches=3) == [(3, "off"), (3, "large"), (3, "all")]
+    assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
+    with pytest.raises(UserError, match="too many for a batch of 4"):
+        rungs(batch_size=4, devices=2, micro_batches=3)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"preservation__share": 0.4, "training__accumulation": 2},
-        {"objective__masked": True, "objective__weighting": "min-snr", "pictures__flip": True},
+        {"preservation__share": 0.4, "training__gradient_accumulation": 2},
+        {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True},
         {"training__text_encoder": True, "captions__dropout": 0.3, "preservation__share": 0.4},
     ],
     ids=["plain", "preservation", "masks", "text encoder"],
 )
 def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path, options: dict[str, Any]) -> None:
-    whole, parts = (runs.create(settings(tiny_sd, training__parts=parts, **RATE, **options)) for parts in (1, 3))
+    whole, parts = (
+        runs.create(settings(tiny_sd, training__micro_batches=parts, **RATE, **options)) for parts in (1, 3)
+    )
     finish(whole)
     finish(parts)
     assert close(newest(parts), newest(whole))
@@ -86,7 +88,7 @@ def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
         "preservation__share": 0.4, "training__gradient_checkpointing": "large",
         "optimizer__learning_rate": 0.0003,  # Adam magnifies the rounding of a gradient near zero to a part of a step
     }  # fmt: skip
-    whole, parts = (runs.create(settings(bases["sdxl"], training__parts=parts, **options)) for parts in (1, 2))
+    whole, parts = (runs.create(settings(bases["sdxl"], training__micro_batches=parts, **options)) for parts in (1, 2))
     finish(whole)
     finish(parts)
     assert close(newest(parts), newest(whole))
@@ -128,8 +130,8 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
     def compute(config: TrainConfig) -> None:
         way = config.training.gradient_checkpointing
         assert way != "auto"
-        touched.append(MemoryPlan(config.training.parts, way))
-        pictures = -(-config.training.batch_size // config.training.parts)
+        touched.append(MemoryPlan(config.training.micro_batches, way))
+        pictures = -(-config.training.batch_size // config.training.micro_batches)
         torch.ones(pictures * sizes[way] * MB // 4).sum()
 
     return compute
@@ -156,9 +158,9 @@ def test_the_first_rung_that_fits_is_taken(
     run = runs.create(config)
     compute = heavy({"off": 128, "large": 80, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
-    assert (made.training.parts, made.training.gradient_checkpointing) == expected
+    assert (made.training.micro_batches, made.training.gradient_checkpointing) == expected
     assert run.config() == made, "it is written down"
-    assert {one.parts for one in touched} == {8}, "only single pictures were computed"
+    assert {one.micro_batches for one in touched} == {8}, "only single pictures were computed"
     warnings = [one for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
     assert len(warnings) == (expected != (1, "off"))
     touched.clear()
@@ -199,7 +201,7 @@ def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) 
 
 def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_sd: Path) -> None:
     """From step 3 on the model asks the machine for a petabyte whenever it sees more than one picture."""
-    run = runs.create(settings(tiny_sd, training__parts=1, **RATE))
+    run = runs.create(settings(tiny_sd, training__micro_batches=1, **RATE))
     steps = 0
 
     def count(event: events.Event) -> None:
@@ -223,7 +225,7 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
     said = [one.message for one in events.read(run.log)[0] if isinstance(one, events.Warned)]
     said = [one for one in said if "ran out" in one]
     assert said == [f"Memory ran out; from here on batches are split into {parts} micro-batches." for parts in (2, 4)]
-    assert run.config().training.parts == 4
+    assert run.config().training.micro_batches == 4
     usual = runs.create(settings(tiny_sd, **RATE))
     finish(usual)
     assert close(newest(run), newest(usual))
@@ -233,7 +235,7 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
 def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path, tiny_sd: Path) -> None:
     from trainer.worker import explain
 
-    run = runs.create(settings(tiny_sd, training__parts=4, training__gradient_checkpointing="all"))
+    run = runs.create(settings(tiny_sd, training__micro_batches=4, training__gradient_checkpointing="all"))
 
     def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
         if isinstance(module, UNet2DConditionModel):
@@ -309,4 +311,4 @@ def test_on_a_gpu_the_ladder_is_tried(character: Path, tiny_sd: Path) -> None:
         train(run.config(), run)
     whole = runs.create(settings(tiny_sd, preview__every=2))
     finish(whole)
-    assert whole.config().training.parts == 1
+    assert whole.config().training.micro_batches == 1

@@ -78,7 +78,7 @@ def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: P
 
 
 def test_hasty_previews_do_not_make_what_is_preserved_worse(family: Family, character: Path, tiny_sd: Path) -> None:
-    options = {"preservation__share": 0.5, "preservation__others": 1.0, "preservation__prompts": ("a dog",)}
+    options = {"preservation__share": 0.5, "preservation__generated_share": 1.0, "preservation__prompts": ("a dog",)}
     made = [built(family, character, settings(tiny_sd, preview__steps=steps, **options)) for steps in (1, 3)]
     assert made[0].preserved == made[1].preserved, "the file says all that a picture depends on"
     (file,) = made[0].preserved.values()
@@ -87,11 +87,11 @@ def test_hasty_previews_do_not_make_what_is_preserved_worse(family: Family, char
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:
-    made = built(family, character, settings(tiny_sd, pictures__crops=2, pictures__flip=True))
+    made = built(family, character, settings(tiny_sd, images__crops=2, images__flip=True))
     assert {len(one) for one in made.own.views} == {6}
     first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
     assert all(not torch.equal(one, two) for n, one in enumerate(first) for two in first[:n])
-    again = built(family, character, settings(tiny_sd, pictures__crops=2, pictures__flip=True, seed=1))
+    again = built(family, character, settings(tiny_sd, images__crops=2, images__flip=True, seed=1))
     assert again.own.views == made.own.views, "another run of the same data set finds what is encoded"
 
 
@@ -116,18 +116,18 @@ def test_backgrounds_of_transparent_pictures(family: Family, character: Path, ti
     transparent(character / "01.png")
     assert images.alpha_channel((character / "01.png").read_bytes()) is not None
     assert images.alpha_channel((character / "02.png").read_bytes()) is None
-    made = built(family, character, settings(tiny_sd, pictures__background="random", pictures__backgrounds=3))
+    made = built(family, character, settings(tiny_sd, images__background="random", images__backgrounds=3))
     assert [len(one) for one in made.own.views[:2]] == [3, 1]
     first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
     assert not torch.equal(first[0], first[1])
     white, black = (
-        built(family, character, settings(tiny_sd, pictures__background=colour)) for colour in ("white", "black")
+        built(family, character, settings(tiny_sd, images__background=colour)) for colour in ("white", "black")
     )
     assert white.own.views[0] != black.own.views[0]
     assert white.own.views[1] == black.own.views[1], "a picture that is opaque is the same on every colour"
     for picture in dataset.image_files(character):
         transparent(picture)
-    options = {"pictures__background": "random", "training__steps": 3}
+    options = {"images__background": "random", "training__steps": 3}
     drawn = finish(runs.create(settings(tiny_sd, **options)))
     assert not same(drawn, finish(runs.create(settings(tiny_sd, training__steps=3))))
     data = (character / "01.png").read_bytes()
@@ -141,7 +141,7 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     mask.save(dataset.mask_file(character / "02.png"))
     dataset.mask_file(character / "03.png").symlink_to(dataset.mask_file(character / "02.png"))  # is not followed
     assert len(dataset.read(character)) == 14, "a mask is no picture"
-    made = built(family, character, settings(tiny_sd, objective__masked=True, pictures__flip=True))
+    made = built(family, character, settings(tiny_sd, objective__masked_loss=True, images__flip=True))
     alpha, mirrored = (made.cache.get(file)["mask"] for file in made.own.views[0])
     assert alpha.shape == (1, 8, 8)
     assert torch.equal(alpha, torch.tensor([0.0] * 4 + [1.0] * 4).expand(1, 8, 8))
@@ -156,7 +156,7 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
 
 
 def test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set(character: Path, tiny_sd: Path) -> None:
-    options = {"objective__masked": True, "objective__outside": 0.0, "training__steps": 3}
+    options = {"objective__masked_loss": True, "objective__unmasked_weight": 0.0, "training__steps": 3}
     without = finish(runs.create(settings(tiny_sd, **options)))
     before = dataset.digest(dataset.read(character))
     for picture in dataset.image_files(character):
@@ -173,7 +173,7 @@ def test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set(character: P
 
 def test_texts_are_drawn_from_their_place(family: Family, character: Path, tiny_sd: Path) -> None:
     (character / "01.txt").write_text("rin\nrin, night\nrin, day\n")
-    made = built(family, character, settings(tiny_sd, captions__alternatives=True))
+    made = built(family, character, settings(tiny_sd, captions__multiple=True))
     drawn = [text for step in range(40) for text in made.at(step, 0).captions]
     assert {"rin", "rin, night", "rin, day"} <= set(drawn)
     assert drawn == [text for step in range(40) for text in made.at(step, 0).captions]
@@ -199,11 +199,11 @@ def test_a_long_caption_is_encoded_in_parts(family: Family, character: Path, tin
     assert torch.allclose(text[1, room + 2 :], empty[0], atol=1e-5)
     for number in range(1, 15):
         (character / f"{number:02}.txt").write_text(f"rin, {long}")
-    options = {"captions__chunks": 2, "training__steps": 2}
+    options = {"captions__max_token_length": 150, "training__steps": 2}
     run = runs.create(settings(tiny_sd, **options))
     one = finish(run)
     assert any("captions are longer than" in warning for warning in runs.look(run).state.warnings)
-    assert not same(one, finish(runs.create(settings(tiny_sd, **(options | {"captions__chunks": 1})))))
+    assert not same(one, finish(runs.create(settings(tiny_sd, **(options | {"captions__max_token_length": 75})))))
 
 
 def test_prior_pictures_have_their_share_and_weight(family: Family, character: Path, tiny_sd: Path) -> None:
@@ -212,14 +212,16 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     for number in range(5):
         Image.new("RGB", (64, 64), (40 * number, 90, 90)).save(other / f"{number}.png")
         (other / f"{number}.txt").write_text("a person")
-    config = settings(tiny_sd, prior__dataset="people", prior__share=0.25, prior__weight=0.5)
+    config = settings(tiny_sd, regularization__dataset="people", regularization__share=0.25, regularization__weight=0.5)
     made = built(family, character, config)
     batches = [made.at(step, 0) for step in range(40)]
     prior = [batch for batch in batches if batch.captions == ("a person",) * 4]
     assert len(prior) == 10
     assert {batch.weight for batch in prior} == {0.5}
     assert all(contains_trigger(text, "rin") for one in batches if one.weight == 1 for text in one.captions)
-    run = runs.create(config.model_copy(update={"prior": config.prior.model_copy(update={"dataset": str(other)})}))
+    run = runs.create(
+        config.model_copy(update={"prior": config.regularization.model_copy(update={"dataset": str(other)})})
+    )
     finish(run)
     assert str(other.parent) not in str(reader.read(run.export).metadata)
     Image.new("RGB", (64, 64), "white").save(other / "0.png")
@@ -227,11 +229,11 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
         train(run.config(), run)
     (character.parent / "none").mkdir()
     with pytest.raises(UserError, match="no prior pictures"):
-        built(family, character, settings(tiny_sd, prior__dataset="none"))
+        built(family, character, settings(tiny_sd, regularization__dataset="none"))
 
 
 def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, training__ema=0.5)
+    config = settings(tiny_sd, training__ema_decay=0.5)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
     progress = initial_state(config, adapter)
     start = [one.clone() for one in progress.average]
@@ -250,7 +252,7 @@ def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"training__ema": 0.9}, {"optimizer__kind": "schedule-free", "schedule__kind": "constant"}],
+    [{"training__ema_decay": 0.9}, {"optimizer__kind": "schedule-free", "schedule__kind": "constant"}],
     ids=["averaging", "schedule-free"],
 )
 def test_a_checkpoint_shows_the_average_and_resumes_from_what_is_trained(
@@ -269,7 +271,12 @@ def test_a_checkpoint_shows_the_average_and_resumes_from_what_is_trained(
 
 
 def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path) -> None:
-    options = {"training__steps": 60, "training__guard": 1.3, "training__clip": 0.0, "optimizer__learning_rate": 0.05}
+    options = {
+        "training__steps": 60,
+        "training__spike_threshold": 1.3,
+        "training__max_grad_norm": 0.0,
+        "optimizer__learning_rate": 0.05,
+    }
     run = runs.create(settings(tiny_sd, **options))
     finish(run)
     config = run.config()
@@ -280,12 +287,17 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     assert sum(f"starts again at a learning rate of {rate:g}" in one for one in said) == 1
     assert [one.step for one in events.read(run.log)[0] if isinstance(one, events.Started)] == [0] * (restarts + 1)
     assert len(losses(run)) == 60
-    same_rate = settings(tiny_sd, **(options | {"training__guard": 0.0, "optimizer__learning_rate": rate}))
+    same_rate = settings(tiny_sd, **(options | {"training__spike_threshold": 0.0, "optimizer__learning_rate": rate}))
     assert same(load_file(run.export), finish(runs.create(same_rate))), "it is as if it had begun at that rate"
 
 
 def test_the_guard_gives_up(character: Path, tiny_sd: Path) -> None:
-    options = {"training__steps": 60, "training__guard": 1.05, "training__clip": 0.0, "optimizer__learning_rate": 0.05}
+    options = {
+        "training__steps": 60,
+        "training__spike_threshold": 1.05,
+        "training__max_grad_norm": 0.0,
+        "optimizer__learning_rate": 0.05,
+    }
     run = runs.create(settings(tiny_sd, **options))
     with pytest.raises(UserError, match="unstable 4 times"):
         train(run.config(), run)
@@ -293,7 +305,7 @@ def test_the_guard_gives_up(character: Path, tiny_sd: Path) -> None:
 
 
 def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, training__guard=10.0, training__steps=100)
+    config = settings(tiny_sd, training__spike_threshold=10.0, training__steps=100)
     progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
     assert not any(
         optimizer_step.exploded(norm, step, config, progress) for step, norm in enumerate([1.0, 90.0, 1, 2, 3])

@@ -22,7 +22,7 @@ from trainer.training import checkpoint, encode
 # What has to be on for a setting to matter.
 SHUFFLED = {"captions__shuffle": True}
 PRESERVED = {"preservation__share": 0.5}
-LOGIT = {"objective__timesteps": "logit-normal"}
+LOGIT = {"objective__timestep_sampling": "logit-normal"}
 TEXT = {"training__text_encoder": True}
 
 # (setting, another value, what has to be on)
@@ -39,30 +39,30 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("optimizer.beta2", 0.5, {}),
     ("optimizer.weight_decay", 0.5, {}),
     ("schedule.warmup", 1.0, {}),
-    ("schedule.floor", 1.0, {}),
+    ("schedule.min_lr_ratio", 1.0, {}),
     ("schedule.cycles", 2, {}),
-    ("schedule.cooldown", 0.9, {"schedule__kind": "stable"}),
+    ("schedule.cooldown", 0.9, {"schedule__kind": "warmup-stable-decay"}),
     ("training.steps", 4, {}),
     ("training.batch_size", 2, {}),
     ("training.resolution", 128, {}),
-    ("training.small_share", 0.5, {"training__resolution": 128}),
-    ("training.clip", 0.001, {"optimizer__kind": "lion"}),
-    ("training.text_encoder_factor", 2.0, TEXT),
+    ("training.low_resolution_share", 0.5, {"training__resolution": 128}),
+    ("training.max_grad_norm", 0.001, {"optimizer__kind": "lion"}),
+    ("training.text_encoder_lr_factor", 2.0, TEXT),
     ("objective.min_snr_gamma", 1.0, {"objective__weighting": "min-snr"}),
     ("objective.p2_gamma", 0.5, {"objective__weighting": "p2"}),
-    ("objective.huber", 0.5, {"objective__measure": "huber"}),
+    ("objective.huber_c", 0.5, {"objective__loss_type": "huber"}),
     ("objective.logit_mean", 1.0, LOGIT),
     ("objective.logit_std", 0.5, LOGIT),
-    ("objective.first_timestep", 500, {}),
-    ("captions.keep", 0, SHUFFLED),
-    ("captions.orders", 2, SHUFFLED),
-    ("pictures.smallest_crop", 0.3, {"pictures__crops": 2}),
+    ("objective.min_timestep", 500, {}),
+    ("captions.keep_tokens", 0, SHUFFLED),
+    ("captions.shuffles", 2, SHUFFLED),
+    ("images.min_crop", 0.3, {"images__crops": 2}),
     ("preservation.weight", 1.0, PRESERVED),
-    ("preservation.others", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
-    ("preservation.prompts", ["a house"], PRESERVED | {"preservation__others": 1.0}),
-    ("prior.share", 0.7, {"prior__dataset": "rin"}),
-    ("prior.weight", 0.1, {"prior__dataset": "rin", "prior__share": 0.7}),
-    ("model.objective", "v_prediction", {}),
+    ("preservation.generated_share", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
+    ("preservation.prompts", ["a house"], PRESERVED | {"preservation__generated_share": 1.0}),
+    ("regularization.share", 0.7, {"regularization__dataset": "rin"}),
+    ("regularization.weight", 0.1, {"regularization__dataset": "rin", "regularization__share": 0.7}),
+    ("model.prediction_type", "v_prediction", {}),
     ("model.weights", "int8", {}),
 ]
 
@@ -78,14 +78,14 @@ ELSEWHERE = {
     "training.exposures": "test_steps_from_the_number_of_pictures",
     "training.devices": "test_two_processes_make_the_adapter_of_one",
     "training.memory": "test_the_first_rung_that_fits_is_taken",
-    "training.parts": "test_parts_of_a_batch_teach_what_the_whole_does",
-    "training.guard": "test_the_guard_begins_again_at_half_the_rate",
-    "objective.masked": "test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set",
-    "objective.outside": "test_a_mask_weighs_and_keeps_the_mean_weight",
-    "captions.alternatives": "test_texts_are_drawn_from_their_place",
-    "captions.chunks": "test_a_long_caption_is_encoded_in_parts",
-    "pictures.background": "test_backgrounds_of_transparent_pictures",
-    "pictures.backgrounds": "test_backgrounds_of_transparent_pictures",
+    "training.micro_batches": "test_parts_of_a_batch_teach_what_the_whole_does",
+    "training.spike_threshold": "test_the_guard_begins_again_at_half_the_rate",
+    "objective.masked_loss": "test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set",
+    "objective.unmasked_weight": "test_a_mask_weighs_and_keeps_the_mean_weight",
+    "captions.multiple": "test_texts_are_drawn_from_their_place",
+    "captions.max_token_length": "test_a_long_caption_is_encoded_in_parts",
+    "images.background": "test_backgrounds_of_transparent_pictures",
+    "images.backgrounds": "test_backgrounds_of_transparent_pictures",
     "export.precision": "test_half_precision_draws_it_within_its_rounding",
     "export.peft": "test_the_files_draw_what_the_adapter_drew",
     "export.cover": "test_what_programs_make_of_a_file_is_reported_with_it",
@@ -96,7 +96,7 @@ ELSEWHERE = {
     "checkpoint.minutes": "test_a_checkpoint_is_made_after_some_minutes",
 }
 PREVIEWED = {
-    "prompts": ["a house"], "negative": "red", "strength": 0.5, "guidance": 9.0, "steps": 3, "seed": 5
+    "prompts": ["a house"], "negative_prompt": "red", "strength": 0.5, "guidance": 9.0, "steps": 3, "seed": 5
 }  # fmt: skip
 
 
@@ -112,7 +112,9 @@ def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     key = json.dumps(options, sort_keys=True)
     if key not in _LEARNED:
         AcceleratorState._reset_state(True)
-        _LEARNED[key] = finish(runs.create(settings(base, **{"training__steps": 3, "training__parts": 1, **options})))
+        _LEARNED[key] = finish(
+            runs.create(settings(base, **{"training__steps": 3, "training__micro_batches": 1, **options}))
+        )
     return _LEARNED[key]
 
 
@@ -169,7 +171,12 @@ def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path)
 
 
 def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
-    options = {"training__resolution": 128, "training__small_share": 0.5, "training__steps": 5, "pictures__flip": True}
+    options = {
+        "training__resolution": 128,
+        "training__low_resolution_share": 0.5,
+        "training__steps": 5,
+        "images__flip": True,
+    }
     batches = encode.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
     sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
     assert sides == [12, 12, 12, 16, 16]
@@ -185,9 +192,10 @@ def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Pa
         shape = [(128, 128), (192, 96), (96, 192)][number % 3]
         Image.open(path).resize(shape).save(path)
     options = {
-        "training__resolution": 128, "training__batch_size": 2, "training__accumulation": 2, "training__ema": 0.9,
-        "pictures__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
-        "training__parts": 2, "adapter__dropout": 0.2, "training__small_share": 0.4,
+        "training__resolution": 128, "training__batch_size": 2, "training__gradient_accumulation": 2,
+        "training__ema_decay": 0.9,
+        "images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
+        "training__micro_batches": 2, "adapter__dropout": 0.2, "training__low_resolution_share": 0.4,
     }  # fmt: skip
     made = settings(tiny_sd, **options)
     sizes = buckets.buckets([(one.width, one.height) for one in dataset.read(character)], 128)

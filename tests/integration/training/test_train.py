@@ -36,7 +36,7 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
         "adapter": {"rank": 4, "alpha": 2.0},
         "optimizer": {"learning_rate": 0.01},
         "training": {
-            "steps": 6, "batch_size": 4, "resolution": 64, "text_encoder": False, "text_encoder_factor": 0.5,
+            "steps": 6, "batch_size": 4, "resolution": 64, "text_encoder": False, "text_encoder_lr_factor": 0.5,
         },
         "preview": {"every": 0, "steps": 2, "prompts": ["rin"]},
         "checkpoint": {"every": 100},
@@ -75,8 +75,8 @@ def test_the_loss_falls(character: Path, tiny_sd: Path, text_encoder: bool) -> N
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "text encoder": {"training__text_encoder": True},
-    "accumulation": {"training__accumulation": 2},
-    "flip": {"pictures__flip": True},
+    "accumulation": {"training__gradient_accumulation": 2},
+    "flip": {"images__flip": True},
     "dropout": {"captions__dropout": 0.5},
     "min-SNR": {"objective__weighting": "min-snr"},
     "preservation": {"preservation__share": 0.3},
@@ -85,7 +85,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {"schedule__kind": "constant"},
     "cosine with restarts": {"schedule__cycles": 2},
     "linear": {"schedule__kind": "linear"},
-    "warm-up, stable, cool-down": {"schedule__kind": "stable"},
+    "warm-up, stable, cool-down": {"schedule__kind": "warmup-stable-decay"},
     "AdamW 8-bit": {"optimizer__kind": "adamw8bit", "optimizer__learning_rate": 0.01, "adapter__rank": 128},
     "Adafactor": {"optimizer__kind": "adafactor", "optimizer__learning_rate": 0.01, "optimizer__weight_decay": 0.1},
     "Lion": {"optimizer__kind": "lion", "optimizer__learning_rate": 0.001},
@@ -96,24 +96,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "schedule__kind": "constant",
         "preview__every": 2,
     },
-    "debiased, Huber": {"objective__weighting": "debiased", "objective__measure": "huber"},
-    "P2, scheduled Huber": {"objective__weighting": "p2", "objective__measure": "scheduled-huber"},
-    "logit-normal in a range": {"objective__timesteps": "logit-normal", "objective__last_timestep": 700},
+    "debiased, Huber": {"objective__weighting": "debiased", "objective__loss_type": "huber"},
+    "P2, scheduled Huber": {"objective__weighting": "p2", "objective__loss_type": "scheduled-huber"},
+    "logit-normal in a range": {"objective__timestep_sampling": "logit-normal", "objective__max_timestep": 700},
     "noise": {"objective__noise_offset": 0.1, "objective__input_perturbation": 0.1},
-    "masks": {"objective__masked": True},
+    "masks": {"objective__masked_loss": True},
     "shuffled tags": {"captions__shuffle": True, "captions__dropout": 0.2, "preservation__share": 0.3},
-    "shuffled tags, text encoder": {"captions__shuffle": True, "captions__chunks": 2, "training__text_encoder": True},
-    "a caption a line, long": {"captions__alternatives": True, "captions__chunks": 3},
-    "crops": {"pictures__crops": 2, "pictures__flip": True},
-    "random backgrounds": {"pictures__background": "random", "objective__masked": True},
-    "prior pictures": {"prior__dataset": "rin", "prior__share": 0.4, "prior__weight": 0.5, "training__accumulation": 2},
-    "averaging": {"training__ema": 0.9, "preview__every": 2},
+    "shuffled tags, text encoder": {
+        "captions__shuffle": True,
+        "captions__max_token_length": 150,
+        "training__text_encoder": True,
+    },
+    "a caption a line, long": {"captions__multiple": True, "captions__max_token_length": 225},
+    "crops": {"images__crops": 2, "images__flip": True},
+    "random backgrounds": {"images__background": "random", "objective__masked_loss": True},
+    "prior pictures": {
+        "regularization__dataset": "rin",
+        "regularization__share": 0.4,
+        "regularization__weight": 0.5,
+        "training__gradient_accumulation": 2,
+    },
+    "averaging": {"training__ema_decay": 0.9, "preview__every": 2},
     "gradient checkpointing": {
         "training__gradient_checkpointing": "all",
         "training__text_encoder": True,
         "adapter__rank_dropout": 0.3,
     },
-    "LoRA+": {"adapter__up_factor": 4.0, "training__text_encoder": True},
+    "LoRA+": {"adapter__lora_plus_ratio": 4.0, "training__text_encoder": True},
     "LoCon with dropouts": {"adapter__targets": "conv", "adapter__dropout": 0.2, "adapter__rank_dropout": 0.3},
     "attention of the up blocks": {"adapter__targets": "attention", "adapter__blocks": ["up_blocks"]},
     "rsLoRA": {"adapter__rslora": True},
@@ -374,7 +383,7 @@ def test_another_rank_is_not_resumed(character: Path, tiny_sd: Path) -> None:
 def test_an_unstable_run_stops_with_words(character: Path, tiny_sd: Path) -> None:
     # A decay of ten times the weight at each step: it grows ninefold, whatever the machine rounds to.
     run = runs.create(settings(tiny_sd, optimizer__learning_rate=10.0, optimizer__weight_decay=1.0,
-                               training__steps=400, training__clip=0))  # fmt: skip
+                               training__steps=400, training__max_grad_norm=0))  # fmt: skip
     with pytest.raises(UserError, match=r"unstable|not finite"):
         train(run.config(), run)
     for folder in checkpoint.folders(run):
@@ -474,7 +483,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
 def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     examples = dataset.read(character)
-    changes = {"preservation__share": 0.25, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
+    changes = {"preservation__share": 0.25, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, **changes)
     built = encode.build(family, examples, config, quiet)
     drawn = [built.at(step, 0).preserved for step in range(64)]
@@ -490,7 +499,7 @@ def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
 def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(character: Path, tiny_sd: Path) -> None:
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     examples = dataset.read(character)
-    changes = {"preservation__share": 0.5, "preservation__others": 0.5, "preservation__prompts": ["a dog"]}
+    changes = {"preservation__share": 0.5, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
     for caption in {example.caption for example in examples}:
         assert caption, "the captions of the example say something"
     config = settings(tiny_sd, trigger="", **changes)
@@ -543,7 +552,7 @@ def test_due() -> None:
 
 
 def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="stable", schedule__warmup=0.0))
+    run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="warmup-stable-decay", schedule__warmup=0.0))
 
     def asker(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 8:

@@ -159,6 +159,6 @@ def test_presets_of_real_bases_train_the_text_encoder_at_a_rate_of_its_own(
     data = {"name": "x", "dataset": "y", "preset": kind, "model": {"base": "owner/name", "family": family}}
     training = config.build(data).training
     assert training.text_encoder
-    assert training.text_encoder_factor == factor
+    assert training.text_encoder_lr_factor == factor
     prodigy = config.build(data | {"optimizer": {"kind": "prodigy"}}).training
-    assert (prodigy.text_encoder, prodigy.text_encoder_factor) == (True, 1.0), "Prodigy has one rate for all parts"
+    assert (prodigy.text_encoder, prodigy.text_encoder_lr_factor) == (True, 1.0), "Prodigy has one rate for all parts"

@@ -25,19 +25,19 @@ from trainer.training.tensor_cache import TensorCache
 def test_schedules_by_hand() -> None:
     constant = Constant(warmup=0.1)
     assert [constant.factor(step, 40) for step in (0, 1, 3, 39)] == [0.25, 0.5, 1.0, 1.0]
-    linear = Linear(warmup=0, floor=0.2)
+    linear = Linear(warmup=0, min_lr_ratio=0.2)
     assert [linear.factor(step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.6])
-    cosine = Cosine(warmup=0, floor=0.1)
+    cosine = Cosine(warmup=0, min_lr_ratio=0.1)
     assert [cosine.factor(step, 100) for step in (0, 50)] == pytest.approx([1.0, 0.55])
     assert cosine.factor(99, 100) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 0.99)))
-    restarts = Cosine(warmup=0, floor=0, cycles=2)
+    restarts = Cosine(warmup=0, min_lr_ratio=0, cycles=2)
     assert [restarts.factor(step, 8) for step in (0, 2, 4, 6)] == pytest.approx([1.0, 0.5, 1.0, 0.5])
-    stable = Stable(warmup=0, floor=0, cooldown=0.2)
+    stable = Stable(warmup=0, min_lr_ratio=0, cooldown=0.2)
     assert [stable.factor(step, 20) for step in (0, 15, 16, 17, 19)] == pytest.approx([1, 1, 1, 0.75, 0.25])
 
 
 def test_a_cool_down_that_begins_early() -> None:
-    stable = Stable(warmup=0, floor=0, cooldown=0.2)
+    stable = Stable(warmup=0, min_lr_ratio=0, cooldown=0.2)
     assert stable.shortened(40, 1000) == 50
     assert stable.factor(40, 50) == 1.0
     assert stable.factor(41, 50) == pytest.approx(0.9)
@@ -106,9 +106,9 @@ def test_debiased_and_p2_by_hand() -> None:
 def test_pseudo_huber_by_hand() -> None:
     target, off = torch.zeros(2, 1, 1, 1), torch.tensor([0.75, 0.75]).view(2, 1, 1, 1)
     shares = torch.tensor([0.0, 1.0])
-    plain = error(off, target, shares, ObjectiveConfig(measure="huber", huber=1.0))
+    plain = error(off, target, shares, ObjectiveConfig(loss_type="huber", huber_c=1.0))
     assert torch.allclose(plain.flatten(), torch.tensor([0.5, 0.5]))  # 2 (sqrt(0.5625 + 1) - 1)
-    scheduled = error(off, target, shares, ObjectiveConfig(measure="scheduled-huber", huber=0.4))
+    scheduled = error(off, target, shares, ObjectiveConfig(loss_type="scheduled-huber", huber_c=0.4))
     assert torch.allclose(scheduled.flatten(), torch.tensor([0.5, 0.8 * (0.85 - 0.4)]))  # c = 1 and c = 0.4
     assert torch.allclose(error(off, target, shares, ObjectiveConfig()), off**2)
 
@@ -123,15 +123,15 @@ def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
 
 
 def test_timesteps_stay_in_their_range() -> None:
-    few = draw_timesteps(4000, 1000, ObjectiveConfig(first_timestep=10, last_timestep=12), generator(0))
+    few = draw_timesteps(4000, 1000, ObjectiveConfig(min_timestep=10, max_timestep=12), generator(0))
     assert set(few.tolist()) == {10, 11, 12}
-    middle = draw_timesteps(4000, 1000, ObjectiveConfig(timesteps="logit-normal"), generator(0)).float()
+    middle = draw_timesteps(4000, 1000, ObjectiveConfig(timestep_sampling="logit-normal"), generator(0)).float()
     assert 470 < middle.mean() < 530
     inside = ((middle >= 400) & (middle < 600)).float().mean()
     assert inside == pytest.approx(0.315, abs=0.03)  # the normal distribution between logit(0.4) and logit(0.6)
-    noisy = draw_timesteps(4000, 1000, ObjectiveConfig(timesteps="logit-normal", logit_mean=1.0), generator(0))
+    noisy = draw_timesteps(4000, 1000, ObjectiveConfig(timestep_sampling="logit-normal", logit_mean=1.0), generator(0))
     assert noisy.float().mean() > middle.mean() + 100
-    ends = draw_timesteps(999, 1000, ObjectiveConfig(timesteps="logit-normal", logit_std=4.0), generator(0))
+    ends = draw_timesteps(999, 1000, ObjectiveConfig(timestep_sampling="logit-normal", logit_std=4.0), generator(0))
     assert 0 <= int(ends.min()) < int(ends.max()) <= 999
     assert torch.equal(
         draw_timesteps(64, 1000, ObjectiveConfig(), generator(3)), torch.randint(1000, (64,), generator=generator(3))
@@ -152,7 +152,7 @@ def test_tags_in_other_orders() -> None:
 def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rin, smiling\n\n  a portrait of rin \nnight\n")
     (tmp_path / "b.txt").write_text("")
-    given = config.build({"name": "x", "dataset": "x", "captions": {"alternatives": True}})
+    given = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
     example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64)
     assert caption_variants.texts(example, given, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
@@ -201,13 +201,13 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     [
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: schedule-free AdamW needs the constant"),
         (
-            {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_factor": 0.5}},
-            "training.text_encoder_factor",
+            {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_lr_factor": 0.5}},
+            "training.text_encoder_lr_factor",
         ),
-        ({"optimizer": {"kind": "prodigy"}, "adapter": {"up_factor": 4.0}}, "adapter.up_factor"),
+        ({"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}}, "adapter.lora_plus_ratio"),
         ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
         ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter: rank_dropout"),
-        ({"objective": {"first_timestep": 500, "last_timestep": 100}}, "first_timestep: is after"),
+        ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),
         ({"adapter": {"kind": "loha", "dora": True}}, "adapter.dora is not a setting"),
         ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),
         ({"optimizer": {"kind": "sgd"}}, "optimizer"),

@@ -43,7 +43,7 @@ def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
     os.utime(character / names[3], ns=(1, 1))
     assert [path.name for path in reach.missing(character)] == [names[3]]
     assert names[3] not in reach.known(character)
-    for damaged in ("{", "[]", '{"version": 0}', '{"version": 1, "pictures": {"01.png": 3}}'):
+    for damaged in ("{", "[]", '{"version": 0}', '{"version": 1, "images": {"01.png": 3}}'):
         (character / paths.CACHE / "micro.json").write_text(damaged)
         assert reach.known(character) == {}
         assert len(reach.missing(character)) == reach.SAMPLE
@@ -94,8 +94,8 @@ def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.Mo
 def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
     usual = settings()
     changed = uncaptioned.adjust(usual, ["", "rin", "", "rin, smiling"], beyond=True)
-    assert changed.preservation.others == 1
-    assert uncaptioned.adjust(settings(preset="style"), ["", ""], beyond=True).preservation.others == 1
+    assert changed.preservation.generated_share == 1
+    assert uncaptioned.adjust(settings(preset="style"), ["", ""], beyond=True).preservation.generated_share == 1
     assert changed.model_copy(update={"preservation": usual.preservation}) == usual
 
 
@@ -116,7 +116,7 @@ def test_the_plan_says_that_pictures_without_captions_are_taught_gently(characte
     for text in character.glob("*.txt"):
         text.unlink()
     assert "most have no caption, so they are taught more gently" in plan()
-    assert "no caption" not in plan(**{"form-preservation-others": 0.25})
+    assert "no caption" not in plan(**{"form-preservation-generated-share": 0.25})
 
 
 def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:

@@ -425,7 +425,7 @@ def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
     monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "empty"))
     (tmp_path / "rin").mkdir()
     run = runs.create(config.build({"name": "rin", "dataset": str(tmp_path / "rin")}), tmp_path / "run")
-    assert run.config().prior.dataset == ""
+    assert run.config().regularization.dataset == ""
 
 
 def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:

@@ -88,12 +88,18 @@ def test_settings_that_conflict_are_shown_again_and_said_at_their_field(characte
     train.save_settings(Answers.from_form(left), "mine")
     assert train.load_settings("mine")[3:] == left[6:]
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
-    left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-factor": 0.5})
+    left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-lr-factor": 0.5})
     train.remember_settings(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
-    assert set(train.show("rin")[-1]) == {"form-training-text-encoder-factor"}
+    assert set(train.show("rin")[-1]) == {"form-training-text-encoder-lr-factor"}
     train.remember_settings(answers(**{"form-optimizer-kind": "prodigy"}))
     assert train.show("rin")[-1] == {}
+
+
+def test_settings_that_an_earlier_version_saved_are_shown(character: Path) -> None:
+    page_memory.remember("rin", "settings", '{"training": {"clip": 0.25}, "pictures": {"flip": true}}')
+    values = dict(zip([entry.id for entry in train.ENTRIES], form_of(train.show("rin")), strict=True))
+    assert (values["form-training-max-grad-norm"], values["form-images-flip"]) == (0.25, True)
 
 
 def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Path, tiny_sd: Path) -> None:

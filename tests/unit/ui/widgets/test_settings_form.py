@@ -52,11 +52,11 @@ def test_only_what_differs_is_given_and_it_comes_back() -> None:
         "form-training-steps": 30,
         "form-adapter-rank-lora": 8.0,
         "form-preview-prompts": " a \n\n b",
-        "form-pictures-flip": True,
+        "form-images-flip": True,
     }
     data = read(**changes)
     assert data == {
-        "training": {"steps": 30}, "pictures": {"flip": True}, "adapter": {"rank": 8, "kind": "lora"},
+        "training": {"steps": 30}, "images": {"flip": True}, "adapter": {"rank": 8, "kind": "lora"},
         "preview": {"prompts": ["a", "b"]},
     }  # fmt: skip
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
@@ -69,7 +69,11 @@ def test_only_what_differs_is_given_and_it_comes_back() -> None:
 def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     assert read(**{"form-schedule-kind": "constant"}) == {"schedule": {"kind": "constant"}}
     data = read(
-        **{"form-schedule-kind": "constant", "form-schedule-warmup-constant": 0.2, "form-schedule-floor-cosine": 0.9}
+        **{
+            "form-schedule-kind": "constant",
+            "form-schedule-warmup-constant": 0.2,
+            "form-schedule-min-lr-ratio-cosine": 0.9,
+        }
     )
     assert data == {"schedule": {"kind": "constant", "warmup": 0.2}}
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})

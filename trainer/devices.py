@@ -30,7 +30,7 @@ def is_accelerator(device: torch.device) -> bool:
 
 
 def name(device: torch.device) -> str:
-    """Return the name of a device for people."""
+    """Return the name of a device for display."""
     get_name = getattr(_module(device), "get_device_name", None)
     return str(get_name(device)) if get_name else device.type.upper()
 
@@ -79,7 +79,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to measure the peak of `peak_memory` and `peak_reserved` anew."""
+    """Reset the peaks that `peak_memory` and `peak_reserved` return."""
     if hasattr(_module(device), "reset_peak_memory_stats"):
         _module(device).reset_peak_memory_stats(device)
 

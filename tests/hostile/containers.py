@@ -68,10 +68,10 @@ def zip_data(name: str) -> bytes:
 @functools.cache
 def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
     """(bytes, or what makes them; pictures that are kept, words of what is refused) by what is odd."""
-    one = _zip({"a.png": picture()})
+    sound = _zip({"a.png": picture()})
     lying = _changed(_zip({"a.png": bytes(9 * 2**20)}, zipfile.ZIP_DEFLATED), b"PK\1\2", 24, struct.pack("<I", 9))
     return {
-        "one picture": (one, 1, ""),
+        "one picture": (sound, 1, ""),
         "one bad beside a good one": (_zip({"a.png": picture(), "b.png": b"no"}), 1, "not an image"),
         "nothing in it": (_zip({}), 0, ""),
         "folders alone": (_zip({"a/": b"", "a/b/": b""}), 0, ""),
@@ -91,21 +91,21 @@ def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
             lambda: _zip({"in.zip": _bomb(["a.png"], 50, {})(), "a.png": picture()}), 1, "in.zip",
         ),
         "encrypted": (
-            _changed(_changed(one, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted",
+            _changed(_changed(sound, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted",
         ),
         "a method nobody knows": (
-            _changed(_changed(one, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"), 0, "damaged in the zip",
+            _changed(_changed(sound, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"), 0, "damaged in the zip",
         ),
-        "a wrong sum": (_changed(one, b"PK\1\2", 16, b"\0\0\0\0"), 0, "damaged in the zip"),
+        "a wrong sum": (_changed(sound, b"PK\1\2", 16, b"\0\0\0\0"), 0, "damaged in the zip"),
         "damaged data": (
             _changed(_zip({"a.png": b"a" * 999}, zipfile.ZIP_DEFLATED), b"a.png", 6, b"\xff\xff"), 0, "a.png",
         ),
-        "cut off": (one[:-30], 0, "not a zip"),
-        "cut in the middle": (one[: len(one) // 2], 0, "not a zip"),
+        "cut off": (sound[:-30], 0, "not a zip"),
+        "cut in the middle": (sound[: len(sound) // 2], 0, "not a zip"),
         "no zip": (b"PK\3\4 but no more", 0, "not a zip"),
         "a rar": (b"Rar!\x1a\x07\x01\0" + bytes(99), 0, "not a zip"),
         "nothing at all": (b"", 0, "not a zip"),
-        "an offset beyond the end": (_changed(one, b"PK\5\6", 16, b"\xff\xff\xff\x7f"), 0, "damaged"),
+        "an offset beyond the end": (_changed(sound, b"PK\5\6", 16, b"\xff\xff\xff\x7f"), 0, "damaged"),
         "a long name": (_zip({"x" * 60000 + ".png": picture()}), 1, ""),
         "a zero in a name": (_changed(_zip({"aZb.png": picture()}), b"aZb.png", 1, b"\0", last=True), 0, ""),
         "things of a Mac": (_zip({"__MACOSX/._a.png": b"junk", ".DS_Store": b"junk", "a.png": picture()}), 1, ""),
@@ -123,7 +123,7 @@ def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
         ),
         "a caption that is a picture": (_zip({"a.png": picture(), "a.txt": picture(2)}), 1, "a.txt"),
         "a caption bomb": (_bomb(["a.txt"], 300, {"a.png": picture()}), 1, "a.txt"),
-        "bytes before it": (b"#!/bin/sh\n" + one, 1, ""),
+        "bytes before it": (b"#!/bin/sh\n" + sound, 1, ""),
     }  # fmt: skip
 
 

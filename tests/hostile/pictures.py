@@ -78,7 +78,7 @@ def pickled() -> bytes:
 def good() -> dict[str, tuple[str, bytes, Taken]]:
     """Odd, but a picture: (file name, bytes, what must come of it) by what is odd about it."""
     jpeg = {"quality": 95, "subsampling": 0}
-    shown = Taken(first=RED, last=BLUE)
+    upright = Taken(first=RED, last=BLUE)
     plain = Taken(first=WHITE, last=BLACK)
     clear = two("RGBA")
     clear.putalpha(Image.new("L", clear.size, 0))
@@ -92,50 +92,54 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
     frames = [two(), Image.new("RGB", (80, 60), "green")]
     animated = {"save_all": True, "append_images": frames[1:]}
     jpg = saved(two(), "JPEG", **jpeg)
-    found: dict[str, tuple[str, bytes, Taken]] = {
-        "png": ("a.png", saved(two(), "PNG"), shown),
+    good: dict[str, tuple[str, bytes, Taken]] = {
+        "png": ("a.png", saved(two(), "PNG"), upright),
         "png of one bit": ("a.png", saved(two("1"), "PNG"), plain),
         "png grey": ("a.png", saved(two("L"), "PNG"), plain),
         "png grey of 1 bit, raw": ("a.png", png(80, 60, 1, 0, rows1), plain),
         "png grey of 2 bits": ("a.png", png(80, 60, 2, 0, rows2), plain),
         "png grey of 4 bits": ("a.png", png(80, 60, 4, 0, rows4), plain),
         "png grey of 16 bits": ("a.png", saved(Image.fromarray(deep), "PNG"), plain),
-        "png colour of 16 bits": ("a.png", png(80, 60, 16, 2, rows16), shown),
+        "png colour of 16 bits": ("a.png", png(80, 60, 16, 2, rows16), upright),
         "png of 16 bits with alpha": ("a.png", png(80, 60, 16, 6, rows16a), Taken(first=RED, last=WHITE)),
-        "png with palette": ("a.png", saved(palette, "PNG"), shown),
+        "png with palette": ("a.png", saved(palette, "PNG"), upright),
         "png with a clear colour in its palette": (
             "a.png",
             saved(palette, "PNG", transparency=palette.getpixel((0, 0))),
             Taken(first=WHITE, last=BLUE),
         ),
-        "png with alpha": ("a.png", saved(two("RGBA"), "PNG"), shown),
+        "png with alpha": ("a.png", saved(two("RGBA"), "PNG"), upright),
         "png of hidden colours": ("a.png", saved(clear, "PNG"), Taken(first=WHITE, last=WHITE)),
         "png grey with alpha": ("a.png", saved(half, "PNG"), Taken(first=WHITE, last=WHITE)),
-        "png animated": ("a.png", saved(two(), "PNG", **animated), shown),
-        "png with bytes behind its end": ("a.png", saved(two(), "PNG") + b"<script>alert(1)</script>", shown),
-        "png with a profile that is none": ("a.png", saved(two(), "PNG", icc_profile=b"no profile"), shown),
-        "jpeg": ("a.jpg", jpg, shown),
-        "jpeg progressive": ("a.jpg", saved(two(), "JPEG", progressive=True, **jpeg), shown),
+        "png animated": ("a.png", saved(two(), "PNG", **animated), upright),
+        "png with bytes behind its end": ("a.png", saved(two(), "PNG") + b"<script>alert(1)</script>", upright),
+        "png with a profile that is none": ("a.png", saved(two(), "PNG", icc_profile=b"no profile"), upright),
+        "jpeg": ("a.jpg", jpg, upright),
+        "jpeg progressive": ("a.jpg", saved(two(), "JPEG", progressive=True, **jpeg), upright),
         "jpeg grey": ("a.jpg", saved(two("L"), "JPEG", quality=95), plain),
-        "jpeg for print": ("a.jpg", saved(two("CMYK"), "JPEG", **jpeg), shown),
-        "jpeg with exif that is none": ("a.jpg", saved(two(), "JPEG", exif=b"Exif\0\0junk", **jpeg), shown),
-        "jpeg with a comment": ("a.jpg", saved(two(), "JPEG", comment=b"<script>", **jpeg), shown),
-        "jpeg with a zip behind it": ("a.jpg", jpg + b"PK\x03\x04" + bytes(60), shown),
-        "jpeg of two pictures": ("a.jpg", saved(two(), "MPO", append_images=frames[1:], save_all=True, **jpeg), shown),
-        "webp lossless": ("a.webp", saved(two(), "WEBP", lossless=True), shown),
+        "jpeg for print": ("a.jpg", saved(two("CMYK"), "JPEG", **jpeg), upright),
+        "jpeg with exif that is none": ("a.jpg", saved(two(), "JPEG", exif=b"Exif\0\0junk", **jpeg), upright),
+        "jpeg with a comment": ("a.jpg", saved(two(), "JPEG", comment=b"<script>", **jpeg), upright),
+        "jpeg with a zip behind it": ("a.jpg", jpg + b"PK\x03\x04" + bytes(60), upright),
+        "jpeg of two pictures": (
+            "a.jpg",
+            saved(two(), "MPO", append_images=frames[1:], save_all=True, **jpeg),
+            upright,
+        ),
+        "webp lossless": ("a.webp", saved(two(), "WEBP", lossless=True), upright),
         "webp": ("a.webp", saved(two(), "WEBP", quality=100), Taken()),
         "webp with alpha": ("a.webp", saved(clear, "WEBP", lossless=True), Taken(first=WHITE, last=WHITE)),
-        "webp animated": ("a.webp", saved(two(), "WEBP", lossless=True, **animated), shown),
-        "bmp": ("a.bmp", saved(two(), "BMP"), shown),
+        "webp animated": ("a.webp", saved(two(), "WEBP", lossless=True, **animated), upright),
+        "bmp": ("a.bmp", saved(two(), "BMP"), upright),
         "bmp of one bit": ("a.bmp", saved(two("1"), "BMP"), plain),
         "bmp grey": ("a.bmp", saved(two("L"), "BMP"), plain),
-        "bmp with palette": ("a.bmp", saved(palette, "BMP"), shown),
-        "png named jpg": ("a.jpg", saved(two(), "PNG"), shown),
-        "jpeg named png": ("a.png", jpg, shown),
-        "webp named bmp": ("a.bmp", saved(two(), "WEBP", lossless=True), shown),
-        "bmp named webp": ("a.webp", saved(two(), "BMP"), shown),
-        "png in capitals": ("A.PNG", saved(two(), "PNG"), shown),
-        "jpeg named gif": ("a.gif", jpg, shown),
+        "bmp with palette": ("a.bmp", saved(palette, "BMP"), upright),
+        "png named jpg": ("a.jpg", saved(two(), "PNG"), upright),
+        "jpeg named png": ("a.png", jpg, upright),
+        "webp named bmp": ("a.bmp", saved(two(), "WEBP", lossless=True), upright),
+        "bmp named webp": ("a.webp", saved(two(), "BMP"), upright),
+        "png in capitals": ("A.PNG", saved(two(), "PNG"), upright),
+        "jpeg named gif": ("a.gif", jpg, upright),
         "one pixel": ("a.png", saved(two(size=(1, 1)), "PNG"), Taken(size=(1, 1))),
         "a strip": ("a.png", saved(two(size=(3000, 1)), "PNG"), Taken((3000, 1), RED, BLUE)),
         "a tower": ("a.png", saved(two(size=(1, 3000)), "PNG"), Taken((1, 3000))),
@@ -146,11 +150,11 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
     for turn, (first, last) in corners.items():
         size = (60, 80) if turn > 4 else (80, 60)
         data = saved(two(), "JPEG", exif=exif(turn), **jpeg)
-        found[f"jpeg turned {turn}"] = ("a.jpg", data, Taken(size, first, last))
-    found["jpeg turned 99"] = ("a.jpg", saved(two(), "JPEG", exif=exif(99), **jpeg), shown)
-    found["png turned"] = ("a.png", saved(two(), "PNG", exif=exif(6)), Taken((60, 80), RED, BLUE))
-    found["webp turned"] = ("a.webp", saved(two(), "WEBP", lossless=True, exif=exif(8)), Taken((60, 80), BLUE, RED))
-    return found
+        good[f"jpeg turned {turn}"] = ("a.jpg", data, Taken(size, first, last))
+    good["jpeg turned 99"] = ("a.jpg", saved(two(), "JPEG", exif=exif(99), **jpeg), upright)
+    good["png turned"] = ("a.png", saved(two(), "PNG", exif=exif(6)), Taken((60, 80), RED, BLUE))
+    good["webp turned"] = ("a.webp", saved(two(), "WEBP", lossless=True, exif=exif(8)), Taken((60, 80), BLUE, RED))
+    return good
 
 
 def bad() -> dict[str, tuple[str, bytes, Refused]]:
@@ -166,7 +170,7 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         made.addfile(tarfile.TarInfo("a.png"))
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("a.png", whole)
-    told = {
+    bad_headers = {
         "heic": ("a.heic", b"\0\0\0\x18ftypheic" + bytes(80), Refused("HEIC")),
         "heif": ("a.heif", b"\0\0\0\x18ftypmif1" + bytes(80), Refused("export it as PNG or JPEG")),
         "svg": ("a.svg", b"<svg onload='alert(1)'/>", Refused("SVG")),
@@ -235,7 +239,7 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         ),
     }
     return {
-        **told,
+        **bad_headers,
         **{name: (f"{number}.png", data, NONE) for number, (name, data) in enumerate(other_formats.items())},
         **{name: (f"{number}.jpg", data, Refused("")) for number, (name, data) in enumerate(no_pictures.items())},
         **{name: (f"{number}.png", data, Refused("")) for number, (name, data) in enumerate(broken.items())},

@@ -110,7 +110,7 @@ def test_zips(home: Path) -> None:
                 kept.unlink()
 
     assert fuzz("zips", seeds, read) > 50 * SECONDS / 12
-    assert {one.name for one in home.iterdir()} == {"datasets", "outputs"}
+    assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
 
 
 def test_adapters(home: Path) -> None:
@@ -153,8 +153,8 @@ def test_events(home: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        found, offset = events.read(path)
-        state = events.fold(events.State(), found)
+        log, offset = events.read(path)
+        state = events.fold(events.State(), log)
         events.loss_curve(state)
         assert offset <= len(data)
         events.append(path, events.Warned(message="after"))

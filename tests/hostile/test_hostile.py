@@ -66,28 +66,28 @@ def assert_in_words(text: str, home: Path) -> None:
     assert len(text) < 2000
 
 
-def offer(home: Path, *given: tuple[str, bytes]) -> list[tuple[str, Path]]:
-    """Files as the page hands them over: the name that the person knows, the bytes under another one."""
+def offer(home: Path, *files: tuple[str, bytes]) -> list[tuple[str, Path]]:
+    """Files as the page passes them on: the name that the user knows, the bytes under another one."""
     folder = home / "uploads"
     folder.mkdir(exist_ok=True)
-    return [(name, containers.write(folder, f"u{number}", data)) for number, (name, data) in enumerate(given)]
+    return [(name, containers.write(folder, f"u{number}", data)) for number, (name, data) in enumerate(files)]
 
 
-def add(folder: Path, *given: tuple[str, bytes]) -> Report:
+def add(folder: Path, *files: tuple[str, bytes]) -> Report:
     """Take files in, and check what holds of each report."""
-    report = uploads.add(folder, offer(folder.parent.parent, *given))
+    report = uploads.add(folder, offer(folder.parent.parent, *files))
     for name, reason in report.refused:
         assert_in_words(f"{name} {reason}", folder.parent.parent)
     kept = {path.name for path in folder.iterdir() if path.name != paths.CACHE}
     pictures_kept = {path.name for path in dataset.image_files(folder)}
     assert set(report.added) <= pictures_kept
-    assert all(one in pictures_kept or one.endswith(".txt") for one in kept)
+    assert all(name in pictures_kept or name.endswith(".txt") for name in kept)
     assert all(path.is_file() and not path.is_symlink() for path in folder.iterdir() if path.name in kept)
     return report
 
 
-def near(one: Any, two: tuple[int, int, int]) -> bool:  # noqa: ANN401 - a pixel
-    return all(abs(a - b) <= 6 for a, b in zip(one, two, strict=True))
+def near(pixel: Any, color: tuple[int, int, int]) -> bool:  # noqa: ANN401 - a pixel
+    return all(abs(a - b) <= 6 for a, b in zip(pixel, color, strict=True))
 
 
 def test_the_corpus_is_large() -> None:
@@ -103,11 +103,11 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
     assert report.refused == []
     (example,) = dataset.read(folder)
     assert (example.width, example.height) == expected.size
-    shown = images.decode(example.path.read_bytes())
-    assert shown.size == expected.size
+    decoded = images.decode(example.path.read_bytes())
+    assert decoded.size == expected.size
     width, height = expected.size
-    assert expected.first is None or near(shown.getpixel((0, 0)), expected.first)
-    assert expected.last is None or near(shown.getpixel((width - 1, height - 1)), expected.last)
+    assert expected.first is None or near(decoded.getpixel((0, 0)), expected.first)
+    assert expected.last is None or near(decoded.getpixel((width - 1, height - 1)), expected.last)
     small = images.thumbnail(example.path.parent, example.path).read_bytes()
     assert b"SECRET CAMERA" not in small
     assert b"Exif" not in small
@@ -131,17 +131,17 @@ def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, d
 
 
 def all_of_them() -> list[tuple[str, bytes]]:
-    given = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
-    return given + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
+    good = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
+    return good + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
 
 
 def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
     """The way of the page, with its limits: as many are kept as should be."""
-    given, seen = all_of_them(), list[str]()
-    report = sandbox.add(folder, offer(home, *given), seen.append)
+    files, seen = all_of_them(), list[str]()
+    report = sandbox.add(folder, offer(home, *files), seen.append)
     assert len(report.added) + report.known == len(GOOD)
     assert len(report.refused) == len(BAD)
-    assert len(seen) == len(given)
+    assert len(seen) == len(files)
     assert_in_words(report.sentence(), home)
 
 
@@ -149,15 +149,15 @@ def all_zips() -> list[tuple[str, bytes]]:
     return [(f"{number}.zip", data) for number, data in enumerate(map(containers.zip_data, ZIPS))]
 
 
-@pytest.mark.parametrize(("given", "least"), [(all_of_them, len(GOOD) // 2), (all_zips, 3)])
+@pytest.mark.parametrize(("files", "least"), [(all_of_them, len(GOOD) // 2), (all_zips, 3)])
 def test_the_process_that_takes_them_in_stays_small(
-    folder: Path, home: Path, given: Callable[[], list[tuple[str, bytes]]], least: int
+    folder: Path, home: Path, files: Callable[[], list[tuple[str, bytes]]], least: int
 ) -> None:
     """Its own word for it: after a fork, getrusage counts the peak of the tests' process as the child's."""
     code = "from trainer.data import sandbox; sandbox.main(); print(open('/proc/self/status').read())"
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True,
-        input=json.dumps([(name, str(path)) for name, path in offer(home, *given())]),
+        input=json.dumps([(name, str(path)) for name, path in offer(home, *files())]),
     )  # fmt: skip
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak, done.stderr
@@ -198,30 +198,30 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
     if isinstance(expected, Refused):
         assert [(name, expected.words in reason) for name, reason in report.refused] == [("a.txt", True)]
         assert example.caption == ""
-        caption_file(example.path).write_bytes(data)  # put there by hand, it is no harm, and it is said
+        caption_file(example.path).write_bytes(data)  # put there by hand, it does no harm, and is reported
         (example,) = dataset.read(folder)
         assert REPLACEMENT in example.caption or len(data) > MAX_BYTES
-        found = [problem.message for problem in checks.find(folder)]
-        assert "The caption has unreadable characters." in found or len(data) > MAX_BYTES
+        messages = [problem.message for problem in checks.find(folder)]
+        assert "The caption has unreadable characters." in messages or len(data) > MAX_BYTES
         return
     assert report.refused == []
     assert example.caption == expected
     assert example.caption.isprintable()
-    items = image_grid.cards(image_grid.read("rin", ""), image_grid.Look())["items"]
+    items = image_grid.cards(image_grid.read("rin", ""), image_grid.Selection())["items"]
     assert items[0]["caption"] == expected  # as a value, which the template puts into the page as text
 
 
 @pytest.mark.parametrize("name", texts.NAMES, ids=ascii)
 def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
-    one, two = (pictures.saved(pictures.two(size=(80, side)), "PNG") for side in (50, 60))
-    report = add(folder, (name, one), (name, two))  # and two of one name do not replace each other
+    first, second = (pictures.saved(pictures.two(size=(80, side)), "PNG") for side in (50, 60))
+    report = add(folder, (name, first), (name, second))  # and two of one name do not replace each other
     kept = [path.name for path in folder.iterdir() if path.name != paths.CACHE]
     if name == "a.mask.png":  # by its name a mask, of an image that is not there
         assert [reason for _, reason in report.refused] == ["no image of this name for the mask"] * 2
         assert kept == []
         return
     assert len(report.added) == len(set(kept)) == 2, report
-    assert all(re.fullmatch(r"[\w-]{1,64}\.png", one) for one in kept)
+    assert all(re.fullmatch(r"[\w-]{1,64}\.png", name) for name in kept)
 
 
 def test_of_a_moving_picture_the_first_frame_is_used_and_it_is_said(folder: Path) -> None:
@@ -233,10 +233,10 @@ def test_of_a_moving_picture_the_first_frame_is_used_and_it_is_said(folder: Path
 
 def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
     names = ["a.png", "A.png", "a.jpg", "a.PNG", "a .png", "a-.png", "caf\u00e9.png", "cafe\u0301.png", "x/a.png"]
-    given = [(name, pictures.saved(pictures.two(size=(80, 50 + n)), "PNG")) for n, name in enumerate(names)]
-    report = add(folder, *given)
+    files = [(name, pictures.saved(pictures.two(size=(80, 50 + n)), "PNG")) for n, name in enumerate(names)]
+    report = add(folder, *files)
     assert len(report.added) == len(names)
-    assert len({one.path.stem.lower() for one in dataset.read(folder)}) == len(names)
+    assert len({example.path.stem.lower() for example in dataset.read(folder)}) == len(names)
 
 
 # Zips -----------------------------------------------------------------------------------------------------------
@@ -251,8 +251,8 @@ def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     assert time.process_time() - begun < 15
     assert [path.name for path in (folder / paths.CACHE).iterdir()] == ["upload.lock"]
     assert len(report.added) == kept, report
-    told = " ".join(f"{name} {reason}" for name, reason in report.refused)
-    assert words in told
+    reasons = " ".join(f"{name} {reason}" for name, reason in report.refused)
+    assert words in reasons
 
 
 def test_a_zip_of_very_many_files(folder: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_zip_of_very_many_files(folder: Path) -> None:
 
 def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [containers.picture(number) for number in range(6)]
-    archive = containers._zip({f"{number}.png": one for number, one in enumerate(data[:5])})
+    archive = containers._zip({f"{number}.png": image for number, image in enumerate(data[:5])})
     monkeypatch.setattr(uploads, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
     report = add(folder, ("set.zip", archive))
     assert report.refused == [(f"{number}.png", "too large when unpacked") for number in (3, 4)]
@@ -295,7 +295,7 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
     os.mkfifo(folder / "d.png")
     (folder / "e.png").mkdir()
     (folder / "loop").symlink_to(folder)
-    assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
+    assert [(example.name, example.caption) for example in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
     assert [dataset.read_mask(folder / name) for name in ("a.png", "c.png")] == [b"", b""]
     assert dataset.digest(dataset.read(folder)) == digest
     checks.find(folder)
@@ -312,10 +312,10 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
         reader.read(path)
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
-    _, told = file_tools.take(str(path))  # and what the page says of it
-    assert "<script" not in told
-    assert str(home) not in told
-    assert len(told) < 20_000
+    _, html = file_tools.take(str(path))  # as the page shows it
+    assert "<script" not in html
+    assert str(home) not in html
+    assert len(html) < 20_000
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.bin", "a.ckpt", "a.safetensors.pt"])
@@ -356,10 +356,10 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     }  # fmt: skip
     header = {"__metadata__": odd, **{f"{containers.NAME}.{key}": value for key, value in parts.items()}}
     path = containers.write(home / "outputs", "x.safetensors", containers.raw(header, struct.pack("<3f", 1, 1, 1)))
-    told = adapter_choices.describe(path)
-    assert "<script" not in told
-    assert "<img" not in told
-    assert len(unescape(told)) < 30_000
+    html = adapter_choices.describe(path)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert len(unescape(html)) < 30_000
     assert summary.describe(safetensors_reader.read(path))["bytes"] > 100_000
 
 
@@ -368,9 +368,9 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
 
 @pytest.mark.parametrize(("toml", "words"), texts.SETTINGS.values(), ids=texts.SETTINGS.keys())
 def test_wrong_settings_are_refused_by_name(home: Path, toml: str, words: str) -> None:
-    given = "" if toml.startswith("name") else 'name = "a"\n'
+    name = "" if toml.startswith("name") else 'name = "a"\n'
     path = home / "outputs" / "c.toml"
-    path.write_text(f'dataset = "rin"\n{given}{toml}\n')
+    path.write_text(f'dataset = "rin"\n{name}{toml}\n')
     with pytest.raises(UserError) as caught:
         config.build(config.load_partial(path))
     assert words in str(caught.value)

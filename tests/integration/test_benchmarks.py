@@ -1,4 +1,4 @@
-"""The benches: their arithmetic against figures by hand, recipes that the program takes, and a small run of one."""
+"""Benchmarks: arithmetic against figures by hand, recipes that are valid settings, and a small run of one."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from benchmarks import quality, recipes, report, subjects
 from tests.conftest import CHECKOUT
 
 
-def picture(**given: object) -> dict[str, object]:
+def picture(**values: object) -> dict[str, object]:
     return {
         "subject": "miraxo", "recipe": "ours", "rate": "1", "seed": "0", "step": 4, "exposures": 32, "seconds": 2.0,
         "prompts": "called", "number": 0, "noise": 0, "seen": 1, "adherence": 1.0, "likeness": 0.5, "copy": 0.0,
-        "diversity": 1.0, **given,
+        "diversity": 1.0, **values,
     }  # fmt: skip
 
 
@@ -70,8 +70,8 @@ def test_the_table_of_two_runs(tmp_path: Path) -> None:
 
 
 def test_a_run_in_the_csv_is_not_done_again(tmp_path: Path) -> None:
-    given = ["run", str(tmp_path), str(tmp_path / "figures.csv"), "--only", "ours", "--seeds", "1"]
-    parsed = quality._arguments(given)
+    arguments = ["run", str(tmp_path), str(tmp_path / "figures.csv"), "--only", "ours", "--seeds", "1"]
+    parsed = quality._arguments(arguments)
     assert len(quality.waiting(parsed)) == len(subjects.CHARACTERS) + len(subjects.STYLES)
     report.append(parsed.csv, [picture()])
     assert "miraxo" not in [task.subject for task in quality.waiting(parsed)]
@@ -80,25 +80,25 @@ def test_a_run_in_the_csv_is_not_done_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipes_are_settings(name: str) -> None:
     for subject in ("miraxo", "pixelArt"):
-        found = subjects.find(Path("judge"), subject)
-        config = recipes.settings(recipes.RECIPES[name], found, 12, rate=5.0, seed=1)
-        plain = recipes.settings(recipes.RECIPES[name], found, 12, rate=1.0, seed=1)
+        taught = subjects.find(Path("judge"), subject)
+        config = recipes.settings(recipes.RECIPES[name], taught, 12, rate=5.0, seed=1)
+        plain = recipes.settings(recipes.RECIPES[name], taught, 12, rate=1.0, seed=1)
         assert config.optimizer.learning_rate == pytest.approx(5 * plain.optimizer.learning_rate)
 
 
 @pytest.mark.parametrize("name", {**recipes.PEERS, **recipes.GUARDED})
 def test_what_others_do_is_theirs_alone(name: str) -> None:
     """Nothing comes from our presets, in which a character and a style differ."""
-    one, two = (
+    character, style = (
         recipes.settings(recipes.RECIPES[name], subjects.find(Path("judge"), subject), 12, rate=1.0, seed=1)
         for subject in ("miraxo", "pixelArt")
     )
-    named = {key: getattr(two, key) for key in ("name", "dataset", "trigger", "preset")}
-    assert one.model_copy(update=named) == two
+    named = {key: getattr(style, key) for key in ("name", "dataset", "trigger", "preset")}
+    assert character.model_copy(update=named) == style
 
 
 def test_many_pictures_in_small() -> None:
-    """It fails if the page, which it calls as a browser does, took other pictures than it was given."""
+    """It fails if the page, which it calls as a browser does, kept other images than were uploaded."""
     command = [sys.executable, "-m", "benchmarks.many", "--pictures", "12", "--side", "64"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

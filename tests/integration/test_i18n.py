@@ -1,4 +1,4 @@
-"""Translation: the catalogue holds what is said and no more, fits it, and is what the page shows."""
+"""Translation: the catalog has exactly the messages of the program, fits them, and is what the page shows."""
 
 import ast
 import io
@@ -41,27 +41,27 @@ def in_german(code: str, **environment: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def test_the_catalogue_holds_what_is_said() -> None:
-    assert {one.id for one in GERMAN if one.id} == set(MESSAGES)
+    assert {message.id for message in GERMAN if message.id} == set(MESSAGES)
 
 
 def test_every_message_is_translated() -> None:
-    assert [one.id for one in GERMAN if one.fuzzy or not all(both(one.string))] == []
+    assert [message.id for message in GERMAN if message.fuzzy or not all(both(message.string))] == []
     assert not GERMAN.obsolete
 
 
 def test_translations_take_the_same_values() -> None:
     def named(text: str) -> set[str]:
-        return {re.split(r"[.!:]", one)[0] for one in re.findall(r"\{+([\w.]+[^{}]*)\}+", text)}
+        return {re.split(r"[.!:]", field)[0] for field in re.findall(r"\{+([\w.]+[^{}]*)\}+", text)}
 
-    for one in GERMAN:
-        for text in both(one.string) if one.id else ():
-            assert named(text) == named(both(one.id)[-1]), text
+    for message in GERMAN:
+        for text in both(message.string) if message.id else ():
+            assert named(text) == named(both(message.id)[-1]), text
 
 
 def test_translations_have_the_tags_of_their_messages() -> None:
-    for one in GERMAN:
-        for text in both(one.string) if one.id else ():
-            assert re.findall(r"</?\w+>", text) == re.findall(r"</?\w+>", both(one.id)[-1]), text
+    for message in GERMAN:
+        for text in both(message.string) if message.id else ():
+            assert re.findall(r"</?\w+>", text) == re.findall(r"</?\w+>", both(message.id)[-1]), text
 
 
 @pytest.mark.parametrize("language", ["de", "en"])
@@ -87,7 +87,7 @@ FIRST = {"gr.Button", "gr.Tab", "gr.Accordion", "gr.UploadButton"}
 def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
-            texts = [one.value for one in node.keywords if one.arg in NAMED]
+            texts = [keyword.value for keyword in node.keywords if keyword.arg in NAMED]
             texts += node.args[:1] if ast.unparse(node.func) in FIRST else []
             for text in texts:
                 assert not isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
@@ -117,30 +117,32 @@ print(json.dumps(page.build(SamplerClient(), Watch()).get_config_file()["compone
 SHOWN = ("label", "info", "placeholder", "value", "choices", "html_template", "js_on_load")
 
 
-def shown(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
     """The texts in a component's settings: of a choice its label, not its key."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
-        for one in value:
-            yield from shown(one[0] if isinstance(one, list) and len(one) == 2 else one)
+        for item in value:
+            yield from texts_in(item[0] if isinstance(item, list) and len(item) == 2 else item)
 
 
 @pytest.mark.usefixtures("home")
 def test_the_page_is_in_german() -> None:
     components = in_german(PAGE)
-    names = [one["props"]["label"] for one in components if one["type"] == "tabitem"]
+    names = [component["props"]["label"] for component in components if component["type"] == "tabitem"]
     assert names[0] == "1 \u00b7 Bilder"
-    english = {one.id for one in GERMAN if isinstance(one.id, str) and one.id and one.string != one.id}
-    found = [
-        text for one in components for name in SHOWN for text in shown(one["props"].get(name))
-        if one["type"] not in ("state", "api") and (name != "value" or "choices" not in one["props"])  # or it is a key
-    ]  # fmt: skip
-    assert len(found) > 300
-    left = {text for text in found if re.sub(r"<[^>]+>", "", text).strip() in english}
-    for text in found:  # templates and scripts hold several messages each
+    english = {message.id for message in GERMAN if isinstance(message.id, str) and message.string != message.id} - {""}
+    texts = []
+    for component in components:
+        if component["type"] not in ("state", "api"):
+            for name in SHOWN:
+                if name != "value" or "choices" not in component["props"]:  # or it is a key
+                    texts += texts_in(component["props"].get(name))
+    assert len(texts) > 300
+    left = {text for text in texts if re.sub(r"<[^>]+>", "", text).strip() in english}
+    for text in texts:  # templates and scripts hold several messages each
         assert "[[" not in text.replace("[[]", "")
-        left |= {one for one in english if len(one) > 20 and one in text}
+        left |= {message for message in english if len(message) > 20 and message in text}
     assert sorted(left) == []
 
 
@@ -171,7 +173,7 @@ import json
 from trainer import config
 from trainer.errors import UserError
 from trainer.i18n import say
-told = []
+errors = []
 for wrong in (
     {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema_decay": "x", "no": 1}},
     {"name": "", "trigger": "x" * 101, "seed": 2**40, "optimizer": {"learning_rate": 0}},
@@ -182,16 +184,16 @@ for wrong in (
     try:
         config.build({"name": "x", "dataset": "x"} | wrong)
     except UserError as error:
-        told.append(str(error))
-print(json.dumps(told))
+        errors.append(str(error))
+print(json.dumps(errors))
 """
 
 
 def test_wrong_settings_are_told_in_german() -> None:
-    told = in_german(WRONG)
-    assert len(told) == 6
-    for text in told:
-        assert text.startswith("Diese Einstellungen sind ungültig: ")
+    errors = in_german(WRONG)
+    assert len(errors) == 6
+    for text in errors:
+        assert text.startswith("Diese Einstellungen sind ung\u00fcltig: ")
         assert not re.search(r"\b(should|must|is|not|valid|be|or)\b", text), text
 
 

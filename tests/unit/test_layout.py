@@ -65,15 +65,15 @@ FLOORS = {"gradio": "6.20", "pillow": "12.3", "torch": "2.6", "safetensors": "0.
 
 def test_floors_of_what_we_need() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    found = dict(re.match(r"([\w-]+)>=([\d.]+)", one).groups() for one in project["dependencies"])  # type: ignore[union-attr]
+    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["dependencies"])  # type: ignore[union-attr]
     for name, floor in FLOORS.items():
-        assert [int(part) for part in found[name].split(".")] >= [int(part) for part in floor.split(".")]
+        assert [int(part) for part in floors[name].split(".")] >= [int(part) for part in floor.split(".")]
 
 
 def test_what_is_installed_is_not_below_the_floors() -> None:
     for name, floor in FLOORS.items():
-        found = [int(part) for part in re.findall(r"\d+", version(name))]
-        assert found >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
+        installed = [int(part) for part in re.findall(r"\d+", version(name))]
+        assert installed >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
 
 
 def test_a_family_is_named_in_its_two_files_and_the_registry_alone() -> None:
@@ -115,7 +115,7 @@ def test_programs_are_started_in_few_places_by_lists_of_arguments() -> None:
                 assert str(path.relative_to(CHECKOUT)) in STARTERS, path
                 assert isinstance(node.args[0], ast.List | ast.Attribute | ast.Name | ast.Starred), path
                 assert not ast.unparse(node.func).endswith("_shell"), path
-                assert not [one for one in node.keywords if one.arg == "shell"]
+                assert not [keyword for keyword in node.keywords if keyword.arg == "shell"]
 
 
 def test_the_map_in_the_readme_is_that_of_the_code() -> None:

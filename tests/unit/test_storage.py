@@ -93,4 +93,4 @@ def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / "000001").mkdir()
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
     storage.remove_leftovers(tmp_path, tmp_path / "absent")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["000001", "mine.part"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "mine.part"]

@@ -54,7 +54,7 @@ def preview(folder: Path, change: Change, names: Iterable[str] | None = None) ->
 
 
 def apply(folder: Path, edits: list[Edit], title: str) -> None:
-    """Change captions. `title` names the change for people, as in "Undo: `title`"."""
+    """Change captions. `title` names the change for the user, as in "Undo: `title`"."""
     if not edits:
         return
     undo_folder = folder / paths.CACHE / "undo"

@@ -37,7 +37,7 @@ def half(character: Path) -> Path:
 
 
 def captions(folder: Path) -> list[str]:
-    return [one.caption for one in dataset.read(folder)]
+    return [example.caption for example in dataset.read(folder)]
 
 
 def run(model: Path | str, **settings: object) -> Run:
@@ -54,7 +54,7 @@ def test_a_model_writes_what_is_missing_and_leaves_what_a_person_wrote(half: Pat
     assert after[:2] == before[:2]
     assert all(after[2:])
     assert {word for caption in after[2:] for word in caption.split()} <= set(WORDS)
-    assert captioning.read_captions(made) == {one.name: one.caption for one in dataset.read(half)[2:]}
+    assert captioning.read_captions(made) == {example.name: example.caption for example in dataset.read(half)[2:]}
     assert captioning.newest("rin") == made
     assert captioning.newest("other") is None
     assert made not in runs.all_runs(), "a run that trains nothing is not among the adapters"
@@ -70,7 +70,7 @@ def test_captions_that_are_there_are_changed_only_when_asked(
 ) -> None:
     before = captions(character)
     run(tagger, existing=existing)
-    assert captions(character) == [expected.format(before=one) for one in before]
+    assert captions(character) == [expected.format(before=caption) for caption in before]
     caption_edits.undo(character)
     assert captions(character) == before
 
@@ -91,7 +91,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on_from_there(half: Path, tagg
 
     work(Run(made.folder, stop_at_five))
     assert runs.look(made).status == "stopped"
-    assert [bool(one) for one in captions(half)] == [True] * 7 + [False] * 7
+    assert [bool(caption) for caption in captions(half)] == [True] * 7 + [False] * 7
     work(made)
     assert runs.look(made).status == "finished"
     assert all(captions(half))

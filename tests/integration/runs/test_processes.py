@@ -67,7 +67,7 @@ def status(run: Run) -> str:
 
 def processes(run: Run) -> list[int]:
     """All processes that work on a run, by number."""
-    found = []
+    pids = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
@@ -75,8 +75,8 @@ def processes(run: Run) -> list[int]:
             except OSError:
                 continue
             if str(run.folder.resolve()).encode() in words:
-                found.append(int(process.name))
-    return sorted(found)
+                pids.append(int(process.name))
+    return sorted(pids)
 
 
 def pid(run: Run) -> int:
@@ -129,14 +129,14 @@ def test_killed_ten_times_and_still_the_same_bits(character: Path) -> None:
         runs.start(run)
         wait_until(lambda: status(run) == "finished")
     assert sorted(runs.look(run).state.losses) == list(range(1, 41)), moments
-    assert not [one for one in run.folder.rglob("*.part*")], moments
+    assert not [path for path in run.folder.rglob("*.part*")], moments
 
     again = run.folder.parent / "again"
     done = limner("train", run.config_file, "--run", again)
     assert done.returncode == 0, done.stderr
-    one, two = load_file(run.export), load_file(again / "rin.safetensors")
-    assert one.keys() == two.keys()
-    assert all((one[key] == two[key]).all() for key in one), moments
+    first, second = load_file(run.export), load_file(again / "rin.safetensors")
+    assert first.keys() == second.keys()
+    assert all((first[key] == second[key]).all() for key in first), moments
     assert runs.look(Run(again)).state.losses == runs.look(run).state.losses
 
 
@@ -223,8 +223,8 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     steps = [event for event in events.read(folder / "events.jsonl")[0] if event.kind == "step"]
     assert [event.step for event in steps] == [1, 2, 3]
 
-    told = limner("inspect", folder / "mira.safetensors", "--json")
-    assert json.loads(told.stdout)["trigger"] == "miraxo"
+    inspected = limner("inspect", folder / "mira.safetensors", "--json")
+    assert json.loads(inspected.stdout)["trigger"] == "miraxo"
     for number, adapter in enumerate((f"{folder}/mira.safetensors", f"{folder}/mira.safetensors:0")):
         out = tmp_path / f"{number}.png"
         done = limner("sample", "--prompt", "miraxo", "--adapter", adapter, "--steps", "2", "--out", out)

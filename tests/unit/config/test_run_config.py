@@ -19,11 +19,11 @@ SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 
 
 def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [section]
+    every = [section]
     for info in section.model_fields.values():
         for part in schema.sections(info.annotation):
-            found += sections(part)
-    return found
+            every += sections(part)
+    return every
 
 
 @pytest.mark.parametrize("section", sections(TrainConfig), ids=lambda section: section.__name__)
@@ -131,8 +131,8 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, int], rate: float) -> None:
     data: dict[str, Any] = {"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "training": training}
     assert config.build(data).optimizer.learning_rate == pytest.approx(rate)
-    said = config.build({**data, "optimizer": {"learning_rate": 1e-4}})
-    assert said.optimizer.learning_rate == 1e-4, "what is said is meant"
+    explicit = config.build({**data, "optimizer": {"learning_rate": 1e-4}})
+    assert explicit.optimizer.learning_rate == 1e-4, "an explicit rate is not scaled"
     other = config.build({**data, "optimizer": {"kind": "lion"}})
     assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
 
@@ -147,8 +147,8 @@ def test_a_batch_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
 def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int) -> None:
     made = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}})
     assert adjustments.planned_rank(made.adapter, count) == rank
-    said = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
-    assert adjustments.planned_rank(said.adapter, count) == 3
+    explicit = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
+    assert adjustments.planned_rank(explicit.adapter, count) == 3
 
 
 @pytest.mark.parametrize("kind", ["character", "style"])

@@ -139,33 +139,33 @@ def test_timesteps_stay_in_their_range() -> None:
 
 
 def test_tags_in_other_orders() -> None:
-    found = caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert found[0] == "rin, red hair, smiling, outdoors, night"
-    assert all(one.startswith("rin, red hair, ") for one in found)
-    assert len(set(found)) > 3
-    assert {tuple(sorted(one.split(", "))) for one in found} == {tuple(sorted(found[0].split(", ")))}
-    assert found == caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert found != caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
+    shuffled = caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert shuffled[0] == "rin, red hair, smiling, outdoors, night"
+    assert all(caption.startswith("rin, red hair, ") for caption in shuffled)
+    assert len(set(shuffled)) > 3
+    assert {tuple(sorted(caption.split(", "))) for caption in shuffled} == {tuple(sorted(shuffled[0].split(", ")))}
+    assert shuffled == caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
+    assert shuffled != caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
     assert caption_variants.shuffles("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
 
 
 def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rin, smiling\n\n  a portrait of rin \nnight\n")
     (tmp_path / "b.txt").write_text("")
-    given = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
+    settings = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
     example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64)
-    assert caption_variants.texts(example, given, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
+    assert caption_variants.texts(example, settings, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
     assert caption_variants.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
-    assert caption_variants.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), given, "rin") == ("rin",)
+    assert caption_variants.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), settings, "rin") == ("rin",)
 
 
 def test_rare_buckets_join_others() -> None:
     shapes = [(512, 512)] * 6 + [(512, 768)] * 4 + [(768, 512), (600, 512), (512, 600), (1024, 512), (512, 1024)]
-    found = buckets.buckets(shapes, 512)
-    assert len(set(found)) == 5
-    assert found[:6] == [buckets.bucket(512, 512, 512)] * 6
-    assert found[6:10] == [buckets.bucket(512, 768, 512)] * 4
+    assigned = buckets.buckets(shapes, 512)
+    assert len(set(assigned)) == 5
+    assert assigned[:6] == [buckets.bucket(512, 512, 512)] * 6
+    assert assigned[6:10] == [buckets.bucket(512, 768, 512)] * 4
     many = [(512 + 64 * (n % 8), 512) for n in range(400)]
     assert buckets.buckets(many, 512) == [buckets.bucket(w, h, 512) for w, h in many]
     assert buckets.buckets([], 512) == []

@@ -1,4 +1,4 @@
-"""Changes to many captions: shown before they are made, taken back level by level, never losing what is newer."""
+"""Changes to many captions: previewed, undone level by level, never losing newer edits."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_only_so_many_levels_are_kept_and_a_damaged_one_is_passed_over(folder: P
 
 def test_a_template_is_filled_in_once(folder: Path) -> None:
     change = caption_edits.fill_template(TEMPLATE, "rin", "woman")
-    assert [change(one) for one in captions(folder)] == [
+    assert [change(caption) for caption in captions(folder)] == [
         "rin, a woman, red hat, smiling",
         "rin, a woman, red hat",
         "rin, a woman",

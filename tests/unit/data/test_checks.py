@@ -1,4 +1,4 @@
-"""What is found to be wrong with a data set, what is not, and what the program can do about it."""
+"""Dataset checks: which problems are found, which are not, and the fixes of the program."""
 
 import io
 import time
@@ -42,44 +42,44 @@ def folder(home: Path) -> Path:
 
 @pytest.fixture
 def six(folder: Path) -> Path:
-    """Six sound pictures of a data set without any problem."""
+    """Six images of a dataset without any problem."""
     for number, background in enumerate(["red", "green", "blue", "yellow", "gray", "pink"]):
         save(folder, f"{number}.png", drawing(number, background=background), f"rin, a robot, number {number}")
     return folder
 
 
-def found(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
+def files_by_kind(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
     """Names of the files by kind of problem."""
     measured = image_stats.measure_missing(folder)
     result: dict[str, list[str]] = {}
-    for one in checks.find(folder, trigger, **{"resolution": 256, "stats": measured, **about}):
-        result.setdefault(one.kind, []).append(one.name)
+    for problem in checks.find(folder, trigger, **{"resolution": 256, "stats": measured, **about}):
+        result.setdefault(problem.kind, []).append(problem.name)
     return result
 
 
 def test_a_sound_data_set_has_no_problem(six: Path) -> None:
-    assert found(six) == {}
+    assert files_by_kind(six) == {}
 
 
 @pytest.mark.parametrize("blank", [Image.new("RGB", (256, 256)), Image.new("RGBA", (256, 256), (9, 9, 9, 0))])
 def test_a_picture_of_one_colour_is_told(six: Path, blank: Image.Image) -> None:
     save(six, "x.png", blank, "rin, a robot, in the dark")
-    assert found(six)["blank"] == ["x.png"]
-    assert "blurred" not in found(six)
+    assert files_by_kind(six)["blank"] == ["x.png"]
+    assert "blurred" not in files_by_kind(six)
 
 
 def test_a_single_pixel_is_told(six: Path) -> None:
     save(six, "x.png", Image.new("RGB", (1, 1), "brown"), "rin, a robot, far away")
-    told = found(six)
-    assert told.pop("small") == told.pop("blank") == ["x.png"]
-    assert told == {}
+    by_kind = files_by_kind(six)
+    assert by_kind.pop("small") == by_kind.pop("blank") == ["x.png"]
+    assert by_kind == {}
 
 
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
     measured = {path.name: image_stats.measure(path.read_bytes()) for path in dataset.image_files(shipped)}
-    told = checks.find(shipped, preset=preset, resolution=128, stats=measured)
-    assert [one.kind for one in told if not one.hint] == []
+    problems = checks.find(shipped, preset=preset, resolution=128, stats=measured)
+    assert [problem.kind for problem in problems if not problem.hint] == []
 
 
 def blurred(folder: Path) -> None:
@@ -147,23 +147,23 @@ def broken(folder: Path) -> None:
 )  # fmt: skip
 def test_one_bad_picture_is_found_and_named(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
     spoil(six)
-    told = found(six)
-    assert [name[:4] for name in told.pop(kind)] == ["bad."]
-    assert told == {}
+    by_kind = files_by_kind(six)
+    assert [name[:4] for name in by_kind.pop(kind)] == ["bad."]
+    assert by_kind == {}
 
 
 def test_problems_of_the_whole_set(folder: Path) -> None:
-    assert found(folder) == {"empty": [""]}
+    assert files_by_kind(folder) == {"empty": [""]}
     for number in range(4):
         save(folder, f"{number}.png", drawing(number), "rin, standing")
     (folder / "lonely.txt").write_text("x")
     (folder / "0.jpg").write_bytes((folder / "0.png").read_bytes())
-    told = found(folder)
-    assert {"same caption", "no class", "lonely caption", "shared caption", "backdrop"} <= told.keys()
-    assert "no class" not in found(folder, preset="style")
-    assert told["shared caption"] == ["0.txt"]
+    by_kind = files_by_kind(folder)
+    assert {"same caption", "no class", "lonely caption", "shared caption", "backdrop"} <= by_kind.keys()
+    assert "no class" not in files_by_kind(folder, preset="style")
+    assert by_kind["shared caption"] == ["0.txt"]
     (folder / "0.jpg").unlink()
-    assert found(folder)["few"] == [""]
+    assert files_by_kind(folder)["few"] == [""]
 
 
 def test_each_problem_says_what_it_does_and_what_to_do() -> None:
@@ -172,8 +172,8 @@ def test_each_problem_says_what_it_does_and_what_to_do() -> None:
         assert kind.effect.endswith(".")
         assert kind.remedy.endswith(".")
         assert bool(kind.action) == bool(kind.button)
-    one, many = (group_by_kind([Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
-    assert (one[0].title, many[0].title) == ("1 image is blurred.", "2 images are blurred.")
+    single, several = (group_by_kind([Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
+    assert (single[0].title, several[0].title) == ("1 image is blurred.", "2 images are blurred.")
 
 
 @pytest.mark.parametrize(
@@ -183,29 +183,29 @@ def test_each_problem_says_what_it_does_and_what_to_do() -> None:
 def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
-    told = checks.find(six, "rin", resolution=256, stats=image_stats.measure_missing(six))
-    fixes.apply(six, told, kind, "rin")
-    assert found(six) == {}
+    problems = checks.find(six, "rin", resolution=256, stats=image_stats.measure_missing(six))
+    fixes.apply(six, problems, kind, "rin")
+    assert files_by_kind(six) == {}
     assert dataset.restore_last(six) or caption_edits.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
 
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
-    told = checks.find(six, "rin")
-    assert fixes.apply(six, told, "shared caption") == "Renamed 1 image: 2-2.png."
-    captions = {one.name: one.caption for one in dataset.read(six)}
+    problems = checks.find(six, "rin")
+    assert fixes.apply(six, problems, "shared caption") == "Renamed 1 image: 2-2.png."
+    captions = {example.name: example.caption for example in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
-    assert found(six) == {}
+    assert files_by_kind(six) == {}
 
 
 def test_a_shared_background_is_named(folder: Path) -> None:
     for number in range(6):
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
-    told = checks.find(folder, "rin", stats=image_stats.measure_missing(folder))
-    assert [one.message for one in told] == ["6 of 6 images have the same white background."]
-    assert fixes.apply(folder, told, "backdrop") == "Added 'white background' to 6 captions."
-    assert found(folder) == {}
+    problems = checks.find(folder, "rin", stats=image_stats.measure_missing(folder))
+    assert [problem.message for problem in problems] == ["6 of 6 images have the same white background."]
+    assert fixes.apply(folder, problems, "backdrop") == "Added 'white background' to 6 captions."
+    assert files_by_kind(folder) == {}
     with pytest.raises(UserError):
         fixes.apply(folder, [], "backdrop")
 
@@ -261,8 +261,8 @@ def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, 
         caption = "rin" + " cat" * (most + more - token_count.count("rin", base))
         assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it
         dataset.write_caption(six / "0.png", caption)
-        told = [one for one in checks.find(six, "rin", base=base) if one.kind == "long caption"]
-        assert [(one.name, one.message) for one in told] == (
+        problems = [problem for problem in checks.find(six, "rin", base=base) if problem.kind == "long caption"]
+        assert [(problem.name, problem.message) for problem in problems] == (
             [("0.png", f"{most + 1} tokens; only {most} are read.")] if more else []
         )
 
@@ -270,9 +270,9 @@ def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, 
 def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blurred(six)
     assert main(["check", "rin", "--trigger", "rin", "--base", "micro"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("7 images.")
-    assert "1 image is blurred.\n  The adapter learns the blur" in told
-    assert "  - bad.png: Blurred." in told
+    output = capsys.readouterr().out
+    assert output.startswith("7 images.")
+    assert "1 image is blurred.\n  The adapter learns the blur" in output
+    assert "  - bad.png: Blurred." in output
     assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0
     assert '"kind": "blurred"' in capsys.readouterr().out

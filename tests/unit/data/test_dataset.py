@@ -25,7 +25,7 @@ def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), 
 
 
 def source(folder: Path, name: str, data: bytes) -> tuple[str, Path]:
-    """A file as the page hands it over: the name that the person knows, the bytes under another one."""
+    """A file as the page passes it on: the name that the user knows, the bytes under another one."""
     path = folder / f"upload{len(list(folder.iterdir()))}"
     path.write_bytes(data)
     return name, path
@@ -74,9 +74,12 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> No
     assert report.sentence().startswith(
         "Added 2 images. 1 caption came with them. 1 already there, skipped. Not used: "
     )
-    assert [(one.name, one.caption) for one in dataset.read(folder)] == [("a.png", "rin, rot \u00e4"), ("evil.png", "")]
+    assert [(example.name, example.caption) for example in dataset.read(folder)] == [
+        ("a.png", "rin, rot \u00e4"),
+        ("evil.png", ""),
+    ]
     assert {path.name for path in folder.iterdir()} == {paths.CACHE, "a.png", "a.txt", "evil.png"}
-    assert {one.name for one in folder.parent.iterdir()} == {"rin"}
+    assert {path.name for path in folder.parent.iterdir()} == {"rin"}
 
 
 def test_equal_names_never_replace_each_other(folder: Path, incoming: Path) -> None:
@@ -86,8 +89,8 @@ def test_equal_names_never_replace_each_other(folder: Path, incoming: Path) -> N
         [source(incoming, name, png(color)) for name, color in zip(["a.png", "A.png", "a.jpg"], colors, strict=True)],
     )
     kept = dataset.read(folder)
-    assert len({one.path.stem.lower() for one in kept}) == 3
-    seen = {pixel(one.path) for one in kept}
+    assert len({example.path.stem.lower() for example in kept}) == 3
+    seen = {pixel(example.path) for example in kept}
     assert seen == {(255, 0, 0), (0, 128, 0), (0, 0, 255)}
 
 
@@ -104,9 +107,9 @@ def test_a_zip_with_captions_and_nonsense(folder: Path, incoming: Path, tmp_path
         archive.writestr("bomb.png", bytes(300 * 2**20), zipfile.ZIP_DEFLATED)
     report = uploads.add(folder, [("my set.zip", path)])
     assert dict(report.refused) == {"readme.pdf": "not an image", "bomb.png": "too large when unpacked"}
-    captions = {pixel(one.path): one.caption for one in dataset.read(folder)}
+    captions = {pixel(example.path): example.caption for example in dataset.read(folder)}
     assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
-    assert all(folder in one.parents for one in tmp_path.rglob("*.png"))
+    assert all(folder in path.parents for path in tmp_path.rglob("*.png"))
 
 
 def test_no_zip_at_all(folder: Path, incoming: Path) -> None:
@@ -123,7 +126,7 @@ def test_captions_of_one_name_are_not_guessed(folder: Path, incoming: Path) -> N
             source(incoming, ".DS_Store", b"x"),
         ],
     )  # fmt: skip
-    assert [one.caption for one in dataset.read(folder)] == ["", ""]
+    assert [example.caption for example in dataset.read(folder)] == ["", ""]
     assert report.refused == [("a.txt", "several different captions have this name; add one folder at a time")]
 
 
@@ -225,11 +228,11 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
 
 def test_the_digest_is_of_content_alone(folder: Path) -> None:
     (folder / "a.png").write_bytes(png())
-    one = dataset.digest(dataset.read(folder))
+    digest = dataset.digest(dataset.read(folder))
     (folder / "a.png").rename(folder / "b.png")
-    assert dataset.digest(dataset.read(folder)) == one
+    assert dataset.digest(dataset.read(folder)) == digest
     dataset.write_caption(folder / "b.png", "x")
-    assert dataset.digest(dataset.read(folder)) != one
+    assert dataset.digest(dataset.read(folder)) != digest
 
 
 @pytest.mark.parametrize("name", ["absent", "../datasets", "/nowhere/at/all"])

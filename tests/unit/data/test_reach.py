@@ -1,4 +1,4 @@
-"""What is known of pictures that micro cannot draw, what it changes, and what people are told of it."""
+"""Images that micro cannot draw: how they are recognized, what they change, and what users are told."""
 
 import os
 import sys
@@ -69,14 +69,14 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
 
 
 def test_the_page_asks_micro_once(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = tmp_path / "asked"
-    code = f"import sys; open({str(asked)!r}, 'a').write(sys.argv[-1] + chr(10))"
+    requests = tmp_path / "requests"
+    code = f"import sys; open({str(requests)!r}, 'a').write(sys.argv[-1] + chr(10))"
     monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", code))
     while image_grid.read("rin").left:
         assert images.measure({"project": "rin"})["ok"]
-    assert asked.read_text() == f"{character}\n"
+    assert requests.read_text() == f"{character}\n"
     assert not gauging.look(character)
-    assert asked.read_text() == f"{character}\n"
+    assert requests.read_text() == f"{character}\n"
 
 
 def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:

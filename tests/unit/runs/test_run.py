@@ -80,7 +80,7 @@ def test_states_with_a_worker(home: Path) -> None:
         assert status(run) == "waiting"
         (run.folder / "ask" / "start").unlink()
         run.report(events.Stopped(step=3))
-        assert status(run) == "waiting"  # resumed: it has not said Started yet
+        assert status(run) == "waiting"  # resumed: it has not reported Started yet
         with pytest.raises(UserError, match="already running"):
             runs.start(run, executor=lambda _: None)
         with pytest.raises(UserError, match="Stop it first"):
@@ -173,7 +173,7 @@ def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
 
 def test_twenty_who_start_at_once_have_folders_of_their_own(home: Path) -> None:
     with ThreadPoolExecutor(20) as people:
-        made = [one.result() for one in [people.submit(make) for _ in range(20)]]
+        made = [future.result() for future in [people.submit(make) for _ in range(20)]]
     assert len({run.folder for run in made}) == 20
     assert all(run.config().name == "rin" for run in made)
 
@@ -196,16 +196,16 @@ def test_whatever_was_logged_a_run_is_in_one_state_and_can_be_left(
         if starting:
             (run.folder / "ask" / "start").touch()
         with FileLock(run.lock) if locked else nullcontext():
-            found = status(run)
+            result = status(run)
             active = locked or starting
-            assert (found in runs.ACTIVE) == active
+            assert (result in runs.ACTIVE) == active
             if active:  # it can be stopped, and is not started a second time
                 with pytest.raises(UserError, match="already running"):
                     runs.start(run, executor=lambda _: None)
                 return
         begun = [event.kind for event in log]
         last = next((kind for kind in reversed(begun) if kind in ("started", *runs.ENDS)), "started")
-        assert found == runs.ENDS.get(last, "interrupted")
+        assert result == runs.ENDS.get(last, "interrupted")
         runs.start(run, executor=lambda _: None)  # and from any other state it can be started again
         assert status(run) == "waiting"
 
@@ -247,13 +247,13 @@ def test_a_run_that_did_not_hear_that_it_is_to_stop_is_deaf(home: Path) -> None:
         started(run)
         assert not runs.look(run).is_unresponsive(time.time())
         control.stop(run)
-        asked = (run.folder / "ask" / "stop").stat().st_mtime
+        requested = (run.folder / "ask" / "stop").stat().st_mtime
         control.stop(run)
-        assert (run.folder / "ask" / "stop").stat().st_mtime == asked, "its time runs from the first request"
-        assert not runs.look(run).is_unresponsive(asked + 9)
-        assert runs.look(run).is_unresponsive(asked + 11)
+        assert (run.folder / "ask" / "stop").stat().st_mtime == requested, "its time runs from the first request"
+        assert not runs.look(run).is_unresponsive(requested + 9)
+        assert runs.look(run).is_unresponsive(requested + 11)
         assert run.take_request("stop")
-        assert not runs.look(run).is_unresponsive(asked + 11), "it has heard it, and saves"
+        assert not runs.look(run).is_unresponsive(requested + 11), "it has heard it, and saves"
     runs.request(run, "stop")
     assert not runs.look(run).is_unresponsive(time.time() + 60), "nobody is at work"
 
@@ -304,7 +304,7 @@ def test_deleting_moves_to_the_bin(home: Path) -> None:
     run = make()
     archive.delete(run)
     assert runs.all_runs() == []
-    assert [one.name.startswith(run.id) for one in (home / "outputs" / ".bin").iterdir()] == [True]
+    assert [path.name.startswith(run.id) for path in (home / "outputs" / ".bin").iterdir()] == [True]
 
 
 def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
@@ -319,11 +319,11 @@ def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
     archive.delete(run)
     archive.delete(other)
     places = [dataset.remove(folder / name) for name in ("a.png", "b.png")]
-    found = archive.deleted()
-    for path, age in ((found[0], 169 * hours), (found[1], 167 * hours), (places[0], 169 * hours)):
+    deleted = archive.deleted()
+    for path, age in ((deleted[0], 169 * hours), (deleted[1], 167 * hours), (places[0], 169 * hours)):
         os.utime(path, (time.time() - age, time.time() - age))
     launch.lock_home().release()
-    assert archive.deleted() == found[1:]
+    assert archive.deleted() == deleted[1:]
     assert list((folder / ".bin").iterdir()) == places[1:]
 
 
@@ -429,12 +429,12 @@ def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
 
 
 def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:
-    asked = config.build({"name": "rin", "dataset": "rin"})
-    assert runs.find_similar(asked) is None
+    settings = config.build({"name": "rin", "dataset": "rin"})
+    assert runs.find_similar(settings) is None
 
     def taken() -> float | None:
-        found = runs.find_similar(asked)
-        return found.seconds_per_step if found else None
+        similar = runs.find_similar(settings)
+        return similar.seconds_per_step if similar else None
 
     run = make()
     begun = datetime(2026, 1, 1, tzinfo=UTC)
@@ -448,6 +448,6 @@ def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> No
     assert taken() == pytest.approx(2)
     other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
     assert runs.find_similar(other) is None
-    newer = runs.create(asked, run.folder.parent / "9999_newer")
+    newer = runs.create(settings, run.folder.parent / "9999_newer")
     newer.config_file.write_text("broken")
-    assert taken() == pytest.approx(2), "one that cannot be read is passed over"
+    assert taken() == pytest.approx(2), "one that cannot be read is skipped"

@@ -18,8 +18,8 @@ from tests.conftest import CHECKOUT
 from trainer import paths, storage
 
 
-async def told(request: Request) -> Response:
-    """Everything that came, as it came."""
+async def echo(request: Request) -> Response:
+    """Return the request as it was received."""
     target = request.scope["raw_path"].decode() + "?" + request.scope["query_string"].decode()
     header = [(key.decode(), value.decode()) for key, value in request.headers.raw]
     places = {name: os.environ.get(name) for name in ("LIMNER_HOME", "LIMNER_SHARED")}
@@ -88,8 +88,14 @@ async def half(request: Request) -> Response:
 
 
 ROUTES = {
-    "/": told, "/told": told, "/events": events, "/picture": picture, "/large": large, "/die": die, "/half": half,
-}  # fmt: skip
+    "/": echo,
+    "/echo": echo,
+    "/events": events,
+    "/picture": picture,
+    "/large": large,
+    "/die": die,
+    "/half": half,
+}
 
 
 def main() -> None:

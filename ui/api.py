@@ -22,7 +22,7 @@ from trainer.runs import archive
 from ui.state import adapter_choices, page_memory, run_actions
 from ui.state import projects as project_folders
 from ui.state.answers import create_run
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import try_out
 from ui.tabs.sample_form import SampleForm
@@ -33,7 +33,7 @@ SAMPLE_SETTINGS = ("seed", "steps", "guidance", "negative", "size")
 Json = dict[str, Any]
 
 
-def build(sampler: SamplerClient, watch: Watch) -> None:
+def build(sampler: SamplerClient, watch: RunWatcher) -> None:
     """Offer the endpoints, inside the page's blocks."""
 
     def start_training(project: str, preset: str = "character", settings: dict[str, Any] | None = None) -> Json:
@@ -96,9 +96,9 @@ def sample_form(prompt: str, adapter: str, strength: float, settings: dict[str, 
     for name in settings.keys() - set(SAMPLE_SETTINGS):
         known = ", ".join(SAMPLE_SETTINGS)
         raise UserError("{name!r} is not a setting of an image.", "Use one of {known}.", name=name, known=known)
-    usual = try_out.usual_settings(adapter)
-    form = SampleForm(adapter, prompt, strength, steps=usual.steps, guidance=usual.guidance)
-    return replace(form, **settings)
+    usual = try_out.usual_settings(adapter or "")
+    form = SampleForm(adapter or "", prompt or "", strength, steps=usual.steps, guidance=usual.guidance)
+    return replace(form, **{name: value for name, value in settings.items() if value is not None})
 
 
 # Projects -------------------------------------------------------------------------------------------------------

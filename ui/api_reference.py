@@ -5,14 +5,14 @@ import inspect
 import gradio as gr
 
 from ui import page
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 
 
 def endpoints() -> str:
     """Return a Markdown table with a row for each endpoint: its name, its parameters and what it does."""
     rows = ["| endpoint | takes | does |", "| --- | --- | --- |"]
-    blocks: gr.Blocks = page.build(SamplerClient(), Watch())
+    blocks: gr.Blocks = page.build(SamplerClient(), RunWatcher())
     for endpoint in blocks.fns.values():
         if endpoint.api_visibility == "public" and endpoint.fn:
             parameters = map(_parameter, inspect.signature(endpoint.fn).parameters.values())

@@ -22,6 +22,7 @@ from trainer.data import examples
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.server import accounts
+from ui.state import page_folders
 
 if TYPE_CHECKING:
     import uvicorn
@@ -118,7 +119,7 @@ def lock_home() -> FileLock:
     except Timeout:
         raise UserError(
             "Limner is already running for this folder, as process {number}.",
-            "Use the page that is open, or end that server first.",
+            "Use the page that is open, or stop that server first.",
             number=number.read_text() if number.is_file() else "?",
         ) from None
     except OSError:
@@ -134,9 +135,8 @@ def _clean_up() -> None:
         if folder.is_dir():
             storage.remove_leftovers(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             storage.empty_bin(folder)
-    outputs = paths.outputs()
-    storage.remove_leftovers(outputs, outputs / ".pictures", outputs / ".adapters")
-    storage.empty_bin(outputs)
+    storage.remove_leftovers(paths.outputs(), page_folders.sample_images(), page_folders.adapters())
+    storage.empty_bin(paths.outputs())
 
 
 def warn_if_disk_is_full() -> None:

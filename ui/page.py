@@ -18,7 +18,7 @@ from ui import api
 from ui.server import media
 from ui.state import page_memory, projects
 from ui.state.answers import with_answers
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import download, plan, run_view, try_out
 from ui.tabs import images as datasets
@@ -62,7 +62,7 @@ class Head:
 
 def make_app(*, log_out: bool = False) -> FastAPI:
     """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
-    sampler, watch = SamplerClient(), Watch()
+    sampler, watch = SamplerClient(), RunWatcher()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,7 +116,7 @@ def theme() -> gr.themes.Base:
     return base.set(**{f"button_primary_{name}": color for name, color in PRIMARY.items()}, **LINKS_IN_THE_DARK)
 
 
-def build(sampler: SamplerClient, watch: Watch, *, log_out: bool = False) -> gr.Blocks:
+def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         head = _head(LOG_OUT if log_out else "")
@@ -200,7 +200,7 @@ def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.T
         )
 
 
-def _load(watch: Watch) -> list[Any]:
+def _load(watch: RunWatcher) -> list[Any]:
     """Return everything as it is on disk, for a page that was just opened."""
     project = page_memory.project()
     selected = gr.skip()

@@ -119,7 +119,7 @@ def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: 
         ("add_images", {"project": "example-style", "images": ["/etc/passwd"]}, "not an uploaded file"),
         ("add_images", {"project": "example-style", "images": [3]}, "not an uploaded file"),
         ("images", {"project": "../x"}, "not a valid name"),
-        ("set_caption", {"project": "example-style", "image": "../../x", "caption": ""}, "no longer in the data set"),
+        ("set_caption", {"project": "example-style", "image": "../../x", "caption": ""}, "no longer in the dataset"),
         ("start_training", {"project": "example-style", "settings": {"training.step": 3}}, "training.step"),
         ("start_training", {"project": "example-style", "settings": {"training.steps": -3}}, "Steps"),
         ("status", {"run": "../../etc"}, "not a valid name"),

@@ -32,7 +32,7 @@ def fox(tmp_path: Path) -> Path:
 
 def drop(page: Page, path: Path) -> None:
     tab(page, "Download")
-    page.get_by_role("button", name="Look into an adapter file").click()
+    page.get_by_role("button", name="Inspect an adapter file").click()
     page.locator("#look-file input[type=file]").set_input_files(path)
     page.locator("#look-result .look").wait_for()
 

@@ -163,7 +163,7 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     page.locator("#runs").get_by_text(TRIGGER).first.wait_for()
     fill(page, "find-run", PAYLOADS["area"])
     page.get_by_text(f"No run matches “{PAYLOADS['area']}”.").wait_for()
-    page.get_by_role("button", name="Look into an adapter file").click()
+    page.get_by_role("button", name="Inspect an adapter file").click()
     page.locator("#look-file input[type=file]").set_input_files(adapter_file(tmp_path / "odd.safetensors"))
     page.locator("#look-result .look").wait_for()
     assert TRIGGER in page.locator("#look-result").inner_text()

@@ -48,7 +48,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     paths = {path for _, path in found}
     assert {
         "/",
-        "/media/dataset/{name}/{picture}",
+        "/media/dataset/{name}/{image}",
         "/gradio_api/upload",
         "/gradio_api/file={path_or_url:path}",
     } <= paths

@@ -40,7 +40,7 @@ def test_one_server_for_a_home_and_the_next_port_for_another(
     assert server.process is not None
     assert second.stderr == (
         f"Limner is already running for this folder, as process {server.process.pid}. "
-        "Use the page that is open, or end that server first.\n"
+        "Use the page that is open, or stop that server first.\n"
     )
     other = Server(make_home(tmp_path_factory.mktemp("other")), port=server.port)
     try:

@@ -111,8 +111,8 @@ import json
 from trainer.runs import events
 from ui import page
 from ui.state.sampler_client import SamplerClient
-from ui.state.run_watcher import Watch
-print(json.dumps(page.build(SamplerClient(), Watch()).get_config_file()["components"], default=str))
+from ui.state.run_watcher import RunWatcher
+print(json.dumps(page.build(SamplerClient(), RunWatcher()).get_config_file()["components"], default=str))
 """
 SHOWN = ("label", "info", "placeholder", "value", "choices", "html_template", "js_on_load")
 

@@ -13,9 +13,9 @@ from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.state import page_folders
-from ui.state.run_watcher import Watch, label
+from ui.state.run_watcher import RunWatcher, label
 
-NONE = (say("None, the base model alone"), "")
+NONE = (say("None (base model only)"), "")
 KEPT = "kept:"  # prefix of the keys of files that belong to no run
 MAX_LENGTH = 1000  # letters of a fact in a file, which may come from anywhere
 _FACTS = {
@@ -80,10 +80,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def choices(watch: Watch) -> list[tuple[str, str]]:
+def choices(watch: RunWatcher) -> list[tuple[str, str]]:
     """Return (label, key) of every adapter that can be tried: finished files and checkpoints, kept files, none."""
     listed = []
-    for view in watch.every():
+    for view in watch.views():
         run, name = view.run, label(view.run)
         if view.state.export and (run.folder / view.state.export).is_file():
             listed.append((say("Finished: {run}", run=name), run.id))

@@ -1,4 +1,4 @@
-"""Watch runs for the page: views are cached, so that only new events are read, and stamped, to redraw only changes."""
+"""Watch runs for the page. Views are cached, so that only new events are read; stamps tell when to redraw."""
 
 import threading
 import time
@@ -12,14 +12,14 @@ from trainer.i18n import say
 from trainer.runs import Run, View, queue
 
 
-class Watch:
+class RunWatcher:
     """The latest view of each run, shared by all pages of this server. Everything in it is also on disk."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._views: dict[Path, View] = {}
 
-    def look(self, run: Run) -> View:
+    def view(self, run: Run) -> View:
         """Return the current view of a run; only new events are read, and none of a run that has ended."""
         with self._lock:
             known = self._views.get(run.folder)
@@ -32,18 +32,18 @@ class Watch:
     def find(self, run_id: str | None) -> View | None:
         """Return the view of a run by its name; None if there is no such run."""
         try:
-            return self.look(runs.find(run_id)) if run_id else None
+            return self.view(runs.find(run_id)) if run_id else None
         except UserError:
             return None
 
-    def every(self) -> list[View]:
+    def views(self) -> list[View]:
         """Return views of all runs, the newest first."""
-        return [self.look(run) for run in runs.all_runs()]
+        return [self.view(run) for run in runs.all_runs()]
 
     def active(self) -> View | None:
         """Return the run that trains now, else the first in the queue, else None."""
         waiting = None
-        for view in self.every():
+        for view in self.views():
             if view.status == "running":
                 return view
             if view.status in runs.ACTIVE:

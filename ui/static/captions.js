@@ -133,7 +133,7 @@ async function save(key) {
     clearTimeout(settled);
     settled = setTimeout(() => trigger("edit"), 1500);
   } else if (typed.has(key)) {
-    failure = (answer && answer.error) || "[[the server does not answer.]]";
+    failure = (answer && answer.error) || "[[the server is not responding.]]";
     later(key, 3000);
   }
   show();

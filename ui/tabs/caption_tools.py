@@ -254,14 +254,14 @@ def _status(view: runs.View) -> str:
                 "{state}: {n} caption was written.",
                 "{state}: {n} captions were written.",
                 written,
-                state=run_html.WORDS[view.status],
+                state=run_html.STATUS_LABELS[view.status],
             )
             return f"<p class='quiet' role='status'>{text}</p>"
         case "interrupted":
             text = say("It was interrupted, and no caption was changed. Start it again.")
             return f"<p class='quiet' role='status'>{text}</p>"
     if phase is None:
-        return _progress(run_html.word(view), 0.0)
+        return _progress(run_html.status_label(view), 0.0)
     share = phase.done / phase.total if phase.total else 0.0
     return _progress(run_html.phase(phase), share)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trainer.i18n import say
 from ui.state import adapter_choices
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 
 VIEWS = [
     (say("One image"), "one"),
@@ -28,7 +28,7 @@ class Cell:
     caption: str
 
 
-def cells(view: str, key: str, strength: float, watch: Watch) -> list[Cell]:
+def cells(view: str, key: str, strength: float, watch: RunWatcher) -> list[Cell]:
     """Return the images of a view, row by row; a grid has one row for each checkpoint."""
     match view:
         case "before" | "slide":
@@ -59,7 +59,7 @@ def _cell(key: str, strength: float) -> Cell:
     return Cell(key, strength, caption)
 
 
-def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
+def checkpoints(key: str, watch: RunWatcher) -> list[tuple[str, str]]:
     """Return (key, name) of at most five checkpoints of an adapter's run, evenly spaced, the finished file last.
 
     An adapter from elsewhere stands alone.
@@ -67,7 +67,7 @@ def checkpoints(key: str, watch: Watch) -> list[tuple[str, str]]:
     run = adapter_choices.run_of(key)
     if run is None:
         return [(key, say("this file") if key else say("without the adapter"))]
-    state = watch.look(run).state
+    state = watch.view(run).state
     end = f"{run.id}@{state.step}" if state.export else ""  # the same weights as the finished file
     saved = []
     for _, choice in reversed(adapter_choices.choices(watch)):

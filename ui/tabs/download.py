@@ -12,7 +12,7 @@ from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import View, archive
 from ui.state import adapter_choices, page_folders
-from ui.state.run_watcher import Watch, label
+from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
 from ui.widgets.handlers import QUIET, handled
@@ -26,7 +26,7 @@ class Tab:
     outputs: list[Any]
 
 
-def build(watch: Watch) -> Tab:
+def build(watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
         search = gr.Textbox(
@@ -72,19 +72,19 @@ def build(watch: Watch) -> Tab:
     return Tab([listing, undo, search, tools.adapters])
 
 
-def show(watch: Watch) -> list[Any]:
+def show(watch: RunWatcher) -> list[Any]:
     """Return values of `Tab.outputs`: all files as they are on disk."""
     return [*_listed(watch, ""), "", gr.Dropdown(adapter_choices.choices(watch)[:-1])]
 
 
-def _listed(watch: Watch, query: str) -> list[Any]:
+def _listed(watch: RunWatcher, query: str) -> list[Any]:
     return [table(watch, query), gr.Button(visible=bool(archive.deleted()))]
 
 
-def table(watch: Watch, query: str = "") -> str:
+def table(watch: RunWatcher, query: str = "") -> str:
     """Render all runs that match every word of a query, the newest first, then the other files."""
     words = query.lower().split()
-    views = watch.every()
+    views = watch.views()
     rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
     if words and not rows:
         return f"<div class='empty'>{escape(say('No run matches “{query}”.', query=query.strip()))}</div>"
@@ -96,14 +96,14 @@ def table(watch: Watch, query: str = "") -> str:
 
 def _searchable(view: View) -> str:
     """Return the text that a search looks into."""
-    return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.WORDS[view.status]}".lower()
+    return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.STATUS_LABELS[view.status]}".lower()
 
 
 def _row(view: View) -> str:
     run = view.run
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} "
-        f"<span class='pill {view.status}'>{run_html.WORDS[view.status]}</span></h2><p>{_facts(view)}</p>"
+        f"<span class='pill {view.status}'>{run_html.STATUS_LABELS[view.status]}</span></h2><p>{_facts(view)}</p>"
         f"<p class='links'>{_links(view)}{_actions(view)}</p>{_verdicts(view)}</div></article>"
     )
 

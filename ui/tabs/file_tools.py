@@ -22,7 +22,7 @@ from trainer import paths
 from trainer.errors import UserError
 from trainer.i18n import say
 from ui.state import adapter_choices
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.widgets.handlers import QUIET, handled, sentence
 
 TIMEOUT = 6 * 3600.0  # seconds: extraction from large models on a slow machine takes hours
@@ -40,7 +40,7 @@ USES = {
     "extract": {"tuned", "base", "rank", "format", "precision"},
     "bake": {"adapters", "strengths", "base"},
 }
-WORKING = f"<p class='quiet' role='status'>{say('Working. You can leave this tab meanwhile.')}</p>"
+WORKING = f"<p class='quiet' role='status'>{say('Working. You can switch to another tab while it runs.')}</p>"
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Tab:
     adapters: gr.Dropdown
 
 
-def build(watch: Watch, listing: gr.HTML, table: Callable[[], str]) -> Tab:
+def build(watch: RunWatcher, listing: gr.HTML, table: Callable[[], str]) -> Tab:
     """Draw this part; `table` redraws `listing` when there is a new file."""
-    with gr.Accordion(say("Look into an adapter file"), open=False, elem_id="look"):
+    with gr.Accordion(say("Inspect an adapter file"), open=False, elem_id="look"):
         dropped = gr.File(
             label=say(
                 "Any .safetensors file. A copy stays here, so that you can try it out and use it with the tools."

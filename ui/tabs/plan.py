@@ -49,7 +49,7 @@ def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> lis
     steps = adjustments.planned_steps(training, images)
     times = round(steps * training.batch_size * training.gradient_accumulation / images)
     if similar and similar.seconds_per_step:
-        duration = run_html.seconds(similar.seconds_per_step * steps)
+        duration = run_html.duration(similar.seconds_per_step * steps)
         size = count(
             "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
             "<b>{n} images, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
@@ -124,7 +124,7 @@ def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.V
         exposures = round(standard * factor)
         if pace:
             training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
-            duration = run_html.seconds(pace * adjustments.planned_steps(training, images))
+            duration = run_html.duration(pace * adjustments.planned_steps(training, images))
             title = say("{effort}, about {time}", effort=title, time=duration)
         labels.append((title, key))
         if config.training.steps == 0 and config.training.exposures == exposures:

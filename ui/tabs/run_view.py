@@ -10,7 +10,7 @@ from trainer import runs
 from trainer.i18n import LANGUAGE, say
 from trainer.runs import Run
 from ui.state import run_actions
-from ui.state.run_watcher import Watch, label, log_tail, stamp
+from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import run_html, settings_form
 from ui.widgets.handlers import QUIET, handled
@@ -61,7 +61,7 @@ class RunView:
         self.outputs = [pill, self.picker, self.drawn, status, chart, previews, notes, log, *self.buttons.values()]
 
 
-def connect(view: RunView, sampler: SamplerClient, watch: Watch) -> None:
+def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Connect the buttons, and the timer that refreshes the view."""
     for button, command in (("stop", "stop"), ("save-now", "checkpoint"), ("preview-now", "preview")):
         view.buttons[button].click(
@@ -87,12 +87,12 @@ def connect(view: RunView, sampler: SamplerClient, watch: Watch) -> None:
     timer.tick(refresh, [view.picker, view.drawn], view.outputs, queue=False, **QUIET)
 
 
-def draw(watch: Watch, run_id: str | None) -> list[Any]:
+def draw(watch: RunWatcher, run_id: str | None) -> list[Any]:
     """Return values of `RunView.outputs` for a run, whatever was drawn before."""
     return list(tick(watch, run_id, ()))
 
 
-def tick(watch: Watch, run_id: str | None, drawn: tuple[Any, ...]) -> list[Any] | dict[str, Any]:
+def tick(watch: RunWatcher, run_id: str | None, drawn: tuple[Any, ...]) -> list[Any] | dict[str, Any]:
     """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
     known = [run.id for run in runs.all_runs()]
     before = drawn[0] if drawn else known

@@ -104,7 +104,7 @@ def build() -> Components:
         value=1.0,
         step=0.05,
         label=say("Strength"),
-        info=say("Strength of the adapter; 0 = the base model alone."),
+        info=say("Strength of the adapter; 0 = base model only."),
         elem_id="strength",
         interactive=True,
     )

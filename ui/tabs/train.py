@@ -15,7 +15,7 @@ from trainer.i18n import say
 from trainer.runs import Run
 from ui.state import base_model_choices, page_memory, run_actions, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import run_view
 from ui.tabs.images import TYPED_FIRST
@@ -50,7 +50,7 @@ class Tab:
     view: RunView
 
 
-def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Watch) -> Tab:
+def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     filled = gr.JSON(asdict(settings_form.fill(ENTRIES, "character", MICRO, {})), visible=False)
     standard = settings_form.standard("character", MICRO)
@@ -150,7 +150,7 @@ def _connect_form(tab: Tab, effort: gr.Radio) -> None:
 
 
 def _connect_start(
-    tab: Tab, start: gr.Button, no_trigger: gr.Column, without: gr.Button, sampler: SamplerClient, watch: Watch
+    tab: Tab, start: gr.Button, no_trigger: gr.Column, without: gr.Button, sampler: SamplerClient, watch: RunWatcher
 ) -> None:
     """Start a run on a click; without a trigger word, ask once whether that is intended."""
     latest: dict[str, tuple[float, str]] = {}  # the latest request, its time, and the run that it started

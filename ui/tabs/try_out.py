@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.i18n import say
 from trainer.runs import archive
 from ui.state import adapter_choices, page_folders
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
@@ -46,7 +46,7 @@ class Tab:
     offered: list[Any]
 
 
-def build(sampler: SamplerClient, watch: Watch) -> Tab:
+def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_id="try-columns"):
         with gr.Column(scale=2, min_width=300):
@@ -99,7 +99,7 @@ RESTORED = ("adapter", "prompt", "strength", "seed", "new_seed", "steps", "guida
 # Choices --------------------------------------------------------------------------------------------------------
 
 
-def offer(watch: Watch, form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
+def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
     """Return values of `Tab.offered`: the adapters, and a prompt, steps and guidance that suit the chosen one.
 
     A field is left alone if the user changed it since `defaults` were offered, or if it would not change: something
@@ -140,7 +140,7 @@ def _update(value: object, before: object, suitable: object) -> object:
     return suitable
 
 
-def _notes(watch: Watch, *, small: bool) -> list[Any]:
+def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
     """Return the notes above the image, and the button that pauses or continues an active training."""
     notes, active = [], watch.active()
     label = say("Pause training for now")
@@ -154,7 +154,7 @@ def _notes(watch: Watch, *, small: bool) -> list[Any]:
     return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=bool(active))]
 
 
-def toggle_training(watch: Watch) -> list[Any]:
+def toggle_training(watch: RunWatcher) -> list[Any]:
     """Pause the run that trains, or let it continue."""
     active = watch.active()
     if active and active.status == "running":
@@ -169,7 +169,7 @@ def usual_settings(adapter: str) -> configs.PreviewConfig:
     return configs.PreviewConfig.model_validate(configs.preset("character", MICRO)["preview"])
 
 
-def settings_from(path: str | None, watch: Watch) -> SampleForm:
+def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
     """Return the form that an image was generated from, read from the image; the uploaded file is deleted.
 
     Raises:
@@ -213,7 +213,7 @@ def settings_from(path: str | None, watch: Watch) -> SampleForm:
 # Images ---------------------------------------------------------------------------------------------------------
 
 
-def generate(sampler: SamplerClient, watch: Watch, form: SampleForm) -> Iterator[tuple[str, Sequence[str], float]]:
+def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Iterator[tuple[str, Sequence[str], float]]:
     """Generate the images of a view; yields HTML as they appear, the files on the page, and the seed.
 
     Raises:

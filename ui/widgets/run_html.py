@@ -12,7 +12,7 @@ from trainer.i18n import say
 from trainer.runs import View, events, queue
 from ui.state import base_model_choices
 
-WORDS = {
+STATUS_LABELS = {
     "waiting": say("Waiting"),
     "running": say("Training"),
     "interrupted": say("Interrupted"),
@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 720, 220
 LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 
 
-def seconds(count: float) -> str:
+def duration(count: float) -> str:
     """Return a duration as text, rounded."""
     if count < 5:
         return say("a few seconds")
@@ -36,18 +36,18 @@ def seconds(count: float) -> str:
     return say("{n:.1f} h", n=count / 3600)
 
 
-def left(view: View) -> str:
+def time_left(view: View) -> str:
     """Describe the time left of a run; "" if unknown."""
     bounds = view.seconds_left_range
     if bounds is None:
         return ""
-    least, most = map(seconds, bounds)
+    least, most = map(duration, bounds)
     if least == most:
         return say("about {time} left", time=most)
     return say("{least} to {most} left", least=least, most=most)
 
 
-def word(view: View) -> str:
+def status_label(view: View) -> str:
     """Return the status in one or two words."""
     if view.is_silent(time.time()):
         return say("Not responding")
@@ -57,10 +57,10 @@ def word(view: View) -> str:
         return say("Paused")
     if view.status in runs.ACTIVE and view.state.phase:
         return say("Preparing")
-    return WORDS[view.status]
+    return STATUS_LABELS[view.status]
 
 
-def share(view: View) -> float:
+def progress(view: View) -> float:
     """Return the progress, from 0 to 1."""
     if not view.state.steps:
         return 0.0
@@ -71,10 +71,10 @@ def pill(view: View | None) -> str:
     """Render the short form for the head of the page; "" if the run is not active."""
     if view is None or view.status not in runs.ACTIVE:
         return ""
-    text = word(view)
+    text = status_label(view)
     if view.status == "running" and not view.state.phase:
-        text += f" {share(view):.0%}"
-        if remaining := left(view):
+        text += f" {progress(view):.0%}"
+        if remaining := time_left(view):
             text += f", {remaining}"
     return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
 
@@ -91,13 +91,13 @@ def status(view: View) -> str:
     note = ""
     if view.state.phase and view.status in runs.ACTIVE:
         note = f"<p class='quiet'>{escape(phase(view.state.phase))}</p>"
-    done, label = f"{share(view):.1%}", escape(say("Training progress"))
+    done, label = f"{progress(view):.1%}", escape(say("Training progress"))
     return (
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
-        f"<span class='pill {view.status}' role='status'>{word(view)}</span>"
+        f"<span class='pill {view.status}' role='status'>{status_label(view)}</span>"
         f"<span>{' · '.join(_facts(view))}</span></div>"
         f"<div class='bar' role='progressbar' aria-label='{label}' aria-valuemin='0' aria-valuemax='100' "
-        f"aria-valuenow='{round(100 * share(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
+        f"aria-valuenow='{round(100 * progress(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
     )
 
 
@@ -106,7 +106,7 @@ def _facts(view: View) -> list[str]:
     if state.steps:
         now = f"<b id='step-now'>{state.step}</b>"
         facts.append(say("step {step} of {steps}", step=now, steps=state.steps))
-    if remaining := left(view):
+    if remaining := time_left(view):
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
@@ -151,7 +151,7 @@ def _waiting(view: View, now: float) -> str:
         return say(
             "<b>No response for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, or "
             "click <b>End now</b> and then <b>Resume</b>: it continues from its last checkpoint, if it has one.",
-            time=seconds(silence),
+            time=duration(silence),
         )
     if view.is_unresponsive(now):
         return say(

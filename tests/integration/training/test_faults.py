@@ -30,7 +30,7 @@ from trainer.data.captions import caption_file
 from trainer.runs import Run, events
 from trainer.training import checkpoint, export
 from ui.state import run_actions
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.widgets import run_html
 
 
@@ -158,7 +158,7 @@ def words_of_stop(run: Run) -> str:
     from ui.tabs import run_view
 
     names = [name for name, *_ in run_view.BUTTONS]
-    return str(run_view.draw(Watch(), run.id)[-len(names) :][names.index("stop")].value)
+    return str(run_view.draw(RunWatcher(), run.id)[-len(names) :][names.index("stop")].value)
 
 
 @pytest.fixture

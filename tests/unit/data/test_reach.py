@@ -13,7 +13,7 @@ from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, reach
 from trainer.runs import events
 from ui.state import base_model_choices, gauging
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.tabs import download, image_grid, images, train
 from ui.widgets import run_html
 
@@ -126,7 +126,7 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
     assert base_model_choices.practice("owner/name") == ""
     assert sentence in plan()
     assert sentence in run_html.status(runs.look(finished))
-    assert sentence in download.table(Watch())
+    assert sentence in download.table(RunWatcher())
     finished.save_config(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     assert "for practice" not in run_html.status(runs.look(finished))
     finished.config_file.write_text("{")

@@ -24,7 +24,7 @@ from trainer.runs import Run, events
 from ui import api, page
 from ui.state import adapter_choices, page_memory, projects, run_actions
 from ui.state.answers import Answers
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import caption_tools, download, image_grid, images, run_view, train
 from ui.tabs.image_grid import Selection
@@ -50,13 +50,13 @@ def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
 
 
 def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
-    settings = in_loop(lambda: page.build(SamplerClient(), Watch())).get_config_file()
-    public = {one["api_name"] for one in settings["dependencies"] if one["api_visibility"] != "private"}
+    settings = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).get_config_file()
+    public = {call["api_name"] for call in settings["dependencies"] if call["api_visibility"] != "private"}
     assert {"start_training", "status", "make_picture"} <= public
     assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
-    ids = [one["props"].get("elem_id") for one in settings["components"]]
+    ids = [component["props"].get("elem_id") for component in settings["components"]]
     assert {entry.id for entry in train.ENTRIES} <= set(ids)
-    named = [one for one in ids if one]
+    named = [name for name in ids if name]
     assert len(named) == len(set(named))
 
 
@@ -74,10 +74,10 @@ def test_where_one_has_to_log_in_one_can_log_out(home: Path) -> None:
 
 
 def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:
-    watch = Watch()
-    shown = page._load(watch)
-    assert shown[1].value == "rin"
-    assert finished.id in str(shown[-13:])
+    watch = RunWatcher()
+    outputs = page._load(watch)
+    assert outputs[1].value == "rin"
+    assert finished.id in str(outputs[-13:])
     made = page._create("new-one")
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]
@@ -101,9 +101,9 @@ def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatc
     monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
     run_actions.resume(run.id, SamplerClient())
     assert started == [run]
-    assert Watch().active() is not None
+    assert RunWatcher().active() is not None
     run_actions.ask(run.id, "stop")
-    assert "Stopping" in run_view.draw(Watch(), run.id)[0]
+    assert "Stopping" in run_view.draw(RunWatcher(), run.id)[0]
 
 
 # Errors
@@ -161,8 +161,8 @@ def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPat
     assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
     assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
     assert cards("rin", page=99)["page"] == 3
-    selection, shown, *_ = images.change_selection("rin", "", Selection(), SimpleNamespace(page=2))
-    assert (selection.page, shown["items"][0]["name"]) == (2, "06.png")
+    selection, grid, *_ = images.change_selection("rin", "", Selection(), SimpleNamespace(page=2))
+    assert (selection.page, grid["items"][0]["name"]) == (2, "06.png")
 
 
 def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
@@ -170,15 +170,15 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
     dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
     os.utime(character / "03.png", (2e9, 2e9))
     for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
-        selection, shown, *_ = images.change_selection("rin", "miraxo", Selection(), SimpleNamespace(order=order))
-        assert (selection.order, shown["items"][0]["name"]) == (order, first)
+        selection, grid, *_ = images.change_selection("rin", "miraxo", Selection(), SimpleNamespace(order=order))
+        assert (selection.order, grid["items"][0]["name"]) == (order, first)
     tagged = SimpleNamespace(tag="a very rare tag")
-    find, selection, shown, *_ = images.filter_images("rin", "miraxo", selection, "", tagged)
-    assert (find, [item["name"] for item in shown["items"]]) == ("a very rare tag", ["07.png"])
+    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, "", tagged)
+    assert (find, [item["name"] for item in grid["items"]]) == ("a very rare tag", ["07.png"])
     problem = SimpleNamespace(kind="no caption")
-    find, selection, shown, *_ = images.filter_images("rin", "miraxo", selection, "x", problem)
-    assert (find, [item["name"] for item in shown["items"]]) == ("x", ["05.png"])
-    assert shown["only"] == "Only 1 image with this problem: no caption"
+    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, "x", problem)
+    assert (find, [item["name"] for item in grid["items"]]) == ("x", ["05.png"])
+    assert grid["only"] == "Only 1 image with this problem: no caption"
     assert len(images.change_selection("rin", "", selection, SimpleNamespace(all=True))[1]["items"]) == 14
 
 
@@ -190,9 +190,10 @@ def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
     assert (summary["heading"], summary["findings"][0]["files"]) == ("1 problem and 2 hints", "lonely.txt")
     assert {"tag": "miraxo", "count": 14} in summary["tags"]
     images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
-    said = images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="no trigger"))[0]
-    assert "in front of 14 captions" in said
-    assert [one["kind"] for one in images.refresh_overview("rin", "nobody", Selection())[0]["findings"]] == ["no class"]
+    status = images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="no trigger"))[0]
+    assert "in front of 14 captions" in status
+    left = images.refresh_overview("rin", "nobody", Selection())[0]["findings"]
+    assert [finding["kind"] for finding in left] == ["no class"]
     with pytest.raises(UserError):
         images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
 
@@ -213,8 +214,8 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     before = [read_caption(path) for path in dataset.image_files(character)]
-    said = images.add_trigger("rin", "newword", Selection())[0]
-    assert "14 captions" in said
+    status = images.add_trigger("rin", "newword", Selection())[0]
+    assert "14 captions" in status
     assert read_caption(character / "01.png").startswith("newword, miraxo")
     assert page_memory.answer("rin", "trigger") == "newword"
     assert "No caption had to change" in images.add_trigger("rin", "newword", Selection())[0]
@@ -257,9 +258,9 @@ def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> No
     with pytest.raises(UserError, match="already being written"):
         caption_tools.start("rin", "some/model", "keep", started.append)
     run.report(events.Phase(name="Writing captions", done=1, total=4))
-    told, write, stop, timer = caption_tools.stop("rin")
-    assert "Writing captions (1 of 4)" in told
-    assert "aria-valuenow='25'" in told
+    status, write, stop, timer = caption_tools.stop("rin")
+    assert "Writing captions (1 of 4)" in status
+    assert "aria-valuenow='25'" in status
     assert (write.visible, stop.visible, timer.active) == (False, True, True)
     assert (run.folder / "ask" / "stop").exists()
     assert len(images.poll_captioning("rin", "", Selection())) == 10
@@ -281,8 +282,8 @@ def test_a_removed_picture_comes_back(character: Path) -> None:
 def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
-    cleared, said, *_ = images.add("rin", "", Selection(), [str(fake)])
-    assert "text&lt;b&gt;.png (not an image)" in said
+    cleared, status, *_ = images.add("rin", "", Selection(), [str(fake)])
+    assert "text&lt;b&gt;.png (not an image)" in status
     assert cleared is None
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):
@@ -304,11 +305,11 @@ def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path
             uploads.append(str(path))
             places.append(f"mine/{color}/a.{kind}")
     images.add("two", "", Selection(), uploads, json.dumps(places))
-    found = {}
-    for one in dataset.read(home / "datasets" / "two"):
-        with Image.open(one.path) as image:
-            found[image.getpixel((0, 0))] = one.caption
-    assert found == {(255, 0, 0): "red", (0, 0, 255): "blue"}
+    captions = {}
+    for example in dataset.read(home / "datasets" / "two"):
+        with Image.open(example.path) as image:
+            captions[image.getpixel((0, 0))] = example.caption
+    assert captions == {(255, 0, 0): "red", (0, 0, 255): "blue"}
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
@@ -337,14 +338,14 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
-    drawn = download.table(Watch())
+    drawn = download.table(RunWatcher())
     assert f"href='/download/{finished.id}/rin.safetensors'" in drawn
     assert f"/download/{finished.id}/checkpoint/5" in drawn
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn
-    assert download.table(Watch(), "MIRAXO done") == drawn
-    assert "No run matches" in download.table(Watch(), "tractor <b>")
-    assert "<b>" not in download.table(Watch(), "tractor <b>")
+    assert download.table(RunWatcher(), "MIRAXO done") == drawn
+    assert "No run matches" in download.table(RunWatcher(), "tractor <b>")
+    assert "<b>" not in download.table(RunWatcher(), "tractor <b>")
     finished.config_file.write_text("broken")
-    assert "rin.safetensors" in download.table(Watch())
+    assert "rin.safetensors" in download.table(RunWatcher())
     assert adapter_choices.size(3 * 2**20) == "3.0 MB"

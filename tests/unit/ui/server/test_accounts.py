@@ -80,12 +80,15 @@ GOOD = 'salt = "00"\nhash = "00"\n'
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f'[anna]\n{GOOD}shell = "x"', "'anna.shell' in people.toml is unknown"), ("version = 1", "'version' in"),
-        (f'["../x"]\n{GOOD}', "not a valid name"), ('[anna]\nsalt = "00"', "no password for 'anna'"),
-        ('[anna]\nsalt = ""\nhash = ""', "no password for 'anna'"), ("[anna", "cannot be read"),
+        (f'[anna]\n{GOOD}shell = "x"', "'anna.shell' in people.toml is unknown"),
+        ("version = 1", "'version' in"),
+        (f'["../x"]\n{GOOD}', "not a valid name"),
+        ('[anna]\nsalt = "00"', "no password for 'anna'"),
+        ('[anna]\nsalt = ""\nhash = ""', "no password for 'anna'"),
+        ("[anna", "cannot be read"),
         ('[anna]\nsalt = "xy"\nhash = "00"', "cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_what_is_unknown_in_the_accounts_file_is_named(home: Path, text: str, words: str) -> None:
     accounts.file().write_text(text)
     with pytest.raises(UserError, match=words):
@@ -110,6 +113,8 @@ def test_the_command_says_the_password_once(home: Path) -> None:
     assert code == 0
     assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
     assert run("--remove-person", "anna") == (
-        0, f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n", "",
-    )  # fmt: skip
+        0,
+        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
+        "",
+    )
     assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")

@@ -64,21 +64,36 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/media/dataset/rin/01.txt", "/media/dataset/rin/LICENSE.md", "/media/dataset/rin/..%2f..%2fsecret.png",
-        "/media/dataset/..%2fdatasets/01.png", "/media/dataset/nobody/01.png", "/media/dataset/rin/.hidden.png",
-        "/media/run/RUN/config.toml", "/media/run/RUN/..%2fconfig.toml", "/media/run/%2e%2e/000010_0.png",
-        "/media/run/RUN/999999_0.png", "/media/picture/../.page.json", "/media/picture/%2e%2e%2f.page.json",
-        "/media/picture/x.png", "/download/RUN/config.toml", "/download/RUN/worker.log", "/download/RUN/events.jsonl",
-        "/download/RUN/..%2f..%2fsecret.safetensors", "/download/RUN/%2fetc%2fpasswd",
+        "/media/dataset/rin/01.txt",
+        "/media/dataset/rin/LICENSE.md",
+        "/media/dataset/rin/..%2f..%2fsecret.png",
+        "/media/dataset/..%2fdatasets/01.png",
+        "/media/dataset/nobody/01.png",
+        "/media/dataset/rin/.hidden.png",
+        "/media/run/RUN/config.toml",
+        "/media/run/RUN/..%2fconfig.toml",
+        "/media/run/%2e%2e/000010_0.png",
+        "/media/run/RUN/999999_0.png",
+        "/media/picture/../.page.json",
+        "/media/picture/%2e%2e%2f.page.json",
+        "/media/picture/x.png",
+        "/download/RUN/config.toml",
+        "/download/RUN/worker.log",
+        "/download/RUN/events.jsonl",
+        "/download/RUN/..%2f..%2fsecret.safetensors",
+        "/download/RUN/%2fetc%2fpasswd",
         "/download/RUN/other.safetensors",
-        "/download/RUN/checkpoint/11", "/download/RUN/checkpoint/-1", "/download/RUN/checkpoint/10%2foptimizer",
-        "/download/.bin/rin.safetensors", "/download/nobody/rin.safetensors",
+        "/download/RUN/checkpoint/11",
+        "/download/RUN/checkpoint/-1",
+        "/download/RUN/checkpoint/10%2foptimizer",
+        "/download/.bin/rin.safetensors",
+        "/download/nobody/rin.safetensors",
     ],
-)  # fmt: skip
+)
 def test_nothing_else_is_served(web: TestClient, run: Run, home: Path, path: str) -> None:
-    for place in (home, home / "outputs"):
-        (place / "secret.safetensors").write_bytes(b"secret")
-        Image.new("RGB", (8, 8)).save(place / "secret.png")
+    for folder in (home, home / "outputs"):
+        (folder / "secret.safetensors").write_bytes(b"secret")
+        Image.new("RGB", (8, 8)).save(folder / "secret.png")
     (home / "outputs" / ".page.json").write_text("{}")
     Image.new("RGB", (8, 8)).save(home / "datasets" / "rin" / ".hidden.png")
     assert web.get(path.replace("RUN", run.id)).status_code in (404, 422)

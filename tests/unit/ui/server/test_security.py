@@ -60,10 +60,13 @@ def test_any_address_but_no_foreign_name_when_listening() -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"},
-        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
     ],
-)  # fmt: skip
+)
 def test_a_request_of_another_site_that_could_change_something_is_refused(headers: dict[str, str]) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         answer = client().request(method, "/gradio_api/upload", content=b"x", headers=headers)
@@ -130,8 +133,8 @@ def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
 def test_logging_out_ends_that_session_alone() -> None:
     app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
     here, there = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
-    for one in (here, there):
-        one.post("/login", data={"password": "secret"})
+    for browser in (here, there):
+        browser.post("/login", data={"password": "secret"})
     old = here.cookies[security.COOKIE]
     assert old != there.cookies[security.COOKIE]
     answer = here.get("/logout")
@@ -153,8 +156,8 @@ def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         user.post("/login", data={"password": "secret"})
         cookies.append(user.cookies[security.COOKIE])
     user.cookies.clear()
-    asked = [user.get("/x", headers={"Cookie": f"{security.COOKIE}={cookie}"}).status_code for cookie in cookies]
-    assert asked == [401, 200, 200]
+    statuses = [user.get("/x", headers={"Cookie": f"{security.COOKIE}={cookie}"}).status_code for cookie in cookies]
+    assert statuses == [401, 200, 200]
 
 
 # Accounts ------------------------------------------------------------------------------------------------------
@@ -184,8 +187,16 @@ def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: p
     password = accounts.add("anna")
     monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
     stranger = shared()
-    tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password),
-             ("anna", ""), ("nobody", ""), ("", "")]  # fmt: skip
+    tries = [
+        ("anna", "wrong"),
+        ("nobody", "wrong"),
+        ("nobody", password),
+        ("", password),
+        ("Anna", password),
+        ("anna", ""),
+        ("nobody", ""),
+        ("", ""),
+    ]
     pages = set()
     for name, password in tries:
         answer = stranger.post("/login", data={"name": name, "password": password})

@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.runs import events
 from ui.server import media
 from ui.state import adapter_choices
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.tabs import download, file_tools, try_out
 from ui.tabs.file_tools import Request
 from ui.tabs.sample_form import DEFAULTS
@@ -37,12 +37,12 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
     assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in description
     assert "<b>fox" not in description
     assert "&lt;b&gt;fox" in description
-    assert adapter_choices.choices(Watch()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
+    assert adapter_choices.choices(RunWatcher()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
     assert adapter_choices.find("kept:my-fox").read_bytes() == dropped.read_bytes()
     assert adapter_choices.run_of("kept:my-fox") is None
     file_tools.take(str(dropped))
     assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
-    assert "/download/kept/my-fox.safetensors" in download.table(Watch())
+    assert "/download/kept/my-fox.safetensors" in download.table(RunWatcher())
     adapter_choices.discard("my-fox")
     assert [path.stem for path in adapter_choices.kept()] == ["my-fox-2"]
     for key in ("kept:my-fox", "kept:../x", "kept:"):
@@ -79,18 +79,14 @@ def test_commands(dropped: Path) -> None:
     options = ["--to", "kohya", "--precision", "fp16"]
     assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *options, *end]
     single = replace(request, adapters=["kept:my-fox"], strengths="")
-    assert file_tools.arguments(replace(single, tool="bake", base="micro"), out) == [
-        "bake", "micro", "--adapter", f"{file}:1.0", *end,
-    ]  # fmt: skip
-    assert file_tools.arguments(replace(single, tool="resize", rank=4.0, energy=0.9), out) == [
-        "resize", file, "--rank", "4", "--energy", "0.9", *options, *end,
-    ]  # fmt: skip
-    assert file_tools.arguments(replace(single, tool="convert", format="peft", precision="fp32", strip=True), out) == [
-        "convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end,
-    ]  # fmt: skip
-    assert file_tools.arguments(replace(single, tool="extract", tuned="a", base="b", rank=8.0), out) == [
-        "extract", "a", "b", "--rank", "8", *options, *end,
-    ]  # fmt: skip
+    bake = file_tools.arguments(replace(single, tool="bake", base="micro"), out)
+    assert bake == ["bake", "micro", "--adapter", f"{file}:1.0", *end]
+    resize = file_tools.arguments(replace(single, tool="resize", rank=4.0, energy=0.9), out)
+    assert resize == ["resize", file, "--rank", "4", "--energy", "0.9", *options, *end]
+    convert = file_tools.arguments(replace(single, tool="convert", format="peft", precision="fp32", strip=True), out)
+    assert convert == ["convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end]
+    extract = file_tools.arguments(replace(single, tool="extract", tuned="a", base="b", rank=8.0), out)
+    assert extract == ["extract", "a", "b", "--rank", "8", *options, *end]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +122,7 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
         (run.folder / file).write_bytes(b"x")
         run.report(events.Verified(file=file, verdicts=verdicts, notes=("So it is.",)))
     run.report(events.Finished(step=1, export="rin.safetensors"))
-    drawn = download.table(Watch())
+    drawn = download.table(RunWatcher())
     assert drawn.count("Checked: loads in ComfyUI") == 1
     assert "loads: all 3 keys" in drawn
     assert "&lt;no&gt;" in drawn
@@ -148,11 +144,11 @@ def test_several_adapters_at_once(dropped: Path) -> None:
     sampler = FakeSampler()
     more = (("kept:my-fox-2", 0.5), ("", 1.0), ("kept:my-fox", 0))
     form = sample_form("kept:my-fox", view="before", strength=0.8, others=more)
-    list(try_out.generate(sampler, Watch(), form))
+    list(try_out.generate(sampler, RunWatcher(), form))
     assert [request.adapters for request in sampler.requests] == [((other, 0.5),), ((file, 0.8), (other, 0.5))]
     assert {request.base for request in sampler.requests} == {"micro"}
-    list(try_out.generate(sampler, Watch(), replace(form, view="one", base=" owner/name ")))
+    list(try_out.generate(sampler, RunWatcher(), replace(form, view="one", base=" owner/name ")))
     assert sampler.requests[-1].base == "owner/name"
     others = (("kept:my-fox-2", 1.0), ("gone", 1.0), ("", 1.0))
-    offered = try_out.offer(Watch(), sample_form("kept:my-fox", others=others), DEFAULTS)
+    offered = try_out.offer(RunWatcher(), sample_form("kept:my-fox", others=others), DEFAULTS)
     assert [adapter.value for adapter in offered[-3:]] == ["kept:my-fox-2", "", ""]

@@ -1,4 +1,4 @@
-"""Tab 2: the form, the plan, settings that are kept, bases, and the live view of runs."""
+"""The Train tab: the form, the plan, saved settings, base models, and the run view."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.runs import events
 from ui.state import base_model_choices, page_memory, run_actions, saved_settings
 from ui.state.answers import Answers
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import run_view, train
 from ui.widgets import settings_form
@@ -48,10 +48,17 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     run.report(events.Started(step=0, steps=160, pid=1, device="CPU"))
     for step in (1, 2, 3):
-        run.report(events.Step(
-            step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=1.0, memory=3 * 2**30,
-            time=begun + timedelta(seconds=step),
-        ))  # fmt: skip
+        run.report(
+            events.Step(
+                step=step,
+                loss=1.0,
+                learning_rate=0.1,
+                grad_norm=1.0,
+                seconds=1.0,
+                memory=3 * 2**30,
+                time=begun + timedelta(seconds=step),
+            )
+        )
     seen, fixed = train.exposures("quick", "character", "micro")
     assert fixed == 0
     summary, effort, _ = train.plan(answers(**{"form-training-exposures": seen}))
@@ -61,9 +68,9 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
     assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
 
 
-def form_of(shown: list[Any]) -> list[Any]:
+def form_of(outputs: list[Any]) -> list[Any]:
     """The widgets' values among those of `train.show`."""
-    return shown[6 : 6 + len(FORM)]
+    return outputs[6 : 6 + len(FORM)]
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
@@ -80,11 +87,11 @@ CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 9
 def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
     left = form_values(**CONFLICT)
     train.remember_settings(Answers.from_form(left))
-    shown = train.show("rin")
-    assert form_of(shown) == left[6:]
+    outputs = train.show("rin")
+    assert form_of(outputs) == left[6:]
     words = "schedule-free AdamW needs the constant schedule"
-    assert shown[-1] == train.plan(Answers.from_form(left))[2] == {"form-schedule-kind": words}
-    assert words in shown[-3]
+    assert outputs[-1] == train.plan(Answers.from_form(left))[2] == {"form-schedule-kind": words}
+    assert words in outputs[-3]
     train.save_settings(Answers.from_form(left), "mine")
     assert train.load_settings("mine")[3:] == left[6:]
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
@@ -127,8 +134,9 @@ def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tin
     filled, *values = train.refill(Answers.from_form(real))
     on = train.plan(Answers.from_form([*real[:5], filled, *values]))[0]
     assert "about 0.2 GB more memory" in on
-    off = [False if entry.path == train.TEXT_ENCODER else value
-           for entry, value in zip(train.ENTRIES, values, strict=True)]  # fmt: skip
+    off = [
+        False if entry.path == train.TEXT_ENCODER else value for entry, value in zip(train.ENTRIES, values, strict=True)
+    ]
     assert "text encoder" not in train.plan(Answers.from_form([*real[:5], filled, *off]))[0]
     assert "text encoder" not in train.plan(answers())[0], "micro is small"
 
@@ -191,14 +199,14 @@ def test_a_start_is_refused_in_words(character: Path) -> None:
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
-    watch = Watch()
+    watch = RunWatcher()
     run = train.create(answers())
     drawn = run_view.draw(watch, run.id)
     seen = drawn[2]
     assert run_view.tick(watch, run.id, seen) == gr.skip()
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert run_view.tick(watch, run.id, seen) != gr.skip()
-    assert run_view.draw(Watch(), None)[2][0] == [run.id]
+    assert run_view.draw(RunWatcher(), None)[2][0] == [run.id]
     with pytest.raises(UserError, match="not active"):
         run_actions.ask(run.id, "stop")
     with pytest.raises(UserError):
@@ -210,22 +218,22 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run = train.create(answers())
 
-    def shown() -> set[str]:
-        buttons = run_view.draw(Watch(), run.id)[-len(run_view.BUTTONS) :]
+    def visible() -> set[str]:
+        buttons = run_view.draw(RunWatcher(), run.id)[-len(run_view.BUTTONS) :]
         return {name for (name, *_), button in zip(run_view.BUTTONS, buttons, strict=True) if button.visible}
 
     begun = events.Started(step=0, steps=40, pid=1, device="CPU")
     run.report(begun)
-    assert shown() == {"resume"}
+    assert visible() == {"resume"}
     run.report(events.Stopped(step=3))
-    assert shown() == {"resume"}
+    assert visible() == {"resume"}
     run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
-    assert shown() == {"resume", "again"}
-    assert run_view.draw(Watch(), run.id)[-5].value == "Train again with learning rate 0.0001"
+    assert visible() == {"resume", "again"}
+    assert run_view.draw(RunWatcher(), run.id)[-5].value == "Train again with learning rate 0.0001"
     run.report(begun)
     run.report(events.Finished(step=40, export="rin.safetensors"))
-    assert shown() == {"more", "try-it"}
-    assert run_view.draw(Watch(), run.id)[-3].value == "Train 20 more steps"
+    assert visible() == {"more", "try-it"}
+    assert run_view.draw(RunWatcher(), run.id)[-3].value == "Train 20 more steps"
 
 
 def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
@@ -236,9 +244,9 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
     lock = FileLock(run.lock)
     with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
         run.report(events.Began(pid=worker.pid))
-        assert run_view.draw(Watch(), run.id)[number].value == "Stop and save"
+        assert run_view.draw(RunWatcher(), run.id)[number].value == "Stop and save"
         run_actions.ask(run.id, "stop")
-        watch = Watch()
+        watch = RunWatcher()
         before = run_view.draw(watch, run.id)
         assert before[number].value == "Stop and save"
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)

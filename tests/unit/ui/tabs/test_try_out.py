@@ -14,13 +14,13 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui.state import adapter_choices, page_folders
-from ui.state.run_watcher import Watch
+from ui.state.run_watcher import RunWatcher
 from ui.tabs import comparison, sample_images, try_out
 from ui.tabs.sample_form import DEFAULTS
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
-    keys = [key for _, key in adapter_choices.choices(Watch())]
+    keys = [key for _, key in adapter_choices.choices(RunWatcher())]
     assert keys == [finished.id, f"{finished.id}@5", ""]
     assert adapter_choices.find(finished.id) == finished.export
     assert adapter_choices.find(f"{finished.id}@5") == page_folders.checkpoint_file(finished, 5)
@@ -28,11 +28,11 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapter_choices.find(key)
     assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
-    assert try_out.offer(Watch(), sample_form("", prompt=""), DEFAULTS)[1] == "miraxo"
+    assert try_out.offer(RunWatcher(), sample_form("", prompt=""), DEFAULTS)[1] == "miraxo"
 
 
 def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float, float]) -> list[Any]:
-    return try_out.offer(Watch(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
+    return try_out.offer(RunWatcher(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
 
 
 def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
@@ -41,31 +41,31 @@ def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run
     assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance), preview.steps, preview.guidance]
     # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
     again = offer("miraxo", preview.steps, preview.guidance, first[2])
-    assert [again[place] for place in (1, 3, 4)] == [gr.skip()] * 3
+    assert [again[index] for index in (1, 3, 4)] == [gr.skip()] * 3
     changed = offer("my own", 8, 2.5, first[2])
-    assert [changed[place] for place in (1, 3, 4)] == [gr.skip()] * 3
+    assert [changed[index] for index in (1, 3, 4)] == [gr.skip()] * 3
 
 
 def test_images_are_generated_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
     sampler = FakeSampler()
     form = sample_form(finished.id, view="before")
-    *grown, (drawn, shown, seed) = try_out.generate(sampler, Watch(), form)
+    *grown, (drawn, files, seed) = try_out.generate(sampler, RunWatcher(), form)
     assert [request.adapters for request in sampler.requests] == [(), ((str(finished.export), 1.0),)]
     assert len({request.seed for request in sampler.requests}) == 1
     assert "step 1 of 2" in grown[1][0]
     assert seed == 1.0
-    assert len(set(shown)) == 2
-    assert all((page_folders.sample_images() / file).is_file() for file in shown)
+    assert len(set(files)) == 2
+    assert all((page_folders.sample_images() / file).is_file() for file in files)
     assert "count-2 done" in drawn
     assert "Seed 1" in drawn
-    list(try_out.generate(sampler, Watch(), form))
+    list(try_out.generate(sampler, RunWatcher(), form))
     assert len(sampler.requests) == 2
-    slid = list(try_out.generate(sampler, Watch(), dataclasses.replace(form, view="slide")))[-1][0]
+    slid = list(try_out.generate(sampler, RunWatcher(), dataclasses.replace(form, view="slide")))[-1][0]
     assert slid.count("<img") == 2
     assert "type='range'" in slid
     assert len(sampler.requests) == 2
     fresh = [
-        list(try_out.generate(sampler, Watch(), dataclasses.replace(form, new_seed=True)))[-1][2] for _ in range(2)
+        list(try_out.generate(sampler, RunWatcher(), dataclasses.replace(form, new_seed=True)))[-1][2] for _ in range(2)
     ]
     assert len(set(fresh)) == 2
 
@@ -76,18 +76,18 @@ def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
 
 
 def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
-    assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, Watch())] == [
+    assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, RunWatcher())] == [
         f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.GRID_STRENGTHS
     ]
-    assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, Watch())] == [0.0, 0.5, 1.0, 1.5]
-    assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, Watch())] == ["kept:x"]
+    assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, RunWatcher())] == [0.0, 0.5, 1.0, 1.5]
+    assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, RunWatcher())] == ["kept:x"]
     for step in range(10, 20):
         folder = finished.folder / "checkpoints" / f"{step:06d}"
         folder.mkdir()
         (folder / "adapter.safetensors").write_bytes(b"a")
         finished.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
-    shown = [name for _, name in comparison.checkpoints(finished.id, Watch())]
-    assert (len(shown), shown[0], shown[-1]) == (5, "step 5", "finished")
+    names = [name for _, name in comparison.checkpoints(finished.id, RunWatcher())]
+    assert (len(names), names[0], names[-1]) == (5, "step 5", "finished")
 
 
 def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     from trainer.sampling import png_info
 
     form = sample_form(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
-    cell = comparison.cells("one", finished.id, 0.5, Watch())[0]
+    cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
     picture = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
     file = tmp_path / "a.png"
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
@@ -104,27 +104,27 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     page_folders.sample_images().mkdir(exist_ok=True)
     shutil.copy(file, page_folders.sample_images() / f"{'a' * 32}.png")
     assert "seed 7" in sample_images.recent()
-    restored = try_out.settings_from(str(file), Watch())
+    restored = try_out.settings_from(str(file), RunWatcher())
     assert dataclasses.replace(restored, others=()) == dataclasses.replace(form, steps=20)
     assert restored.others == (("", 1.0),) * 3
     assert not file.exists()
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="has no settings in it"):
-        try_out.settings_from(str(file), Watch())
+        try_out.settings_from(str(file), RunWatcher())
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
-        try_out.settings_from(str(file), Watch())
+        try_out.settings_from(str(file), RunWatcher())
 
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not try_out._notes(Watch(), small=True)[1].visible
+    assert not try_out._notes(RunWatcher(), small=True)[1].visible
     monkeypatch.setattr(runs.view, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert try_out._notes(Watch(), small=True)[1].value == "Pause training for now"
-    assert try_out.toggle_training(Watch())[1].value == "Continue training"
+    assert try_out._notes(RunWatcher(), small=True)[1].value == "Pause training for now"
+    assert try_out.toggle_training(RunWatcher())[1].value == "Continue training"
     assert runs.look(finished).paused
-    try_out.toggle_training(Watch())
+    try_out.toggle_training(RunWatcher())
     assert not runs.look(finished).paused
 
 
@@ -137,9 +137,9 @@ def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
 
 def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
     with pytest.raises(UserError, match="no prompt"):
-        list(try_out.generate(FakeSampler(), Watch(), sample_form("", prompt=" ")))
+        list(try_out.generate(FakeSampler(), RunWatcher(), sample_form("", prompt=" ")))
     with pytest.raises(UserError, match="steps"):
-        list(try_out.generate(FakeSampler(), Watch(), sample_form("", steps=0.0)))
+        list(try_out.generate(FakeSampler(), RunWatcher(), sample_form("", steps=0.0)))
 
 
 def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

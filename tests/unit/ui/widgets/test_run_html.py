@@ -9,7 +9,7 @@ import pytest
 from trainer import runs
 from trainer.config import build
 from trainer.runs import Run, View, events
-from ui.state.run_watcher import Watch, label, log_tail, stamp
+from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.widgets import run_html
 
 STEP = {"learning_rate": 0.1, "grad_norm": 1.0, "seconds": 1.0, "memory": 1}
@@ -41,10 +41,10 @@ def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
         return events.Step(step=step, loss=1, **STEP, time=begun + timedelta(seconds=second))
 
     even = view(run, "running", *(at(step, step) for step in range(1, 31)))
-    assert run_html.left(even) == "about 10 s left"
+    assert run_html.time_left(even) == "about 10 s left"
     slower = [at(step, step if step <= 15 else 15 + 4 * (step - 15)) for step in range(1, 31)]
-    assert run_html.left(view(run, "running", *slower)) == "25 s to 40 s left"
-    assert run_html.left(view(run, "stopped", *slower)) == ""
+    assert run_html.time_left(view(run, "running", *slower)) == "25 s to 40 s left"
+    assert run_html.time_left(view(run, "stopped", *slower)) == ""
 
 
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
@@ -102,7 +102,7 @@ def test_warnings_are_escaped() -> None:
 
 @pytest.mark.parametrize(("count", "text"), [(2, "a few seconds"), (41, "40 s"), (200, "3 min"), (9000, "2.5 h")])
 def test_time_in_words(count: float, text: str) -> None:
-    assert run_html.seconds(count) == text
+    assert run_html.duration(count) == text
 
 
 def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
@@ -114,7 +114,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
 
 
 def test_a_watch_reads_only_what_is_new_and_its_stamp_changes_with_it(run: Run) -> None:
-    watch = Watch()
+    watch = RunWatcher()
     first = watch.find(run.id)
     assert watch.find("nobody") is None
     assert watch.find("../x") is None

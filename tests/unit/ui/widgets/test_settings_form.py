@@ -15,8 +15,8 @@ ENTRIES = settings_form.entries()
 
 
 def values(preset: str = "character", base: str = "micro", **changes: object) -> list[Any]:
-    shown = settings_form.values(ENTRIES, settings_form.standard(preset, base))
-    return [changes.get(entry.id, value) for entry, value in zip(ENTRIES, shown, strict=True)]
+    usual = settings_form.values(ENTRIES, settings_form.standard(preset, base))
+    return [changes.get(entry.id, value) for entry, value in zip(ENTRIES, usual, strict=True)]
 
 
 def read(preset: str = "character", base: str = "micro", **changes: object) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterato
         kinds = schema.sections(info.annotation)
         for kind in kinds:
             yield from settings_of(kind, (*path, name))
-        if not kinds and str(info.annotation).count("'") != 2:  # a Literal of one value is no choice
+        if not kinds and str(info.annotation).count("'") != 2:  # a Literal of one value is not a choice
             yield (*path, name)
 
 
@@ -56,9 +56,11 @@ def test_only_what_differs_is_given_and_it_comes_back() -> None:
     }
     data = read(**changes)
     assert data == {
-        "training": {"steps": 30}, "images": {"flip": True}, "adapter": {"rank": 8, "kind": "lora"},
+        "training": {"steps": 30},
+        "images": {"flip": True},
+        "adapter": {"rank": 8, "kind": "lora"},
         "preview": {"prompts": ["a", "b"]},
-    }  # fmt: skip
+    }
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
     assert (
         settings_form.read(ENTRIES, settings_form.values(ENTRIES, config), settings_form.standard("character", "micro"))
@@ -79,9 +81,9 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
     assert config.schedule.kind == "constant"
     assert config.schedule.warmup == 0.2
-    shown = dict(zip([entry.id for entry in ENTRIES], settings_form.values(ENTRIES, config), strict=True))
-    assert shown["form-schedule-warmup-constant"] == 0.2
-    assert shown["form-schedule-kind"] == "constant"
+    by_id = dict(zip([entry.id for entry in ENTRIES], settings_form.values(ENTRIES, config), strict=True))
+    assert by_id["form-schedule-warmup-constant"] == 0.2
+    assert by_id["form-schedule-kind"] == "constant"
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,10 @@ def test_partial_settings_become_changed_ones_and_back() -> None:
     data = {"training": {"steps": 30}, "adapter": {"rank": 8, "kind": "lora"}, "preview": {"prompts": ["a", "b"]}}
     own = settings_form.own_of(ENTRIES, data)
     assert own == {
-        "form-training-steps": 30, "form-adapter-kind": "lora", "form-adapter-rank-lora": 8,
+        "form-training-steps": 30,
+        "form-adapter-kind": "lora",
+        "form-adapter-rank-lora": 8,
         "form-preview-prompts": "a\nb",
-    }  # fmt: skip
+    }
     assert settings_form.partial(ENTRIES, own, settings_form.standard("character", "micro")) == data
     assert settings_form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}

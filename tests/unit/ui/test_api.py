@@ -1,0 +1,55 @@
+"""The API without a server: what its endpoints ask for, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer import runs
+from trainer.data import dataset
+from trainer.errors import UserError
+from trainer.runs import Run
+from ui import api
+from ui.state.answers import create_run
+from ui.state.sampler_client import SamplerClient
+
+
+def test_settings_by_path_come_after_what_the_page_remembers(character: Path) -> None:
+    data = api.run_settings("rin", "style", {"training.steps": 7, "name": "mira"})
+    assert data == {
+        "name": "mira",
+        "trigger": "miraxo",
+        "dataset": "rin",
+        "preset": "style",
+        "training": {"steps": 7},
+    }
+    config = create_run("rin", data).config()
+    assert (config.name, config.preset, config.training.steps) == ("mira", "style", 7)
+
+
+def test_a_project_that_cannot_be_trained_on_starts_no_run(character: Path) -> None:
+    dataset.create("empty")
+    for project in ("empty", "nobody"):
+        with pytest.raises(UserError):
+            create_run(project, api.run_settings(project, "character", {}))
+    assert runs.all_runs() == []
+
+
+def test_a_sample_has_the_settings_of_the_previews_unless_told_otherwise(finished: Run) -> None:
+    preview = finished.config().preview
+    form = api.sample_form("miraxo", finished.id, 0.5, {"seed": 3, "size": None})
+    assert (form.adapter, form.strength, form.seed, form.size) == (finished.id, 0.5, 3, "")
+    assert (form.steps, form.guidance) == (preview.steps, preview.guidance)
+    with pytest.raises(UserError, match="'step' is not a setting of an image"):
+        api.sample_form("miraxo", "", 1.0, {"step": 3})
+
+
+def test_a_run_is_controlled_by_the_names_of_its_commands(finished: Run) -> None:
+    sampler = SamplerClient()
+    api.send(finished.id, "pause", sampler)
+    assert (finished.folder / "ask" / "pause").exists()
+    api.send(finished.id, "go_on", sampler)
+    assert not (finished.folder / "ask" / "pause").exists()
+    with pytest.raises(UserError, match="not active"):
+        api.send(finished.id, "stop", sampler)
+    with pytest.raises(UserError, match="'fly' is not a command"):
+        api.send(finished.id, "fly", sampler)

@@ -82,11 +82,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
         try:
             loss = optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, micro_steps)
+            loss *= fault_injection.loss_factor(step + 1)
         except RuntimeError as error:
             config = memory.fall_back(config, family, run, error)
             state.optimizer.zero_grad()
             continue
-        loss = distributed.reduce_gradients(accelerator, state, fault_injection.loss_factor(step + 1) * loss)
+        loss = distributed.reduce_gradients(accelerator, state, loss)
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
         if optimizer_step.exploded(norm, step, config, state):

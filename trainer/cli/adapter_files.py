@@ -39,7 +39,7 @@ Strip = Annotated[bool, typer.Option("--strip", help="Leave out metadata that no
 
 @dataclass(frozen=True)
 class Output:
-    """How a new adapter file is written and reported."""
+    """Options for writing and reporting a new adapter file."""
 
     file: Path
     form: Literal["kohya", "peft"]

@@ -53,7 +53,7 @@ class Family(Protocol):
 
     @property
     def prediction_type(self) -> PredictionType:
-        """What the denoiser predicts."""
+        """Prediction type of the denoiser."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

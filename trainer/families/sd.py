@@ -61,7 +61,7 @@ class SD:
 
     @property
     def prediction_type(self) -> PredictionType:
-        """What the UNet predicts."""
+        """Prediction type of the UNet."""
         return self.noise.prediction_type
 
     @property

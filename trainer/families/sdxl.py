@@ -63,7 +63,7 @@ class SDXL:
 
     @property
     def prediction_type(self) -> PredictionType:
-        """What the UNet predicts."""
+        """Prediction type of the UNet."""
         return self.noise.prediction_type
 
     @property

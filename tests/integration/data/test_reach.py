@@ -84,5 +84,5 @@ def test_photographs_without_captions_become_no_noise(home: Path, micro: Family)
     assert mean(gauge.complete(home, micro).values()) < 0.7 * reach.LIMIT
     assert run.config().preservation.generated_share == 1
     warned = [json.loads(line).get("message", "") for line in run.log.read_text().splitlines()]
-    assert any("cannot draw pictures like these" in message for message in warned)
+    assert any("cannot draw images like these" in message for message in warned)
     assert any("taught more gently" in message for message in warned)

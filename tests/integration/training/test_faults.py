@@ -311,7 +311,7 @@ def test_a_small_disk(
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(storage.free_space(disk) - 300_000))
         assert workers.work(run) == 2
-        assert "the checkpoints of this run take about" in told(run)
+        assert "the checkpoints of this run need about" in told(run)
         ballast.unlink()
         workers.start(run)
         wait_until(lambda: bool(runs.look(run).state.checkpoints))
@@ -362,7 +362,7 @@ def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_
     times = [event.time for event in events.read(run.log)[0]]
     assert times != sorted(times)
     assert whole(run) == [5, 10, 12]
-    assert "Resume</b> goes on from here" in told(run)
+    assert "Resume</b> continues from here" in told(run)
     for folder in checkpoint.folders(run):
         os.utime(folder, (4e9 - int(folder.name), 4e9 - int(folder.name)))
     train(run.config(), run)

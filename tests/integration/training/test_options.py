@@ -225,10 +225,10 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     finish(run)
     assert str(other.parent) not in str(reader.read(run.export).metadata)
     Image.new("RGB", (64, 64), "white").save(other / "0.png")
-    with pytest.raises(UserError, match="changed since this run began"):
+    with pytest.raises(UserError, match="changed since this run started"):
         train(run.config(), run)
     (character.parent / "none").mkdir()
-    with pytest.raises(UserError, match="no prior pictures"):
+    with pytest.raises(UserError, match="regularization images is empty"):
         built(family, character, settings(tiny_sd, regularization__dataset="none"))
 
 
@@ -240,9 +240,9 @@ def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     with torch.no_grad():
         for parameter in progress.parameters():
             parameter += 1
-    progress.follow(1, 0.5)  # keeps (1 + 1) / (10 + 1) at first
+    progress.update_ema(1, 0.5)  # keeps (1 + 1) / (10 + 1) at first
     assert torch.allclose(progress.average[0], start[0] + 9 / 11)
-    progress.follow(100, 0.5)
+    progress.update_ema(100, 0.5)
     assert torch.allclose(progress.average[0], start[0] + 1 - 1 / 11)
     live = [one.detach().clone() for one in progress.parameters()]
     with progress.exported_weights(adapter):

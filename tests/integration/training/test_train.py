@@ -376,7 +376,7 @@ def test_another_rank_is_not_resumed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
     finish(run)
     other = run.config().model_copy(update={"adapter": Lora(rank=8)})
-    with pytest.raises(UserError, match="another form"):
+    with pytest.raises(UserError, match="does not match these settings"):
         train(other, run)
 
 

@@ -38,6 +38,6 @@ def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     assert {entry.dtype for entry in made.entries.values()} == {"BF16", "F32"}
     with pytest.raises(UserError, match="no name"):
         file_tools.run(Request("convert", ["kept:my-fox"], name=" "))
-    with pytest.raises(UserError, match="is no diffusers model") as caught:
+    with pytest.raises(UserError, match="is not a diffusers model") as caught:
         file_tools.run(Request("bake", ["kept:my-fox"], base=str(page_folders.adapters()), name="x"))
     assert "Traceback" not in str(caught.value)

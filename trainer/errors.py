@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trainer.i18n import say
+from trainer.i18n import _
 
 OUT_OF_MEMORY = (
     "out of memory",
@@ -18,14 +18,14 @@ class UserError(Exception):
     """Something that the user can change: what is wrong, and what to do about it.
 
     The page shows both sentences; the command line prints them and ends with exit code 2. They are translated here;
-    with `values` they are templates, as in `say`. Neither sentence contains a traceback, a secret, or a path outside
+    with `values` they are templates, as in `i18n._`. Neither sentence contains a traceback, a secret, or a path outside
     the user's own data. `change` are suggested settings, by their path: the page offers to train again with them.
     """
 
     def __init__(
         self, message: str, remedy: str, change: Mapping[str, float | str] | None = None, /, **values: object
     ) -> None:
-        self.message, self.remedy = say(message, **values), say(remedy, **values)
+        self.message, self.remedy = _(message, **values), _(remedy, **values)
         super().__init__(f"{self.message} {self.remedy}".strip())
         self.change = dict(change or {})
 

@@ -1,8 +1,8 @@
 """Translate messages into the user's language: English, or another that has a catalog in `languages`.
 
 The environment selects it by gettext's rules (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), for this process and the workers
-that it starts. Messages are written in English where they are used, and `scripts/words.py` collects them. Text for
-programs (names of settings, events, metadata of files) is in no catalog.
+that it starts. Messages are written in English where they are used, and `scripts/translations.py` collects them. Text
+for programs (names of settings, events, metadata of files) is in no catalog.
 """
 
 import gettext
@@ -20,13 +20,13 @@ JOINERS = "\u200c\u200d"
 LANGUAGE = _catalog.info().get("language", "en")
 
 
-def say(text: str, /, **values: object) -> str:
+def _(text: str, /, **values: object) -> str:
     """Return a text in the language of this process. With values it is a template, which they fill."""
     translated = _catalog.gettext(text) if text else ""  # the empty text is where a catalog keeps its header
     return translated.format(**_quoted(values)) if values else translated
 
 
-def count(singular: str, plural: str, n: int, /, **values: object) -> str:
+def ngettext(singular: str, plural: str, n: int, /, **values: object) -> str:
     """Return the template for a number of things, {n}, in the form that the language has for it, filled."""
     return _catalog.ngettext(singular, plural, n).format(n=n, **_quoted(values))
 

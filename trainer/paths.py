@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 CODE = Path(__file__).resolve().parent.parent  # folder of the packages: where their programs are started
 NAME = re.compile(r"[\w-]{1,64}")
@@ -65,7 +65,7 @@ def check_name(name: str, kind: str) -> str:
             "{name!r} is not a valid name for a {kind}.",
             "Use letters, digits, '-' and '_', at most 64.",
             name=name if len(name) <= 40 else name[:40] + "...",
-            kind=say(kind),
+            kind=_(kind),
         )
     return name
 

@@ -6,30 +6,30 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
-from trainer.i18n import say
+from trainer.i18n import _
 
 BASIC: JsonDict = {"level": "basic"}  # a setting that the form shows without "Advanced"
 # Translations of pydantic's messages, by kind of error; the others are not met by our settings.
 _ERRORS = {
-    "greater_than": say("should be greater than {gt}"),
-    "greater_than_equal": say("should be greater than or equal to {ge}"),
-    "less_than": say("should be less than {lt}"),
-    "less_than_equal": say("should be less than or equal to {le}"),
-    "multiple_of": say("should be a multiple of {multiple_of}"),
-    "int_type": say("should be a valid integer"),
-    "int_parsing": say("should be a valid integer"),
-    "int_from_float": say("should be a valid integer, got a number with a fractional part"),
-    "float_type": say("should be a valid number"),
-    "float_parsing": say("should be a valid number"),
-    "finite_number": say("should be a finite number"),
-    "bool_type": say("should be a valid boolean"),
-    "bool_parsing": say("should be a valid boolean"),
-    "string_type": say("should be a valid string"),
-    "string_too_short": say("is too short or empty"),
-    "string_too_long": say("should have at most {max_length} characters"),
-    "too_long": say("should have at most {max_length} items"),
-    "tuple_type": say("should be a list"),
-    "literal_error": say("should be {expected}"),
+    "greater_than": _("should be greater than {gt}"),
+    "greater_than_equal": _("should be greater than or equal to {ge}"),
+    "less_than": _("should be less than {lt}"),
+    "less_than_equal": _("should be less than or equal to {le}"),
+    "multiple_of": _("should be a multiple of {multiple_of}"),
+    "int_type": _("should be a valid integer"),
+    "int_parsing": _("should be a valid integer"),
+    "int_from_float": _("should be a valid integer, got a number with a fractional part"),
+    "float_type": _("should be a valid number"),
+    "float_parsing": _("should be a valid number"),
+    "finite_number": _("should be a finite number"),
+    "bool_type": _("should be a valid boolean"),
+    "bool_parsing": _("should be a valid boolean"),
+    "string_type": _("should be a valid string"),
+    "string_too_short": _("is too short or empty"),
+    "string_too_long": _("should have at most {max_length} characters"),
+    "too_long": _("should have at most {max_length} items"),
+    "tuple_type": _("should be a list"),
+    "literal_error": _("should be {expected}"),
 }
 
 
@@ -57,7 +57,7 @@ def describe_error(error: ErrorDetails) -> str:
     for name, value in error.get("ctx", {}).items():
         values[name] = int(value) if isinstance(value, float) and value.is_integer() else value
     if "expected" in values:
-        values["expected"] = values["expected"].replace(" or ", f" {say('or')} ")
+        values["expected"] = values["expected"].replace(" or ", f" {_('or')} ")
     return _ERRORS[error["type"]].format(**values)
 
 

@@ -18,7 +18,7 @@ from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
 from trainer.families import cpu_kernels
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 from trainer.optim.schedules import Stable
 from trainer.runs import Run, events
 from trainer.sampling.sampler import native_side
@@ -47,7 +47,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         UserError: something that the user can change.
         StopRequestedError: the run was asked to stop before its first step.
     """
-    run.progress(say("Loading the base model"), 0, 1)
+    run.progress(_("Loading the base model"), 0, 1)
     precision = resolve_precision(config)
     accelerator = distributed.join(precision)
     config = distributed.share_config(config, accelerator)
@@ -55,7 +55,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     examples = dataset.read(dataset.find_folder(config.dataset))
     config = complete(config, run, examples, family)
     texts = [caption_variants.texts(example, config, config.trigger) for example in examples]
-    captions = [first for first, *_ in texts]
+    captions = [first for first, *_unused in texts]
     warn(run, config, family, captions)
     batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
     families.place(family, text_encoder=config.training.text_encoder)
@@ -181,7 +181,7 @@ def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfi
             times=RESTARTS + 1,
         )
     rate = config.optimizer.learning_rate / 2
-    message = say(
+    message = _(
         "The gradient norm jumped to {norm:.3g} at step {step}: the run starts again at a learning rate of {rate:g}.",
         norm=norm,
         step=step,
@@ -203,7 +203,7 @@ def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfi
 def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
     """Return the settings of a run that starts its cool-down now, if its schedule has one, and save them."""
     if not isinstance(config.schedule, Stable):
-        message = say("This schedule has no cool-down that could start early; the run goes on.")
+        message = _("This schedule has no cool-down that could start early; the run goes on.")
         run.report(events.Warned(message=message))
         return config
     steps = config.schedule.shortened(step, config.training.steps)
@@ -286,7 +286,7 @@ def check_unchanged(before: Record, now: Record) -> None:
     Raises:
         UserError: something differs; it says what.
     """
-    remedy = say("Restore it, or start a new run.")
+    remedy = _("Restore it, or start a new run.")
     if before.dataset_sha256 != now.dataset_sha256:
         raise UserError("The images or captions of the dataset changed since this run started.", remedy)
     if before.base_sha256 != now.base_sha256:
@@ -297,7 +297,7 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
     """Warn about settings and data that are legal but probably unintended."""
     limit = config.captions.chunks * family.count_tokens("")[1]
     if long := sum(family.count_tokens(caption)[0] > limit for caption in captions):
-        message = count(
+        message = ngettext(
             "{n} caption is longer than {limit} tokens; the rest is ignored.",
             "{n} captions are longer than {limit} tokens; the rest is ignored.",
             long,
@@ -305,14 +305,14 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         )
         run.report(events.Warned(message=message))
     if config.preservation.share and not config.trigger:
-        message = say(
+        message = _(
             "There is no trigger word, so that nothing distinguishes your images from what the base generates without "
             "it: their own captions are left out of output preservation."
         )
         run.report(events.Warned(message=message))
     side = native_side(family)
     if config.training.resolution < side:
-        message = say(
+        message = _(
             "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
             side=side,
             resolution=config.training.resolution,
@@ -331,4 +331,4 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
     for problem in group_by_kind(problems):
         kind = KINDS[problem.kind]
         names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
-        run.report(events.Warned(message=f"{problem.title} {say(kind.effect)} {say(kind.remedy)}{names}"))
+        run.report(events.Warned(message=f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from trainer import config, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, is_out_of_memory
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, control, events, queue
 from trainer.training import malloc
 
@@ -70,7 +70,7 @@ def _train_run(run: Run) -> None:
         if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
             raise
         traceback.print_exc()
-        message = say("No other process could be started to share the work; this one trains alone. The log says why.")
+        message = _("No other process could be started to share the work; this one trains alone. The log says why.")
         run.report(events.Warned(message=message))
         train(settings, run)
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from trainer import __version__, paths, storage
 from trainer.data import examples
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.server import accounts
 from ui.state import page_folders
 
@@ -90,11 +90,11 @@ def edit_accounts(options: argparse.Namespace) -> None:
     try:
         if options.add_person:
             name, password = options.add_person, accounts.add(options.add_person)
-            print(say("Password of {name}: {password}", name=name, password=password))
+            print(_("Password of {name}: {password}", name=name, password=password))
         if options.remove_person:
             accounts.remove(options.remove_person)
             folder = accounts.home(options.remove_person)
-            print(say("{name} can no longer log in. Their files stay in {folder}.", name=folder.name, folder=folder))
+            print(_("{name} can no longer log in. Their files stay in {folder}.", name=folder.name, folder=folder))
     except OSError:
         raise UserError(
             "The home folder cannot be written to.", "Check its permissions and the free disk space."
@@ -143,7 +143,7 @@ def warn_if_disk_is_full() -> None:
     """Print a warning if the disk is so full that uploads will be refused; everything else still works."""
     if not storage.usable_space(paths.outputs()):
         free, floor = storage.free_space(paths.outputs()) // 2**20, storage.RESERVED // 2**20
-        message = say(
+        message = _(
             "Only {free} MB of disk space is left. Adding images needs at least {floor} MB.",
             free=free,
             floor=floor,

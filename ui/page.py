@@ -13,7 +13,7 @@ from trainer import paths
 from trainer.data import dataset
 from trainer.data.captions import one_line
 from trainer.errors import UserError
-from trainer.i18n import LANGUAGE, say
+from trainer.i18n import LANGUAGE, _
 from ui import api
 from ui.server import media
 from ui.state import page_memory, projects
@@ -28,10 +28,10 @@ from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import STATIC
 
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
-SUBTITLE = say("Teach Stable Diffusion a character or a style from a handful of images.")
+SUBTITLE = _("Teach Stable Diffusion a character or a style from a handful of images.")
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-LOG_OUT = f" <a href='/logout'>{say('Log out')}</a>"
+LOG_OUT = f" <a href='/logout'>{_('Log out')}</a>"
 PRIMARY = {
     "background_fill": "*primary_600",
     "background_fill_hover": "*primary_700",
@@ -121,13 +121,13 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         head = _head(LOG_OUT if log_out else "")
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
-            with gr.Tab(say("1 · Images"), id="images", elem_id="tab-images"):
+            with gr.Tab(_("1 · Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
-            with gr.Tab(say("2 · Train"), id="train", elem_id="tab-train") as train_tab:
+            with gr.Tab(_("2 · Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(head.project, head.pill, sampler, watch)
-            with gr.Tab(say("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
+            with gr.Tab(_("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = try_out.build(sampler, watch)
-            with gr.Tab(say("4 · Download"), id="download", elem_id="tab-download") as download_tab:
+            with gr.Tab(_("4 · Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(watch)
 
         def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
@@ -162,18 +162,18 @@ def _head(log_out: str) -> Head:
         gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{log_out}</p>", elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown([], label=say("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
-            new = gr.Button(say("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
+            project = gr.Dropdown([], label=_("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
+            new = gr.Button(_("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
         new_name = gr.Textbox(
-            label=say("Name of the new project"),
-            info=say("Letters, digits, - and _."),
+            label=_("Name of the new project"),
+            info=_("Letters, digits, - and _."),
             max_lines=1,
             elem_id="new-name",
             interactive=True,
             scale=4,
         )
-        create = gr.Button(say("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
+        create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
     return Head(project, pill, new, new_row, new_name, create)
 
 

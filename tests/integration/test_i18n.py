@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from babel.messages import mofile, pofile
 
-from scripts import words
+from scripts import translations
 from tests.conftest import CHECKOUT
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.widgets import templates
 
-FOLDER = words.LANGUAGES / "de" / "LC_MESSAGES"
-MESSAGES = words.collect()
+FOLDER = translations.LANGUAGES / "de" / "LC_MESSAGES"
+MESSAGES = translations.collect()
 with (FOLDER / "limner.po").open("rb") as file:
     GERMAN = pofile.read_po(file, locale="de")
 
@@ -66,17 +66,17 @@ def test_translations_have_the_tags_of_their_messages() -> None:
 
 @pytest.mark.parametrize("language", ["de", "en"])
 def test_the_compiled_catalogue_is_that_of_the_text(language: str) -> None:
-    folder, compiled = words.LANGUAGES / language / "LC_MESSAGES", io.BytesIO()
-    mofile.write_mo(compiled, words.updated(language, MESSAGES if language == "de" else {}))
+    folder, compiled = translations.LANGUAGES / language / "LC_MESSAGES", io.BytesIO()
+    mofile.write_mo(compiled, translations.updated(language, MESSAGES if language == "de" else {}))
     assert compiled.getvalue() == (folder / "limner.mo").read_bytes()
 
 
 def test_a_message_that_cannot_be_looked_up_is_noticed() -> None:
-    assert list(words.calls("say('a', x=1); count('{n} b', '{n} c', 2); say(d); UserError('e', f)")) == [
+    assert list(translations.calls("_('a', x=1); ngettext('{n} b', '{n} c', 2); _(d); UserError('e', f)")) == [
         "a", ("{n} b", "{n} c"), "e",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="f-string"):
-        list(words.calls("say(f'a {b}')"))
+        list(translations.calls("_(f'a {b}')"))
 
 
 NAMED = {"label", "info", "placeholder"}
@@ -93,8 +93,8 @@ def test_no_label_is_written_past_the_catalogue(path: Path) -> None:
                 assert not isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
 
 
-SAYING = "import json; from trainer.i18n import say, count; print(json.dumps([say('Undo'), count('{n} hint', "
-SAYING += "'{n} hints', 1), count('{n} hint', '{n} hints', 2), say(''), say('{a} of none', a='{b}')]))"
+SAYING = "import json; from trainer.i18n import _, ngettext; print(json.dumps([_('Undo'), ngettext('{n} hint', "
+SAYING += "'{n} hints', 1), ngettext('{n} hint', '{n} hints', 2), _(''), _('{a} of none', a='{b}')]))"
 
 
 def test_the_environment_chooses_the_language() -> None:
@@ -147,7 +147,7 @@ def test_the_page_is_in_german() -> None:
 
 
 def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "say", lambda text: f'"{text}"')
+    monkeypatch.setattr(templates, "_", lambda text: f'"{text}"')
     assert '= "\\"Saving' not in templates.read("captions.js")  # it stands behind a question mark
     assert '? "\\"Saving' in templates.read("captions.js")
     assert 'aria-label="&quot;Pages&quot;"' in templates.read("captions.html")
@@ -172,7 +172,7 @@ WRONG = """
 import json
 from trainer import config
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 errors = []
 for wrong in (
     {"training": {"steps": -1, "batch_size": 1.5, "resolution": 100, "precision": "fp8", "ema_decay": "x", "no": 1}},
@@ -206,5 +206,5 @@ def test_an_error_is_formatted_once() -> None:
 
 
 def test_a_quoted_text_stands_as_it_was_written() -> None:
-    assert say("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
-    assert say("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"
+    assert _("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
+    assert _("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"

@@ -17,9 +17,9 @@ from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Shape
 from trainer.base_models.registry import DEFAULT, FAMILIES
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 
-MICRO = say("It is for Micro, the base model built into Limner, which other programs do not have.")
+MICRO = _("It is for Micro, the base model built into Limner, which other programs do not have.")
 _FORGE_LIMIT = 12
 
 
@@ -63,7 +63,7 @@ class Program:
     unmatched: str
     wrong_size: str
     own_rules: Callable[[Facts, int], Iterator[str]]
-    missing_alpha: str = say("layers without alpha act as if alpha were the rank")
+    missing_alpha: str = _("layers without alpha act as if alpha were the rank")
 
 
 def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
@@ -97,9 +97,9 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
 
 
 def _unreadable(path: Path, error: UserError) -> Report:
-    opening = say("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
+    opening = _("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
     reason = error.message.removeprefix(opening).rstrip(".")
-    refused = say("cannot be opened: {reason}", reason=reason)
+    refused = _("cannot be opened: {reason}", reason=reason)
     verdicts = tuple(Verdict(program.name, False, refused) for program in PROGRAMS)
     return Report(path.name, "unknown", 0, verdicts, (f"{reason[0].upper()}{reason[1:]}.",))
 
@@ -107,15 +107,15 @@ def _unreadable(path: Path, error: UserError) -> Report:
 def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
     """List what is wrong with a file itself, whatever program reads it."""
     if not facts.layers:
-        yield say("It has no adapter layers.")
+        yield _("It has no adapter layers.")
         return
     if not known_family and not any(facts.has(layer.module) for layer in facts.layers):
-        yield say("It is not for Stable Diffusion 1.x, 2.x or XL.")
+        yield _("It is not for Stable Diffusion 1.x, 2.x or XL.")
     yield from _layer_problems(facts)
     by_width = summary.family_by_width(facts.file, facts.layers)
     by_metadata = summary.family_by_metadata(facts.file.metadata)
     if by_width and by_metadata and by_width != by_metadata:
-        yield say(
+        yield _(
             "Its metadata name {named}, but its layers are those of {family}.",
             named=FAMILIES[by_metadata].title,
             family=FAMILIES[by_width].title,
@@ -125,21 +125,21 @@ def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
 def _layer_problems(facts: Facts) -> Iterator[str]:
     """List what is wrong with layers of a file: how many are affected, and the name of the first."""
     if names := facts.not_finite:
-        yield count(
+        yield ngettext(
             "{n} tensor ({first}) has values that are not finite.",
             "{n} tensors ({first}) have values that are not finite.",
             len(names),
             first=names[0][:100],
         )
     if names := facts.incomplete:
-        yield count(
+        yield ngettext(
             "{n} layer ({first}) lacks a tensor, or its tensors do not fit together.",
             "{n} layers ({first}) lack a tensor, or their tensors do not fit together.",
             len(names),
             first=names[0][:100],
         )
     if names := facts.misfits:
-        yield count(
+        yield ngettext(
             "{n} layer ({first}) has a different size than in {family}.",
             "{n} layers ({first}) have a different size than in {family}.",
             len(names),
@@ -147,21 +147,21 @@ def _layer_problems(facts: Facts) -> Iterator[str]:
             family=facts.spec.title,
         )
     if names := facts.twice:
-        yield count(
+        yield ngettext(
             "{n} layer ({first}) is in it twice, under two names.",
             "{n} layers ({first}) are in it twice, under two names.",
             len(names),
             first=names[0][:100],
         )
     if names := facts.without_alpha:
-        yield count(
+        yield ngettext(
             "{n} layer ({first}) has no alpha.",
             "{n} layers ({first}) have no alpha.",
             len(names),
             first=names[0][:100],
         )
     if names := facts.unknown_keys:
-        yield count(
+        yield ngettext(
             "{n} key ({first}) belongs to no layer.",
             "{n} keys ({first}) belong to no layer.",
             len(names),
@@ -171,9 +171,9 @@ def _layer_problems(facts: Facts) -> Iterator[str]:
 
 def _judge(program: Program, facts: Facts) -> Verdict:
     if not facts.layers:
-        return Verdict(program.name, False, say("it has nothing that could be loaded"))
+        return Verdict(program.name, False, _("it has nothing that could be loaded"))
     if facts.model == "micro" and program.name != "diffusers":
-        return Verdict(program.name, False, say("does not have the base model Micro, which this file is for"))
+        return Verdict(program.name, False, _("does not have the base model Micro, which this file is for"))
     unmatched = [
         key
         for layer in facts.layers
@@ -183,26 +183,26 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     faults = [*_unmatched(program, facts, unmatched), *program.own_rules(facts, len(unmatched))]
     if facts.incomplete:
         faults.append(
-            say(
+            _(
                 "{layer} lacks a tensor or its tensors do not fit together, which stops or spoils it",
                 layer=facts.incomplete[0],
             )
         )
     if facts.misfits:
-        faults.append(say("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.wrong_size))
+        faults.append(_("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.wrong_size))
     if facts.without_alpha and program.missing_alpha:
-        faults.append(say("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.missing_alpha))
+        faults.append(_("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.missing_alpha))
     if facts.not_finite:
-        faults.append(say("values that are not finite make its images black"))
+        faults.append(_("values that are not finite make its images black"))
     if faults:
         return Verdict(program.name, False, "; ".join(faults))
-    loads = say("loads: all {number} keys", number=len(facts.file.entries))
+    loads = _("loads: all {number} keys", number=len(facts.file.entries))
     return Verdict(program.name, True, loads + _remark(program, facts))
 
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
     if keys:
-        yield say(
+        yield _(
             "{number} of {all} keys match nothing ({first}): {what}",
             number=len(keys),
             all=len(facts.file.entries),
@@ -215,13 +215,13 @@ def _remark(program: Program, facts: Facts) -> str:
     """Describe what is worth knowing about a file that loads; "" if nothing is."""
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
-        return say(", with --network_module lycoris.kohya")
+        return _(", with --network_module lycoris.kohya")
     if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
-        return say(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
+        return _(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
     if program.name == "sd-scripts" and facts.spec.original_names and _namings(facts) == {"diffusers"}:
-        return say("; training cannot be resumed from it under these names")
+        return _("; training cannot be resumed from it under these names")
     if program.name == "diffusers" and facts.model == "micro":
-        return say(", with Micro's folder as the base model")
+        return _(", with Micro's folder as the base model")
     return ""
 
 
@@ -296,28 +296,28 @@ def _sdnext(facts: Facts, module: Module) -> bool:
 # Own rules ------------------------------------------------------------------------------------------------------
 
 
-def _scale(facts: Facts, _: int) -> Iterator[str]:
+def _scale(facts: Facts, _unused: int) -> Iterator[str]:
     if facts.peft and facts.scaled_by_metadata:
-        yield say("it does not read the alpha in the metadata, so that the strength is wrong")
+        yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
 
 def _webui(facts: Facts, unmatched: int) -> Iterator[str]:
     yield from _scale(facts, unmatched)
     if not facts.file.data[8:10].startswith(b'{"'):
-        yield say('the header does not begin with {", which it insists on')
+        yield _('the header does not begin with {", which it insists on')
     for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
         try:
             table = json.loads(facts.file.metadata.get(key, "{}"))
         except (ValueError, RecursionError):
             table = None
         if not isinstance(table, dict):
-            yield say("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
+            yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
 
 
 def _dora(facts: Facts) -> Iterator[str]:
     """A1111 and InvokeAI divide by a norm for each input, so that magnitudes for each output distort the weight."""
     if facts.dora_by_output:
-        yield say("it applies DoRA's magnitudes along the wrong axis, which ruins the images")
+        yield _("it applies DoRA's magnitudes along the wrong axis, which ruins the images")
 
 
 def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
@@ -332,7 +332,7 @@ def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
         if spec.original_names and version.startswith(spec.metadata_prefixes):
             listed = name
     if listed != facts.family:
-        yield say(
+        yield _(
             "its metadata list it under {listed}, so that it is hidden for {family}",
             listed=FAMILIES[listed].title,
             family=facts.spec.title,
@@ -342,52 +342,52 @@ def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
 def _forge_rules(facts: Facts, unmatched: int) -> Iterator[str]:
     yield from _webui(facts, unmatched)
     if unmatched > _FORGE_LIMIT:
-        yield say("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
+        yield _("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
 
 
-def _invoke_rules(facts: Facts, _: int) -> Iterator[str]:
+def _invoke_rules(facts: Facts, _unused: int) -> Iterator[str]:
     yield from _dora(facts)
     if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
-        yield say("it refuses a file with both kinds of names")
+        yield _("it refuses a file with both kinds of names")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
-        yield say("it refuses this `format` in the metadata")
+        yield _("it refuses this `format` in the metadata")
     if not facts.peft and summary.family_by_width(facts.file, facts.layers) != facts.family:
-        yield say("it cannot detect the family, which it does by the widths of cross-attention or text encoder")
+        yield _("it cannot detect the family, which it does by the widths of cross-attention or text encoder")
 
 
-def _kohya_rules(facts: Facts, _: int) -> Iterator[str]:
+def _kohya_rules(facts: Facts, _unused: int) -> Iterator[str]:
     if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
-        yield say("of a file with both kinds of names it loads one kind")
+        yield _("of a file with both kinds of names it loads one kind")
 
 
-def _diffusers_rules(facts: Facts, _: int) -> Iterator[str]:
+def _diffusers_rules(facts: Facts, _unused: int) -> Iterator[str]:
     if facts.twice:
-        yield say("{layer} is there twice, and it drops one of them", layer=facts.twice[0])
+        yield _("{layer} is there twice, and it drops one of them", layer=facts.twice[0])
     if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
-        yield say("no layer has an alpha: all act as if it were the rank")
+        yield _("no layer has an alpha: all act as if it were the rank")
     if facts.peft:
         return
     if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
-        yield say("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
+        yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:
-        yield say("it refuses {key} beside alphas", key=PEFT_METADATA)
+        yield _("it refuses {key} beside alphas", key=PEFT_METADATA)
     for component in facts.spec.prefixes:
         places = [layer.module.place for layer in facts.layers if layer.module.place]
         paths = [place.path for place in places if place.component == component]
         if paths and not any(path.endswith("out_proj") for path in paths):
-            yield say("it does not recognize a text encoder's layers without an out_proj among them, and stops")
+            yield _("it does not recognize a text encoder's layers without an out_proj among them, and stops")
     if {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
-        yield say("it does not read this kind of adapter in kohya's format; DoRA loses its magnitudes")
+        yield _("it does not read this kind of adapter in kohya's format; DoRA loses its magnitudes")
 
 
-_RESHAPES = say("it reshapes what does not fit, and then silently does something else")
-_STOPS, _LEFT_OUT = say("it stops with an error"), say("left out")
+_RESHAPES = _("it reshapes what does not fit, and then silently does something else")
+_STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
 PROGRAMS = (
-    Program("ComfyUI", _comfy, say("left out, with a line in the log only"), _RESHAPES, _scale),
-    Program("A1111", _a1111, _LEFT_OUT, say("it stops or does something else"), _a1111_rules),
+    Program("ComfyUI", _comfy, _("left out, with a line in the log only"), _RESHAPES, _scale),
+    Program("A1111", _a1111, _LEFT_OUT, _("it stops or does something else"), _a1111_rules),
     Program("Forge", _comfy, _LEFT_OUT, _RESHAPES, _forge_rules),
     Program("InvokeAI", _invoke, _STOPS, _STOPS, _invoke_rules),
-    Program("sd-scripts", _kohya, say("silently left out"), _STOPS, _kohya_rules),
+    Program("sd-scripts", _kohya, _("silently left out"), _STOPS, _kohya_rules),
     Program("diffusers", _diffusers, _STOPS, _STOPS, _diffusers_rules, missing_alpha=""),
     Program("SD.Next", _sdnext, _LEFT_OUT, _STOPS, _scale),
 )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 MAX_HEADER = 8 * 2**20
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -80,12 +80,12 @@ def read(path: Path) -> SafetensorsFile:
 
 
 def refusal(name: str, reason: str, /, **values: object) -> UserError:
-    """Build the error for a file that cannot be used; the reason is a message with its values, as for `say`."""
+    """Build the error for a file that cannot be used; the reason is a message with its values, as for `i18n._`."""
     return UserError(
         "{name} cannot be used: {reason}.",
         "Use an adapter in the .safetensors format of kohya or Limner.",
         name=name,
-        reason=say(reason, **values),
+        reason=_(reason, **values),
     )
 
 

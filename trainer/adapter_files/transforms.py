@@ -18,7 +18,7 @@ from trainer.adapter_files.writer import kernel_of, place_of
 from trainer.base_models import layer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 _LOST = 1e-7  # a smaller share than this is rounding
 
@@ -82,7 +82,7 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
     family = same_family({name: file for name, file, _ in files})
     modules: dict[str, Module] = {}
     wholes: dict[str, Pair] = {}
-    for name in sorted({name for _, file, _ in files for name in file.modules}):
+    for name in sorted({name for _unused, file, _strength in files for name in file.modules}):
         pairs = [
             (_factors(name, file.modules[name], family), strength)
             for _, file, strength in files
@@ -169,7 +169,7 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
 
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
-    remedy = say("Choose the base model that the adapter was trained on.")
+    remedy = _("Choose the base model that the adapter was trained on.")
     if name not in base.weights:
         raise UserError(
             "{base} has no layer {name}, which {title} changes.", remedy, base=base.path.name, name=name, title=title
@@ -256,7 +256,7 @@ def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, .
     share = rest / (rest + whole)
     if share <= 1e-6:
         return ()
-    note = say(
+    note = _(
         "{share:.2%} of the squared difference is in norms, biases and embeddings, which a LoRA leaves out.",
         share=share,
     )

@@ -17,9 +17,9 @@ from trainer import paths
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
-REMEDY = say(
+REMEDY = _(
     "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers format, a single .safetensors file, or "
     "'micro', which is built in."
 )
@@ -32,37 +32,37 @@ _UNET = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
 # What else people choose as a base model, by a part of a tensor's name. The first that is found names the file.
 _OTHER_FILES = {
-    ".lora_up.": say("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".lora_A.": say("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".hada_w1_a": say("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".lokr_w1": say("an adapter; choose it in Try out, and the base model it was trained on here"),
-    "double_blocks.": say("a FLUX model, which cannot be trained here yet"),
-    "single_transformer_blocks.": say("a FLUX model, which cannot be trained here yet"),
-    "joint_blocks.": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "transformer_blocks.0.ff_context.": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "effnet": say("a Stable Cascade model, which cannot be trained here"),
-    "motion_modules.": say("a motion module for AnimateDiff"),
-    "control_model.": say("a ControlNet"),
-    "input_hint_block.": say("a ControlNet"),
-    "controlnet_cond_embedding.": say("a ControlNet"),
-    "ip_adapter.": say("an IP-Adapter"),
-    "emb_params": say("an embedding (textual inversion)"),
-    "clip_g": say("an embedding (textual inversion)"),
+    ".lora_up.": _("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".lora_A.": _("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".hada_w1_a": _("an adapter; choose it in Try out, and the base model it was trained on here"),
+    ".lokr_w1": _("an adapter; choose it in Try out, and the base model it was trained on here"),
+    "double_blocks.": _("a FLUX model, which cannot be trained here yet"),
+    "single_transformer_blocks.": _("a FLUX model, which cannot be trained here yet"),
+    "joint_blocks.": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "transformer_blocks.0.ff_context.": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "effnet": _("a Stable Cascade model, which cannot be trained here"),
+    "motion_modules.": _("a motion module for AnimateDiff"),
+    "control_model.": _("a ControlNet"),
+    "input_hint_block.": _("a ControlNet"),
+    "controlnet_cond_embedding.": _("a ControlNet"),
+    "ip_adapter.": _("an IP-Adapter"),
+    "emb_params": _("an embedding (textual inversion)"),
+    "clip_g": _("an embedding (textual inversion)"),
 }
 # A part of a base model, if nothing else of one is in the file.
 _PARTS = {
-    "first_stage_model.": say("a VAE"),
-    "decoder.conv_in.weight": say("a VAE"),
-    "text_model.encoder.": say("a text encoder"),
-    "transformer.resblocks.": say("a text encoder"),
-    "encoder.block.0.": say("a text encoder"),
-    "down_blocks.0.": say("a UNet without its text encoder and VAE"),
-    "input_blocks.0.0.weight": say("a UNet without its text encoder and VAE"),
+    "first_stage_model.": _("a VAE"),
+    "decoder.conv_in.weight": _("a VAE"),
+    "text_model.encoder.": _("a text encoder"),
+    "transformer.resblocks.": _("a text encoder"),
+    "encoder.block.0.": _("a text encoder"),
+    "down_blocks.0.": _("a UNet without its text encoder and VAE"),
+    "input_blocks.0.0.weight": _("a UNet without its text encoder and VAE"),
 }
 _OTHER_PIPELINES = {
-    "Flux": say("a FLUX model, which cannot be trained here yet"),
-    "StableDiffusion3": say("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "StableCascade": say("a Stable Cascade model, which cannot be trained here"),
+    "Flux": _("a FLUX model, which cannot be trained here yet"),
+    "StableDiffusion3": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
+    "StableCascade": _("a Stable Cascade model, which cannot be trained here"),
 }
 _WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # components of a folder that have weights
 
@@ -127,7 +127,7 @@ def look(path: Path) -> Base:
 
 
 def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
-    reason = say(reason, **values)
+    reason = _(reason, **values)
     return UserError("The base model {name!r} cannot be used: {reason}.", REMEDY, name=path.name, reason=reason)
 
 
@@ -231,7 +231,7 @@ def _look_at_file(path: Path) -> Base:
 def _other_kind(shapes: Mapping[str, list[int]]) -> str:
     """Name a file that is not a base model, by the names of its tensors; "" if nothing gives it away."""
     if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
-        return say("the refiner of Stable Diffusion XL")
+        return _("the refiner of Stable Diffusion XL")
     for part, kind in _OTHER_FILES.items():
         if any(part in key for key in shapes):
             return kind

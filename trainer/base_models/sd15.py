@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752."""
 
 from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
-from trainer.i18n import say
+from trainer.i18n import _
 
 _VARIANT = Variant("stable-diffusion-v1", "sd_v1", 512)
 SPEC = FamilySpec(
@@ -20,7 +20,7 @@ SPEC = FamilySpec(
     text_encoders=(
         TextEncoder(
             component="text_encoder",
-            title=say("text encoder"),
+            title=_("text encoder"),
             prefix="lora_te_",
             single_file="cond_stage_model.transformer.",
             embedding="cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",

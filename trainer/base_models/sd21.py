@@ -1,7 +1,7 @@
 """Stable Diffusion 2.x: OpenCLIP-H as the text encoder, in two variants that look alike and predict noise or v."""
 
 from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
-from trainer.i18n import say
+from trainer.i18n import _
 
 SPEC = FamilySpec(
     name="sd21",
@@ -19,7 +19,7 @@ SPEC = FamilySpec(
     text_encoders=(
         TextEncoder(
             component="text_encoder",
-            title=say("text encoder"),
+            title=_("text encoder"),
             prefix="lora_te_",
             single_file="cond_stage_model.model.transformer.resblocks.",
             embedding="cond_stage_model.model.token_embedding.weight",

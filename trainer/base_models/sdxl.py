@@ -1,7 +1,7 @@
 """Stable Diffusion XL, Podell et al. 2023, https://arxiv.org/abs/2307.01952."""
 
 from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
-from trainer.i18n import say
+from trainer.i18n import _
 
 _VARIANT = Variant("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", 1024)
 SPEC = FamilySpec(
@@ -20,7 +20,7 @@ SPEC = FamilySpec(
     text_encoders=(
         TextEncoder(
             component="text_encoder",
-            title=say("first text encoder"),
+            title=_("first text encoder"),
             prefix="lora_te1_",
             single_file="conditioner.embedders.0.transformer.",
             embedding="conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
@@ -30,7 +30,7 @@ SPEC = FamilySpec(
         ),
         TextEncoder(
             component="text_encoder_2",
-            title=say("second text encoder"),
+            title=_("second text encoder"),
             prefix="lora_te2_",
             single_file="conditioner.embedders.1.model.transformer.resblocks.",
             embedding="conditioner.embedders.1.model.token_embedding.weight",

@@ -20,13 +20,13 @@ from trainer.base_models import detect
 from trainer.captioning import SUGGESTED, CaptionConfig
 from trainer.data import images
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, events
 
 Captioner = Callable[[Image.Image], str]
 Untyped: TypeAlias = Any  # models and processors: transformers is untyped
 SAVE_EVERY = 8  # images
-REMEDY = say(
+REMEDY = _(
     "Download one, for example with: hf download {model}. Then enter its name, or the folder of a model in safetensors "
     "format.",
     model=SUGGESTED,
@@ -42,14 +42,14 @@ def caption(run: Run) -> None:
     """
     settings = captioning.load(run)
     files = captioning.images_to_caption(settings)
-    run.progress(say("Loading the caption model"), 0, 1)
+    run.progress(_("Loading the caption model"), 0, 1)
     device = devices.best()
     captioner = load(settings, device)
     captions = captioning.read_captions(run)
     run.report(events.Started(step=0, steps=len(files), pid=psutil.Process().pid, device=str(device).upper()))
     try:
         for number, path in enumerate(files):
-            run.progress(say("Writing captions"), number, len(files))
+            run.progress(_("Writing captions"), number, len(files))
             if path.name not in captions:
                 captions[path.name] = caption_file(captioner, path)
             if number % SAVE_EVERY == 0:

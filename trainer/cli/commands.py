@@ -31,7 +31,7 @@ from trainer.config import PictureConfig
 from trainer.data import checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run
 
 app = typer.Typer(
@@ -253,7 +253,7 @@ def _echo_problems(problems: Sequence[Problem], count: int) -> None:
     echo(f"{count} {'image' if count == 1 else 'images'}.{'' if problems else ' No problems.'}")
     for group in group_by_kind(problems):
         kind = KINDS[group.kind]
-        echo(f"\n{group.title}\n  {say(kind.effect)} {say(kind.remedy)}")
+        echo(f"\n{group.title}\n  {_(kind.effect)} {_(kind.remedy)}")
         lines = [
             f"  - {problem.name}: {problem.message}"
             for problem in problems

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.schema import Section
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Lora(Section):
     @model_validator(mode="after")
     def _dora_sees_all_ranks(self) -> Lora:
         if self.dora and self.rank_dropout:
-            raise ValueError(say("rank_dropout: DoRA's norm needs all ranks; set it to 0"))
+            raise ValueError(_("rank_dropout: DoRA's norm needs all ranks; set it to 0"))
         return self
 
     @property

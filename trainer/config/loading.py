@@ -22,7 +22,7 @@ from trainer.config import renames
 from trainer.config.run_config import TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.schema import Section, describe_error, sections, setting_paths
 
 PRESETS = Path(__file__).parent / "presets"
@@ -164,12 +164,12 @@ def error_messages(error: ValidationError) -> dict[str, str]:
 
 def _error_message(path: str, details: ErrorDetails) -> str:
     if details["type"] == "missing":
-        return say("{path} is missing", path=path)
+        return _("{path} is missing", path=path)
     if details["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path, setting_paths(TrainConfig), n=1)
         if near:
-            return say("{path} is not a setting (did you mean {near}?)", path=path, near=near[0])
-        return say("{path} is not a setting", path=path)
+            return _("{path} is not a setting (did you mean {near}?)", path=path, near=near[0])
+        return _("{path} is not a setting", path=path)
     text = describe_error(details)
     return f"{path}: {text}" if path else text
 

@@ -13,7 +13,7 @@ from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Section
@@ -179,14 +179,14 @@ class TrainConfig(Section):
     @classmethod
     def _is_valid_name(cls, name: str) -> str:
         if not paths.NAME.fullmatch(name):
-            raise ValueError(say("use only letters, digits, '-' and '_', at most 64"))
+            raise ValueError(_("use only letters, digits, '-' and '_', at most 64"))
         return name
 
     @field_validator("dataset", "trigger")
     @classmethod
     def _is_printable(cls, text: str) -> str:
         if not text.isprintable():
-            raise ValueError(say("has characters that cannot be printed"))
+            raise ValueError(_("has characters that cannot be printed"))
         return text.strip()
 
     @model_validator(mode="after")
@@ -194,7 +194,7 @@ class TrainConfig(Section):
         side = micro_resolution()
         if self.model.base == MICRO and self.training.resolution != side:
             raise ValueError(
-                say("training.resolution: the built-in micro draws {side} x {side} pixels; set it to {side}", side=side)
+                _("training.resolution: the built-in micro draws {side} x {side} pixels; set it to {side}", side=side)
             )
         return self
 
@@ -202,13 +202,13 @@ class TrainConfig(Section):
     def _optimizer_fits(self) -> "TrainConfig":
         kind = self.optimizer.kind
         if kind == "schedule-free" and self.schedule.kind != "constant":
-            raise ValueError(say("schedule.kind: schedule-free AdamW needs the constant schedule"))
+            raise ValueError(_("schedule.kind: schedule-free AdamW needs the constant schedule"))
         if kind == "schedule-free" and self.training.ema_decay:
-            raise ValueError(say("training.ema_decay: schedule-free AdamW already averages; set it to 0"))
+            raise ValueError(_("training.ema_decay: schedule-free AdamW already averages; set it to 0"))
         if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
-            raise ValueError(say("training.text_encoder_lr_factor: Prodigy has one rate for all parts; set it to 1"))
+            raise ValueError(_("training.text_encoder_lr_factor: Prodigy has one rate for all parts; set it to 1"))
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
-            raise ValueError(say("adapter.lora_plus_ratio: Prodigy has one rate for all parts; set it to 1"))
+            raise ValueError(_("adapter.lora_plus_ratio: Prodigy has one rate for all parts; set it to 1"))
         return self
 
     @model_validator(mode="after")
@@ -216,9 +216,9 @@ class TrainConfig(Section):
         is_dora = isinstance(self.adapter, Lora) and self.adapter.dora
         is_plain_lora = isinstance(self.adapter, Lora) and not is_dora
         if self.model.weights != "full" and not is_plain_lora:
-            raise ValueError(say("model.weights: LoHa, LoKr and DoRA need unquantized weights; set it to full"))
+            raise ValueError(_("model.weights: LoHa, LoKr and DoRA need unquantized weights; set it to full"))
         if is_dora and self.preview.strength != 1:
-            raise ValueError(say("preview.strength: DoRA previews need strength 1"))
+            raise ValueError(_("preview.strength: DoRA previews need strength 1"))
         return self
 
 

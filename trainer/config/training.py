@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.schema import BASIC, Section
 
 
@@ -117,6 +117,6 @@ class TrainingConfig(Section):
         if max(1, self.devices) * max(1, self.micro_batches) > self.batch_size:
             name = "micro_batches" if self.micro_batches > 1 else "devices"
             raise ValueError(
-                say("{name}: too many for a batch of {size}; raise batch_size", name=name, size=self.batch_size)
+                _("{name}: too many for a batch of {size}; raise batch_size", name=name, size=self.batch_size)
             )
         return self

@@ -10,7 +10,7 @@ from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data.captions import without_trigger
-from trainer.i18n import say
+from trainer.i18n import _
 
 OTHERS = 1.0  # share of other prompts in what is preserved: only images that the base model generates from prompts
 
@@ -44,7 +44,7 @@ def are_missing(captions: Iterable[str], trigger: str) -> bool:
 
 def note() -> str:
     """Return the sentence that explains the gentler settings."""
-    return say(
+    return _(
         "Micro cannot draw these images and most have no caption, so they are taught more gently (Other prompts, under "
         "Preservation, is 1), for a weak likeness rather than noise. Captions make the result better."
     )

@@ -11,7 +11,7 @@ from trainer.data import buckets, captions, dataset, image_stats, images, reach,
 from trainer.data.dataset import Example
 from trainer.data.image_stats import ImageStats
 from trainer.data.problems import KINDS, Problem
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 
 FEW, SHARED = 5, 3  # images; images with the same caption
 SMALLEST = 64  # pixels
@@ -60,45 +60,45 @@ def find(
         *_check_stats(examples, stats),
     ]
     if base == MICRO and reach.is_beyond(reach.known(folder)):
-        problems.append(Problem("beyond micro", "", say(KINDS["beyond micro"].title)))
+        problems.append(Problem("beyond micro", "", _(KINDS["beyond micro"].title)))
     if preset == "character" and _lacks_class(examples):
-        problems.append(Problem("no class", "", say(KINDS["no class"].title)))
+        problems.append(Problem("no class", "", _(KINDS["no class"].title)))
     return sorted(problems, key=lambda problem: -problem.severity)
 
 
 def _check_images(files: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
     if not examples:
-        yield Problem("empty", "", say(KINDS["empty"].title))
+        yield Problem("empty", "", _(KINDS["empty"].title))
     elif len(examples) < FEW:
-        yield Problem("few", "", count("There is only {n} image.", "There are only {n} images.", len(examples)))
+        yield Problem("few", "", ngettext("There is only {n} image.", "There are only {n} images.", len(examples)))
     readable = {example.name for example in examples}
     for file in files:
         if file.name not in readable:
-            yield Problem("unreadable", file.name, say("This file cannot be read as an image."))
+            yield Problem("unreadable", file.name, _("This file cannot be read as an image."))
 
 
 def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
     stems = Counter(file.stem for file in files)
     for stem, number in stems.items():
         if number > 1:
-            message = say("{number} images share this caption file.", number=number)
+            message = _("{number} images share this caption file.", number=number)
             yield Problem("shared caption", f"{stem}.txt", message)
     for file in sorted(folder.glob("*.txt")):
         if file.stem not in stems:
-            yield Problem("lonely caption", file.name, say("This caption has no image."))
+            yield Problem("lonely caption", file.name, _("This caption has no image."))
     for file in sorted(folder.glob("*.caption")):  # the extension that some other trainers use
         if file.stem in stems:
-            yield Problem("other caption", file.name, say("This caption is not read."))
+            yield Problem("other caption", file.name, _("This caption is not read."))
 
 
 def _check_masks(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
     stems = {file.stem for file in files}
     for mask in dataset.mask_files(folder):
         if dataset.masked_stem(mask) not in stems:
-            yield Problem("lonely mask", mask.name, say("This mask has no image."))
+            yield Problem("lonely mask", mask.name, _("This mask has no image."))
     for file in files:
         if dataset.mask_file(file).is_file():
-            yield Problem("mask", file.name, say("Has a mask."))
+            yield Problem("mask", file.name, _("Has a mask."))
 
 
 def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:
@@ -110,19 +110,19 @@ def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Ite
     for example in examples:
         name, caption = example.name, example.caption
         if not caption:
-            yield Problem("no caption", name, say("No caption."))
+            yield Problem("no caption", name, _("No caption."))
             continue
         if captions.REPLACEMENT in caption:
-            yield Problem("odd letters", name, say("The caption has unreadable characters."))
+            yield Problem("odd letters", name, _("The caption has unreadable characters."))
         if trigger and not captions.contains_trigger(caption, trigger):
-            yield Problem("no trigger", name, say("The caption lacks the trigger word {word!r}.", word=trigger))
+            yield Problem("no trigger", name, _("The caption lacks the trigger word {word!r}.", word=trigger))
         length = token_count.count(captions.with_trigger(caption, trigger), base)
         if length > limit:
-            message = say("{length} tokens; only {read} are read.", length=length, read=limit)
+            message = _("{length} tokens; only {read} are read.", length=length, read=limit)
             yield Problem("long caption", name, message)
         same = alike[distinctive(caption)]
         if same >= SHARED:
-            yield Problem("same caption", name, say("The same caption as {number} others.", number=same - 1))
+            yield Problem("same caption", name, _("The same caption as {number} others.", number=same - 1))
 
 
 def _lacks_class(examples: Sequence[Example]) -> bool:
@@ -137,15 +137,15 @@ def _check_sizes(examples: Sequence[Example], resolution: int) -> Iterator[Probl
     for example, (enlarged, cut) in zip(examples, crop_losses(examples, resolution), strict=True):
         size = {"width": example.width, "height": example.height}
         if min(example.width, example.height) < SMALLEST:
-            yield Problem("small", example.name, say("Only {width} x {height} pixels.", **size))
+            yield Problem("small", example.name, _("Only {width} x {height} pixels.", **size))
         elif enlarged > ENLARGED:
-            message = say("{width} x {height} pixels, enlarged {times:.1f} times.", times=enlarged, **size)
+            message = _("{width} x {height} pixels, enlarged {times:.1f} times.", times=enlarged, **size)
             yield Problem("small", example.name, message)
         share = 1 - (1 - cut[0]) * (1 - cut[1])
         if share > CUT:
-            yield Problem("cropped", example.name, say("{share:.0%} is cut off.", share=share))
+            yield Problem("cropped", example.name, _("{share:.0%} is cut off.", share=share))
         if images.is_rotated(example.path):
-            yield Problem("turned", example.name, say("Stored on its side."))
+            yield Problem("turned", example.name, _("Stored on its side."))
 
 
 def crop_losses(examples: Sequence[Example], resolution: int) -> list[tuple[float, tuple[float, float]]]:
@@ -167,21 +167,21 @@ def _crop_losses(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[t
 def _check_stats(examples: Sequence[Example], stats: Mapping[str, ImageStats]) -> Iterator[Problem]:
     for name, image in stats.items():
         if image.is_blank:
-            yield Problem("blank", name, say("A single color."))
+            yield Problem("blank", name, _("A single color."))
         elif image.blur > BLURRED:
-            yield Problem("blurred", name, say("Blurred."))
+            yield Problem("blurred", name, _("Blurred."))
         if image.opaque < 1 - TRANSPARENT:
-            yield Problem("transparent", name, say("{share:.0%} is transparent.", share=1 - image.opaque))
+            yield Problem("transparent", name, _("{share:.0%} is transparent.", share=1 - image.opaque))
     for best, others in _near_duplicates(examples, stats).items():
         for name in others:
-            yield Problem("copy", name, say("Nearly the same as {name}.", name=best))
+            yield Problem("copy", name, _("Nearly the same as {name}.", name=best))
     names, color = shared_background(examples, stats)
     numbers = {"number": len(names), "all": len(stats)}
     if color:
-        message = say("{number} of {all} images have the same {color} background.", color=say(color), **numbers)
+        message = _("{number} of {all} images have the same {color} background.", color=_(color), **numbers)
         yield Problem("backdrop", "", message)
     elif names:
-        yield Problem("scenery", "", say("{number} of {all} images have the same background.", **numbers))
+        yield Problem("scenery", "", _("{number} of {all} images have the same background.", **numbers))
 
 
 def _near_duplicates(examples: Sequence[Example], stats: Mapping[str, ImageStats]) -> dict[str, list[str]]:

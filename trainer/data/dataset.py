@@ -15,7 +15,7 @@ from trainer import paths, storage
 from trainer.data import images
 from trainer.data.captions import caption_file, one_line, read_caption
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 MASK = ".mask.png"
 MASK_ENDINGS = (".mask", "-masklabel")  # of the stem of a file beside the image, as in kohya and OneTrainer
@@ -51,7 +51,7 @@ def find_folder(dataset: str) -> Path:
             "There is no dataset {name!r}.",
             "Known datasets: {known}. Add images first, or give the path of a folder.",
             name=Path(dataset).name,
-            known=", ".join(names()) or say("none yet"),
+            known=", ".join(names()) or _("none yet"),
         )
     return folder
 

@@ -11,7 +11,7 @@ from trainer.data import caption_edits, checks, dataset, image_stats
 from trainer.data.captions import caption_file, read_caption
 from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 
 
 def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "") -> str:
@@ -26,8 +26,8 @@ def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "
     match KINDS[kind].action:
         case "trigger":
             edits = caption_edits.preview(folder, caption_edits.add_trigger(trigger), names)
-            caption_edits.apply(folder, edits, say("put {word!r} in front", word=trigger))
-            return count(
+            caption_edits.apply(folder, edits, _("put {word!r} in front", word=trigger))
+            return ngettext(
                 "Put {word!r} in front of {n} caption.",
                 "Put {word!r} in front of {n} captions.",
                 len(edits),
@@ -39,7 +39,7 @@ def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "
             return _separate_captions(folder, names)
         case "remove":
             dataset.remove(*(folder / name for name in names))
-            return count(
+            return ngettext(
                 "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
             )
         case _:
@@ -51,8 +51,8 @@ def _name_background(folder: Path) -> str:
     names, color = checks.shared_background(dataset.read(folder), image_stats.known(folder))
     tag = f"{color} background"
     edits = caption_edits.preview(folder, caption_edits.add_tag(tag), names if color else ())
-    caption_edits.apply(folder, edits, say("add {tag!r}", tag=tag))
-    return count("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(edits), tag=tag)
+    caption_edits.apply(folder, edits, _("add {tag!r}", tag=tag))
+    return ngettext("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(edits), tag=tag)
 
 
 def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
@@ -71,4 +71,4 @@ def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
                 path.replace(new)
             renamed.append(new.name)
     names = ", ".join(renamed[:8])
-    return count("Renamed {n} image: {names}.", "Renamed {n} images: {names}.", len(renamed), names=names)
+    return ngettext("Renamed {n} image: {names}.", "Renamed {n} images: {names}.", len(renamed), names=names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 
 Action = Literal["", "remove", "rename", "trigger", "background"]
 
@@ -194,12 +194,12 @@ class Problem:
     @property
     def effect(self) -> str:
         """Effect of the problem on the adapter."""
-        return say(KINDS[self.kind].effect)
+        return _(KINDS[self.kind].effect)
 
     @property
     def remedy(self) -> str:
         """Advice on the problem."""
-        return say(KINDS[self.kind].remedy)
+        return _(KINDS[self.kind].remedy)
 
     @property
     def fatal(self) -> bool:
@@ -236,7 +236,7 @@ def group_by_kind(problems: Sequence[Problem]) -> list[Group]:
     groups = []
     for kind, members in by_kind.items():
         names = tuple(problem.name for problem in members if problem.name)
-        title = count(*KINDS[kind].titles, len(names)) if names else members[0].message
+        title = ngettext(*KINDS[kind].titles, len(names)) if names else members[0].message
         groups.append(Group(kind, title, names))
     return groups
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from trainer import paths
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
-from trainer.i18n import say
+from trainer.i18n import _
 
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
@@ -54,7 +54,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
         raise RuntimeError(f"the upload process ended with {process.returncode}")
     if report is None:
         added = [path.name for path in dataset.image_files(folder) if path.name not in before]
-        reason = say("takes too much memory or time; the files after it were skipped")
+        reason = _("takes too much memory or time; the files after it were skipped")
         report = Report(added, refused=[(name, reason)])
     return report
 

@@ -17,7 +17,7 @@ from PIL import Image
 from trainer import paths, storage
 from trainer.data import captions, dataset, images
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 
 MAX_FILE = 100 * 2**20
 MAX_TOTAL = 4 * 2**30
@@ -56,16 +56,16 @@ class Report:
 
     def sentence(self) -> str:
         """Summarize the upload in one or two sentences for the page."""
-        parts = [count("Added {n} image.", "Added {n} images.", len(self.added))]
+        parts = [ngettext("Added {n} image.", "Added {n} images.", len(self.added))]
         if self.captions:
-            parts.append(count("{n} caption came with them.", "{n} captions came with them.", self.captions))
+            parts.append(ngettext("{n} caption came with them.", "{n} captions came with them.", self.captions))
         if self.masks:
-            parts.append(count("{n} mask came with them.", "{n} masks came with them.", self.masks))
+            parts.append(ngettext("{n} mask came with them.", "{n} masks came with them.", self.masks))
         if self.known:
-            parts.append(say("{number} already there, skipped.", number=self.known))
+            parts.append(_("{number} already there, skipped.", number=self.known))
         if self.animated:
             parts.append(
-                count(
+                ngettext(
                     "{n} image is animated; only its first frame is used.",
                     "{n} images are animated; only their first frames are used.",
                     self.animated,
@@ -75,9 +75,9 @@ class Report:
             files = "; ".join(f"{name} ({reason})" for name, reason in self.refused[:MAX_LISTED])
             more = len(self.refused) - MAX_LISTED
             if more > 0:
-                parts.append(say("Not used: {files} and {number} more.", files=files, number=more))
+                parts.append(_("Not used: {files} and {number} more.", files=files, number=more))
             else:
-                parts.append(say("Not used: {files}.", files=files))
+                parts.append(_("Not used: {files}.", files=files))
         return " ".join(parts)
 
 
@@ -118,12 +118,12 @@ def _read_captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[
         for name, data in _entries(*source, refused, _is_caption):
             text = captions.decode_text(data)
             if captions.REPLACEMENT in text or len(data) > captions.MAX_BYTES:
-                refused.refused.append((_display_name(name), say("not text, or in an unknown encoding; use UTF-8")))
+                refused.refused.append((_display_name(name), _("not text, or in an unknown encoding; use UTF-8")))
             elif texts.setdefault(_stem(name), text) != text:
                 ambiguous.add(_stem(name))
     for stem in sorted(ambiguous):
         del texts[stem]
-        reason = say("several different captions have this name; add one folder at a time")
+        reason = _("several different captions have this name; add one folder at a time")
         refused.refused.append((_display_name(stem) + ".txt", reason))
     report.refused += [(name, reason) for name, reason in refused.refused if name.lower().endswith(".txt")]
     return texts
@@ -220,7 +220,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
     except UserError as error:
         reason = error.message
         if form := _UNSUPPORTED.get(PurePosixPath(name).suffix.lower()):
-            reason = say("{form} images are not supported; export it as PNG or JPEG", form=form)
+            reason = _("{form} images are not supported; export it as PNG or JPEG", form=form)
         report.refused.append((_display_name(name), reason))
         return None
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
@@ -240,7 +240,7 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[st
         for name, data in _entries(*source, refused, _is_mask):
             image = _masked_image(folder, PurePosixPath(name), added)
             if image is None:
-                report.refused.append((_display_name(name), say("no image of this name for the mask")))
+                report.refused.append((_display_name(name), _("no image of this name for the mask")))
                 continue
             try:
                 mask = images.decode(data).convert("L")
@@ -278,7 +278,7 @@ def _add_loose_captions(folder: Path, texts: dict[str, str], report: Report) -> 
         image = stems.get(paths.safe_name(name, "picture"))
         if image is None:
             file_name = captions.one_line(name)[:76] + ".txt"
-            report.refused.append((file_name, say("no image of this name for the caption")))
+            report.refused.append((file_name, _("no image of this name for the caption")))
         else:
             dataset.write_caption(image, text)
             report.captions += 1
@@ -295,7 +295,7 @@ def _entries(name: str, path: Path, report: Report, wanted: Callable[[str], bool
     elif not wanted(name):
         return
     elif path.stat().st_size > MAX_FILE:
-        report.refused.append((_display_name(name), say("larger than {size} MB", size=MAX_FILE // 2**20)))
+        report.refused.append((_display_name(name), _("larger than {size} MB", size=MAX_FILE // 2**20)))
     else:
         yield name, path.read_bytes()
 
@@ -304,19 +304,19 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-        report.refused.append((_display_name(name), say("not a zip file, or damaged")))
+        report.refused.append((_display_name(name), _("not a zip file, or damaged")))
         return
     total = 0
     with archive:
         if len(archive.infolist()) > MAX_ENTRIES:
-            reason = say("only its first {number} files were read", number=MAX_ENTRIES)
+            reason = _("only its first {number} files were read", number=MAX_ENTRIES)
             report.refused.append((_display_name(name), reason))
         for info in archive.infolist()[:MAX_ENTRIES]:
             entry = info.filename.replace("\\", "/")
             if _is_hidden(entry) or not wanted(entry):
                 continue
             if PurePosixPath(entry).suffix.lower() not in (*images.SUFFIXES, ".txt", *_UNSUPPORTED):
-                report.refused.append((_display_name(entry), say("not an image")))
+                report.refused.append((_display_name(entry), _("not an image")))
                 continue
             data, reason = _read_entry(archive, info, MAX_TOTAL - total)
             if data is None:
@@ -339,9 +339,9 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> t
         with archive.open(info) as entry:
             data = entry.read(limit + 1)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError, struct.error):
-        return None, say("damaged in the zip, or compressed in an unknown way")
+        return None, _("damaged in the zip, or compressed in an unknown way")
     except RuntimeError:
-        return None, say("encrypted")
+        return None, _("encrypted")
     if len(data) > limit:
-        return None, say("too large when unpacked")
+        return None, _("too large when unpacked")
     return data, ""

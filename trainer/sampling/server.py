@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainer import config
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.sampling import png_info
 from trainer.sampling.sampler import Sampler
 
@@ -51,6 +51,6 @@ def serve() -> None:
             answer(done=True)
         except ValidationError as error:
             reasons = "; ".join(config.error_messages(error).values())
-            answer(error=f"{reasons}.", remedy=say("Correct it and try again."))
+            answer(error=f"{reasons}.", remedy=_("Correct it and try again."))
         except UserError as error:
             answer(error=error.message, remedy=error.remedy)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from trainer import __version__, storage
 from trainer.errors import UserError
 from trainer.families import Adapter
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, events
 
 ADAPTER = "adapter.safetensors"
@@ -218,7 +218,7 @@ def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = by
 def _warn_of_changes(run: Run, manifest: dict[str, Any]) -> None:
     before, now = manifest.get("settings", {}), _settings(run)
     if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
-        message = say("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
+        message = _("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
         run.report(events.Warned(message=message))
 
 
@@ -226,7 +226,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
     """Load the newest intact checkpoint: its manifest and optimizer file; nothing if there is none."""
     for folder in reversed(folders(run)):
         if not is_intact(folder):
-            message = say("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
+            message = _("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
             run.report(events.Warned(message=message))
             continue
         manifest = json.loads((folder / MANIFEST).read_bytes())

@@ -22,7 +22,7 @@ from trainer.data.captions import without_trigger
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.families import Family, fingerprint, loading, on_device
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.training import augment, caption_variants, tensor_cache
 from trainer.training.augment import Size, View
 from trainer.training.batches import Batches, Pool
@@ -77,7 +77,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
             prompts.add(config.trigger)
     conditioning: dict[str, Path] = {}
     for number, prompt in enumerate(sorted(prompts)):
-        progress(say("Encoding captions"), number, len(prompts))
+        progress(_("Encoding captions"), number, len(prompts))
         conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
     preserved = encoder.generate_preserved()
     return Batches(own, prior, conditioning, encoder.cache, config, encoder.family.device, preserved)
@@ -108,14 +108,14 @@ class _Encoder:
         sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in full]
         encoded: dict[int, dict[Path, View]] = {}
         for number in self._order(len(examples)):
-            self.progress(say("Encoding images"), len(encoded), len(examples))
+            self.progress(_("Encoding images"), len(encoded), len(examples))
             encoded[number] = self._encode(examples[number], sizes[number])
         files = [tuple(encoded[number]) for number in range(len(examples))]
         conditioning = [
             tuple(augment.size_conditioning(example.width, example.height, size, view) for view in views.values())
-            for example, size, (_, views) in zip(examples, sizes, sorted(encoded.items()), strict=True)
+            for example, size, (_unused, views) in zip(examples, sizes, sorted(encoded.items()), strict=True)
         ]
-        shapes = [tuple(self.cache.get(first)["mean"].shape) for first, *_ in files]
+        shapes = [tuple(self.cache.get(first)["mean"].shape) for first, *_unused in files]
         texts = [caption_variants.texts(example, self.config, trigger) for example in examples]
         return Pool(files, shapes, texts, self.config.seed, self.config.training.batch_size, name, conditioning)
 
@@ -151,7 +151,7 @@ class _Encoder:
         except UserError as error:
             if example.name in error.message:
                 raise
-            message = say("{name} cannot be used: {reason}.", name=example.name, reason=error.message)
+            message = _("{name} cannot be used: {reason}.", name=example.name, reason=error.message)
             raise UserError(message, error.remedy) from None
         return files
 
@@ -186,7 +186,7 @@ class _Encoder:
                 prompt, file = list(files.items())[number]
                 if self.cache.has(file, {"latents"}):
                     continue
-                self.progress(say("Generating images to preserve"), number, len(files))
+                self.progress(_("Generating images to preserve"), number, len(files))
                 latents = self.family.generate_latents(
                     prompt, seed=number, steps=SAMPLING_STEPS, guidance=guidance, side=side
                 )

@@ -26,14 +26,14 @@ from trainer.base_models.layer_names import Shape
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, events
 
 # fp16 keeps 11 bits of a number, bf16 8; a product of two rounded matrices is off by at most a few such roundings.
 TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
 SMALLEST = 2**-24  # the least that fp16 can tell from zero; an adapter that learned next to nothing is rounded to it
 COVER_SIDE = 256
-NOT_IN_DIFFUSERS = say(
+NOT_IN_DIFFUSERS = _(
     "diffusers cannot load this kind of adapter in kohya's format, so that the file was only compared with the trained "
     "adapter; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
 )
@@ -57,7 +57,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     if settings.cover and (image := cover(run)):
         facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
-    run.report(events.Phase(name=say("Checking the file"), done=0, total=1))
+    run.report(events.Phase(name=_("Checking the file"), done=0, total=1))
     written: list[Path] = []
     try:
         for form in ("kohya", "peft") if settings.peft else ("kohya",):
@@ -81,7 +81,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
                 load_with_diffusers(family, path, tolerance)
             else:
                 run.report(events.Warned(message=NOT_IN_DIFFUSERS))
-            note = say(
+            note = _(
                 "Its effect equals that of the trained adapter to within {error:.2%} (rounding to {precision}).",
                 error=errors[path],
                 precision=precision,
@@ -108,7 +108,7 @@ def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> e
 def shapes(family: Family) -> dict[str, Shape]:
     """Return the weight shapes of the live base model by `component:path`."""
     by_place: dict[str, Shape] = {}
-    for name, _, _, module in named(family):
+    for name, _prefix, _path, module in named(family):
         base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if place := layer_names.read(name).place:
             shape = tuple(base.weight.shape)

@@ -21,14 +21,14 @@ from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training import distributed, malloc
 
 SHARE = 0.9  # of free memory; the rest is for everything else on the machine
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
-REMEDY = say(
+REMEDY = _(
     "Lower the resolution, or quantize the base's weights to 8 or 4 bits (model.weights), or close other programs."
 )
 CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
@@ -52,15 +52,15 @@ class MemoryPlan:
         return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
     def __str__(self) -> str:
-        parts = say("batches are computed at once")
+        parts = _("batches are computed at once")
         if self.micro_batches > 1:
-            parts = say("batches are split into {parts} micro-batches", parts=self.micro_batches)
+            parts = _("batches are split into {parts} micro-batches", parts=self.micro_batches)
         if self.recomputed == "off":
             return parts
-        blocks = say("all blocks are computed twice")
+        blocks = _("all blocks are computed twice")
         if self.recomputed == "large":
-            blocks = say("the largest blocks are computed twice")
-        return say("{parts} and {blocks}", parts=parts, blocks=blocks)
+            blocks = _("the largest blocks are computed twice")
+        return _("{parts} and {blocks}", parts=parts, blocks=blocks)
 
 
 def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:
@@ -91,7 +91,7 @@ def fit(
     candidates = plans(config.training, accelerator.num_processes)
     plan = candidates[0]
     if len(candidates) > 1:
-        run.progress(say("Measuring memory"), 0, 1)
+        run.progress(_("Measuring memory"), 0, 1)
         room = limit(config.training, family.device, accelerator.num_processes)
         room = -distributed.largest(accelerator, -room)
         measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
@@ -107,7 +107,7 @@ def fit(
             )
         plan = fitting
         if plan != candidates[0]:
-            message = say("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=plan)
+            message = _("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=plan)
             run.report(events.Warned(message=message))
     config = plan.apply(config)
     gradient_checkpointing.recompute(family, plan.recomputed)
@@ -223,7 +223,7 @@ def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError
     if not is_out_of_memory(error) or not smaller or processes > 1:
         raise error
     gradient_checkpointing.recompute(family, smaller[0].recomputed)
-    run.report(events.Warned(message=say("Memory ran out; from here on {way}.", way=smaller[0])))
+    run.report(events.Warned(message=_("Memory ran out; from here on {way}.", way=smaller[0])))
     config = smaller[0].apply(config)
     run.save_config(config)
     return config

@@ -6,7 +6,7 @@ import torch
 
 from trainer.config import TrainConfig
 from trainer.families import Family, prediction_probe
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training.batches import Batch
 from trainer.training.loss import conditioned
@@ -32,7 +32,7 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
         errors = prediction_probe.probe(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):
-            message = say(
+            message = _(
                 "It is not clear whether the base model predicts noise or v ({errors}). If previews come out gray or "
                 "noisy, set the objective to the other one.",
                 errors=", ".join(f"{name} {error:.3f}" for name, error in errors.items()),

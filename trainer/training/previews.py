@@ -9,7 +9,7 @@ from trainer import families
 from trainer.config import PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import is_out_of_memory
 from trainer.families import Adapter, Family
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.sampling import png_info
 from trainer.sampling.sampler import generate
@@ -26,7 +26,7 @@ def make(
     def report(path: Path, prompt: str) -> None:
         run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=settings.seed))
 
-    failure = say("The previews of step {step} could not be generated; the log says why.", step=step)
+    failure = _("The previews of step {step} could not be generated; the log says why.", step=step)
     with accelerator.split_between_processes(images) as own:
         adapter.set_strength(settings.strength)
         try:
@@ -46,7 +46,7 @@ def make(
         except (RuntimeError, ValueError, OSError) as error:  # training is worth more than its previews
             traceback.print_exc()
             if is_out_of_memory(error):
-                failure = say("There was not enough memory for the previews of step {step}.", step=step)
+                failure = _("There was not enough memory for the previews of step {step}.", step=step)
             run.report(events.Warned(message=failure))
         finally:
             adapter.set_strength(1.0)

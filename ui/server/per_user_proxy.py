@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx
 
 from trainer import paths
-from trainer.i18n import LANGUAGE, say
+from trainer.i18n import LANGUAGE, _
 from ui.server import accounts
 from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
 
@@ -46,14 +46,14 @@ HOP_BY_HOP = {
     b"transfer-encoding",
     b"upgrade",
 }
-CLOSED = say("Your workspace was closed. Reload the page to open it again.")
-FAILED = say(
+CLOSED = _("Your workspace was closed. Reload the page to open it again.")
+FAILED = _(
     "Your workspace could not be started. Reload the page to try again, or ask the administrator of this server."
 )
 STARTING = f"""<!doctype html><html lang="{LANGUAGE}"><meta charset="utf-8"><meta http-equiv="refresh" content="1">
 <meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
 body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}</style>
-<main role="status"><h1>Limner</h1><p>{html.escape(say("Starting your workspace ..."))}</p></main></html>"""
+<main role="status"><h1>Limner</h1><p>{html.escape(_("Starting your workspace ..."))}</p></main></html>"""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
-from trainer.i18n import LANGUAGE, say
+from trainer.i18n import LANGUAGE, _
 from ui.server.accounts import NO_ACCOUNT, Account, with_password
 
 Message = MutableMapping[str, Any]
@@ -29,11 +29,11 @@ MAX_UPLOAD = 2 * 2**30
 TRIES_PER_MINUTE = 10
 ADDRESSES = 1000  # client addresses whose login attempts are remembered
 SESSIONS = 1000  # remembered logins; beyond that, the oldest are dropped
-TOO_LARGE = say(
+TOO_LARGE = _(
     "This upload is too large, or the disk is almost full. Upload fewer or smaller files at a time, or free some disk "
     "space."
 )
-CROSS_SITE = say("Requests from other web sites are refused.")
+CROSS_SITE = _("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
 LOGOUT = "/logout"
@@ -67,8 +67,8 @@ def _login_form(*, ask_name: bool, name: str = "", note: str = "") -> str:
     """Render the page that asks for the password, and for a name if there are accounts."""
     field = ""
     if ask_name:
-        field = NAME_FIELD.format(name=html.escape(say("Name")), value=html.escape(name))
-    texts = {"password": say("Password"), "enter": say("Log in"), "note": note}
+        field = NAME_FIELD.format(name=html.escape(_("Name")), value=html.escape(name))
+    texts = {"password": _("Password"), "enter": _("Log in"), "note": note}
     escaped = {key: html.escape(text) for key, text in texts.items()}
     return FORM.format(language=LANGUAGE, name_field=field, **escaped)
 
@@ -129,7 +129,7 @@ class SecurityMiddleware:
             try:
                 accounts = self._accounts()
             except UserError:  # damaged after the start; strangers are not told what is wrong with it
-                message = say("The list of accounts cannot be read. Ask the administrator of this server.")
+                message = _("The list of accounts cannot be read. Ask the administrator of this server.")
                 await answer(scope, send, 503, message)
                 return
             await self._authenticate(scope, headers, receive, send, accounts)
@@ -152,13 +152,13 @@ class SecurityMiddleware:
         elif scope.get("method") == "GET" and scope["path"] == "/":
             await answer(scope, send, 303, "", {"location": LOGIN})
         else:
-            await answer(scope, send, 401, say("Log in first."))
+            await answer(scope, send, 401, _("Log in first."))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return (status, sentence) for a request that is refused even if its user is logged in."""
         host = headers.get("host", "")
         if not self._accepts_host(host):
-            return 403, say(
+            return 403, _(
                 "This server does not accept that host name. Use http://127.0.0.1 or start it with --host-name."
             )
         method = scope.get("method", "WEBSOCKET")
@@ -201,12 +201,12 @@ class SecurityMiddleware:
             await answer(scope, send, 200, _login_form(ask_name=self._ask_name), HTML)
             return
         if not self._may_try((scope.get("client") or ("",))[0]):
-            await answer(scope, send, 429, say("Too many attempts. Wait a minute."), {"retry-after": "60"})
+            await answer(scope, send, 429, _("Too many attempts. Wait a minute."), {"retry-after": "60"})
             return
         fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
-        name, note = "", say("Wrong password.")
+        name, note = "", _("Wrong password.")
         if self._ask_name:
-            name, note = fields.get("name", [""])[0].strip(), say("Wrong name or password.")
+            name, note = fields.get("name", [""])[0].strip(), _("Wrong name or password.")
         account, password = accounts.get(name, NO_ACCOUNT), fields.get("password", [""])[0]
         # Hashing takes its time, even for unknown names. In a thread, so that other requests need not wait for it.
         if await asyncio.to_thread(account.accepts, password):

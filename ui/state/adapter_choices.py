@@ -11,29 +11,29 @@ from urllib.parse import quote
 from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.state import page_folders
 from ui.state.run_watcher import RunWatcher, label
 
-NONE = (say("None (base model only)"), "")
+NONE = (_("None (base model only)"), "")
 KEPT = "kept:"  # prefix of the keys of files that belong to no run
 MAX_LENGTH = 1000  # letters of a fact in a file, which may come from anywhere
 _FACTS = {
-    "family": say("family"),
-    "kind": say("kind"),
-    "form": say("format"),
-    "ranks": say("ranks"),
-    "alphas": say("alphas"),
-    "precision": say("precision"),
-    "modules": say("modules"),
-    "title": say("title"),
-    "trigger": say("trigger"),
-    "pictures": say("images"),
-    "steps": say("steps"),
-    "begun": say("started"),
-    "trained": say("trained"),
+    "family": _("family"),
+    "kind": _("kind"),
+    "form": _("format"),
+    "ranks": _("ranks"),
+    "alphas": _("alphas"),
+    "precision": _("precision"),
+    "modules": _("modules"),
+    "title": _("title"),
+    "trigger": _("trigger"),
+    "pictures": _("images"),
+    "steps": _("steps"),
+    "begun": _("started"),
+    "trained": _("trained"),
 }
-_BLOCKS = {"outside": say("outside"), "unknown": say("unknown")}  # others have the names that they have in the model
+_BLOCKS = {"outside": _("outside"), "unknown": _("unknown")}  # others have the names that they have in the model
 _COVERS = {"iV": "png", "/9": "jpeg", "Uk": "webp"}  # first letters of an image in base64
 
 
@@ -86,12 +86,12 @@ def choices(watch: RunWatcher) -> list[tuple[str, str]]:
     for view in watch.views():
         run, name = view.run, label(view.run)
         if view.state.export and (run.folder / view.state.export).is_file():
-            listed.append((say("Finished: {run}", run=name), run.id))
+            listed.append((_("Finished: {run}", run=name), run.id))
         steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
         for step in steps:
             if page_folders.checkpoint_file(run, step).is_file():
-                listed.append((say("Step {step}: {run}", step=step, run=name), f"{run.id}@{step}"))
-    files = [(say("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()]
+                listed.append((_("Step {step}: {run}", step=step, run=name), f"{run.id}@{step}"))
+    files = [(_("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()]
     return [*listed, *files, NONE]
 
 
@@ -135,13 +135,13 @@ def describe(path: Path) -> str:
         return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
     facts = summary.describe(file)
     rows = [_row(title, facts[name]) for name, title in _FACTS.items() if facts[name] not in ("", [], "unknown")]
-    settings = [f"{say(name)} {value}" for name, value in facts["recipe"].items()]
+    settings = [f"{_(name)} {value}" for name, value in facts["recipe"].items()]
     if settings:
-        rows.append(_row(say("training settings"), settings))
+        rows.append(_row(_("training settings"), settings))
     blocks = [_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items()]
     return (
         f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{_cover(summary.cover(file.metadata))}"
-        f"<table>{''.join(rows)}</table>{checked}<details class='notes'><summary>{say('Size of each block')}</summary>"
+        f"<table>{''.join(rows)}</table>{checked}<details class='notes'><summary>{_('Size of each block')}</summary>"
         f"<table>{''.join(blocks)}</table></details></div>"
     )
 
@@ -151,7 +151,7 @@ def _cover(data: str) -> str:
     kind = _COVERS.get(data[:2])
     if kind is None:
         return ""
-    return f"<img alt='{say('Cover')}' src='data:image/{kind};base64,{data}'>"
+    return f"<img alt='{_('Cover')}' src='data:image/{kind};base64,{data}'>"
 
 
 def _row(name: str, value: object) -> str:
@@ -161,13 +161,13 @@ def _row(name: str, value: object) -> str:
 
 def verdicts(loads: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
     """Render which programs load a file: a sentence, and a row of (program, loads, explanation) for each."""
-    programs = [program for program, loaded, _ in loads if loaded]
-    sentence = say("Checked: no program loads it")
+    programs = [program for program, loaded, _unused in loads if loaded]
+    sentence = _("Checked: no program loads it")
     if programs:
-        sentence = say("Checked: loads in {programs}", programs=", ".join(programs))
+        sentence = _("Checked: loads in {programs}", programs=", ".join(programs))
     rows = []
     for program, loaded, words in loads:
-        style, answer = ("yes", say("yes")) if loaded else ("no", say("no"))
+        style, answer = ("yes", _("yes")) if loaded else ("no", _("no"))
         rows.append(
             f"<tr class='{style}'><th scope='row'>{escape(program)}</th><td>{answer}</td><td>{escape(words)}</td></tr>"
         )
@@ -182,12 +182,12 @@ def table() -> str:
     rows = [
         f"<li><a class='download' download href='/download/kept/{quote(path.name)}'>{escape(path.name)} "
         f"({size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
-        f"data-label='{escape(path.name)}'>{say('Delete')}</button></li>"
+        f"data-label='{escape(path.name)}'>{_('Delete')}</button></li>"
         for path in kept()
     ]
     if not rows:
         return ""
-    return f"<div class='kept'><h2>{say('Other files')}</h2><ul>{''.join(rows)}</ul></div>"
+    return f"<div class='kept'><h2>{_('Other files')}</h2><ul>{''.join(rows)}</ul></div>"
 
 
 def size(count: int) -> str:

@@ -6,7 +6,7 @@ from trainer import paths, runs
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 RECENT_RUNS = 50  # runs that are searched for bases used before
 SHOWN = 8  # of the bases used before
@@ -14,12 +14,12 @@ SHOWN = 8  # of the bases used before
 
 def choices() -> list[tuple[str, str]]:
     """Return (label, base) of each, the built-in one first."""
-    labels = {MICRO: say("Micro, built in")}
+    labels = {MICRO: _("Micro, built in")}
     for path in _model_files():
         labels.setdefault(str(path), f"{path.stem}, {_family(str(path))}")
     for base in _used():
         name = Path(base).stem if detect.is_here(base) else base
-        labels.setdefault(base, say("{base}, used before", base=name))
+        labels.setdefault(base, _("{base}, used before", base=name))
     return [(label, base) for base, label in labels.items()]
 
 
@@ -27,7 +27,7 @@ def practice(base: str) -> str:
     """Explain that the built-in base is for practice, and how to use a real one; "" for a real one."""
     if base != MICRO:
         return ""
-    return say(
+    return _(
         "Micro is for practice. For real use, put a Stable Diffusion .safetensors file into the folder models, or "
         "enter a path or a name on the Hugging Face Hub under Base model in step 2."
     )
@@ -45,7 +45,7 @@ def _model_files() -> list[Path]:
 
 def _family(base: str) -> str:
     detected = detect.glance(base)
-    return FAMILIES[detected.family].title if detected else say("not a known base model")
+    return FAMILIES[detected.family].title if detected else _("not a known base model")
 
 
 def _used() -> list[str]:

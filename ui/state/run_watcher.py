@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer import paths, runs
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run, View, queue
 
 
@@ -76,7 +76,7 @@ def label(run: Run) -> str:
         begun = datetime.strptime(stamp, "%Y-%m-%d_%H%M%S")
     except ValueError:
         return run.id
-    return say("{name}, {begun.day} {begun:%b %H:%M:%S}", name=name, begun=begun)
+    return _("{name}, {begun.day} {begun:%b %H:%M:%S}", name=name, begun=begun)
 
 
 def log_tail(run: Run) -> str:

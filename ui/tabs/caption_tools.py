@@ -16,7 +16,7 @@ from trainer.captioning import CaptionConfig
 from trainer.data import caption_edits
 from trainer.data.captions import one_line
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 from trainer.runs import control
 from ui.state import page_memory, projects
 from ui.tabs import image_grid
@@ -25,9 +25,9 @@ from ui.widgets.handlers import QUIET, handled
 
 TEMPLATE = "{trigger}, {class}, {caption}"
 EXISTING = [
-    (say("Leave them as they are"), "keep"),
-    (say("Add the new text after them"), "add"),
-    (say("Replace them (you can undo it)"), "replace"),
+    (_("Leave them as they are"), "keep"),
+    (_("Add the new text after them"), "add"),
+    (_("Replace them (you can undo it)"), "replace"),
 ]
 
 
@@ -64,16 +64,16 @@ class Tools:
 def build() -> Tools:
     """Draw the tools."""
     with (
-        gr.Accordion(say("Edit many captions"), open=False, elem_id="bulk"),
+        gr.Accordion(_("Edit many captions"), open=False, elem_id="bulk"),
         gr.Tabs(elem_id="bulk-tabs", overflow_behavior="wrap"),
     ):
-        with gr.Tab(say("Find and replace")):
+        with gr.Tab(_("Find and replace")):
             replace = _find_and_replace()
             replacing = gr.HTML(elem_id="replacing")
-        with gr.Tab(say("Fill in a template")):
+        with gr.Tab(_("Fill in a template")):
             template = _template()
             filling = gr.HTML(elem_id="filling")
-        with gr.Tab(say("Written by a model")):
+        with gr.Tab(_("Written by a model")):
             model = _automatic()
             writing = gr.HTML(elem_id="writing")
     timer = gr.Timer(1, active=False)
@@ -82,9 +82,9 @@ def build() -> Tools:
 
 def _find_and_replace() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="bottom"):
-        find = gr.Textbox(label=say("Find"), max_lines=1, elem_id="find", interactive=True)
-        replacement = gr.Textbox(label=say("Replace with"), max_lines=1, elem_id="replacement", interactive=True)
-        replace = gr.Button(say("Replace in all"), elem_id="replace")
+        find = gr.Textbox(label=_("Find"), max_lines=1, elem_id="find", interactive=True)
+        replacement = gr.Textbox(label=_("Replace with"), max_lines=1, elem_id="replacement", interactive=True)
+        replace = gr.Button(_("Replace in all"), elem_id="replace")
     return find, replacement, replace
 
 
@@ -92,30 +92,30 @@ def _template() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="bottom"):
         template = gr.Textbox(
             TEMPLATE,
-            label=say("Template"),
-            info=say("{caption} stands for the current caption."),
+            label=_("Template"),
+            info=_("{caption} stands for the current caption."),
             max_lines=1,
             elem_id="template",
             interactive=True,
             scale=2,
         )
         noun = gr.Textbox(
-            label=say("Class"),
-            info=say("What it is: a woman, a cat, a robot."),
+            label=_("Class"),
+            info=_("What it is: a woman, a cat, a robot."),
             max_lines=1,
             elem_id="class",
             interactive=True,
             scale=1,
         )
-        fill = gr.Button(say("Fill in all"), elem_id="fill", scale=1)
+        fill = gr.Button(_("Fill in all"), elem_id="fill", scale=1)
     return template, noun, fill
 
 
 def _automatic() -> tuple[gr.Textbox, gr.Radio, gr.Button, gr.Button]:
     with gr.Row(equal_height=False):
         model = gr.Textbox(
-            label=say("Caption model"),
-            info=say(
+            label=_("Caption model"),
+            info=_(
                 "Name on the Hugging Face Hub, such as {model}, or a folder on this machine.",
                 model=captioning.SUGGESTED,
             ),
@@ -123,12 +123,10 @@ def _automatic() -> tuple[gr.Textbox, gr.Radio, gr.Button, gr.Button]:
             elem_id="caption-model",
             interactive=True,
         )
-        existing = gr.Radio(
-            EXISTING, value="keep", label=say("Existing captions"), elem_id="existing", interactive=True
-        )
+        existing = gr.Radio(EXISTING, value="keep", label=_("Existing captions"), elem_id="existing", interactive=True)
     with gr.Row(elem_classes="tools"):
-        write = gr.Button(say("Write captions"), elem_id="write", size="sm")
-        stop = gr.Button(say("Stop and keep finished captions"), elem_id="write-stop", size="sm", visible=False)
+        write = gr.Button(_("Write captions"), elem_id="write", size="sm")
+        stop = gr.Button(_("Stop and keep finished captions"), elem_id="write-stop", size="sm", visible=False)
     return model, existing, write, stop
 
 
@@ -229,11 +227,11 @@ def is_writing(project: str) -> bool:
 def draw(project: str) -> list[Any]:
     """Return values of `Tools.live`: the progress of the model, and the buttons."""
     view = _view(project)
-    status, active, label = "", False, say("Stop and keep finished captions")
+    status, active, label = "", False, _("Stop and keep finished captions")
     if view:
         status, active = _status(view), view.status in runs.ACTIVE
         if view.is_unresponsive(time.time()):
-            label = say("End now")
+            label = _("End now")
     return [status, gr.Button(visible=not active), gr.Button(label, visible=active), gr.Timer(active=active)]
 
 
@@ -250,7 +248,7 @@ def _status(view: runs.View) -> str:
             return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
         case "finished" | "stopped":
             written = sum(1 for text in captioning.read_captions(view.run).values() if text)
-            text = count(
+            text = ngettext(
                 "{state}: {n} caption was written.",
                 "{state}: {n} captions were written.",
                 written,
@@ -258,7 +256,7 @@ def _status(view: runs.View) -> str:
             )
             return f"<p class='quiet' role='status'>{text}</p>"
         case "interrupted":
-            text = say("It was interrupted, and no caption was changed. Start it again.")
+            text = _("It was interrupted, and no caption was changed. Start it again.")
             return f"<p class='quiet' role='status'>{text}</p>"
     if phase is None:
         return _progress(run_html.status_label(view), 0.0)
@@ -267,6 +265,6 @@ def _status(view: runs.View) -> str:
 
 
 def _progress(text: str, share: float) -> str:
-    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{say('Captions')}'"
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{_('Captions')}'"
     bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
     return f"<p role='status'>{escape(text)}</p>{bar}"

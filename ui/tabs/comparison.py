@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 
 VIEWS = [
-    (say("One image"), "one"),
-    (say("Before and after"), "before"),
-    (say("With a slider"), "slide"),
-    (say("Strengths"), "strengths"),
-    (say("Checkpoints"), "checkpoints"),
-    (say("Checkpoints by strengths"), "grid"),
+    (_("One image"), "one"),
+    (_("Before and after"), "before"),
+    (_("With a slider"), "slide"),
+    (_("Strengths"), "strengths"),
+    (_("Checkpoints"), "checkpoints"),
+    (_("Checkpoints by strengths"), "grid"),
 ]
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 GRID_STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
@@ -53,9 +53,9 @@ def columns(view: str, count: int) -> int:
 
 
 def _cell(key: str, strength: float) -> Cell:
-    caption = say("without the adapter")
+    caption = _("without the adapter")
     if key and strength:
-        caption = say("strength {strength:g}", strength=strength)
+        caption = _("strength {strength:g}", strength=strength)
     return Cell(key, strength, caption)
 
 
@@ -66,14 +66,14 @@ def checkpoints(key: str, watch: RunWatcher) -> list[tuple[str, str]]:
     """
     run = adapter_choices.run_of(key)
     if run is None:
-        return [(key, say("this file") if key else say("without the adapter"))]
+        return [(key, _("this file") if key else _("without the adapter"))]
     state = watch.view(run).state
     end = f"{run.id}@{state.step}" if state.export else ""  # the same weights as the finished file
     saved = []
-    for _, choice in reversed(adapter_choices.choices(watch)):
-        run_id, _, step = choice.partition("@")
+    for _unused, choice in reversed(adapter_choices.choices(watch)):
+        run_id, _unused, step = choice.partition("@")
         if run_id == run.id and choice != end:
-            saved.append((choice, say("step {step}", step=step) if step else say("finished")))
+            saved.append((choice, _("step {step}", step=step) if step else _("finished")))
     if len(saved) <= MOST:
         return saved
     return [saved[round(place * (len(saved) - 1) / (MOST - 1))] for place in range(MOST)]

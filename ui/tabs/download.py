@@ -9,7 +9,7 @@ import gradio as gr
 
 from trainer import runs
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import View, archive
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher, label
@@ -30,15 +30,15 @@ def build(watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
         search = gr.Textbox(
-            label=say("Find a run"),
-            info=say("By name, trigger word or status."),
+            label=_("Find a run"),
+            info=_("By name, trigger word or status."),
             max_lines=1,
             elem_id="find-run",
             interactive=True,
             scale=3,
         )
         undo = gr.Button(
-            say("Restore the last deleted run"),
+            _("Restore the last deleted run"),
             visible=False,
             size="sm",
             elem_id="restore-run",
@@ -87,9 +87,9 @@ def table(watch: RunWatcher, query: str = "") -> str:
     views = watch.views()
     rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
     if words and not rows:
-        return f"<div class='empty'>{escape(say('No run matches “{query}”.', query=query.strip()))}</div>"
+        return f"<div class='empty'>{escape(_('No run matches “{query}”.', query=query.strip()))}</div>"
     if not rows and not adapter_choices.kept():
-        return f"<div class='empty'>{say('No adapters yet. They appear here once training has started.')}</div>"
+        return f"<div class='empty'>{_('No adapters yet. They appear here once training has started.')}</div>"
     notes = filter(None, (run_html.practice(view) for view in views if view.state.export))
     return f"{next(notes, '')}<div class='runs'>{''.join(rows)}</div>{adapter_choices.table()}"
 
@@ -119,14 +119,14 @@ def _image(view: View) -> str:
 
 def _facts(view: View) -> str:
     state = view.state
-    facts = [say("step {step}", step=state.step)]
+    facts = [_("step {step}", step=state.step)]
     if state.steps:
-        facts = [say("step {step} of {steps}", step=state.step, steps=state.steps)]
+        facts = [_("step {step} of {steps}", step=state.step, steps=state.steps)]
     if state.updated:
-        facts.append(say("{time:%d %b %Y, %H:%M}", time=state.updated.astimezone()))
+        facts.append(_("{time:%d %b %Y, %H:%M}", time=state.updated.astimezone()))
     trigger = _trigger(view)
     if trigger:
-        facts.append(say("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
+        facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
     return " &middot; ".join(facts)
 
 
@@ -138,8 +138,8 @@ def _actions(view: View) -> str:
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
     return (
-        f"<span class='actions'><button type='button' class='rename' {data} {name}>{say('Rename')}</button>"
-        f"<button type='button' class='bin' {data}>{say('Delete')}</button></span>"
+        f"<span class='actions'><button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
+        f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )
 
 
@@ -168,7 +168,7 @@ def _links(view: View) -> str:
         links.append(f"<a class='download' download href='{url}'>{escape(export.name)} ({size})</a>")
     peft_files = [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
     if any((run.folder / file).is_file() for file in peft_files):
-        links.append(f"<a download href='/download/{quote(run.id)}/peft'>{say('in the format of diffusers')}</a>")
+        links.append(f"<a download href='/download/{quote(run.id)}/peft'>{_('in the format of diffusers')}</a>")
     steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
     checkpoints = [
         f"<a download href='/download/{quote(run.id)}/checkpoint/{step}'>{step}</a>"
@@ -176,5 +176,5 @@ def _links(view: View) -> str:
         if page_folders.checkpoint_file(run, step).is_file()
     ]
     if checkpoints:
-        links.append(f"<span class='quiet'>{say('checkpoints at step: {steps}', steps=' '.join(checkpoints))}</span>")
+        links.append(f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(checkpoints))}</span>")
     return " ".join(links)

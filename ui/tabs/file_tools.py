@@ -20,18 +20,18 @@ import gradio as gr
 
 from trainer import paths
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.widgets.handlers import QUIET, handled, sentence
 
 TIMEOUT = 6 * 3600.0  # seconds: extraction from large models on a slow machine takes hours
 TOOLS = [
-    (say("Merge several into one"), "merge"),
-    (say("Reduce the size"), "resize"),
-    (say("Convert format or precision"), "convert"),
-    (say("Extract from two models"), "extract"),
-    (say("Bake into a base model"), "bake"),
+    (_("Merge several into one"), "merge"),
+    (_("Reduce the size"), "resize"),
+    (_("Convert format or precision"), "convert"),
+    (_("Extract from two models"), "extract"),
+    (_("Bake into a base model"), "bake"),
 ]
 USES = {
     "merge": {"adapters", "strengths", "rank", "format", "precision"},
@@ -40,7 +40,7 @@ USES = {
     "extract": {"tuned", "base", "rank", "format", "precision"},
     "bake": {"adapters", "strengths", "base"},
 }
-WORKING = f"<p class='quiet' role='status'>{say('Working. You can switch to another tab while it runs.')}</p>"
+WORKING = f"<p class='quiet' role='status'>{_('Working. You can switch to another tab while it runs.')}</p>"
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,18 @@ class Tab:
 
 def build(watch: RunWatcher, listing: gr.HTML, table: Callable[[], str]) -> Tab:
     """Draw this part; `table` redraws `listing` when there is a new file."""
-    with gr.Accordion(say("Inspect an adapter file"), open=False, elem_id="look"):
+    with gr.Accordion(_("Inspect an adapter file"), open=False, elem_id="look"):
         dropped = gr.File(
-            label=say(
-                "Any .safetensors file. A copy stays here, so that you can try it out and use it with the tools."
-            ),
+            label=_("Any .safetensors file. A copy stays here, so that you can try it out and use it with the tools."),
             file_types=[".safetensors"],
             elem_id="look-file",
             interactive=True,
         )
         description = gr.HTML(elem_id="look-result")
-    with gr.Accordion(say("Tools for adapter files"), open=False, elem_id="tools"):
-        tool = gr.Radio(TOOLS, value="merge", label=say("Tool"), elem_id="tool", interactive=True)
+    with gr.Accordion(_("Tools for adapter files"), open=False, elem_id="tools"):
+        tool = gr.Radio(TOOLS, value="merge", label=_("Tool"), elem_id="tool", interactive=True)
         components = _components()
-        make = gr.Button(say("Create file"), variant="primary", elem_id="tool-make")
+        make = gr.Button(_("Create file"), variant="primary", elem_id="tool-make")
         result = gr.HTML(elem_id="tool-result")
 
     def refreshed() -> list[Any]:
@@ -128,56 +126,56 @@ def build(watch: RunWatcher, listing: gr.HTML, table: Callable[[], str]) -> Tab:
 
 def _components() -> dict[str, Any]:
     """Draw the fields, by their names in `Request` and in its order; at first those that merging uses are visible."""
-    formats = [(say("kohya: for all programs"), "kohya"), (say("PEFT: for diffusers"), "peft")]
+    formats = [(_("kohya: for all programs"), "kohya"), (_("PEFT: for diffusers"), "peft")]
     drawn = {
-        "adapters": gr.Dropdown([], multiselect=True, label=say("Adapters"), elem_id="tool-adapters", interactive=True),
+        "adapters": gr.Dropdown([], multiselect=True, label=_("Adapters"), elem_id="tool-adapters", interactive=True),
         "strengths": gr.Textbox(
-            label=say("Strengths"),
-            info=say("One for each adapter, in the same order: 1, 0.5. Empty = 1 each."),
+            label=_("Strengths"),
+            info=_("One for each adapter, in the same order: 1, 0.5. Empty = 1 each."),
             elem_id="tool-strengths",
             interactive=True,
         ),
         "rank": gr.Number(
             0,
-            label=say("Rank"),
-            info=say("Maximum rank of a layer; 0 = no limit."),
+            label=_("Rank"),
+            info=_("Maximum rank of a layer; 0 = no limit."),
             elem_id="tool-rank",
             interactive=True,
         ),
         "energy": gr.Number(
             1.0,
-            label=say("Energy share"),
-            info=say("Share of its squared norm that each layer keeps, such as 0.95; 1 = all."),
+            label=_("Energy share"),
+            info=_("Share of its squared norm that each layer keeps, such as 0.95; 1 = all."),
             elem_id="tool-energy",
             interactive=True,
             visible=False,
         ),
-        "format": gr.Dropdown(formats, value="kohya", label=say("Format"), elem_id="tool-form", interactive=True),
+        "format": gr.Dropdown(formats, value="kohya", label=_("Format"), elem_id="tool-form", interactive=True),
         "precision": gr.Dropdown(
-            ["fp16", "bf16", "fp32"], value="fp16", label=say("Precision"), elem_id="tool-precision", interactive=True
+            ["fp16", "bf16", "fp32"], value="fp16", label=_("Precision"), elem_id="tool-precision", interactive=True
         ),
         "strip": gr.Checkbox(
             False,
-            label=say("Leave out training settings, tags and cover"),
+            label=_("Leave out training settings, tags and cover"),
             elem_id="tool-strip",
             interactive=True,
             visible=False,
         ),
         "tuned": gr.Textbox(
-            label=say("Tuned model"),
-            info=say("Folder or .safetensors file."),
+            label=_("Tuned model"),
+            info=_("Folder or .safetensors file."),
             elem_id="tool-tuned",
             interactive=True,
             visible=False,
         ),
         "base": gr.Textbox(
-            label=say("Base model"),
-            info=say("'micro', a folder, a .safetensors file, or a name on the Hugging Face Hub."),
+            label=_("Base model"),
+            info=_("'micro', a folder, a .safetensors file, or a name on the Hugging Face Hub."),
             elem_id="tool-base",
             interactive=True,
             visible=False,
         ),
-        "name": gr.Textbox(label=say("Name of the new file"), elem_id="tool-name", interactive=True),
+        "name": gr.Textbox(label=_("Name of the new file"), elem_id="tool-name", interactive=True),
     }
     return drawn
 
@@ -249,7 +247,7 @@ def _strengths(request: Request, count: int) -> list[float]:
 def _model(request: Request, name: str) -> str:
     value = str(getattr(request, name)).strip()
     if not value or value.startswith("-"):
-        missing = {"tuned": say("The tuned model is missing."), "base": say("The base model is missing.")}
+        missing = {"tuned": _("The tuned model is missing."), "base": _("The base model is missing.")}
         raise UserError(missing[name], "Enter its folder, file or name.")
     return value
 
@@ -281,7 +279,7 @@ def run(request: Request) -> str:
         out = _model_path(request)
         facts = call(arguments(request, out))
         path = f"outputs/.models/{escape(out.name)}"
-        text = say("Done: {layers} layers changed. The model is {path}.", layers=facts["layers"], path=path)
+        text = _("Done: {layers} layers changed. The model is {path}.", layers=facts["layers"], path=path)
         return f"<p>{text}</p>"
     paths.uploads().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.uploads()) as folder:
@@ -289,9 +287,9 @@ def run(request: Request) -> str:
         facts = call(arguments(request, made))
         out = adapter_choices.keep(made)
     link = f"<a class='download' download href='/download/kept/{quote(out.name)}'>{escape(out.name)}</a>"
-    error = say("It is exact up to rounding.")
+    error = _("It is exact up to rounding.")
     if facts["error"]:
-        error = say(
+        error = _(
             "Its error is {error:.2%} overall, and {most:.2%} in the worst layer.",
             error=facts["error"],
             most=facts["worst_layer_error"],

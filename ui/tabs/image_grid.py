@@ -20,14 +20,14 @@ from trainer.data import caption_edits, checks, dataset, image_stats, reach, tok
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 from ui.state import page_memory
 
 PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
 BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
-ORDERS = {"name": say("By name"), "added": say("Newest first"), "problems": say("Problems first")}
+ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Problems first")}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _page(number: int, current: int, total: int) -> dict[str, Any]:
     return {
         "number": number,
         "current": " current" if number == current else "",
-        "label": say("{first} to {last}", first=first, last=last),
+        "label": _("{first} to {last}", first=first, last=last),
     }
 
 
@@ -186,14 +186,14 @@ def _sort_key(project: Project, order: str) -> Callable[[Example], Any]:
 def filter_label(selection: Selection, number: int) -> str:
     """Describe the filter of the grid; "" if it shows all images."""
     if selection.kind:
-        return count(
+        return ngettext(
             "Only {n} image with this problem: {kind}",
             "Only {n} images with this problem: {kind}",
             number,
-            kind=say(selection.kind),
+            kind=_(selection.kind),
         )
     if selection.tag:
-        return count(
+        return ngettext(
             "Only {n} image with the tag {tag!r}", "Only {n} images with the tag {tag!r}", number, tag=selection.tag
         )
     return ""
@@ -227,22 +227,22 @@ def _finding(problem: Group, readable: set[str]) -> dict[str, str]:
     return {
         "kind": problem.kind,
         "title": problem.title,
-        "effect": say(kind.effect),
-        "remedy": say(kind.remedy),
+        "effect": _(kind.effect),
+        "remedy": _(kind.remedy),
         "look": look,
         "files": files,
         "show": show,
-        "button": say(kind.button),
+        "button": _(kind.button),
     }
 
 
 def _heading(project: Project, serious: int, hints: int) -> str:
     if not project.examples:
         return ""
-    problems = count("{n} problem", "{n} problems", serious)
-    good = count("{n} hint", "{n} hints", hints)
+    problems = ngettext("{n} problem", "{n} problems", serious)
+    good = ngettext("{n} hint", "{n} hints", hints)
     if serious and hints:
-        return say("{things} and {hints}", things=problems, hints=good)
+        return _("{things} and {hints}", things=problems, hints=good)
     if serious:
         return problems
     return good if hints else ""
@@ -251,14 +251,14 @@ def _heading(project: Project, serious: int, hints: int) -> str:
 def summary(project: Project) -> str:
     """Return one line of HTML: how many images and captions there are, and what prevents training."""
     if not project.name:
-        return say("Create a project first: click <b>New project</b> above.")
+        return _("Create a project first: click <b>New project</b> above.")
     captions = sum(1 for example in project.examples if example.caption)
-    images = count("{n} image", "{n} images", len(project.examples))
-    parts = [f"<b>{images}</b>", count("{n} caption", "{n} captions", captions)]
+    images = ngettext("{n} image", "{n} images", len(project.examples))
+    parts = [f"<b>{images}</b>", ngettext("{n} caption", "{n} captions", captions)]
     if project.left:
-        parts.append(count("checking {n} image", "checking {n} images", project.left))
+        parts.append(ngettext("checking {n} image", "checking {n} images", project.left))
     fatal = [f"{problem.message} {problem.remedy}" for problem in project.problems if problem.fatal]
-    status = fatal or [say("ready to train")]
+    status = fatal or [_("ready to train")]
     return " &middot; ".join([*parts, *map(escape, status)])
 
 
@@ -281,15 +281,15 @@ def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[An
 def undo_button(folder: Path | None) -> gr.Button:
     """Return the button that takes back the last change of captions, named after it."""
     change = caption_edits.last_title(folder) if folder else ""
-    label = say("Undo: {what}", what=change) if change else say("Undo")
+    label = _("Undo: {what}", what=change) if change else _("Undo")
     return gr.Button(label, visible=bool(change))
 
 
 def changes(edits: Sequence[caption_edits.Edit]) -> str:
     """Render a preview of a change of captions."""
     if not edits:
-        return f"<p class='quiet'>{say('No caption would change.')}</p>"
-    empty = say("(empty)")
+        return f"<p class='quiet'>{_('No caption would change.')}</p>"
+    empty = _("(empty)")
     rows = "".join(
         f"<li><span class='quiet'>{escape(edit.name)}</span> <del>{escape(edit.before) or empty}</del> "
         f"<ins>{escape(edit.after) or empty}</ins></li>"
@@ -297,6 +297,6 @@ def changes(edits: Sequence[caption_edits.Edit]) -> str:
     )
     more = ""
     if len(edits) > 5:
-        more = f"<p class='quiet'>{say('and {number} more', number=len(edits) - 5)}</p>"
-    title = count("{n} caption changes", "{n} captions change", len(edits))
+        more = f"<p class='quiet'>{_('and {number} more', number=len(edits) - 5)}</p>"
+    title = ngettext("{n} caption changes", "{n} captions change", len(edits))
     return f"<div class='changes' role='status'><p><b>{title}:</b></p><ul>{rows}</ul>{more}</div>"

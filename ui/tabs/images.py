@@ -15,7 +15,7 @@ import gradio as gr
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 from ui.state import gauging, page_memory, projects
 from ui.tabs import caption_tools, image_grid
 from ui.tabs.caption_tools import Tools
@@ -74,18 +74,18 @@ def build(project: gr.Dropdown) -> Tab:
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):
         trigger = gr.Textbox(
-            label=say("Trigger word"),
-            info=say("A made-up word that calls up your character or style, such as miraxo."),
+            label=_("Trigger word"),
+            info=_("A made-up word that calls up your character or style, such as miraxo."),
             max_lines=1,
             elem_id="trigger",
             interactive=True,
             scale=3,
         )
-        prefix = gr.Button(say("Add to the front of every caption"), elem_id="prefix", scale=1, min_width=220)
+        prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", scale=1, min_width=220)
     with gr.Row(elem_classes="tools"):
         summary = gr.HTML(elem_id="dataset-summary")
-        restore = gr.Button(say("Restore what was removed"), elem_id="restore", size="sm", visible=False)
-        undo = gr.Button(say("Undo"), elem_id="undo", size="sm", visible=False)
+        restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
+        undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
     overview = gr.HTML({}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview")
     tools = caption_tools.build()
     grid = gr.HTML(
@@ -96,7 +96,7 @@ def build(project: gr.Dropdown) -> Tab:
         elem_id="captions",
     )
     with gr.Row(elem_classes="next"):
-        forward = gr.Button(say("Next: train"), variant="primary", elem_id="to-train")
+        forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
     selection = gr.State(Selection())
     inputs = [project, trigger, selection]
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
@@ -109,7 +109,7 @@ def build(project: gr.Dropdown) -> Tab:
 def _upload() -> tuple[gr.File, gr.File]:
     with gr.Row(equal_height=True, elem_id="adding"):
         upload = gr.File(
-            label=say("Drop images or a .zip here, or click to choose"),
+            label=_("Drop images or a .zip here, or click to choose"),
             file_count="multiple",
             file_types=["image", ".zip", ".txt"],
             height=130,
@@ -119,7 +119,7 @@ def _upload() -> tuple[gr.File, gr.File]:
             min_width=220,
         )
         folder = gr.File(
-            label=say("Add a folder"),
+            label=_("Add a folder"),
             file_count="directory",
             height=130,
             elem_id="folder",
@@ -202,7 +202,7 @@ def add(
         if len(names) != len(files):
             names = [file.name for file in files]
         sources = list(zip(map(str, names), files, strict=True))
-        number, unit = itertools.count(1), say("images")
+        number, unit = itertools.count(1), _("images")
         report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
         for file in files:  # Gradio's own copies, each in a folder of its own
@@ -211,7 +211,7 @@ def add(
                 file.parent.rmdir()
     text = report.sentence()
     if is_new and report.added:
-        text += " " + say("They are in the project {project}.", project=project)
+        text += " " + _("They are in the project {project}.", project=project)
     status = _status(text, bad=bool(report.refused))
     return [None, status, *image_grid.draw(project, trigger, Selection(order=selection.order))]
 
@@ -272,8 +272,8 @@ def _change_all(folder: Path, change: caption_edits.Change, description: str) ->
         changes = caption_edits.preview(folder, change)
         caption_edits.apply(folder, changes, description)
     if not changes:
-        return _status(say("No caption had to change."))
-    text = count("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=description)
+        return _status(_("No caption had to change."))
+    text = ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=description)
     return _status(text)
 
 
@@ -283,14 +283,14 @@ def add_trigger(project: str, trigger: str, selection: Selection) -> list[Any]:
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     page_memory.remember(project, "trigger", word)
-    status = _change_all(folder, caption_edits.add_trigger(word), say("put {word!r} in front", word=word))
+    status = _change_all(folder, caption_edits.add_trigger(word), _("put {word!r} in front", word=word))
     return [status, *image_grid.draw(project, word, selection)]
 
 
 def replace_in_all(project: str, trigger: str, selection: Selection, find: str, replacement: str) -> list[Any]:
     """Replace a text in every caption, and clear the preview of the change."""
     change = caption_tools.replaced(find, replacement)
-    description = say("replace {old!r} with {new!r}", old=find, new=replacement or "")
+    description = _("replace {old!r} with {new!r}", old=find, new=replacement or "")
     status = _change_all(projects.folder(project), change, description)
     return [status, *image_grid.draw(project, trigger, replace(selection, tag="")), ""]
 
@@ -298,7 +298,7 @@ def replace_in_all(project: str, trigger: str, selection: Selection, find: str, 
 def fill_in(project: str, trigger: str, selection: Selection, template: str, noun: str) -> list[Any]:
     """Fill in a template for every caption, and clear the preview of the change."""
     change = caption_tools.filled(trigger, template, noun)
-    status = _change_all(projects.folder(project), change, say("fill in the template"))
+    status = _change_all(projects.folder(project), change, _("fill in the template"))
     page_memory.remember(project, "class", one_line(noun or ""))
     return [status, *image_grid.draw(project, trigger, selection), ""]
 
@@ -306,11 +306,11 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
 def undo_captions(project: str, trigger: str, selection: Selection) -> list[Any]:
     """Undo the last change of many captions."""
     undone = caption_edits.undo(projects.folder(project))
-    text = say("There is nothing to undo.")
+    text = _("There is nothing to undo.")
     if undone:
-        text = say("Undone: {what}.", what=undone.title)
+        text = _("Undone: {what}.", what=undone.title)
         if undone.newer:
-            text += " " + say("Captions that were edited since then were left alone: {number}.", number=undone.newer)
+            text += " " + _("Captions that were edited since then were left alone: {number}.", number=undone.newer)
     return [_status(text), *image_grid.draw(project, trigger, selection)]
 
 
@@ -326,15 +326,15 @@ def remove(project: str, trigger: str, selection: Selection, event: gr.EventData
     """Move an image and its caption to the bin."""
     image = projects.find_image(project, str(event.name))
     dataset.remove(image)
-    status = _status(say("Removed {name}.", name=image.name))
+    status = _status(_("Removed {name}.", name=image.name))
     return [status, *image_grid.draw(project, trigger, selection)]
 
 
 def restore_removed(project: str, trigger: str, selection: Selection) -> list[Any]:
     """Restore what was removed last."""
-    text = say("There is nothing to restore.")
+    text = _("There is nothing to restore.")
     if dataset.restore_last(projects.folder(project)):
-        text = say("Restored.")
+        text = _("Restored.")
     return [_status(text), *image_grid.draw(project, trigger, selection)]
 
 

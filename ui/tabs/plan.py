@@ -15,25 +15,25 @@ from trainer.data import dataset, reach
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS
 from trainer.errors import UserError
-from trainer.i18n import count, say
+from trainer.i18n import _, ngettext
 from ui.state import base_model_choices
 from ui.state.answers import ENTRIES, Answers
 from ui.widgets import run_html, settings_form
 
-EFFORTS = {"quick": (say("Quick look"), 0.4), "balanced": (say("Balanced"), 1.0), "thorough": (say("Thorough"), 2.0)}
+EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
 def plan(answers: Answers) -> list[Any]:
     """Return values of `train.Tab.planned`: a summary, the efforts with their durations, and conflicting settings."""
     if not answers.project:
-        return [say("Create a project and add images first."), gr.skip(), {}]
+        return [_("Create a project and add images first."), gr.skip(), {}]
     folder = paths.datasets() / answers.project
     examples: tuple[Example, ...] = ()
     if paths.NAME.fullmatch(answers.project) and folder.is_dir():
         examples = dataset.read(folder)
     if not examples:
-        return [say("There are no images in this project yet. Add some in the first tab."), gr.skip(), {}]
+        return [_("There are no images in this project yet. Add some in the first tab."), gr.skip(), {}]
     data = answers.data()
     try:
         config = settings_form.build(ENTRIES, data)
@@ -50,7 +50,7 @@ def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> lis
     times = round(steps * training.batch_size * training.gradient_accumulation / images)
     if similar and similar.seconds_per_step:
         duration = run_html.duration(similar.seconds_per_step * steps)
-        size = count(
+        size = ngettext(
             "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
             "<b>{n} images, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
             images,
@@ -60,22 +60,22 @@ def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> lis
         )
         cost = _memory(similar)
     else:
-        size = count(
+        size = ngettext(
             "<b>{n} image, {steps} steps</b>: each image is seen about {times} times.",
             "<b>{n} images, {steps} steps</b>: each image is seen about {times} times.",
             images,
             steps=steps,
             times=times,
         )
-        cost = say("An estimate of the duration appears after the first steps.")
+        cost = _("An estimate of the duration appears after the first steps.")
     return [sentence for sentence in (size, cost, _text_encoder(config), _disk()) if sentence]
 
 
 def _disk() -> str:
     free = storage.free_space(paths.outputs())
     if free < LITTLE_SPACE:
-        return say("Only {room:.0f} GB of disk space is free.", room=free / 2**30)
-    return say("{room:.0f} GB of disk space is free.", room=free / 2**30)
+        return _("Only {room:.0f} GB of disk space is free.", room=free / 2**30)
+    return _("{room:.0f} GB of disk space is free.", room=free / 2**30)
 
 
 def _text_encoder(config: TrainConfig) -> str:
@@ -85,7 +85,7 @@ def _text_encoder(config: TrainConfig) -> str:
     detected = detect.glance(config.model.base, config.model.revision)
     if detected is None:
         return ""
-    return say(
+    return _(
         "The text encoder is trained too: it takes about {memory:.1f} GB more memory in half precision, and each step "
         "takes a few percent longer.",
         memory=2 * layer_shapes.text_encoder_size(detected.family) / 2**30,
@@ -100,7 +100,7 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:
         kind = KINDS["beyond micro"]
-        sentences.insert(0, f"<b>{say(kind.title)}</b> {say(kind.effect)}")
+        sentences.insert(0, f"<b>{_(kind.title)}</b> {_(kind.effect)}")
     if uncaptioned.adjust(config, [example.caption for example in examples], beyond=beyond) != config:
         sentences.append(uncaptioned.note())
     return [f"<p>{sentence}</p>" for sentence in sentences]
@@ -110,9 +110,9 @@ def _memory(similar: runs.View) -> str:
     """Describe the memory that a similar run took, and for a CPU how much is free now; the page cannot ask a GPU."""
     peak = similar.state.memory / 2**30
     if similar.state.device != "CPU":
-        return say("A similar run took {memory:.1f} GB of memory.", memory=peak)
+        return _("A similar run took {memory:.1f} GB of memory.", memory=peak)
     free = psutil.virtual_memory().available / 2**30
-    return say("A similar run took {memory:.1f} GB of memory; {free:.0f} GB are free.", memory=peak, free=free)
+    return _("A similar run took {memory:.1f} GB of memory; {free:.0f} GB are free.", memory=peak, free=free)
 
 
 def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.View | None) -> gr.Radio:
@@ -125,7 +125,7 @@ def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.V
         if pace:
             training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
             duration = run_html.duration(pace * adjustments.planned_steps(training, images))
-            title = say("{effort}, about {time}", effort=title, time=duration)
+            title = _("{effort}, about {time}", effort=title, time=duration)
         labels.append((title, key))
         if config.training.steps == 0 and config.training.exposures == exposures:
             chosen = key

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import runs
-from trainer.i18n import LANGUAGE, say
+from trainer.i18n import LANGUAGE, _
 from trainer.runs import Run
 from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
@@ -16,18 +16,18 @@ from ui.widgets import run_html, settings_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import read
 
-NO_RUNS = f"<div class='empty'>{say('Nothing has been trained yet.')}</div>"
-EMPTY = f"<div class='empty'>{say('The loss curve and preview images appear here once training starts.')}</div>"
+NO_RUNS = f"<div class='empty'>{_('Nothing has been trained yet.')}</div>"
+EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 BUTTONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("pause", say("Pause"), {}),
-    ("stop", say("Stop and save"), {"variant": "stop"}),
-    ("resume", say("Resume"), {"variant": "primary"}),
-    ("again", say("Train again"), {"variant": "primary"}),
-    ("try-it", say("Try it out"), {"variant": "primary"}),
-    ("more", say("Train more"), {}),
-    ("save-now", say("Save now"), {}),
-    ("preview-now", say("Preview now"), {}),
+    ("pause", _("Pause"), {}),
+    ("stop", _("Stop and save"), {"variant": "stop"}),
+    ("resume", _("Resume"), {"variant": "primary"}),
+    ("again", _("Train again"), {"variant": "primary"}),
+    ("try-it", _("Try it out"), {"variant": "primary"}),
+    ("more", _("Train more"), {}),
+    ("save-now", _("Save now"), {}),
+    ("preview-now", _("Preview now"), {}),
 )
 # Buttons that start a worker.
 STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
@@ -42,7 +42,7 @@ class RunView:
 
     def __init__(self, pill: gr.HTML) -> None:
         self.picker = gr.Dropdown(
-            [], label=say("Run"), elem_id="run", interactive=True, container=False, elem_classes="run"
+            [], label=_("Run"), elem_id="run", interactive=True, container=False, elem_classes="run"
         )
         self.drawn = gr.State(())
         status = gr.HTML(NO_RUNS, elem_id="status")
@@ -54,7 +54,7 @@ class RunView:
         chart = gr.HTML(elem_id="chart")
         previews = gr.HTML(elem_id="previews", js_on_load=read("enlarge.js"))
         notes = gr.HTML(elem_id="notes")
-        with gr.Accordion(say("Log"), open=False, elem_id="log"):
+        with gr.Accordion(_("Log"), open=False, elem_id="log"):
             log = gr.Textbox(
                 lines=12, max_lines=12, show_label=False, interactive=False, elem_id="log-text", buttons=["copy"]
             )
@@ -129,18 +129,18 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
     fix = ", ".join(f"{_title(path)} {_value(value)}" for path, value in change.items())
-    pause, stop = say("Pause"), say("Stop and save")
+    pause, stop = _("Pause"), _("Stop and save")
     if view.paused:
-        pause = say("Continue")
+        pause = _("Continue")
     if view.is_unresponsive(time.time()):
-        stop = say("End now")
+        stop = _("End now")
     return [
         gr.Button(pause, visible=running),
         gr.Button(stop, visible=active),
         gr.Button(visible=status in ("stopped", "interrupted", "failed")),
-        gr.Button(say("Train again with {settings}", settings=fix), visible=status == "failed" and bool(change)),
+        gr.Button(_("Train again with {settings}", settings=fix), visible=status == "failed" and bool(change)),
         gr.Button(visible=status == "finished"),
-        gr.Button(say("Train {steps} more steps", steps=run_actions.extra_steps(view)), visible=status == "finished"),
+        gr.Button(_("Train {steps} more steps", steps=run_actions.extra_steps(view)), visible=status == "finished"),
         gr.Button(visible=running),
         gr.Button(visible=running),
     ]

@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.tabs import comparison
 from ui.widgets.handlers import Handler, handled
 
 DEFAULTS = ("", 20, 3.0)  # prompt, steps and guidance before an adapter is chosen
 OTHERS = 3  # adapters beside the first
-NO_ADAPTER = (say("None"), "")
+NO_ADAPTER = (_("None"), "")
 # The values that Gradio passes, in this order; a dropdown and a number for each of the other adapters follow.
 FIELDS = (
     "adapter",
@@ -96,23 +96,23 @@ def with_form(handler: Handler) -> Handler:
 
 def build() -> Components:
     """Draw the form."""
-    adapter = gr.Dropdown([adapter_choices.NONE], value="", label=say("Adapter"), elem_id="adapter", interactive=True)
-    prompt = gr.Textbox(label=say("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
+    adapter = gr.Dropdown([adapter_choices.NONE], value="", label=_("Adapter"), elem_id="adapter", interactive=True)
+    prompt = gr.Textbox(label=_("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
     strength = gr.Slider(
         0,
         1.5,
         value=1.0,
         step=0.05,
-        label=say("Strength"),
-        info=say("Strength of the adapter; 0 = base model only."),
+        label=_("Strength"),
+        info=_("Strength of the adapter; 0 = base model only."),
         elem_id="strength",
         interactive=True,
     )
-    view = gr.Radio(comparison.VIEWS, value="one", label=say("Show"), elem_id="try-view", interactive=True)
+    view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
     base, others = _others()
     with gr.Row():
-        generate = gr.Button(say("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
-        cancel = gr.Button(say("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
+        generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
+        cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
     return Components(
         adapter=adapter,
         prompt=prompt,
@@ -129,51 +129,51 @@ def build() -> Components:
 
 
 def _advanced() -> dict[str, Any]:
-    with gr.Accordion(say("Advanced"), open=False, elem_id="try-advanced"):
+    with gr.Accordion(_("Advanced"), open=False, elem_id="try-advanced"):
         return {
             "seed": gr.Number(
-                1, label=say("Seed"), info=say("The same seed gives the same image."), elem_id="seed", interactive=True
+                1, label=_("Seed"), info=_("The same seed gives the same image."), elem_id="seed", interactive=True
             ),
-            "new_seed": gr.Checkbox(False, label=say("A new seed for each image"), elem_id="fresh", interactive=True),
+            "new_seed": gr.Checkbox(False, label=_("A new seed for each image"), elem_id="fresh", interactive=True),
             "steps": gr.Number(
                 DEFAULTS[1],
-                label=say("Steps"),
-                info=say("Denoising steps, 1 to 200."),
+                label=_("Steps"),
+                info=_("Denoising steps, 1 to 200."),
                 elem_id="try-steps",
                 interactive=True,
             ),
             "guidance": gr.Number(
                 DEFAULTS[2],
-                label=say("Guidance"),
-                info=say("How closely the image follows the prompt, 1 to 30."),
+                label=_("Guidance"),
+                info=_("How closely the image follows the prompt, 1 to 30."),
                 elem_id="guidance",
                 interactive=True,
             ),
             "size": gr.Textbox(
-                label=say("Size"),
-                info=say("For example 512 x 768; empty = the size that the base model was trained on."),
+                label=_("Size"),
+                info=_("For example 512 x 768; empty = the size that the base model was trained on."),
                 max_lines=1,
                 elem_id="try-size",
                 interactive=True,
             ),
             "negative": gr.Textbox(
-                label=say("Negative prompt"),
-                info=say("What the image should not show."),
+                label=_("Negative prompt"),
+                info=_("What the image should not show."),
                 elem_id="negative",
                 interactive=True,
             ),
             "restore": gr.UploadButton(
-                say("Load settings from an image"), file_types=[".png"], size="sm", elem_id="restore-settings"
+                _("Load settings from an image"), file_types=[".png"], size="sm", elem_id="restore-settings"
             ),
         }
 
 
 def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
     """Draw the base model, and the adapters beside the first, each with its strength."""
-    with gr.Accordion(say("Several adapters, other base model"), open=False, elem_id="try-others"):
+    with gr.Accordion(_("Several adapters, other base model"), open=False, elem_id="try-others"):
         base = gr.Textbox(
-            label=say("Base model"),
-            info=say(
+            label=_("Base model"),
+            info=_(
                 "Empty = the one that the first adapter was trained on here. For adapters from elsewhere: 'micro', a "
                 "folder, a .safetensors file, or a name on the Hugging Face Hub. Add adapter files in the Download tab."
             ),
@@ -189,14 +189,14 @@ def _other(number: int) -> tuple[gr.Dropdown, gr.Number]:
         adapter = gr.Dropdown(
             [NO_ADAPTER],
             value="",
-            label=say("Adapter {number}", number=number),
+            label=_("Adapter {number}", number=number),
             elem_id=f"adapter-{number}",
             interactive=True,
             scale=2,
         )
         strength = gr.Number(
             1.0,
-            label=say("Strength {number}", number=number),
+            label=_("Strength {number}", number=number),
             elem_id=f"strength-{number}",
             interactive=True,
             min_width=90,

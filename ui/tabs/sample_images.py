@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.state import page_folders
 from ui.tabs import comparison
 from ui.tabs.comparison import Cell
@@ -91,7 +91,7 @@ class Sheet:
         """Render the images; `busy` is the number of the one that is being generated, `note` its progress."""
         facts, done = self.facts, " done"
         if busy is not None:
-            facts += ". " + say("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
+            facts += ". " + _("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
             done = ""
         elif self.view == "slide":
             return f"<div class='pictures count-1 done'>{self._slider()}</div><p class='quiet'>{escape(facts)}</p>"
@@ -111,8 +111,8 @@ class Sheet:
     def _slider(self) -> str:
         """Render two images on top of each other, with a slider that uncovers the second from the left."""
         first, second = self.files
-        label = escape(say("Share of the image with the adapter"))
-        without, beside = escape(say("Without")), escape(say("With the adapter"))
+        label = escape(_("Share of the image with the adapter"))
+        without, beside = escape(_("Without")), escape(_("With the adapter"))
         return (
             f"<div class='uncover' style='--cut:50%'>"
             f"<img class='{self._look}' src='/media/picture/{first}' alt='{without}'>"
@@ -126,7 +126,7 @@ def _figure(cell: Cell, file: str, look: str, note: str, *, waiting: bool) -> st
     link, save, cover, state = f"/media/picture/{file}", "", "", ""
     image = "<div class='blank'></div>"
     if file:
-        title = escape(say("Image, {caption}", caption=cell.caption))
+        title = escape(_("Image, {caption}", caption=cell.caption))
         image = f"<img class='{look}' src='{link}' alt='{title}'>"
     if note:
         cover = f"<span class='cover' role='status'>{escape(note)}</span>"
@@ -134,7 +134,7 @@ def _figure(cell: Cell, file: str, look: str, note: str, *, waiting: bool) -> st
         state = " waiting"
     elif file:
         name = cell.caption.replace(",", "").replace(" ", "-")
-        save = f" <a href='{link}' download='{escape(name)}.png'>{say('save')}</a>"
+        save = f" <a href='{link}' download='{escape(name)}.png'>{_('save')}</a>"
     return (
         f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
         f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"
@@ -152,13 +152,13 @@ def recent() -> str:
         )
     if not figures:
         return ""
-    return f"<h2>{say('Recent images')}</h2><div class='strip' tabindex='0'>{''.join(figures)}</div>"
+    return f"<h2>{_('Recent images')}</h2><div class='strip' tabindex='0'>{''.join(figures)}</div>"
 
 
 def _caption(settings: dict[str, Any]) -> str:
-    seed = say("seed {seed}", seed=settings.get("seed", "?"))
+    seed = _("seed {seed}", seed=settings.get("seed", "?"))
     adapters = [f"{name} {strength:g}" for name, strength in settings.get("adapters", [])]
-    return f"{settings.get('prompt', '')} · {seed}, {', '.join(adapters) or say('no adapter')}"
+    return f"{settings.get('prompt', '')} · {seed}, {', '.join(adapters) or _('no adapter')}"
 
 
 # Settings in a file ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import gradio as gr
 from trainer import paths
 from trainer.base_models import MICRO
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import Run
 from ui.state import base_model_choices, page_memory, run_actions, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers
@@ -29,11 +29,11 @@ EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) 
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 PLANNING = ("steps", "exposures", "batch_size", "gradient_accumulation", "resolution")
-NO_TRIGGER = say(
+NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
 )
-PRESETS = [(say("Character"), "character"), (say("Style"), "style")]
+PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             preset, name, trigger, base, effort = _questions()
             text_encoder = settings_form.widget(ENTRIES, TEXT_ENCODER, standard)
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
-            start = gr.Button(say("Start training"), variant="primary", size="lg", elem_id="start")
+            start = gr.Button(_("Start training"), variant="primary", size="lg", elem_id="start")
             with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
                 gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
-                without = gr.Button(say("Train without a trigger word"), elem_id="without-trigger")
+                without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
             conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
-            with gr.Accordion(say("Advanced"), open=False, elem_id="advanced"):
+            with gr.Accordion(_("Advanced"), open=False, elem_id="advanced"):
                 saved, use, save_as, save = _saved_settings()
                 widgets = settings_form.widgets(ENTRIES, standard, text_encoder)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
@@ -83,23 +83,21 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
 
 
 def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, gr.Dropdown, gr.Radio]:
-    preset = gr.Radio(
-        PRESETS, value="character", label=say("What are you teaching?"), elem_id="preset", interactive=True
-    )
+    preset = gr.Radio(PRESETS, value="character", label=_("What are you teaching?"), elem_id="preset", interactive=True)
     name = gr.Textbox(
-        label=say("Name"), info=say("Name of the adapter file."), max_lines=1, elem_id="name", interactive=True
+        label=_("Name"), info=_("Name of the adapter file."), max_lines=1, elem_id="name", interactive=True
     )
     trigger = gr.Textbox(
-        label=say("Trigger word"),
-        info=say("Added to the front of each caption that lacks it."),
+        label=_("Trigger word"),
+        info=_("Added to the front of each caption that lacks it."),
         max_lines=1,
         elem_id="train-trigger",
         interactive=True,
     )
     base = gr.Dropdown(
         [],
-        label=say("Base model"),
-        info=say(
+        label=_("Base model"),
+        info=_(
             "Choose one, or type a folder, a .safetensors file or a name on the Hugging Face Hub. Files in the folder "
             "models are listed."
         ),
@@ -107,9 +105,9 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, gr.Dropdown, gr.Radi
         interactive=True,
         allow_custom_value=True,
     )
-    efforts = [(title, key) for key, (title, _) in EFFORTS.items()]
+    efforts = [(title, key) for key, (title, _unused) in EFFORTS.items()]
     effort = gr.Radio(
-        efforts, value="balanced", label=say("How long should it train?"), elem_id="effort", interactive=True
+        efforts, value="balanced", label=_("How long should it train?"), elem_id="effort", interactive=True
     )
     return preset, name, trigger, base, effort
 
@@ -118,14 +116,14 @@ def _saved_settings() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
     """Draw the fields that save the settings under a name and load them again."""
     with gr.Row(elem_classes="bottom"):
         saved = gr.Dropdown(
-            saved_settings.names(), label=say("Saved settings"), elem_id="kept-settings", interactive=True, scale=3
+            saved_settings.names(), label=_("Saved settings"), elem_id="kept-settings", interactive=True, scale=3
         )
-        use = gr.Button(say("Use"), elem_id="use-settings", scale=1, min_width=80)
+        use = gr.Button(_("Use"), elem_id="use-settings", scale=1, min_width=80)
     with gr.Row(elem_classes="bottom"):
         name = gr.Textbox(
-            label=say("Save these settings as"), max_lines=1, elem_id="settings-name", interactive=True, scale=3
+            label=_("Save these settings as"), max_lines=1, elem_id="settings-name", interactive=True, scale=3
         )
-        save = gr.Button(say("Save"), elem_id="keep-settings", scale=1, min_width=80)
+        save = gr.Button(_("Save"), elem_id="keep-settings", scale=1, min_width=80)
     return saved, use, name, save
 
 

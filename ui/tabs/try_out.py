@@ -14,7 +14,7 @@ from trainer import runs
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import archive
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher
@@ -28,10 +28,10 @@ from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
 SIDE = configs.micro_resolution()
-MINIATURE = say(
+MINIATURE = _(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )
-EMPTY = f"<div class='empty'>{say('Choose an adapter, type a prompt, and generate an image.')}</div>"
+EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 SLIDE = """element.addEventListener("input", (event) => {
   const frame = event.target.closest(".uncover");
   if (frame) frame.style.setProperty("--cut", event.target.value + "%");
@@ -53,7 +53,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
             form = sample_form.build()
         with gr.Column(scale=4, min_width=320):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
-            hold = gr.Button(say("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
+            hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=SLIDE)
             recent = gr.HTML(elem_id="made", js_on_load=read("enlarge.js"))
 
@@ -76,7 +76,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     generating.then(handled(sample_images.recent), None, recent, **QUIET)
     form.cancel.click(sampler.cancel, None, None, queue=False, **QUIET)
     hold.click(handled(lambda: toggle_training(watch)), None, [note, hold], **QUIET)
-    others = [adapter for adapter, _ in form.others]
+    others = [adapter for adapter, _unused in form.others]
     inputs = [*form.inputs, form.defaults]
     offered = [form.adapter, form.prompt, form.defaults, form.steps, form.guidance, note, hold, recent, *others]
     form.adapter.input(with_form(lambda filled, defaults: offer(watch, filled, defaults)), inputs, offered, **QUIET)
@@ -119,7 +119,7 @@ def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float
     values = (form.prompt.strip(), form.steps, form.guidance)
     sent = [_update(*change) for change in zip(values, defaults, suitable, strict=True)]
     others = []
-    for key, _ in form.others:
+    for key, _strength in form.others:
         others.append(gr.Dropdown([*choices[:-1], NO_ADAPTER], value=key if key in keys else ""))
     return [
         gr.Dropdown(choices, value=adapter),
@@ -143,14 +143,14 @@ def _update(value: object, before: object, suitable: object) -> object:
 def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
     """Return the notes above the image, and the button that pauses or continues an active training."""
     notes, active = [], watch.active()
-    label = say("Pause training for now")
+    label = _("Pause training for now")
     if small:
         notes.append(MINIATURE)
     if active and active.paused:
-        notes.append(say("Training is paused."))
-        label = say("Continue training")
+        notes.append(_("Training is paused."))
+        label = _("Continue training")
     elif active:
-        notes.append(say("A training run is active: generating images is slower, and so is the training."))
+        notes.append(_("A training run is active: generating images is slower, and so is the training."))
     return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=bool(active))]
 
 
@@ -186,10 +186,10 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
             "This image has no settings in it.", "Use a PNG file that was generated here and saved without changes."
         )
     keys = {}
-    for _, key in reversed(adapter_choices.choices(watch)):
+    for _label, key in reversed(adapter_choices.choices(watch)):
         if key:
             keys[archive.display_name(adapter_choices.find(key))] = key
-    for name, _ in settings["adapters"]:
+    for name, _strength in settings["adapters"]:
         if name not in keys:
             raise UserError(
                 "The adapter {name} is no longer here.", "Add it in the Download tab, then try again.", name=name
@@ -238,7 +238,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
             if sampler.canceled == canceled:
                 raise
         if sampler.canceled != canceled:
-            sheet.facts += ". " + say("Canceled")
+            sheet.facts += ". " + _("Canceled")
             break
         sheet.files[number] = Path(request.out).name
     sample_images.prune()
@@ -246,7 +246,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
 
 
 def _facts(request: PictureConfig) -> str:
-    return say(
+    return _(
         "Seed {seed}, {steps} steps, guidance {guidance:g}",
         seed=request.seed,
         steps=request.steps,
@@ -260,9 +260,9 @@ def _progress(sampler: SamplerClient, request: PictureConfig) -> Iterator[str]:
         return
     for done, total in _throttled(sampler.generate(request)):
         if done:
-            yield say("Generating, step {step} of {steps}", step=done, steps=total)
+            yield _("Generating, step {step} of {steps}", step=done, steps=total)
         else:
-            yield say("Getting ready (the first image takes longer)")
+            yield _("Getting ready (the first image takes longer)")
 
 
 def _throttled(progress: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:

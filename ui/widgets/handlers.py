@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
@@ -26,7 +26,7 @@ def sentence(error: Exception) -> str:
         return f"{error.message} {error.remedy}".strip()
     number = secrets.token_hex(3)
     LOG.error("Unexpected error %s", number, exc_info=error)
-    return say("Something went wrong (id {number}). Try again; the server's log has the details.", number=number)
+    return _("Something went wrong (id {number}). Try again; the server's log has the details.", number=number)
 
 
 def toast(error: Exception) -> gr.Error:

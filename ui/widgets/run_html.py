@@ -8,17 +8,17 @@ from urllib.parse import quote
 
 from trainer import runs
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from trainer.runs import View, events, queue
 from ui.state import base_model_choices
 
 STATUS_LABELS = {
-    "waiting": say("Waiting"),
-    "running": say("Training"),
-    "interrupted": say("Interrupted"),
-    "finished": say("Done"),
-    "stopped": say("Stopped"),
-    "failed": say("Failed"),
+    "waiting": _("Waiting"),
+    "running": _("Training"),
+    "interrupted": _("Interrupted"),
+    "finished": _("Done"),
+    "stopped": _("Stopped"),
+    "failed": _("Failed"),
 }
 SMOOTHING = 0.9
 WIDTH, HEIGHT = 720, 220
@@ -28,12 +28,12 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 def duration(count: float) -> str:
     """Return a duration as text, rounded."""
     if count < 5:
-        return say("a few seconds")
+        return _("a few seconds")
     if count < 90:
-        return say("{n} s", n=max(5, round(count / 5) * 5))
+        return _("{n} s", n=max(5, round(count / 5) * 5))
     if count < 90 * 60:
-        return say("{n} min", n=round(count / 60))
-    return say("{n:.1f} h", n=count / 3600)
+        return _("{n} min", n=round(count / 60))
+    return _("{n:.1f} h", n=count / 3600)
 
 
 def time_left(view: View) -> str:
@@ -43,20 +43,20 @@ def time_left(view: View) -> str:
         return ""
     least, most = map(duration, bounds)
     if least == most:
-        return say("about {time} left", time=most)
-    return say("{least} to {most} left", least=least, most=most)
+        return _("about {time} left", time=most)
+    return _("{least} to {most} left", least=least, most=most)
 
 
 def status_label(view: View) -> str:
     """Return the status in one or two words."""
     if view.is_silent(time.time()):
-        return say("Not responding")
+        return _("Not responding")
     if view.status in runs.ACTIVE and (view.run.folder / "ask" / "stop").exists():
-        return say("Stopping")
+        return _("Stopping")
     if view.paused:
-        return say("Paused")
+        return _("Paused")
     if view.status in runs.ACTIVE and view.state.phase:
-        return say("Preparing")
+        return _("Preparing")
     return STATUS_LABELS[view.status]
 
 
@@ -82,7 +82,7 @@ def pill(view: View | None) -> str:
 def phase(current: events.Phase) -> str:
     """Describe the current phase and its progress, outside training steps."""
     if current.total > 1:
-        return say("{what} ({done} of {total})", what=current.name, done=current.done, total=current.total)
+        return _("{what} ({done} of {total})", what=current.name, done=current.done, total=current.total)
     return current.name
 
 
@@ -91,7 +91,7 @@ def status(view: View) -> str:
     note = ""
     if view.state.phase and view.status in runs.ACTIVE:
         note = f"<p class='quiet'>{escape(phase(view.state.phase))}</p>"
-    done, label = f"{progress(view):.1%}", escape(say("Training progress"))
+    done, label = f"{progress(view):.1%}", escape(_("Training progress"))
     return (
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
         f"<span class='pill {view.status}' role='status'>{status_label(view)}</span>"
@@ -105,17 +105,17 @@ def _facts(view: View) -> list[str]:
     state, facts = view.state, []
     if state.steps:
         now = f"<b id='step-now'>{state.step}</b>"
-        facts.append(say("step {step} of {steps}", step=now, steps=state.steps))
+        facts.append(_("step {step} of {steps}", step=now, steps=state.steps))
     if remaining := time_left(view):
         facts.append(remaining)
     if view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
-        facts.append(say("number {place} in the queue", place=position) if position else say("starting"))
+        facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
     if state.device and view.status == "running":
-        facts.append(say("on {device}", device=escape(state.device)))
+        facts.append(_("on {device}", device=escape(state.device)))
     if state.step and view.status == "running":
-        facts.append(say("learning rate {rate:.2g}", rate=state.learning_rate))
-        facts.append(say("{memory:.1f} GB of memory", memory=state.memory / 2**30))
+        facts.append(_("learning rate {rate:.2g}", rate=state.learning_rate))
+        facts.append(_("{memory:.1f} GB of memory", memory=state.memory / 2**30))
     return facts
 
 
@@ -124,13 +124,13 @@ def _next(view: View) -> str:
         return f"<div class='alarm' role='alert'>{waiting}</div>"
     match view.status:
         case "finished":
-            ready = say("The adapter is ready. Try it out, or download it.")
+            ready = _("The adapter is ready. Try it out, or download it.")
             return f"<p class='good'>{ready}</p>{practice(view)}"
         case "stopped":
-            return f"<p>{say('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
+            return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
             step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
-            text = say("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
+            text = _("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
             return f"<div class='alarm' role='alert'>{text}</div>"
         case "failed":
             return (
@@ -144,17 +144,17 @@ def _waiting(view: View, now: float) -> str:
     """Render the warning about a worker that is silent or does not respond; "" if there is none."""
     if silence := view.silence(now):
         if view.seconds_per_step is not None:
-            return say(
+            return _(
                 "<b>The run is not responding.</b> Wait, or click <b>End now</b> and then <b>Resume</b>: it continues "
                 "from its last checkpoint."
             )
-        return say(
+        return _(
             "<b>No response for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, or "
             "click <b>End now</b> and then <b>Resume</b>: it continues from its last checkpoint, if it has one.",
             time=duration(silence),
         )
     if view.is_unresponsive(now):
-        return say(
+        return _(
             "<b>The run has not stopped yet.</b> It stops when it has finished its current work. Wait, or click "
             "<b>End now</b>; that loses the steps since the last checkpoint."
         )
@@ -187,9 +187,9 @@ def chart(state: events.State) -> str:
     """Render the loss by step: values faint, their average bold. The axis spans all steps, so it shows what is left."""
     points = [point for point in events.loss_curve(state, points=400) if isfinite(point[1])]
     if len(points) < 2:
-        return f"<div class='empty'>{say('The loss curve appears here once training starts.')}</div>"
-    steps = [step for step, _ in points]
-    losses = [loss for _, loss in points]
+        return f"<div class='empty'>{_('The loss curve appears here once training starts.')}</div>"
+    steps = [step for step, _unused in points]
+    losses = [loss for _unused, loss in points]
     averages = smooth(losses)
     low, high = min(losses), max(losses)
     margin = (high - low) * 0.06 or 0.01
@@ -204,14 +204,14 @@ def chart(state: events.State) -> str:
     raw = " ".join(point_at(step, loss) for step, loss in points)
     bold = " ".join(point_at(step, loss) for step, loss in zip(steps, averages, strict=True))
     x, y = point_at(steps[-1], averages[-1]).split(",")
-    label = say(
+    label = _(
         "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
         loss=averages[-1],
         step=steps[-1],
         steps=last,
         first=averages[0],
     )
-    legend = say("Loss, smoothed: <b>{loss:.3f}</b>. Faint: each step.", loss=averages[-1])
+    legend = _("Loss, smoothed: <b>{loss:.3f}</b>. Faint: each step.", loss=averages[-1])
     floor = HEIGHT - BOTTOM
     return (
         f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
@@ -221,7 +221,7 @@ def chart(state: events.State) -> str:
         f"<text x='{LEFT - 6}' y='{TOP + 10}' text-anchor='end'>{high:.2f}</text>"
         f"<text x='{LEFT - 6}' y='{floor}' text-anchor='end'>{low:.2f}</text>"
         f"<text x='{LEFT}' y='{HEIGHT - 6}'>0</text>"
-        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{say('{steps} steps', steps=last)}</text>"
+        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{_('{steps} steps', steps=last)}</text>"
         f"<polyline class='raw' points='{raw}'/><polyline class='smooth' points='{bold}'/>"
         f"<circle class='now' cx='{x}' cy='{y}' r='4'/></svg>"
         f"<p class='legend'>{legend}</p>"
@@ -238,7 +238,7 @@ def previews(view: View, newest: int = 12) -> str:
         number = preview.file.rsplit("_", 1)[-1]
         rows.setdefault(number, []).append(preview)
     if not rows:
-        return f"<div class='empty'>{say('Preview images appear here during training.')}</div>"
+        return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
     strips = []
     for number in sorted(rows):
         row = sorted(rows[number], key=lambda preview: -preview.step)[:newest]
@@ -250,9 +250,9 @@ def previews(view: View, newest: int = 12) -> str:
 def _figure(run_id: str, preview: events.Preview) -> str:
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
-    step = say("step {step}", step=preview.step)
-    caption = f"{preview.prompt} · {step}, {say('seed {seed}', seed=preview.seed)}"
-    title = say("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
+    step = _("step {step}", step=preview.step)
+    caption = f"{preview.prompt} · {step}, {_('seed {seed}', seed=preview.seed)}"
+    title = _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     return (
         f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
         f"alt='{escape(title)}'></a><figcaption>{step}</figcaption></figure>"
@@ -266,5 +266,5 @@ def warnings(state: events.State) -> str:
     lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
     number = len(state.warnings)
     expanded = " open" if number < 4 else ""
-    summary = say("Notes ({number})", number=number)
+    summary = _("Notes ({number})", number=number)
     return f"<details class='notes'{expanded}><summary>{summary}</summary><ul>{lines}</ul></details>"

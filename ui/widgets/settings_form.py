@@ -20,7 +20,7 @@ from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig, renames
 from trainer.errors import UserError
-from trainer.i18n import say
+from trainer.i18n import _
 from ui.widgets.handlers import QUIET
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
@@ -59,17 +59,17 @@ def entries(
         here = (*path, name)
         if (not path and name in ELSEWHERE) or here == BASE:
             continue
-        title = say(title_of(name, info))
+        title = _(title_of(name, info))
         sections = _sections(info.annotation)
         if len(sections) == 1:
             nested += entries(sections[0], here, title)
         elif sections:
             kinds = tuple(map(_kind, sections))
-            nested.append(Entry((*here, "kind"), "choice", say("Kind"), "", title, kinds))
+            nested.append(Entry((*here, "kind"), "choice", _("Kind"), "", title, kinds))
             for option_section, kind in zip(sections, kinds, strict=True):
                 nested += entries(option_section, here, title, kind)
         else:
-            single += _single(here, info, title, group or say("General"), option)
+            single += _single(here, info, title, group or _("General"), option)
     return single + nested
 
 
@@ -108,10 +108,10 @@ def _help(info: FieldInfo) -> str:
                 bounds[name] = getattr(part, name)
     low = bounds.get("ge", bounds.get("gt"))
     high = bounds.get("le", bounds.get("lt"))
-    text = say(info.description or "")
+    text = _(info.description or "")
     if low is None or high is None or high > 1000:
         return text
-    return f"{text} {say('{low:g} to {high:g}.', low=low, high=high)}"
+    return f"{text} {_('{low:g} to {high:g}.', low=low, high=high)}"
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:
@@ -271,7 +271,7 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
         for entry in listed:
             message = message.replace(f"{'.'.join(entry.path)}:", f"{entry.title}:")
         for name in ("name", "trigger", "dataset"):
-            message = message.replace(f" {name}:", f" {say(title_of(name, TrainConfig.model_fields[name]))}:")
+            message = message.replace(f" {name}:", f" {_(title_of(name, TrainConfig.model_fields[name]))}:")
         raise UserError(message, error.remedy) from None
 
 
@@ -328,10 +328,10 @@ def _widget(entry: Entry, value: object) -> gr.Component:
         case "flag":
             return gr.Checkbox(value, **common)
         case "choice" if entry.path[-1] == "kind":
-            choices = [(say(choice.capitalize()), choice) for choice in entry.choices]
+            choices = [(_(choice.capitalize()), choice) for choice in entry.choices]
             return gr.Radio(choices, value=value, **common)
         case "choice":
-            return gr.Dropdown([(say(choice), choice) for choice in entry.choices], value=value, **common)
+            return gr.Dropdown([(_(choice), choice) for choice in entry.choices], value=value, **common)
         case "whole" | "number":
             return gr.Number(value, **common)  # the schema checks its bounds and names the setting
         case "lines":

@@ -1,6 +1,6 @@
 """HTML and JavaScript of the page, with their messages in its language.
 
-Text between [[ and ]] in these files is a message, as in `trainer.i18n.say`.
+Text between [[ and ]] in these files is a message, as in `trainer.i18n._`.
 """
 
 import json
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.i18n import say
+from trainer.i18n import _
 
 STATIC = Path(__file__).parent.parent / "static"
 MESSAGE = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
@@ -23,7 +23,7 @@ def read(name: str) -> str:
     """Return a file of ui/static, ready for the browser."""
     escape = _ESCAPES[Path(name).suffix]
     text = (STATIC / name).read_text(encoding="utf-8")
-    return MESSAGE.sub(lambda match: escape(say(plain(match[1]))), text)
+    return MESSAGE.sub(lambda match: escape(_(plain(match[1]))), text)
 
 
 def plain(message: str) -> str:

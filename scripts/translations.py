@@ -1,9 +1,11 @@
-"""Collect the messages for translation: `python -m scripts.words` brings the catalogs up to date.
+"""Collect the messages for translation: `python -m scripts.translations` brings the catalogs up to date.
 
 A new message is empty in a catalog until it is translated in the .po file; run this again then, for the .mo file.
-A new language is a new folder in `trainer/languages`, with an empty .po file to begin with.
+A new language is a new folder in `trainer/languages`, with an empty .po file to begin with. `--missing` changes
+nothing and lists what is not translated, which people then read in English.
 """
 
+import argparse
 import ast
 import os
 import sys
@@ -25,12 +27,12 @@ from trainer.schema import Section, sections
 from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
-# Positions of the arguments that are messages: of all functions that pass them to `say`. `count` has two forms of one.
-CALLS = {"say": (0,), "count": (0, 1), "UserError": (0, 1), "refusal": (1,), "_refusal": (1,), "check_name": (1,)}
+# Positions of the arguments that are messages: of all functions that pass them to `_`. `ngettext` has two forms of one.
+CALLS = {"_": (0,), "ngettext": (0, 1), "UserError": (0, 1), "refusal": (1,), "_refusal": (1,), "check_name": (1,)}
 Id = str | tuple[str, str]
 
 
-class Words(Catalog):
+class MessageCatalog(Catalog):
     """A catalog with a minimal header, so that the same messages give the same file."""
 
     @property
@@ -95,9 +97,9 @@ def calls(source: str) -> Iterator[Id]:
                 raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 texts.append(argument.value)
-        if name == "count" and len(texts) == 2:
+        if name == "ngettext" and len(texts) == 2:
             yield texts[0], texts[1]
-        elif name != "count":
+        elif name != "ngettext":
             yield from filter(None, texts)
 
 
@@ -117,12 +119,12 @@ def settings(section: type[Section]) -> Iterator[str]:
             yield from settings(kind)
 
 
-def updated(language: str, messages: dict[Id, list[str]]) -> Words:
+def updated(language: str, messages: dict[Id, list[str]]) -> MessageCatalog:
     """Return the catalog of a language with these messages; translations of others are dropped."""
     with (LANGUAGES / language / "LC_MESSAGES" / "limner.po").open("rb") as file:
         known = pofile.read_po(file, locale=language)
     title = f"# Limner in {Locale.parse(language).english_name}."
-    catalog = Words(locale=Locale.parse(language), header_comment=title, fuzzy=False)
+    catalog = MessageCatalog(locale=Locale.parse(language), header_comment=title, fuzzy=False)
     for message, files in messages.items():
         before = known.get(message[0] if isinstance(message, tuple) else message)
         string: Any = ("", "") if isinstance(message, tuple) else ""
@@ -132,7 +134,7 @@ def updated(language: str, messages: dict[Id, list[str]]) -> Words:
     return catalog
 
 
-def write(language: str, catalog: Words) -> None:
+def write(language: str, catalog: MessageCatalog) -> None:
     """Write a catalog as .po and .mo file."""
     folder = LANGUAGES / language / "LC_MESSAGES"
     with (folder / "limner.po").open("wb") as file:
@@ -145,16 +147,27 @@ def _is_translated(message: Message) -> bool:
     return all(message.string) if isinstance(message.string, tuple | list) else bool(message.string)
 
 
+def untranslated(catalog: MessageCatalog) -> list[str]:
+    """Return the messages of a catalog that have no translation."""
+    return [str(message.id) for message in catalog if message.id and not _is_translated(message)]
+
+
 def main() -> int:
-    """Bring all catalogs up to date; returns how many messages lack a translation."""
+    """Bring all catalogs up to date, or list what they miss; return the number of messages without a translation."""
+    parser = argparse.ArgumentParser(prog="scripts.translations", description="Bring the message catalogs up to date.")
+    parser.add_argument("--missing", action="store_true", help="list messages without a translation; write nothing")
+    only_list = parser.parse_args().missing
     messages, missing = collect(), 0
     for language in sorted(folder.name for folder in LANGUAGES.iterdir()):
         # English has an empty one: users who prefer it to other languages get it.
         catalog = updated(language, {} if language == "en" else messages)
-        write(language, catalog)
-        untranslated = sum(1 for message in catalog if message.id and not _is_translated(message))
-        print(f"{language}: {len(catalog)} messages, {untranslated} without a translation")
-        missing += untranslated
+        names = untranslated(catalog)
+        missing += len(names)
+        if only_list:
+            print("".join(f"{language}: {name}\n" for name in names), end="")
+        else:
+            write(language, catalog)
+            print(f"{language}: {len(catalog)} messages, {len(names)} without a translation")
     return missing
 
 

@@ -37,7 +37,7 @@ class Sizes:
             arguments = process.cmdline()
             if process == page:
                 name = "page, trying out" if sampling else "page, training"
-            elif "paint" in arguments and sampling:
+            elif "sampler" in arguments and sampling:
                 name = "sampler"
             elif "work" in arguments and not sampling:
                 name = "worker"

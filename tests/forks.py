@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from tests.conftest import CHECKOUT
 
-COMMANDS = ("work", "paint", "gauge")
+COMMANDS = ("work", "sampler", "gauge")
 KILLED = 137
 PROGRAM = """#!{python} -SE
 import json, os, signal, socket, sys

@@ -210,7 +210,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 @app.command(hidden=True)
-def paint() -> None:
+def sampler() -> None:
     """Generate images for the page: requests on stdin, answers on stdout."""
     from trainer.sampling.server import serve
 

@@ -18,7 +18,7 @@ from trainer.config import PictureConfig
 from trainer.errors import UserError
 
 IDLE = 600.0  # seconds after which the sampler process ends, to free its memory
-COMMAND = (sys.executable, "-m", "trainer", "paint")
+COMMAND = (sys.executable, "-m", "trainer", "sampler")
 
 
 class SamplerClient:

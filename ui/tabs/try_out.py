@@ -69,7 +69,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
         form.inputs,
         [result, form.files, form.seed],
         trigger_mode="always_last",
-        concurrency_id="paint",
+        concurrency_id="sampler",
         concurrency_limit=1,
         **QUIET,
     )

@@ -40,7 +40,7 @@ def test_each_screen_is_in_german(german: Server, visit: Visit, size: str) -> No
             page.locator("#status [data-status=finished]").wait_for(timeout=180_000)
         if name == "Ausprobieren":
             page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-            page.get_by_role("button", name="Bild machen").click()
+            page.get_by_role("button", name="Bild erzeugen").click()
             page.locator("#result .pictures.done img").first.wait_for(timeout=180_000)
         page.locator(place).get_by_text(words).first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name

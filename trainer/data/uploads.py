@@ -130,7 +130,8 @@ def _read_captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    path = PurePosixPath(name)
+    return str(path.parent / path.stem)  # with_suffix("") refuses `..png` in newer versions of Python
 
 
 def _is_caption(name: str) -> bool:

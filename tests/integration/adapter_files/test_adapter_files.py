@@ -242,7 +242,7 @@ def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
     count = transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out)
     assert count == len(file.modules)
-    model = {} if family != "sd21" or form == "folder" else {"objective": "epsilon"}
+    model = {} if family != "sd21" or form == "folder" else {"prediction_type": "epsilon"}
     assert far(draw(load(out, **model).pipeline()), live) < 1e-4
 
     tuned, plain = base_weights.open_checkpoint(out), base_weights.open_checkpoint(base)

@@ -195,7 +195,7 @@ def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) 
     run = runs.create(settings(tiny_sd))
     finish(run)
     made = run.config().training
-    assert (made.parts, made.gradient_checkpointing) == (1, "off")
+    assert (made.micro_batches, made.gradient_checkpointing) == (1, "off")
     assert any(isinstance(one, events.Phase) and one.name == "Measuring memory" for one in events.read(run.log)[0])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -445,3 +446,24 @@ def test_inputs_keep_the_precision_of_the_base(tiny_sd: Path, dtype: torch.dtype
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         family.predict(torch.randn(1, 4, 8, 8), torch.tensor([10]), {"text": torch.randn(1, 40, 32)})
     assert torch.float32 not in seen or dtype == torch.float32
+
+
+def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
+    family: Family, character: Path, tiny_sd: Path
+) -> None:
+    config = settings(tiny_sd, training__gradient_accumulation=2, training__micro_batches=1)
+    single = settings(tiny_sd, training__micro_batches=1)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    batches = encode.build(family, dataset.read(character), config, quiet)
+    accelerator = Accelerator(cpu=True)
+
+    def gradient(config: TrainConfig, *places: tuple[int, int]) -> torch.Tensor:
+        optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, places)
+        gradients = [parameter.grad.flatten() for parameter in adapter.parameters() if parameter.grad is not None]
+        for parameter in adapter.parameters():
+            parameter.grad = None
+        return torch.cat(gradients)
+
+    mean = (gradient(single, (0, 0)) + gradient(single, (0, 1))) / 2
+    assert mean.abs().max() > 1e-6
+    assert torch.allclose(gradient(config, (0, 0), (0, 1)), mean, rtol=1e-4, atol=1e-9)

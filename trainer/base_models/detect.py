@@ -4,6 +4,7 @@ It stands apart from `families` because the page and the settings ask it too, an
 read: of a single file only the header (names and shapes), of a folder only its small JSON files.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -30,34 +31,30 @@ _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _UNET = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
-# What else people choose as a base model, by a part of a tensor's name. The first that is found names the file.
+# What else people choose as a base model, with parts of its tensors' names. The first that is found names the file.
 _OTHER_FILES = {
-    ".lora_up.": _("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".lora_A.": _("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".hada_w1_a": _("an adapter; choose it in Try out, and the base model it was trained on here"),
-    ".lokr_w1": _("an adapter; choose it in Try out, and the base model it was trained on here"),
-    "double_blocks.": _("a FLUX model, which cannot be trained here yet"),
-    "single_transformer_blocks.": _("a FLUX model, which cannot be trained here yet"),
-    "joint_blocks.": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "transformer_blocks.0.ff_context.": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "effnet": _("a Stable Cascade model, which cannot be trained here"),
-    "motion_modules.": _("a motion module for AnimateDiff"),
-    "control_model.": _("a ControlNet"),
-    "input_hint_block.": _("a ControlNet"),
-    "controlnet_cond_embedding.": _("a ControlNet"),
-    "ip_adapter.": _("an IP-Adapter"),
-    "emb_params": _("an embedding (textual inversion)"),
-    "clip_g": _("an embedding (textual inversion)"),
+    _("an adapter; choose it in Try out, and the base model it was trained on here"): (
+        ".lora_up.",
+        ".lora_A.",
+        ".hada_w1_a",
+        ".lokr_w1",
+    ),
+    _("a FLUX model, which cannot be trained here yet"): ("double_blocks.", "single_transformer_blocks."),
+    _("a Stable Diffusion 3 model, which cannot be trained here yet"): (
+        "joint_blocks.",
+        "transformer_blocks.0.ff_context.",
+    ),
+    _("a Stable Cascade model, which cannot be trained here"): ("effnet",),
+    _("a motion module for AnimateDiff"): ("motion_modules.",),
+    _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
+    _("an IP-Adapter"): ("ip_adapter.",),
+    _("an embedding (textual inversion)"): ("emb_params", "clip_g"),
 }
 # A part of a base model, if nothing else of one is in the file.
 _PARTS = {
-    "first_stage_model.": _("a VAE"),
-    "decoder.conv_in.weight": _("a VAE"),
-    "text_model.encoder.": _("a text encoder"),
-    "transformer.resblocks.": _("a text encoder"),
-    "encoder.block.0.": _("a text encoder"),
-    "down_blocks.0.": _("a UNet without its text encoder and VAE"),
-    "input_blocks.0.0.weight": _("a UNet without its text encoder and VAE"),
+    _("a VAE"): ("first_stage_model.", "decoder.conv_in.weight"),
+    _("a text encoder"): ("text_model.encoder.", "transformer.resblocks.", "encoder.block.0."),
+    _("a UNet without its text encoder and VAE"): ("down_blocks.0.", "input_blocks.0.0.weight"),
 }
 _OTHER_PIPELINES = {
     "Flux": _("a FLUX model, which cannot be trained here yet"),
@@ -232,12 +229,13 @@ def _other_kind(shapes: Mapping[str, list[int]]) -> str:
     """Name a file that is not a base model, by the names of its tensors; "" if nothing gives it away."""
     if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
         return _("the refiner of Stable Diffusion XL")
-    for part, kind in _OTHER_FILES.items():
-        if any(part in key for key in shapes):
+    tables = [_OTHER_FILES]
+    if not any(key.startswith(_UNET) for key in shapes):
+        tables.append(_PARTS)
+    for kind, markers in itertools.chain(*(table.items() for table in tables)):
+        if any(marker in key for key in shapes for marker in markers):
             return kind
-    if any(key.startswith(_UNET) for key in shapes):
-        return ""
-    return next((kind for part, kind in _PARTS.items() if any(part in key for key in shapes)), "")
+    return ""
 
 
 def _prediction_type_of_file(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -105,7 +105,7 @@ def train(
     dataset.find_folder(settings.dataset)
     run = runs.create(settings, folder)
     print(f"Run folder: {run.folder}", file=sys.stderr)
-    _work_visibly(run)
+    raise typer.Exit(_work_visibly(run))
 
 
 @app.command()
@@ -119,13 +119,12 @@ def resume(folder: RunFolder) -> None:
     if not runs.is_locked(run.lock):  # asked for before it ended
         (run.folder / "ask" / "stop").unlink(missing_ok=True)
     runs.pause(run, go_on=True)
-    _work_visibly(run)
+    raise typer.Exit(_work_visibly(run))
 
 
-def _work_visibly(run: Run) -> NoReturn:
+def _work_visibly(run: Run) -> int:
     with Progress() as progress:
-        code = worker.work(Run(run.folder, progress))
-    raise typer.Exit(code)
+        return worker.work(Run(run.folder, progress))
 
 
 @app.command(hidden=True)
@@ -149,8 +148,7 @@ def caption(
         name = str(dataset.find_folder(name).resolve())
     settings = {"dataset": name, "model": model, "existing": existing, "threshold": threshold}
     run = captioning.create(config.check(captioning.CaptionConfig, settings))
-    with Progress() as progress:
-        code = worker.work(Run(run.folder, progress))
+    code = _work_visibly(run)
     for image, text in captioning.read_captions(run).items():
         echo(f"{image}: {text}")
     raise typer.Exit(code)

@@ -36,7 +36,7 @@ def begin(page: Page) -> None:
 
 def test_a_rate_that_is_much_too_high(server: Server, visit: Visit) -> None:
     page = visit(server)
-    advanced(page, optimizer_learning_rate_adamw=10, optimizer_weight_decay_adamw=1, training_clip=0,
+    advanced(page, optimizer_learning_rate_adamw=10, optimizer_weight_decay_adamw=1, training_max_grad_norm=0,
              training_steps=300, preview_every=0)  # fmt: skip
     begin(page)
     words = panel(page)

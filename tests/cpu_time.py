@@ -21,6 +21,7 @@ SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
     "quick": {"unit": 30, "integration": 250, "hostile": 30, "e2e": 140},
+    "full": {"unit": 45, "integration": 1300, "hostile": 70, "e2e": 950},
 }
 
 

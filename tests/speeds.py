@@ -80,6 +80,11 @@ def examples(count: int) -> int:
     return max(10, count // 5) if os.environ.get("LIMNER_TEST_SPEED") == "quick" else count
 
 
+def repeats(*, full: int, nightly: int) -> int:
+    """Return how often to do again what is never quite the same, such as killing a worker at a random moment."""
+    return nightly if os.environ.get("LIMNER_TEST_SPEED") == "nightly" else full
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give each fuzzed reader the seconds of a speed."""
     os.environ["LIMNER_TEST_SPEED"] = speed(config)
@@ -101,6 +106,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any("::" in argument for argument in config.args):
         return
     chosen, rows = speed(config), table()
+    if config.args == config.getini("testpaths"):
+        tests = {item.nodeid.removeprefix("tests/") for item in items}
+        stale = [f"{row.test}[{case}]" for row in rows for case in row.but if f"{row.test}[{case}]" not in tests]
+        if stale:
+            raise pytest.UsageError(f"speeds.toml keeps cases that are not there: {', '.join(stale)}")
     seed = commit() if chosen == "full" else ""
     left: list[Any] = [item for item in items if not runs_at(item.nodeid.removeprefix("tests/"), chosen, rows, seed)]
     if left:

@@ -30,10 +30,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Two loops that take both cores."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+@pytest.fixture(params=["idle", "busy"])
+def busy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Two loops that take both cores, or none."""
+    count = 2 if request.param == "busy" else 0
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     yield
     for loop in loops:
         loop.kill()

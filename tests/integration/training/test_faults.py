@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import crash
+from tests import speeds
 from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, processes, status, wait_until
@@ -241,8 +242,10 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, ti
     assert "The previews of step 20 could not be generated" in told(run)
 
 
-def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
-    """Killed at the n-th moment of its durable writes, for each n there is: all that has its final name is whole."""
+def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    """Killed at the n-th moment of its durable writes, for every n at night: all that has its final name is whole."""
+    stride = speeds.repeats(full=3, nightly=1)
+    first = random.Random(time.time_ns()).randint(1, stride)
     run = make(str(tiny_sd), steps=4, resolution=64)
     settings = run.config()
     run.save_config(settings.model_copy(update={
@@ -251,7 +254,7 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
     }))  # fmt: skip
     workers.work(run)  # fills the cache, whose writes are not of interest here
     expected = run.export.read_bytes()[-1000:]
-    for number in range(1, 400):
+    for count, number in enumerate(range(first, 400, stride), start=1):
         cut = runs.create(run.config().model_copy(update={"record": settings.record}))
         code = workers.work(cut, f"kill@{number}")
         steps = [int(folder.name) for folder in checkpoint.folders(cut)]
@@ -264,7 +267,7 @@ def test_a_power_cut_at_each_moment_of_each_write(character: Path, tiny_sd: Path
             reader.read(cut.export)
         if code == 0:
             break
-        if number % 9 == 0:
+        if count % 9 == 0:
             assert workers.work(cut) == 0
             assert cut.export.read_bytes()[-1000:] == expected
             assert not list(cut.folder.rglob("*.part"))
@@ -400,12 +403,13 @@ def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_
     assert "(02.png, 03.png" in told(run)
 
 
-def test_forty_kills_at_random_moments(home: Path, workers: Workers) -> None:
+def test_kills_at_random_moments(home: Path, workers: Workers) -> None:
     """As `python -m benchmarks.crash`, which does the same three hundred times."""
+    kills = speeds.repeats(full=15, nightly=40)
     seed = time.time_ns() % 10**6
-    report = crash.crash(workers, 40, steps=20, every=3, rng=random.Random(seed))
+    report = crash.crash(workers, kills, steps=20, every=3, rng=random.Random(seed))
     assert not report.faults, seed
-    assert report.kills == 40
+    assert report.kills == kills
     assert report.ended > 0
     assert report.most_repeated <= 3
 

@@ -20,8 +20,8 @@ PROPERTY = "cpu_seconds"
 SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
-    "quick": {"unit": 30, "integration": 250, "hostile": 30, "e2e": 140},
-    "full": {"unit": 45, "integration": 1300, "hostile": 70, "e2e": 950},
+    "quick": {"unit": 20, "integration": 250, "hostile": 30, "e2e": 140},
+    "full": {"unit": 30, "integration": 1300, "hostile": 70, "e2e": 950},
 }
 
 

@@ -2,8 +2,6 @@
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -136,35 +134,3 @@ def test_the_map_in_the_readme_is_that_of_the_code() -> None:
     there = {path for package in packages for path in package.glob("*.py") if path.name != "__init__.py"}
     there |= {path.parent for package in packages for path in package.glob("*/__init__.py")}
     assert there - names == set()
-
-
-def test_the_trainer_parts_that_the_page_uses_are_free_of_torch() -> None:
-    modules = (
-        "trainer.config, trainer.data.dataset, trainer.data.uploads, trainer.runs, trainer.runs.events, "
-        "trainer.adapter_files.compatibility"
-    )
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
-
-
-def test_the_command_line_shows_its_help_without_torch() -> None:
-    code = """
-import sys
-import trainer.cli.commands
-assert trainer.cli.commands.main(["--help"]) == 0
-print("torch" in sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip().endswith("False")
-
-
-def test_the_per_user_proxy_does_without_gradio_and_torch() -> None:
-    code = """
-import socket, sys
-from ui import launch
-from ui.server import accounts
-accounts.read = lambda: {"anna": accounts.NO_ACCOUNT}
-launch.make_server(launch.parse_options([]), socket.socket())
-print([name for name in ("gradio", "fastapi", "torch", "numpy") if name in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
-    assert done.stdout.strip() == "[]", done.stderr

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from tests.unit.ui.tabs.test_file_tools import dropped
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
+from ui.server import accounts
 from ui.server.per_user_proxy import COMMAND
 from ui.state import adapter_choices, page_folders
 from ui.tabs import file_tools
@@ -41,3 +43,19 @@ def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     with pytest.raises(UserError, match="is not a diffusers model") as caught:
         file_tools.run(Request("bake", ["kept:my-fox"], base=str(page_folders.adapters()), name="x"))
     assert "Traceback" not in str(caught.value)
+
+
+def test_the_command_says_the_password_once(home: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "app.py", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, output, _ = run("--add-person", "anna")
+    assert code == 0
+    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
+    assert run("--remove-person", "anna") == (
+        0,
+        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
+        "",
+    )
+    assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")

@@ -1,14 +1,12 @@
 """The accounts file: its content, what is refused, and how it is read again."""
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHARACTER, CHECKOUT
+from tests.conftest import CHARACTER
 from trainer.errors import UserError
 from ui.server import accounts
 
@@ -102,19 +100,3 @@ def test_the_accounts_file_is_read_again_when_it_was_changed(home: Path) -> None
     text = accounts.file().read_text()
     accounts.file().write_text(text.replace("[anna]", "[anne]"))
     assert accounts.read().keys() == {"anne"}
-
-
-def test_the_command_says_the_password_once(home: Path) -> None:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run([sys.executable, "app.py", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
-
-    code, output, _ = run("--add-person", "anna")
-    assert code == 0
-    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
-    assert run("--remove-person", "anna") == (
-        0,
-        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
-        "",
-    )
-    assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")

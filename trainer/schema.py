@@ -1,5 +1,6 @@
 """Base class of all settings sections, and functions over their fields; knows none of them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +32,25 @@ _ERRORS = {
     "tuple_type": _("should be a list"),
     "literal_error": _("should be {expected}"),
 }
+
+
+class Conflict(ValueError):
+    """A setting that does not go with others: its path in the section that checks it, the reason, a value that does.
+
+    A section's validator raises it; pydantic hands it on in the error's context.
+    """
+
+    def __init__(self, path: str, reason: str, fix: object) -> None:
+        super().__init__(reason)
+        self.path, self.fix = path, fix
+
+
+@dataclass(frozen=True)
+class SettingError:
+    """A sentence about an invalid setting, and the value that corrects it where one follows from the other settings."""
+
+    message: str
+    fix: object = None
 
 
 class Section(BaseModel):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, wait
+from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, tab
 
 if TYPE_CHECKING:
@@ -103,8 +104,20 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     note.get_by_text(words).wait_for()
     assert page.locator("#form-optimizer-kind").get_by_label("Schedule-free").is_checked()
     assert value(page, "training-exposures") == "99"
-    page.locator("#form-schedule-kind").get_by_text("Constant", exact=True).click()
+    note.get_by_role("button", name="Set to Constant").click()
     wait(lambda: note.count() == 0, seconds=60)
+    assert page.locator("#form-schedule-kind").get_by_label("Constant", exact=True).is_checked()
+    # Each changed field says so, and can be reset; so can all of them.
+    marked = page.locator("#train-form p.changed")
+    wait(lambda: marked.count() == 3, seconds=60)
+    keep(page, "changed-settings")
+    page.locator("#form-training-exposures").get_by_role("button", name="Reset").click()
+    wait(lambda: value(page, "training-exposures") == "340", seconds=60)
+    wait(lambda: marked.count() == 2, seconds=60)
+    page.get_by_role("button", name="Reset all settings").click()
+    wait(lambda: marked.count() == 0, seconds=60)
+    assert page.locator("#form-optimizer-kind").get_by_label("Adamw", exact=True).is_checked()
+    wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Section
+from trainer.schema import Conflict, Section
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -110,7 +110,7 @@ class Lora(Section):
     @model_validator(mode="after")
     def _dora_sees_all_ranks(self) -> Lora:
         if self.dora and self.rank_dropout:
-            raise ValueError(_("rank_dropout: DoRA's norm needs all ranks; set it to 0"))
+            raise Conflict("rank_dropout", _("DoRA's norm needs all ranks; set it to 0"), 0.0)
         return self
 
     @property

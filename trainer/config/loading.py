@@ -23,7 +23,7 @@ from trainer.config.run_config import TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.schema import Section, describe_error, sections, setting_paths
+from trainer.schema import Conflict, Section, SettingError, describe_error, sections, setting_paths
 
 PRESETS = Path(__file__).parent / "presets"
 # Default kinds of the unions; a preset or a file may choose others.
@@ -77,12 +77,12 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     return merge(merge(KINDS, base), data)
 
 
-def find_errors(data: dict[str, Any]) -> dict[str, str]:
-    """Return a sentence for each setting that `build` would refuse, by its path; {} if there is none."""
+def find_errors(data: dict[str, Any]) -> dict[str, SettingError]:
+    """Return what is wrong with each setting that `build` would refuse, by its path; {} if there is none."""
     try:
         TrainConfig.model_validate(complete(data))
     except ValidationError as error:
-        return error_messages(error)
+        return _errors(error)
     return {}
 
 
@@ -152,14 +152,23 @@ def _is_same_kind(section: dict[str, Any], changes: dict[str, Any]) -> bool:
 
 def error_messages(error: ValidationError) -> dict[str, str]:
     """Return a sentence for each invalid setting, by its path (`train.steps`)."""
-    messages: dict[str, str] = {}
+    return {path: setting_error.message for path, setting_error in _errors(error).items()}
+
+
+def _errors(error: ValidationError) -> dict[str, SettingError]:
+    errors: dict[str, SettingError] = {}
     for details in error.errors():
         location = list(details["loc"])
         if len(location) > 1 and location[1] in _kinds():  # the chosen kind of a union is not a part of the path
             del location[1]
+        conflict = details.get("ctx", {}).get("error")
+        fix = None
+        if isinstance(conflict, Conflict):
+            location.append(conflict.path)
+            fix = conflict.fix
         path = ".".join(str(part) for part in location)
-        messages[path] = _error_message(path, details)
-    return messages
+        errors[path] = SettingError(_error_message(path, details), fix)
+    return errors
 
 
 def _error_message(path: str, details: ErrorDetails) -> str:

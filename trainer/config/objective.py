@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Section
+from trainer.schema import Conflict, Section
 
 
 class ObjectiveConfig(Section):
@@ -89,5 +89,5 @@ class ObjectiveConfig(Section):
     @model_validator(mode="after")
     def _first_before_last(self) -> "ObjectiveConfig":
         if self.min_timestep > self.max_timestep:
-            raise ValueError(_("min_timestep: is above max_timestep"))
+            raise Conflict("min_timestep", _("is above max_timestep"), 0)
         return self

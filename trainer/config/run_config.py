@@ -16,7 +16,7 @@ from trainer.config.training import TrainingConfig
 from trainer.i18n import _
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.schema import BASIC, Section
+from trainer.schema import BASIC, Conflict, Section
 
 
 class ModelConfig(Section):
@@ -193,22 +193,22 @@ class TrainConfig(Section):
     def _micro_is_small(self) -> "TrainConfig":
         side = micro_resolution()
         if self.model.base == MICRO and self.training.resolution != side:
-            raise ValueError(
-                _("training.resolution: the built-in micro draws {side} x {side} pixels; set it to {side}", side=side)
-            )
+            reason = _("the built-in micro draws {side} x {side} pixels; set it to {side}", side=side)
+            raise Conflict("training.resolution", reason, side)
         return self
 
     @model_validator(mode="after")
     def _optimizer_fits(self) -> "TrainConfig":
         kind = self.optimizer.kind
+        one_rate = _("Prodigy has one rate for all parts; set it to 1")
         if kind == "schedule-free" and self.schedule.kind != "constant":
-            raise ValueError(_("schedule.kind: schedule-free AdamW needs the constant schedule"))
+            raise Conflict("schedule.kind", _("schedule-free AdamW needs the constant schedule"), "constant")
         if kind == "schedule-free" and self.training.ema_decay:
-            raise ValueError(_("training.ema_decay: schedule-free AdamW already averages; set it to 0"))
+            raise Conflict("training.ema_decay", _("schedule-free AdamW already averages; set it to 0"), 0.0)
         if kind == "prodigy" and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
-            raise ValueError(_("training.text_encoder_lr_factor: Prodigy has one rate for all parts; set it to 1"))
+            raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
-            raise ValueError(_("adapter.lora_plus_ratio: Prodigy has one rate for all parts; set it to 1"))
+            raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
         return self
 
     @model_validator(mode="after")
@@ -216,9 +216,9 @@ class TrainConfig(Section):
         is_dora = isinstance(self.adapter, Lora) and self.adapter.dora
         is_plain_lora = isinstance(self.adapter, Lora) and not is_dora
         if self.model.weights != "full" and not is_plain_lora:
-            raise ValueError(_("model.weights: LoHa, LoKr and DoRA need unquantized weights; set it to full"))
+            raise Conflict("model.weights", _("LoHa, LoKr and DoRA need unquantized weights; set it to full"), "full")
         if is_dora and self.preview.strength != 1:
-            raise ValueError(_("preview.strength: DoRA previews need strength 1"))
+            raise Conflict("preview.strength", _("DoRA previews need strength 1"), 1.0)
         return self
 
 

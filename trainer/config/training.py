@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import BASIC, Section
+from trainer.schema import BASIC, Conflict, Section
 
 
 class TrainingConfig(Section):
@@ -116,7 +116,5 @@ class TrainingConfig(Section):
     def _batch_can_be_shared(self) -> "TrainingConfig":
         if max(1, self.devices) * max(1, self.micro_batches) > self.batch_size:
             name = "micro_batches" if self.micro_batches > 1 else "devices"
-            raise ValueError(
-                _("{name}: too many for a batch of {size}; raise batch_size", name=name, size=self.batch_size)
-            )
+            raise Conflict(name, _("too many for a batch of {size}; raise batch_size", size=self.batch_size), 0)
         return self

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gradio as gr
+
 from trainer import config as configs
 from trainer import runs
 from trainer.base_models import MICRO
@@ -58,11 +60,24 @@ class Answers:
         }
         return configs.merge(self.settings(), about)
 
+    def notes(self) -> dict[str, Any]:
+        """Return which fields are changed and which conflict, as `settings_form.notes`."""
+        return settings_form.notes(ENTRIES, self.own, self.data())
+
 
 def with_answers(handler: Handler) -> Handler:
     """Wrap a handler of the form: it gets an `Answers`, then the values of the components after those of the form."""
     size = QUESTIONS + len(ENTRIES)
     return handled(lambda *values: handler(Answers.from_form(values[:size]), *values[size:]))
+
+
+def with_answers_and_event(handler: Handler) -> Handler:
+    """Wrap a handler of the form that also gets the event that JavaScript triggered."""
+
+    def call(event: gr.EventData, *values: object) -> object:
+        return handler(Answers.from_form(values), event)
+
+    return handled(call)
 
 
 def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:

@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
 from ui.state import base_model_choices, page_memory, run_actions, saved_settings
-from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers
+from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import run_view
@@ -22,7 +22,7 @@ from ui.tabs.images import TYPED_FIRST
 from ui.tabs.plan import EFFORTS, plan
 from ui.tabs.run_view import RunView
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, Handler, handled
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
@@ -63,16 +63,20 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             with gr.Column(visible=False, elem_id="no-trigger") as no_trigger:
                 gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
                 without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
-            conflicts = gr.HTML({}, html_template="<span></span>", js_on_load=read("conflicts.js"), elem_id="conflicts")
+            notes = gr.HTML({}, html_template="<span></span>", js_on_load=read("form_notes.js"), elem_id="form-notes")
             with gr.Accordion(_("Advanced"), open=False, elem_id="advanced"):
                 saved, use, save_as, save = _saved_settings()
+                reset_all = gr.Button(_("Reset all settings"), elem_id="reset-settings", size="sm")
                 widgets = settings_form.widgets(ENTRIES, standard, text_encoder)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = RunView(pill)
     form = [project, preset, name, trigger, base, filled, *widgets]
-    planned = [summary, effort, conflicts]
+    planned = [summary, effort, notes]
     tab = Tab(trigger, form, planned, [preset, name, trigger, base, saved, filled, *widgets, *planned], view)
     _connect_form(tab, effort)
+    _connect_refill(tab, notes.apply, with_answers_and_event(fix_conflict))
+    _connect_refill(tab, notes.undo, with_answers_and_event(reset))
+    _connect_refill(tab, reset_all.click, with_answers(reset_all_settings))
     save.click(with_answers(save_settings), [*form, save_as], [saved, save_as], **QUIET)
     gr.on([use.click], handled(load_settings), saved, [preset, base, filled, *widgets], **QUIET).then(
         with_answers(plan), form, planned, **QUIET
@@ -128,11 +132,9 @@ def _saved_settings() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
 
 
 def _connect_form(tab: Tab, effort: gr.Radio) -> None:
-    project, preset, name, _, base, filled, *widgets = tab.form
+    project, preset, name, _trigger, base, _filled, *widgets = tab.form
     for chosen in (preset.input, base.input):
-        chosen(with_answers(refill), tab.form, [filled, *widgets], **QUIET).then(
-            with_answers(plan), tab.form, tab.planned, **QUIET
-        )
+        _connect_refill(tab, chosen, with_answers(refill))
     effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
     # Choices and flags can conflict with each other; the numbers decide how long it takes.
     changes = [
@@ -144,7 +146,13 @@ def _connect_form(tab: Tab, effort: gr.Radio) -> None:
     for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
         event(handled(lambda project, value, key=key: remember(project, key, value)), [project, widget], None, **QUIET)
     inputs = [*(widget.input for widget in widgets), effort.input, base.input, preset.input]
-    gr.on(inputs, with_answers(remember_settings), tab.form, None, trigger_mode="always_last", **QUIET)
+    gr.on(inputs, with_answers(remember_settings), tab.form, tab.planned[-1], trigger_mode="always_last", **QUIET)
+
+
+def _connect_refill(tab: Tab, event: Any, handler: Handler) -> None:  # noqa: ANN401 - of gradio, which is untyped
+    """Fill the form anew on an event, then plan with what it holds."""
+    _project, _preset, _name, _trigger, _base, *filled = tab.form
+    event(handler, tab.form, filled, **QUIET).then(with_answers(plan), tab.form, tab.planned, **QUIET)
 
 
 def _connect_start(
@@ -214,11 +222,12 @@ def remember(project: str | None, key: str, value: str) -> None:
         page_memory.remember(project, key, value)
 
 
-def remember_settings(answers: Answers) -> None:
-    """Remember what the user changed in the form, for the next visit of the project."""
+def remember_settings(answers: Answers) -> dict[str, Any]:
+    """Remember what the user changed in the form, for the next visit of the project; returns the fields' notes."""
     if answers.project:
         page_memory.remember(answers.project, "base", answers.base)
         page_memory.remember(answers.project, "settings", json.dumps(answers.settings()))
+    return answers.notes()
 
 
 def save_settings(answers: Answers, name: str | None) -> list[Any]:
@@ -245,6 +254,30 @@ def load_settings(name: str | None) -> list[Any]:
 def refill(answers: Answers) -> list[Any]:
     """Return the form for another preset or base: what the user changed stays, the rest follows."""
     return _form_values(answers.preset, answers.base, answers.own)
+
+
+def fix_conflict(answers: Answers, event: gr.EventData) -> list[Any]:
+    """Return the form with a conflict resolved: the field gets the value that goes with the other settings."""
+    error = settings_form.conflicts(ENTRIES, answers.data()).get(str(event.field))
+    if error is None or error.fix is None:
+        raise UserError("This conflict is already resolved.", "")
+    return _with_settings(answers, answers.own | {event.field: error.fix})
+
+
+def reset(answers: Answers, event: gr.EventData) -> list[Any]:
+    """Return the form with one field as the preset and the base model have it."""
+    return _with_settings(answers, {field: value for field, value in answers.own.items() if field != event.field})
+
+
+def reset_all_settings(answers: Answers) -> list[Any]:
+    """Return the form as the preset and the base model have it."""
+    return _with_settings(answers, {})
+
+
+def _with_settings(answers: Answers, own: dict[str, Any]) -> list[Any]:
+    answers = replace(answers, own=own)
+    remember_settings(answers)
+    return refill(answers)
 
 
 def _form_values(preset: str, base: str, own: dict[str, Any]) -> list[Any]:

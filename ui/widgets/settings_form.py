@@ -7,7 +7,7 @@ files and programs; its titles, help texts and choices are translated here.
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from typing import Any, Literal, Union, get_args, get_origin
@@ -21,6 +21,7 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig, renames
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.schema import SettingError
 from ui.widgets.handlers import QUIET
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
@@ -275,17 +276,41 @@ def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
         raise UserError(message, error.remedy) from None
 
 
-def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, str]:
-    """Return the problems of partial settings, by the id of the widget where each can be corrected."""
+def conflicts(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, SettingError]:
+    """Return the errors in partial settings, by the id of the widget where each can be corrected."""
     resolved = configs.complete(data)
-    messages = {}
-    for path, message in configs.find_errors(data).items():
-        prefix, colon, sentence = message.partition(": ")
+    errors = {}
+    for path, error in configs.find_errors(data).items():
         for entry in listed:
             kind = _lookup(resolved, (entry.path[0], "kind"))
-            if ".".join(entry.path) == (path or prefix) and entry.option in ("", kind):
-                messages[entry.id] = sentence if colon else message
-    return messages
+            if ".".join(entry.path) == path and entry.option in ("", kind):
+                errors[entry.id] = replace(error, message=error.message.removeprefix(f"{path}: "))
+    return errors
+
+
+def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return what `form_notes.js` shows at the fields: which are changed, and which conflict.
+
+    Args:
+        listed: the widgets.
+        own: the settings that the user changed, by widget id.
+        data: everything that the form asks for, as partial settings.
+    """
+    usual = standard(data["preset"], data["model"]["base"])
+    pairs = zip(listed, _with_own(listed, own, usual), values(listed, usual), strict=True)
+    errors = {}
+    for field, error in conflicts(listed, data).items():
+        fix = "" if error.fix is None else _("Set to {value}", value=_shown(error.fix))
+        errors[field] = {"reason": error.message, "fix": fix}
+    return {
+        "changed": [entry.id for entry, value, before in pairs if _plain(entry, value) != _plain(entry, before)],
+        "conflicts": errors,
+        "words": {"changed": _("Changed."), "reset": _("Reset")},
+    }
+
+
+def _shown(value: object) -> str:
+    return _(value.capitalize()) if isinstance(value, str) else f"{value:g}"
 
 
 # Widgets --------------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ from ui.widgets import settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    summary, effort, conflicts = train.plan(answers())
-    assert conflicts == {}
+    summary, effort, notes = train.plan(answers())
+    assert (notes["changed"], notes["conflicts"]) == ([], {})
     assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. An estimate")
     assert "GB of disk space is free." in summary
     assert effort.value == "balanced"
@@ -90,7 +90,9 @@ def test_settings_that_conflict_are_shown_again_and_said_at_their_field(characte
     outputs = train.show("rin")
     assert form_of(outputs) == left[6:]
     words = "schedule-free AdamW needs the constant schedule"
-    assert outputs[-1] == train.plan(Answers.from_form(left))[2] == {"form-schedule-kind": words}
+    assert outputs[-1] == train.plan(Answers.from_form(left))[2]
+    assert outputs[-1]["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to Constant"}}
+    assert outputs[-1]["changed"] == ["form-optimizer-kind", "form-training-exposures"]
     assert words in outputs[-3]
     train.save_settings(Answers.from_form(left), "mine")
     assert train.load_settings("mine")[3:] == left[6:]
@@ -98,9 +100,56 @@ def test_settings_that_conflict_are_shown_again_and_said_at_their_field(characte
     left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-lr-factor": 0.5})
     train.remember_settings(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
-    assert set(train.show("rin")[-1]) == {"form-training-text-encoder-lr-factor"}
+    assert set(train.show("rin")[-1]["conflicts"]) == {"form-training-text-encoder-lr-factor"}
     train.remember_settings(answers(**{"form-optimizer-kind": "prodigy"}))
-    assert train.show("rin")[-1] == {}
+    assert train.show("rin")[-1]["conflicts"] == {}
+
+
+def event(field: str) -> gr.EventData:
+    return gr.EventData(None, {"field": field})
+
+
+def test_a_conflict_is_resolved_by_its_button_and_a_field_is_reset(character: Path) -> None:
+    left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
+    fixed = train.fix_conflict(left, event("form-schedule-kind"))
+    values = dict(zip([entry.id for entry in train.ENTRIES], fixed[1:], strict=True))
+    assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
+    assert values["form-training-exposures"] == 99
+    assert train.show("rin")[-1]["conflicts"] == {}  # it is remembered, too
+    with pytest.raises(UserError, match="already resolved"):
+        train.fix_conflict(answers(), event("form-schedule-kind"))
+
+    reset = train.reset(left, event("form-optimizer-kind"))
+    values = dict(zip([entry.id for entry in train.ENTRIES], reset[1:], strict=True))
+    assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
+    assert train.show("rin")[-1]["changed"] == ["form-schedule-kind", "form-training-exposures"]
+    assert train.reset_all_settings(left)[1:] == FORM
+    assert train.show("rin")[-1]["changed"] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"optimizer": {"kind": "schedule-free"}},
+        {"optimizer": {"kind": "schedule-free"}, "schedule": {"kind": "constant"}, "training": {"ema_decay": 0.9}},
+        {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_lr_factor": 0.5}},
+        {"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}},
+        {"adapter": {"kind": "loha"}, "model": {"weights": "nf4"}},
+        {"adapter": {"dora": True}, "preview": {"strength": 0.5}},
+        {"adapter": {"dora": True, "rank_dropout": 0.5}},
+        {"objective": {"min_timestep": 800, "max_timestep": 200}},
+        {"training": {"batch_size": 2, "micro_batches": 4}},
+        {"training": {"resolution": 512}},
+    ],
+)
+def test_every_conflict_has_a_field_and_a_value_that_resolves_it(data: dict[str, Any]) -> None:
+    data = config.merge({"name": "x", "dataset": "x", "preset": "character", "model": {"base": "micro"}}, data)
+    (path, error), *others = config.find_errors(data).items()
+    assert not others
+    assert len(settings_form.conflicts(train.ENTRIES, data)) == 1
+    section, name = path.split(".")
+    fixed = config.merge(data, {section: data.get(section, {}) | {name: error.fix}})
+    assert config.find_errors(fixed) == {}
 
 
 def test_settings_that_an_earlier_version_saved_are_shown(character: Path) -> None:

@@ -49,6 +49,12 @@ def is_allowed(path: Path) -> bool:
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in (home(), models()))
 
 
+def unquoted(text: str) -> str:
+    """Return a path as it was typed, without the quotation marks that Windows' "Copy as path" puts around it."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
 def uploads() -> Path:
     """Return the folder where uploads are kept until they are imported."""
     return outputs() / ".tmp"

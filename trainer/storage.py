@@ -40,6 +40,21 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     sync_folder(path.parent)
 
 
+def append(part: Path, chunks: Iterable[bytes], *, from_start: bool) -> None:
+    """Append to a part that is written over several attempts, or begin it again; `finish` gives it its name."""
+    with part.open("wb" if from_start else "ab") as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def finish(part: Path, path: Path) -> None:
+    """Give a part that was written piece by piece its final name, durably."""
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
 def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:
     """Write one of many files as `write_chunks` does, without syncing the folder: the caller does so after the last.
 

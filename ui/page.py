@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _
 from ui import api
 from ui.server import media
-from ui.state import page_memory, projects
+from ui.state import hub_downloads, page_memory, projects
 from ui.state.answers import with_answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -70,6 +70,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         yield
         cleaning.cancel()
         sampler.close()
+        hub_downloads.end()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)

@@ -98,6 +98,7 @@ STARTERS = {
     "trainer/training/distributed.py",
     "ui/server/per_user_proxy.py",
     "ui/state/gauging.py",
+    "ui/state/hub_downloads.py",
     "ui/state/sampler_client.py",
     "ui/tabs/file_tools.py",
 }

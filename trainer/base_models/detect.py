@@ -6,15 +6,15 @@ read: of a single file only the header (names and shapes), of a folder only its 
 
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 
 from trainer import paths
+from trainer.base_models import MICRO, MICRO_FOLDER, hub
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.errors import UserError
@@ -24,7 +24,6 @@ REMEDY = _(
     "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers format, a single .safetensors file, or "
     "'micro', which is built in."
 )
-HUB_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 MAX_HEADER = 64 * 2**20
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
@@ -61,7 +60,6 @@ _OTHER_PIPELINES = {
     "StableDiffusion3": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
     "StableCascade": _("a Stable Cascade model, which cannot be trained here"),
 }
-_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # components of a folder that have weights
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,31 @@ def is_here(base: str) -> bool:
 
 
 def is_hub_name(base: str) -> bool:
-    """Tell whether a base is a name on the Hugging Face hub (`owner/name`), not a path on this machine."""
-    return bool(HUB_NAME.fullmatch(base)) and not is_here(base)
+    """Tell whether a base is a name on the Hugging Face Hub, not a path on this machine."""
+    return bool(hub.NAME.fullmatch(base)) and not is_here(base)
+
+
+def locate(base: str, revision: str = "") -> tuple[Path, str]:
+    """Return the path of a base model, and its commit if it comes from the hub's cache.
+
+    Raises:
+        UserError: it is a name on the hub, and not downloaded.
+    """
+    if base == MICRO:
+        return MICRO_FOLDER, ""
+    if not is_hub_name(base):
+        return Path(base).expanduser() if is_here(base) else Path(base), ""
+    try:
+        path = hub.cached(base, revision)
+    except ValueError:  # a revision that the cache cannot have
+        path = None
+    if path is None:
+        raise UserError(
+            "The base model {base!r} is not on this machine.",
+            "Download it on the Train tab or with: limner download {base}. Or give a folder or a .safetensors file.",
+            base=base,
+        )
+    return path, hub.commit(path)
 
 
 def glance(base: str, revision: str = "") -> Base | None:
@@ -105,8 +126,7 @@ def glance(base: str, revision: str = "") -> Base | None:
     path = Path(base).expanduser() if is_here(base) else None
     try:
         if is_hub_name(base):
-            index = try_to_load_from_cache(base, "model_index.json", revision=revision or None)
-            path = Path(index).parent if isinstance(index, str) else None
+            path = hub.cached(base, revision)
         return look(path) if path else None
     except (UserError, OSError, ValueError):  # the latter two for a name or a revision that the hub's cache cannot have
         return None
@@ -137,7 +157,7 @@ def _look_at_folder(folder: Path) -> Base:
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
         kind = next((kind for start, kind in _OTHER_PIPELINES.items() if str(pipeline).startswith(start)), "")
         raise _refusal(folder, "it is {kind}", kind=kind or f"a {pipeline}")
-    for component in _WEIGHTS:
+    for component in hub.WEIGHTS:
         suffixes = {file.suffix for file in (folder / component).glob("*")}
         if ".bin" in suffixes and ".safetensors" not in suffixes:
             raise UserError(

@@ -213,10 +213,9 @@ def _read_adapters(texts: Sequence[str]) -> list[tuple[str, AdapterFile, float]]
 
 def _checkpoint(base: str) -> Checkpoint:
     from trainer.adapter_files.base_weights import open_checkpoint
-    from trainer.config import ModelConfig
-    from trainer.families import loading
+    from trainer.base_models import detect
 
-    return open_checkpoint(loading.locate(ModelConfig(base=base))[0])
+    return open_checkpoint(detect.locate(base)[0])
 
 
 def check_out(out: Path) -> None:

@@ -5,28 +5,26 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 # A command must not look anything up on a network without being asked to.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "0" if sys.argv[1:2] == ["download"] else "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, captioning, config, paths, runs, storage, worker
+from trainer import __version__, captioning, config, paths, runs, worker
 from trainer.base_models import MICRO
-from trainer.cli import adapter_files
+from trainer.cli import adapter_files, machine
 from trainer.cli.adapter_files import BASE, Json
-from trainer.cli.console import Progress, echo, echo_facts
+from trainer.cli.console import Progress, echo
 from trainer.config import PictureConfig
 from trainer.data import checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
@@ -38,6 +36,7 @@ app = typer.Typer(
     help="Teach Stable Diffusion a character or a style.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(adapter_files.app)
+app.add_typer(machine.app)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
@@ -270,36 +269,3 @@ def gauge(name: DatasetName) -> None:
 
     for image, figure in gauge.complete(dataset.find_folder(name)).items():
         echo(f"{image} {figure:.4f}")
-
-
-# This machine ---------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Report what this machine can do."""
-    import psutil
-
-    from trainer import devices
-
-    facts = {
-        "limner": __version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "devices": devices.names() or ["CPU only: use the built-in base micro"],
-        "cpu_cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
-        "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
-        "home": str(paths.home()),
-        "datasets": dataset.names(),
-        **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
-    }
-    echo_facts(facts, as_json=as_json)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"

@@ -5,7 +5,7 @@ import sys
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
@@ -44,6 +44,27 @@ def echo_facts(facts: dict[str, Any], *, as_json: bool) -> None:
 
 def _cell(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class DownloadBar:
+    """Bytes of a download on stderr: a progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        console = _console(stderr=True)
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
+        self._bar = ProgressBar(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how much is here."""
+        self._bar.update(self._task, completed=done, total=total)
 
 
 class Progress:

@@ -15,6 +15,7 @@ import tomlkit
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trainer import paths
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
@@ -70,6 +71,9 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     """Return partial settings completed from the preset and the default kinds, unchecked."""
     data = renames.current(data)
     model = data.get("model", {})
+    if isinstance(model, dict) and isinstance(model.get("base"), str):
+        model = model | {"base": paths.unquoted(model["base"])}
+        data = data | {"model": model}
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
     base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
@@ -214,9 +218,10 @@ def load_partial(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise UserError("{name} is a folder.", "Give the path of a TOML file.", name=path.name) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(
-            "{name} is not a TOML file: {error}.", "Correct that line and try again.", name=path.name, error=error
-        ) from None
+        remedy = _("Correct that line and try again.")
+        if "\\" in path.read_text(encoding="utf-8", errors="replace"):
+            remedy = _("Write paths with backslashes in single quotes: base = 'C:\\models\\base.safetensors'.")
+        raise UserError("{name} is not a TOML file: {error}.", remedy, name=path.name, error=error) from None
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

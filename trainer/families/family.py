@@ -24,7 +24,6 @@ from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import ModelConfig
 from trainer.devices import Precision
 from trainer.errors import UserError
-from trainer.families import loading
 from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 from trainer.families.quantize import quantize
@@ -125,7 +124,7 @@ def precision(model: ModelConfig, device: torch.device) -> Precision:
     best = devices.best_precision(device)
     if best == "fp32" or devices.is_accelerator(device):
         return best
-    return "fp32" if detect.is_small(loading.locate(model)[0]) else best
+    return "fp32" if detect.is_small(detect.locate(model.base, model.revision)[0]) else best
 
 
 def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
@@ -134,7 +133,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     Raises:
         UserError: it does not exist, cannot be used, or is of another family than the settings say.
     """
-    path, revision = loading.locate(model)
+    path, revision = detect.locate(model.base, model.revision)
     base = replace(detect.look(path), revision=revision)
     if model.family != "auto" and model.family != base.family:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Shared by the families: locate a base model, load it as a diffusers pipeline, encode images to latents.
+"""Shared by the families: load a base model as a diffusers pipeline, encode images to latents.
 
-A base is a folder in diffusers form, a single file with the original names, or a name on the Hugging Face hub. Only
-the last is ever fetched; what a single file leaves out (configs, tokenizer) is in `configs`. Nothing is unpickled.
+A base is a folder in diffusers form, a single file with the original names, or the name of one that was downloaded from
+the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `configs`. Nothing is unpickled.
 """
 
 import warnings
@@ -12,17 +12,15 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DiffusionPipeline
-from huggingface_hub.errors import HfHubHTTPError
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER, detect
+from trainer.base_models import CONFIGS
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, TextEncoder
-from trainer.config import ModelConfig
 from trainer.errors import UserError
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -33,28 +31,6 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
     library.disable_progress_bar()
 # Newer versions of diffusers call it `dtype`; the oldest supported one only knows the old name.
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
-
-
-def locate(model: ModelConfig) -> tuple[Path, str]:
-    """Return the path of a base model, and its revision if it comes from the hub, from where it is fetched if needed.
-
-    Raises:
-        UserError: it cannot be fetched.
-    """
-    if model.base == MICRO:
-        return MICRO_FOLDER, ""
-    if not detect.is_hub_name(model.base):
-        return Path(model.base).expanduser() if detect.is_here(model.base) else Path(model.base), ""
-    try:
-        folder = Path(DiffusionPipeline.download(model.base, revision=model.revision or None, use_safetensors=True))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(
-            "The base model {base!r} was not found: nothing on this machine has that name, and it could not be fetched "
-            "from the Hugging Face hub.",
-            "Check the name and the connection, or give a folder or a .safetensors file on this machine.",
-            base=model.base,
-        ) from error
-    return folder, folder.name  # the hub's cache names a snapshot by its commit
 
 
 def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:

@@ -33,7 +33,6 @@ from trainer.base_models import detect
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
-from trainer.families import loading
 from trainer.runs import COMMANDS, Command, Run, events
 from trainer.training import malloc
 from trainer.training.checkpoint import TrainState
@@ -70,7 +69,11 @@ def wanted(config: TrainConfig) -> int:
     training, base = config.training, config.model.base
     if processes := training.devices or config.record.devices:
         return processes
-    if devices.count() or detect.is_hub_name(base) or not detect.is_small(loading.locate(config.model)[0]):
+    if (
+        devices.count()
+        or detect.is_hub_name(base)
+        or not detect.is_small(detect.locate(base, config.model.revision)[0])
+    ):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, training.batch_size // IMAGES_EACH, psutil.virtual_memory().available // MEMORY_EACH))

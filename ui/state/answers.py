@@ -7,13 +7,13 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs
+from trainer import paths, runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.data import checks
 from trainer.data.captions import one_line
 from trainer.errors import UserError
-from ui.state import projects
+from ui.state import base_model_choices, projects
 from ui.widgets import settings_form
 from ui.widgets.handlers import Handler, handled
 
@@ -41,7 +41,7 @@ class Answers:
             preset=preset,
             name=(name or "").strip(),
             trigger=one_line(trigger or ""),
-            base=(base or "").strip() or MICRO,
+            base=paths.unquoted(base or "") or MICRO,
             own=settings_form.changed(ENTRIES, settings_form.Filled(**filled), values[QUESTIONS:]),
         )
 
@@ -84,12 +84,14 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
     """Build the config of a run from partial settings, and check the images of its project.
 
     Raises:
-        UserError: a setting is invalid, or the images cannot be trained on.
+        UserError: a setting is invalid, or the images or the base model cannot be used.
     """
     for problem in checks.find(projects.folder(project)):
         if problem.fatal:
             raise UserError(problem.message, problem.remedy)
-    return settings_form.build(ENTRIES, data)
+    config = settings_form.build(ENTRIES, data)
+    base_model_choices.check(config.model.base)
+    return config
 
 
 def create_run(project: str, data: dict[str, Any]) -> runs.Run:

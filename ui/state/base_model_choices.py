@@ -1,26 +1,85 @@
-"""Base models in the list of the Train tab: the built-in one, those in the models folder, those used before."""
+"""Base models in the list of the Train tab, and what is said about the one that is chosen."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from trainer import paths, runs
-from trainer.base_models import MICRO, detect
+from trainer import config, paths, runs
+from trainer.base_models import MICRO, detect, hub
 from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import _
+from ui.state import page_memory
 
 RECENT_RUNS = 50  # runs that are searched for bases used before
 SHOWN = 8  # of the bases used before
+SEARCHED = 300  # files of the folders of other programs that are looked at
+DEPTH = 3  # folders below such a folder
+# Where other programs keep base models, below the folder that they are installed in.
+PROGRAM_FOLDERS = ("models/checkpoints", "models/Stable-diffusion")  # ComfyUI; A1111 and Forge
+
+
+@dataclass(frozen=True)
+class Description:
+    """A base model in a sentence; whether a run can start with it, and whether it can be downloaded first."""
+
+    text: str
+    is_usable: bool = True
+    can_download: bool = False
 
 
 def choices() -> list[tuple[str, str]]:
-    """Return (label, base) of each, the built-in one first."""
+    """Return (label, base) of each: built in, on this machine, used before, and well-known ones to download."""
     labels = {MICRO: _("Micro, built in")}
-    for path in _model_files():
-        labels.setdefault(str(path), f"{path.stem}, {_family(str(path))}")
+    for path in _model_files(paths.models()):
+        labels.setdefault(str(path), f"{path.stem}, {_family(path) or _('not a known base model')}")
+    for path in _files_of_programs():
+        if family := _family(path):
+            labels.setdefault(str(path), f"{path.stem}, {family}")
     for base in _used():
         name = Path(base).stem if detect.is_here(base) else base
         labels.setdefault(base, _("{base}, used before", base=name))
+    for known in hub.WELL_KNOWN:
+        here = detect.glance(known.base) is not None
+        label = known.title if here else _("{model}, to download", model=known.title)
+        labels.setdefault(known.base, label)
     return [(label, base) for base, label in labels.items()]
+
+
+def describe(base: str) -> Description:
+    """Describe a base model as the user named it: what it is, or what is wrong with it."""
+    if base == MICRO:
+        side = config.micro_resolution()
+        return Description(_("Practice model, built in: portraits of its own kind, {side} pixels wide.", side=side))
+    try:
+        path, _commit = detect.locate(base)
+        return Description(_facts(detect.look(path), _size(path)))
+    except UserError as error:
+        if not detect.is_hub_name(base):
+            return Description(f"{error.message} {error.remedy}", is_usable=False)
+    known = next((known for known in hub.WELL_KNOWN if known.base == base), None)
+    if known:
+        text = _(
+            "{model} is not on this machine yet: {size:.1f} GB from the Hugging Face Hub, license {license}.",
+            model=known.title,
+            size=known.size,
+            license=known.license,
+        )
+    else:
+        text = _("{base} is not on this machine. If it is a name on the Hugging Face Hub, download it.", base=base)
+    return Description(text, is_usable=False, can_download=True)
+
+
+def check(base: str) -> None:
+    """Check that a run can start with a base model.
+
+    Raises:
+        UserError: it is not on this machine, or cannot be trained; it says why.
+    """
+    path, _commit = detect.locate(base)
+    detect.look(path)
 
 
 def practice(base: str) -> str:
@@ -28,24 +87,79 @@ def practice(base: str) -> str:
     if base != MICRO:
         return ""
     return _(
-        "Micro is for practice. For real use, put a Stable Diffusion .safetensors file into the folder models, or "
-        "enter a path or a name on the Hugging Face Hub under Base model in step 2."
+        "Micro is a practice model for portraits of its own kind, and its adapters work in diffusers only. For real "
+        "use, choose Stable Diffusion under Base model in step 2: a file that you have, or one to download."
     )
 
 
-def _model_files() -> list[Path]:
-    if not paths.models().is_dir():
+def set_folders(text: str) -> None:
+    """Remember the folders of other programs whose base models are listed: one a line.
+
+    Raises:
+        UserError: one of them is not a folder, or may not be read.
+    """
+    folders = [paths.unquoted(line) for line in text.splitlines() if line.strip()]
+    for folder in folders:
+        if not detect.is_here(folder) or not Path(folder).expanduser().is_dir():
+            raise UserError("There is no folder {name!r}.", "Check the path.", name=Path(folder).name)
+    page_memory.remember_model_folders(folders)
+
+
+def _facts(base: detect.Base, size: int) -> str:
+    predicted = {"epsilon": _("predicts noise"), "v_prediction": _("v-prediction")}
+    facts = [FAMILIES[base.family].title]
+    facts.append(predicted[base.prediction_type] if base.prediction_type else _("prediction type found at the start"))
+    if base.zero_snr:
+        facts.append(_("zero terminal SNR"))
+    return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30)])
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a base model's weights."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for folder in hub.WEIGHTS for file in (path / folder).glob("*.safetensors"))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
         return []
     return [
         path
-        for path in sorted(paths.models().iterdir())
+        for path in sorted(folder.iterdir())
         if path.suffix == ".safetensors" or (path / "model_index.json").is_file()
     ]
 
 
-def _family(base: str) -> str:
-    detected = detect.glance(base)
-    return FAMILIES[detected.family].title if detected else _("not a known base model")
+def _files_of_programs() -> list[Path]:
+    """List the single files in the folders of other programs, which may be those that they are installed in."""
+    files: list[Path] = []
+    for name in page_memory.model_folders():
+        root = Path(name).expanduser()
+        inside = [root / part for part in PROGRAM_FOLDERS if (root / part).is_dir()]
+        for folder in inside or [root]:
+            if detect.is_here(str(folder)):
+                files += sorted(_walk(folder))
+    return files[:SEARCHED]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        if len(Path(folder).relative_to(root).parts) >= DEPTH:
+            folders.clear()
+        yield from (Path(folder, name) for name in names if name.endswith(".safetensors"))
+
+
+def _family(path: Path) -> str:
+    """Return the title of a base model's family; "" if it is not one."""
+    state = path.stat()
+    return _family_of_version(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1000)
+def _family_of_version(path: Path, _changed: int, _size: int) -> str:
+    detected = detect.glance(str(path))
+    return FAMILIES[detected.family].title if detected else ""
 
 
 def _used() -> list[str]:

@@ -33,6 +33,17 @@ def remember_project(name: str) -> None:
     _save(lambda data: data | {"project": name})
 
 
+def model_folders() -> list[str]:
+    """Return the folders of other programs whose base models are listed too."""
+    folders = _load().get("model_folders", [])
+    return [str(folder) for folder in folders] if isinstance(folders, list) else []
+
+
+def remember_model_folders(folders: list[str]) -> None:
+    """Remember the folders of other programs whose base models are listed too."""
+    _save(lambda data: data | {"model_folders": folders})
+
+
 def answer(project: str, key: str) -> str:
     """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     answers = _load().get("answers", {}).get(project, {})

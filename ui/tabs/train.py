@@ -13,11 +13,12 @@ from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
-from ui.state import base_model_choices, page_memory, run_actions, saved_settings
+from ui.state import page_memory, run_actions, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import run_view
+from ui.tabs import base_model, run_view
+from ui.tabs.base_model import BaseModel
 from ui.tabs.images import TYPED_FIRST
 from ui.tabs.plan import EFFORTS, plan
 from ui.tabs.run_view import RunView
@@ -56,7 +57,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     standard = settings_form.standard("character", MICRO)
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=2, min_width=300, elem_id="train-form"):
-            preset, name, trigger, base, effort = _questions()
+            preset, name, trigger, model, effort = _questions()
             text_encoder = settings_form.widget(ENTRIES, TEXT_ENCODER, standard)
             summary = gr.HTML(elem_id="plan", elem_classes="plan")
             start = gr.Button(_("Start training"), variant="primary", size="lg", elem_id="start")
@@ -70,23 +71,28 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
                 widgets = settings_form.widgets(ENTRIES, standard, text_encoder)
         with gr.Column(scale=5, min_width=320, elem_id="train-live"):
             view = RunView(pill)
+    base = model.field
     form = [project, preset, name, trigger, base, filled, *widgets]
     planned = [summary, effort, notes]
-    tab = Tab(trigger, form, planned, [preset, name, trigger, base, saved, filled, *widgets, *planned], view)
+    described = [*model.described, start]
+    outputs = [preset, name, trigger, base, model.folders, *described, saved, filled, *widgets, *planned]
+    tab = Tab(trigger, form, planned, outputs, view)
+    base_model.connect(model, start)
     _connect_form(tab, effort)
     _connect_refill(tab, notes.apply, with_answers_and_event(fix_conflict))
     _connect_refill(tab, notes.undo, with_answers_and_event(reset))
     _connect_refill(tab, reset_all.click, with_answers(reset_all_settings))
     save.click(with_answers(save_settings), [*form, save_as], [saved, save_as], **QUIET)
-    gr.on([use.click], handled(load_settings), saved, [preset, base, filled, *widgets], **QUIET).then(
-        with_answers(plan), form, planned, **QUIET
-    )
+    loaded = gr.on([use.click], handled(load_settings), saved, [preset, base, filled, *widgets], **QUIET)
+    loaded.then(with_answers(plan), form, planned, **QUIET)
+    loaded.then(handled(base_model.describe), base, described, **QUIET)
+    _connect_refill(tab, model.downloaded.change, with_answers(refill))
     _connect_start(tab, start, no_trigger, without, sampler, watch)
     run_view.connect(view, sampler, watch)
     return tab
 
 
-def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, gr.Dropdown, gr.Radio]:
+def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]:
     preset = gr.Radio(PRESETS, value="character", label=_("What are you teaching?"), elem_id="preset", interactive=True)
     name = gr.Textbox(
         label=_("Name"), info=_("Name of the adapter file."), max_lines=1, elem_id="name", interactive=True
@@ -98,22 +104,12 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, gr.Dropdown, gr.Radi
         elem_id="train-trigger",
         interactive=True,
     )
-    base = gr.Dropdown(
-        [],
-        label=_("Base model"),
-        info=_(
-            "Choose one, or type a folder, a .safetensors file or a name on the Hugging Face Hub. Files in the folder "
-            "models are listed."
-        ),
-        elem_id="base",
-        interactive=True,
-        allow_custom_value=True,
-    )
+    model = base_model.build()
     efforts = [(title, key) for key, (title, _unused) in EFFORTS.items()]
     effort = gr.Radio(
         efforts, value="balanced", label=_("How long should it train?"), elem_id="effort", interactive=True
     )
-    return preset, name, trigger, base, effort
+    return preset, name, trigger, model, effort
 
 
 def _saved_settings() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
@@ -207,9 +203,9 @@ def show(project: str) -> list[Any]:
     if not _is_preset(preset):
         preset = "character"
     answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data))
-    bases = gr.Dropdown(base_model_choices.choices(), value=answers.base, allow_custom_value=True)
+    about_base = [base_model.choices(answers.base), base_model.folders_text(), *base_model.describe(answers.base)]
     saved = gr.Dropdown(saved_settings.names(), value=None)
-    return [preset, name, trigger, bases, saved, *refill(answers), *plan(answers)]
+    return [preset, name, trigger, *about_base, saved, *refill(answers), *plan(answers)]
 
 
 def _is_preset(name: str) -> bool:

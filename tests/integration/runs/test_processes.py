@@ -269,7 +269,10 @@ def test_doctor_and_check(character: Path) -> None:
         (["check", "../nowhere"], "There is no dataset 'nowhere'"),
         (["sample", "--prompt", "x", "--out", "/nowhere/x.png"], "There is no folder 'nowhere'"),
         (["sample", "--prompt", "x", "--size", "big", "--out", "x.png"], "is not a size"),
-        (["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"], "'absent/base' was not found"),
+        (
+            ["sample", "--prompt", "x", "--base", "absent/base", "--out", "x.png"],
+            "'absent/base' is not on this machine",
+        ),
         (["sample", "--prompt", "x", "--adapter", "absent.safetensors", "--out", "x.png"], "does not exist"),
         (["nonsense"], "No such command"),
     ],

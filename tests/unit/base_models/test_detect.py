@@ -15,7 +15,6 @@ from trainer import config
 from trainer.base_models import CONFIGS, MICRO_FOLDER, detect
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families import loading
 
 UNET = "model.diffusion_model."
 ATTENTION = f"{UNET}input_blocks.1.1."
@@ -204,9 +203,9 @@ def test_the_hub_without_a_network(base: str) -> None:
 
     from trainer import families
 
-    with pytest.raises(UserError, match="could not be fetched from the Hugging Face hub") as caught:
+    with pytest.raises(UserError, match="is not on this machine") as caught:
         families.load(config.ModelConfig(base=base), torch.device("cpu"), torch.float32)
-    assert "folder" in caught.value.remedy
+    assert "limner download no-such-owner/no-such-model" in caught.value.remedy
 
 
 # Numbers of parameters as published, and of the modules that take an adapter.
@@ -262,12 +261,12 @@ def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, mon
         (folder / "datasets" / "mira").mkdir(parents=True)
     monkeypatch.setenv("LIMNER_HOME", str(own))
     monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    for here in (own / "outputs" / "model", tmp_path / "models" / "model", loading.locate(config.ModelConfig())[0]):
+    for here in (own / "outputs" / "model", tmp_path / "models" / "model", detect.locate("micro")[0]):
         assert detect.look(here).family == "sd15"
     for foreign in (str(other / "outputs" / "model"), f"{own}/../ben/outputs/model"):
         assert detect.glance(foreign) is None
         with pytest.raises(UserError, match="'model' does not exist"):
-            detect.look(loading.locate(config.ModelConfig(base=foreign))[0])
+            detect.look(detect.locate(foreign)[0])
     assert dataset.find_folder("mira") == dataset.find_folder(str(own / "datasets" / "mira"))
     for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):
         with pytest.raises(UserError, match="There is no dataset 'mira'"):

@@ -121,19 +121,20 @@ def test_the_plan_says_that_pictures_without_captions_are_taught_gently(characte
 
 def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
     sentence = base_model_choices.practice("micro")
-    assert "for practice" in sentence
-    assert "folder models" in sentence
+    assert "practice model" in sentence
+    assert "work in diffusers only" in sentence
+    assert "one to download" in sentence
     assert base_model_choices.practice("owner/name") == ""
     assert sentence in plan()
     assert sentence in run_html.status(runs.look(finished))
     assert sentence in download.table(RunWatcher())
     finished.save_config(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
-    assert "for practice" not in run_html.status(runs.look(finished))
+    assert "practice model" not in run_html.status(runs.look(finished))
     finished.config_file.write_text("{")
-    assert "for practice" not in run_html.status(runs.look(finished))
+    assert "practice model" not in run_html.status(runs.look(finished))
 
 
 def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
     run = train.create(answers())
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert "for practice" not in run_html.status(runs.look(run))
+    assert "practice model" not in run_html.status(runs.look(run))

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from tests.unit.ui.answers import FORM, answers, form_values
 from trainer import config, paths, runs
+from trainer.base_models import hub
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
@@ -70,7 +71,7 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
 
 def form_of(outputs: list[Any]) -> list[Any]:
     """The widgets' values among those of `train.show`."""
-    return outputs[6 : 6 + len(FORM)]
+    return outputs[12 : 12 + len(FORM)]
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
@@ -215,14 +216,16 @@ def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
 
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
-    assert [base for _, base in base_model_choices.choices()] == ["micro"]
+    well_known = [f"{known.title}, to download" for known in hub.WELL_KNOWN]
+    assert [label for label, _ in base_model_choices.choices()] == ["Micro, built in", *well_known]
     shutil.copytree(tiny_sd, paths.models() / "tiny")
     (paths.models() / "notes.txt").touch()
     (paths.models() / "odd.safetensors").touch()
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
     labels = [label for label, _ in base_model_choices.choices()]
-    assert labels[1:] == ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
+    here = ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
+    assert labels[1:] == [*here, *well_known]
 
 
 def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:

@@ -1,0 +1,135 @@
+"""A base model of one's own in a real browser: it is named, downloaded, and brings its settings."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import fake_hub
+from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.test_feel import keep
+from tests.e2e.test_page import advanced, finished, tab
+from tests.e2e.test_settings import busy, choose_base, kept, models, value
+from tests.fake_hub import FakeHub
+from trainer import config
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["busy", "models"]
+
+BASE = "anna/base"
+
+
+@pytest.fixture(scope="module")
+def fake(models: Path) -> Iterator[FakeHub]:
+    files = fake_hub.folder_files(models / "sd")
+    large = {"unet/diffusion_pytorch_model.safetensors": files["unet/diffusion_pytorch_model.safetensors"]}
+    with fake_hub.serving({BASE: files | large}) as made:
+        yield made
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, fake: FakeHub) -> Iterator[Server]:
+    home = make_home(tmp_path)
+    # Its workers are not forked: they must see its cache of the hub.
+    environment = {"HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub"), "LIMNER_TEST_PYTHON": sys.executable}
+    with serving(home, **environment) as made:
+        yield made
+
+
+def type_base(page: Page, text: str) -> None:
+    field = page.locator("#base input")
+    field.click()
+    field.fill(text)
+    field.press("Enter")
+    page.keyboard.press("Tab")
+
+
+def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server, visit: Visit, fake: FakeHub) -> None:
+    page = visit(hub_server)
+    advanced(page, training_steps=2, preview_every=0)
+    start = page.get_by_role("button", name="Start training")
+    described = page.locator("#base-description")
+    type_base(page, str(hub_server.home / "gone.safetensors"))
+    described.get_by_text("The base model 'gone.safetensors' does not exist.").wait_for()
+    assert start.is_disabled()
+    keep(page, "base-gone")
+    type_base(page, BASE)
+    described.get_by_text("anna/base is not on this machine.").wait_for()
+    assert start.is_disabled()
+    assert not fake.sent  # nothing is fetched without the click
+
+    fake.seconds_per_piece = 1.5
+    page.get_by_role("button", name="Download", exact=True).click()
+    described.get_by_text("Downloading:").wait_for()
+    keep(page, "base-downloading")
+    page.reload()  # the download goes on
+    tab(page, "Train")
+    described.get_by_text("Downloading:").wait_for()
+    page.get_by_role("button", name="Cancel download").click()
+    described.get_by_text("anna/base is not on this machine.").wait_for()
+    fake.seconds_per_piece = 0
+    page.get_by_role("button", name="Download", exact=True).click()
+    described.get_by_text("Stable Diffusion 1.x · predicts noise").wait_for()
+    wait(start.is_enabled)
+    keep(page, "base-ready")
+    page.locator("#advanced").get_by_text("Advanced").click()
+    wait(lambda: value(page, "training-resolution") == "512", seconds=60)
+    page.locator("#form-training-resolution input").fill("64")
+    page.keyboard.press("Tab")
+    start.click()
+    finished(page, 120)
+    assert json.loads(kept(hub_server)["settings"])["training"] == {"steps": 2, "resolution": 64}
+
+
+def test_any_picks_leave_the_preset_and_ones_own_changes(
+    server: Server, visit: Visit, models: Path, busy: None
+) -> None:
+    """Bases and kinds are picked in any order: the form is always the preset of both, with what was changed in it."""
+    shutil.copytree(models, server.home / "models")
+    paths = {"sdxl, Stable Diffusion XL": "sdxl", "sd, Stable Diffusion 1.x": "sd", "Micro, built in": ""}
+    kinds = {"Character": "character", "Style": "style"}
+    page = visit(server)
+    advanced(page, training_steps=321)
+    seed = time.time_ns() % 10**6
+    rng = random.Random(seed)
+    name, kind = "Micro, built in", "Character"
+    for _ in range(20):
+        if rng.random() < 0.5:
+            name = rng.choice(list(paths))
+            choose_base(page, name)
+        else:
+            kind = rng.choice(list(kinds))
+            page.locator("#preset").get_by_text(kind, exact=True).click()
+        if rng.random() < 0.5:
+            continue  # the next pick comes before this one is answered
+        base = str(server.home / "models" / paths[name]) if paths[name] else "micro"
+        expected = config.build({"name": "x", "dataset": "x", "preset": kinds[kind], "model": {"base": base}})
+        shown = {
+            "training-resolution": expected.training.resolution,
+            "training-batch-size": expected.training.batch_size,
+            "training-exposures": expected.training.exposures,
+            "optimizer-learning-rate-adamw": expected.optimizer.learning_rate,
+            "training-steps": 321,
+        }
+        (
+            wait(lambda shown=shown: {key: float(value(page, key)) for key in shown} == shown, seconds=60),
+            (seed, name, kind),
+        )
+        page.wait_for_timeout(500)  # and it stays so
+        assert {key: float(value(page, key)) for key in shown} == shown, (seed, name, kind)
+    wait(lambda: json.loads(kept(server)["settings"]) == {"training": {"steps": 321}}, seconds=60)
+    before = {key: value(page, key) for key in ("training-resolution", "training-exposures", "training-steps")}
+    page.reload()
+    tab(page, "Train")
+    page.locator("#advanced").get_by_text("Advanced").click()
+    wait(lambda: {key: value(page, key) for key in before} == before, seconds=60)

@@ -1,0 +1,113 @@
+"""A Hugging Face Hub on this machine: repositories in memory, answered as the real one answers the hub's own client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "c" * 40
+PIECE = 2 * 2**20
+
+
+@dataclass
+class FakeHub:
+    """The hub's address, its repositories as {name: {path: bytes}}, and what was asked of it."""
+
+    url: str
+    repositories: dict[str, dict[str, bytes]]
+    gated: set[str] = field(default_factory=set)
+    corrupts: bool = False  # the last byte of large files
+    seconds_per_piece: float = 0.0  # of 2 MiB; slows downloads down
+    sent: list[tuple[str, int]] = field(default_factory=list)  # files that were sent, and from which byte
+
+
+@contextmanager
+def serving(repositories: dict[str, dict[str, bytes]]) -> Iterator[FakeHub]:
+    """Serve repositories on a free port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    hub = FakeHub(f"http://127.0.0.1:{server.server_port}", repositories)
+    _Handler.hubs[server.server_port] = hub
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hubs: ClassVar[dict[int, FakeHub]] = {}
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        hub = self.hubs[self.server.server_address[1]]
+        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            name = "/".join(parts[2:4])
+            files = hub.repositories.get(name)
+            siblings = [{"rfilename": path, "size": len(data)} for path, data in (files or {}).items()]
+            listing = json.dumps({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+            self._send(name, files is not None, listing.encode(), body=body)
+        else:
+            name, path = "/".join(parts[:2]), "/".join(parts[4:])
+            if name in hub.gated:
+                self._refuse(403, "GatedRepo")
+                return
+            data = hub.repositories.get(name, {}).get(path)
+            self._send(name, data is not None, data or b"", path, body=body)
+
+    def _refuse(self, code: int, reason: str) -> None:
+        self.send_response(code)
+        self.send_header("X-Error-Code", reason)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, name: str, there: bool, data: bytes, path: str = "", *, body: bool) -> None:
+        hub = self.hubs[self.server.server_address[1]]
+        if not there:
+            self._refuse(404, "EntryNotFound" if name in hub.repositories else "RepoNotFound")
+            return
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if not body:
+            return
+        if path:
+            hub.sent.append((path, start))
+        if hub.corrupts and len(data) > PIECE:
+            data = data[:-1] + b"?"
+        for begin in range(start, len(data), PIECE):
+            self.wfile.write(data[begin : begin + PIECE])
+            time.sleep(hub.seconds_per_piece)
+
+
+def folder_files(folder: object) -> dict[str, bytes]:
+    """Read all files of a model's folder, by their paths inside it."""
+    from pathlib import Path
+
+    root = Path(str(folder))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -1,0 +1,151 @@
+"""Base models from the Hugging Face Hub: what is downloaded, where it continues, and what is said when it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import fake_hub
+from tests.conftest import CHECKOUT
+from tests.fake_hub import FakeHub
+from trainer.base_models import hub
+from trainer.base_models.hub import RemoteFile
+
+BASE = "anna/base"
+FILE = "anna/files/fox.safetensors"
+SIZE = 24 * 2**20
+
+
+@pytest.fixture
+def fake(tiny_sd: Path) -> Iterator[FakeHub]:
+    """A hub with the tiny model as a folder with two precisions, and a repository of single files."""
+    folder = fake_hub.folder_files(tiny_sd)
+    halves = {
+        path.replace(".safetensors", ".fp16.safetensors"): data
+        for path, data in folder.items()
+        if path.endswith(".safetensors")
+    }
+    extras = {"base.safetensors": b"x" * 100, "safety_checker/model.safetensors": b"x" * 100, "README.md": b"base"}
+    single = {"fox.safetensors": b"x" * SIZE, "README.md": b"files"}
+    with fake_hub.serving({BASE: folder | halves | extras, "anna/files": single, "anna/empty": {}}) as made:
+        yield made
+
+
+def environment(fake: FakeHub, home: Path) -> dict[str, str]:
+    return {**os.environ, "HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "0"}
+
+
+def download(fake: FakeHub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer", "download", *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment(fake, home))
+
+
+def test_half_precision_is_taken_and_nothing_that_is_not_needed(fake: FakeHub, home: Path) -> None:
+    done = download(fake, home, BASE, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[-1]["done"] == lines[-1]["total"] > 1_000_000
+    sent = [path for path, _start in fake.sent]
+    assert {path for path in sent if path.endswith(".safetensors")} == {
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.fp16.safetensors",
+    }
+    assert sent[-1] == hub.INDEX  # a download that was interrupted is not taken for a model
+    code = f"""
+from trainer.base_models import detect
+from trainer.config import ModelConfig
+from trainer import families
+import torch
+print(detect.glance({BASE!r}).family)
+family = families.load(ModelConfig(base={BASE!r}), torch.device("cpu"), torch.float32)
+print(family.base.revision)
+"""
+    offline = environment(fake, home) | {"HF_HUB_OFFLINE": "1"}
+    used = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, env=offline)
+    assert used.stdout.split() == ["sd15", fake_hub.COMMIT], used.stderr
+
+
+def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> None:
+    fake.seconds_per_piece = 0.2
+    command = [sys.executable, "-m", "trainer", "download", FILE, "--json"]
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=environment(fake, home)
+    ) as process:
+        assert process.stdout is not None
+        while json.loads(process.stdout.readline())["done"] < 10 * 2**20:
+            pass
+        process.send_signal(signal.SIGTERM)
+    fake.seconds_per_piece = 0
+    done = download(fake, home, FILE)
+    assert done.stdout == f"{FILE} is ready. Use it as model.base.\n", done.stderr
+    assert [path for path, _start in fake.sent] == ["fox.safetensors", "fox.safetensors"]
+    assert fake.sent[-1][1] >= 10 * 2**20
+    blobs = [path for path in (home / "hub").rglob("blobs/*") if path.stat().st_size == SIZE]
+    assert len(blobs) == 1
+
+
+def test_a_file_that_arrives_damaged_is_fetched_again(fake: FakeHub, home: Path) -> None:
+    fake.corrupts = True
+    assert "fox.safetensors arrived damaged. Download it again." in download(fake, home, FILE).stderr
+    fake.corrupts = False
+    assert download(fake, home, FILE).returncode == 0
+    assert fake.sent[-1] == ("fox.safetensors", 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("anna/none", "has no model 'anna/none'. Check the name"),
+        ("anna/files", "anna/files is not in diffusers format. Choose one of its files: anna/files/fox.safetensors."),
+        ("anna/files/cat.safetensors", "The repository anna/files has no file 'cat.safetensors'."),
+        ("anna/empty", "has no weights of a base model"),
+        ("anna/gated", "accepted its license. Accept it at huggingface.co/anna/gated"),
+        ("../x", "is not a name on the Hugging Face Hub"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_said(fake: FakeHub, home: Path, base: str, words: str) -> None:
+    fake.gated.add("anna/gated")
+    fake.repositories["anna/gated"] = dict(fake.repositories[BASE])
+    done = download(fake, home, base)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_does_not_answer_is_said(fake: FakeHub, home: Path) -> None:
+    fake.url = "http://127.0.0.1:9"
+    started = time.monotonic()
+    done = download(fake, home, BASE)
+    assert "did not answer. Check the connection" in done.stderr
+    assert time.monotonic() - started < 60
+
+
+def remote(*paths: str) -> list[RemoteFile]:
+    return [RemoteFile(path, 1) for path in paths]
+
+
+def test_full_precision_is_taken_where_a_part_has_no_other() -> None:
+    unet, vae = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
+    files = remote(f"{unet}.safetensors", f"{unet}.fp16.safetensors", f"{vae}.safetensors", "model_index.json",
+                   f"{unet}.bin", f"{unet}.non_ema.safetensors", "unet/config.json", "unet/model.onnx")  # fmt: skip
+    selected = [file.path for file in hub.select(files)]
+    assert selected == [f"{unet}.safetensors", f"{vae}.safetensors", "unet/config.json", "model_index.json"]
+
+
+def test_weights_in_several_files_come_with_their_index() -> None:
+    part = "unet/diffusion_pytorch_model"
+    files = remote(
+        f"{part}.fp16-00001-of-00002.safetensors", f"{part}.fp16-00002-of-00002.safetensors",
+        f"{part}.safetensors.index.fp16.json", f"{part}.safetensors.index.json",
+        f"{part}-00001-of-00001.safetensors", "model_index.json",
+    )  # fmt: skip
+    selected = {file.path for file in hub.select(files)}
+    assert f"{part}.safetensors.index.fp16.json" in selected
+    assert not any("fp16" not in path for path in selected - {"model_index.json"})

@@ -1,0 +1,119 @@
+"""What is said about a base model as soon as it is named, and where models are found."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests import single_file
+from tests.unit.ui.answers import answers
+from trainer import config, paths
+from trainer.errors import UserError
+from ui.state import base_model_choices, page_memory
+from ui.tabs import base_model, train
+
+
+def described(base: str) -> tuple[str, bool, bool]:
+    """The text, whether Start is on, and whether it can be downloaded."""
+    text, download, cancel, timer, start = base_model.describe(base)
+    assert not cancel.visible
+    assert not timer.active
+    return text, start.interactive, download.visible
+
+
+def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
+    assert described("micro") == (
+        "<p class='quiet'>Practice model, built in: portraits of its own kind, 128 pixels wide.</p>", True, False,
+    )  # fmt: skip
+    assert described(str(bases["sdxl"])) == (
+        "<p class='quiet'>Stable Diffusion XL · predicts noise · 0.0 GB</p>",
+        True,
+        False,
+    )
+    assert "Stable Diffusion 2.x · v-prediction" in described(str(bases["sd21-v"]))[0]
+    assert described(f'  "{tiny_sd}" ')[1]
+
+
+def test_what_cannot_be_trained_is_said_at_once(home: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "fox.safetensors"
+    save_file({"lora_unet_x.lora_up.weight": np.zeros((2, 2), "float32")}, adapter)
+    text, usable, download = described(str(adapter))
+    assert "role='alert'" in text
+    assert "it is an adapter; choose it in Try out" in text
+    assert (usable, download) == (False, False)
+    text, usable, download = described(str(tmp_path / "gone.safetensors"))
+    assert "The base model &#x27;gone.safetensors&#x27; does not exist." in text
+    assert str(tmp_path) not in text
+    assert (usable, download) == (False, False)
+
+
+def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
+    text, usable, download = described("stabilityai/stable-diffusion-xl-base-1.0")
+    assert "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M." in text
+    assert (usable, download) == (False, True)
+    text, usable, download = described("anna/base")
+    assert "anna/base is not on this machine." in text
+    assert (usable, download) == (False, True)
+
+
+@pytest.mark.parametrize("base", ["anna/base", "gone.safetensors"])
+def test_a_start_with_it_is_refused(character: Path, base: str) -> None:
+    form = answers()
+    with pytest.raises(UserError, match=r"is not on this machine|does not exist"):
+        train.create(replace(form, base=base))
+
+
+def test_a_path_in_quotation_marks_is_the_path(home: Path, tiny_sd: Path) -> None:
+    data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": f'"{tiny_sd}"'}}
+    assert config.build(data).model.base == str(tiny_sd)
+    assert paths.unquoted(" 'a b' ") == "a b"
+    assert paths.unquoted('"') == '"'
+    assert paths.unquoted("it's") == "it's"
+
+
+def test_a_windows_path_in_a_file_of_settings_has_a_hint(tmp_path: Path) -> None:
+    file = tmp_path / "mira.toml"
+    file.write_text('[model]\nbase = "C:\\models\\base.safetensors"\n')
+    with pytest.raises(UserError) as caught:
+        config.load(file)
+    assert "single quotes" in caught.value.remedy
+
+
+def listed() -> list[str]:
+    return [label for label, _ in base_model_choices.choices()]
+
+
+@pytest.mark.parametrize("program", ["models/checkpoints", "models/Stable-diffusion", ""])
+def test_models_of_other_programs_are_listed(home: Path, tmp_path: Path, bases: dict[str, Path], program: str) -> None:
+    root = tmp_path / "programs" / "My UI"
+    folder = root / program / "anime" / "new"
+    folder.mkdir(parents=True)
+    single_file.write(bases["sdxl"], folder / "fox.safetensors")
+    (folder / "notes.safetensors").write_bytes(b"no model")
+    deep = folder / "a" / "b"
+    deep.mkdir(parents=True)
+    shutil.copy(folder / "fox.safetensors", deep / "hidden.safetensors")
+    field = base_model.set_folders(f'"{root}"\n', "micro")
+    assert isinstance(field, gr.Dropdown)
+    assert page_memory.model_folders() == [str(root)]
+    assert "fox, Stable Diffusion XL" in listed()
+    assert not [label for label in listed() if label.startswith(("notes", "hidden"))]
+    shutil.rmtree(root)
+    assert "fox, Stable Diffusion XL" not in listed()
+    base_model.set_folders("", "micro")
+    assert base_model.folders_text() == ""
+
+
+def test_a_folder_that_is_not_there_or_not_theirs_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="There is no folder 'none'"):
+        base_model.set_folders(str(tmp_path / "none"), "micro")
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path / "shared"))
+    with pytest.raises(UserError, match="There is no folder 'etc'"):
+        base_model.set_folders("/etc", "micro")

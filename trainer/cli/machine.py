@@ -1,0 +1,73 @@
+"""Commands about this machine: what it can do, and the base models that are downloaded to it."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from trainer import __version__, paths, storage
+from trainer.base_models import hub, hub_download
+from trainer.cli.adapter_files import Json
+from trainer.cli.console import DownloadBar, echo, echo_facts
+from trainer.data import dataset
+from trainer.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command()
+def download(
+    base: Annotated[str, typer.Argument(metavar="NAME", help="owner/name, or owner/name/file.safetensors.")],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit (default: the newest).")] = "",
+    as_json: Json = False,
+) -> None:
+    """Download a base model from the Hugging Face Hub; a download that was interrupted continues."""
+    if not hub.NAME.fullmatch(base):
+        raise UserError("{base!r} is not a name on the Hugging Face Hub.", "Give owner/name.", base=base[:100])
+    if as_json:
+        try:
+            hub_download.download(base, revision, lambda done, total: _print_line(done=done, total=total))
+        except UserError as error:
+            _print_line(error=error.message, remedy=error.remedy)
+            raise typer.Exit(2) from None
+        return
+    with DownloadBar() as bar:
+        hub_download.download(base, revision, bar)
+    echo(f"{base} is ready. Use it as model.base.")
+
+
+def _print_line(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Report what this machine can do."""
+    import psutil
+
+    from trainer import devices
+
+    facts = {
+        "limner": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": devices.names() or ["CPU only: use the built-in base micro"],
+        "cpu_cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
+        "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
+        "home": str(paths.home()),
+        "datasets": dataset.names(),
+        **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
+    }
+    echo_facts(facts, as_json=as_json)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,89 @@
+"""Downloads of base models from the Hugging Face Hub, each in a process of its own, as the page itself stays offline.
+
+A download that is canceled, or whose process dies, continues where it ended when it is started again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+from trainer import paths
+from trainer.errors import UserError
+
+COMMAND = (sys.executable, "-m", "trainer", "download")
+
+
+@dataclass
+class Download:
+    """A download: bytes that are here and in all (0 = not known yet), and the sentence of what went wrong."""
+
+    process: subprocess.Popen[str]
+    done: int = 0
+    total: int = 0
+    error: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Tell whether bytes still arrive."""
+        return self.process.poll() is None and not self.error
+
+
+_DOWNLOADS: dict[str, Download] = {}
+_LOCK = threading.Lock()
+
+
+def start(base: str) -> None:
+    """Start to download a base model, unless it is being downloaded."""
+    with _LOCK:
+        current = _DOWNLOADS.get(base)
+        if current and current.running:
+            return
+        process = subprocess.Popen(  # an argument list, no shell
+            [*COMMAND, "--json", "--", base],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=paths.CODE,
+            env={**os.environ, "HF_HUB_OFFLINE": "0"},
+            text=True,
+            encoding="utf-8",
+        )
+        _DOWNLOADS[base] = Download(process)
+    threading.Thread(target=_follow, args=[_DOWNLOADS[base]], daemon=True).start()
+
+
+def find(base: str) -> Download | None:
+    """Return the latest download of a base model since the page was started; None if there was none."""
+    return _DOWNLOADS.get(base)
+
+
+def cancel(base: str) -> None:
+    """End the download of a base model; what is here of it is kept."""
+    with _LOCK:
+        download = _DOWNLOADS.pop(base, None)
+    if download:
+        download.process.terminate()
+
+
+def end() -> None:
+    """End all downloads: the page ends."""
+    for base in list(_DOWNLOADS):
+        cancel(base)
+
+
+def _follow(download: Download) -> None:
+    lines = download.process.stdout
+    if lines is None:
+        return
+    for line in lines:
+        values = json.loads(line)
+        if "error" in values:
+            download.error = f"{values['error']} {values['remedy']}"
+        else:
+            download.done, download.total = values["done"], values["total"]
+    if download.process.wait() and not download.error:
+        error = UserError("The download was interrupted.", "Start it again; it continues where it ended.")
+        download.error = f"{error.message} {error.remedy}"

@@ -1,0 +1,148 @@
+"""Base model in the Train tab: the field, what is said under it, the download, and the folders of other programs."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from trainer import paths
+from trainer.base_models import MICRO
+from trainer.i18n import _
+from ui.state import base_model_choices, hub_downloads, page_memory
+from ui.state.base_model_choices import Description
+from ui.widgets.handlers import QUIET, handled
+
+REFRESHED_EVERY = 1.0  # seconds, while something is downloaded
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The components; `described` are those that `describe` returns values for.
+
+    `downloaded` is the base whose download has just ended.
+    """
+
+    field: gr.Dropdown
+    text: gr.HTML
+    download: gr.Button
+    cancel: gr.Button
+    timer: gr.Timer
+    downloaded: gr.State
+    folders: gr.Textbox
+
+    @property
+    def described(self) -> list[Any]:
+        """Components that change with the base model; the start button comes last and is added by the tab."""
+        return [self.text, self.download, self.cancel, self.timer]
+
+
+def build() -> BaseModel:
+    """Draw the field and what belongs to it."""
+    field = gr.Dropdown(
+        [],
+        label=_("Base model"),
+        info=_(
+            "Choose one, or type a folder, a .safetensors file or a name on the Hugging Face Hub. Files in the folder "
+            "models are listed."
+        ),
+        elem_id="base",
+        interactive=True,
+        allow_custom_value=True,
+    )
+    text = gr.HTML(elem_id="base-description")
+    download = gr.Button(_("Download"), visible=False, elem_id="download-base", size="sm")
+    cancel = gr.Button(_("Cancel download"), visible=False, elem_id="cancel-download", size="sm")
+    with gr.Accordion(_("Models of other programs"), open=False, elem_id="model-folders"):
+        folders = gr.Textbox(
+            label=_("Folders"),
+            info=_(
+                "Folders of ComfyUI, A1111, Forge or of any .safetensors files, one per line; their models are listed."
+            ),
+            lines=2,
+            max_lines=6,
+            interactive=True,
+            elem_id="model-folders-list",
+        )
+    return BaseModel(field, text, download, cancel, gr.Timer(REFRESHED_EVERY, active=False), gr.State(""), folders)
+
+
+def connect(model: BaseModel, start: gr.Button) -> None:
+    """Connect the buttons, and describe another base as soon as it is chosen or typed."""
+    outputs = [*model.described, start]
+    model.field.input(handled(describe), model.field, outputs, **QUIET)
+    model.download.click(handled(download), model.field, outputs, **QUIET)
+    model.cancel.click(handled(cancel), model.field, outputs, **QUIET)
+    model.timer.tick(handled(follow), model.field, [*outputs, model.downloaded], **QUIET)
+    model.folders.blur(handled(set_folders), [model.folders, model.field], model.field, **QUIET)
+
+
+def describe(base: str | None) -> list[Any]:
+    """Return values of `BaseModel.described` and of the start button."""
+    base = paths.unquoted(base or "") or MICRO
+    current = hub_downloads.find(base)
+    if current and current.running:
+        return _shown(Description(_progress(current), is_usable=False), downloading=True)
+    description = base_model_choices.describe(base)
+    if current and current.error and not description.is_usable:
+        description = Description(current.error, is_usable=False, can_download=True)
+    return _shown(description)
+
+
+def _shown(description: Description, *, downloading: bool = False) -> list[Any]:
+    is_wrong = not description.is_usable and not description.can_download and not downloading
+    kind = "bad" if is_wrong else "quiet"
+    role = " role='alert'" if is_wrong else ""
+    return [
+        f"<p class='{kind}'{role}>{escape(description.text)}</p>",
+        gr.Button(visible=description.can_download and not downloading),
+        gr.Button(visible=downloading),
+        gr.Timer(active=downloading),
+        gr.Button(interactive=description.is_usable),
+    ]
+
+
+def _progress(current: hub_downloads.Download) -> str:
+    if not current.total:
+        return _("Asking the Hugging Face Hub ...")
+    return _(
+        "Downloading: {done:.1f} of {total:.1f} GB ({percent} %).",
+        done=current.done / 2**30,
+        total=current.total / 2**30,
+        percent=int(100 * current.done / current.total),
+    )
+
+
+def download(base: str | None) -> list[Any]:
+    """Start to download the base model, and describe it."""
+    hub_downloads.start(paths.unquoted(base or ""))
+    return describe(base)
+
+
+def follow(base: str | None) -> list[Any]:
+    """Describe a base model that is being downloaded, and say which one is ready: the form then fits its family."""
+    current = hub_downloads.find(paths.unquoted(base or ""))
+    is_ready = current is not None and not current.running and not current.error
+    return [*describe(base), base if is_ready else ""]
+
+
+def cancel(base: str | None) -> list[Any]:
+    """Cancel the download of the base model, and describe it."""
+    hub_downloads.cancel(paths.unquoted(base or ""))
+    return describe(base)
+
+
+def set_folders(text: str, base: str | None) -> gr.Dropdown:
+    """Remember the folders of other programs; returns the field with their models."""
+    base_model_choices.set_folders(text or "")
+    return choices(base or MICRO)
+
+
+def choices(base: str) -> gr.Dropdown:
+    """Return the field with all base models that can be chosen."""
+    return gr.Dropdown(base_model_choices.choices(), value=base, allow_custom_value=True)
+
+
+def folders_text() -> str:
+    """Return the folders of other programs, one per line."""
+    return "\n".join(page_memory.model_folders())

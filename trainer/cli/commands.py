@@ -144,7 +144,7 @@ def caption(
 ) -> None:
     """Write captions for the images of a dataset that have none."""
     examples.install()
-    if not paths.NAME.fullmatch(name):
+    if not paths.is_name(name):
         name = str(dataset.find_folder(name).resolve())
     settings = {"dataset": name, "model": model, "existing": existing, "threshold": threshold}
     run = captioning.create(config.check(captioning.CaptionConfig, settings))

@@ -178,8 +178,10 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _is_valid_name(cls, name: str) -> str:
-        if not paths.NAME.fullmatch(name):
-            raise ValueError(_("use only letters, digits, '-' and '_', at most 64"))
+        if not paths.is_name(name):
+            raise ValueError(
+                _("use letters, digits, '-' and '_', at most 64, but not the name of a Windows device such as con")
+            )
         return name
 
     @field_validator("dataset", "trigger")

@@ -44,7 +44,7 @@ def find_folder(dataset: str) -> Path:
         UserError: there is no such folder, or it belongs to another user.
     """
     folder = paths.datasets() / dataset
-    if not paths.NAME.fullmatch(dataset) or not folder.is_dir():
+    if not paths.is_name(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
     if not folder.is_dir() or not paths.is_allowed(folder):
         raise UserError(
@@ -61,7 +61,7 @@ def names() -> list[str]:
     root = paths.datasets()
     if not root.is_dir():
         return []
-    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and paths.NAME.fullmatch(folder.name))
+    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and paths.is_name(folder.name))
 
 
 def create(name: str) -> Path:

@@ -61,12 +61,17 @@ def work(run: Run) -> int:
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer.train import follow, train
-    from trainer.training import distributed  # imports torch, which a waiting run does not need
+    from trainer.training import ranks  # imports torch, which a waiting run does not need
 
+    processes = ranks.wanted(settings)
+    if processes > 1 and "WORLD_SIZE" not in os.environ and not ranks.can_connect():
+        message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
+        run.report(events.Warned(message=message))
+        processes = 1
     try:
-        with distributed.followers(run, distributed.wanted(settings), follow):
+        with ranks.followers(run, processes, follow):
             train(settings, run)
-    except distributed.NotJoinedError:
+    except ranks.NotJoinedError:
         if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
             raise
         traceback.print_exc()

@@ -53,7 +53,7 @@ def work(run: Run) -> int:
             )
         return 2 if isinstance(error, UserError) else 1
     finally:
-        (run.folder / "ask" / "start").unlink(missing_ok=True)  # still there if it ended before it had the device
+        storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had the device
         lock.release()
     return 0
 
@@ -96,7 +96,10 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("The disk is full.", "Free some space, then resume: the last checkpoint is kept.")
     if isinstance(error, PermissionError):
-        return UserError("A folder is not writable.", "Check its permissions, then resume.")
+        return UserError(
+            "A file or folder cannot be written to.",
+            "Check its permissions and close programs that have it open, then resume.",
+        )
     if is_out_of_memory(error):
         change = adjustments.lower_resolution(settings) if settings else {}
         return UserError(

@@ -17,6 +17,7 @@ from typing import Any
 OWN = ".emulation"  # folder with the numbers of the registered processes, and the log of what was refused
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)( *\..*)?", re.IGNORECASE)
 FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]|[. ]$')
+UNIX_ONLY = ".filelock-probe-"  # files of a library that it makes nowhere else
 IN_USE = "The process cannot access the file because it is being used by another process"
 
 
@@ -36,7 +37,9 @@ class Disk:
         if isinstance(path, int) or path is None:
             return ""
         absolute = os.path.abspath(os.fsdecode(path))
-        return absolute if absolute.startswith(self.root + os.sep) and not absolute.startswith(self.own) else ""
+        if not absolute.startswith(self.root + os.sep) or absolute.startswith(self.own) or UNIX_ONLY in absolute:
+            return ""
+        return absolute
 
     def on_open(self, path: Any, mode: str | None, flags: int) -> None:
         """Refuse to create a file under a wrong name, or to open a folder."""

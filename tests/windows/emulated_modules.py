@@ -111,8 +111,8 @@ def install(checkout: Path) -> None:
             top = name.partition(".")[0]
             if top in MISSING_MODULES:
                 raise ModuleNotFoundError(f"No module named {top!r} on Windows", name=top)
-            if name in views:
-                return views[name]
+            module = real_import(name, globals, locals, fromlist, level)  # with the submodules that are asked for
+            return views.get(name, module)
         return real_import(name, globals, locals, fromlist, level)
 
     builtins.__import__ = import_module

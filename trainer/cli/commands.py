@@ -117,7 +117,7 @@ def resume(folder: RunFolder) -> None:
         )
     run = Run(folder)
     if not runs.is_locked(run.lock):  # asked for before it ended
-        (run.folder / "ask" / "stop").unlink(missing_ok=True)
+        storage.remove(run.folder / "ask" / "stop")
     runs.pause(run, go_on=True)
     raise typer.Exit(_work_visibly(run))
 

@@ -218,7 +218,7 @@ def remove(*files: Path) -> Path:
             mask_name = mask.name if mask.parent == folder else file.with_suffix(MASK).name
             for path, name in ((caption, caption.name), (mask, mask_name), (file, file.name)):
                 if path.is_file():
-                    path.replace(bin_folder / name)
+                    storage.replace(path, bin_folder / name)
     return bin_folder
 
 
@@ -232,7 +232,7 @@ def restore(bin_folder: Path) -> None:
     with captions_lock(folder):
         for path in sorted(bin_folder.iterdir()):
             if not (folder / path.name).exists():
-                path.replace(folder / path.name)
+                storage.replace(path, folder / path.name)
     if any(bin_folder.iterdir()):
         raise UserError("Files of the same name have been added since.", "Rename or remove those and try again.")
     bin_folder.rmdir()

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import psutil
 
-from trainer import paths
+from trainer import paths, storage
 from trainer.errors import UserError
 from trainer.runs.run import ACTIVE, PAUSE, Command, Run
 from trainer.runs.view import is_locked, look
@@ -45,7 +45,7 @@ def start(run: Run, executor: Executor = spawn) -> None:
     requests = run.folder / "ask"
     requests.mkdir(exist_ok=True)
     for old in requests.iterdir():
-        old.unlink(missing_ok=True)
+        storage.remove(old)
     (requests / "start").touch()
     executor(run)
 
@@ -60,7 +60,7 @@ def pause(run: Run, *, go_on: bool = False) -> None:
     """Hold a run after its current step, with all that it has in memory, or let it go on."""
     path = run.folder / "ask" / PAUSE
     if go_on:
-        path.unlink(missing_ok=True)
+        storage.remove(path)
     else:
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -87,7 +87,7 @@ def kill(run: Run) -> None:
         for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-    (run.folder / "ask" / "stop").unlink(missing_ok=True)
+    storage.remove(run.folder / "ask" / "stop")
 
 
 def stop_on_interrupt(run: Run) -> None:

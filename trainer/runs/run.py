@@ -97,7 +97,7 @@ class Run:
         path = self.folder / "ask" / command
         if not self.is_main or not path.exists():
             return False
-        path.unlink(missing_ok=True)
+        storage.remove(path)
         return True
 
     @property

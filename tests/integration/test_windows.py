@@ -1,12 +1,29 @@
 """Limner on an emulated Windows: what a person does with the page, and what went wrong there."""
 
+import io
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests import windows
+from tests.conftest import CHARACTER
+from tests.hostile import pictures
+from tests.integration.runs.test_processes import wait_until
+from trainer import runs
+from trainer.runs import Run
 
 
 @pytest.fixture
@@ -168,3 +185,226 @@ print(archive.rename(run, "better").id)
 def test_a_run_that_is_being_downloaded_is_not_moved_and_it_is_said(disk: Path) -> None:
     sentence = "The files of this run are in use, or may not be changed."
     assert python(disk, DOWNLOADED).splitlines() == [sentence, sentence, "2026-01-01_120000_better"]
+
+
+# Text -----------------------------------------------------------------------------------------------------------
+
+SAMPLER = """
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    with open(request["out"], "w") as file:
+        file.write(request["prompt"])
+    print(json.dumps({"error": request["prompt"], "remedy": "ł"}, ensure_ascii=False), flush=True)
+"""
+PROMPT = """
+import sys
+from trainer import paths
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from ui.state.sampler_client import SamplerClient
+client = SamplerClient([sys.executable, "-c", sys.argv[1]])
+out = paths.outputs() / "a.png"
+try:
+    list(client.generate(PictureConfig(prompt="café, łódź", out=str(out), steps=2)))
+except UserError as error:
+    print(ascii(str(error)), out.read_bytes())
+client.close()
+"""
+
+
+def test_a_prompt_arrives_as_it_was_typed(disk: Path) -> None:
+    answer = "café, łódź"
+    assert python(disk, PROMPT, SAMPLER) == f"{answer + ' ł'!a} {answer.encode()}"
+
+
+TOOL = """
+import sys
+from trainer.errors import UserError
+from ui.tabs import file_tools
+try:
+    file_tools.call(["inspect", sys.argv[1], "--json"])
+except UserError as error:
+    print(ascii(str(error)))
+"""
+
+
+def test_a_tool_names_a_file_as_it_is_called(disk: Path) -> None:
+    file = home(disk) / "Zoë Łuk.safetensors"
+    file.write_bytes(b"no adapter")
+    assert ascii(file.name)[1:-1] in python(disk, TOOL, file)
+
+
+def test_output_has_escapes_for_letters_that_its_code_page_lacks(disk: Path) -> None:
+    folder = home(disk) / "datasets" / "rin"
+    folder.mkdir()
+    Image.new("RGB", (80, 80)).save(folder / "łé.png")
+    code = "from trainer.cli.commands import main; main(['check', 'rin'])"
+    assert "\\u0142é.png" in python(disk, code, reads="cp1252")
+
+
+# Processes, ports, limits ---------------------------------------------------------------------------------------
+
+CONSOLE = """
+import sys, time
+from pathlib import Path
+from trainer import processes
+wait = "import pathlib, sys, time; time.sleep(2); pathlib.Path(sys.argv[1]).touch()"
+processes.start([sys.executable, "-c", wait, sys.argv[1]], outlives=True)
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_goes_on_when_the_console_of_the_page_is_closed(disk: Path) -> None:
+    done = disk / "done"
+    with subprocess.Popen(
+        [sys.executable, "-c", CONSOLE, str(done)],
+        env=windows.environment(disk, home(disk)), stdout=subprocess.PIPE, start_new_session=True,
+    ) as page:  # fmt: skip
+        assert page.stdout
+        page.stdout.readline()
+        os.killpg(page.pid, signal.SIGKILL)  # all that share the console
+    wait_until(done.exists, 20)
+
+
+PORTS = """
+from ui import launch
+first = launch.bind("127.0.0.1", 0)
+port = first.getsockname()[1]
+second = launch.bind("127.0.0.1", port)
+print(second.getsockname()[1] != port)
+"""
+
+
+def test_a_port_belongs_to_one_server(disk: Path) -> None:
+    assert python(disk, PORTS).splitlines()[-1] == "True"
+
+
+LIMITS = """
+import sys
+from trainer.data import dataset, sandbox
+sandbox.MEMORY, sandbox.SECONDS = int(sys.argv[2]), float(sys.argv[3])
+report = sandbox.add(dataset.create("rin"), [("good.png", sys.argv[4]), ("bad.png", sys.argv[1])])
+print(report.added, [name for name, _ in report.refused])
+"""
+
+
+@pytest.mark.parametrize(("memory", "seconds"), [(150 * 2**20, 60), (2**30, 0.2)], ids=["memory", "time"])
+def test_an_image_that_takes_too_much_is_named_and_the_others_are_kept(disk: Path, memory: int, seconds: float) -> None:
+    good, bad = disk / "good.png", disk / "bad.png"
+    Image.new("RGB", (80, 80)).save(good)
+    bad.write_bytes(pictures.png(7900, 7900, 8, 2, bytes(7900 * (3 * 7900 + 1))))
+    assert python(disk, LIMITS, bad, str(memory), str(seconds), good) == "['good.png'] ['bad.png']"
+
+
+# The main job ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Page:
+    """The page on the emulated Windows, used by a program."""
+
+    disk: Path
+    process: subprocess.Popen[bytes]
+    url: str
+    client: Any
+
+    def call(self, endpoint: str, **values: Any) -> Any:  # noqa: ANN401 - JSON
+        return self.client.predict(**values, api_name=f"/{endpoint}")
+
+    def wait(self, run: str, status: str, step: int = 0) -> dict[str, Any]:
+        """Wait until a run has a status, looking at it as a page does."""
+        end = time.monotonic() + 240
+        while True:
+            view = dict(self.call("status", run=run))
+            for address in view["previews"][-1:]:
+                self.fetch(address)
+            if view["status"] == status and view["step"] >= step:
+                return view
+            log = home(self.disk) / "outputs" / run / "worker.log"
+            assert view["status"] in ("waiting", "running", "paused"), (view, log.read_text(encoding="utf-8"))
+            assert time.monotonic() < end, view
+            time.sleep(0.2)
+
+    def fetch(self, address: str) -> bytes:
+        with urllib.request.urlopen(self.url + address, timeout=60) as answer:
+            return bytes(answer.read())
+
+
+@contextmanager
+def serving(disk: Path) -> Iterator[Page]:
+    from gradio_client import Client
+
+    printed = disk.parent / "printed"
+    with printed.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", "0"],
+            cwd=windows.CHECKOUT, env=windows.environment(disk, home(disk)), stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: b"running at" in printed.read_bytes() or process.poll() is not None)
+        assert process.poll() is None, printed.read_text(encoding="cp1252")
+        url = printed.read_text(encoding="cp1252").split()[-1]
+        yield Page(disk, process, url, Client(url, verbose=False, analytics_enabled=False))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_main_job(disk: Path) -> None:
+    """Start, watch, pause, stop, resume, try out, download, rename, delete and restore a run of two processes."""
+    shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))
+    with serving(disk) as page:
+        settings = {
+            "name": "mira", "trigger": "miraxo", "training.steps": 50, "training.devices": 2, "preview.every": 25,
+            "preview.steps": 2, "checkpoint.every": 5, "checkpoint.keep": 2, "training.batch_size": 2,
+        }  # fmt: skip
+        run = page.call("start_training", project="rin", settings=settings)["run"]
+        folder = home(disk) / "outputs" / run
+        wait_until(lambda: page.wait(run, "running")["checkpoints"], 240)
+        held = sorted((folder / "checkpoints").glob("0*"))[-1]
+        with (held / "adapter.safetensors").open("rb"):  # a download that takes long
+            windows.hold(disk, os.getpid())
+            page.wait(run, "running", int(held.name) + 16)
+            page.call("control", run=run, command="pause")
+            page.wait(run, "paused")
+            page.call("control", run=run, command="go_on")
+            page.call("control", run=run, command="stop")
+            step = page.wait(run, "stopped")["step"]
+            assert held.exists()
+            assert any(str(held) in violation for violation in windows.violations(disk))
+        page.call("control", run=run, command="resume")
+        view = page.wait(run, "finished")
+        assert (view["step"], view["message"]) == (50, "")
+        assert step < 50
+        log = (folder / "worker.log").read_text(encoding="utf-8")
+        assert "Traceback" not in log
+        assert Run(folder).config().record.devices == 2
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000045", "000050"]
+        key = page.call("list_adapters")[0]["key"]
+        image = page.call("make_picture", prompt="miraxo, café, ł", adapter=key, settings={"steps": 2})["picture"]
+        png = page.fetch(image)
+        assert "miraxo, café, ł" in json.loads(Image.open(io.BytesIO(png)).info["limner"])["prompt"]
+        assert page.fetch(view["previews"][0]).startswith(b"\x89PNG")
+        assert page.fetch(view["adapter"]) == (folder / "mira.safetensors").read_bytes()
+        renamed = page.call("rename_run", run=run, name="best")
+        assert page.call("delete_run", run=renamed) == []
+        assert page.call("restore_run") == renamed
+    assert (home(disk) / "outputs" / renamed / "mira.safetensors").is_file()
+
+
+def test_where_gloo_does_not_start_a_run_has_one_process_and_a_note(disk: Path, tiny_sd: Path) -> None:
+    shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))
+    toml, folder = disk / "mira.toml", disk / "run"
+    toml.write_text(
+        f'name = "mira"\ndataset = "rin"\nmodel.base = "{tiny_sd}"\npreview.every = 0\n'
+        "[training]\nsteps = 2\nbatch_size = 4\nresolution = 64\ndevices = 2\n",
+        encoding="utf-8",
+    )
+    code = "import sys; from trainer.cli.commands import main; sys.exit(main(sys.argv[1:]))"
+    python(disk, code, "train", toml, "--run", folder, GLOO_SOCKET_IFNAME="none")
+    view = runs.look(Run(folder))
+    assert view.status == "finished"
+    assert view.state.warnings[0].startswith("On this machine processes cannot share the work")
+    assert Run(folder).config().record.devices == 1

@@ -6,7 +6,7 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 import json
 import os
 import platform
-import subprocess
+import runpy
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, captioning, config, paths, runs, storage, worker
+from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
 from trainer.cli import adapter_files
 from trainer.cli.adapter_files import BASE, Json
@@ -44,6 +44,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
+    processes.print_all_letters()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="limner")
     except SystemExit as ending:
@@ -79,10 +80,8 @@ def _options(
 )
 def page(context: typer.Context) -> None:
     """Start the page. `limner page --help` lists its options."""
-    command = [sys.executable, "-m", "ui.launch", *context.args]
-    if os.name == "posix":
-        os.execv(sys.executable, command)  # so that signals reach the page itself
-    raise typer.Exit(subprocess.run(command).returncode)
+    sys.argv[1:] = context.args
+    runpy.run_module("ui.launch", run_name="__main__", alter_sys=True)  # by its name: the trainer knows no page
 
 
 # Training -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from trainer import paths, storage
+from trainer import processes, storage
 from trainer.errors import UserError
 from trainer.runs.run import ACTIVE, PAUSE, Command, Run
 from trainer.runs.view import is_locked, look
@@ -23,14 +22,8 @@ Executor = Callable[[Run], None]
 def spawn(run: Run) -> None:
     """Start a worker for this run, detached: it outlives this process, its page and its terminal."""
     with (run.folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=paths.CODE,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())]
+        process = processes.start(command, stdout=log, stderr=log, outlives=True)
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not become a zombie
 
 

@@ -121,7 +121,7 @@ def lock_home() -> FileLock:
         raise UserError(
             "Limner is already running for this folder, as process {number}.",
             "Use the page that is open, or stop that server first.",
-            number=number.read_text() if number.is_file() else "?",
+            number=number.read_text(encoding="utf-8") if number.is_file() else "?",
         ) from None
     except OSError:
         raise UserError(
@@ -231,7 +231,7 @@ def prepare_environment() -> None:
     """Configure Gradio before it is imported: no network access, and uploads in our own folder."""
     uploads = paths.uploads()
     shutil.rmtree(uploads, ignore_errors=True)
-    uploads.mkdir(mode=0o700)
+    uploads.mkdir(mode=0o700, exist_ok=True)  # still there if Windows keeps a file that is open
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_SHARE="False",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -187,6 +188,37 @@ def test_a_run_that_is_being_downloaded_is_not_moved_and_it_is_said(disk: Path) 
     assert python(disk, DOWNLOADED).splitlines() == [sentence, sentence, "2026-01-01_120000_better"]
 
 
+SERVED = """
+import os
+from trainer import paths
+from ui import launch
+from ui.server import media
+from ui.state import page_folders
+from ui.tabs import sample_images
+sample_images.KEPT = 1
+paths.uploads().mkdir()
+page_folders.sample_images().mkdir()
+upload = paths.uploads() / "a.png"
+upload.write_bytes(b"a")
+images = [page_folders.sample_images() / f"{number}.png" for number in range(3)]
+for number, image in enumerate(images):
+    image.write_bytes(b"a")
+    os.utime(image, (number, number))
+with upload.open("rb"), images[1].open("rb"):
+    media.delete_expired_uploads(0)
+    sample_images.prune()
+    launch.prepare_environment()
+print([path.exists() for path in (upload, *images)])
+sample_images.prune()
+media.delete_expired_uploads(0)
+print([path.exists() for path in (upload, *images)])
+"""
+
+
+def test_files_that_are_sent_to_a_browser_are_cleaned_up_later(disk: Path) -> None:
+    assert python(disk, SERVED).splitlines() == ["[True, False, True, True]", "[False, False, False, True]"]
+
+
 # Text -----------------------------------------------------------------------------------------------------------
 
 SAMPLER = """
@@ -323,7 +355,7 @@ class Page:
             if view["status"] == status and view["step"] >= step:
                 return view
             log = home(self.disk) / "outputs" / run / "worker.log"
-            assert view["status"] in ("waiting", "running", "paused"), (view, log.read_text(encoding="utf-8"))
+            assert view["status"] in (*runs.ACTIVE, "paused"), (view, log.read_text(encoding="utf-8"))
             assert time.monotonic() < end, view
             time.sleep(0.2)
 
@@ -357,7 +389,7 @@ def test_the_main_job(disk: Path) -> None:
     shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))
     with serving(disk) as page:
         settings = {
-            "name": "mira", "trigger": "miraxo", "training.steps": 50, "training.devices": 2, "preview.every": 25,
+            "name": "mira", "trigger": "miraxo", "training.steps": 60, "training.devices": 2, "preview.every": 25,
             "preview.steps": 2, "checkpoint.every": 5, "checkpoint.keep": 2, "training.batch_size": 2,
         }  # fmt: skip
         run = page.call("start_training", project="rin", settings=settings)["run"]
@@ -375,13 +407,22 @@ def test_the_main_job(disk: Path) -> None:
             assert held.exists()
             assert any(str(held) in violation for violation in windows.violations(disk))
         page.call("control", run=run, command="resume")
+        page.wait(run, "running", step + 1)
+        worker = psutil.Process(runs.look(Run(folder)).state.pid)
+        ranks = worker.children()
+        worker.kill()
+        psutil.wait_procs(ranks, 20)
+        assert not [rank for rank in ranks if rank.is_running()], "they end with the main process"
+        assert ranks
+        page.wait(run, "interrupted")
+        page.call("control", run=run, command="resume")
         view = page.wait(run, "finished")
-        assert (view["step"], view["message"]) == (50, "")
-        assert step < 50
+        assert (view["step"], view["message"]) == (60, "")
+        assert step < 60
         log = (folder / "worker.log").read_text(encoding="utf-8")
         assert "Traceback" not in log
         assert Run(folder).config().record.devices == 2
-        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000045", "000050"]
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000055", "000060"]
         key = page.call("list_adapters")[0]["key"]
         image = page.call("make_picture", prompt="miraxo, café, ł", adapter=key, settings={"steps": 2})["picture"]
         png = page.fetch(image)

@@ -43,6 +43,7 @@ FORBIDDEN = {
     r"\.seek\(\d+\)|n_frames|LOAD_TRUNCATED_IMAGES|MAX_IMAGE_PIXELS": "frames or limits of pictures",
     r"gr\.load|FileExplorer|set_static_paths|share\s*=\s*True": "a part of gradio that opens the machine",
     r"write_text\(|write_bytes\(|open\([^)]*[\"'][wx]b?\+?[\"']|save_file\(": "writing past storage.write",
+    r"read_text\(\)|\.open\(\)": "text in the encoding of the system",
 }
 
 

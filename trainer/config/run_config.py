@@ -227,6 +227,6 @@ class TrainConfig(Section):
 @cache
 def micro_resolution() -> int:
     """Return the side in pixels of the images that the built-in base model draws."""
-    latent_side = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text())["sample_size"]
-    levels = json.loads((MICRO_FOLDER / "vae" / "config.json").read_text())["block_out_channels"]
+    latent_side = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
+    levels = json.loads((MICRO_FOLDER / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
     return int(latent_side * 2 ** (len(levels) - 1))

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import paths, processes
+from trainer import paths, processes, storage
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
@@ -83,7 +83,7 @@ class SamplerClient:
                     _cancel_file(request).touch()
                     _drain(process)
                 self._request = None
-                _cancel_file(request).unlink(missing_ok=True)
+                storage.remove(_cancel_file(request))
                 self._restart_timer()
 
     def cancel(self) -> None:

@@ -83,7 +83,7 @@ def main() -> None:
                 )  # fmt: skip
                 page.call(start, page.without_states(start, values), "crowd")
             log = next((server.home / "outputs").glob("*/config.toml")).with_name("events.jsonl")
-            while not log.exists() or '"kind":"step"' not in log.read_text():
+            while not log.exists() or '"kind":"step"' not in log.read_text(encoding="utf-8"):
                 time.sleep(1)
             assert server.process is not None
             program = psutil.Process(server.process.pid)

@@ -39,7 +39,7 @@ def make(family: str, folder: Path, *, shallow: bool) -> None:
     """Save a model of a family's real widths with random weights from one seed."""
     torch.manual_seed(0)
     settings = CONFIGS / family
-    index = json.loads((settings / "model_index.json").read_text())
+    index = json.loads((settings / "model_index.json").read_text(encoding="utf-8"))
     for name, (library, kind) in ((name, pair) for name, pair in index.items() if isinstance(pair, list) and pair[0]):
         if "Tokenizer" in kind:
             pad = "!" if name == "tokenizer_2" or family == "sd21" else "<|endoftext|>"
@@ -48,7 +48,7 @@ def make(family: str, folder: Path, *, shallow: bool) -> None:
         elif name == "scheduler":
             shutil.copytree(settings / name, folder / name, dirs_exist_ok=True)
         else:
-            config = json.loads((settings / name / "config.json").read_text())
+            config = json.loads((settings / name / "config.json").read_text(encoding="utf-8"))
             if shallow and name == "unet" and family == "sdxl":
                 config |= SHALLOW
             if shallow and library == "transformers":
@@ -59,7 +59,7 @@ def make(family: str, folder: Path, *, shallow: bool) -> None:
                 part = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
             print(f"{name}: {sum(tensor.numel() for tensor in part.parameters()) / 1e6:.0f} M parameters", flush=True)
             part.half().save_pretrained(folder / name, safe_serialization=True)
-    (folder / "model_index.json").write_text((settings / "model_index.json").read_text())
+    (folder / "model_index.json").write_text((settings / "model_index.json").read_text(encoding="utf-8"))
 
 
 def measure(folder: Path, steps: int, assignments: list[str]) -> dict[str, float]:
@@ -80,8 +80,8 @@ def measure(folder: Path, steps: int, assignments: list[str]) -> dict[str, float
         )
         peaks = _watch(process, run)
         if process.returncode:
-            raise SystemExit((run.folder / "events.jsonl").read_text()[-2000:])
-        log = [json.loads(line) for line in run.log.read_text().splitlines()]
+            raise SystemExit((run.folder / "events.jsonl").read_text(encoding="utf-8")[-2000:])
+        log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     steps_done = [event for event in log if event["kind"] == "step"]
     first = datetime.fromisoformat(steps_done[0]["time"]).timestamp() - started
     return {
@@ -97,7 +97,7 @@ def _watch(process: subprocess.Popen[bytes], run: Run) -> dict[str, int]:
     peaks = {"before": 0, "training": 0}
     worker = psutil.Process(process.pid)
     while process.poll() is None:
-        is_training = run.log.exists() and '"started"' in run.log.read_text()
+        is_training = run.log.exists() and '"started"' in run.log.read_text(encoding="utf-8")
         phase = "training" if is_training else "before"
         try:
             peaks[phase] = max(peaks[phase], worker.memory_info().rss)

@@ -85,7 +85,7 @@ def train(parsed: argparse.Namespace, home: Path) -> Path:
     started = time.monotonic()
     subprocess.run(command, check=True, env={**os.environ, "LIMNER_HOME": str(home)}, stderr=subprocess.DEVNULL)
     total = time.monotonic() - started
-    log = [json.loads(line) for line in run.log.read_text().splitlines()]
+    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     times = {event["kind"]: datetime.fromisoformat(event["time"]) for event in log}
     seconds = (times["finished"] - times["started"]).total_seconds()
     steps = max(event["step"] for event in log if event["kind"] == "step")

@@ -47,7 +47,7 @@ Label = tuple[str, str]  # recipe and rate
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append the rows of a run, all at once."""
     new = not path.exists()
-    with path.open("a", newline="") as file:
+    with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
@@ -62,7 +62,7 @@ def read(path: Path) -> dict[Key, Rows]:
     """Read the rows by run."""
     runs: dict[Key, Rows] = {}
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 runs.setdefault(tuple(row[name] for name in KEY), []).append(row)
     return runs

@@ -78,7 +78,7 @@ def train(server: Server, page: Page, steps: int, sizes: Sizes) -> None:
     assert "is_generating" in answer, answer[-500:]
     folder = next(path.parent for path in (server.home / "outputs").glob("*/config.toml"))
     log = folder / "events.jsonl"
-    while '"kind":"finished"' not in (text := log.read_text() if log.exists() else ""):
+    while '"kind":"finished"' not in (text := log.read_text(encoding="utf-8") if log.exists() else ""):
         assert '"kind":"failed"' not in text, text[-500:]
         page.call(tick, page.without_states(tick, [folder.name, None]), "soak")  # the page stays open
         if '"kind":"step"' in text:

@@ -77,11 +77,11 @@ def lay_out(task: Task) -> None:
     lines = []
     for number, path in enumerate(dataset.image_files(PICTURES)[:COUNT]):
         picture = Image.open(path).convert("RGB").resize((task.resolution, task.resolution))
-        caption = caption_file(path).read_text()
+        caption = caption_file(path).read_text(encoding="utf-8")
         for name, folder in folders.items():
             picture.save(folder / f"{number:02}.png")
             if name != "diffusers":
-                (folder / f"{number:02}.txt").write_text(caption)
+                (folder / f"{number:02}.txt").write_text(caption, encoding="utf-8")
         lines.append(json.dumps({"file_name": f"{number:02}.png", "text": caption}))
     (folders["diffusers"] / "metadata.jsonl").write_text("\n".join(lines))
     # sd-scripts looks for the tokenizer here when it has no network.
@@ -157,9 +157,9 @@ def measure(program: Program, task: Task) -> list[dict[str, float]]:
     done = subprocess.run(
         [program.python, str(hook), str(log), *program.command(task)],
         cwd=folder, env={**environment, **({"PYTHONPATH": str(CHECKOUT)} if ours else {})},
-        capture_output=True, text=True,
+        capture_output=True, encoding="utf-8",
     )  # fmt: skip
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     if len(lines) < task.steps:
         raise SystemExit(f"{program.name} failed:\n{done.stderr[-3000:]}")
     return [json.loads(line) for line in lines]

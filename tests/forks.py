@@ -140,7 +140,7 @@ def _serve(address: str) -> None:
     import diffusers
     import torch
 
-    import trainer.cli.commands
+    import trainer.cli.commands  # noqa: F401 - for the forks
     import trainer.sampling.server
     import trainer.train
     import trainer.training.gauge

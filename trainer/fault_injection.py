@@ -19,6 +19,7 @@ import itertools
 import math
 import os
 import signal
+import sys
 import time
 
 _writes, _crash_points, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
@@ -70,7 +71,10 @@ def on_write() -> None:
 def crash_point() -> None:
     """Kill this process between two operations of a durable write, if that is due."""
     if _is_due("kill", next(_crash_points)):
-        os.kill(os.getpid(), signal.SIGKILL)
+        if sys.platform == "win32":
+            os.kill(os.getpid(), signal.SIGTERM)  # is as sudden there
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def must_spawn() -> bool:

@@ -9,7 +9,9 @@ from trainer.errors import UserError
 from trainer.i18n import _
 
 CODE = Path(__file__).resolve().parent.parent  # folder of the packages: where their programs are started
-NAME = re.compile(r"[\w-]{1,64}")
+_NAME = re.compile(r"[\w-]{1,64}")
+# Names of devices on Windows, whatever extension follows. Refused everywhere, as folders are copied between machines.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])( *\..*)?", re.IGNORECASE)
 CACHE = ".cache"  # folder in a dataset: locks, undo levels, and data that can be computed again
 
 
@@ -60,16 +62,21 @@ def uploads() -> Path:
     return outputs() / ".tmp"
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a name may stand in a path on every system: letters, digits, `_` and `-`, at most 64, no device."""
+    return bool(_NAME.fullmatch(name)) and not _DEVICE.fullmatch(name)
+
+
 def check_name(name: str, kind: str) -> str:
-    """Return `name` if it may stand in a path: letters, digits, `_` and `-`, at most 64.
+    """Return `name` if it may stand in a path, as `is_name` tells.
 
     Raises:
         UserError: for anything else, including `../` and absolute paths.
     """
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise UserError(
             "{name!r} is not a valid name for a {kind}.",
-            "Use letters, digits, '-' and '_', at most 64.",
+            "Use letters, digits, '-' and '_', at most 64, but not the name of a Windows device such as con.",
             name=name if len(name) <= 40 else name[:40] + "...",
             kind=_(kind),
         )
@@ -80,15 +87,15 @@ def safe_name(text: str, fallback: str) -> str:
     """Turn any text into an allowed name that still resembles it."""
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\w-]+", "-", text).strip("-_")[:64]
-    return text or fallback
+    return f"{text}_" if _DEVICE.fullmatch(text) else text or fallback
 
 
 def check_file_name(name: str) -> str:
-    """Return the name of a file if it has no folder in it.
+    """Return the name of a file if it has no folder in it and can be that of a file on every system.
 
     Raises:
-        UserError: it would lead elsewhere.
+        UserError: it would lead elsewhere, or names a device on Windows.
     """
-    if not re.fullmatch(r"[\w-][\w .-]{0,199}", name):
+    if not re.fullmatch(r"[\w-]([\w .-]{0,198}[\w-])?", name) or _DEVICE.fullmatch(name):
         raise UserError("{name!r} is not a valid file name.", "Use letters, digits, '-', '_' and '.'.", name=name[:40])
     return name

@@ -2,6 +2,9 @@
 
 Every durable file is written beside its final name, synced and renamed over it, and then the folder is synced. So at
 any moment, whatever happens to the machine, a final name holds either the old or the new content, never a part of it.
+
+Windows refuses to replace, rename or delete what a process has open: the page that reads a log, a virus scanner. Here
+that is tried again for a while.
 """
 
 import itertools
@@ -18,6 +21,7 @@ from trainer import fault_injection
 PART = ".part"
 BIN = ".bin"  # under outputs: runs and kept adapters; in a dataset: its images
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
+IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
@@ -62,7 +66,7 @@ def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:
         OSError: as `write`.
     """
     with _written(path, chunks) as part:
-        part.replace(path)
+        replace(part, path)
 
 
 def create(path: Path, chunks: Iterable[bytes]) -> None:
@@ -108,7 +112,7 @@ def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
         yield part
         fault_injection.crash_point()
     finally:
-        part.unlink(missing_ok=True)
+        remove(part)
 
 
 def _rename_to_free(part: Path, path: Path) -> None:
@@ -118,7 +122,7 @@ def _rename_to_free(part: Path, path: Path) -> None:
         FileExistsError: it is not free.
     """
     if os.name == "nt":
-        part.rename(path)  # refuses by itself to replace a file
+        _while_in_use(lambda: part.rename(path))  # refuses by itself to replace a file
         return
     try:
         os.link(part, path)
@@ -126,7 +130,7 @@ def _rename_to_free(part: Path, path: Path) -> None:
         raise
     except OSError:  # a file system without hard links: claim the name, then fill it
         path.open("xb").close()
-        part.replace(path)
+        replace(part, path)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -144,52 +148,93 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fault_injection.crash_point()
         if path.exists():
             old = path.with_name(f".{path.name}.old{PART}")
-            path.replace(old)
-            part.replace(path)
-            shutil.rmtree(old)
+            replace(path, old)
+            replace(part, path)
+            _remove_old(old)
         else:
-            part.replace(path)
+            replace(part, path)
         fault_injection.crash_point()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
 
 
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another one, or a folder to a free name.
+
+    Raises:
+        OSError: on Windows also if one of them stays open elsewhere.
+    """
+    _while_in_use(lambda: source.replace(target))
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it exists.
+
+    Raises:
+        OSError: on Windows also if it stays open elsewhere.
+    """
+    _while_in_use(lambda: path.unlink(missing_ok=True))
+
+
+def _while_in_use(change: Callable[[], object]) -> None:
+    """Make a change to files, on Windows again and again while one of them is open elsewhere."""
+    end, wait = time.monotonic() + IN_USE, 0.01
+    while True:
+        try:
+            change()
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > end:
+                raise
+            time.sleep(wait)
+            wait = min(2 * wait, 0.3)
+
+
 def remove_folder(path: Path) -> None:
-    """Remove a folder of several files atomically; `remove_leftovers` removes what a crash leaves of it."""
+    """Remove a folder of several files atomically; `remove_leftovers` removes what a crash leaves of it.
+
+    Raises:
+        OSError: on Windows also if one of the files is open elsewhere, which may take as long as a download.
+    """
     part = path.with_name(f".{path.name}.old{PART}")
-    path.replace(part)
+    replace(path, part)
     sync_folder(path.parent)
     fault_injection.crash_point()
-    shutil.rmtree(part)
+    _remove_old(part)
 
 
 def remove_leftovers(*folders: Path) -> None:
     """Remove temporary files that a crash left in folders that no other process writes to now."""
     for folder in folders:
         for part in folder.glob(f".*{PART}"):
-            _remove(part)
+            _remove_old(part)
 
 
 def move_to_bin(path: Path, target: Path) -> None:
     """Move a file or folder to a path in a bin, where it stays for `KEPT` seconds from now."""
     target.parent.mkdir(parents=True, exist_ok=True)
     os.utime(path)
-    path.replace(target)
+    replace(path, target)
 
 
 def empty_bin(folder: Path, kept: float = KEPT) -> None:
     """Remove what has been in the bin of a folder for more than `kept` seconds."""
     for path in (folder / BIN).glob("*"):
         if time.time() - path.lstat().st_mtime > kept:
-            _remove(path)
+            _remove_old(path)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove_old(path: Path) -> None:
+    """Remove a file or folder that nobody needs; what Windows keeps, as it is open elsewhere, is left for next time."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except PermissionError:
+        if os.name != "nt":
+            raise
 
 
 def is_regular_file(path: Path) -> bool:

@@ -33,6 +33,7 @@ from trainer.training import (
     optimizer_step,
     prediction_type,
     previews,
+    ranks,
 )
 from trainer.training.batches import Batches
 
@@ -134,7 +135,7 @@ def follow(run: Run) -> None:
 
     Spawned processes import this module; they could not import `__main__`, as which `python -m trainer` runs.
     """
-    distributed.follow()
+    ranks.follow()
     train(run.config(), run)
 
 

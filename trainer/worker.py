@@ -53,7 +53,7 @@ def work(run: Run) -> int:
             )
         return 2 if isinstance(error, UserError) else 1
     finally:
-        (run.folder / "ask" / "start").unlink(missing_ok=True)  # still there if it ended before it had the device
+        storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had the device
         lock.release()
     return 0
 
@@ -61,12 +61,17 @@ def work(run: Run) -> int:
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer.train import follow, train
-    from trainer.training import distributed  # imports torch, which a waiting run does not need
+    from trainer.training import ranks  # imports torch, which a waiting run does not need
 
+    processes = ranks.wanted(settings)
+    if processes > 1 and "WORLD_SIZE" not in os.environ and not ranks.can_connect():
+        message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
+        run.report(events.Warned(message=message))
+        processes = 1
     try:
-        with distributed.followers(run, distributed.wanted(settings), follow):
+        with ranks.followers(run, processes, follow):
             train(settings, run)
-    except distributed.NotJoinedError:
+    except ranks.NotJoinedError:
         if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
             raise
         traceback.print_exc()
@@ -91,7 +96,10 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("The disk is full.", "Free some space, then resume: the last checkpoint is kept.")
     if isinstance(error, PermissionError):
-        return UserError("A folder is not writable.", "Check its permissions, then resume.")
+        return UserError(
+            "A file or folder cannot be written to.",
+            "Check its permissions and close programs that have it open, then resume.",
+        )
     if is_out_of_memory(error):
         change = adjustments.lower_resolution(settings) if settings else {}
         return UserError(

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs
+from trainer import runs, storage
 from trainer.data import checks, dataset, sandbox
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
@@ -125,7 +125,7 @@ def add_images(project: str, images: list[Any]) -> Json:
         report = sandbox.add(folder, sources)
     finally:
         for _, path in sources:
-            path.unlink(missing_ok=True)
+            storage.remove(path)
     return {"added": report.added, "refused": dict(report.refused), "told": report.sentence()}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from trainer import __version__, paths, storage
+from trainer import __version__, paths, processes, storage
 from trainer.data import examples
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -34,6 +34,7 @@ PORTS = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; returns the exit code."""
+    processes.print_all_letters()
     options = parse_options(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its shutdown
     os.environ["LIMNER_HOME"] = str(paths.home().resolve())  # the same folder for workers, wherever they run
@@ -120,7 +121,7 @@ def lock_home() -> FileLock:
         raise UserError(
             "Limner is already running for this folder, as process {number}.",
             "Use the page that is open, or stop that server first.",
-            number=number.read_text() if number.is_file() else "?",
+            number=number.read_text(encoding="utf-8") if number.is_file() else "?",
         ) from None
     except OSError:
         raise UserError(
@@ -175,7 +176,10 @@ def bind(host: str, port: int) -> socket.socket:
             family, _, _, _, address = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0]
             # Named as TCP, or asyncio leaves Nagle's algorithm on, and answers wait 40 ms for the browser's kernel.
             listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform == "win32":  # where SO_REUSEADDR lets two servers have the same port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except (OSError, OverflowError):
             continue
@@ -227,7 +231,7 @@ def prepare_environment() -> None:
     """Configure Gradio before it is imported: no network access, and uploads in our own folder."""
     uploads = paths.uploads()
     shutil.rmtree(uploads, ignore_errors=True)
-    uploads.mkdir(mode=0o700)
+    uploads.mkdir(mode=0o700, exist_ok=True)  # still there if Windows keeps a file that is open
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_SHARE="False",
@@ -289,12 +293,13 @@ def make_proxy(options: argparse.Namespace) -> "App":
     Raises:
         UserError: this system has no Unix sockets.
     """
-    from ui.server.per_user_proxy import PerUserProxy
-    from ui.server.security import SecurityMiddleware
-
-    if not hasattr(socket, "AF_UNIX"):
+    if sys.platform == "win32":
         raise UserError("Accounts work only on Linux and macOS.", "Remove people.toml to use Limner without accounts.")
-    return SecurityMiddleware(PerUserProxy(), accounts=accounts.read, **allowed_hosts(options))
+    else:
+        from ui.server.per_user_proxy import PerUserProxy
+        from ui.server.security import SecurityMiddleware
+
+        return SecurityMiddleware(PerUserProxy(), accounts=accounts.read, **allowed_hosts(options))
 
 
 def allowed_hosts(options: argparse.Namespace) -> dict[str, Any]:

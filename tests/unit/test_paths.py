@@ -9,7 +9,26 @@ from trainer import paths
 from trainer.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "a\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a/b",
+        "",
+        ".",
+        "..",
+        "a" * 65,
+        "a b",
+        "C:\\x",
+        "/etc/passwd",
+        "a\n",
+        "a\0",
+        "con",
+        "NUL",
+        "Com1",
+        "lpt\u00b9",
+    ],
+)
 def test_names_that_are_no_names(name: str) -> None:
     with pytest.raises(UserError, match="not a valid name"):
         paths.check_name(name, "run")
@@ -17,11 +36,25 @@ def test_names_that_are_no_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("rin", "rin"), ("../../x", "x"), ("my cat 1", "my-cat-1"), ("\u72ac", "\u72ac"), ("///", "picture")],
+    [
+        ("rin", "rin"),
+        ("../../x", "x"),
+        ("my cat 1", "my-cat-1"),
+        ("\u72ac", "\u72ac"),
+        ("///", "picture"),
+        ("aux", "aux_"),
+    ],
 )
 def test_safe_names(text: str, name: str) -> None:
     assert paths.safe_name(text, "picture") == name
     assert paths.check_name(paths.safe_name(text, "picture"), "picture")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "x.", "x ", "nul.safetensors", "aux .txt", "COM7"])
+def test_names_that_are_no_file_names(name: str) -> None:
+    with pytest.raises(UserError, match="not a valid file name"):
+        paths.check_file_name(name)
+    assert paths.check_file_name("model 00001-of-2.safetensors")
 
 
 def test_of_several_people_each_may_name_only_what_is_theirs_or_shared(

@@ -5,7 +5,7 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 # A command must not look anything up on a network without being asked to.
-os.environ.setdefault("HF_HUB_OFFLINE", "0" if sys.argv[1:2] == ["download"] else "1")
+if sys.argv[1:2] == ["download"]:
+    os.environ["HF_HUB_OFFLINE"] = "0"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, captioning, config, paths, runs, worker
+from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
 from trainer.cli import adapter_files, machine
 from trainer.cli.adapter_files import BASE, Json
@@ -43,6 +45,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
+    processes.print_all_letters()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="limner")
     except SystemExit as ending:
@@ -78,10 +81,8 @@ def _options(
 )
 def page(context: typer.Context) -> None:
     """Start the page. `limner page --help` lists its options."""
-    command = [sys.executable, "-m", "ui.launch", *context.args]
-    if os.name == "posix":
-        os.execv(sys.executable, command)  # so that signals reach the page itself
-    raise typer.Exit(subprocess.run(command).returncode)
+    sys.argv[1:] = context.args
+    runpy.run_module("ui.launch", run_name="__main__", alter_sys=True)  # by its name: the trainer knows no page
 
 
 # Training -------------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def resume(folder: RunFolder) -> None:
         )
     run = Run(folder)
     if not runs.is_locked(run.lock):  # asked for before it ended
-        (run.folder / "ask" / "stop").unlink(missing_ok=True)
+        storage.remove(run.folder / "ask" / "stop")
     runs.pause(run, go_on=True)
     raise typer.Exit(_work_visibly(run))
 
@@ -143,7 +144,7 @@ def caption(
 ) -> None:
     """Write captions for the images of a dataset that have none."""
     examples.install()
-    if not paths.NAME.fullmatch(name):
+    if not paths.is_name(name):
         name = str(dataset.find_folder(name).resolve())
     settings = {"dataset": name, "model": model, "existing": existing, "threshold": threshold}
     run = captioning.create(config.check(captioning.CaptionConfig, settings))

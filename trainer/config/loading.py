@@ -55,7 +55,7 @@ def preset(
 
 def _read_preset(base: str, kind: str) -> dict[str, Any]:
     path = PRESETS / f"{base}-{kind}.toml"
-    return tomllib.loads(path.read_text()) if path.is_file() else {}
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def build(data: dict[str, Any]) -> TrainConfig:

@@ -178,8 +178,10 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _is_valid_name(cls, name: str) -> str:
-        if not paths.NAME.fullmatch(name):
-            raise ValueError(_("use only letters, digits, '-' and '_', at most 64"))
+        if not paths.is_name(name):
+            raise ValueError(
+                _("use letters, digits, '-' and '_', at most 64, but not the name of a Windows device such as con")
+            )
         return name
 
     @field_validator("dataset", "trigger")
@@ -225,6 +227,6 @@ class TrainConfig(Section):
 @cache
 def micro_resolution() -> int:
     """Return the side in pixels of the images that the built-in base model draws."""
-    latent_side = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text())["sample_size"]
-    levels = json.loads((MICRO_FOLDER / "vae" / "config.json").read_text())["block_out_channels"]
+    latent_side = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
+    levels = json.loads((MICRO_FOLDER / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
     return int(latent_side * 2 ** (len(levels) - 1))

@@ -64,7 +64,7 @@ def apply(folder: Path, edits: list[Edit], title: str) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         storage.write(undo_folder / f"{stamp}.json", json.dumps(level))
         for old in _levels(folder)[:-LEVELS]:
-            old.unlink()
+            storage.remove(old)
         for edit in edits:
             dataset.write_caption(folder / edit.name, edit.after)
 
@@ -84,9 +84,9 @@ def undo(folder: Path) -> Undone | None:
             level = _read(path)
             if level:
                 undone = _restore(folder, level)
-                path.unlink()
+                storage.remove(path)
                 return undone
-            path.unlink()
+            storage.remove(path)
     return None
 
 

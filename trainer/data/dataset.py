@@ -44,7 +44,7 @@ def find_folder(dataset: str) -> Path:
         UserError: there is no such folder, or it belongs to another user.
     """
     folder = paths.datasets() / dataset
-    if not paths.NAME.fullmatch(dataset) or not folder.is_dir():
+    if not paths.is_name(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
     if not folder.is_dir() or not paths.is_allowed(folder):
         raise UserError(
@@ -61,7 +61,7 @@ def names() -> list[str]:
     root = paths.datasets()
     if not root.is_dir():
         return []
-    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and paths.NAME.fullmatch(folder.name))
+    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and paths.is_name(folder.name))
 
 
 def create(name: str) -> Path:
@@ -218,7 +218,7 @@ def remove(*files: Path) -> Path:
             mask_name = mask.name if mask.parent == folder else file.with_suffix(MASK).name
             for path, name in ((caption, caption.name), (mask, mask_name), (file, file.name)):
                 if path.is_file():
-                    path.replace(bin_folder / name)
+                    storage.replace(path, bin_folder / name)
     return bin_folder
 
 
@@ -232,7 +232,7 @@ def restore(bin_folder: Path) -> None:
     with captions_lock(folder):
         for path in sorted(bin_folder.iterdir()):
             if not (folder / path.name).exists():
-                path.replace(folder / path.name)
+                storage.replace(path, folder / path.name)
     if any(bin_folder.iterdir()):
         raise UserError("Files of the same name have been added since.", "Rename or remove those and try again.")
     bin_folder.rmdir()

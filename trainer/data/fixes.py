@@ -68,7 +68,7 @@ def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
                     storage.write(caption_file(new), caption + "\n")
                 if mask := dataset.read_mask(path):
                     storage.write(dataset.mask_file(new), mask)
-                path.replace(new)
+                storage.replace(path, new)
             renamed.append(new.name)
     names = ", ".join(renamed[:8])
     return ngettext("Renamed {n} image: {names}.", "Renamed {n} images: {names}.", len(renamed), names=names)

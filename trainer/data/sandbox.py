@@ -1,24 +1,30 @@
 """Import uploads in a process of its own with limited memory and time, so that no file can harm the page.
 
 The process reads the list of files from standard input. It prints the name of each image before decoding it and the
-report at the end, as lines of JSON.
+report at the end, as lines of JSON. Linux enforces the limits; elsewhere a thread here watches the process.
 """
 
 import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import paths
+import psutil
+
+from trainer import processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.i18n import _
 
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
+WATCHED_EVERY = 0.05  # seconds
 
 
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
@@ -28,35 +34,46 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
         RuntimeError: the process ended before it decoded anything.
     """
     before = {path.name for path in dataset.image_files(folder)}
-    report, name = None, ""
-    with subprocess.Popen(  # an argument list, no shell
-        [sys.executable, "-m", "trainer.data.sandbox", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=paths.CODE,
-        text=True,
-        encoding="utf-8",
-    ) as process:
+    report = None
+    names: list[str] = []  # that were announced
+    command = [sys.executable, "-m", "trainer.data.sandbox", str(folder)]
+    with processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
         process.stdin.write(json.dumps([(file_name, str(path)) for file_name, path in sources]))
         process.stdin.close()
+        if sys.platform != "linux":
+            threading.Thread(target=_watch, args=(process, names), daemon=True).start()
         for line in process.stdout:
             message = json.loads(line)
             if isinstance(message, dict):
                 message["refused"] = [(file, reason) for file, reason in message["refused"]]
                 report = Report(**message)
             else:
-                name = message
+                names.append(message)
                 if look:
-                    look(name)
-    if report is None and not name:
+                    look(message)
+    if report is None and not names:
         raise RuntimeError(f"the upload process ended with {process.returncode}")
     if report is None:
         added = [path.name for path in dataset.image_files(folder) if path.name not in before]
         reason = _("takes too much memory or time; the files after it were skipped")
-        report = Report(added, refused=[(name, reason)])
+        report = Report(added, refused=[(names[-1], reason)])
     return report
+
+
+def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
+    """End a process that takes more than `MEMORY`, or more than `SECONDS` for the latest of the names."""
+    latest, start = 0, 0.0
+    with suppress(psutil.NoSuchProcess):
+        usage = psutil.Process(process.pid)
+        while process.poll() is None:
+            spent = sum(usage.cpu_times()[:2])
+            if len(names) > latest:
+                latest, start = len(names), spent
+            if usage.memory_info().rss > MEMORY or spent - start > SECONDS:
+                process.kill()
+            time.sleep(WATCHED_EVERY)
 
 
 def main() -> None:
@@ -73,21 +90,18 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    """Limit this process to `MEMORY` more than it has now, where the system supports that."""
-    try:
+    """Limit this process to `MEMORY` more than it has now."""
+    if sys.platform == "linux":
         import resource
-    except ImportError:
-        return
-    if sys.platform != "linux":
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _limit_time() -> None:
     """Limit this process to `SECONDS` of CPU time from now on; the signal ends it, also inside a decoder."""
-    if hasattr(signal, "setitimer"):
+    if sys.platform == "linux":
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
 

@@ -201,7 +201,7 @@ class _Index:
                 storage.create(path, [data])
             except FileExistsError:
                 if caption:
-                    captions.caption_file(path).unlink()
+                    storage.remove(captions.caption_file(path))
                 continue
             self._insert(path, len(data))
             return path

@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -43,7 +45,8 @@ def delete(run: Run) -> None:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is still running.", "Stop it first.")
-    storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
+    with _moving():
+        storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
 
 
 def deleted() -> list[Path]:
@@ -65,7 +68,8 @@ def restore_last() -> Run:
     folder = paths.outputs() / run_folders[0].stem
     if folder.exists():
         raise UserError("Another run has this name by now.", "Rename that one first.")
-    run_folders[0].replace(folder)
+    with _moving():
+        storage.replace(run_folders[0], folder)
     return Run(folder)
 
 
@@ -81,5 +85,22 @@ def rename(run: Run, name: str) -> Run:
     folder = paths.outputs() / f"{created}_{paths.check_name(name.strip(), 'run')[:42]}"
     if folder.exists() and folder != run.folder:
         raise UserError("There is already a run of this name.", "Choose another name.")
-    run.folder.replace(folder)
+    with _moving():
+        storage.replace(run.folder, folder)
     return Run(folder)
+
+
+@contextmanager
+def _moving() -> Iterator[None]:
+    """Explain why a run's folder cannot be moved: on Windows, while one of its files is open.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except PermissionError:
+        raise UserError(
+            "The files of this run are in use, or may not be changed.",
+            "Close the programs that have them open, wait for downloads, then try again.",
+        ) from None

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from trainer import paths
+from trainer import processes, storage
 from trainer.errors import UserError
 from trainer.runs.run import ACTIVE, PAUSE, Command, Run
 from trainer.runs.view import is_locked, look
@@ -23,14 +22,8 @@ Executor = Callable[[Run], None]
 def spawn(run: Run) -> None:
     """Start a worker for this run, detached: it outlives this process, its page and its terminal."""
     with (run.folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=paths.CODE,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())]
+        process = processes.start(command, stdout=log, stderr=log, outlives=True)
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not become a zombie
 
 
@@ -45,7 +38,7 @@ def start(run: Run, executor: Executor = spawn) -> None:
     requests = run.folder / "ask"
     requests.mkdir(exist_ok=True)
     for old in requests.iterdir():
-        old.unlink(missing_ok=True)
+        storage.remove(old)
     (requests / "start").touch()
     executor(run)
 
@@ -60,7 +53,7 @@ def pause(run: Run, *, go_on: bool = False) -> None:
     """Hold a run after its current step, with all that it has in memory, or let it go on."""
     path = run.folder / "ask" / PAUSE
     if go_on:
-        path.unlink(missing_ok=True)
+        storage.remove(path)
     else:
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -87,7 +80,7 @@ def kill(run: Run) -> None:
         for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-    (run.folder / "ask" / "stop").unlink(missing_ok=True)
+    storage.remove(run.folder / "ask" / "stop")
 
 
 def stop_on_interrupt(run: Run) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import paths, runs
+from trainer import paths, runs, storage
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
 
@@ -49,7 +49,7 @@ def wait_for_device(run: Run) -> FileLock:
             except Timeout:
                 pass
             else:
-                (run.folder / "ask" / "start").unlink(missing_ok=True)
+                storage.remove(run.folder / "ask" / "start")
                 return lock
         if run.take_request("stop"):
             raise StopRequestedError

@@ -97,7 +97,7 @@ class Run:
         path = self.folder / "ask" / command
         if not self.is_main or not path.exists():
             return False
-        path.unlink(missing_ok=True)
+        storage.remove(path)
         return True
 
     @property
@@ -200,7 +200,7 @@ def all_runs() -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return bool(paths.NAME.fullmatch(folder.name)) and (folder / "config.toml").is_file()
+    return paths.is_name(folder.name) and (folder / "config.toml").is_file()
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

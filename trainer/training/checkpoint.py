@@ -9,7 +9,7 @@ from the step.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def save_checkpoint(
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     intact = [folder for folder in folders(run) if is_intact(folder)]
     for old in intact[:-keep]:
-        storage.remove_folder(old)
+        with suppress(PermissionError):  # on Windows, while it is downloaded: the next checkpoint removes it
+            storage.remove_folder(old)
 
 
 def _check_finite(tensors: dict[str, Tensor], step: int) -> None:

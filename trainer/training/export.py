@@ -89,7 +89,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
             run.report(verified(compatibility.check(path, known), path, run, note))
     except Exception:
         for path in written:
-            path.unlink(missing_ok=True)
+            storage.remove(path)
         raise
     return run.export
 

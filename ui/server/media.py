@@ -40,7 +40,8 @@ def delete_expired_uploads(age: float = EXPIRY) -> None:
     """Delete uploads that broke off, or that no page imported, and that are at least `age` seconds old."""
     for path, _, written in _pending():
         if time.time() - written >= age:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # on Windows, while something has it open
+                path.unlink(missing_ok=True)
 
 
 def _pending() -> Iterator[tuple[Path, int, float]]:

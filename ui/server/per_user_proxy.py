@@ -29,6 +29,8 @@ from trainer.i18n import LANGUAGE, _
 from ui.server import accounts
 from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
 
+assert sys.platform != "win32"  # it has no Unix sockets; `ui.launch` refuses accounts there
+
 Fields = list[tuple[bytes, bytes]]
 COMMAND = (sys.executable, "-m", "ui.launch")
 IDLE = 1800.0  # seconds without a request after which the server of a user ends, to free its memory

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer import paths
+from trainer import processes
 from trainer.base_models import MICRO
 from trainer.data import reach
 from ui.state import page_memory
@@ -24,7 +24,7 @@ class _Check:
     """A process that checks the images of a folder."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[str]
     begun: float = field(default_factory=time.monotonic)
 
 
@@ -66,14 +66,8 @@ def look(folder: Path) -> bool:
     return is_due(folder)
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # an argument list, no shell
-        [*COMMAND, str(folder.resolve())],
-        cwd=paths.CODE,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _start(folder: Path) -> subprocess.Popen[str]:
+    process = processes.start([*COMMAND, str(folder.resolve())], stderr=processes.NOWHERE)
     atexit.register(process.kill)
     return process
 

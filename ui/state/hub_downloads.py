@@ -4,13 +4,12 @@ A download that is canceled, or whose process dies, continues where it ended whe
 """
 
 import json
-import os
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 
-from trainer import paths
+from trainer import processes
 from trainer.errors import UserError
 
 COMMAND = (sys.executable, "-m", "trainer", "download")
@@ -41,17 +40,8 @@ def start(base: str) -> None:
         current = _DOWNLOADS.get(base)
         if current and current.running:
             return
-        process = subprocess.Popen(  # an argument list, no shell
-            [*COMMAND, "--json", "--", base],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=paths.CODE,
-            env={**os.environ, "HF_HUB_OFFLINE": "0"},
-            text=True,
-            encoding="utf-8",
-        )
-        _DOWNLOADS[base] = Download(process)
+        command = [*COMMAND, "--json", "--", base]
+        _DOWNLOADS[base] = Download(processes.start(command, stdout=processes.PIPE, stderr=processes.NOWHERE))
     threading.Thread(target=_follow, args=[_DOWNLOADS[base]], daemon=True).start()
 
 

@@ -73,7 +73,7 @@ def remember(project: str, key: str, value: str) -> None:
 def captions(project: str) -> list[str]:
     """Return all captions of a project; none if it does not exist."""
     folder = paths.datasets() / project
-    if not paths.NAME.fullmatch(project) or not folder.is_dir():
+    if not paths.is_name(project) or not folder.is_dir():
         return []
     return [read_caption(path) for path in dataset.image_files(folder)]
 

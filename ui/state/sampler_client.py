@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import paths
+from trainer import paths, processes, storage
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
@@ -42,14 +42,8 @@ class SamplerClient:
                     _reap(self._process)
                 paths.outputs().mkdir(parents=True, exist_ok=True)
                 with (paths.outputs() / ".painter.log").open("wb") as log:
-                    self._process = subprocess.Popen(  # an argument list, no shell
-                        self._command,
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=log,
-                        cwd=paths.CODE,
-                        text=True,
-                        encoding="utf-8",
+                    self._process = processes.start(
+                        self._command, stdin=processes.PIPE, stdout=processes.PIPE, stderr=log
                     )
         self._restart_timer()
 
@@ -89,7 +83,7 @@ class SamplerClient:
                     _cancel_file(request).touch()
                     _drain(process)
                 self._request = None
-                _cancel_file(request).unlink(missing_ok=True)
+                storage.remove(_cancel_file(request))
                 self._restart_timer()
 
     def cancel(self) -> None:

@@ -17,7 +17,7 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Return the names of all saved settings."""
-    return sorted(path.stem for path in folder().glob("*.toml") if paths.NAME.fullmatch(path.stem))
+    return sorted(path.stem for path in folder().glob("*.toml") if paths.is_name(path.stem))
 
 
 def save(name: str, data: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import paths
+from trainer import paths, processes
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.state import adapter_choices
@@ -314,20 +314,16 @@ def call(command: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: the command refused its arguments, or it took too long.
     """
-    try:
-        process = subprocess.run(  # an argument list, no shell
-            [sys.executable, "-m", "trainer", *command],
-            cwd=paths.CODE,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            encoding="utf-8",
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError("This took too long and was stopped.", "Try a smaller rank.") from None
-    if process.returncode in (1, 2) and process.stderr.strip() and "Traceback" not in process.stderr:
-        raise UserError(process.stderr.strip().splitlines()[-1], "")
+    command = [sys.executable, "-m", "trainer", *command]
+    with processes.start(command, stdout=processes.PIPE, stderr=processes.PIPE) as process:
+        try:
+            output, errors = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise UserError("This took too long and was stopped.", "Try a smaller rank.") from None
+    if process.returncode in (1, 2) and errors.strip() and "Traceback" not in errors:
+        raise UserError(errors.strip().splitlines()[-1], "")
     if process.returncode:
-        raise RuntimeError(process.stderr)
-    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+        raise RuntimeError(errors)
+    facts: dict[str, Any] = json.loads(output.splitlines()[-1])
     return facts

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import storage
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
@@ -206,7 +207,7 @@ def add(
         report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
         for file in files:  # Gradio's own copies, each in a folder of its own
-            file.unlink(missing_ok=True)
+            storage.remove(file)
             with suppress(OSError):
                 file.parent.rmdir()
     text = report.sentence()

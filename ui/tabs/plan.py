@@ -31,7 +31,7 @@ def plan(answers: Answers) -> list[Any]:
         return [_("Create a project and add images first."), gr.skip(), notes]
     folder = paths.datasets() / answers.project
     examples: tuple[Example, ...] = ()
-    if paths.NAME.fullmatch(answers.project) and folder.is_dir():
+    if paths.is_name(answers.project) and folder.is_dir():
         examples = dataset.read(folder)
     if not examples:
         return [_("There are no images in this project yet. Add some in the first tab."), gr.skip(), notes]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -63,7 +64,8 @@ def size(text: str) -> tuple[int, int]:
 def prune() -> None:
     """Delete all but the newest images."""
     for path in _newest()[KEPT:]:
-        path.unlink(missing_ok=True)
+        with suppress(PermissionError):  # on Windows, while it is sent to a browser
+            path.unlink(missing_ok=True)
 
 
 def _newest() -> list[Path]:

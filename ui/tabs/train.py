@@ -214,7 +214,7 @@ def _is_preset(name: str) -> bool:
 
 def remember(project: str | None, key: str, value: str) -> None:
     """Remember an answer for the next visit, unless it is a name that a run cannot have."""
-    if project and (key != "name" or paths.NAME.fullmatch(value)):
+    if project and (key != "name" or paths.is_name(value)):
         page_memory.remember(project, key, value)
 
 

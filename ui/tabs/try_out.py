@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs
+from trainer import runs, storage
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
@@ -180,7 +180,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         try:
             settings = sample_images.settings_of(Path(path))
         finally:
-            Path(path).unlink(missing_ok=True)
+            storage.remove(Path(path))
     if settings is None:
         raise UserError(
             "This image has no settings in it.", "Use a PNG file that was generated here and saved without changes."

@@ -12,7 +12,7 @@ _look_up, _connect = socket.getaddrinfo, socket.socket.connect
 
 
 def _note(host: object) -> None:
-    with open(LOG, "a") as log:
+    with open(LOG, "a", encoding="utf-8") as log:
         log.write(f"{host}\n")
 
 

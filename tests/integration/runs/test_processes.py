@@ -177,7 +177,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     time.sleep(1)
     assert status(second) == "waiting"
     assert queue.position(second) == 1
-    assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text()
+    assert "torch" not in Path(f"/proc/{pid(second)}/maps").read_text(encoding="utf-8")
     runs.request(first, "stop")
     wait_until(lambda: status(second) == "finished")
     assert status(first) == "stopped"

@@ -24,7 +24,7 @@ from trainer.config import ModelConfig
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, StopRequestedError
-from trainer.training import checkpoint, distributed, encode
+from trainer.training import checkpoint, encode, ranks
 
 
 def ended(run: Run) -> bool:
@@ -138,10 +138,10 @@ def test_a_process_that_ends_before_it_has_joined_the_others(character: Path, ti
 DONE_EARLY = """
 import sys, time
 from pathlib import Path
-from trainer.training import distributed
+from trainer.training import ranks
 from trainer.runs import Run
-distributed.NOTICED_WITHIN = 0.1
-with distributed.followers(Run(Path(sys.argv[1])), 2, lambda _: None):
+ranks.NOTICED_WITHIN = 0.1
+with ranks.followers(Run(Path(sys.argv[1])), 2, lambda _: None):
     time.sleep(2)
 print("to the end")
 """
@@ -171,7 +171,7 @@ def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.Monk
     """A small base takes the cores that it may use, four pictures of a batch each; what is set or on record is kept."""
 
     def wanted(base: Path | str = tiny_sd, **options: Any) -> int:  # noqa: ANN401 - settings
-        return distributed.wanted(settings(Path(base), **options))
+        return ranks.wanted(settings(Path(base), **options))
 
     allowed = os.sched_getaffinity(0)
     assert wanted(training__batch_size=8) == min(len(allowed), 2)
@@ -185,7 +185,7 @@ def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.Monk
         assert wanted(training__batch_size=8) == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    monkeypatch.setattr(distributed, "MEMORY_EACH", psutil.virtual_memory().available * 2)
+    monkeypatch.setattr(ranks, "MEMORY_EACH", psutil.virtual_memory().available * 2)
     assert wanted(training__batch_size=8) == 1
 
 

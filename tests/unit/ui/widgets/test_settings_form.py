@@ -104,7 +104,7 @@ def test_a_wrong_value_is_refused_by_the_name_that_the_form_shows(widget: str, v
 
 
 def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
-    with pytest.raises(UserError, match="Name: use only letters"):
+    with pytest.raises(UserError, match="Name: use letters"):
         settings_form.build(ENTRIES, {"name": "../x", "dataset": "y"})
 
 

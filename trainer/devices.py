@@ -4,6 +4,7 @@ Torch has a module for each kind of accelerator (`torch.cuda`, which serves ROCm
 first two answer alike; MPS has no memory of its own and no statistics of peaks.
 """
 
+import os
 from typing import Any, Literal
 
 import psutil
@@ -14,14 +15,15 @@ _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.
 
 
 def best() -> torch.device:
-    """Return the accelerator of this machine, or the CPU."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    """Return the accelerator of this machine, or the CPU if there is none or LIMNER_DEVICE asks for it."""
+    return (torch.accelerator.current_accelerator() if count() else None) or torch.device("cpu")
 
 
 def count() -> int:
-    """Count the accelerators of this machine."""
-    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    """Count the accelerators of this machine; 0 if LIMNER_DEVICE is "cpu"."""
+    if os.environ.get("LIMNER_DEVICE") == "cpu" or not torch.accelerator.is_available():
+        return 0
+    return torch.accelerator.device_count()
 
 
 def is_accelerator(device: torch.device) -> bool:
@@ -104,7 +106,7 @@ def peak_reserved(device: torch.device) -> int:
 
 def trim() -> None:
     """Give back the memory of the accelerator that is kept but not used."""
-    if torch.accelerator.is_available():
+    if count():
         _module(best()).empty_cache()
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-from trainer import config, runs, storage
+from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, is_out_of_memory
 from trainer.i18n import _
@@ -60,9 +60,12 @@ def work(run: Run) -> int:
 
 def _train_run(run: Run) -> None:
     settings = run.config()
+    from trainer import devices  # imports torch, which a waiting run does not need
     from trainer.train import follow, train
-    from trainer.training import ranks  # imports torch, which a waiting run does not need
+    from trainer.training import ranks
 
+    if not devices.count() and (advice := nvidia.advice()):
+        run.report(events.Warned(message=advice))
     processes = ranks.wanted(settings)
     if processes > 1 and "WORLD_SIZE" not in os.environ and not ranks.can_connect():
         message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import paths
+from trainer import nvidia, paths
 from trainer.data import dataset
 from trainer.data.captions import one_line
 from trainer.errors import UserError
@@ -160,7 +161,9 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
 
 def _head(log_out: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
-        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{log_out}</p>", elem_id="title")
+        advice = nvidia.advice()
+        alarm = f"<p class='alarm' role='alert'>{escape(advice)}</p>" if advice else ""
+        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{log_out}</p>{alarm}", elem_id="title")
         pill = gr.HTML(elem_id="pill")
         with gr.Row(elem_id="projects", equal_height=False):
             project = gr.Dropdown([], label=_("Project"), elem_id="project", interactive=True, min_width=180, scale=3)

@@ -3,15 +3,17 @@
 import json
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, paths, storage
+from trainer import __version__, nvidia, paths, storage
 from trainer.base_models import hub, hub_download
 from trainer.cli.adapter_files import Json
-from trainer.cli.console import DownloadBar, echo, echo_facts
+from trainer.cli.console import DownloadBar, echo, echo_facts, echo_table
 from trainer.data import dataset
 from trainer.errors import UserError
 
@@ -46,24 +48,58 @@ def _print_line(**values: object) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Report what this machine can do."""
+    folders = {"home": str(paths.home()), "datasets": dataset.names()}
+    echo_facts(_facts() | folders, as_json=as_json)
+
+
+def _facts() -> dict[str, Any]:
+    """Return what matters about this machine, without its paths."""
     import psutil
 
     from trainer import devices
 
-    facts = {
+    return {
         "limner": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "devices": devices.names() or ["CPU only: use the built-in base micro"],
+        "advice": nvidia.advice() or "-",
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),
         "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
-        "home": str(paths.home()),
-        "datasets": dataset.names(),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }
-    echo_facts(facts, as_json=as_json)
+
+
+@app.command()
+def selftest(
+    out: Annotated[Path, typer.Option("--out", metavar="REPORT.json", help="Report to attach to an issue.")] = Path(
+        "selftest.json"
+    ),
+) -> None:
+    """Train, resume, export and draw with micro on each device of this machine, and compare with a reference."""
+    from trainer import selftest
+
+    cases = selftest.cases()
+    for case in cases:
+        print(f"{case.device} {case.precision} ...", file=sys.stderr)
+        selftest.run(case)
+    rows: list[tuple[str, ...]] = [("device", "precision", "losses differ by", "s/step", "memory", "plan", "")]
+    for case in cases:
+        memory = f"{case.memory / 2**30:.1f} GB"
+        result = "passed" if case.passed else "FAILED"
+        row = (case.name or case.device, case.precision, f"{case.deviation:.2%}", f"{case.seconds:.2f}", memory)
+        rows.append((*row, case.plan, result))
+    echo_table(rows)
+    for case in cases:
+        for failure in case.failures:
+            echo(f"{case.device} {case.precision}: {failure}")
+    report = {"machine": _facts(), "cases": [vars(case) for case in cases]}
+    storage.write(out, json.dumps(report, indent=1))
+    echo(f"Report: {out}")
+    if not all(case.passed for case in cases):
+        raise typer.Exit(1)
 
 
 def _version(package: str) -> str:

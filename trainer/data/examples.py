@@ -2,10 +2,16 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from trainer import paths
 
 PACKAGED = paths.CODE / "trainer" / "examples"  # only in a wheel
+
+
+def find(name: str) -> Path:
+    """Return the folder of an example, in the checkout or in the installed package."""
+    return (PACKAGED if PACKAGED.is_dir() else paths.CODE / "datasets") / name
 
 
 def install() -> None:

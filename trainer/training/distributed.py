@@ -70,7 +70,7 @@ def join(precision: str) -> Accelerator:
     """
     mixed = "no" if precision == "fp32" else precision
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Accelerator(mixed_precision=mixed)
+        return Accelerator(mixed_precision=mixed, cpu=not devices.count())
     on_cpu, threads = not devices.count(), torch.get_num_threads()
     limits_threads = on_cpu and "OMP_NUM_THREADS" not in os.environ
     if limits_threads:

@@ -19,10 +19,14 @@ from safetensors.torch import load_file
 
 from tests import speeds
 from tests.conftest import CHECKOUT
-from trainer import config, runs
+from tests.unit.ui.test_page import in_loop
+from trainer import config, nvidia, runs
 from trainer.cli.commands import main
 from trainer.runs import Run, archive, events, queue
 from trainer.training import checkpoint
+from ui import page
+from ui.state.run_watcher import RunWatcher
+from ui.state.sampler_client import SamplerClient
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 180) -> None:
@@ -244,6 +248,27 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     done = limner("train", toml, "--run", folder)
     assert done.returncode == 2
     assert "already exists" in done.stderr
+
+
+def test_a_card_that_is_not_used_is_said_by_the_doctor_the_run_and_the_page(
+    character: Path, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '100.1, 8.6, NVIDIA GeForce RTX 3060'\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    sentence = "NVIDIA GeForce RTX 3060 is not used: "
+    nvidia.advice.cache_clear()
+    try:
+        assert json.loads(limner("doctor", "--json").stdout)["advice"].startswith(sentence)
+        head = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).get_config_file()
+        assert sentence in str(head["components"])
+    finally:
+        nvidia.advice.cache_clear()
+    run = make(str(tiny_sd), steps=1, resolution=64)
+    runs.start(run)
+    wait_until(lambda: status(run) == "finished")
+    assert any(warning.startswith(sentence) for warning in runs.look(run).state.warnings)
 
 
 def test_doctor_and_check(character: Path) -> None:

@@ -1,0 +1,42 @@
+"""The self-test passes on this machine, and fails where something is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runs.test_processes import limner
+from trainer import selftest
+from trainer.selftest import Case
+
+
+def test_the_self_test_passes_on_this_cpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "cases", lambda: [Case("cpu", "fp32")])
+    report = home / "selftest.json"
+    done = limner("selftest", "--out", report)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    (case,) = json.loads(report.read_text(encoding="utf-8"))["cases"]
+    assert (case["failures"], case["name"], case["plan"]) == ([], "CPU", "1 x off")
+    assert case["deviation"] < 0.001
+    assert str(home) not in report.read_text(encoding="utf-8")
+    assert list(home.glob("outputs/*")) == []  # it has a home of its own
+
+
+def test_other_losses_fail_it(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reference = json.loads(selftest.LOSSES.read_text(encoding="utf-8"))
+    (tmp_path / "losses.json").write_text(json.dumps([*reference[:-1], reference[-1] * 1.01]), encoding="utf-8")
+    monkeypatch.setattr(selftest, "LOSSES", tmp_path / "losses.json")
+    case = Case("cpu", "fp32")
+    selftest.run(case)
+    assert case.failures == ["The losses differ from the reference by 1.0%."]
+
+
+def test_a_device_that_cannot_train_is_said(home: Path) -> None:
+    case = Case("cpu", "fp16")
+    selftest.run(case)
+    assert case.failures == ["fp16 needs a GPU; on a CPU it is slow or does not work. Use fp32, bf16 or auto."]
+
+
+def test_each_precision_that_the_cpu_has_is_a_case() -> None:
+    assert {(case.device, case.precision) for case in selftest.cases()} >= {("cpu", "fp32")}

@@ -1,0 +1,97 @@
+"""Cards that are not used: each cause has its sentence and the command that helps."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from trainer import nvidia
+from trainer.nvidia import Card
+
+RTX_3060 = Card("NVIDIA GeForce RTX 3060", "576.80", (8, 6))
+RTX_5090 = Card("NVIDIA GeForce RTX 5090", "572.16", (12, 0))
+GTX_1080 = Card("NVIDIA GeForce GTX 1080", "560.94", (6, 1))
+
+
+@pytest.mark.parametrize(
+    ("card", "cuda", "words"),
+    [
+        (RTX_3060, (12, 8), ""),
+        (RTX_3060, (12, 6), ""),
+        (RTX_3060, (13, 0), "its driver 576.80 is too old for CUDA 13.0, which needs at least 580"),
+        (Card("Tesla T4", "470.57.02", (7, 5)), (12, 8), "driver 470.57.02 is too old for CUDA 12.8"),
+        (RTX_3060, None, "for CPUs only. Install the one for NVIDIA cards: pip install --force-reinstall torch "
+                         "--index-url https://download.pytorch.org/whl/cu128"),
+        (GTX_1080, None, "https://download.pytorch.org/whl/cu126"),
+        (GTX_1080, (12, 8), "has no code for it. Install the one that has: pip install --force-reinstall torch "
+                            "--index-url https://download.pytorch.org/whl/cu126"),
+        (GTX_1080, (12, 6), ""),
+        (RTX_5090, (12, 6), "whl/cu128"),
+        (RTX_5090, (12, 8), ""),
+    ],
+)  # fmt: skip
+def test_a_card_that_is_not_used_is_explained(card: Card, cuda: tuple[int, int] | None, words: str) -> None:
+    sentence = nvidia.explain(card, cuda)
+    assert words in sentence
+    assert bool(words) == bool(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda"),
+    [
+        ("__version__ = '2.9.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", (12, 8)),
+        ("__version__ = '2.13.0'\ncuda: str | None = '13.0'\n", (13, 0)),
+        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", None),
+    ],
+)
+def test_what_torch_was_built_for_is_read_without_it(tmp_path: Path, text: str, cuda: tuple[int, int] | None) -> None:
+    file = tmp_path / "version.py"
+    file.write_text(text)
+    assert nvidia.built_for(file) == cuda
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A program in the place of the driver's."""
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    nvidia.advice.cache_clear()
+    yield program
+    nvidia.advice.cache_clear()
+
+
+def answering(program: Path, script: str) -> None:
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+def test_the_driver_is_asked(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "built_for", lambda: None)
+    answering(driver, 'echo "576.80, 8.6, NVIDIA GeForce RTX 3060"; echo "576.80, 6.1, NVIDIA GeForce GTX 1080"')
+    assert nvidia.query(str(driver))[1] == Card("NVIDIA GeForce GTX 1080", "576.80", (6, 1))
+    assert nvidia.advice().startswith("NVIDIA GeForce RTX 3060 is not used: the installed torch is for CPUs only.")
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found, sorry'", "echo '[N/A], [N/A], x'"])
+def test_a_driver_that_does_not_answer_is_said(driver: Path, script: str) -> None:
+    answering(driver, script)
+    assert "The driver of the NVIDIA card does not answer." in nvidia.advice()
+
+
+def test_a_machine_without_a_card_is_left_alone(driver: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nvidia, "PROGRAMS", ("no-such-program",))
+    monkeypatch.setattr(nvidia, "DRIVER_FILE", tmp_path / "none")
+    assert nvidia.advice() == ""
+    (tmp_path / "none").touch()
+    nvidia.advice.cache_clear()
+    assert "not its program nvidia-smi" in nvidia.advice()
+
+
+@pytest.mark.parametrize("name", ["start.sh", "start.bat"])
+def test_the_builds_are_those_of_the_start_scripts(name: str) -> None:
+    text = (CHECKOUT / name).read_text(encoding="utf-8")
+    assert nvidia.BUILD in text
+    assert nvidia.OLD_BUILD in text

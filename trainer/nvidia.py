@@ -1,0 +1,120 @@
+"""NVIDIA cards and the installed torch: say in one sentence why a card is not used, and the command that changes it.
+
+Torch-free, so that the page can ask it too: the cards come from the driver's own program, and what torch was built for
+from a small file of its package.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from trainer import processes
+from trainer.i18n import _
+
+INDEX = "https://download.pytorch.org/whl/"
+BUILD, OLD_BUILD = "cu128", "cu126"  # for cards since Turing, and for older ones; the install scripts name them too
+TURING, BLACKWELL = (7, 5), (10, 0)  # compute capabilities of the RTX 20 and RTX 50 series
+# The oldest driver for each major version of CUDA (CUDA Toolkit release notes, table "CUDA Toolkit and Minimum Required
+# Driver Version for CUDA Minor Version Compatibility").
+OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
+PROGRAMS = ("nvidia-smi", r"C:\Windows\System32\nvidia-smi.exe", "/usr/lib/wsl/lib/nvidia-smi")
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+PATIENCE = 20  # seconds; the first answer after a start of the machine takes some
+
+
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA card as its driver describes it."""
+
+    name: str
+    driver: str
+    capability: tuple[int, int]
+
+
+@cache
+def advice() -> str:
+    """Say why a card of this machine is not used, and what to do; "" if there is none, or nothing is wrong."""
+    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    if program is None:
+        if not DRIVER_FILE.exists():
+            return ""
+        return _("There is an NVIDIA driver, but not its program nvidia-smi. Install the driver again.")
+    try:
+        cards = query(program)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return _("The driver of the NVIDIA card does not answer. Restart the machine, or install the driver again.")
+    return explain(cards[0], built_for()) if cards else ""
+
+
+def query(program: str) -> list[Card]:
+    """Return the cards that the driver's program lists.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be run, or it failed.
+        ValueError: it answered something else.
+    """
+    command = [program, "--query-gpu=driver_version,compute_cap,name", "--format=csv,noheader"]
+    with processes.start(command, stdout=processes.PIPE, stderr=processes.NOWHERE) as process:
+        try:
+            answer, _errors = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    cards = []
+    for line in answer.splitlines():
+        driver, capability, name = (part.strip() for part in line.split(",", 2))
+        major, minor = capability.split(".")
+        cards.append(Card(name, driver, (int(major), int(minor))))
+    return cards
+
+
+def built_for(version_file: Path | None = None) -> tuple[int, int] | None:
+    """Return the version of CUDA that the installed torch was built for; None for a build for CPUs, or without torch.
+
+    Args:
+        version_file: `version.py` of torch; by default that of the installed one.
+    """
+    if version_file is None:
+        spec = importlib.util.find_spec("torch")
+        if spec is None or spec.origin is None:
+            return None
+        version_file = Path(spec.origin).with_name("version.py")
+    found = re.search(r"^cuda\b.*?=\s*'(\d+)\.(\d+)'", version_file.read_text(encoding="utf-8"), re.MULTILINE)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def explain(card: Card, cuda: tuple[int, int] | None) -> str:
+    """Say why torch cannot use a card, and what to do; "" if it can."""
+    build = BUILD if card.capability >= TURING else OLD_BUILD
+    install = f"pip install --force-reinstall torch --index-url {INDEX}{build}"
+    if cuda is None:
+        return _(
+            "{card} is not used: the installed torch is for CPUs only. Install the one for NVIDIA cards: {command}",
+            card=card.name,
+            command=install,
+        )
+    needed = OLDEST_DRIVERS.get(cuda[0], 0)
+    if int(card.driver.split(".")[0]) < needed:
+        return _(
+            "{card} is not used: its driver {driver} is too old for CUDA {cuda}, which needs at least {needed}. "
+            "Install a newer driver from nvidia.com/drivers.",
+            card=card.name,
+            driver=card.driver,
+            cuda=f"{cuda[0]}.{cuda[1]}",
+            needed=needed,
+        )
+    too_old = card.capability < TURING and cuda >= (12, 8)
+    too_new = card.capability >= BLACKWELL and cuda < (12, 8)
+    if too_old or too_new:
+        return _(
+            "{card} is not used: the installed torch has no code for it. Install the one that has: {command}",
+            card=card.name,
+            command=install,
+        )
+    return ""

@@ -65,9 +65,6 @@ class Family(Protocol):
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
 
-    def blocks(self) -> list[tuple[nn.Module, ...]]:
-        """List the blocks of the denoiser, those with the largest activations first; blocks alike are in one tuple."""
-
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
 

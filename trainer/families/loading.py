@@ -179,12 +179,6 @@ def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, 
     return latents
 
 
-def unet_blocks(unet: Any) -> list[tuple[nn.Module, ...]]:  # noqa: ANN401 - untyped
-    """List the blocks of a UNet by the size of their latents, the largest first; the middle block comes last."""
-    levels = zip(unet.down_blocks, reversed(unet.up_blocks), strict=True)
-    return [*levels, (unet.mid_block,)]
-
-
 def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
     """Return the shape [c, h, w] of the latents of an image at a UNet's native resolution."""
     side = pipeline.unet.config.sample_size

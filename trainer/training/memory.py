@@ -1,8 +1,8 @@
 """Memory plan: measure one batch, and take the fastest way of training that fits into memory.
 
 From plan to plan a step takes less memory and more time; the result stays the same up to rounding. A batch is split
-into more and more micro-batches, down to single images; then the largest blocks, then all blocks, are computed twice
-instead of keeping their activations (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+into more and more micro-batches, down to single images; then more and more blocks are computed twice instead of keeping
+their activations.
 """
 
 import gc
@@ -31,6 +31,12 @@ GB = 2**30
 REMEDY = _(
     "Lower the resolution, or quantize the base's weights to 8 or 4 bits (model.weights), or close other programs."
 )
+COMPUTED_TWICE = {
+    "feed-forward": _("the feed-forward layers are computed twice"),
+    "half": _("half of the transformer blocks are computed twice"),
+    "transformers": _("the transformer blocks are computed twice"),
+    "all": _("all blocks are computed twice"),
+}
 CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
 
 
@@ -57,10 +63,7 @@ class MemoryPlan:
             parts = _("batches are split into {parts} micro-batches", parts=self.micro_batches)
         if self.recomputed == "off":
             return parts
-        blocks = _("all blocks are computed twice")
-        if self.recomputed == "large":
-            blocks = _("the largest blocks are computed twice")
-        return _("{parts} and {blocks}", parts=parts, blocks=blocks)
+        return _("{parts} and {blocks}", parts=parts, blocks=COMPUTED_TWICE[self.recomputed])
 
 
 def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:

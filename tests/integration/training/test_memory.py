@@ -52,11 +52,14 @@ def test_the_ladder(tiny_sd: Path) -> None:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
         return [(one.micro_batches, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
 
-    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
-    assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]
-    assert rungs(batch_size=1) == [(1, "off"), (1, "large"), (1, "all")]
+    def last(count: int) -> list[tuple[int, str]]:
+        return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
+
+    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), *last(4)]
+    assert rungs(batch_size=5, devices=2) == [(1, "off"), *last(2)]
+    assert rungs(batch_size=1) == last(1)
     assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
-    assert rungs(batch_size=6, micro_batches=3) == [(3, "off"), (3, "large"), (3, "all")]
+    assert rungs(batch_size=6, micro_batches=3) == last(3)
     assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
     with pytest.raises(UserError, match="too many for a batch of 4"):
         rungs(batch_size=4, devices=2, micro_batches=3)
@@ -85,7 +88,7 @@ def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Pa
 
 def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     options = {
-        "preservation__share": 0.4, "training__gradient_checkpointing": "large",
+        "preservation__share": 0.4, "training__gradient_checkpointing": "half",
         "optimizer__learning_rate": 0.0003,  # Adam magnifies the rounding of a gradient near zero to a part of a step
     }  # fmt: skip
     whole, parts = (runs.create(settings(bases["sdxl"], training__micro_batches=parts, **options)) for parts in (1, 2))
@@ -94,8 +97,7 @@ def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     assert close(newest(parts), newest(whole))
 
 
-@pytest.mark.parametrize("which", ["large", "all"])
-def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path, which: str) -> None:
+def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path) -> None:
     """Of what autograd keeps for the backward pass, by its size in bytes."""
     config = settings(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
@@ -118,10 +120,10 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
 
     assert len(list(adapter.parameters())) > 0
     untouched = kept(None)
-    off, large, everything = kept("off"), kept("large"), kept("all")
-    assert off == untouched
-    assert everything < large < off
-    assert kept("off") == off, "it can be taken back"
+    sizes = [kept(way) for way in memory.CHECKPOINTING]
+    assert sizes[0] == untouched
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert kept("off") == untouched, "it can be taken back"
 
 
 def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainConfig], None]:
@@ -144,19 +146,20 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
         (640, (2, "off")),
         (330, (4, "off")),
         (160, (8, "off")),
-        (110, (8, "large")),
+        (120, (8, "feed-forward")),
+        (90, (8, "half")),
         (60, (8, "all")),
     ],
 )
 def test_the_first_rung_that_fits_is_taken(
     character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
 ) -> None:
-    """With 128 MB for each picture of a batch of 8, then 80, then 32."""
+    """With 128 MB for each picture of a batch of 8, then less and less."""
     touched: list[MemoryPlan] = []
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
     run = runs.create(config)
-    compute = heavy({"off": 128, "large": 80, "all": 32}, touched)
+    compute = heavy({"off": 128, "feed-forward": 96, "half": 72, "transformers": 72, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
     assert (made.training.micro_batches, made.training.gradient_checkpointing) == expected
     assert run.config() == made, "it is written down"
@@ -171,7 +174,7 @@ def test_the_first_rung_that_fits_is_taken(
 def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_sd: Path) -> None:
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__memory=(present + 50 * MB) / GB)
-    compute = heavy({"off": 300, "large": 250, "all": 200}, [])
+    compute = heavy(dict.fromkeys(memory.CHECKPOINTING, 200), [])
     with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB are available"):
         memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
 

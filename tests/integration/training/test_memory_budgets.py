@@ -1,0 +1,58 @@
+"""The memory that real models take on a CUDA card, computed without one, is what the documentation says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.fake_cuda import measure
+from trainer.training import memory
+
+CARDS = (8, 10, 12, 16)  # GB
+BESIDE = 1.0  # GB of a card for CUDA itself, for workspaces of its libraries and for fragments
+MOST_WASTED = 2.0  # GB
+XL = "Stable Diffusion XL, 1024 pixels"
+
+
+@pytest.fixture
+def guards(request: pytest.FixtureRequest) -> Path:
+    cache: pytest.Cache = request.config.cache
+    return cache.mkdir("fake_cuda")
+
+
+def documented(title: str) -> dict[str, float]:
+    """Return GB by way of gradient checkpointing from the table in the documentation."""
+    text = (CHECKOUT / "docs" / "settings.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", text, re.M)
+    return dict(zip(memory.CHECKPOINTING, map(float, row.split(" | ")), strict=True))
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
+    room = card - BESIDE
+    taken = max(size for size in documented(XL).values() if size <= room)
+    assert room - taken <= MOST_WASTED
+
+
+def test_a_step_of_xl_takes_what_the_documentation_says(guards: Path) -> None:
+    taken = measure(guards, "sdxl", *memory.CHECKPOINTING)
+    assert {way: round(size, 1) for way, size in taken.items()} == documented(XL)
+
+
+@pytest.mark.parametrize(
+    ("title", "arguments"),
+    [
+        ("Stable Diffusion 1.5, 512 pixels", ("sd15",)),
+        ("Stable Diffusion XL, with its text encoders", ("sdxl", "text-encoders")),
+    ],
+)
+def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
+    taken = measure(guards, *arguments, *memory.CHECKPOINTING)
+    assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
+
+
+def test_recomputing_saves_memory_on_a_card(guards: Path) -> None:
+    """The one that runs at every speed."""
+    taken, expected = measure(guards, "sd15", "transformers"), documented("Stable Diffusion 1.5, 512 pixels")
+    assert round(taken["transformers"], 1) == expected["transformers"] < expected["off"]

@@ -25,7 +25,8 @@ from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training import distributed, malloc
 
-SHARE = 0.9  # of free memory; the rest is for everything else on the machine
+SHARE = 0.9  # of free main memory; the rest is for everything else on the machine
+LEFT = 2**29  # bytes of a device that stay free, for the screen and for what its libraries take later
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
 REMEDY = _(
@@ -93,10 +94,11 @@ def fit(
     """
     candidates = plans(config.training, accelerator.num_processes)
     plan = candidates[0]
+    room = limit(config.training, family.device, accelerator.num_processes)
+    room = -distributed.largest(accelerator, -room)
+    devices.limit_memory(family.device, room)
     if len(candidates) > 1:
         run.progress(_("Measuring memory"), 0, 1)
-        room = limit(config.training, family.device, accelerator.num_processes)
-        room = -distributed.largest(accelerator, -room)
         measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
         fitting, need = measure(candidates, config, family, accelerator, compute, room)
         if fitting is None:
@@ -123,7 +125,7 @@ def limit(training: TrainingConfig, device: torch.device, processes: int) -> flo
     if training.memory:
         return training.memory * GB if devices.is_accelerator(device) else training.memory * GB / processes
     if devices.is_accelerator(device):
-        return SHARE * devices.available_memory(device)
+        return devices.available_memory(device) - LEFT
     return psutil.Process().memory_info().rss + SHARE * psutil.virtual_memory().available / processes
 
 

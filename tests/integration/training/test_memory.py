@@ -21,8 +21,8 @@ from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing
 from trainer.runs import Run, events
-from trainer.train import train
-from trainer.training import encode, malloc, memory
+from trainer.train import initial_state, train
+from trainer.training import encode, malloc, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 
 
@@ -233,6 +233,45 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
     finish(usual)
     assert close(newest(run), newest(usual))
     assert losses(run) == pytest.approx(losses(usual), abs=1e-5)
+
+
+def test_an_optimizer_that_runs_out_of_memory_in_its_first_step_begins_again_with_less(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "full@1")
+    run, usual = (runs.create(settings(tiny_sd, training__micro_batches=parts, **RATE)) for parts in (1, 2))
+    adapter = finish(run)
+    assert run.config().training.micro_batches == 2
+    assert "Memory ran out; from here on batches are split into 2 micro-batches." in runs.look(run).state.warnings
+    assert same(adapter, finish(usual)), "as if it had begun so"
+
+
+def test_an_optimizer_that_runs_out_of_memory_later_ends_the_run(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed some of its weights; the last checkpoint is good."""
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "full@3")
+    run = runs.create(settings(tiny_sd, training__micro_batches=1))
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        train(run.config(), run)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"])
+def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
+    options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
+    config = settings(tiny_sd, **options)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    rehearsed = optimizer_step.rehearse(config, adapter)
+    assert all(torch.equal(one, two) for one, two in zip(before, adapter.parameters(), strict=True))
+    state = initial_state(config, adapter)
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    kept = [value for values in state.optimizer.state.values() for value in values.values()]
+    assert sum(one.nbytes for one in rehearsed) == sum(one.nbytes for one in kept if isinstance(one, Tensor)) > 0
 
 
 def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path, tiny_sd: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import psutil
 import torch
 
+LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # variables with its settings; any torch reads the first

@@ -60,6 +60,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     captions = [first for first, *_unused in texts]
     warn(run, config, family, captions)
     batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
+    preview = previews.prepare(family, config, accelerator)
     families.place(family, text_encoder=config.training.text_encoder)
     cpu_kernels.optimize_for_cpu(family, config.training.resolution)
     config = prediction_type.resolve(config, family, batches.at(0, 0), run)
@@ -118,7 +119,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         last = step == config.training.steps
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
-                previews.make(family, adapter, config.preview, run, step, accelerator)
+                preview.make(family, adapter, run, step)
         if "cooldown" in requests:
             config = cool_down(config, run, step)
             run.report(started(step, config, family.device))

@@ -59,13 +59,17 @@ class Meter(TorchDispatchMode):
 
 
 @contextmanager
-def inserted() -> Iterator[Meter]:
-    """Put the card into this process inside the `with`; yields its meter. Tensors that are made have no values."""
+def inserted(size: int) -> Iterator[Meter]:
+    """Put a card with so many bytes into this process inside the `with`; yields its meter. Tensors get no values."""
+    meter = Meter()
+    torch.cuda.mem_get_info = lambda device=None: (size - meter.now, size)
+    torch.cuda.memory_allocated = torch.cuda.memory_reserved = lambda device=None: meter.now
+    torch.cuda.get_per_process_memory_fraction = lambda device=None: 1.0
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
     functional.scaled_dot_product_attention = _attention
     nn.Module._apply = _apply
-    with FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
+    with FakeTensorMode(allow_non_fake_inputs=True), meter:
         yield meter
 
 

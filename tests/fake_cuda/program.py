@@ -1,7 +1,8 @@
-"""Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program sdxl off all`.
+"""Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program 8 sdxl off all`.
 
-The base model is named as its family and is built from its config; then come ways of gradient checkpointing, of each of
-which the gradients of one image are computed, beside the optimizer's state. `text-encoders` trains those too.
+The first argument is the size of the card in GB, the second the family of the base model, which is built from its
+config. Then come ways of gradient checkpointing, of each of which the gradients of one image are computed, beside the
+optimizer's state; `text-encoders` trains those too. `encoding` and `preview` are what they say.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -25,7 +26,7 @@ from trainer.base_models import CONFIGS
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.config import TrainConfig
-from trainer.families import Family, gradient_checkpointing
+from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.family import _model_class
 from trainer.training import optimizer_step
 from trainer.training.batches import Batch
@@ -47,7 +48,7 @@ class Accelerator:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def main(base: FamilyName, parts: set[str]) -> dict[str, int]:
+def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
     """Return the bytes that each part takes at its peak, by name."""
     peaks: dict[str, int] = {}
     gc.disable()  # a fifth of the time, and peaks are the same each time
@@ -59,15 +60,33 @@ def main(base: FamilyName, parts: set[str]) -> dict[str, int]:
         yield
         peaks[name] = meter.peak
 
-    with inserted() as meter:
+    with inserted(int(size * 2**30)) as meter:
         family = build(base)
         text_encoder = TEXT_ENCODERS in parts
         settings = settings_of(base, text_encoder=text_encoder)
-        with families.on_device(family, *family.text_encoders.values()), torch.no_grad():
+        side = settings.training.resolution
+        with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
+            if "encoding" in parts:
+                with measured("encoding"):
+                    family.encode_images(torch.zeros(1, 3, side, side))
         families.place(family, text_encoder=text_encoder)
         train(family, settings, conditioning, [way for way in WAYS if way in parts], measured)
+        if "preview" in parts:
+            with measured("preview"):
+                preview(family, conditioning, side // 8)
     return peaks
+
+
+@torch.no_grad()
+def preview(family: Family, conditioning: dict[str, Tensor], side: int) -> None:
+    """Do what takes memory in a preview: predict with and without the prompt, and decode."""
+    doubled = {name: torch.cat([row, row]) for name, row in conditioning.items()}
+    noisy, timesteps = torch.zeros(2, 4, side, side, device=CARD), torch.zeros(2, dtype=torch.long, device=CARD)
+    with loading.autocast(family.denoiser):
+        family.predict(noisy, timesteps, {**doubled, "sizes": torch.zeros(2, 6, device=CARD)})
+    with families.on_device(family, family.encoders()["vae"]):
+        loading.decode(family.pipeline(), noisy[:1])
 
 
 def train(
@@ -147,4 +166,4 @@ def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
 
 
 if __name__ == "__main__":
-    json.dump(main(cast(FamilyName, sys.argv[1]), set(sys.argv[2:])), sys.stdout)
+    json.dump(main(float(sys.argv[1]), cast(FamilyName, sys.argv[2]), set(sys.argv[3:])), sys.stdout)

@@ -107,8 +107,7 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
         UserError: it does not exist, cannot be used, or is of another family than the settings say.
     """
     family = read(model, device, dtype)
-    for module in (family.denoiser, *family.encoders().values()):
-        module.to(device)
+    place(family, text_encoder=True, vae=True)
     return family
 
 
@@ -171,10 +170,12 @@ def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
             module.to("cpu")
 
 
-def place(family: Family, *, text_encoder: bool) -> None:
-    """Move what each training step needs to the device; the rest stays in main memory until it is needed."""
+def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
+    """Move what is needed all the time to the device; the rest stays in main memory until it is needed."""
     for module in (family.denoiser, *(family.text_encoders.values() if text_encoder else ())):
         module.to(family.device)
+    if vae:
+        family.encoders()["vae"].to(family.device)
 
 
 def fingerprint(module: nn.Module) -> str:

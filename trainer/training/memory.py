@@ -26,7 +26,6 @@ from trainer.runs import Run, events
 from trainer.training import distributed, malloc
 
 SHARE = 0.9  # of free main memory; the rest is for everything else on the machine
-LEFT = 2**29  # bytes of a device that stay free, for the screen and for what its libraries take later
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
 REMEDY = _(
@@ -125,7 +124,7 @@ def limit(training: TrainingConfig, device: torch.device, processes: int) -> flo
     if training.memory:
         return training.memory * GB if devices.is_accelerator(device) else training.memory * GB / processes
     if devices.is_accelerator(device):
-        return devices.available_memory(device) - LEFT
+        return devices.available_memory(device) - devices.LEFT
     return psutil.Process().memory_info().rss + SHARE * psutil.virtual_memory().available / processes
 
 

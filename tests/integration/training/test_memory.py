@@ -339,6 +339,32 @@ def test_fewer_bits_take_less_memory(bases: dict[str, Path]) -> None:
     assert (full / eight, full / four) == (4, 8)
 
 
+@pytest.mark.parametrize("predicts", [False, True], ids=["before", "after a prediction"])
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_all_that_a_layer_in_fewer_bits_multiplies_with_moves_with_it(
+    bases: dict[str, Path], bits: str, predicts: bool
+) -> None:
+    """To a GPU; here to other places in main memory."""
+    model = settings(bases["sd15"], model__weights=bits).model
+    family = families.load(model, torch.device("cpu"), torch.float32)
+    layer: Any = family.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.ff.net.2").train()
+    inputs = torch.randn(1, layer.in_features, requires_grad=True)
+    expected = layer(inputs) if predicts else None
+    before = weights(layer)
+    family.denoiser._apply(lambda tensor: tensor.clone())
+    assert not before & weights(layer)
+    output = layer(inputs)
+    output.sum().backward()
+    assert expected is None or torch.equal(output, expected)
+
+
+def weights(layer: Any) -> set[int]:  # noqa: ANN401 - bitsandbytes is untyped
+    """Where the weights are that a layer in fewer bits multiplies with."""
+    holders = (layer, layer.weight, getattr(layer, "state", None))
+    tensors = [getattr(holder, name, None) for holder in holders for name in ("weight", "CB")]
+    return {tensor.data_ptr() for tensor in tensors if tensor is not None}
+
+
 @pytest.mark.parametrize("adapter", [{"adapter__kind": "loha"}, {"adapter__dora": True}])
 def test_fewer_bits_are_for_lora_alone(tiny_sd: Path, adapter: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):

@@ -2,17 +2,21 @@
 
 Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). What saves most for its time comes first. In Stable
 Diffusion XL at 1024 pixels the feed-forward layers hold 3 of the 8 GB of activations for an eighth of the time, all
-transformer blocks 6.4 GB for a third, and all other blocks together less than 1 GB.
+transformer blocks 6.4 GB for a third, and all other blocks together less than 1 GB. In the last resort the weights of
+trained text encoders, 1.3 GB of that model, wait in main memory while they are not needed.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from trainer.families.family import Family
 
@@ -51,15 +55,57 @@ def recompute(family: Family, which: Recomputed) -> None:
     for module in blocks.chosen(which):
         module.forward = partial(checkpoint, module.forward, use_reentrant=False)
     for encoder in family.text_encoders.values():
-        _recompute_encoder(encoder, which)
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            _recompute_encoder(encoder, which, family.device)
 
 
-def _recompute_encoder(encoder: Any, which: Recomputed) -> None:  # noqa: ANN401 - transformers is untyped
-    # Newer versions of transformers have new names for both.
-    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
-    disable = getattr(encoder, "activation_checkpointing_disable", None) or encoder.gradient_checkpointing_disable
-    if which != "off":
-        enable({"use_reentrant": False})
-    elif any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
-        disable()
-    encoder.train()  # transformers only does it in training; these encoders have no dropout
+def _recompute_encoder(encoder: nn.Module, which: Recomputed, device: torch.device) -> None:
+    """Compute the layers of a trained text encoder twice; with "all" their weights are on the device only meanwhile."""
+    layers = [module for module in encoder.modules() if isinstance(module, CLIPEncoderLayer)]
+    for layer in layers:
+        vars(layer).pop("forward", None)
+    encoder.to(device)  # what has waited in main memory
+    if which == "off":
+        return
+    streamed = _Streamed(layers, device) if which == "all" else None
+    for layer in layers:
+        forward = streamed.forward(layer) if streamed else layer.forward
+        layer.forward = partial(checkpoint, forward, use_reentrant=False)
+
+
+class _Streamed:
+    """Frozen weights of layers that wait in main memory; those of one layer at a time are on the device."""
+
+    def __init__(self, layers: Iterable[nn.Module], device: torch.device) -> None:
+        self._device = device
+        self._waiting = {layer: [*_frozen(layer)] for layer in layers}
+        self._here: nn.Module | None = None
+        for layer in layers:
+            self._send_away(layer)
+
+    def forward(self, layer: nn.Module) -> Callable[..., Any]:
+        """Return the forward function of a layer, which has its weights brought first."""
+        compute = layer.forward
+
+        def bring_and_compute(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as in torch
+            if self._here is not layer:
+                if self._here:
+                    self._send_away(self._here)
+                self._here = layer
+                for module, name, weight in self._waiting[layer]:
+                    module._parameters[name] = nn.Parameter(weight.to(self._device), requires_grad=False)
+            return compute(*arguments, **options)
+
+        return bring_and_compute
+
+    def _send_away(self, layer: nn.Module) -> None:
+        for module, name, weight in self._waiting[layer]:
+            module._parameters[name] = nn.Parameter(weight, requires_grad=False)
+
+
+def _frozen(layer: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield the frozen weights of a layer in main memory, each with its owner and its name there."""
+    for module in layer.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.requires_grad:
+                yield module, name, parameter.detach().to("cpu")

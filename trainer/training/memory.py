@@ -99,14 +99,13 @@ def fit(
     if len(candidates) > 1:
         run.progress(_("Measuring memory"), 0, 1)
         measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
-        fitting, need = measure(candidates, config, family, accelerator, compute, room)
+        fitting = measure(candidates, config, family, accelerator, compute, room)
         if fitting is None:
             raise UserError(
-                "There is not enough memory: even with one image at a time a step needs about {need:.1f} GB, and "
-                "{room:.1f} GB are available.",
+                "There is not enough memory: even with one image at a time a step needs more than the {room:.1f} GB "
+                "that are available.",
                 REMEDY,
                 adjustments.lower_resolution(config),
-                need=need / GB,
                 room=room / GB,
             )
         plan = fitting
@@ -135,9 +134,8 @@ def _on_accelerator(
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[MemoryPlan | None, float]:
-    """Return the first plan with which the batch can actually be computed within the room, and the memory it takes."""
-    need = 0.0
+) -> MemoryPlan | None:
+    """Return the first plan with which the batch can actually be computed within the room."""
     for plan in candidates:
         gradient_checkpointing.recompute(family, plan.recomputed)
         release()
@@ -152,8 +150,8 @@ def _on_accelerator(
             need = float(devices.peak_reserved(family.device))
         need = distributed.largest(accelerator, need)
         if need <= room:
-            return plan, need
-    return None, need
+            return plan
+    return None
 
 
 def _on_cpu(
@@ -163,13 +161,13 @@ def _on_cpu(
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[MemoryPlan | None, float]:
-    """Return the first plan that would stay within the room, and the memory it would take.
+) -> MemoryPlan | None:
+    """Return the first plan that would stay within the room.
 
     A process that takes too much is killed on a CPU, so that only the smallest micro-batch is actually computed; the
     memory for more images follows from it.
     """
-    need, measured = 0.0, dict[str, tuple[float, float]]()
+    measured = dict[str, tuple[float, float]]()
     most_parts = candidates[-1].micro_batches
     for plan in candidates:
         if plan.recomputed not in measured:
@@ -183,8 +181,8 @@ def _on_cpu(
         before, growth = measured[plan.recomputed]
         need = before + growth * -(-most_parts // plan.micro_batches)
         if need <= room:
-            return plan, need
-    return None, need
+            return plan
+    return None
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__memory=(present + 50 * MB) / GB)
     compute = heavy(dict.fromkeys(memory.CHECKPOINTING, 200), [])
-    with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB are available"):
+    with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB that are available"):
         memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
 
 

@@ -115,7 +115,8 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
                 step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm, seconds=seconds, memory=bytes_used
             )
         )
-        requests = distributed.requests(accelerator, run, started(step, config, family.device))
+        resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
+        requests = distributed.requests(accelerator, run, resumed, paused)
         last = step == config.training.steps
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):

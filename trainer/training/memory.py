@@ -211,6 +211,20 @@ def release() -> None:
     devices.trim()
 
 
+@contextmanager
+def set_aside(family: Family) -> Iterator[None]:
+    """Keep the denoiser in main memory inside the `with`, while a run is paused: others have its device meanwhile."""
+    if not devices.is_accelerator(family.device):
+        yield
+        return
+    family.denoiser.to("cpu")
+    release()
+    try:
+        yield
+    finally:
+        family.denoiser.to(family.device)
+
+
 def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:
     """Return the settings with the next plan that takes less memory, and save them, after a step ran out of memory.
 

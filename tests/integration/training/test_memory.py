@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -192,6 +193,22 @@ def test_peak_memory_is_seen() -> None:
     with memory.peak() as highest:
         torch.ones(100 * MB // 4).sum()
     assert highest[0] - before > 80 * MB
+
+
+def test_a_paused_run_leaves_its_device_to_others() -> None:
+    """Of a GPU that is not here; on a CPU there is nothing to leave."""
+
+    class Denoiser(torch.nn.Linear):
+        def to(self, device: Any) -> "Denoiser":  # noqa: ANN401 - whatever names a device
+            places.append(torch.device(device).type)
+            return self
+
+    for device, expected in (("cuda", ["cpu", "paused", "cuda"]), ("cpu", ["paused"])):
+        places: list[str] = []
+        family: Any = SimpleNamespace(device=torch.device(device), denoiser=Denoiser(1, 1))
+        with memory.set_aside(family):
+            places.append("paused")
+        assert places == expected
 
 
 def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) -> None:

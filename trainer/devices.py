@@ -5,13 +5,30 @@ first two answer alike; MPS has no memory of its own and no statistics of peaks.
 """
 
 import os
+import sys
 from typing import Any, Literal
 
 import psutil
 import torch
 
+LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # variables with its settings; any torch reads the first
+
+
+def prepare() -> None:
+    """Set torch up for an NVIDIA or AMD card, before the first tensor is on it; other devices have nothing to set.
+
+    Matrices that are left in fp32 are multiplied in TF32, as convolutions are by default. On Linux, segments of memory
+    that can grow keep free memory from being split into pieces that are too small.
+    """
+    if best().type != "cuda":
+        return
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATOR):
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def best() -> torch.device:
@@ -80,6 +97,33 @@ def available_memory(device: torch.device) -> int:
     return int(free + module.memory_reserved(device))
 
 
+def unused_memory(device: torch.device) -> int:
+    """Return the bytes of tensors for which there is still room on a device."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    module = _module(device)
+    if device.type == "mps":
+        return int(module.recommended_max_memory() - module.current_allocated_memory())
+    room, (_, total) = available_memory(device), module.mem_get_info(device)
+    if hasattr(module, "get_per_process_memory_fraction"):
+        room = min(room, int(total * module.get_per_process_memory_fraction(_numbered(device))))
+    return room - int(module.memory_allocated(device))
+
+
+def limit_memory(device: torch.device, most: float) -> None:
+    """Let this process run out of memory at so many bytes of an accelerator.
+
+    Windows would lend it main memory instead, at a hundredth of the speed.
+    """
+    module = _module(device)
+    if device.type == "cpu" or not hasattr(module, "set_per_process_memory_fraction"):
+        return
+    if device.type == "mps":
+        module.set_per_process_memory_fraction(min(1.0, most / module.recommended_max_memory()))
+    else:
+        module.set_per_process_memory_fraction(min(1.0, most / module.mem_get_info(device)[1]), _numbered(device))
+
+
 def reset_peak(device: torch.device) -> None:
     """Reset the peaks that `peak_memory` and `peak_reserved` return."""
     if hasattr(_module(device), "reset_peak_memory_stats"):
@@ -108,6 +152,11 @@ def trim() -> None:
     """Give back the memory of the accelerator that is kept but not used."""
     if count():
         _module(best()).empty_cache()
+
+
+def _numbered(device: torch.device) -> torch.device | None:
+    """Return a device for functions that take none without a number, but None for the current one."""
+    return None if device.index is None else device
 
 
 def _module(device: torch.device) -> Any:  # noqa: ANN401 - a module of torch, of which the type checker knows nothing

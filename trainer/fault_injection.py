@@ -4,6 +4,7 @@ LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TE
 
     nan@12       step 12 has a loss that is not a number
     oom@7        step 7 runs out of memory
+    full@1       the optimizer runs out of memory in step 1
     hang@5       step 5 never ends
     stuck@2      the run hangs after the second report of a phase
     enospc@2     the second durable write of the process fails as on a full disk
@@ -22,6 +23,7 @@ import signal
 import sys
 import time
 
+_NO_MEMORY = "DefaultCPUAllocator: not enough memory: this is a test"
 _writes, _crash_points, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
 
 
@@ -41,10 +43,20 @@ def loss_factor(step: int) -> float:
         RuntimeError: as torch raises it when memory runs out.
     """
     if _is_due("oom", step):
-        raise RuntimeError("DefaultCPUAllocator: not enough memory: this is a test")
+        raise RuntimeError(_NO_MEMORY)
     if _is_due("hang", step):
         _hang()
     return math.nan if _is_due("nan", step) else 1.0
+
+
+def on_advance(step: int) -> None:
+    """Fail as the optimizer takes a step, if that is due.
+
+    Raises:
+        RuntimeError: as torch raises it when memory runs out.
+    """
+    if _is_due("full", step):
+        raise RuntimeError(_NO_MEMORY)
 
 
 def on_phase() -> None:

@@ -94,7 +94,7 @@ def _check(case: Case, trained: Run) -> None:
     settings = trained.config().training
     case.plan = f"{settings.micro_batches} x {settings.gradient_checkpointing}"
     case.losses = losses = _losses(state)
-    case.deviation = _deviation(losses, json.loads(LOSSES.read_text(encoding="utf-8")))
+    case.deviation = deviation(losses, json.loads(LOSSES.read_text(encoding="utf-8")))
     checks: list[tuple[bool, str]] = [
         (case.deviation <= BOUNDS[case.precision], "The losses differ from the reference by {share:.1%}."),
         (_resumed(trained, losses, case), "A resumed run goes on differently."),
@@ -138,14 +138,14 @@ def _resumed(trained: Run, losses: list[float], case: Case) -> bool:
     again = _losses(state)
     if case.device == "cpu":
         return again == losses[RESUMED_AT:]
-    return _deviation(again, losses[RESUMED_AT:]) <= BOUNDS[case.precision]
+    return deviation(again, losses[RESUMED_AT:]) <= BOUNDS[case.precision]
 
 
 def _losses(state: State) -> list[float]:
     return [state.losses[step] for step in sorted(state.losses)]
 
 
-def _deviation(losses: list[float], reference: list[float]) -> float:
+def deviation(losses: list[float], reference: list[float]) -> float:
     """Return the largest relative difference; infinite if there are more or fewer."""
     if len(losses) != len(reference):
         return float("inf")

@@ -41,13 +41,14 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 RESTARTS = 3
 
 
-def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main path stays on one screen
+def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the main path stays on one screen
     """Train one adapter: the whole program, top to bottom. An interrupted run continues from its last checkpoint.
 
     Raises:
         UserError: something that the user can change.
         StopRequestedError: the run was asked to stop before its first step.
     """
+    devices.prepare()
     run.progress(_("Loading the base model"), 0, 1)
     precision = resolve_precision(config)
     accelerator = distributed.join(precision)
@@ -59,6 +60,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     captions = [first for first, *_unused in texts]
     warn(run, config, family, captions)
     batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
+    preview = previews.prepare(family, config, accelerator)
     families.place(family, text_encoder=config.training.text_encoder)
     cpu_kernels.optimize_for_cpu(family, config.training.resolution)
     config = prediction_type.resolve(config, family, batches.at(0, 0), run)
@@ -98,7 +100,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             run.report(started(step, config, family.device))
             continue
         optimizer_step.check(loss.item(), norm, step, config, scaler)
-        optimizer_step.advance(state, rate, scaler)
+        try:
+            fault_injection.on_advance(step + 1)
+            optimizer_step.advance(state, rate, scaler)
+        except RuntimeError as error:
+            config, state = begin_with_less(config, family, adapter, run, step, error)
+            continue
         step += 1
         state.update_ema(step, config.training.ema_decay)
 
@@ -108,11 +115,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
                 step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm, seconds=seconds, memory=bytes_used
             )
         )
-        requests = distributed.requests(accelerator, run, started(step, config, family.device))
+        resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
+        requests = distributed.requests(accelerator, run, resumed, paused)
         last = step == config.training.steps
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
-                previews.make(family, adapter, config.preview, run, step, accelerator)
+                preview.make(family, adapter, run, step)
         if "cooldown" in requests:
             config = cool_down(config, run, step)
             run.report(started(step, config, family.device))
@@ -146,7 +154,10 @@ def largest(
 
     def compute(config: TrainConfig) -> None:
         place = batches.largest(config.training.steps)
+        # On a CPU the difference between two measurements counts, which the optimizer has no part in.
+        present = optimizer_step.rehearse(config, adapter) if devices.is_accelerator(family.device) else None
         optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, [place])
+        del present
         for parameter in adapter.parameters():
             parameter.grad = None
 
@@ -166,6 +177,22 @@ def initial_state(config: TrainConfig, adapter: families.Adapter) -> checkpoint.
     if config.training.ema_decay:
         state.average.extend(parameter.detach().clone() for parameter in state.parameters())
     return state
+
+
+def begin_with_less(
+    config: TrainConfig, family: families.Family, adapter: families.Adapter, run: Run, step: int, error: RuntimeError
+) -> tuple[TrainConfig, checkpoint.TrainState]:
+    """Return the settings of a run that begins again with less memory, as its optimizer had too little, and its state.
+
+    Raises:
+        RuntimeError: the error itself, if it was something else, or not in the first step: which weights the optimizer
+            has changed is not known.
+    """
+    if step:
+        raise error
+    config = memory.fall_back(config, family, run, error)
+    adapter.reset(config.seed)
+    return config, initial_state(config, adapter)
 
 
 def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfig:

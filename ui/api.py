@@ -79,7 +79,7 @@ def send(run_id: str, command: str, sampler: SamplerClient) -> None:
         case "more":
             run_actions.extend(run_id, sampler)
         case "pause" | "go_on":
-            runs.pause(runs.find(run_id), go_on=command == "go_on")
+            run_actions.pause(runs.find(run_id), sampler, go_on=command == "go_on")
         case _ if command in runs.COMMANDS:
             run_actions.ask(run_id, command)
         case _:

@@ -1,5 +1,7 @@
 """Questions about hardware, answered by backends that are not here."""
 
+import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,24 +24,43 @@ def pretend(monkeypatch: pytest.MonkeyPatch, kind: str, **functions: Any) -> tor
     return torch.device(kind, 0)
 
 
+@pytest.mark.parametrize("number", [0, None])
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    calls: list[str] = []
-    card = pretend(
+def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: str, number: int | None) -> None:
+    calls, fractions = list[str](), [1.0]
+
+    def fraction(device: torch.device | None) -> float:
+        assert device is None or device.index is not None, "torch refuses it"
+        return fractions[-1]
+
+    def set_fraction(share: float, device: torch.device | None) -> None:
+        assert device is None or device.index is not None, "torch refuses it"
+        fractions.append(share)
+
+    pretend(
         monkeypatch,
         kind,
         get_device_name=lambda device: f"Card {device.index}",
         mem_get_info=lambda _: (5 * GB, 8 * GB),
-        memory_reserved=lambda _: GB,
+        memory_reserved=lambda _: 2 * GB,
+        memory_allocated=lambda _: GB,
+        get_per_process_memory_fraction=fraction,
+        set_per_process_memory_fraction=set_fraction,
         max_memory_allocated=lambda _: 3 * GB,
         max_memory_reserved=lambda _: 4 * GB,
         reset_peak_memory_stats=lambda _: calls.append("reset"),
         empty_cache=lambda: calls.append("empty"),
     )
+    card = torch.device(kind) if number is None else torch.device(kind, number)
     assert devices.best().type == kind
     assert devices.is_accelerator(card)
     assert (devices.count(), devices.names()) == (2, ["Card 0", "Card 1"])
-    assert devices.available_memory(card) == 6 * GB
+    assert devices.available_memory(card) == 7 * GB
+    assert devices.unused_memory(card) == 6 * GB
+    devices.limit_memory(card, 4 * GB)
+    assert (fractions[-1], devices.unused_memory(card)) == (0.5, 3 * GB)
+    devices.limit_memory(card, 9 * GB)
+    assert fractions[-1] == 1
     assert (devices.peak_memory(card), devices.peak_reserved(card)) == (3 * GB, 4 * GB)
     devices.reset_peak(card)
     devices.trim()
@@ -47,21 +68,62 @@ def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: st
 
 
 def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+    calls, fractions = list[str](), list[float]()
     mac = pretend(
         monkeypatch,
         "mps",
         recommended_max_memory=lambda: 11 * GB,
         current_allocated_memory=lambda: 2 * GB,
         driver_allocated_memory=lambda: 3 * GB,
+        set_per_process_memory_fraction=fractions.append,
         empty_cache=lambda: calls.append("empty"),
     )
     assert devices.name(mac) == "MPS"
     assert devices.available_memory(mac) == 11 * GB
+    assert devices.unused_memory(mac) == 9 * GB
+    devices.limit_memory(mac, 5.5 * GB)
+    assert fractions == [0.5]
     devices.reset_peak(mac)  # has no statistics
     assert (devices.peak_memory(mac), devices.peak_reserved(mac)) == (2 * GB, 3 * GB)
     devices.trim()
     assert calls == ["empty"]
+
+
+@pytest.fixture
+def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What `prepare` sets is as before after the test."""
+    for variable in devices._ALLOCATOR:
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    before = torch.backends.cuda.matmul.allow_tf32
+    yield monkeypatch
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "tf32", "allocator"),
+    [
+        ("cuda", "linux", True, "expandable_segments:True"),
+        ("cuda", "win32", True, None),
+        ("xpu", "linux", False, None),
+        ("mps", "darwin", False, None),
+    ],
+)
+def test_torch_is_set_up_for_a_card(
+    settings_of_torch: pytest.MonkeyPatch, kind: str, platform: str, tf32: bool, allocator: str | None
+) -> None:
+    pretend(settings_of_torch, kind)
+    settings_of_torch.setattr("sys.platform", platform)
+    devices.prepare()
+    assert torch.backends.cuda.matmul.allow_tf32 == tf32
+    assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == allocator
+
+
+def test_an_allocator_that_is_set_up_stays_so(settings_of_torch: pytest.MonkeyPatch) -> None:
+    pretend(settings_of_torch, "cuda")
+    settings_of_torch.setenv("PYTORCH_ALLOC_CONF", "backend:cudaMallocAsync")
+    devices.prepare()
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
 
 
 @pytest.mark.parametrize(("in_hardware", "precision"), [(True, "bf16"), (False, "fp16")])
@@ -93,6 +155,8 @@ def test_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (cpu.type, devices.is_accelerator(cpu), devices.name(cpu)) == ("cpu", False, "CPU")
     assert (devices.count(), devices.names()) == (0, [])
     assert devices.available_memory(cpu) > devices.peak_memory(cpu) > 0
+    assert devices.unused_memory(cpu) > 0
+    devices.limit_memory(cpu, GB)  # has no such limit
     assert devices.best_precision(cpu) in ("bf16", "fp32")
     devices.trim()
 

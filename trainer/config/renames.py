@@ -34,6 +34,7 @@ NAMES = {  # by section, which has its current name
 VALUES: dict[str, dict[object, object]] = {
     "captions.max_token_length": {1: 75, 2: 150, 3: 225},  # was a number of chunks
     "objective.loss_type": {"squared": "l2"},
+    "training.gradient_checkpointing": {"large": "transformers"},
     "schedule.kind": {"stable": "warmup-stable-decay"},
 }
 

@@ -76,11 +76,12 @@ class TrainingConfig(Section):
         title="Micro-batches",
         description="Split each batch to save memory; the result is the same. 0 = use as few as fit.",
     )
-    gradient_checkpointing: Literal["auto", "off", "large", "all"] = Field(
+    gradient_checkpointing: Literal["auto", "off", "feed-forward", "half", "transformers", "all"] = Field(
         "auto",
         title="Gradient checkpointing",
-        description="Recompute activations of the largest blocks, or of all, instead of storing them: less memory, up "
-        "to a third slower. auto = only if a batch does not fit otherwise.",
+        description="Recompute activations instead of storing them: of feed-forward layers, of half the transformer "
+        "blocks, of all of them, or of all blocks; each needs less memory, up to a third more time. auto = as few as "
+        "needed.",
     )
     max_grad_norm: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Maximum gradient norm; 0 = off.")
     text_encoder: bool = Field(

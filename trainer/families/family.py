@@ -65,9 +65,6 @@ class Family(Protocol):
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
 
-    def blocks(self) -> list[tuple[nn.Module, ...]]:
-        """List the blocks of the denoiser, those with the largest activations first; blocks alike are in one tuple."""
-
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
 
@@ -110,8 +107,7 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
         UserError: it does not exist, cannot be used, or is of another family than the settings say.
     """
     family = read(model, device, dtype)
-    for module in (family.denoiser, *family.encoders().values()):
-        module.to(device)
+    place(family, text_encoder=True, vae=True)
     return family
 
 
@@ -174,10 +170,12 @@ def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
             module.to("cpu")
 
 
-def place(family: Family, *, text_encoder: bool) -> None:
-    """Move what each training step needs to the device; the rest stays in main memory until it is needed."""
+def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
+    """Move what is needed all the time to the device; the rest stays in main memory until it is needed."""
     for module in (family.denoiser, *(family.text_encoders.values() if text_encoder else ())):
         module.to(family.device)
+    if vae:
+        family.encoders()["vae"].to(family.device)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -5,9 +5,10 @@ the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `
 """
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -18,12 +19,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from trainer import devices
 from trainer.base_models import CONFIGS
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, TextEncoder
-from trainer.errors import UserError
+from trainer.errors import UserError, is_out_of_memory
 
 Pipeline = Any  # of diffusers, which is untyped
+Result = TypeVar("Result")
+TILE = 512  # side in pixels
+BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need
 
 # These libraries print progress bars, and warnings about image processors that are not needed here.
 for library in (diffusers.utils.logging, transformers.utils.logging):
@@ -135,10 +140,33 @@ def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> t
     if dtype != torch.float32:
         pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
         mixed = torch.autocast(device.type, dtype=dtype)
-    with torch.no_grad(), mixed:
-        posterior = pipeline.vae.encode(pixels.to(device, torch.float32)).latent_dist
+
+    def encode() -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), mixed:
+            posterior = pipeline.vae.encode(pixels.to(device, torch.float32)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    mean, std = _in_tiles_if_needed(pipeline, pixels[:, 0].numel(), encode)
     scale = pipeline.vae.config.scaling_factor
-    return posterior.mean.float() * scale, posterior.std.float() * scale
+    return mean * scale, std * scale
+
+
+def _in_tiles_if_needed(pipeline: Pipeline, pixels: int, compute: Callable[[], Result]) -> Result:
+    """Let the VAE encode or decode so many pixels in overlapping tiles, if there is too little memory for all at once.
+
+    The seams are blended; what is encoded so differs less than two encodings of one image do.
+    """
+    vae = pipeline.vae
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // pipeline.vae_scale_factor
+    vae.use_tiling = pixels * BYTES_PER_PIXEL > devices.unused_memory(vae.device)
+    try:
+        return compute()
+    except RuntimeError as error:
+        if vae.use_tiling or not is_out_of_memory(error):
+            raise
+    devices.trim()
+    vae.use_tiling = True
+    return compute()
 
 
 def encoding_precision(denoiser: nn.Module, device: torch.device) -> torch.dtype:
@@ -150,11 +178,21 @@ def encoding_precision(denoiser: nn.Module, device: torch.device) -> torch.dtype
 
 
 def decode_latents(pipeline: Pipeline, latents: Tensor) -> list[Image.Image]:
-    """Decode scaled latents [b, c, h, w] to images, in fp32 whatever the precision of the denoiser."""
-    with torch.no_grad():
-        pixels = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor, return_dict=False)[0]
-    images: list[Image.Image] = pipeline.image_processor.postprocess(pixels, output_type="pil")
+    """Decode scaled latents [b, c, h, w] to images."""
+    images: list[Image.Image] = pipeline.image_processor.postprocess(decode(pipeline, latents), output_type="pil")
     return images
+
+
+def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
+    """Decode scaled latents [b, c, h, w] to pixels [b, 3, H, W] in -1..1, in fp32 as the decoder overflows in fp16."""
+    latents = latents.float() / pipeline.vae.config.scaling_factor
+
+    def all_at_once() -> Tensor:
+        with torch.no_grad():
+            pixels: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
+        return pixels
+
+    return _in_tiles_if_needed(pipeline, latents[:, 0].numel() * pipeline.vae_scale_factor**2, all_at_once)
 
 
 def autocast(denoiser: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - untyped
@@ -179,13 +217,28 @@ def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, 
     return latents
 
 
-def unet_blocks(unet: Any) -> list[tuple[nn.Module, ...]]:  # noqa: ANN401 - untyped
-    """List the blocks of a UNet by the size of their latents, the largest first; the middle block comes last."""
-    levels = zip(unet.down_blocks, reversed(unet.up_blocks), strict=True)
-    return [*levels, (unet.mid_block,)]
-
-
 def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
     """Return the shape [c, h, w] of the latents of an image at a UNet's native resolution."""
     side = pipeline.unet.config.sample_size
     return pipeline.unet.config.in_channels, side, side
+
+
+def prompt_arguments(prompt: Mapping[str, Tensor], negative: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return two encoded prompts, of one row each, as arguments of a pipeline."""
+    names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+    positive = {names[key]: row for key, row in prompt.items()}
+    return positive | {f"negative_{names[key]}": row for key, row in negative.items()}
+
+
+@contextmanager
+def without_text_encoders(pipeline: Pipeline) -> Iterator[None]:
+    """Take the text encoders out of a pipeline inside the `with`: it would look for its device in them."""
+    names = [name for name in pipeline.components if name.startswith("text_encoder")]
+    encoders = {name: getattr(pipeline, name) for name in names}
+    try:
+        for name in names:
+            setattr(pipeline, name, None)
+        yield
+    finally:
+        for name, encoder in encoders.items():
+            setattr(pipeline, name, encoder)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.base_models.spec import PredictionType
-from trainer.families import Conditioning, Family
+from trainer.families import Conditioning, Family, on_device
 from trainer.rng import generator
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)  # as shares of the timesteps
@@ -34,5 +34,6 @@ def probe(family: Family, latents: Tensor, conditioning: Conditioning) -> dict[P
 def probe_with_gray(family: Family) -> None:
     """Probe without any images: with an even gray, of which v is small and there is nothing to see but the noise."""
     gray = torch.zeros(1, *family.latent_shape, device=family.device)
-    with torch.no_grad():
-        probe(family, gray, family.encode_prompts([""]))
+    with on_device(family, *family.text_encoders.values()), torch.no_grad():
+        conditioning = family.encode_prompts([""])
+    probe(family, gray, conditioning)

@@ -6,6 +6,7 @@ of 64 with the quantiles of a normal distribution as levels: Dettmers et al. 202
 """
 
 import importlib
+import logging
 from typing import Any, Literal
 
 from torch import nn
@@ -32,6 +33,9 @@ def quantize(denoiser: nn.Module, bits: Bits) -> None:
             "Install it with: pip install 'limner[bitsandbytes]', or set model.weights to 'full'.",
             bits=bits,
         ) from None
+    # With int8 it warns in each layer of each step that it casts the layer's input.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    eight_bit = _movable(library.Linear8bitLt)
     for path, layer in list(denoiser.named_modules()):
         if type(layer) is not nn.Linear or "attentions" not in path:
             continue
@@ -39,7 +43,7 @@ def quantize(denoiser: nn.Module, bits: Bits) -> None:
             continue
         size, dtype = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.dtype
         if bits == "int8":
-            quantized = library.Linear8bitLt(*size, has_fp16_weights=False)
+            quantized = eight_bit(*size, has_fp16_weights=False)
         else:
             quantized = library.Linear4bit(*size, compute_dtype=dtype, quant_type="nf4", compress_statistics=True)
         quantized.load_state_dict(layer.state_dict())
@@ -47,3 +51,21 @@ def quantize(denoiser: nn.Module, bits: Bits) -> None:
         setattr(denoiser.get_submodule(owner), name, quantized.to("cpu").requires_grad_(False))
         if quantized.bias is not None:
             quantized.bias.data = quantized.bias.data.to(dtype)
+
+
+def _movable(layer_class: Any) -> Any:  # noqa: ANN401 - bitsandbytes is untyped
+    """Return a class of 8-bit layers whose weight and scales move together.
+
+    The library keeps both beside the parameter as well, and multiplies with those; torch, when it moves a model, moves
+    only the parameter. The 4-bit layers need no such help.
+    """
+
+    class Movable(layer_class):  # type: ignore[misc]
+        def _apply(self, *arguments: Any, **options: Any) -> "Movable":  # noqa: ANN401 - as in torch
+            super()._apply(*arguments, **options)
+            for holder in (self.weight, self.state):  # the second from the first prediction on
+                if holder.CB is not None:
+                    holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
+            return self
+
+    return Movable

@@ -71,10 +71,6 @@ class SDXL:
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         return loading.latent_shape(self._pipeline)
 
-    def blocks(self) -> list[tuple[nn.Module, ...]]:
-        """List the blocks of the UNet, those of the largest latents first."""
-        return loading.unet_blocks(self.denoiser)
-
     def module_name(self, path: str) -> str:
         """Return the name of a module of the UNet in adapter files: the original one, with its own block numbers."""
         unet = self._pipeline.unet

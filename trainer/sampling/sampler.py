@@ -1,6 +1,7 @@
 """Generate images with a base model and adapters at given strengths; the base and the adapters stay loaded."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,23 @@ from trainer import devices, families
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.config import ModelConfig, PictureConfig
-from trainer.errors import UserError
-from trainer.families import Family, loading, prediction_probe
+from trainer.errors import UserError, is_out_of_memory
+from trainer.families import Conditioning, Family, loading, prediction_probe
 
 Progress = Callable[[int, int], None]
+Encoded = Mapping[str, Conditioning]  # by prompt
 
 
-def generate(family: Family, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
+def encode(family: Family, prompts: Iterable[str]) -> Encoded:
+    """Encode prompts for `generate`; the text encoders are on the device only meanwhile, unless they are there."""
+    encoders = family.text_encoders.values()
+    with families.on_device(family, *encoders), torch.no_grad(), loading.autocast(family.denoiser):
+        return {prompt: family.encode_prompts([prompt]) for prompt in prompts}
+
+
+def generate(
+    family: Family, request: PictureConfig, progress: Progress | None = None, encoded: Encoded | None = None
+) -> Image.Image:
     """Generate one image, the same for the same request on the same device: its noise comes only from the seed."""
 
     def report(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
@@ -26,10 +37,11 @@ def generate(family: Family, request: PictureConfig, progress: Progress | None =
             progress(step + 1, request.steps)
         return values
 
-    with torch.no_grad(), loading.autocast(family.denoiser):
-        latents = family.pipeline()(
-            request.prompt,
-            negative_prompt=request.negative,
+    encoded = encoded or encode(family, {request.prompt, request.negative})
+    pipeline = family.pipeline()
+    with torch.no_grad(), loading.autocast(family.denoiser), loading.without_text_encoders(pipeline):
+        latents = pipeline(
+            **loading.prompt_arguments(encoded[request.prompt], encoded[request.negative]),
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             width=request.width or None,
@@ -38,7 +50,8 @@ def generate(family: Family, request: PictureConfig, progress: Progress | None =
             callback_on_step_end=report,
             output_type="latent",
         ).images
-    return family.decode_latents(latents)[0]  # outside autocast: XL's decoder overflows in fp16
+    with families.on_device(family, family.encoders()["vae"]):  # outside autocast: XL's decoder overflows in fp16
+        return family.decode_latents(latents)[0]
 
 
 def native_side(family: Family) -> int:
@@ -53,13 +66,43 @@ class Sampler:
         self._base: ModelConfig | None = None
         self._family: Family | None = None
         self._loaded: dict[tuple[str, int], str] = {}
+        self._frugal = False
+        devices.prepare()
 
     def generate(self, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
         """Generate one image; the base is loaded only when it changed and each adapter file only once.
 
+        If memory runs out, this and all later images are generated with less: what encodes and decodes is on the device
+        only while it is needed.
+
         Raises:
-            UserError: the base or an adapter cannot be used.
+            UserError: the base or an adapter cannot be used, or there is too little memory.
         """
+        if (image := self._if_it_fits(request, progress)) is None:
+            self._frugal = True
+            image = self._if_it_fits(request, progress)
+        if image is None:
+            raise UserError(
+                "There is not enough memory to generate this image.",
+                "Choose a smaller size, close other programs that use the GPU, or wait until the training has ended.",
+            )
+        return image
+
+    def _if_it_fits(self, request: PictureConfig, progress: Progress | None) -> Image.Image | None:
+        """Generate one image; None if there is too little memory for it, all of which is free then."""
+        device = devices.best()
+        devices.limit_memory(device, devices.available_memory(device) - devices.LEFT)
+        try:
+            return self._generate(request, progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._family, self._base, self._loaded = None, None, {}
+        gc.collect()
+        devices.trim()
+        return None
+
+    def _generate(self, request: PictureConfig, progress: Progress | None) -> Image.Image:
         family = self._load_base(
             ModelConfig(base=request.base, revision=request.revision, prediction_type=request.objective)
         )
@@ -86,7 +129,8 @@ class Sampler:
         if self._family is None or self._base != base:
             self._family, self._base, self._loaded = None, None, {}
             device = devices.best()
-            self._family = families.load(base, device, devices.sampling_dtype(device))
+            self._family = families.read(base, device, devices.sampling_dtype(device))
+            families.place(self._family, text_encoder=not self._frugal, vae=not self._frugal)
             if self._family.base.prediction_type is None and base.prediction_type == "auto":
                 prediction_probe.probe_with_gray(self._family)
             self._base = base
@@ -106,6 +150,8 @@ class Sampler:
                 pipeline.load_lora_weights(dict(adapter.tensors), adapter_name=name)
             except (ValueError, RuntimeError, KeyError, IndexError) as error:
                 self._family = None  # it may be half loaded
+                if is_out_of_memory(error):
+                    raise
                 raise UserError(
                     "The adapter {name} does not fit the base model {base_name!r}.",
                     "Choose the base model that it was trained on.",

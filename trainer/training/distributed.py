@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any
@@ -203,20 +203,26 @@ def largest(accelerator: Accelerator, value: float) -> float:
         return tensor.item()
 
 
-def requests(accelerator: Accelerator, run: Run, resumed: events.Event) -> set[Command]:
+def requests(
+    accelerator: Accelerator, run: Run, resumed: events.Event, paused: Callable[[], AbstractContextManager[None]]
+) -> set[Command]:
     """Return the requests since the last step, as the main process read them.
 
-    While the run is paused all wait here, in contact with the main process; the event `resumed` is reported afterwards.
+    While the run is paused all wait here, inside of `paused`, in contact with the main process; the event `resumed` is
+    reported afterwards.
     """
     waited = False
-    while True:
-        pause = run.is_held
-        values: list[int] = [pause, *(not pause and run.take_request(command) for command in COMMANDS)]
-        paused, *flags = _broadcast_integers(accelerator, values)
-        if not paused:
-            break
-        waited = True
-        time.sleep(runs.PAUSE_POLL)
+    with ExitStack() as stack:
+        while True:
+            pause = run.is_held
+            values: list[int] = [pause, *(not pause and run.take_request(command) for command in COMMANDS)]
+            is_paused, *flags = _broadcast_integers(accelerator, values)
+            if not is_paused:
+                break
+            if not waited:
+                stack.enter_context(paused())
+            waited = True
+            time.sleep(runs.PAUSE_POLL)
     if waited:
         run.report(resumed)
     return {command for command, flag in zip(COMMANDS, flags, strict=True) if flag}

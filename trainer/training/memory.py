@@ -1,8 +1,8 @@
 """Memory plan: measure one batch, and take the fastest way of training that fits into memory.
 
 From plan to plan a step takes less memory and more time; the result stays the same up to rounding. A batch is split
-into more and more micro-batches, down to single images; then the largest blocks, then all blocks, are computed twice
-instead of keeping their activations (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+into more and more micro-batches, down to single images; then more and more blocks are computed twice instead of keeping
+their activations.
 """
 
 import gc
@@ -25,12 +25,18 @@ from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training import distributed, malloc
 
-SHARE = 0.9  # of free memory; the rest is for everything else on the machine
+SHARE = 0.9  # of free main memory; the rest is for everything else on the machine
 SAMPLED_EVERY = 0.002  # seconds
 GB = 2**30
 REMEDY = _(
     "Lower the resolution, or quantize the base's weights to 8 or 4 bits (model.weights), or close other programs."
 )
+COMPUTED_TWICE = {
+    "feed-forward": _("the feed-forward layers are computed twice"),
+    "half": _("half of the transformer blocks are computed twice"),
+    "transformers": _("the transformer blocks are computed twice"),
+    "all": _("all blocks are computed twice"),
+}
 CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
 
 
@@ -57,10 +63,7 @@ class MemoryPlan:
             parts = _("batches are split into {parts} micro-batches", parts=self.micro_batches)
         if self.recomputed == "off":
             return parts
-        blocks = _("all blocks are computed twice")
-        if self.recomputed == "large":
-            blocks = _("the largest blocks are computed twice")
-        return _("{parts} and {blocks}", parts=parts, blocks=blocks)
+        return _("{parts} and {blocks}", parts=parts, blocks=COMPUTED_TWICE[self.recomputed])
 
 
 def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:
@@ -90,19 +93,19 @@ def fit(
     """
     candidates = plans(config.training, accelerator.num_processes)
     plan = candidates[0]
+    room = limit(config.training, family.device, accelerator.num_processes)
+    room = -distributed.largest(accelerator, -room)
+    devices.limit_memory(family.device, room)
     if len(candidates) > 1:
         run.progress(_("Measuring memory"), 0, 1)
-        room = limit(config.training, family.device, accelerator.num_processes)
-        room = -distributed.largest(accelerator, -room)
         measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
-        fitting, need = measure(candidates, config, family, accelerator, compute, room)
+        fitting = measure(candidates, config, family, accelerator, compute, room)
         if fitting is None:
             raise UserError(
-                "There is not enough memory: even with one image at a time a step needs about {need:.1f} GB, and "
-                "{room:.1f} GB are available.",
+                "There is not enough memory: even with one image at a time a step needs more than the {room:.1f} GB "
+                "that are available.",
                 REMEDY,
                 adjustments.lower_resolution(config),
-                need=need / GB,
                 room=room / GB,
             )
         plan = fitting
@@ -120,7 +123,7 @@ def limit(training: TrainingConfig, device: torch.device, processes: int) -> flo
     if training.memory:
         return training.memory * GB if devices.is_accelerator(device) else training.memory * GB / processes
     if devices.is_accelerator(device):
-        return SHARE * devices.available_memory(device)
+        return devices.available_memory(device) - devices.LEFT
     return psutil.Process().memory_info().rss + SHARE * psutil.virtual_memory().available / processes
 
 
@@ -131,9 +134,8 @@ def _on_accelerator(
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[MemoryPlan | None, float]:
-    """Return the first plan with which the batch can actually be computed within the room, and the memory it takes."""
-    need = 0.0
+) -> MemoryPlan | None:
+    """Return the first plan with which the batch can actually be computed within the room."""
     for plan in candidates:
         gradient_checkpointing.recompute(family, plan.recomputed)
         release()
@@ -148,8 +150,8 @@ def _on_accelerator(
             need = float(devices.peak_reserved(family.device))
         need = distributed.largest(accelerator, need)
         if need <= room:
-            return plan, need
-    return None, need
+            return plan
+    return None
 
 
 def _on_cpu(
@@ -159,13 +161,13 @@ def _on_cpu(
     accelerator: Accelerator,
     compute: Callable[[TrainConfig], None],
     room: float,
-) -> tuple[MemoryPlan | None, float]:
-    """Return the first plan that would stay within the room, and the memory it would take.
+) -> MemoryPlan | None:
+    """Return the first plan that would stay within the room.
 
     A process that takes too much is killed on a CPU, so that only the smallest micro-batch is actually computed; the
     memory for more images follows from it.
     """
-    need, measured = 0.0, dict[str, tuple[float, float]]()
+    measured = dict[str, tuple[float, float]]()
     most_parts = candidates[-1].micro_batches
     for plan in candidates:
         if plan.recomputed not in measured:
@@ -179,8 +181,8 @@ def _on_cpu(
         before, growth = measured[plan.recomputed]
         need = before + growth * -(-most_parts // plan.micro_batches)
         if need <= room:
-            return plan, need
-    return None, need
+            return plan
+    return None
 
 
 @contextmanager
@@ -207,6 +209,20 @@ def release() -> None:
     gc.collect()
     malloc.trim()
     devices.trim()
+
+
+@contextmanager
+def set_aside(family: Family) -> Iterator[None]:
+    """Keep the denoiser in main memory inside the `with`, while a run is paused: others have its device meanwhile."""
+    if not devices.is_accelerator(family.device):
+        yield
+        return
+    family.denoiser.to("cpu")
+    release()
+    try:
+        yield
+    finally:
+        family.denoiser.to(family.device)
 
 
 def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:

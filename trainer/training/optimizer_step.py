@@ -1,5 +1,6 @@
 """One optimizer step: compute, accumulate, clip and check the gradient, then step."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -112,3 +113,16 @@ def advance(state: TrainState, rate: float, scaler: GradScaler | None) -> None:
     else:
         state.optimizer.step()
     state.optimizer.zero_grad()
+
+
+def rehearse(config: TrainConfig, adapter: Adapter) -> list[Tensor]:
+    """Take a step with copies of an adapter's weights; return the tensors that an optimizer keeps from then on."""
+    groups = adapter.groups(config.training.text_encoder_lr_factor)
+    for group in groups:
+        group["params"] = [parameter.detach().clone().requires_grad_() for parameter in group["params"]]
+        for copy in group["params"]:
+            copy.grad = torch.zeros_like(copy)
+    optimizer = config.optimizer.build(groups)
+    optimizer.step()
+    states = itertools.chain.from_iterable(state.values() for state in optimizer.state.values())
+    return [value for value in states if isinstance(value, Tensor)]

@@ -64,7 +64,7 @@ def ask(run_id: str | None, command: runs.Command) -> None:
         runs.request(run, command)
 
 
-def toggle_pause(run_id: str | None) -> Run:
+def toggle_pause(run_id: str | None, sampler: SamplerClient) -> Run:
     """Pause a run, or let a paused one continue.
 
     Raises:
@@ -73,5 +73,12 @@ def toggle_pause(run_id: str | None) -> Run:
     view = runs.look(runs.find(run_id or ""))
     if view.status != "running":
         raise UserError("This run is not active.", "Resume it first.")
-    runs.pause(view.run, go_on=view.paused)
+    pause(view.run, sampler, go_on=view.paused)
     return view.run
+
+
+def pause(run: Run, sampler: SamplerClient, *, go_on: bool) -> None:
+    """Pause a run, or let it go on. The sampler process ends first then, so that the run has the device to itself."""
+    if go_on:
+        sampler.close()
+    runs.pause(run, go_on=go_on)

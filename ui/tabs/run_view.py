@@ -69,7 +69,7 @@ def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
         )
 
     def pause(run_id: str | None) -> list[Any]:
-        return draw(watch, run_actions.toggle_pause(run_id).id)
+        return draw(watch, run_actions.toggle_pause(run_id, sampler).id)
 
     view.buttons["pause"].click(handled(pause), view.picker, view.outputs, **QUIET)
     for button, action in STARTS.items():

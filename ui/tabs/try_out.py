@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs, storage
+from trainer import storage
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import archive
-from ui.state import adapter_choices, page_folders
+from ui.state import adapter_choices, page_folders, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
@@ -75,7 +75,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     )
     generating.then(handled(sample_images.recent), None, recent, **QUIET)
     form.cancel.click(sampler.cancel, None, None, queue=False, **QUIET)
-    hold.click(handled(lambda: toggle_training(watch)), None, [note, hold], **QUIET)
+    hold.click(handled(lambda: toggle_training(watch, sampler)), None, [note, hold], **QUIET)
     others = [adapter for adapter, _unused in form.others]
     inputs = [*form.inputs, form.defaults]
     offered = [form.adapter, form.prompt, form.defaults, form.steps, form.guidance, note, hold, recent, *others]
@@ -154,11 +154,11 @@ def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
     return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=bool(active))]
 
 
-def toggle_training(watch: RunWatcher) -> list[Any]:
+def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> list[Any]:
     """Pause the run that trains, or let it continue."""
     active = watch.active()
     if active and active.status == "running":
-        runs.pause(active.run, go_on=active.paused)
+        run_actions.pause(active.run, sampler, go_on=active.paused)
     return _notes(watch, small=True)
 
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,8 +22,8 @@ from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing
 from trainer.runs import Run, events
-from trainer.train import train
-from trainer.training import encode, malloc, memory
+from trainer.train import initial_state, train
+from trainer.training import encode, malloc, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 
 
@@ -52,11 +53,14 @@ def test_the_ladder(tiny_sd: Path) -> None:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
         return [(one.micro_batches, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
 
-    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), (4, "off"), (4, "large"), (4, "all")]
-    assert rungs(batch_size=5, devices=2) == [(1, "off"), (2, "off"), (2, "large"), (2, "all")]
-    assert rungs(batch_size=1) == [(1, "off"), (1, "large"), (1, "all")]
+    def last(count: int) -> list[tuple[int, str]]:
+        return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
+
+    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), *last(4)]
+    assert rungs(batch_size=5, devices=2) == [(1, "off"), *last(2)]
+    assert rungs(batch_size=1) == last(1)
     assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
-    assert rungs(batch_size=6, micro_batches=3) == [(3, "off"), (3, "large"), (3, "all")]
+    assert rungs(batch_size=6, micro_batches=3) == last(3)
     assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
     with pytest.raises(UserError, match="too many for a batch of 4"):
         rungs(batch_size=4, devices=2, micro_batches=3)
@@ -85,7 +89,7 @@ def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Pa
 
 def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     options = {
-        "preservation__share": 0.4, "training__gradient_checkpointing": "large",
+        "preservation__share": 0.4, "training__gradient_checkpointing": "half",
         "optimizer__learning_rate": 0.0003,  # Adam magnifies the rounding of a gradient near zero to a part of a step
     }  # fmt: skip
     whole, parts = (runs.create(settings(bases["sdxl"], training__micro_batches=parts, **options)) for parts in (1, 2))
@@ -94,8 +98,7 @@ def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     assert close(newest(parts), newest(whole))
 
 
-@pytest.mark.parametrize("which", ["large", "all"])
-def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path, which: str) -> None:
+def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path) -> None:
     """Of what autograd keeps for the backward pass, by its size in bytes."""
     config = settings(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
@@ -118,10 +121,10 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
 
     assert len(list(adapter.parameters())) > 0
     untouched = kept(None)
-    off, large, everything = kept("off"), kept("large"), kept("all")
-    assert off == untouched
-    assert everything < large < off
-    assert kept("off") == off, "it can be taken back"
+    sizes = [kept(way) for way in memory.CHECKPOINTING]
+    assert sizes[0] == untouched
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert kept("off") == untouched, "it can be taken back"
 
 
 def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainConfig], None]:
@@ -144,19 +147,20 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
         (640, (2, "off")),
         (330, (4, "off")),
         (160, (8, "off")),
-        (110, (8, "large")),
+        (120, (8, "feed-forward")),
+        (90, (8, "half")),
         (60, (8, "all")),
     ],
 )
 def test_the_first_rung_that_fits_is_taken(
     character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
 ) -> None:
-    """With 128 MB for each picture of a batch of 8, then 80, then 32."""
+    """With 128 MB for each picture of a batch of 8, then less and less."""
     touched: list[MemoryPlan] = []
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
     run = runs.create(config)
-    compute = heavy({"off": 128, "large": 80, "all": 32}, touched)
+    compute = heavy({"off": 128, "feed-forward": 96, "half": 72, "transformers": 72, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
     assert (made.training.micro_batches, made.training.gradient_checkpointing) == expected
     assert run.config() == made, "it is written down"
@@ -171,8 +175,8 @@ def test_the_first_rung_that_fits_is_taken(
 def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_sd: Path) -> None:
     present = psutil.Process().memory_info().rss
     config = settings(tiny_sd, training__memory=(present + 50 * MB) / GB)
-    compute = heavy({"off": 300, "large": 250, "all": 200}, [])
-    with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB are available"):
+    compute = heavy(dict.fromkeys(memory.CHECKPOINTING, 200), [])
+    with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB that are available"):
         memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
 
 
@@ -189,6 +193,22 @@ def test_peak_memory_is_seen() -> None:
     with memory.peak() as highest:
         torch.ones(100 * MB // 4).sum()
     assert highest[0] - before > 80 * MB
+
+
+def test_a_paused_run_leaves_its_device_to_others() -> None:
+    """Of a GPU that is not here; on a CPU there is nothing to leave."""
+
+    class Denoiser(torch.nn.Linear):
+        def to(self, device: Any) -> "Denoiser":  # noqa: ANN401 - whatever names a device
+            places.append(torch.device(device).type)
+            return self
+
+    for device, expected in (("cuda", ["cpu", "paused", "cuda"]), ("cpu", ["paused"])):
+        places: list[str] = []
+        family: Any = SimpleNamespace(device=torch.device(device), denoiser=Denoiser(1, 1))
+        with memory.set_aside(family):
+            places.append("paused")
+        assert places == expected
 
 
 def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) -> None:
@@ -230,6 +250,45 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
     finish(usual)
     assert close(newest(run), newest(usual))
     assert losses(run) == pytest.approx(losses(usual), abs=1e-5)
+
+
+def test_an_optimizer_that_runs_out_of_memory_in_its_first_step_begins_again_with_less(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "full@1")
+    run, usual = (runs.create(settings(tiny_sd, training__micro_batches=parts, **RATE)) for parts in (1, 2))
+    adapter = finish(run)
+    assert run.config().training.micro_batches == 2
+    assert "Memory ran out; from here on batches are split into 2 micro-batches." in runs.look(run).state.warnings
+    assert same(adapter, finish(usual)), "as if it had begun so"
+
+
+def test_an_optimizer_that_runs_out_of_memory_later_ends_the_run(
+    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed some of its weights; the last checkpoint is good."""
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "full@3")
+    run = runs.create(settings(tiny_sd, training__micro_batches=1))
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        train(run.config(), run)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"])
+def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
+    options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
+    config = settings(tiny_sd, **options)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    rehearsed = optimizer_step.rehearse(config, adapter)
+    assert all(torch.equal(one, two) for one, two in zip(before, adapter.parameters(), strict=True))
+    state = initial_state(config, adapter)
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    kept = [value for values in state.optimizer.state.values() for value in values.values()]
+    assert sum(one.nbytes for one in rehearsed) == sum(one.nbytes for one in kept if isinstance(one, Tensor)) > 0
 
 
 def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path, tiny_sd: Path) -> None:
@@ -295,6 +354,32 @@ def test_fewer_bits_take_less_memory(bases: dict[str, Path]) -> None:
 
     full, eight, four = (size(bits) for bits in ("full", "int8", "nf4"))
     assert (full / eight, full / four) == (4, 8)
+
+
+@pytest.mark.parametrize("predicts", [False, True], ids=["before", "after a prediction"])
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_all_that_a_layer_in_fewer_bits_multiplies_with_moves_with_it(
+    bases: dict[str, Path], bits: str, predicts: bool
+) -> None:
+    """To a GPU; here to other places in main memory."""
+    model = settings(bases["sd15"], model__weights=bits).model
+    family = families.load(model, torch.device("cpu"), torch.float32)
+    layer: Any = family.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.ff.net.2").train()
+    inputs = torch.randn(1, layer.in_features, requires_grad=True)
+    expected = layer(inputs) if predicts else None
+    before = weights(layer)
+    family.denoiser._apply(lambda tensor: tensor.clone())
+    assert not before & weights(layer)
+    output = layer(inputs)
+    output.sum().backward()
+    assert expected is None or torch.equal(output, expected)
+
+
+def weights(layer: Any) -> set[int]:  # noqa: ANN401 - bitsandbytes is untyped
+    """Where the weights are that a layer in fewer bits multiplies with."""
+    holders = (layer, layer.weight, getattr(layer, "state", None))
+    tensors = [getattr(holder, name, None) for holder in holders for name in ("weight", "CB")]
+    return {tensor.data_ptr() for tensor in tensors if tensor is not None}
 
 
 @pytest.mark.parametrize("adapter", [{"adapter__kind": "loha"}, {"adapter__dora": True}])

@@ -22,12 +22,14 @@ def test_an_old_name_has_a_current_one(path: str) -> None:
 def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(
-        'name = "x"\ndataset = "x"\n[training]\naccumulation = 2\nclip = 0.5\n[objective]\nmeasure = "squared"\n'
+        'name = "x"\ndataset = "x"\n[training]\naccumulation = 2\nclip = 0.5\n'
+        'gradient_checkpointing = "large"\n[objective]\nmeasure = "squared"\n'
         "[captions]\nchunks = 2\nkeep = 3\n[pictures]\nflip = true\n[prior]\nshare = 0.5\n"
         '[schedule]\nkind = "stable"\nfloor = 0.1\n'
     )
     settings = config.load(file)
     assert (settings.training.gradient_accumulation, settings.training.max_grad_norm) == (2, 0.5)
+    assert settings.training.gradient_checkpointing == "transformers"
     assert (settings.captions.max_token_length, settings.captions.keep_tokens) == (150, 3)
     assert (settings.objective.loss_type, settings.images.flip, settings.regularization.share) == ("l2", True, 0.5)
     assert (settings.schedule.kind, getattr(settings.schedule, "min_lr_ratio", None)) == ("warmup-stable-decay", 0.1)

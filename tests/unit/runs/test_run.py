@@ -372,22 +372,33 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
 
     run, alone = make(), Accelerator(cpu=True)
     again = events.Started(step=3, steps=9, pid=1, device="CPU")
-    assert distributed.requests(alone, run, again) == set()
+    moments: list[str] = []
+
+    @contextmanager
+    def paused() -> Iterator[None]:
+        moments.append("paused")
+        yield
+        moments.append("goes on")
+
+    assert distributed.requests(alone, run, again, paused) == set()
     assert not run.log.exists()
+    assert not moments
     runs.pause(run)
     with held(run.lock):
         started(run)
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
-        resting = thread.submit(distributed.requests, alone, run, again)
+        resting = thread.submit(distributed.requests, alone, run, again, paused)
         time.sleep(3 * runs.PAUSE_POLL)
         assert not resting.done()
+        assert moments == ["paused"]
         runs.pause(run, go_on=True)
         resting.result(timeout=30)
+        assert moments == ["paused", "goes on"]
         assert runs.look(run).state.step == 3
         runs.pause(run)
         runs.request(run, "stop")
-        assert distributed.requests(alone, run, again) == {"stop"}
+        assert distributed.requests(alone, run, again, paused) == {"stop"}
 
 
 def test_time_left_includes_what_lies_between_steps(home: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     with pytest.raises(UserError):
         run_actions.ask("../x", "stop")
     with pytest.raises(UserError, match="not active"):
-        run_actions.toggle_pause(run.id)
+        run_actions.toggle_pause(run.id, SamplerClient())
 
 
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:

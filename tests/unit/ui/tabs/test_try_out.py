@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher
+from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_images, try_out
 from ui.tabs.sample_form import DEFAULTS
 
@@ -122,10 +124,16 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(runs.view, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert try_out._notes(RunWatcher(), small=True)[1].value == "Pause training for now"
-    assert try_out.toggle_training(RunWatcher())[1].value == "Continue training"
+    sampler = SamplerClient([sys.executable, "-c", "input()"])
+    sampler.warm()
+    process = sampler._process
+    assert process
+    assert try_out.toggle_training(RunWatcher(), sampler)[1].value == "Continue training"
     assert runs.look(finished).paused
-    try_out.toggle_training(RunWatcher())
+    assert process.poll() is None
+    try_out.toggle_training(RunWatcher(), sampler)
     assert not runs.look(finished).paused
+    assert process.poll() is not None, "the training needs the memory"
 
 
 @pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])

@@ -1,0 +1,169 @@
+"""Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program 8 sdxl off all`.
+
+The first argument is the size of the card in GB, the second the family of the base model, which is built from its
+config. Then come ways of gradient checkpointing, of each of which the gradients of one image are computed, beside the
+optimizer's state; `text-encoders` trains those too. `encoding` and `preview` are what they say.
+"""
+
+# ruff: noqa: I001 - the card must be there before torch is
+from tests.fake_cuda.card import CARD, inserted
+
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
+from typing import Any, cast, get_args
+
+import diffusers
+import torch
+import transformers
+from torch import Tensor, nn
+
+from trainer import config, families
+from trainer.base_models import CONFIGS
+from trainer.base_models.detect import Base
+from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.config import TrainConfig
+from trainer.families import Family, gradient_checkpointing, loading
+from trainer.families.family import _model_class
+from trainer.training import optimizer_step
+from trainer.training.batches import Batch
+
+TEXT_ENCODERS = "text-encoders"
+Measured = Callable[[str], AbstractContextManager[None]]
+WAYS: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
+
+
+class Accelerator:
+    """The one card, in mixed precision; accelerate would find none."""
+
+    device, num_processes, process_index = CARD, 1, 0
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
+    """Return the bytes that each part takes at its peak, by name."""
+    peaks: dict[str, int] = {}
+    gc.disable()  # a fifth of the time, and peaks are the same each time
+
+    @contextmanager
+    def measured(name: str) -> Iterator[None]:
+        gc.collect()
+        meter.peak = meter.now
+        yield
+        peaks[name] = meter.peak
+
+    with inserted(int(size * 2**30)) as meter:
+        family = build(base)
+        text_encoder = TEXT_ENCODERS in parts
+        settings = settings_of(base, text_encoder=text_encoder)
+        side = settings.training.resolution
+        with families.on_device(family, *family.encoders().values()), torch.no_grad():
+            conditioning = family.encode_prompts(["a person"])
+            if "encoding" in parts:
+                with measured("encoding"):
+                    family.encode_images(torch.zeros(1, 3, side, side))
+        families.place(family, text_encoder=text_encoder)
+        train(family, settings, conditioning, [way for way in WAYS if way in parts], measured)
+        if "preview" in parts:
+            with measured("preview"):
+                preview(family, conditioning, side // 8)
+    return peaks
+
+
+@torch.no_grad()
+def preview(family: Family, conditioning: dict[str, Tensor], side: int) -> None:
+    """Do what takes memory in a preview: predict with and without the prompt, and decode."""
+    doubled = {name: torch.cat([row, row]) for name, row in conditioning.items()}
+    noisy, timesteps = torch.zeros(2, 4, side, side, device=CARD), torch.zeros(2, dtype=torch.long, device=CARD)
+    with loading.autocast(family.denoiser):
+        family.predict(noisy, timesteps, {**doubled, "sizes": torch.zeros(2, 6, device=CARD)})
+    with families.on_device(family, family.encoders()["vae"]):
+        loading.decode(family.pipeline(), noisy[:1])
+
+
+def train(
+    family: Family,
+    settings: TrainConfig,
+    conditioning: dict[str, Tensor],
+    ways: Sequence[gradient_checkpointing.Recomputed],
+    measured: Measured,
+) -> None:
+    """Measure the gradients of one image, beside the state of the optimizer, in some ways of gradient checkpointing."""
+    adapter = families.attach(family, settings.adapter, text_encoder=settings.training.text_encoder, seed=0)
+    optimizer = settings.optimizer.build(adapter.groups(1.0))
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # its state is there from now on
+    optimizer.zero_grad()
+    side = settings.training.resolution // 8
+    latents, sizes = torch.zeros(1, 4, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
+    cached = None if settings.training.text_encoder else {**conditioning, "sizes": sizes}
+    batch = Batch(latents, latents.clone(), cached, ("a person",), 1, sizes=sizes)
+    for way in ways:
+        gradient_checkpointing.recompute(family, way)
+        with measured(way):
+            optimizer_step.compute_gradients(
+                cast(Any, Accelerator()),
+                family,
+                adapter,
+                cast(Any, SimpleNamespace(at=lambda *_: batch)),
+                settings,
+                [(0, 0)],
+            )
+        optimizer.zero_grad()
+
+
+def build(base: FamilyName) -> Family:
+    """Build a base model in main memory, in bf16 and without values."""
+    folder, spec = CONFIGS / base, FAMILIES[base]
+    components: dict[str, Any] = dict(spec.pipeline_options)
+    for name, origin in json.loads((folder / "model_index.json").read_text()).items():
+        if name.startswith("_") or not isinstance(origin, list) or name in components:
+            continue
+        kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], origin[1])
+        if name.startswith("tokenizer"):
+            component = kind.from_pretrained(CONFIGS / "clip", local_files_only=True)
+        elif name.startswith("text_encoder"):
+            component = kind(transformers.CLIPTextConfig.from_pretrained(folder / name))
+        else:
+            component = kind.from_config(kind.load_config(folder / name))
+        if isinstance(component, nn.Module):
+            component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
+        components[name] = component
+    pipeline = getattr(diffusers, spec.pipeline)(**components)
+    single_file = {} if base == "sdxl" else {"single_file": False}
+    model: Any = _model_class(spec)
+    return cast(Family, model(pipeline, Base(base, "epsilon", False, ""), CARD, **single_file))
+
+
+def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
+    """Return the settings of a run with one image at a time at the base model's resolution."""
+    resolution = FAMILIES[base].variants["epsilon"].resolution
+    return config.build(
+        {
+            "name": "x",
+            "dataset": "x",
+            "model": {"base": "x", "family": base},
+            "adapter": {"rank": 16},
+            "training": {
+                "resolution": resolution,
+                "batch_size": 1,
+                "micro_batches": 1,
+                "gradient_accumulation": 1,
+                "text_encoder": text_encoder,
+            },
+            "preservation": {"share": 0},
+        }
+    )
+
+
+if __name__ == "__main__":
+    json.dump(main(float(sys.argv[1]), cast(FamilyName, sys.argv[2]), set(sys.argv[3:])), sys.stdout)

@@ -1,0 +1,49 @@
+"""The notebook for rented GPUs: its cells are run one after the other, with micro and fewer steps."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHARACTER, CHECKOUT
+
+NOTEBOOK = CHECKOUT / "docs" / "rented-gpu.ipynb"
+LEFT_OUT = ("%pip", "!limner selftest")  # the package is installed, and the self-test has a test of its own
+
+
+def cells() -> list[str]:
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert all(cell.get("outputs", []) == [] for cell in notebook["cells"])
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def as_python(cell: str) -> str:
+    """Turn lines for the shell into calls of `shell`, as Jupyter does."""
+    lines = [line for line in cell.splitlines() if not line.strip().startswith(LEFT_OUT)]
+    return "\n".join(re.sub(r"^(\s*)!(.*)$", lambda match: f"{match[1]}shell({match[2]!r})", line) for line in lines)
+
+
+def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path))
+    shutil.copytree(CHARACTER, tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
+    names: dict[str, object] = {}
+
+    def shell(line: str) -> None:
+        command = shlex.split(line.format(**{name: value for name, value in names.items() if name.isupper()}))
+        assert command[0] == "limner"
+        done = subprocess.run([sys.executable, "-m", "trainer", *command[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr)
+
+    names["shell"] = shell
+    for cell in cells():
+        code = as_python(cell).replace('BASE = "stabilityai/stable-diffusion-xl-base-1.0"', 'BASE = "micro"')
+        code = code.replace("[model]\n", "training.steps = 4\n[model]\n")
+        exec(compile(code, str(NOTEBOOK), "exec"), names)  # noqa: S102 - the notebook is ours
+    assert (tmp_path / "run" / "mira.safetensors").is_file()
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()

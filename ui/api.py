@@ -221,7 +221,7 @@ def rename_run(run: str, name: str) -> str:
 
 def delete_run(run: str) -> list[str]:
     """Move a run to the bin; returns the runs that are left."""
-    archive.delete(runs.find(run))
+    run_actions.delete(run)
     return [left.id for left in runs.all_runs()]
 
 

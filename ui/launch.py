@@ -72,6 +72,13 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="host name by which browsers reach the server",
     )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address of a proxy in front of the server, whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    )
     parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
     parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
@@ -215,6 +222,11 @@ def choose_password(options: argparse.Namespace, *, has_accounts: bool) -> str:
             "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts with their own.",
             "Unset it, or remove the accounts with --remove-person.",
         )
+    if password and accounts.is_weak(password):
+        raise UserError(
+            "LIMNER_PASSWORD is easy to guess.",
+            "Use at least 8 characters that are not a common password, or unset it: --listen makes a good one.",
+        )
     if is_loopback(options.host):
         return password
     if not options.listen:
@@ -268,8 +280,20 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
             if options.socket is None:
                 print(f"Limner is running at http://{host}:{listener.getsockname()[1]}", flush=True)
 
+    from ui.server import connections
+
+    connections.limit_logs()
     return Server(
-        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False, lifespan="on")
+        uvicorn.Config(
+            app,
+            http=connections.LimitedProtocol,
+            log_level="warning",
+            timeout_graceful_shutdown=2,
+            server_header=False,
+            lifespan="on",
+            proxy_headers=bool(options.trusted_proxy),
+            forwarded_allow_ips=options.trusted_proxy,
+        )
     )
 
 

@@ -32,7 +32,7 @@ SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the ol
 SUBTITLE = _("Teach Stable Diffusion a character or a style from a handful of images.")
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-LOG_OUT = f" <a href='/logout'>{_('Log out')}</a>"
+LOG_OUT = f" <a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a>"
 PRIMARY = {
     "background_fill": "*primary_600",
     "background_fill_hover": "*primary_700",

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -401,6 +402,68 @@ def test_a_crowd_does_not_keep_the_page_from_answering(shared: Server) -> None:
             one.close()
     print("seconds until the page answered in a crowd:", *(f"{one:.2f}" for one in took))
     assert sorted(took)[2] < 10  # 2 on a machine that does nothing else
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is set by prlimit")
+def test_idle_connections_do_not_use_up_the_files(server: Server) -> None:
+    """More connections than the server may open files, none of which ever asks for anything."""
+    import resource
+
+    assert server.process is not None
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (300, 300))
+    idle = []
+    try:
+        for _ in range(400):
+            idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+        time.sleep(1)
+        begun = time.monotonic()
+        while True:  # connections of before make room after ten seconds
+            try:
+                assert httpx.get(server.url, timeout=5).status_code == 200
+                break
+            except httpx.TransportError:
+                assert time.monotonic() - begun < 20
+                time.sleep(0.5)
+    finally:
+        for connection in idle:
+            connection.close()
+    assert server.said.stat().st_size < 10_000
+
+
+def test_a_header_that_never_ends_is_cut_off(shared: Server) -> None:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=30) as slow:
+        begun = time.monotonic()
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        try:
+            while time.monotonic() - begun < 25:
+                slow.sendall(b"X-A: b\r\n")
+                time.sleep(0.5)
+        except OSError:
+            pass
+        assert 8 < time.monotonic() - begun < 20
+
+
+def test_a_forwarded_address_is_believed_from_a_trusted_proxy_alone(tmp_path: Path) -> None:
+    """Guesses that each name another address, as if they came through a proxy."""
+    for number, arguments in enumerate(([], ["--trusted-proxy", "127.0.0.1"])):
+        home = tmp_path / str(number)
+        home.mkdir()
+        made = Server(make_home(home))
+        try:
+            made.start("--listen", *arguments, LIMNER_PASSWORD="correct horse")
+            with httpx.Client(base_url=made.url, timeout=30) as stranger:
+                statuses = [
+                    stranger.post(
+                        "/login", data={"password": "x"}, headers={"X-Forwarded-For": f"10.{guess}.0.1"}
+                    ).status_code
+                    for guess in range(8)
+                ]
+        finally:
+            made.stop()
+        log = (made.home / "outputs" / ".audit.log").read_text(encoding="utf-8")
+        assert statuses[:5] == [403] * 5
+        assert ("10.0.0.1" in log) == bool(arguments)
+        assert statuses[5:] == [429] * 3  # from everywhere, an account has to wait as well
 
 
 def test_the_page_answers_while_bombs_are_taken_in(shared: Server, page: Page) -> None:

@@ -19,6 +19,21 @@ from trainer import paths, storage
 from trainer.errors import UserError
 
 KEYS = ("salt", "hash")
+SHORTEST = 8  # characters of a password that someone chooses
+COMMON = frozenset(  # some of those that are tried first, without the digits at their end
+    {
+        "password",
+        "passwort",
+        "qwertyuiop",
+        "iloveyou",
+        "sunshine",
+        "princess",
+        "football",
+        "changeme",
+        "letmein",
+        "limner",
+    }
+)
 EXAMPLES = ("example-character", "example-style")
 
 
@@ -41,6 +56,12 @@ def with_password(password: str) -> Account:
     """Create an account with this password."""
     salt = secrets.token_bytes(16)
     return Account(salt, _hash(password, salt))
+
+
+def is_weak(password: str) -> bool:
+    """Tell whether a password would be among the first that someone tries."""
+    plain = password.casefold()
+    return len(password) < SHORTEST or len(set(plain)) < 4 or plain.isdigit() or plain.rstrip("0123456789!") in COMMON
 
 
 def _hash(password: str, salt: bytes) -> bytes:

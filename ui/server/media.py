@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse
 from trainer import paths, runs, storage
 from trainer.data import dataset, images
 from trainer.errors import UserError
-from ui.state import page_folders, projects
+from ui.state import audit, page_folders, projects
 
 router = APIRouter()
 MAX_PENDING = 4 * 2**30  # bytes of uploads that wait to be imported
@@ -121,6 +121,7 @@ def adapter(run_id: str, file: str) -> FileResponse:
 
 
 def _attachment(path: Path, name: str) -> FileResponse:
+    audit.record("download", what=name)
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=FRESH)
 
 

@@ -27,7 +27,8 @@ import httpx
 from trainer import paths
 from trainer.i18n import LANGUAGE, _
 from ui.server import accounts
-from ui.server.security import COOKIE, HTML, Message, Receive, Send, answer
+from ui.server.request_body import Message, Receive
+from ui.server.security import COOKIE, HTML, Send, answer
 
 assert sys.platform != "win32"  # it has no Unix sockets; `ui.launch` refuses accounts there
 

@@ -6,37 +6,32 @@ Gradio itself accepts any Host header and requests from other web sites, and doe
 import asyncio
 import html
 import ipaddress
-import secrets
-import time
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
-from trainer.i18n import LANGUAGE, _
+from trainer.i18n import LANGUAGE, _, ngettext
+from ui.server import sessions
 from ui.server.accounts import NO_ACCOUNT, Account, with_password
+from ui.server.logins import Attempts
+from ui.server.request_body import TOO_LARGE, Message, Receive, RefusedError, RequestBody
+from ui.server.sessions import Session, Sessions
+from ui.state import audit
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY = 8 * 2**20
 MAX_UPLOAD = 2 * 2**30
-TRIES_PER_MINUTE = 10
-ADDRESSES = 1000  # client addresses whose login attempts are remembered
-SESSIONS = 1000  # remembered logins; beyond that, the oldest are dropped
-TOO_LARGE = _(
-    "This upload is too large, or the disk is almost full. Upload fewer or smaller files at a time, or free some disk "
-    "space."
-)
 CROSS_SITE = _("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
 LOGOUT = "/logout"
+SESSIONS = "/sessions"
+UNKNOWN = "?"  # all names without an account, of which there are any number
 HTML = {"content-type": "text/html; charset=utf-8"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSP = (
@@ -73,10 +68,6 @@ def _login_form(*, ask_name: bool, name: str = "", note: str = "") -> str:
     return FORM.format(language=LANGUAGE, name_field=field, **escaped)
 
 
-class TooLargeError(Exception):
-    """A request body that exceeded its limit while it was received."""
-
-
 class SecurityMiddleware:
     """Passes on requests from our own page; refuses all others with a sentence."""
 
@@ -110,8 +101,8 @@ class SecurityMiddleware:
         if password:
             everyone = {"": with_password(password)}
             self._accounts = lambda: everyone
-        self._sessions: dict[str, tuple[str, Account]] = {}
-        self._attempts: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._sessions = Sessions()
+        self._attempts = Attempts()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer or pass on one connection."""
@@ -138,17 +129,21 @@ class SecurityMiddleware:
         self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
     ) -> None:
         """Pass on requests of users who are logged in, and handle login and logout."""
-        session = _session(headers)
-        name, account = self._sessions.get(session, ("", None))
+        secret = _session(headers)
+        session = self._sessions.find(secret)
+        if session and accounts.get(session.name) != session.account:  # removed, or the password is another one
+            session = None
         if scope["path"] == LOGIN:
-            await self._login(scope, receive, send, accounts)
+            await self._login(scope, headers, receive, send, accounts)
         elif scope["path"] == LOGOUT:
             fields = {"location": LOGIN, "set-cookie": f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"}
-            if self._sessions.pop(session, None):
+            if self._sessions.end(secret):
                 fields["clear-site-data"] = '"cache", "storage"'  # the next user of this browser may be another one
             await answer(scope, send, 303, "", fields)
-        elif account is not None and accounts.get(name) == account:  # not removed, and the password is still the same
-            await self._pass_on({**scope, "user": name}, receive, send)
+        elif session and scope["path"] == SESSIONS:
+            await self._show_sessions(scope, receive, send, session)
+        elif session:
+            await self._pass_on({**scope, "user": session.name}, receive, send)
         elif scope.get("method") == "GET" and scope["path"] == "/":
             await answer(scope, send, 303, "", {"location": LOGIN})
         else:
@@ -196,64 +191,61 @@ class SecurityMiddleware:
             return False
         return True
 
-    async def _login(self, scope: Message, receive: Receive, send: Send, accounts: Mapping[str, Account]) -> None:
+    async def _show_sessions(self, scope: Message, receive: Receive, send: Send, session: Session) -> None:
+        """List the sessions of a user; a POST ends one of them."""
+        if scope.get("method") == "POST":
+            fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
+            self._sessions.end_number(session.name, fields.get("end", [""])[0])
+            await answer(scope, send, 303, "", {"location": SESSIONS})
+            return
+        await answer(scope, send, 200, sessions.page(self._sessions.of(session.name), session), HTML)
+
+    async def _login(
+        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
+    ) -> None:
         if scope.get("method") != "POST":
             await answer(scope, send, 200, _login_form(ask_name=self._ask_name), HTML)
-            return
-        if not self._may_try((scope.get("client") or ("",))[0]):
-            await answer(scope, send, 429, _("Too many attempts. Wait a minute."), {"retry-after": "60"})
             return
         fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
         name, note = "", _("Wrong password.")
         if self._ask_name:
             name, note = fields.get("name", [""])[0].strip(), _("Wrong name or password.")
         account, password = accounts.get(name, NO_ACCOUNT), fields.get("password", [""])[0]
+        address, known = str((scope.get("client") or ("",))[0]), name if name in accounts else UNKNOWN
+        if wait := math.ceil(self._attempts.wait(known, address)):
+            message = ngettext(
+                "Too many attempts. Try again in {n} second.", "Too many attempts. Try again in {n} seconds.", wait
+            )
+            await answer(scope, send, 429, message, {"retry-after": str(wait)})
+            return
+        self._attempts.failed(known, address)  # until it turns out otherwise, as others may try meanwhile
         # Hashing takes its time, even for unknown names. In a thread, so that other requests need not wait for it.
         if await asyncio.to_thread(account.accepts, password):
-            session = secrets.token_urlsafe(32)
-            if len(self._sessions) >= SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
-            self._sessions[session] = name, account
-            cookie = f"{COOKIE}={session}; HttpOnly; SameSite=Lax; Path=/"
+            self._attempts.succeeded(known, address)
+            secret = self._sessions.add(Session(name, account, address, headers.get("user-agent", "")))
+            cookie = f"{COOKIE}={secret}; HttpOnly; SameSite=Lax; Path=/"
+            if scope.get("scheme") == "https":
+                cookie += "; Secure"
+            audit.record("login", user=name, address=address)
             await answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
         else:
+            audit.record("failed login", user=name[:64], address=address)
             await answer(scope, send, 403, _login_form(ask_name=self._ask_name, name=name, note=note), HTML)
 
-    def _may_try(self, address: str) -> bool:
-        """Count a login attempt of an address; False if there were too many in the last minute."""
-        now = time.monotonic()
-        if len(self._attempts) > ADDRESSES:
-            self._attempts.clear()
-        attempts = self._attempts[address]
-        while attempts and now - attempts[0] > 60:
-            attempts.popleft()
-        if len(attempts) >= TRIES_PER_MINUTE:
-            return False
-        attempts.append(now)
-        return True
-
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass the request to the app, and count the bytes received, as a chunked body does not tell its length."""
-        limit, started, total = self._limit(scope), False, 0
-
-        async def counted() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body") or b"")
-            if total > limit:
-                raise TooLargeError
-            return message
+        """Pass the request to the app, with a body that is limited."""
+        body, started = RequestBody(scope, receive, self._limit(scope)), False
 
         async def filtered(message: Message) -> None:
             nonlocal started
-            if total <= limit or started:  # what the app answers to a truncated body is not sent
+            if not body.refusal or started:  # what the app answers to a truncated body is not sent
                 started = True
                 await send(message)
 
-        with suppress(TooLargeError):
-            await self._app(scope, counted, filtered)
-        if total > limit and not started:
-            await answer(scope, send, 413, TOO_LARGE)
+        with suppress(RefusedError):
+            await self._app(scope, body.receive, filtered)
+        if body.refusal and not started:
+            await answer(scope, send, *body.refusal)
 
 
 def _session(headers: dict[str, str]) -> str:
@@ -294,7 +286,7 @@ async def answer(scope: Message, send: Send, status: int, text: str, headers: di
         "content-length": str(len(body)),
         "cache-control": "no-store",
     }
-    if status == 413:
+    if status in (408, 413):
         fields["connection"] = "close"  # the rest of the body is not read
     fields |= headers or {}
     encoded = [(key.encode(), value.encode()) for key, value in fields.items()]

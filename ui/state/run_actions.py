@@ -6,6 +6,7 @@ from trainer import config as configs
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, View, archive, control
+from ui.state import audit
 from ui.state.sampler_client import SamplerClient
 
 
@@ -13,6 +14,7 @@ def start(run: Run, sampler: SamplerClient) -> Run:
     """Start or resume a run. The sampler process ends first, so that the run has the device to itself."""
     sampler.close()
     runs.start(run)
+    audit.record("start", what=run.id)
     return run
 
 
@@ -49,6 +51,13 @@ def retry(run_id: str | None, sampler: SamplerClient) -> Run:
     return start(runs.create(config), sampler)
 
 
+def delete(run_id: str) -> None:
+    """Move a run to the bin."""
+    run = runs.find(run_id)
+    archive.delete(run)
+    audit.record("delete", what=run.id)
+
+
 def ask(run_id: str | None, command: runs.Command) -> None:
     """Ask an active run for something; its worker answers after the current step.
 
@@ -59,6 +68,7 @@ def ask(run_id: str | None, command: runs.Command) -> None:
     if runs.look(run).status not in runs.ACTIVE:
         raise UserError("This run is not active.", "Resume it first.")
     if command == "stop":
+        audit.record("stop", what=run.id)
         control.stop(run)
     else:
         runs.request(run, command)

@@ -11,7 +11,7 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import View, archive
-from ui.state import adapter_choices, page_folders
+from ui.state import adapter_choices, page_folders, run_actions
 from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
@@ -54,7 +54,7 @@ def build(watch: RunWatcher) -> Tab:
         if event.file:
             adapter_choices.discard(str(event.file))
         else:
-            archive.delete(runs.find(str(event.run)))
+            run_actions.delete(str(event.run))
         return _listed(watch, query)
 
     def rename(query: str, event: gr.EventData) -> list[Any]:

@@ -1,6 +1,9 @@
 """The security middleware, asked as a browser, another web site and a stranger would ask."""
 
+import asyncio
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ui.server import accounts, security
-from ui.server.security import SecurityMiddleware
+from trainer.errors import UserError
+from ui import launch
+from ui.server import accounts, logins, request_body, security, sessions
+from ui.server.security import Message, SecurityMiddleware
 
 OURS = "http://127.0.0.1:7860"
 
@@ -102,12 +107,44 @@ def test_the_password_opens_the_page() -> None:
     assert user.get("/x").status_code == 200
 
 
-def test_guessing_is_slowed_down() -> None:
+def test_guessing_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(logins.time, "monotonic", lambda: now[0])
     stranger = client(password="secret")
-    statuses = [stranger.post("/login", data={"password": str(number)}).status_code for number in range(12)]
-    assert statuses[:10] == [403] * 10
-    assert statuses[10:] == [429] * 2
-    assert stranger.post("/login", data={"password": "secret"}).status_code == 429
+
+    def attempt(password: str) -> tuple[int, int]:
+        answer = stranger.post("/login", data={"password": password})
+        return answer.status_code, int(answer.headers.get("retry-after", 0))
+
+    assert [attempt("wrong") for _ in range(5)] == [(403, 0)] * 5
+    assert attempt("secret") == (429, 2)  # the right one has to wait, too
+    for wait in (2, 4, 8, 16, 32, 60, 60):
+        now[0] += wait - 1
+        assert attempt("wrong") == (429, 1)
+        now[0] += 1
+        assert attempt("wrong") == (403, 0)
+    now[0] += 60
+    assert attempt("secret")[0] == 303
+
+
+def test_whoever_guesses_locks_out_nobody_else() -> None:
+    attempts = logins.Attempts()
+    for _ in range(20):
+        attempts.failed("anna", "203.0.113.9")
+    assert 50 < attempts.wait("anna", "203.0.113.77") <= 60  # the same network
+    assert 1 < attempts.wait("anna", "198.51.100.1") <= 2  # anna herself, from elsewhere
+    assert attempts.wait("ben", "203.0.113.9") == 0
+    assert attempts.wait("anna", "2001:db8:1:2::5") <= 2
+    attempts.failed("anna", "2001:db8:1:2::5")
+    assert logins.network("2001:db8:1:2::5") == logins.network("2001:db8:1:2:9::1")
+
+
+def test_attempts_at_once_do_not_all_pass() -> None:
+    """The guess of 60 at the same time, of which each is hashed in a thread."""
+    stranger = client(password="secret")
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda number: stranger.post("/login", data={"password": str(number)}), range(60)))
+    assert sum(answer.status_code == 403 for answer in answers) <= 6
 
 
 def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
@@ -120,9 +157,11 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
 
 
 def test_many_addresses_that_guess_do_not_fill_the_memory() -> None:
-    guarded = SecurityMiddleware(Starlette(), password="secret")
-    assert all(guarded._may_try(f"10.0.{number // 256}.{number % 256}") for number in range(5000))
-    assert len(guarded._attempts) <= security.ADDRESSES + 1
+    attempts = logins.Attempts()
+    for number in range(3 * logins.REMEMBERED):
+        attempts.failed("anna", f"10.{number // 65536}.{number // 256 % 256}.{number % 256}")
+        attempts.failed(f"name {number}", "10.0.0.1")
+    assert len(attempts._failures) <= logins.REMEMBERED
 
 
 def test_without_a_password_there_is_nothing_to_log_out_of() -> None:
@@ -148,8 +187,7 @@ def test_logging_out_ends_that_session_alone() -> None:
 
 
 def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "SESSIONS", 2)
-    monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
+    monkeypatch.setattr(sessions, "KEPT", 2)
     user = client(password="secret")
     cookies = []
     for _ in range(3):
@@ -158,6 +196,90 @@ def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     user.cookies.clear()
     statuses = [user.get("/x", headers={"Cookie": f"{security.COOKIE}={cookie}"}).status_code for cookie in cookies]
     assert statuses == [401, 200, 200]
+
+
+def logged_in(app: SecurityMiddleware, browser: str, url: str = OURS) -> TestClient:
+    user = TestClient(app, base_url=url, follow_redirects=False, headers={"user-agent": browser})
+    assert user.post("/login", data={"password": "secret"}).status_code == 303
+    return user
+
+
+def test_sessions_are_listed_and_ended() -> None:
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
+    here, there = logged_in(app, "Firefox <script>"), logged_in(app, "Chrome")
+    listing = here.get("/sessions").text
+    assert "Chrome, from testclient" in listing
+    assert "Firefox &lt;script&gt;" in listing
+    assert listing.count("this browser") == 1
+    assert here.cookies[security.COOKIE] not in listing
+    number = app._sessions.of("")[1].number
+    ended = next(user for user, name in ((here, "Firefox"), (there, "Chrome"))
+                 if app._sessions.find(user.cookies[security.COOKIE]).number == number)  # fmt: skip
+    other = there if ended is here else here
+    assert other.post("/sessions", data={"end": number}).status_code == 303
+    assert ended.get("/x").status_code == 401
+    assert other.get("/x").status_code == 200
+    assert client(password="secret").get("/sessions").status_code == 401
+
+
+def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(sessions.time, "time", lambda: now[0])
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
+    idle, used = logged_in(app, "a"), logged_in(app, "b")
+    for _ in range(5):
+        now[0] += sessions.IDLE - 1
+        status = used.get("/x").status_code
+        if now[0] - 1_800_000_000 <= sessions.LIFETIME:
+            assert status == 200
+    assert status == 401
+    assert idle.get("/x").status_code == 401
+
+
+def test_the_cookie_is_sent_over_tls_alone_where_there_is_tls() -> None:
+    for url, secure in (("https://127.0.0.1:7860", True), (OURS, False)):
+        user = client(url, password="secret")
+        assert ("Secure" in user.post("/login", data={"password": "secret"}).headers["set-cookie"]) == secure
+
+
+def test_logins_are_in_the_audit_log(home: Path) -> None:
+    user = client(password="secret")
+    user.post("/login", data={"password": "wrong"})
+    user.post("/login", data={"password": "secret"})
+    lines = [json.loads(line) for line in (home / "outputs" / ".audit.log").read_text(encoding="utf-8").splitlines()]
+    assert [line["action"] for line in lines] == ["failed login", "login"]
+    assert all(line["address"] == "testclient" and "secret" not in str(line) for line in lines)
+
+
+@pytest.mark.parametrize("password", ["short", "password1", "PassWort123!", "aaaaaaaaaa", "12345678", "sunshine"])
+def test_a_password_that_is_easy_to_guess_is_refused(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_PASSWORD", password)
+    with pytest.raises(UserError, match="easy to guess"):
+        launch.choose_password(launch.parse_options([]), has_accounts=False)
+    monkeypatch.setenv("LIMNER_PASSWORD", "correct horse")
+    assert launch.choose_password(launch.parse_options([]), has_accounts=False) == "correct horse"
+
+
+def test_a_body_that_arrives_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_body, "WITHIN", 0.2)
+
+    async def send_slowly() -> int:
+        sent: list[Message] = []
+        parts = iter(range(100))
+
+        async def receive() -> Message:
+            await asyncio.sleep(0.1)
+            next(parts)
+            return {"type": "http.request", "body": b"a", "more_body": True}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"host", b"127.0.0.1")], "client": None}
+        await SecurityMiddleware(Starlette(routes=[Route("/x", hello, methods=["POST"])]))(scope, receive, send)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(send_slowly()) == 408
 
 
 # Accounts ------------------------------------------------------------------------------------------------------
@@ -185,7 +307,7 @@ def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
 
 def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     password = accounts.add("anna")
-    monkeypatch.setattr(security, "TRIES_PER_MINUTE", 100)
+    monkeypatch.setattr(logins, "FREE", 100)
     stranger = shared()
     tries = [
         ("anna", "wrong"),
@@ -223,8 +345,9 @@ def test_what_was_typed_as_a_name_is_no_part_of_the_page(home: Path) -> None:
 def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
     password = accounts.add("anna")
     stranger = shared()
-    statuses = [stranger.post("/login", data={"name": f"n{n}", "password": "x"}).status_code for n in range(12)]
-    assert statuses == [403] * 10 + [429] * 2
+    for names in ([f"n{n}" for n in range(7)], ["anna"] * 7):
+        statuses = [stranger.post("/login", data={"name": name, "password": "x"}).status_code for name in names]
+        assert statuses == [403] * 5 + [429] * 2
     assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
 
 

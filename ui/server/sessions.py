@@ -1,0 +1,98 @@
+"""Sessions of users who are logged in: they expire, and each user can see and end their own."""
+
+import html
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from trainer.i18n import LANGUAGE, _
+from ui.server.accounts import Account
+
+KEPT = 1000  # sessions; beyond that, the oldest are dropped
+IDLE = 7 * 86400.0  # seconds without a request after which a session ends
+LIFETIME = 30 * 86400.0  # seconds after which it ends in any case
+PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em}}
+li{{display:flex;gap:1em;justify-content:space-between;padding:.4em 0}}button{{font:inherit}}</style>
+<h1>{title}</h1><ul>{rows}</ul><p><a href="/">{back}</a></p></html>"""
+ROW = '<li><span>{text}</span><form method="post"><button name="end" value="{number}">{end}</button></form></li>'
+
+
+@dataclass
+class Session:
+    """A login: whose, since when, from where, and with which browser."""
+
+    name: str
+    account: Account
+    address: str
+    browser: str
+    number: str = field(default_factory=lambda: secrets.token_hex(8))  # to name it by, which lets nobody in
+    started: float = field(default_factory=lambda: time.time())
+    seen: float = field(default_factory=lambda: time.time())
+
+    @property
+    def expired(self) -> bool:
+        """Tell whether it has ended by itself."""
+        now = time.time()
+        return now - self.seen > IDLE or now - self.started > LIFETIME
+
+
+class Sessions:
+    """All sessions of a server, by the secret in the user's cookie; they end with the server."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+
+    def add(self, session: Session) -> str:
+        """Begin a session; returns its secret."""
+        if len(self._sessions) >= KEPT:
+            del self._sessions[next(iter(self._sessions))]
+        secret = secrets.token_urlsafe(32)
+        self._sessions[secret] = session
+        return secret
+
+    def find(self, secret: str) -> Session | None:
+        """Return the session with a secret, which is thereby in use; None if there is none, or it has expired."""
+        session = self._sessions.get(secret)
+        if session is None:
+            return None
+        if session.expired:
+            del self._sessions[secret]
+            return None
+        session.seen = time.time()
+        return session
+
+    def end(self, secret: str) -> Session | None:
+        """End the session with a secret; returns it if there was one."""
+        return self._sessions.pop(secret, None)
+
+    def of(self, name: str) -> list[Session]:
+        """Return the sessions of a user, the latest first."""
+        mine = [session for session in self._sessions.values() if session.name == name and not session.expired]
+        return sorted(mine, key=lambda session: -session.seen)
+
+    def end_number(self, name: str, number: str) -> None:
+        """End a session of a user by its number."""
+        for secret, session in list(self._sessions.items()):
+            if session.name == name and session.number == number:
+                del self._sessions[secret]
+
+
+def page(sessions: Iterable[Session], current: Session) -> str:
+    """Render the list of a user's sessions, each with a button that ends it."""
+    rows = []
+    for session in sessions:
+        text = _(
+            "{browser}, from {address}, last used {time}",
+            browser=session.browser[:80] or "?",
+            address=session.address,
+            time=time.strftime("%Y-%m-%d %H:%M", time.localtime(session.seen)),
+        )
+        if session is current:
+            text += " · " + _("this browser")
+        rows.append(ROW.format(text=html.escape(text), number=session.number, end=html.escape(_("Log out"))))
+    texts = {"title": _("Logged in"), "back": _("Back to Limner")}
+    escaped = {key: html.escape(text) for key, text in texts.items()}
+    return PAGE.format(language=LANGUAGE, rows="".join(rows), **escaped)

@@ -39,6 +39,7 @@ from trainer.training.batches import Batches
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESTARTS = 3
+MEASURED = 1000  # images at most that are looked at for damage and the like before a run
 
 
 def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the main path stays on one screen
@@ -347,13 +348,14 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         )
         run.report(events.Warned(message=message))
     folder = dataset.find_folder(config.dataset)
+    stats = image_stats.measure_missing(folder, MEASURED) if run.is_main else image_stats.known(folder)
     problems = checks.find(
         folder,
         config.trigger,
         preset=config.preset,
         base=config.model.base,
         resolution=config.training.resolution,
-        stats=image_stats.known(folder),
+        stats=stats,
     )
     problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
     for problem in group_by_kind(problems):

@@ -44,7 +44,7 @@ def work(run: Run) -> int:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
         explained, log = explain(error, settings), traceback.format_exc()
-        print(log, file=sys.stderr)
+        print(explained.message if isinstance(error, UserError) else log, file=sys.stderr)
         with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
             run.report(
                 events.Failed(

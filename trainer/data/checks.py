@@ -48,11 +48,13 @@ def find(
         stats: known statistics of the images, by name; nothing is measured here.
     """
     files = dataset.image_files(folder)
-    examples = dataset.read(folder)
+    damaged = image_stats.damaged(folder)
+    examples = [example for example in dataset.read(folder) if example.name not in damaged]
     names = {example.name for example in examples}
     stats = {name: image for name, image in (stats or {}).items() if name in names}
     problems = [
         *_check_images(files, examples),
+        *_check_folders(folder),
         *_check_caption_files(folder, files),
         *_check_masks(folder, files),
         *_check_captions(examples, trigger, base),
@@ -75,6 +77,14 @@ def _check_images(files: Sequence[Path], examples: Sequence[Example]) -> Iterato
     for file in files:
         if file.name not in readable:
             yield Problem("unreadable", file.name, _("This file cannot be read as an image."))
+
+
+def _check_folders(folder: Path) -> Iterator[Problem]:
+    for subfolder in sorted(folder.iterdir()):
+        is_own = subfolder.name.startswith(".") or subfolder.name.lower() in dataset.MASK_FOLDERS
+        if subfolder.is_dir() and not is_own and (number := len(dataset.image_files(subfolder))):
+            message = ngettext("{n} image in it is not read.", "{n} images in it are not read.", number)
+            yield Problem("folder", subfolder.name, message)
 
 
 def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:

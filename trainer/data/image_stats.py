@@ -69,6 +69,12 @@ def known(folder: Path) -> dict[str, ImageStats]:
     return current
 
 
+def damaged(folder: Path) -> set[str]:
+    """Return the names of images that could not be decoded when they were measured, and have not changed since."""
+    stored = _stored(folder)
+    return {path.name for path in dataset.image_files(folder) if stored.get(path.name, ((), 0)) == (stamp(path), None)}
+
+
 def missing(folder: Path) -> list[Path]:
     """Return the images that have not been measured yet."""
     stored = _stored(folder)

@@ -34,6 +34,10 @@ _TO_UPRIGHT = {
 }
 
 
+class DamagedError(UserError):
+    """An image file that is not complete, or has been changed."""
+
+
 # Headers --------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +158,7 @@ def upright(data: bytes, side: int = 0) -> Image.Image:
     except MemoryError:
         raise UserError("needs too much memory", "Scale it down first.") from None
     except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
-        raise UserError("damaged", "Export it again as PNG or JPEG.") from None
+        raise DamagedError("damaged", "Export it again as PNG or JPEG.") from None
 
 
 def _has_alpha(image: Image.Image) -> bool:

@@ -52,6 +52,11 @@ KINDS = {
         action="remove",
         button="Remove",
     ),
+    "folder": Kind(
+        title="{n} [subfolder has|subfolders have] images.",
+        effect="Images in subfolders are not read, as in kohya's folders such as 10_name.",
+        remedy="Move them into the dataset itself; how often each is seen follows from the settings.",
+    ),
     "shared caption": Kind(
         title="{n} caption [file is|files are] shared by several images.",
         effect="These images are trained with the same caption.",

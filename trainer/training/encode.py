@@ -7,6 +7,7 @@ always safe.
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -48,8 +49,8 @@ def build(
             another one has done is only read.
 
     Raises:
-        UserError: an image cannot be read, or its latents are not finite; it names the file. Or there are no
-            regularization images.
+        UserError: no image can be decoded, or one is too large or has latents that are not finite; it names the file.
+            Or there are no regularization images.
     """
     fingerprints = {name: fingerprint(module) for name, module in family.encoders().items()}
     precision = loading.encoding_precision(family.denoiser, family.device)
@@ -109,14 +110,21 @@ class _Encoder:
         encoded: dict[int, dict[Path, View]] = {}
         for number in self._order(len(examples)):
             self.progress(_("Encoding images"), len(encoded), len(examples))
-            encoded[number] = self._encode(examples[number], sizes[number])
-        files = [tuple(encoded[number]) for number in range(len(examples))]
+            with suppress(images.DamagedError):  # `warn` names it
+                encoded[number] = self._encode(examples[number], sizes[number])
+        readable = sorted(encoded)
+        if examples and not readable:
+            raise UserError("None of the images can be decoded.", "Export them again as PNG or JPEG.")
+        files = [tuple(encoded[number]) for number in readable]
         conditioning = [
-            tuple(augment.size_conditioning(example.width, example.height, size, view) for view in views.values())
-            for example, size, (_unused, views) in zip(examples, sizes, sorted(encoded.items()), strict=True)
+            tuple(
+                augment.size_conditioning(examples[number].width, examples[number].height, sizes[number], view)
+                for view in encoded[number].values()
+            )
+            for number in readable
         ]
         shapes = [tuple(self.cache.get(first)["mean"].shape) for first, *_unused in files]
-        texts = [caption_variants.texts(example, self.config, trigger) for example in examples]
+        texts = [caption_variants.texts(examples[number], self.config, trigger) for number in readable]
         return Pool(files, shapes, texts, self.config.seed, self.config.training.batch_size, name, conditioning)
 
     def _order(self, count: int) -> list[int]:
@@ -144,10 +152,12 @@ class _Encoder:
                     image = images.decode(data, view.background)
                     tensors = self._latents(augment.crop(image, size, view), size, view, example.name)
                     if masked:
-                        mask = images.decode(mask_data).convert("L") if mask_data else opacity
+                        mask = _decode_mask(mask_data, example.name) if mask_data else opacity
                         tensors["mask"] = augment.mask(mask, image.size, size, view, tensors["mean"])
                     self.cache.put(file, tensors)
                 files[file] = view
+        except images.DamagedError:
+            raise
         except UserError as error:
             if example.name in error.message:
                 raise
@@ -203,3 +213,15 @@ class _Encoder:
                 embeddings = self.family.encode_prompts([prompt], chunks)
             self.cache.put(file, {key: row[0].float().cpu().contiguous() for key, row in embeddings.items()})
         return file
+
+
+def _decode_mask(data: bytes, name: str) -> Image.Image:
+    """Decode the mask of an image.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return images.decode(data).convert("L")
+    except images.DamagedError:
+        raise UserError("The mask of {name} is damaged.", "Make it again, or remove it.", name=name) from None

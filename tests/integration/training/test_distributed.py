@@ -156,15 +156,15 @@ def test_a_process_that_is_done_leaves_the_leader_at_work(character: Path, tiny_
     assert not runs.look(run).state.end
 
 
-def test_a_picture_that_cannot_be_read_is_named_by_the_leader(character: Path, tiny_sd: Path) -> None:
+def test_a_picture_that_is_damaged_is_left_out_and_named_by_the_leader(character: Path, tiny_sd: Path) -> None:
     """The other process comes to it first, as it begins in the middle."""
     broken = sorted(character.glob("*.png"))[-1]
     broken.write_bytes(broken.read_bytes()[:300])
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
     wait_until(lambda: ended(run), 60)
-    assert runs.look(run).status == "failed"
-    assert broken.name in runs.look(run).state.message
+    assert runs.look(run).status == "finished"
+    assert any(broken.name in warning for warning in runs.look(run).state.warnings)
 
 
 def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

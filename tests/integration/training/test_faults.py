@@ -128,6 +128,22 @@ def test_a_log_on_a_full_disk_ends_the_run_and_leaves_it_resumable(
     undisturbed.is_what_becomes_of(run)
 
 
+def test_a_damaged_image_is_left_out_and_named(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    (character / "01.png").write_bytes((character / "01.png").read_bytes()[:3000])
+    done = limner("check", "rin")
+    assert "1 file cannot be read as an image." in done.stdout
+    assert "01.png" in done.stdout
+    run = plain(tiny_sd)
+    assert workers.work(run) == 0
+    assert "1 file cannot be read as an image. Such files are not trained." in told(run)
+    assert "(01.png)" in told(run)
+    for image in character.glob("*.png"):
+        image.write_bytes(image.read_bytes()[:3000])
+    run = plain(tiny_sd)
+    assert workers.work(run) == 2
+    assert "None of the images can be decoded." in told(run)
+
+
 def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     assert workers.work(run, "oom@7") == 0
@@ -498,4 +514,4 @@ def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Pa
         data = path.read_bytes()
         assert b"SECRET CAMERA" not in data, path
         assert b"Exif" not in data, path
-        assert b"Anna" not in data or path.suffix in (".log", ".jsonl"), path
+        assert b"Anna" not in data or path.suffix in (".log", ".jsonl") or path.name == "measurements.json", path

@@ -1,6 +1,7 @@
 """Dataset checks: which problems are found, which are not, and the fixes of the program."""
 
 import io
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -276,3 +277,22 @@ def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.Cap
     assert "  - bad.png: Blurred." in output
     assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0
     assert '"kind": "blurred"' in capsys.readouterr().out
+
+
+def test_a_damaged_image_is_said_as_soon_as_it_was_looked_at(character: Path) -> None:
+    (character / "01.png").write_bytes((character / "01.png").read_bytes()[:3000])
+    stats = image_stats.measure_missing(character)
+    assert image_stats.damaged(character) == {"01.png"}
+    problems = checks.find(character, stats=stats)
+    assert [problem.name for problem in problems if problem.kind == "unreadable"] == ["01.png"]
+    (character / "01.png").write_bytes((character / "02.png").read_bytes())
+    assert image_stats.damaged(character) == set()
+
+
+def test_images_in_subfolders_are_said(character: Path) -> None:
+    for name in ("10_rin", "masks", ".hidden", "empty"):
+        (character / name).mkdir()
+    for name in ("10_rin", "masks", ".hidden"):
+        shutil.copy(character / "01.png", character / name / "01.png")
+    (problem,) = (problem for problem in checks.find(character) if problem.kind == "folder")
+    assert (problem.name, problem.message) == ("10_rin", "1 image in it is not read.")

@@ -24,8 +24,12 @@ class NoiseSchedule(Protocol):
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return the signal-to-noise ratios [b] at timesteps."""
 
-    def error_scale(self, timesteps: Tensor) -> Tensor:
-        """Return the squared error of a prediction over that of the image it implies [b]."""
+    def error_scale(self, snr: Tensor) -> Tensor:
+        """Return the squared error of a prediction over that of the image it implies [b], at these SNRs [b]."""
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What the denoiser predicts."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,8 @@ class DiscreteNoise:
         alpha = self.alphas_cumprod[timesteps]
         return alpha / (1 - alpha)
 
-    def error_scale(self, timesteps: Tensor) -> Tensor:
+    def error_scale(self, snr: Tensor) -> Tensor:
         """Return the SNR for noise, SNR + 1 for v (section 4 of Salimans & Ho)."""
-        snr = self.snr(timesteps)
         return snr if self.prediction_type == "epsilon" else snr + 1
 
     def _alpha(self, timesteps: Tensor) -> Tensor:

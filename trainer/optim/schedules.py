@@ -1,4 +1,7 @@
-"""Learning-rate schedules: the share of the learning rate to use in each step. Pure functions of it, without state."""
+"""Learning-rate schedules: the share of the learning rate to use in each step. Pure functions of it, without state.
+
+A schedule begins when its warm-up ends, as in diffusers and transformers.
+"""
 
 import math
 from typing import Annotated, Literal
@@ -41,7 +44,7 @@ class Cosine(Section):
 
     def factor(self, step: int, steps: int) -> float:
         """Return the share of the learning rate to use in the step that follows `step` completed ones."""
-        done = step / max(1, steps)
+        done = _done(step, steps, self.warmup)
         if self.cycles > 1:
             done = done * self.cycles % 1
         wave = 0.5 * (1 + math.cos(math.pi * done))
@@ -57,7 +60,8 @@ class Linear(Section):
 
     def factor(self, step: int, steps: int) -> float:
         """Return the share of the learning rate to use in the step that follows `step` completed ones."""
-        return _warmup(step, steps, self.warmup) * (1 - (1 - self.min_lr_ratio) * step / max(1, steps))
+        done = _done(step, steps, self.warmup)
+        return _warmup(step, steps, self.warmup) * (1 - (1 - self.min_lr_ratio) * done)
 
 
 class Stable(Section):
@@ -89,5 +93,11 @@ class Stable(Section):
 
 
 def _warmup(step: int, steps: int, share: float) -> float:
-    rising = max(1, round(share * steps))
-    return min(1.0, (step + 1) / rising)
+    """Return the share of the rate in the warm-up, 1 after it; no step is lost at a rate of 0."""
+    return min(1.0, (step + 1) / max(1, round(share * steps)))
+
+
+def _done(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the steps after the warm-up that are done; 0 during it."""
+    rising = round(warmup * steps)
+    return max(0.0, (step - rising) / max(1, steps - rising))

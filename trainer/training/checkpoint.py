@@ -54,9 +54,9 @@ class TrainState:
     def update_ema(self, step: int, decay: float) -> None:
         """Move the average towards the trained tensors after completed step `step`.
 
-        The decay is less at first, (1 + step) / (10 + step), so that the first steps are soon forgotten.
+        The decay is less at first, so that the first steps are soon forgotten; it is that of diffusers' EMAModel.
         """
-        share = 1 - min(decay, (1 + step) / (10 + step))
+        share = 1.0 if step <= 1 else 1 - min(decay, step / (9 + step))
         for mean, parameter in zip(self.average, self.parameters(), strict=False):  # none without an average
             mean.lerp_(parameter, share)
 

@@ -10,6 +10,9 @@ from trainer.families import Adapter, Conditioning, Family
 from trainer.families.noise import NoiseSchedule
 from trainer.training.batches import Batch
 
+# Where noise hides everything, or nothing, a weight by the SNR would be infinite; sd-scripts has the same upper bound.
+LEAST_SNR, MOST_SNR = 1e-4, 1000.0
+
 
 def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainConfig, rng: torch.Generator) -> Tensor:
     """Return the mean weighted error of the prediction for one batch, plus that of output preservation.
@@ -119,13 +122,14 @@ def weight(schedule: NoiseSchedule, timesteps: Tensor, objective: ObjectiveConfi
     Each is known as a weight of the error in the predicted image: min(SNR, gamma), Hang et al. 2023,
     https://arxiv.org/abs/2303.09556 (section 3.4); sqrt(SNR), Yu et al. 2023, https://arxiv.org/abs/2310.08442
     (section 3.2); SNR / (1 + SNR)^gamma, Choi et al. 2022, https://arxiv.org/abs/2204.00227 (section 3.2 with k = 1).
-    It is divided by the scale that the error of the prediction already has.
+    It is divided by the scale that the error of the prediction already has. For v, where the paper gives no weight,
+    debiased is 1 / (SNR + 1), as in sd-scripts: every error in the predicted image counts the same.
     """
-    snr = schedule.snr(timesteps)
+    snr = schedule.snr(timesteps).clamp(LEAST_SNR, MOST_SNR)
     if objective.weighting == "min-snr":
         image_weight = snr.clamp(max=objective.min_snr_gamma)
     elif objective.weighting == "debiased":
-        image_weight = snr.sqrt()
+        image_weight = snr.sqrt() if schedule.prediction_type == "epsilon" else torch.ones_like(snr)
     else:
         image_weight = snr / (1 + snr) ** objective.p2_gamma
-    return image_weight / schedule.error_scale(timesteps)
+    return image_weight / schedule.error_scale(snr)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -235,6 +236,21 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
         built(family, character, settings(tiny_sd, regularization__dataset="none"))
 
 
+def test_the_average_is_that_of_diffusers(family: Family, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, training__ema_decay=0.6)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    state = initial_state(config, adapter)
+    theirs = EMAModel(state.parameters(), decay=0.6)
+    for step in range(1, 12):
+        with torch.no_grad():
+            for parameter in state.parameters():
+                parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
+        state.update_ema(step, 0.6)
+        theirs.step(state.parameters())
+        for ours, other in zip(state.average, theirs.shadow_params, strict=True):
+            assert torch.allclose(ours, other, atol=1e-5), step
+
+
 def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__ema_decay=0.5)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
@@ -243,10 +259,10 @@ def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     with torch.no_grad():
         for parameter in progress.parameters():
             parameter += 1
-    progress.update_ema(1, 0.5)  # keeps (1 + 1) / (10 + 1) at first
-    assert torch.allclose(progress.average[0], start[0] + 9 / 11)
+    progress.update_ema(3, 0.5)  # keeps 3 / 12 at first
+    assert torch.allclose(progress.average[0], start[0] + 3 / 4)
     progress.update_ema(100, 0.5)
-    assert torch.allclose(progress.average[0], start[0] + 1 - 1 / 11)
+    assert torch.allclose(progress.average[0], start[0] + 7 / 8)
     live = [one.detach().clone() for one in progress.parameters()]
     with progress.exported_weights(adapter):
         assert torch.equal(progress.parameters()[0], progress.average[0])

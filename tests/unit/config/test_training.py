@@ -3,9 +3,11 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers.optimization import get_scheduler
 
 from trainer import config
 from trainer.base_models.spec import PredictionType
@@ -20,6 +22,28 @@ from trainer.rng import generator
 from trainer.training import caption_variants
 from trainer.training.loss import draw_timesteps, error, masked, weight
 from trainer.training.tensor_cache import TensorCache
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25])
+@pytest.mark.parametrize(
+    ("name", "ours", "options"),
+    [
+        ("constant_with_warmup", Constant, {}),
+        ("linear", Linear, {"min_lr_ratio": 0}),
+        ("cosine", Cosine, {"min_lr_ratio": 0}),
+        ("cosine_with_restarts", Cosine, {"min_lr_ratio": 0, "cycles": 3}),
+    ],
+)
+def test_schedules_are_those_of_diffusers(name: str, ours: Any, options: dict[str, Any], warmup: float) -> None:  # noqa: ANN401
+    """After the warm-up they are equal; in it ours is a step ahead, so that no step is lost at a rate of 0."""
+    steps, rising = 40, round(40 * warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    cycles = {"num_cycles": options["cycles"]} if "cycles" in options else {}
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=steps, **cycles).lr_lambdas[0]
+    schedule = ours(warmup=warmup, **options)
+    for step in range(steps):
+        expected = theirs(step) if step >= rising else theirs(step + 1) if step + 1 < rising else 1.0
+        assert schedule.factor(step, steps) == pytest.approx(expected), step
 
 
 def test_schedules_by_hand() -> None:
@@ -90,13 +114,21 @@ def test_min_snr_by_hand() -> None:
     assert torch.allclose(weights("epsilon", everywhere), 0.001 / SNR, rtol=1e-3)
 
 
+@pytest.mark.parametrize("weighting", ["min-snr", "debiased", "p2"])
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_no_weight_is_infinite_where_there_is_only_noise(weighting: str, predicts: PredictionType) -> None:
+    """The last timestep of a zero-terminal-SNR schedule has an alpha of 0, the first of a fine one nearly 1."""
+    schedule = DiscreteNoise(torch.tensor([1 - 1e-7, 0.5, 0.0]), predicts)
+    found = weight(schedule, torch.arange(3), ObjectiveConfig(weighting=weighting))
+    assert found.isfinite().all()
+    assert (found >= 0).all()
+
+
 def test_debiased_and_p2_by_hand() -> None:
     debiased = weights("epsilon", ObjectiveConfig(weighting="debiased"))
     assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
-    assert torch.allclose(
-        weights("v_prediction", ObjectiveConfig(weighting="debiased"))[1],
-        torch.tensor(0.5),
-    )
+    for_v = weights("v_prediction", ObjectiveConfig(weighting="debiased"))
+    assert torch.allclose(for_v, 1 / (SNR + 1), rtol=1e-4)  # as in sd-scripts
     p2 = weights("epsilon", ObjectiveConfig(weighting="p2"))
     assert torch.allclose(p2, torch.tensor([0.001, 0.5, 0.99]), rtol=1e-3)
     steep = weights("epsilon", ObjectiveConfig(weighting="p2", p2_gamma=2.0))

@@ -15,6 +15,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_FOREIGN = re.compile(rb"[\x80-\xff]{4}")  # more than Western languages have in a row
 
 
 def caption_file(image: Path) -> Path:
@@ -50,7 +51,8 @@ def one_line(text: str) -> str:
 def decode_text(data: bytes) -> str:
     """Decode UTF-8, UTF-16 or UTF-32, or else Windows-1252, which old editors write.
 
-    Bytes that mean nothing in the encoding become `REPLACEMENT`.
+    Bytes that mean nothing in the encoding become `REPLACEMENT`, as do all bytes above ASCII in a text that is in
+    another one, such as GBK, Shift-JIS or Windows-1251: it would be read as a row of odd letters.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
@@ -61,6 +63,8 @@ def decode_text(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig").replace("\0", REPLACEMENT)
     except UnicodeDecodeError:
+        if _FOREIGN.search(data):
+            return data.decode("ascii", errors="replace").replace("\0", REPLACEMENT)
         return data.decode("cp1252", errors="replace").replace("\0", REPLACEMENT)
 
 

@@ -79,6 +79,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="address of a proxy in front of the server, whose X-Forwarded-For and X-Forwarded-Proto are believed",
     )
+    no_token_help = "let every user of this machine open the page: the address needs no token"
+    parser.add_argument("--no-token", action="store_true", help=no_token_help)
     parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
     parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
@@ -120,6 +122,7 @@ def lock_home() -> FileLock:
         outputs.mkdir(parents=True, exist_ok=True)
         examples.install()
         paths.datasets().mkdir(parents=True, exist_ok=True)
+        keep_private()
         lock, number = FileLock(outputs / ".page.lock"), outputs / ".page.pid"
         lock.acquire(timeout=0)
         storage.write(number, str(os.getpid()))  # not in the lock file, which every attempt to lock it empties
@@ -239,6 +242,14 @@ def choose_password(options: argparse.Namespace, *, has_accounts: bool) -> str:
     return password
 
 
+def keep_private() -> None:
+    """Let only this user read what is written from now on, and the folders of datasets and runs."""
+    os.umask(0o077)
+    if os.name == "posix":
+        for folder in (paths.datasets(), paths.outputs()):
+            folder.chmod(0o700)
+
+
 def prepare_environment() -> None:
     """Configure Gradio before it is imported: no network access, and uploads in our own folder."""
     uploads = paths.uploads()
@@ -261,13 +272,19 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
     Raises:
         UserError: the passwords and the address do not fit together, or this system cannot serve accounts.
     """
+    token = ""
     if options.socket is not None:
-        app = make_page(options, "")
+        app = make_page(options, "", "")
     elif accounts.read():
         choose_password(options, has_accounts=True)
         app = make_proxy(options)
     else:
-        app = make_page(options, choose_password(options, has_accounts=False))
+        password = choose_password(options, has_accounts=False)
+        if not password and not options.no_token:
+            from ui.server import address_token
+
+            token = address_token.read()
+        app = make_page(options, password, token)
     import uvicorn  # slow, so only when the options are known to be good
 
     host = options.host if is_loopback(options.host) else socket.gethostname()
@@ -278,7 +295,8 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             if options.socket is None:
-                print(f"Limner is running at http://{host}:{listener.getsockname()[1]}", flush=True)
+                address = f"http://{host}:{listener.getsockname()[1]}"
+                print(f"Limner is running at {address}{f'/?token={token}' if token else ''}", flush=True)
 
     from ui.server import connections
 
@@ -297,16 +315,19 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
     )
 
 
-def make_page(options: argparse.Namespace, password: str) -> "App":
+def make_page(options: argparse.Namespace, password: str, token: str) -> "App":
     """Create the page behind its middleware. Behind the per-user proxy, that one has checked host and user."""
     prepare_environment()
     # Gradio reads its environment when it is imported.
     from ui import page
     from ui.server import media
+    from ui.server.address_token import TokenGate
     from ui.server.security import SecurityMiddleware
 
     behind_proxy = options.socket is not None
-    app = page.make_app(log_out=bool(password) or behind_proxy)
+    app: App = page.make_app(log_out=bool(password) or behind_proxy)
+    if token:
+        app = TokenGate(app, token)
     hosts = {"hosts": None} if behind_proxy else allowed_hosts(options)
     return SecurityMiddleware(app, password=password, upload_limit=media.upload_limit, **hosts)
 

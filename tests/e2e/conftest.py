@@ -82,10 +82,10 @@ class Server:
         """What it prints; a pipe that nobody reads would fill, and it would wait."""
         return self.home / "said.txt"
 
-    def start(self, *arguments: str, **environment: str) -> Server:
+    def start(self, *arguments: str, token: bool = False, **environment: str) -> Server:
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--port", str(self.port), *arguments],
+                [sys.executable, "app.py", "--port", str(self.port), *(() if token else ("--no-token",)), *arguments],
                 cwd=CHECKOUT, stdout=said, stderr=subprocess.STDOUT, text=True,
                 env={
                     **forks.unmeasured(), "LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups),

@@ -1,14 +1,18 @@
-"""`python app.py` as a process: how it starts, what it refuses, how it ends. No browser needed."""
+"""`python app.py` as a process: how it starts, what it refuses, how it ends."""
+
+from __future__ import annotations
 
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -16,6 +20,9 @@ import pytest
 from tests.conftest import small_disk
 from tests.e2e.conftest import CHECKOUT, Server, make_home
 from trainer import storage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -161,3 +168,29 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("The folders datasets and outputs cannot be written to. Check their permissions")
         assert done.stderr.count("\n") == 1
+
+
+def test_the_printed_address_opens_the_page_and_no_other_does(tmp_path: Path, browser: Browser) -> None:
+    made = Server(make_home(tmp_path))
+    try:
+        made.start(token=True)
+        assert httpx.get(made.url).status_code == 401
+        printed = re.search(r"Limner is running at (\S+)", made.said.read_text(encoding="utf-8"))
+        assert printed
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(printed[1])
+        page.get_by_role("tab", name="Images").wait_for()
+        assert "token" not in page.url
+        page.reload()
+        page.get_by_role("tab", name="Train").click()
+        assert stat.S_IMODE((made.home / "outputs" / ".token").stat().st_mode) == 0o600
+        assert stat.S_IMODE((made.home / "outputs").stat().st_mode) == 0o700
+        assert stat.S_IMODE((made.home / "datasets").stat().st_mode) == 0o700
+        made.kill()
+        made.start(token=True)
+        page = context.new_page()
+        page.goto(made.url)  # the token is still the same
+        page.get_by_role("tab", name="Train").wait_for()
+    finally:
+        made.stop()

@@ -51,7 +51,7 @@ def test_an_installed_package_trains_an_example_in_the_users_folder(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the signal that ends a server is another one there")
 def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainer", "page", "--port", "0"]
+    command = [sys.executable, "-m", "trainer", "page", "--port", "0", "--no-token"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout

@@ -371,7 +371,7 @@ def serving(disk: Path) -> Iterator[Page]:
     printed = disk.parent / "printed"
     with printed.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", "0"],
+            [sys.executable, "app.py", "--port", "0", "--no-token"],
             cwd=windows.CHECKOUT, env=windows.environment(disk, home(disk)), stdout=out, stderr=out,
         )  # fmt: skip
     try:

@@ -129,7 +129,7 @@ class SecurityMiddleware:
         self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
     ) -> None:
         """Pass on requests of users who are logged in, and handle login and logout."""
-        secret = _session(headers)
+        secret = cookie_of(headers, COOKIE)
         session = self._sessions.find(secret)
         if session and accounts.get(session.name) != session.account:  # removed, or the password is another one
             session = None
@@ -248,10 +248,10 @@ class SecurityMiddleware:
             await answer(scope, send, *body.refusal)
 
 
-def _session(headers: dict[str, str]) -> str:
-    """Return the session in the cookies of a request; "" if there is none."""
+def cookie_of(headers: dict[str, str], wanted: str) -> str:
+    """Return the value of a cookie of a request; "" if it has none of that name."""
     cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-    return next((value for name, _, value in cookies if name == COOKIE), "")
+    return next((value for name, _, value in cookies if name == wanted), "")
 
 
 async def _body(receive: Receive, limit: int) -> bytes:

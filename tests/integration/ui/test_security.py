@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from trainer.errors import UserError
 from ui import launch
-from ui.server import accounts, logins, request_body, security, sessions
+from ui.server import accounts, address_token, logins, request_body, security, sessions
+from ui.server.address_token import TokenGate
 from ui.server.security import Message, SecurityMiddleware
 
 OURS = "http://127.0.0.1:7860"
@@ -383,3 +384,24 @@ def test_behind_the_proxy_any_name_is_ours() -> None:
     behind = client(hosts=None)
     assert behind.get("/", headers={"Host": "limner.example"}).status_code == 200
     assert behind.post("/x", headers={"Host": "a", "Origin": "http://b"}).status_code == 403
+
+
+# The token in the address ---------------------------------------------------------------------------------------
+
+
+def test_without_the_token_no_other_user_of_this_machine_gets_in(home: Path) -> None:
+    token = address_token.read()
+    assert address_token.read() == token  # also after a restart
+    assert (home / "outputs" / ".token").read_text(encoding="ascii") == token
+    routes = [Route(path, hello, methods=["GET", "POST"]) for path in ("/", "/x")]
+    app = SecurityMiddleware(TokenGate(Starlette(routes=routes), token))
+    user, stranger = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
+    for path in ("/", "/x", "/media/dataset/rin/01.png", f"/x?token={token}", "/?token=", "/?token=wrong"):
+        assert stranger.get(path).status_code == 401
+    assert stranger.post(f"/?token={token}").status_code == 401
+    answer = user.get(f"/?token={token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert user.get("/x").status_code == 200
+    assert stranger.get("/x", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    assert stranger.get("/x", headers={"Cookie": "limner-token=x", "Authorization": "Bearer "}).status_code == 401

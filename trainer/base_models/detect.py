@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, hub
+from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.errors import UserError
@@ -66,13 +66,14 @@ _OTHER_PIPELINES = {
 class Base:
     """Detected base model; its prediction type is None where the files do not tell, and `reason` says what told it.
 
-    The revision is the commit of a base from the hub.
+    The clip skip is what its name suggests. The revision is the commit of a base from the hub.
     """
 
     family: FamilyName
     prediction_type: PredictionType | None
     zero_snr: bool
     reason: str
+    clip_skip: int = 1
     revision: str = ""
 
 
@@ -178,7 +179,14 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(
             folder, "its prediction type is {predicted!r}, which cannot be trained here", predicted=predicted
         )
-    return Base(family, predicted, bool(scheduler.get("rescale_betas_zero_snr")), "read from its scheduler's config")
+    names = name_hints.names(folder, {})
+    return Base(
+        family,
+        predicted,
+        bool(scheduler.get("rescale_betas_zero_snr")),
+        "read from its scheduler's config",
+        name_hints.clip_skip(names) if FAMILIES[family].clip_skip else 1,
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -242,7 +250,8 @@ def _look_at_file(path: Path) -> Base:
     if missing:
         raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
-    return Base(family, predicted, "ztsnr" in shapes, reason)
+    clip_skip = name_hints.clip_skip(name_hints.names(path, metadata)) if spec.clip_skip else 1
+    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip)
 
 
 def _other_kind(shapes: Mapping[str, list[int]]) -> str:

@@ -30,4 +30,5 @@ SPEC = FamilySpec(
         ),
     ),
     variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+    clip_skip=True,
 )

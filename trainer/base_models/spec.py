@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PredictionType = Literal["epsilon", "v_prediction"]
+MAX_CLIP_SKIP = 12  # layers of the text encoder of Stable Diffusion 1.x
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class FamilySpec:
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, Variant]
     ambiguous: bool = False  # its single files do not tell which variant they are
+    clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
 
     @property
     def prefixes(self) -> dict[str, str]:

@@ -50,7 +50,10 @@ def preset(
         prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
     variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants["epsilon"])
-    return merge(_read_preset(spec.name, kind), {"training": {"resolution": variant.resolution}})
+    suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
+    if facts and facts.clip_skip > 1:
+        suited["model"] = {"clip_skip": facts.clip_skip}
+    return merge(_read_preset(spec.name, kind), suited)
 
 
 def _read_preset(base: str, kind: str) -> dict[str, Any]:
@@ -68,7 +71,10 @@ def build(data: dict[str, Any]) -> TrainConfig:
 
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
-    """Return partial settings completed from the preset and the default kinds, unchecked."""
+    """Return partial settings completed from the preset and the default kinds, unchecked.
+
+    Those of a run that has begun are complete, but for settings that came later: it goes on without them.
+    """
     data = renames.current(data)
     model = data.get("model", {})
     if isinstance(model, dict) and isinstance(model.get("base"), str):
@@ -76,7 +82,9 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
         data = data | {"model": model}
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
-    base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
+    base: dict[str, Any] = {}
+    if not data.get("record"):
+        base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
     base = _with_prodigy_rate(_with_batch_rate(base, data), data)
     return merge(merge(KINDS, base), data)
 

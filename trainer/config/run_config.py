@@ -48,6 +48,14 @@ class ModelConfig(Section):
         description="Prediction type of the base model; auto reads it from the model, or tests the model if it is not "
         "given there.",
     )
+    clip_skip: int = Field(
+        1,
+        ge=1,
+        le=2,
+        title="Clip skip",
+        description="Layer of the text encoder, from its end, whose output is used; as in A1111 and sd-scripts. Most "
+        "anime models of Stable Diffusion 1.x need 2; other families ignore it.",
+    )
     weights: Literal["full", "int8", "nf4"] = Field(
         "full",
         title="Weights",

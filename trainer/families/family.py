@@ -65,6 +65,12 @@ class Family(Protocol):
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
 
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Take the text encoder's output at this layer from its end, in training and in sampling.
+
+        A family whose text encoders are always read at the same layer ignores it, as other programs do.
+        """
+
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
 
@@ -143,6 +149,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     family = _model_class(FAMILIES[base.family]).load(path, base, device, dtype)
     if model.prediction_type != "auto":
         family.set_prediction_type(model.prediction_type)
+    family.set_clip_skip(model.clip_skip)
     quantize(family.denoiser, model.weights)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer import devices
@@ -131,6 +132,22 @@ def set_prediction_type(pipeline: Pipeline, predicts: PredictionType, *, zero_sn
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if changes:
         pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changes)
+
+
+def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa: ANN401 - transformers is untyped
+    """Let the layers of a text encoder after the first ones change nothing; undone by removing the hooks returned.
+
+    Its output is then that of the last used layer, under the final layer norm, as in A1111 and sd-scripts, whose clip
+    skip counts from the end: 1 is the last layer, 2 the penultimate one. In ComfyUI these are -1 and -2; the argument
+    `clip_skip` of diffusers' pipelines is one less, and leaves out negative prompts, which the others treat alike. The
+    layers stay in the model, so that an adapter of another program still fits.
+    """
+    encoder = getattr(text_encoder, "text_model", text_encoder).encoder  # transformers 5 has no `text_model`
+    return [layer.register_forward_hook(_return_input) for layer in encoder.layers[after:]]
+
+
+def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - as torch has it
+    return (inputs[0],) if isinstance(output, tuple) else inputs[0]  # transformers 4 has tuples
 
 
 def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

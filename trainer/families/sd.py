@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
@@ -39,6 +40,7 @@ class SD:
         self.vae = pipeline.vae
         self.tokenizer = pipeline.tokenizer
         self.text_encoders: dict[str, nn.Module] = {"lora_te": pipeline.text_encoder}
+        self._skips: list[RemovableHandle] = []
         self.set_prediction_type(base.prediction_type or pipeline.scheduler.config.prediction_type)
 
     @classmethod
@@ -58,6 +60,15 @@ class SD:
             first, variant = self.spec.variants["epsilon"], self.spec.variants[predicts]
             side = self._side * variant.resolution // first.resolution
             self._pipeline.unet.register_to_config(sample_size=side)
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Take the text encoder's output at this layer from its end; 2.x has none to skip, as its last is left out."""
+        for hook in self._skips:
+            hook.remove()
+        layers = self._pipeline.text_encoder.config.num_hidden_layers
+        used = max(1, layers + 1 - clip_skip) if self.spec.clip_skip else layers
+        self._skips = loading.skip_layers(self._pipeline.text_encoder, after=used)
+        self.idle = tuple(f"lora_te_text_model_encoder_layers_{layer}_" for layer in range(used, layers))
 
     @property
     def prediction_type(self) -> PredictionType:

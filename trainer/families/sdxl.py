@@ -61,6 +61,9 @@ class SDXL:
         loading.set_prediction_type(self._pipeline, predicts, zero_snr=self.base.zero_snr)
         self.noise = DiscreteNoise(self._pipeline.scheduler.alphas_cumprod.to(self.device), predicts)
 
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Ignore it: both encoders are always read at their penultimate layer."""
+
     @property
     def prediction_type(self) -> PredictionType:
         """Prediction type of the UNet."""

@@ -106,6 +106,7 @@ class Sampler:
         family = self._load_base(
             ModelConfig(base=request.base, revision=request.revision, prediction_type=request.objective)
         )
+        family.set_clip_skip(request.clip_skip)
         names, strengths, patches = [], [], []
         for file, strength in request.adapters:
             if not strength:

@@ -11,7 +11,7 @@ from ui.state import adapter_choices
 from ui.tabs import comparison
 from ui.widgets.handlers import Handler, handled
 
-DEFAULTS = ("", 20, 3.0)  # prompt, steps and guidance before an adapter is chosen
+DEFAULTS = ("", 20, 3.0, 1)  # prompt, steps, guidance and clip skip before an adapter is chosen
 OTHERS = 3  # adapters beside the first
 NO_ADAPTER = (_("None"), "")
 # The values that Gradio passes, in this order; a dropdown and a number for each of the other adapters follow.
@@ -24,6 +24,7 @@ FIELDS = (
     "new_seed",
     "steps",
     "guidance",
+    "clip_skip",
     "size",
     "negative",
     "files",
@@ -43,6 +44,7 @@ class SampleForm:
     new_seed: bool = False
     steps: float = DEFAULTS[1]
     guidance: float = DEFAULTS[2]
+    clip_skip: float = DEFAULTS[3]
     size: str = ""
     negative: str = ""
     files: Sequence[str] = ()
@@ -72,6 +74,7 @@ class Components:
     new_seed: gr.Checkbox
     steps: gr.Number
     guidance: gr.Number
+    clip_skip: gr.Number
     size: gr.Textbox
     negative: gr.Textbox
     files: gr.State
@@ -147,6 +150,13 @@ def _advanced() -> dict[str, Any]:
                 label=_("Guidance"),
                 info=_("How closely the image follows the prompt, 1 to 30."),
                 elem_id="guidance",
+                interactive=True,
+            ),
+            "clip_skip": gr.Number(
+                DEFAULTS[3],
+                label=_("Clip skip"),
+                info=_("As the adapter was trained; 2 for most anime models of Stable Diffusion 1.x."),
+                elem_id="try-clip-skip",
                 interactive=True,
             ),
             "size": gr.Textbox(

@@ -63,6 +63,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("regularization.share", 0.7, {"regularization__dataset": "rin"}),
     ("regularization.weight", 0.1, {"regularization__dataset": "rin", "regularization__share": 0.7}),
     ("model.prediction_type", "v_prediction", {}),
+    ("model.clip_skip", 2, {}),
     ("model.weights", "int8", {}),
 ]
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.base_models.test_detect import ATTENTION, COMMON, SD15, SD21, SDXL, UNET, folder, write
+from trainer import config
 from trainer.base_models import detect
 from trainer.errors import UserError
 
@@ -97,6 +98,52 @@ def test_base_models(
 ) -> None:
     base = detect.look(write(tmp_path / "base.safetensors", shapes, **metadata))
     assert (base.family, base.prediction_type, base.zero_snr) == expected
+
+
+# Names of files, folders and repositories, and in metadata; the clip skip that they suggest.
+NAMES: list[tuple[str, dict[str, str], int]] = [
+    ("nai.safetensors", {}, 2),
+    ("NAI-full-pruned.safetensors", {}, 2),
+    ("animefull-final-pruned.safetensors", {}, 2),
+    ("anything-v3-fp16-pruned.safetensors", {}, 2),
+    ("AnythingV5Ink_ink.safetensors", {}, 2),
+    ("AOM3A1B_orangemixs.safetensors", {}, 2),
+    ("abyssorangemix2_Hard.safetensors", {}, 2),
+    ("Counterfeit-V3.0_fp16.safetensors", {}, 2),
+    ("meinamix_v12Final.safetensors", {}, 2),
+    ("models--Linaqruf--anything-v3.0/snapshots/0123/base.safetensors", {}, 2),
+    ("merge.safetensors", {"modelspec.title": "Orange Mix 4"}, 2),
+    ("merge.safetensors", {"ss_sd_model_name": "animefull-latest.ckpt"}, 2),
+    ("v1-5-pruned-emaonly.safetensors", {}, 1),
+    ("realisticVisionV60B1_v51VAE.safetensors", {}, 1),
+    ("dreamshaper_8.safetensors", {}, 1),
+    ("renaissance.safetensors", {"modelspec.title": "Renaissance"}, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "metadata", "clip_skip"), NAMES)
+def test_names_suggest_a_clip_skip(tmp_path: Path, name: str, metadata: dict[str, str], clip_skip: int) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert detect.look(write(file, SD15, **metadata)).clip_skip == clip_skip
+    made = config.build({"name": "x", "dataset": "x", "model": {"base": str(file)}})
+    assert made.model.clip_skip == clip_skip
+
+
+def test_a_name_suggests_no_clip_skip_to_other_families_or_against_the_settings(tmp_path: Path) -> None:
+    xl = write(tmp_path / "animagine.safetensors", SDXL)
+    assert detect.look(xl).clip_skip == 1
+    anime = write(tmp_path / "anything-v3.safetensors", SD15)
+    asked = {"name": "x", "dataset": "x", "model": {"base": str(anime), "clip_skip": 1}}
+    assert config.build(asked).model.clip_skip == 1
+    assert detect.look(folder(tmp_path / "anything-v4", "StableDiffusionPipeline", {"a": 1}, {"b": 1})).clip_skip == 2
+
+
+def test_a_run_that_began_before_there_was_a_setting_goes_on_without_it(tmp_path: Path) -> None:
+    anime = write(tmp_path / "anything-v3.safetensors", SD15)
+    begun = config.build({"name": "x", "dataset": "x", "model": {"base": str(anime)}}).model_dump(mode="json")
+    del begun["model"]["clip_skip"]
+    assert config.build(begun).model.clip_skip == 1
 
 
 @pytest.mark.parametrize(("shapes", "words"), REFUSED.values(), ids=REFUSED.keys())

@@ -14,7 +14,8 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints
+from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints
+from trainer.base_models.few_step import FewStep
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.errors import UserError
@@ -30,6 +31,7 @@ _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _UNET = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
+_DISTILLED = _("a latent consistency model that is told the guidance, which cannot be trained here")
 # What else people choose as a base model, with parts of its tensors' names. The first that is found names the file.
 _OTHER_FILES = {
     _("an adapter; choose it in Try out, and the base model it was trained on here"): (
@@ -43,6 +45,7 @@ _OTHER_FILES = {
         "joint_blocks.",
         "transformer_blocks.0.ff_context.",
     ),
+    _DISTILLED: ("time_embed.cond_proj.", "time_embedding.cond_proj."),
     _("a Stable Cascade model, which cannot be trained here"): ("effnet",),
     _("a motion module for AnimateDiff"): ("motion_modules.",),
     _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
@@ -56,6 +59,7 @@ _PARTS = {
     _("a UNet without its text encoder and VAE"): ("down_blocks.0.", "input_blocks.0.0.weight"),
 }
 _OTHER_PIPELINES = {
+    "LatentConsistency": _DISTILLED,
     "Flux": _("a FLUX model, which cannot be trained here yet"),
     "StableDiffusion3": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
     "StableCascade": _("a Stable Cascade model, which cannot be trained here"),
@@ -66,7 +70,8 @@ _OTHER_PIPELINES = {
 class Base:
     """Detected base model; its prediction type is None where the files do not tell, and `reason` says what told it.
 
-    The clip skip is what its name suggests. The revision is the commit of a base from the hub.
+    The clip skip and the kind of a distilled model are what its names suggest. The revision is the commit of a base
+    from the hub.
     """
 
     family: FamilyName
@@ -74,6 +79,7 @@ class Base:
     zero_snr: bool
     reason: str
     clip_skip: int = 1
+    few_step: FewStep | None = None
     revision: str = ""
 
 
@@ -172,6 +178,8 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(folder, "the config of its UNet or scheduler is missing or damaged")
     size_conditioned = any(spec.pipeline == pipeline and spec.size_conditioned for spec in FAMILIES.values())
     family = _family(folder, size_conditioned, bool(unet.get("use_linear_projection")), unet.get("cross_attention_dim"))
+    if unet.get("time_cond_proj_dim"):
+        raise _refusal(folder, "it is {kind}", kind=_DISTILLED)
     if unet.get("in_channels", 4) != unet.get("out_channels", 4):
         raise _refusal(folder, "it is made for inpainting or editing")
     predicted = scheduler.get("prediction_type", "epsilon")
@@ -179,13 +187,14 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(
             folder, "its prediction type is {predicted!r}, which cannot be trained here", predicted=predicted
         )
-    names = name_hints.names(folder, {})
+    names = name_hints.names(folder, {"modelspec.title": Path(str(unet.get("_name_or_path", ""))).name})
     return Base(
         family,
         predicted,
         bool(scheduler.get("rescale_betas_zero_snr")),
         "read from its scheduler's config",
         name_hints.clip_skip(names) if FAMILIES[family].clip_skip else 1,
+        few_step.find(names, str(scheduler.get("_class_name"))),
     )
 
 
@@ -227,7 +236,8 @@ def _look_at_file(path: Path) -> Base:
         shapes, metadata = _read_header(path)
     except OSError:
         raise _refusal(path, "it cannot be read") from None
-    if kind := _other_kind(shapes):
+    names = name_hints.names(path, metadata)
+    if kind := _other_kind(shapes, names):
         raise _refusal(path, "it is {kind}", kind=kind)
     if not any(key.startswith(_UNET) for key in shapes):
         raise _refusal(path, "it has no Stable Diffusion UNet under the names of the original files")
@@ -250,12 +260,14 @@ def _look_at_file(path: Path) -> Base:
     if missing:
         raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
-    clip_skip = name_hints.clip_skip(name_hints.names(path, metadata)) if spec.clip_skip else 1
-    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip)
+    clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
+    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names))
 
 
-def _other_kind(shapes: Mapping[str, list[int]]) -> str:
-    """Name a file that is not a base model, by the names of its tensors; "" if nothing gives it away."""
+def _other_kind(shapes: Mapping[str, list[int]], names: str) -> str:
+    """Name a file that is not a base model to train, by its tensors' names and its own; "" if nothing gives it away."""
+    if few_step.predicts_image(names):
+        return _("a one-step model of Lightning, which predicts the image, not its noise, and cannot be trained here")
     if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
         return _("the refiner of Stable Diffusion XL")
     tables = [_OTHER_FILES]

@@ -1,4 +1,4 @@
-"""What the name of a base model tells and its tensors do not: that it is an anime model, which needs clip skip 2."""
+"""Names of a base model, and what they tell that its tensors do not: anime models need clip skip 2."""
 
 import re
 from collections.abc import Mapping

@@ -53,6 +53,8 @@ def preset(
     suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
     if facts and facts.clip_skip > 1:
         suited["model"] = {"clip_skip": facts.clip_skip}
+    if facts and facts.few_step:
+        suited["preview"] = {"steps": facts.few_step.steps, "guidance": facts.few_step.guidance}
     return merge(_read_preset(spec.name, kind), suited)
 
 

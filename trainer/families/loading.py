@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer import devices
 from trainer.base_models import CONFIGS
+from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, TextEncoder
 from trainer.errors import UserError, is_out_of_memory
@@ -39,13 +40,13 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
+def load(path: Path, base: Base, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
     Raises:
         UserError: files are missing or damaged.
     """
-    spec = FAMILIES[family]
+    family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
     options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
     try:
@@ -72,6 +73,10 @@ def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
                 # The VAE's decoder overflows in fp16.
                 part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
                 _check_finite(path, name, part)
+        if base.few_step:
+            scheduler_class = getattr(diffusers, base.few_step.scheduler)
+            config = pipeline.scheduler.config
+            pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(

@@ -50,7 +50,7 @@ class SD:
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base.family, dtype), base, device, single_file=path.is_file())
+        return cls(loading.load(path, base, dtype), base, device, single_file=path.is_file())
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""

@@ -54,7 +54,7 @@ class SDXL:
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base.family, dtype), base, device)
+        return cls(loading.load(path, base, dtype), base, device)
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""

@@ -111,6 +111,8 @@ def _facts(base: detect.Base, size: int) -> str:
     facts.append(predicted[base.prediction_type] if base.prediction_type else _("prediction type found at the start"))
     if base.zero_snr:
         facts.append(_("zero terminal SNR"))
+    if base.few_step:
+        facts.append(_("distilled to few steps ({kind})", kind=base.few_step.title))
     if base.clip_skip > 1:
         facts.append(_("anime model by its name: clip skip {number}", number=base.clip_skip))
     return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30)])

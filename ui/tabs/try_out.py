@@ -180,9 +180,10 @@ def usual_settings(adapter: str, base: str = "") -> configs.TrainConfig:
     Otherwise what suits that base, or the built-in one; the clip skip remains that of the adapter.
     """
     run = adapter_choices.run_of(adapter)
-    if run and not base.strip():
+    base = paths.unquoted(base)
+    if run and not base:
         return run.config()
-    config = settings_form.standard("character", paths.unquoted(base))
+    config = settings_form.standard("character", base)
     clip_skip = run.config().model.clip_skip if run else adapter_choices.clip_skip(adapter)
     model = config.model.model_copy(update={"clip_skip": clip_skip or config.model.clip_skip})
     return config.model_copy(update={"model": model})
@@ -321,7 +322,7 @@ def base_of(adapter: str, name: str = "") -> configs.ModelConfig:
     Raises:
         UserError: the name cannot be one of a base model.
     """
-    if name.strip():
-        return configs.check(configs.ModelConfig, {"base": name.strip()})
+    if name := paths.unquoted(name):
+        return configs.check(configs.ModelConfig, {"base": name})
     run = adapter_choices.run_of(adapter)
     return run.config().model if run else configs.ModelConfig()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.unit.base_models.test_detect import SD15, write
+from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import runs, storage
 from trainer.config import TrainConfig, dump
@@ -70,6 +70,16 @@ def test_the_clip_skip_is_that_of_the_adapter_else_that_of_the_base(finished: Ru
     form = sample_form(finished.id, clip_skip=2.0)
     cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
     assert try_out.request_of(form, cell, try_out.base_of(finished.id), 7).clip_skip == 2
+
+
+def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Path) -> None:
+    distilled = str(write(tmp_path / "sdxl_lightning_4step.safetensors", SDXL))
+    form = sample_form(finished.id, base=f'"{distilled}"', steps=20.0, guidance=3.0)
+    preview = finished.config().preview
+    offered = try_out.offer(RunWatcher(), form, ("miraxo", preview.steps, preview.guidance, 1))
+    assert offered[3:5] == [4, 1.0]
+    assert try_out.base_of(form.adapter, form.base).base == distilled
+    assert try_out.usual_settings(finished.id).preview == preview
 
 
 def with_clip_skip(config: TrainConfig) -> TrainConfig:

@@ -275,6 +275,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         program=__version__,
         dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
+        vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),
         devices=config.record.devices,
@@ -326,6 +327,8 @@ def check_unchanged(before: Record, now: Record) -> None:
         raise UserError("The images or captions of the dataset changed since this run started.", remedy)
     if before.base_sha256 != now.base_sha256:
         raise UserError("The base model changed since this run started.", remedy)
+    if before.vae_sha256 != now.vae_sha256:
+        raise UserError("The VAE changed since this run started.", remedy)
 
 
 def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:

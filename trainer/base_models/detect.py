@@ -80,6 +80,7 @@ class Base:
     reason: str
     clip_skip: int = 1
     few_step: FewStep | None = None
+    has_vae: bool = True
     revision: str = ""
 
 
@@ -156,7 +157,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
 
 
 def _look_at_folder(folder: Path) -> Base:
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline is None:
         raise UserError(
             "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
@@ -172,8 +173,8 @@ def _look_at_folder(folder: Path) -> Base:
                 "Get the model in safetensors format, or convert it with a program that you trust.",
                 name=folder.name,
             )
-    unet = _read_json(folder / "unet" / "config.json")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    unet = read_json(folder / "unet" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     if not unet or not scheduler:
         raise _refusal(folder, "the config of its UNet or scheduler is missing or damaged")
     size_conditioned = any(spec.pipeline == pipeline and spec.size_conditioned for spec in FAMILIES.values())
@@ -195,10 +196,11 @@ def _look_at_folder(folder: Path) -> Base:
         "read from its scheduler's config",
         name_hints.clip_skip(names) if FAMILIES[family].clip_skip else 1,
         few_step.find(names, str(scheduler.get("_class_name"))),
+        has_vae=(folder / "vae" / "config.json").is_file(),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON file; {} if it is missing or damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -233,7 +235,7 @@ def _look_at_file(path: Path) -> Base:
             name=path.name,
         )
     try:
-        shapes, metadata = _read_header(path)
+        shapes, metadata = read_header(path)
     except OSError:
         raise _refusal(path, "it cannot be read") from None
     names = name_hints.names(path, metadata)
@@ -255,13 +257,11 @@ def _look_at_file(path: Path) -> Base:
         for encoder in spec.text_encoders
         if not {encoder.embedding, encoder.old_embedding} & shapes.keys()
     ]
-    if _VAE_KEY not in shapes:
-        missing.insert(0, "VAE")
     if missing:
         raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
-    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names))
+    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), _VAE_KEY in shapes)
 
 
 def _other_kind(shapes: Mapping[str, list[int]], names: str) -> str:
@@ -294,7 +294,7 @@ def _prediction_type_of_file(
     return "epsilon", f"the file does not say otherwise, and {title} predicts noise"
 
 
-def _read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Shapes by tensor name, and the metadata, of a safetensors file whose length fits its header."""
     damaged = _refusal(path, "it is not a safetensors file, or is damaged")
     size = path.stat().st_size

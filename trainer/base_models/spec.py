@@ -46,6 +46,7 @@ class FamilySpec:
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
     context_width: int  # of the keys in cross-attention
+    vae_scale: float  # factor that brings the VAE's latents to about unit variance
     transformer_depth: int  # transformer blocks in its deepest attention
     linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
     size_conditioned: bool  # its denoiser is told image sizes

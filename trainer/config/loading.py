@@ -79,9 +79,10 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     """
     data = renames.current(data)
     model = data.get("model", {})
-    if isinstance(model, dict) and isinstance(model.get("base"), str):
-        model = model | {"base": paths.unquoted(model["base"])}
-        data = data | {"model": model}
+    if isinstance(model, dict):
+        typed = {key: paths.unquoted(model[key]) for key in ("base", "vae") if isinstance(model.get(key), str)}
+        model = model | typed
+        data = data | ({"model": model} if typed else {})
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
     base: dict[str, Any] = {}

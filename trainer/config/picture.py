@@ -17,6 +17,7 @@ class PictureConfig(Section):
     objective: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto", description="As model.prediction_type of a run."
     )
+    vae: str = Field("", max_length=1000, description="As model.vae of a run.")
     clip_skip: int = Field(1, ge=1, le=MAX_CLIP_SKIP, description="As model.clip_skip of a run.")
     adapters: tuple[tuple[str, float], ...] = Field(
         (), max_length=16, description="Adapter files, each with its strength."

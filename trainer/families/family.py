@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
-from trainer.base_models import detect
+from trainer.base_models import detect, vae
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
@@ -59,8 +59,8 @@ class Family(Protocol):
         """Shape [c, h, w] of the latents of an image at the native resolution."""
 
     @classmethod
-    def load(cls, path: Path, base: Base, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the frozen base model at a path into main memory, without any network."""
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load the frozen base model at a path into main memory, without any network; `vae` replaces its own."""
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
@@ -146,7 +146,8 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
             other=FAMILIES[model.family].title,
             key=base.family,
         )
-    family = _model_class(FAMILIES[base.family]).load(path, base, device, dtype)
+    separate = vae.find(path, base, model.vae)
+    family = _model_class(FAMILIES[base.family]).load(path, base, separate, device, dtype)
     if model.prediction_type != "auto":
         family.set_prediction_type(model.prediction_type)
     family.set_clip_skip(model.clip_skip)

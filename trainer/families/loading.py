@@ -40,8 +40,10 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, base: Base, dtype: torch.dtype) -> Pipeline:
+def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
+
+    The VAE at the other path, if there is one, is taken in place of its own.
 
     Raises:
         UserError: files are missing or damaged.
@@ -49,6 +51,8 @@ def load(path: Path, base: Base, dtype: torch.dtype) -> Pipeline:
     family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
     options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
+    if vae:
+        options["vae"] = _load_vae(vae, family)
     try:
         if path.is_dir():
             # Each component is converted as it is read, so that the model is never in memory twice.
@@ -64,28 +68,61 @@ def load(path: Path, base: Base, dtype: torch.dtype) -> Pipeline:
                 options[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
                     CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
                 )
-            local = {"config": str(CONFIGS / family), "local_files_only": True}
-            vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", torch_dtype=torch.float32, **local)
-            pipeline = pipeline_class.from_single_file(str(path), vae=vae, torch_dtype=dtype, **local | options)
+            if not vae:
+                options["vae"] = _vae_in_file(path, family)
+            config = str(CONFIGS / family)
+            pipeline = pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **options)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 # The VAE's decoder overflows in fp16.
                 part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
-                _check_finite(path, name, part)
+                _check_finite(vae if vae and name == "vae" else path, name, part)
         if base.few_step:
             scheduler_class = getattr(diffusers, base.few_step.scheduler)
             config = pipeline.scheduler.config
             pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(
             "The base model {name!r} cannot be loaded: {reason}",
             "Check that it is complete and in safetensors format.",
             name=path.name,
-            reason=reason[:200],
+            reason=_reason(error, path),
         ) from error
     return pipeline
+
+
+def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
+    """Load a VAE in fp32 from a folder or a file of its own.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    try:
+        if path.is_file():
+            return _vae_in_file(path, family)
+        variant = "fp16" if _has_fp16_only(path) else None
+        return AutoencoderKL.from_pretrained(
+            path, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            "The VAE {name!r} cannot be loaded: {reason}",
+            "Check that it is complete and in safetensors format.",
+            name=path.name,
+            reason=_reason(error, path),
+        ) from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return what a library says about a file that it cannot load: its first line, without the path."""
+    return (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)[:200]
+
+
+def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
+    return AutoencoderKL.from_single_file(
+        str(path), config=str(CONFIGS / family), subfolder="vae", torch_dtype=torch.float32, local_files_only=True
+    )
 
 
 def _has_fp16_only(folder: Path) -> bool:
@@ -117,7 +154,7 @@ def _check_finite(path: Path, name: str, part: nn.Module) -> None:
     for key, parameter in part.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(
-                "The weights of the base model {name!r} are damaged: {key} has values that are not finite.",
+                "The weights of {name!r} are damaged: {key} has values that are not finite.",
                 "Get the model again, or another version of it.",
                 name=path.name,
                 key=f"{name}.{key}",

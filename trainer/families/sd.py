@@ -44,13 +44,15 @@ class SD:
         self.set_prediction_type(base.prediction_type or pipeline.scheduler.config.prediction_type)
 
     @classmethod
-    def load(cls, path: Path, base: Base, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
         """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
+
+        The VAE at the other path, if there is one, is taken in place of the base model's own.
 
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base, dtype), base, device, single_file=path.is_file())
+        return cls(loading.load(path, base, vae, dtype), base, device, single_file=path.is_file())
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""

@@ -16,7 +16,7 @@ from trainer.runs import archive
 def write(path: Path, image: Image.Image, request: PictureConfig) -> None:
     """Save an image with its request, but without paths: once as A1111 writes it, once to be read back."""
     text = PngInfo()
-    settings = request.model_dump(exclude={"out", "base", "adapters"})
+    settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
     settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
     settings["adapters"] = [(archive.display_name(Path(file)), strength) for file, strength in request.adapters]
     text.add_text("limner", json.dumps(settings))

@@ -29,6 +29,7 @@ FIELDS = (
     "negative",
     "files",
     "base",
+    "vae",
 )
 
 
@@ -49,13 +50,14 @@ class SampleForm:
     negative: str = ""
     files: Sequence[str] = ()
     base: str = ""
+    vae: str = ""
     others: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_form(cls, values: Sequence[Any]) -> "SampleForm":
         """Read the values of `Components.inputs`."""
         named = dict(zip(FIELDS, values, strict=False))
-        for name in ("adapter", "prompt", "size", "negative", "base"):
+        for name in ("adapter", "prompt", "size", "negative", "base", "vae"):
             named[name] = named[name] or ""
         rest = values[len(FIELDS) :]
         others = tuple((key or "", strength or 0.0) for key, strength in zip(rest[::2], rest[1::2], strict=True))
@@ -79,6 +81,7 @@ class Components:
     negative: gr.Textbox
     files: gr.State
     base: gr.Textbox
+    vae: gr.Textbox
     others: list[tuple[gr.Dropdown, gr.Number]]
     defaults: gr.State
     generate: gr.Button
@@ -112,7 +115,7 @@ def build() -> Components:
         interactive=True,
     )
     view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
-    base, others = _others()
+    base, vae, others = _others()
     with gr.Row():
         generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
         cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
@@ -124,6 +127,7 @@ def build() -> Components:
         **_advanced(),
         files=gr.State([]),
         base=base,
+        vae=vae,
         others=others,
         defaults=gr.State(DEFAULTS),
         generate=generate,
@@ -178,8 +182,8 @@ def _advanced() -> dict[str, Any]:
         }
 
 
-def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
-    """Draw the base model, and the adapters beside the first, each with its strength."""
+def _others() -> tuple[gr.Textbox, gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
+    """Draw the base model, its VAE, and the adapters beside the first, each with its strength."""
     with gr.Accordion(_("Several adapters, other base model"), open=False, elem_id="try-others"):
         base = gr.Textbox(
             label=_("Base model"),
@@ -190,8 +194,17 @@ def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
             elem_id="try-base",
             interactive=True,
         )
+        vae = gr.Textbox(
+            label=_("VAE"),
+            info=_(
+                "Empty = that of the base model. Otherwise a .safetensors file, or a folder in diffusers format, that "
+                "replaces it."
+            ),
+            elem_id="try-vae",
+            interactive=True,
+        )
         others = [_other(number) for number in range(2, 2 + OTHERS)]
-    return base, others
+    return base, vae, others
 
 
 def _other(number: int) -> tuple[gr.Dropdown, gr.Number]:

@@ -108,6 +108,7 @@ RESTORED = (
     "size",
     "negative",
     "base",
+    "vae",
 )
 
 
@@ -242,7 +243,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     if not form.prompt.strip():
         raise UserError("There is no prompt yet.", "Describe what the image should show.")
     seed = random.SystemRandom().randrange(2**31) if form.new_seed else form.seed
-    model = base_of(form.adapter, form.base)
+    model = base_of(form.adapter, form.base, form.vae)
     cells = comparison.cells(form.view, form.adapter, float(form.strength), watch)
     requests = [request_of(form, cell, model, seed) for cell in cells]
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO)
@@ -302,6 +303,7 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
     width, height = sample_images.size(form.size)
     return sample_images.request(
         base=model.base,
+        vae=model.vae,
         adapters=[(adapter_choices.find(key), strength) for key, strength in adapters if key],
         prompt=form.prompt.strip(),
         negative=form.negative.strip(),
@@ -316,13 +318,16 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
     )
 
 
-def base_of(adapter: str, name: str = "") -> configs.ModelConfig:
-    """Return the base model to generate with: the one that is named, else that of the adapter's run.
+def base_of(adapter: str, name: str = "", vae: str = "") -> configs.ModelConfig:
+    """Return the base model to generate with, and its VAE: those that are named, else those of the adapter's run.
 
     Raises:
-        UserError: the name cannot be one of a base model.
+        UserError: a name cannot be one of a base model or a VAE.
     """
-    if name := paths.unquoted(name):
-        return configs.check(configs.ModelConfig, {"base": name})
     run = adapter_choices.run_of(adapter)
-    return run.config().model if run else configs.ModelConfig()
+    model = run.config().model if run else configs.ModelConfig()
+    if name := paths.unquoted(name):
+        model = configs.check(configs.ModelConfig, {"base": name})
+    if vae := paths.unquoted(vae):
+        model = configs.check(configs.ModelConfig, {**model.model_dump(), "vae": vae})
+    return model

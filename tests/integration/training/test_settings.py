@@ -75,6 +75,7 @@ ELSEWHERE = {
     "name": "test_the_command_line_all_the_way",
     "model.family": "test_another_family_is_refused_in_words",
     "model.base": "test_the_loss_curve_is_the_stored_one",
+    "model.vae": "test_a_base_without_a_vae_trains_and_is_tried_out_with_one",
     "model.revision": "test_a_base_from_the_hub_is_pinned",
     "training.exposures": "test_steps_from_the_number_of_pictures",
     "training.devices": "test_two_processes_make_the_adapter_of_one",

@@ -85,7 +85,6 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD 2 with depth": (SD21 | {f"{UNET}input_blocks.0.0.weight": [320, 5, 3, 3]}, "inpainting or editing"),
     "SDXL for inpainting": (SDXL | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
     "Playground v2.5": (SDXL | {"edm_mean": [4], "edm_std": [4]}, "EDM model"),
-    "pruned of its VAE": (without(SD15, "first_stage"), "has no VAE"),
     "pruned of its text encoder": (without(SDXL, "embedders.1"), "has no second text encoder"),
     "a merge of families": (
         SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "cross-attention is 1024 wide",

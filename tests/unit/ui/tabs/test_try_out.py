@@ -79,6 +79,9 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     offered = try_out.offer(RunWatcher(), form, ("miraxo", preview.steps, preview.guidance, 1))
     assert offered[3:5] == [4, 1.0]
     assert try_out.base_of(form.adapter, form.base).base == distilled
+    named = try_out.base_of(form.adapter, form.base, "'vae.safetensors' ")
+    assert (named.base, named.vae) == (distilled, "vae.safetensors")
+    assert try_out.base_of(finished.id, "", "vae.safetensors").base == finished.config().model.base
     assert try_out.usual_settings(finished.id).preview == preview
 
 
@@ -137,7 +140,8 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
     form = sample_form(finished.id, seed=7, clip_skip=2, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
-    picture = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
+    picture = try_out.request_of(form, cell, try_out.base_of(finished.id, "", str(tmp_path / "vae")), 7)
+    assert picture.vae == str(tmp_path / "vae")
     file = tmp_path / "a.png"
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()

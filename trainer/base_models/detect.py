@@ -70,8 +70,8 @@ _OTHER_PIPELINES = {
 class Base:
     """Detected base model; its prediction type is None where the files do not tell, and `reason` says what told it.
 
-    The clip skip and the kind of a distilled model are what its names suggest. The revision is the commit of a base
-    from the hub.
+    Zero terminal SNR is for v-prediction only, whatever the files say. The clip skip and the kind of a distilled model
+    are what its names suggest. The revision is the commit of a base from the hub.
     """
 
     family: FamilyName
@@ -288,6 +288,8 @@ def _prediction_type_of_file(
     by_metadata: dict[str | None, PredictionType] = {"v": "v_prediction", "epsilon": "epsilon"}
     if named := by_metadata.get(metadata.get("modelspec.prediction_type")):
         return named, "named in the file's metadata"
+    if "ztsnr" in shapes:
+        return None, "the file is marked ztsnr, which is for v-prediction, but not v_pred"
     title = FAMILIES[family].title
     if FAMILIES[family].ambiguous:
         return None, f"the file does not say; both variants of {title} look alike"

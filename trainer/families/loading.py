@@ -161,19 +161,23 @@ def _check_finite(path: Path, name: str, part: nn.Module) -> None:
             )
 
 
-def set_prediction_type(pipeline: Pipeline, predicts: PredictionType, *, zero_snr: bool) -> None:
-    """Make a pipeline's scheduler read predictions in this way.
+def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -> Any:  # noqa: ANN401 - untyped
+    """Return a scheduler of diffusers like another one that reads predictions in this way.
 
-    Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing).
+    Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing). It takes
+    v-prediction (section 3.2): from pure noise, a prediction of the noise says nothing about the image. Where a base
+    that is marked with it predicts noise, the usual schedule stays, as in ComfyUI; A1111 would change it.
     """
-    config = pipeline.scheduler.config
+    config = scheduler.config
     changes: dict[str, Any] = {}
     if config.prediction_type != predicts:
         changes["prediction_type"] = predicts
-    if zero_snr and not config.get("rescale_betas_zero_snr"):
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if changes:
-        pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changes)
+    rescaled, rescale = bool(config.get("rescale_betas_zero_snr")), zero_snr and predicts == "v_prediction"
+    if rescaled != rescale:
+        changes["rescale_betas_zero_snr"] = rescale
+    if rescale and not rescaled:
+        changes["timestep_spacing"] = "trailing"
+    return type(scheduler).from_config(config, **changes) if changes else scheduler
 
 
 def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa: ANN401 - transformers is untyped

@@ -31,6 +31,7 @@ class SD:
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
         self._pipeline = pipeline
+        self._scheduler = pipeline.scheduler
         self._side = pipeline.unet.config.sample_size
         self._single_file = single_file
         self.base = base
@@ -56,8 +57,9 @@ class SD:
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""
-        loading.set_prediction_type(self._pipeline, predicts, zero_snr=self.base.zero_snr)
-        self.noise = DiscreteNoise(self._pipeline.scheduler.alphas_cumprod.to(self.device), predicts)
+        scheduler = loading.scheduler_for(self._scheduler, predicts, zero_snr=self.base.zero_snr)
+        self._pipeline.scheduler = scheduler
+        self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
         if self._single_file:  # its config is that of the family's first variant
             first, variant = self.spec.variants["epsilon"], self.spec.variants[predicts]
             side = self._side * variant.resolution // first.resolution

@@ -32,6 +32,7 @@ class SDXL:
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device) -> None:
         self._pipeline = pipeline
+        self._scheduler = pipeline.scheduler
         self.base = base
         self.spec = FAMILIES[base.family]
         self.device = device
@@ -60,8 +61,9 @@ class SDXL:
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""
-        loading.set_prediction_type(self._pipeline, predicts, zero_snr=self.base.zero_snr)
-        self.noise = DiscreteNoise(self._pipeline.scheduler.alphas_cumprod.to(self.device), predicts)
+        scheduler = loading.scheduler_for(self._scheduler, predicts, zero_snr=self.base.zero_snr)
+        self._pipeline.scheduler = scheduler
+        self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
 
     def set_clip_skip(self, clip_skip: int) -> None:
         """Ignore it: both encoders are always read at their penultimate layer."""

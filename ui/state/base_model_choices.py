@@ -118,7 +118,7 @@ def _facts(base: detect.Base, size: int) -> str:
     predicted = {"epsilon": _("predicts noise"), "v_prediction": _("v-prediction")}
     facts = [FAMILIES[base.family].title]
     facts.append(predicted[base.prediction_type] if base.prediction_type else _("prediction type found at the start"))
-    if base.zero_snr:
+    if base.zero_snr and base.prediction_type != "epsilon":
         facts.append(_("zero terminal SNR"))
     if base.few_step:
         facts.append(_("distilled to few steps ({kind})", kind=base.few_step.title))

@@ -32,7 +32,14 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "NAI and Anything V3": (renamed(SD15, ".text_model.", "."), {}, ("sd15", "epsilon", False)),
     "SD 1.5, v-prediction": (SD15 | {"v_pred": [0]}, {}, ("sd15", "v_prediction", False)),
     "SD 1.5, zero terminal SNR": (SD15 | {"v_pred": [0], "ztsnr": [0]}, {}, ("sd15", "v_prediction", True)),
-    "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("sd15", "epsilon", True)),
+    "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("sd15", None, True)),
+    "SDXL, zero terminal SNR alone": (SDXL | {"ztsnr": [0]}, {}, ("sdxl", None, True)),
+    "SDXL, zero terminal SNR, named": (
+        SDXL | {"ztsnr": [0]}, {"modelspec.prediction_type": "v"}, ("sdxl", "v_prediction", True),
+    ),
+    "SDXL, zero terminal SNR, but noise": (
+        SDXL | {"ztsnr": [0]}, {"modelspec.prediction_type": "epsilon"}, ("sdxl", "epsilon", True),
+    ),
     "SD 1.5 with a model card": (SD15, {"modelspec.title": "Dreamy", "format": "pt"}, ("sd15", "epsilon", False)),
     "SD 1.5 that names its prediction": (SD15, {"modelspec.prediction_type": "v"}, ("sd15", "v_prediction", False)),
     "SD 2.1": (SD21, {}, ("sd21", None, False)),

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer import devices
-from trainer.base_models import CONFIGS
+from trainer.base_models import CONFIGS, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, TextEncoder
@@ -57,7 +57,7 @@ def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeli
         if path.is_dir():
             # Each component is converted as it is read, so that the model is never in memory twice.
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
-            options["variant"] = "fp16" if _has_fp16_only(path / "unet") else None
+            options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
             with safe_open(path, "pt") as tensors:

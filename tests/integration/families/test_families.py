@@ -474,6 +474,24 @@ def test_a_folder_with_files_of_the_fp16_variant_alone(bases: dict[str, Path], t
     assert torch.equal(answer(load(folder)), answer(load(bases["sdxl"])))
 
 
+@pytest.mark.parametrize("parts", [("unet",), ("text_encoder_2", "vae")], ids=" and ".join)
+def test_a_folder_with_some_files_of_the_fp16_variant(bases: dict[str, Path], tmp_path: Path, parts: list[str]) -> None:
+    folder = shutil.copytree(bases["sdxl"], tmp_path / "base")
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert torch.equal(answer(load(folder)), answer(load(bases["sdxl"])))
+
+
+def test_a_single_file_in_fp8_is_the_folder_in_fp8(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
+    file = write(bases["sdxl"], tmp_path / "base.safetensors")
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(file).items()}
+    save_file({key: value.float() for key, value in small.items()}, tmp_path / "rounded.safetensors")
+    save_file(small, tmp_path / "fp8.safetensors")
+    rounded = answer(load(tmp_path / "rounded.safetensors"))
+    assert torch.equal(answer(load(tmp_path / "fp8.safetensors")), rounded)
+
+
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
 def test_weights_that_are_not_finite_are_refused(bases: dict[str, Path], tmp_path: Path, part: str) -> None:
     folder = shutil.copytree(bases["sd15"], tmp_path / "base")

@@ -1,5 +1,6 @@
 """Clip skip: the text encoder is read before its last layer, in training and in sampling, as other programs do it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def test_a_run_teaches_and_shows_what_its_file_does(character: Path, tiny_sd: Pa
         )
         return np.asarray(sampler.Sampler().generate(request)).astype(int)
 
-    preview = np.asarray(Image.open(run.folder / "previews" / "000004_0.png")).astype(int)
+    with Image.open(run.folder / "previews" / "000004_0.png") as image:
+        preview = np.asarray(image).astype(int)
+        assert json.loads(image.text["limner"])["clip_skip"] == 2  # type: ignore[attr-defined]
     assert np.abs(generate(run.export) - preview).max() <= 1, "rounded otherwise"
     assert np.abs(generate(usual.export) - preview).max() > 1
 

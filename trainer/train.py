@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from trainer import __version__, devices, families, fault_injection
 from trainer.base_models import MICRO
-from trainer.config import Record, TrainConfig, adjustments, uncaptioned
+from trainer.config import Record, TrainConfig, adjustments, base_notes, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.dataset import Example
@@ -275,6 +275,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         program=__version__,
         dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
+        vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),
         devices=config.record.devices,
@@ -282,6 +283,8 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     if config.record.dataset_sha256:
         check_unchanged(config.record, record)
         return config
+    for note in base_notes.find(config, family.base):
+        run.report(events.Warned(message=note))
     captions = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
     gentler = uncaptioned.adjust(config, captions, beyond=beyond)
@@ -295,7 +298,11 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         }
     )
     prompts = config.preview.prompts or previews.default_prompts(config, captions)
-    base = {"family": family.base.family, "revision": family.base.revision}
+    base = {
+        "family": family.base.family,
+        "revision": family.base.revision,
+        "clip_skip": config.model.clip_skip if family.spec.clip_skip else 1,
+    }
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update=base),
@@ -320,6 +327,8 @@ def check_unchanged(before: Record, now: Record) -> None:
         raise UserError("The images or captions of the dataset changed since this run started.", remedy)
     if before.base_sha256 != now.base_sha256:
         raise UserError("The base model changed since this run started.", remedy)
+    if before.vae_sha256 != now.vae_sha256:
+        raise UserError("The VAE changed since this run started.", remedy)
 
 
 def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:

@@ -29,7 +29,7 @@ from ui.tabs.sample_form import SampleForm
 from ui.widgets.handlers import Handler, handled
 
 COMMANDS = (*runs.COMMANDS, "pause", "go_on", "resume", "more")
-SAMPLE_SETTINGS = ("seed", "steps", "guidance", "negative", "size")
+SAMPLE_SETTINGS = ("seed", "steps", "guidance", "clip_skip", "negative", "size")
 Json = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> None:
     def make_picture(
         prompt: str, adapter: str = "", strength: float = 1.0, settings: dict[str, Any] | None = None
     ) -> Iterator[Json]:
-        """Generate an image and return its URL. `settings`: seed, steps, guidance, negative, size ("512 x 768")."""
+        """Generate an image; return its URL. `settings`: seed, steps, guidance, clip_skip, negative, size (64 x 64)."""
         form = sample_form(prompt, adapter, strength, settings or {})
         for _, files, seed in try_out.generate(sampler, watch, form):
             url = f"/media/picture/{files[0]}" if files else ""
@@ -97,7 +97,14 @@ def sample_form(prompt: str, adapter: str, strength: float, settings: dict[str, 
         known = ", ".join(SAMPLE_SETTINGS)
         raise UserError("{name!r} is not a setting of an image.", "Use one of {known}.", name=name, known=known)
     usual = try_out.usual_settings(adapter or "")
-    form = SampleForm(adapter or "", prompt or "", strength, steps=usual.steps, guidance=usual.guidance)
+    form = SampleForm(
+        adapter or "",
+        prompt or "",
+        strength,
+        steps=usual.preview.steps,
+        guidance=usual.preview.guidance,
+        clip_skip=usual.model.clip_skip,
+    )
     return replace(form, **{name: value for name, value in settings.items() if value is not None})
 
 

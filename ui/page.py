@@ -132,7 +132,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             with gr.Tab(_("4 · Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(watch)
 
-        def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
+        def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
             if not watch.active():
                 sampler.warm()
             return try_out.offer(watch, form, defaults)

@@ -13,7 +13,7 @@ from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Shape
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import FamilySpec
+from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec
 
 COVER = "ssmd_cover_images"
 PEFT_METADATA = "lora_adapter_metadata"
@@ -26,6 +26,7 @@ TRAINING_SETTINGS = {
     "steps": "ss_steps",
     "resolution": "ss_resolution",
     "seed": "ss_seed",
+    "clip skip": "ss_clip_skip",
     "precision": "ss_mixed_precision",
     "base": "ss_sd_model_name",
     "min-SNR": "ss_min_snr_gamma",
@@ -235,6 +236,12 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
         sizes[block] += sum(len(file.entries[key].data) for key in layer.parts.values())
     order = ("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks", "outside", "unknown")
     return dict(sorted(sizes.items(), key=lambda item: (order.index(item[0].partition(".")[0]), item[0])))
+
+
+def clip_skip(metadata: Mapping[str, str]) -> int:
+    """Return the clip skip that an adapter was trained with; 0 if its metadata do not say."""
+    text = metadata.get("ss_clip_skip", "")
+    return min(int(text), MAX_CLIP_SKIP) if re.fullmatch("[0-9]{1,2}", text) else 0
 
 
 def _date(seconds: str) -> str:

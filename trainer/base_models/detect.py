@@ -14,7 +14,8 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, hub
+from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints
+from trainer.base_models.few_step import FewStep
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.errors import UserError
@@ -30,6 +31,7 @@ _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _UNET = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
+_DISTILLED = _("a latent consistency model that is told the guidance, which cannot be trained here")
 # What else people choose as a base model, with parts of its tensors' names. The first that is found names the file.
 _OTHER_FILES = {
     _("an adapter; choose it in Try out, and the base model it was trained on here"): (
@@ -43,6 +45,7 @@ _OTHER_FILES = {
         "joint_blocks.",
         "transformer_blocks.0.ff_context.",
     ),
+    _DISTILLED: ("time_embed.cond_proj.", "time_embedding.cond_proj."),
     _("a Stable Cascade model, which cannot be trained here"): ("effnet",),
     _("a motion module for AnimateDiff"): ("motion_modules.",),
     _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
@@ -56,6 +59,7 @@ _PARTS = {
     _("a UNet without its text encoder and VAE"): ("down_blocks.0.", "input_blocks.0.0.weight"),
 }
 _OTHER_PIPELINES = {
+    "LatentConsistency": _DISTILLED,
     "Flux": _("a FLUX model, which cannot be trained here yet"),
     "StableDiffusion3": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
     "StableCascade": _("a Stable Cascade model, which cannot be trained here"),
@@ -66,13 +70,17 @@ _OTHER_PIPELINES = {
 class Base:
     """Detected base model; its prediction type is None where the files do not tell, and `reason` says what told it.
 
-    The revision is the commit of a base from the hub.
+    Zero terminal SNR is for v-prediction only, whatever the files say. The clip skip and the kind of a distilled model
+    are what its names suggest. The revision is the commit of a base from the hub.
     """
 
     family: FamilyName
     prediction_type: PredictionType | None
     zero_snr: bool
     reason: str
+    clip_skip: int = 1
+    few_step: FewStep | None = None
+    has_vae: bool = True
     revision: str = ""
 
 
@@ -149,7 +157,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
 
 
 def _look_at_folder(folder: Path) -> Base:
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline is None:
         raise UserError(
             "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
@@ -165,12 +173,14 @@ def _look_at_folder(folder: Path) -> Base:
                 "Get the model in safetensors format, or convert it with a program that you trust.",
                 name=folder.name,
             )
-    unet = _read_json(folder / "unet" / "config.json")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    unet = read_json(folder / "unet" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     if not unet or not scheduler:
         raise _refusal(folder, "the config of its UNet or scheduler is missing or damaged")
     size_conditioned = any(spec.pipeline == pipeline and spec.size_conditioned for spec in FAMILIES.values())
     family = _family(folder, size_conditioned, bool(unet.get("use_linear_projection")), unet.get("cross_attention_dim"))
+    if unet.get("time_cond_proj_dim"):
+        raise _refusal(folder, "it is {kind}", kind=_DISTILLED)
     if unet.get("in_channels", 4) != unet.get("out_channels", 4):
         raise _refusal(folder, "it is made for inpainting or editing")
     predicted = scheduler.get("prediction_type", "epsilon")
@@ -178,10 +188,19 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(
             folder, "its prediction type is {predicted!r}, which cannot be trained here", predicted=predicted
         )
-    return Base(family, predicted, bool(scheduler.get("rescale_betas_zero_snr")), "read from its scheduler's config")
+    names = name_hints.names(folder, {"modelspec.title": Path(str(unet.get("_name_or_path", ""))).name})
+    return Base(
+        family,
+        predicted,
+        bool(scheduler.get("rescale_betas_zero_snr")),
+        "read from its scheduler's config",
+        name_hints.clip_skip(names) if FAMILIES[family].clip_skip else 1,
+        few_step.find(names, str(scheduler.get("_class_name"))),
+        has_vae=(folder / "vae" / "config.json").is_file(),
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON file; {} if it is missing or damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -216,10 +235,11 @@ def _look_at_file(path: Path) -> Base:
             name=path.name,
         )
     try:
-        shapes, metadata = _read_header(path)
+        shapes, metadata = read_header(path)
     except OSError:
         raise _refusal(path, "it cannot be read") from None
-    if kind := _other_kind(shapes):
+    names = name_hints.names(path, metadata)
+    if kind := _other_kind(shapes, names):
         raise _refusal(path, "it is {kind}", kind=kind)
     if not any(key.startswith(_UNET) for key in shapes):
         raise _refusal(path, "it has no Stable Diffusion UNet under the names of the original files")
@@ -237,16 +257,17 @@ def _look_at_file(path: Path) -> Base:
         for encoder in spec.text_encoders
         if not {encoder.embedding, encoder.old_embedding} & shapes.keys()
     ]
-    if _VAE_KEY not in shapes:
-        missing.insert(0, "VAE")
     if missing:
         raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
-    return Base(family, predicted, "ztsnr" in shapes, reason)
+    clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
+    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), _VAE_KEY in shapes)
 
 
-def _other_kind(shapes: Mapping[str, list[int]]) -> str:
-    """Name a file that is not a base model, by the names of its tensors; "" if nothing gives it away."""
+def _other_kind(shapes: Mapping[str, list[int]], names: str) -> str:
+    """Name a file that is not a base model to train, by its tensors' names and its own; "" if nothing gives it away."""
+    if few_step.predicts_image(names):
+        return _("a one-step model of Lightning, which predicts the image, not its noise, and cannot be trained here")
     if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
         return _("the refiner of Stable Diffusion XL")
     tables = [_OTHER_FILES]
@@ -267,13 +288,15 @@ def _prediction_type_of_file(
     by_metadata: dict[str | None, PredictionType] = {"v": "v_prediction", "epsilon": "epsilon"}
     if named := by_metadata.get(metadata.get("modelspec.prediction_type")):
         return named, "named in the file's metadata"
+    if "ztsnr" in shapes:
+        return None, "the file is marked ztsnr, which is for v-prediction, but not v_pred"
     title = FAMILIES[family].title
     if FAMILIES[family].ambiguous:
         return None, f"the file does not say; both variants of {title} look alike"
     return "epsilon", f"the file does not say otherwise, and {title} predicts noise"
 
 
-def _read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Shapes by tensor name, and the metadata, of a safetensors file whose length fits its header."""
     damaged = _refusal(path, "it is not a safetensors file, or is damaged")
     size = path.stat().st_size

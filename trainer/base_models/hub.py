@@ -95,6 +95,11 @@ def commit(path: Path) -> str:
     return parts[parts.index("snapshots") + 1]
 
 
+def repository(path: Path) -> str:
+    """Return the name of the repository, without its owner, that a path in the hub's cache belongs to; "" elsewhere."""
+    return next((part.rpartition("--")[2] for part in path.parts if part.startswith("models--")), "")
+
+
 def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """Return the files of a repository in diffusers format that are needed, its index last; [] for another repository.
 

@@ -11,6 +11,7 @@ SPEC = FamilySpec(
     pipeline="StableDiffusionPipeline",
     pipeline_options={"safety_checker": None, "feature_extractor": None},
     context_width=768,
+    vae_scale=0.18215,
     transformer_depth=1,
     linear_projections=False,
     size_conditioned=False,
@@ -30,4 +31,5 @@ SPEC = FamilySpec(
         ),
     ),
     variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+    clip_skip=True,
 )

@@ -10,6 +10,7 @@ SPEC = FamilySpec(
     pipeline="StableDiffusionPipeline",
     pipeline_options={"safety_checker": None, "feature_extractor": None},
     context_width=1024,
+    vae_scale=0.18215,
     transformer_depth=1,
     linear_projections=True,
     size_conditioned=False,

@@ -11,6 +11,7 @@ SPEC = FamilySpec(
     pipeline="StableDiffusionXLPipeline",
     pipeline_options={"add_watermarker": False},
     context_width=2048,
+    vae_scale=0.13025,
     transformer_depth=10,
     linear_projections=True,
     size_conditioned=True,

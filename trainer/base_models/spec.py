@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PredictionType = Literal["epsilon", "v_prediction"]
+MAX_CLIP_SKIP = 12  # layers of the text encoder of Stable Diffusion 1.x
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class FamilySpec:
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
     context_width: int  # of the keys in cross-attention
+    vae_scale: float  # factor that brings the VAE's latents to about unit variance
     transformer_depth: int  # transformer blocks in its deepest attention
     linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
     size_conditioned: bool  # its denoiser is told image sizes
@@ -54,6 +56,7 @@ class FamilySpec:
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, Variant]
     ambiguous: bool = False  # its single files do not tell which variant they are
+    clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
 
     @property
     def prefixes(self) -> dict[str, str]:

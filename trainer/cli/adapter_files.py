@@ -61,6 +61,14 @@ def parse_adapter(text: str) -> tuple[str, float]:
     return text, 1.0
 
 
+def clip_skip(adapters: Sequence[tuple[str, float]]) -> int:
+    """Return the clip skip that the first of some adapters was trained with; 0 if it does not say."""
+    for file, _strength in adapters[:1]:
+        if Path(file).is_file():
+            return summary.clip_skip(safetensors_reader.read(Path(file)).metadata)
+    return 0
+
+
 @app.command("inspect")
 def inspect_file(file: AdapterPath, as_json: Json = False) -> None:
     """Show the contents of an adapter file."""

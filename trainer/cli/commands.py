@@ -167,15 +167,21 @@ def sample(
     seed: Annotated[int, typer.Option()] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps; 0 = what suits the base.")] = 0,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 0 = what suits the base.")] = 0,
+    vae: Annotated[str, typer.Option(metavar="FILE|FOLDER", help="VAE in place of the base model's own.")] = "",
+    clip_skip: Annotated[int, typer.Option(help="Clip skip; 0 = as the adapter was trained.")] = 0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels (default: that of the base).")] = "",
     count: Annotated[int, typer.Option(min=1, help="Number of images, with seeds from --seed on.")] = 1,
 ) -> None:
     """Generate images with a base model and adapters."""
     width, height = _size(size)
-    defaults = config.preset("character", base).get("preview", {})
+    suited = config.preset("character", base)
+    defaults = suited.get("preview", {})
+    adapters = [adapter_files.parse_adapter(text) for text in adapter or []]
     settings: dict[str, Any] = {
         "base": base,
-        "adapters": [adapter_files.parse_adapter(text) for text in adapter or []],
+        "vae": vae,
+        "adapters": adapters,
+        "clip_skip": clip_skip or adapter_files.clip_skip(adapters) or suited.get("model", {}).get("clip_skip", 1),
         "prompt": prompt,
         "negative": negative,
         "steps": steps or defaults.get("steps", config.PreviewConfig().steps),

@@ -50,7 +50,12 @@ def preset(
         prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
     variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants["epsilon"])
-    return merge(_read_preset(spec.name, kind), {"training": {"resolution": variant.resolution}})
+    suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
+    if facts and facts.clip_skip > 1:
+        suited["model"] = {"clip_skip": facts.clip_skip}
+    if facts and facts.few_step:
+        suited["preview"] = {"steps": facts.few_step.steps, "guidance": facts.few_step.guidance}
+    return merge(_read_preset(spec.name, kind), suited)
 
 
 def _read_preset(base: str, kind: str) -> dict[str, Any]:
@@ -68,15 +73,21 @@ def build(data: dict[str, Any]) -> TrainConfig:
 
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
-    """Return partial settings completed from the preset and the default kinds, unchecked."""
+    """Return partial settings completed from the preset and the default kinds, unchecked.
+
+    Those of a run that has begun are complete, but for settings that came later: it goes on without them.
+    """
     data = renames.current(data)
     model = data.get("model", {})
-    if isinstance(model, dict) and isinstance(model.get("base"), str):
-        model = model | {"base": paths.unquoted(model["base"])}
-        data = data | {"model": model}
+    if isinstance(model, dict):
+        typed = {key: paths.unquoted(model[key]) for key in ("base", "vae") if isinstance(model.get(key), str)}
+        model = model | typed
+        data = data | ({"model": model} if typed else {})
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
-    base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
+    base: dict[str, Any] = {}
+    if not data.get("record"):
+        base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
     base = _with_prodigy_rate(_with_batch_rate(base, data), data)
     return merge(merge(KINDS, base), data)
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.base_models import MICRO
+from trainer.base_models.spec import MAX_CLIP_SKIP
 from trainer.schema import Section
 
 
@@ -16,6 +17,8 @@ class PictureConfig(Section):
     objective: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto", description="As model.prediction_type of a run."
     )
+    vae: str = Field("", max_length=1000, description="As model.vae of a run.")
+    clip_skip: int = Field(1, ge=1, le=MAX_CLIP_SKIP, description="As model.clip_skip of a run.")
     adapters: tuple[tuple[str, float], ...] = Field(
         (), max_length=16, description="Adapter files, each with its strength."
     )

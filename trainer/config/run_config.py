@@ -48,6 +48,21 @@ class ModelConfig(Section):
         description="Prediction type of the base model; auto reads it from the model, or tests the model if it is not "
         "given there.",
     )
+    clip_skip: int = Field(
+        1,
+        ge=1,
+        le=2,
+        title="Clip skip",
+        description="Layer of the text encoder, from its end, whose output is used; as in A1111 and sd-scripts. Most "
+        "anime models of Stable Diffusion 1.x need 2; other families ignore it.",
+    )
+    vae: str = Field(
+        "",
+        max_length=1000,
+        title="VAE",
+        description="A .safetensors file, or a folder in diffusers format, that replaces the base model's own VAE; "
+        "empty = its own.",
+    )
     weights: Literal["full", "int8", "nf4"] = Field(
         "full",
         title="Weights",
@@ -117,6 +132,7 @@ class Record(Section):
     program: str = Field("", description="Version of Limner.")
     dataset_sha256: str = Field("", description="Over the images' bytes and captions.")
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
+    vae_sha256: str = Field("", description="Over the weights of the VAE, if it is given separately.")
     prediction_type: str = Field("", description="How the prediction type of the base model was determined.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="Device of the training.")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
-from trainer.base_models import detect
+from trainer.base_models import detect, vae
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
@@ -59,11 +59,17 @@ class Family(Protocol):
         """Shape [c, h, w] of the latents of an image at the native resolution."""
 
     @classmethod
-    def load(cls, path: Path, base: Base, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the frozen base model at a path into main memory, without any network."""
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load the frozen base model at a path into main memory, without any network; `vae` replaces its own."""
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Take the text encoder's output at this layer from its end, in training and in sampling.
+
+        A family whose text encoders are always read at the same layer ignores it, as other programs do.
+        """
 
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
@@ -140,9 +146,11 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
             other=FAMILIES[model.family].title,
             key=base.family,
         )
-    family = _model_class(FAMILIES[base.family]).load(path, base, device, dtype)
+    separate = vae.find(path, base, model.vae)
+    family = _model_class(FAMILIES[base.family]).load(path, base, separate, device, dtype)
     if model.prediction_type != "auto":
         family.set_prediction_type(model.prediction_type)
+    family.set_clip_skip(model.clip_skip)
     quantize(family.denoiser, model.weights)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)

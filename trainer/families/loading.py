@@ -17,10 +17,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer import devices
-from trainer.base_models import CONFIGS
+from trainer.base_models import CONFIGS, hub
+from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, TextEncoder
 from trainer.errors import UserError, is_out_of_memory
@@ -38,20 +40,24 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
+def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
+
+    The VAE at the other path, if there is one, is taken in place of its own.
 
     Raises:
         UserError: files are missing or damaged.
     """
-    spec = FAMILIES[family]
+    family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
     options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
+    if vae:
+        options["vae"] = _load_vae(vae, family)
     try:
         if path.is_dir():
             # Each component is converted as it is read, so that the model is never in memory twice.
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
-            options["variant"] = "fp16" if _has_fp16_only(path / "unet") else None
+            options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
             with safe_open(path, "pt") as tensors:
@@ -62,24 +68,61 @@ def load(path: Path, family: FamilyName, dtype: torch.dtype) -> Pipeline:
                 options[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
                     CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
                 )
-            local = {"config": str(CONFIGS / family), "local_files_only": True}
-            vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", torch_dtype=torch.float32, **local)
-            pipeline = pipeline_class.from_single_file(str(path), vae=vae, torch_dtype=dtype, **local | options)
+            if not vae:
+                options["vae"] = _vae_in_file(path, family)
+            config = str(CONFIGS / family)
+            pipeline = pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **options)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 # The VAE's decoder overflows in fp16.
                 part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
-                _check_finite(path, name, part)
+                _check_finite(vae if vae and name == "vae" else path, name, part)
+        if base.few_step:
+            scheduler_class = getattr(diffusers, base.few_step.scheduler)
+            config = pipeline.scheduler.config
+            pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise UserError(
             "The base model {name!r} cannot be loaded: {reason}",
             "Check that it is complete and in safetensors format.",
             name=path.name,
-            reason=reason[:200],
+            reason=_reason(error, path),
         ) from error
     return pipeline
+
+
+def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
+    """Load a VAE in fp32 from a folder or a file of its own.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    try:
+        if path.is_file():
+            return _vae_in_file(path, family)
+        variant = "fp16" if _has_fp16_only(path) else None
+        return AutoencoderKL.from_pretrained(
+            path, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            "The VAE {name!r} cannot be loaded: {reason}",
+            "Check that it is complete and in safetensors format.",
+            name=path.name,
+            reason=_reason(error, path),
+        ) from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return what a library says about a file that it cannot load: its first line, without the path."""
+    return (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)[:200]
+
+
+def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
+    return AutoencoderKL.from_single_file(
+        str(path), config=str(CONFIGS / family), subfolder="vae", torch_dtype=torch.float32, local_files_only=True
+    )
 
 
 def _has_fp16_only(folder: Path) -> bool:
@@ -111,26 +154,46 @@ def _check_finite(path: Path, name: str, part: nn.Module) -> None:
     for key, parameter in part.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(
-                "The weights of the base model {name!r} are damaged: {key} has values that are not finite.",
+                "The weights of {name!r} are damaged: {key} has values that are not finite.",
                 "Get the model again, or another version of it.",
                 name=path.name,
                 key=f"{name}.{key}",
             )
 
 
-def set_prediction_type(pipeline: Pipeline, predicts: PredictionType, *, zero_snr: bool) -> None:
-    """Make a pipeline's scheduler read predictions in this way.
+def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -> Any:  # noqa: ANN401 - untyped
+    """Return a scheduler of diffusers like another one that reads predictions in this way.
 
-    Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing).
+    Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing). It takes
+    v-prediction (section 3.2): from pure noise, a prediction of the noise says nothing about the image. Where a base
+    that is marked with it predicts noise, the usual schedule stays, as in ComfyUI; A1111 would change it.
     """
-    config = pipeline.scheduler.config
+    config = scheduler.config
     changes: dict[str, Any] = {}
     if config.prediction_type != predicts:
         changes["prediction_type"] = predicts
-    if zero_snr and not config.get("rescale_betas_zero_snr"):
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if changes:
-        pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changes)
+    rescaled, rescale = bool(config.get("rescale_betas_zero_snr")), zero_snr and predicts == "v_prediction"
+    if rescaled != rescale:
+        changes["rescale_betas_zero_snr"] = rescale
+    if rescale and not rescaled:
+        changes["timestep_spacing"] = "trailing"
+    return type(scheduler).from_config(config, **changes) if changes else scheduler
+
+
+def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa: ANN401 - transformers is untyped
+    """Let the layers of a text encoder after the first ones change nothing; undone by removing the hooks returned.
+
+    Its output is then that of the last used layer, under the final layer norm, as in A1111 and sd-scripts, whose clip
+    skip counts from the end: 1 is the last layer, 2 the penultimate one. In ComfyUI these are -1 and -2; the argument
+    `clip_skip` of diffusers' pipelines is one less, and leaves out negative prompts, which the others treat alike. The
+    layers stay in the model, so that an adapter of another program still fits.
+    """
+    encoder = getattr(text_encoder, "text_model", text_encoder).encoder  # transformers 5 has no `text_model`
+    return [layer.register_forward_hook(_return_input) for layer in encoder.layers[after:]]
+
+
+def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - as torch has it
+    return (inputs[0],) if isinstance(output, tuple) else inputs[0]  # transformers 4 has tuples
 
 
 def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
-"""Probe what a base model predicts where its files do not tell: Stable Diffusion 2.x comes in two variants.
+"""Probe what a base model predicts where its files do not tell.
 
-The base gets noisy latents, and its output is read in each way, as noise and as v (Salimans & Ho 2022,
+Stable Diffusion 2.x comes in two variants; other files are marked for zero terminal SNR, which is for v-prediction, but
+not for that. The base gets noisy latents, and its output is read in each way, as noise and as v (Salimans & Ho 2022,
 https://arxiv.org/abs/2202.00512, section 4); the one with the smaller mean error is how it was trained. The noise
 levels are middle and high, since at low ones all readings are nearly the same.
 """
@@ -21,11 +22,11 @@ def probe(family: Family, latents: Tensor, conditioning: Conditioning) -> dict[P
     noise = torch.randn(latents.shape, generator=generator("objective")).to(latents.device)
     for level in LEVELS:
         timesteps = torch.full((len(latents),), int(level * family.noise.timesteps), device=latents.device)
-        with torch.no_grad():
-            predicted = family.predict(family.noise.add_noise(latents, noise, timesteps), timesteps, conditioning)
         for name in errors:
-            family.set_prediction_type(name)
-            target = family.noise.target(latents, noise, timesteps)
+            family.set_prediction_type(name)  # which can change the noise schedule
+            noisy, target = (step(latents, noise, timesteps) for step in (family.noise.add_noise, family.noise.target))
+            with torch.no_grad():
+                predicted = family.predict(noisy, timesteps, conditioning)
             errors[name] += float((predicted.float() - target).pow(2).mean()) / len(LEVELS)
     family.set_prediction_type(min(errors, key=lambda name: errors[name]))
     return errors

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
@@ -30,6 +31,7 @@ class SD:
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
         self._pipeline = pipeline
+        self._scheduler = pipeline.scheduler
         self._side = pipeline.unet.config.sample_size
         self._single_file = single_file
         self.base = base
@@ -39,25 +41,38 @@ class SD:
         self.vae = pipeline.vae
         self.tokenizer = pipeline.tokenizer
         self.text_encoders: dict[str, nn.Module] = {"lora_te": pipeline.text_encoder}
+        self._skips: list[RemovableHandle] = []
         self.set_prediction_type(base.prediction_type or pipeline.scheduler.config.prediction_type)
 
     @classmethod
-    def load(cls, path: Path, base: Base, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
         """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
+
+        The VAE at the other path, if there is one, is taken in place of the base model's own.
 
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base.family, dtype), base, device, single_file=path.is_file())
+        return cls(loading.load(path, base, vae, dtype), base, device, single_file=path.is_file())
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""
-        loading.set_prediction_type(self._pipeline, predicts, zero_snr=self.base.zero_snr)
-        self.noise = DiscreteNoise(self._pipeline.scheduler.alphas_cumprod.to(self.device), predicts)
+        scheduler = loading.scheduler_for(self._scheduler, predicts, zero_snr=self.base.zero_snr)
+        self._pipeline.scheduler = scheduler
+        self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
         if self._single_file:  # its config is that of the family's first variant
             first, variant = self.spec.variants["epsilon"], self.spec.variants[predicts]
             side = self._side * variant.resolution // first.resolution
             self._pipeline.unet.register_to_config(sample_size=side)
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Take the text encoder's output at this layer from its end; 2.x has none to skip, as its last is left out."""
+        for hook in self._skips:
+            hook.remove()
+        layers = self._pipeline.text_encoder.config.num_hidden_layers
+        used = max(1, layers + 1 - clip_skip) if self.spec.clip_skip else layers
+        self._skips = loading.skip_layers(self._pipeline.text_encoder, after=used)
+        self.idle = tuple(f"lora_te_text_model_encoder_layers_{layer}_" for layer in range(used, layers))
 
     @property
     def prediction_type(self) -> PredictionType:

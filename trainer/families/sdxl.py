@@ -32,6 +32,7 @@ class SDXL:
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device) -> None:
         self._pipeline = pipeline
+        self._scheduler = pipeline.scheduler
         self.base = base
         self.spec = FAMILIES[base.family]
         self.device = device
@@ -48,18 +49,24 @@ class SDXL:
         self.set_prediction_type(base.prediction_type or pipeline.scheduler.config.prediction_type)
 
     @classmethod
-    def load(cls, path: Path, base: Base, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
         """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
+
+        The VAE at the other path, if there is one, is taken in place of the base model's own.
 
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base.family, dtype), base, device)
+        return cls(loading.load(path, base, vae, dtype), base, device)
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the UNet's output as noise or as v, in training and in sampling."""
-        loading.set_prediction_type(self._pipeline, predicts, zero_snr=self.base.zero_snr)
-        self.noise = DiscreteNoise(self._pipeline.scheduler.alphas_cumprod.to(self.device), predicts)
+        scheduler = loading.scheduler_for(self._scheduler, predicts, zero_snr=self.base.zero_snr)
+        self._pipeline.scheduler = scheduler
+        self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Ignore it: both encoders are always read at their penultimate layer."""
 
     @property
     def prediction_type(self) -> PredictionType:

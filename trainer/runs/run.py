@@ -163,10 +163,12 @@ def _new_folder(stem: str) -> Path:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Make relative paths absolute, so that the settings mean the same wherever the run is resumed."""
-    base = config.model.base
-    if base != MICRO and detect.is_here(base):
-        model = config.model.model_copy(update={"base": str(Path(base).expanduser().resolve())})
-        config = config.model_copy(update={"model": model})
+    model = config.model
+    files = {"base": model.base if model.base != MICRO else "", "vae": model.vae}
+    absolute = {
+        key: str(Path(file).expanduser().resolve()) for key, file in files.items() if file and detect.is_here(file)
+    }
+    config = config.model_copy(update={"model": model.model_copy(update=absolute)})
     regularization = config.regularization.model_copy(update={"dataset": _absolute(config.regularization.dataset)})
     return config.model_copy(update={"dataset": _absolute(config.dataset), "regularization": regularization})
 

@@ -104,8 +104,11 @@ class Sampler:
 
     def _generate(self, request: PictureConfig, progress: Progress | None) -> Image.Image:
         family = self._load_base(
-            ModelConfig(base=request.base, revision=request.revision, prediction_type=request.objective)
+            ModelConfig(
+                base=request.base, revision=request.revision, prediction_type=request.objective, vae=request.vae
+            )
         )
+        family.set_clip_skip(request.clip_skip)
         names, strengths, patches = [], [], []
         for file, strength in request.adapters:
             if not strength:

@@ -115,7 +115,7 @@ def wait(accelerator: Accelerator) -> None:
 def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     """Return the main process's settings, and record the number of processes, whoever started them.
 
-    The paths of dataset and base model remain each machine's own.
+    The paths of dataset, base model and VAE remain each machine's own.
 
     Raises:
         UserError: a batch has fewer images than there are processes.
@@ -127,7 +127,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
         own_paths = {
             "dataset": config.dataset,
             "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
-            "model": main.model.model_copy(update={"base": config.model.base}),
+            "model": main.model.model_copy(update={"base": config.model.base, "vae": config.model.vae}),
         }
         config = main.model_copy(update=own_paths)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
@@ -143,8 +143,9 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
         return
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
-    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": {"base"}, "record": True}
-    inputs = config.model_dump_json(exclude=own) + config.record.dataset_sha256 + config.record.base_sha256
+    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": {"base", "vae"}, "record": True}
+    record = config.record
+    inputs = config.model_dump_json(exclude=own) + record.dataset_sha256 + record.base_sha256 + record.vae_sha256
     number = float(int.from_bytes(hashlib.sha256(inputs.encode()).digest()[:6], "big"))
     if largest(accelerator, number) != -largest(accelerator, -number):
         raise UserError(

@@ -56,6 +56,11 @@ def build(
     precision = loading.encoding_precision(family.denoiser, family.device)
     if precision != torch.float32:
         fingerprints["vae"] += f" {precision}"
+    if config.model.vae:  # its weights do not tell how its latents are scaled
+        fingerprints["vae"] += f" for {family.spec.name}"
+    if config.model.clip_skip > 1:
+        for name in family.text_encoders:
+            fingerprints[name] += f" clip skip {config.model.clip_skip}"
     encoder = _Encoder(family, config, TensorCache(), progress, fingerprints, start)
     with on_device(family, *family.encoders().values()):
         batches = _build(encoder, examples)

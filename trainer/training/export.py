@@ -207,11 +207,14 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "ss_network_args": json.dumps(arguments),
         "ss_output_name": config.name,
         "ss_sd_model_name": Path(config.model.base).name,
+        "ss_vae_name": Path(config.model.vae).name,
         "ss_resolution": f"({size}, {size})",
         "ss_num_train_images": images,
         "ss_steps": config.training.steps,
         "ss_max_train_steps": config.training.steps,
         "ss_seed": config.seed,
+        "ss_zero_terminal_snr": family.base.zero_snr and family.prediction_type == "v_prediction",
+        "ss_clip_skip": config.model.clip_skip if family.spec.clip_skip else "None",
         "ss_learning_rate": rate,
         "ss_unet_lr": rate,
         "ss_text_encoder_lr": text_rate,
@@ -232,7 +235,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
 
 def without_paths(config: TrainConfig) -> TrainConfig:
     """Return the settings as they may be published: only the last part of each path."""
-    base = config.model
+    base = config.model.model_copy(update={"vae": Path(config.model.vae).name})
     if not detect.is_hub_name(base.base):
         base = base.model_copy(update={"base": Path(base.base).name})
     regularization = config.regularization.model_copy(update={"dataset": Path(config.regularization.dataset).name})

@@ -20,6 +20,7 @@ class Previews:
     """Previews of a run; their prompts are encoded, unless the text encoders are trained."""
 
     settings: PreviewConfig
+    clip_skip: int
     accelerator: Accelerator
     encoded: sampler.Encoded | None
 
@@ -43,6 +44,7 @@ class Previews:
                         seed=self.settings.seed,
                         steps=self.settings.steps,
                         guidance=self.settings.guidance,
+                        clip_skip=self.clip_skip,
                         out=str(path),
                     )
                     png_info.write(path, sampler.generate(family, request, encoded=self.encoded), request)
@@ -67,7 +69,7 @@ def prepare(family: Family, config: TrainConfig, accelerator: Accelerator) -> Pr
     encoded = None
     if not config.training.text_encoder:
         encoded = sampler.encode(family, {*config.preview.prompts, config.preview.negative_prompt})
-    return Previews(config.preview, accelerator, encoded)
+    return Previews(config.preview, config.model.clip_skip, accelerator, encoded)
 
 
 def default_prompts(settings: TrainConfig, captions: list[str]) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ Describes what is in a file and which programs load it, without any model librar
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -115,6 +117,21 @@ def run_of(key: str) -> runs.Run | None:
     if not key or key.startswith(KEPT):
         return None
     return runs.find(key.partition("@")[0])
+
+
+def clip_skip(key: str) -> int:
+    """Return the clip skip that the metadata of a file from elsewhere name; 0 if they name none."""
+    if not key.startswith(KEPT):
+        return 0
+    with suppress(UserError):
+        path = find(key)
+        return summary.clip_skip(_metadata(path, path.stat().st_mtime_ns))
+    return 0
+
+
+@lru_cache(maxsize=100)
+def _metadata(path: Path, _changed: int) -> dict[str, str]:
+    return safetensors_reader.read(path).metadata
 
 
 # Contents -------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
         if problem.fatal:
             raise UserError(problem.message, problem.remedy)
     config = settings_form.build(ENTRIES, data)
-    base_model_choices.check(config.model.base)
+    base_model_choices.check(config.model)
     return config
 
 

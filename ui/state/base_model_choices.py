@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trainer import config, paths, runs
-from trainer.base_models import MICRO, detect, hub
+from trainer.base_models import MICRO, detect, hub, vae
 from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -48,17 +48,26 @@ def choices() -> list[tuple[str, str]]:
     return [(label, base) for base, label in labels.items()]
 
 
-def describe(base: str) -> Description:
-    """Describe a base model as the user named it: what it is, or what is wrong with it."""
-    if base == MICRO:
-        side = config.micro_resolution()
-        return Description(_("Practice model, built in: portraits of its own kind, {side} pixels wide.", side=side))
+def describe(base: str, vae_path: str = "") -> Description:
+    """Describe a base model as the user named it, and the VAE given with it: what it is, or what is wrong with it."""
     try:
         path, _commit = detect.locate(base)
-        return Description(_facts(detect.look(path), _size(path)))
+    except UserError:
+        return _describe_on_hub(base)
+    try:
+        detected = detect.look(path)
+        separate = vae.find(path, detected, vae_path)
     except UserError as error:
-        if not detect.is_hub_name(base):
-            return Description(f"{error.message} {error.remedy}", is_usable=False)
+        return Description(f"{error.message} {error.remedy}", is_usable=False)
+    side = config.micro_resolution()
+    text = _("Practice model, built in: portraits of its own kind, {side} pixels wide.", side=side)
+    if base != MICRO:
+        text = _facts(detected, _size(path))
+    return Description(f"{text} · VAE: {separate.name}" if separate else text)
+
+
+def _describe_on_hub(base: str) -> Description:
+    """Describe a base model that can be downloaded, as far as it is known."""
     known = next((known for known in hub.WELL_KNOWN if known.base == base), None)
     if known:
         text = _(
@@ -72,14 +81,14 @@ def describe(base: str) -> Description:
     return Description(text, is_usable=False, can_download=True)
 
 
-def check(base: str) -> None:
-    """Check that a run can start with a base model.
+def check(model: config.ModelConfig) -> None:
+    """Check that a run can start with a base model and its VAE.
 
     Raises:
         UserError: it is not on this machine, or cannot be trained; it says why.
     """
-    path, _commit = detect.locate(base)
-    detect.look(path)
+    path, _commit = detect.locate(model.base)
+    vae.find(path, detect.look(path), model.vae)
 
 
 def practice(base: str) -> str:
@@ -109,8 +118,12 @@ def _facts(base: detect.Base, size: int) -> str:
     predicted = {"epsilon": _("predicts noise"), "v_prediction": _("v-prediction")}
     facts = [FAMILIES[base.family].title]
     facts.append(predicted[base.prediction_type] if base.prediction_type else _("prediction type found at the start"))
-    if base.zero_snr:
+    if base.zero_snr and base.prediction_type != "epsilon":
         facts.append(_("zero terminal SNR"))
+    if base.few_step:
+        facts.append(_("distilled to few steps ({kind})", kind=base.few_step.title))
+    if base.clip_skip > 1:
+        facts.append(_("anime model by its name: clip skip {number}", number=base.clip_skip))
     return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30)])
 
 

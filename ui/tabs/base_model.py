@@ -67,23 +67,24 @@ def build() -> BaseModel:
     return BaseModel(field, text, download, cancel, gr.Timer(REFRESHED_EVERY, active=False), gr.State(""), folders)
 
 
-def connect(model: BaseModel, start: gr.Button) -> None:
-    """Connect the buttons, and describe another base as soon as it is chosen or typed."""
-    outputs = [*model.described, start]
-    model.field.input(handled(describe), model.field, outputs, **QUIET)
-    model.download.click(handled(download), model.field, outputs, **QUIET)
-    model.cancel.click(handled(cancel), model.field, outputs, **QUIET)
-    model.timer.tick(handled(follow), model.field, [*outputs, model.downloaded], **QUIET)
+def connect(model: BaseModel, vae: gr.Textbox, start: gr.Button) -> None:
+    """Connect the buttons, and describe another base, and a VAE given with it, as soon as it is chosen or typed."""
+    named, outputs = [model.field, vae], [*model.described, start]
+    model.field.input(handled(describe), named, outputs, **QUIET)
+    vae.change(handled(describe), named, outputs, trigger_mode="always_last", **QUIET)
+    model.download.click(handled(download), named, outputs, **QUIET)
+    model.cancel.click(handled(cancel), named, outputs, **QUIET)
+    model.timer.tick(handled(follow), named, [*outputs, model.downloaded], **QUIET)
     model.folders.blur(handled(set_folders), [model.folders, model.field], model.field, **QUIET)
 
 
-def describe(base: str | None) -> list[Any]:
+def describe(base: str | None, vae: str | None = "") -> list[Any]:
     """Return values of `BaseModel.described` and of the start button."""
     base = paths.unquoted(base or "") or MICRO
     current = hub_downloads.find(base)
     if current and current.running:
         return _shown(Description(_progress(current), is_usable=False), downloading=True)
-    description = base_model_choices.describe(base)
+    description = base_model_choices.describe(base, paths.unquoted(vae or ""))
     if current and current.error and not description.is_usable:
         description = Description(current.error, is_usable=False, can_download=True)
     return _shown(description)
@@ -113,23 +114,23 @@ def _progress(current: hub_downloads.Download) -> str:
     )
 
 
-def download(base: str | None) -> list[Any]:
+def download(base: str | None, vae: str | None = "") -> list[Any]:
     """Start to download the base model, and describe it."""
     hub_downloads.start(paths.unquoted(base or ""))
-    return describe(base)
+    return describe(base, vae)
 
 
-def follow(base: str | None) -> list[Any]:
+def follow(base: str | None, vae: str | None = "") -> list[Any]:
     """Describe a base model that is being downloaded, and say which one is ready: the form then fits its family."""
     current = hub_downloads.find(paths.unquoted(base or ""))
     is_ready = current is not None and not current.running and not current.error
-    return [*describe(base), base if is_ready else ""]
+    return [*describe(base, vae), base if is_ready else ""]
 
 
-def cancel(base: str | None) -> list[Any]:
+def cancel(base: str | None, vae: str | None = "") -> list[Any]:
     """Cancel the download of the base model, and describe it."""
     hub_downloads.cancel(paths.unquoted(base or ""))
-    return describe(base)
+    return describe(base, vae)
 
 
 def set_folders(text: str, base: str | None) -> gr.Dropdown:

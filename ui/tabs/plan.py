@@ -10,7 +10,7 @@ import psutil
 
 from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
-from trainer.config import TrainConfig, adjustments, uncaptioned
+from trainer.config import TrainConfig, adjustments, base_notes, uncaptioned
 from trainer.data import dataset, reach
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS
@@ -93,9 +93,10 @@ def _text_encoder(config: TrainConfig) -> str:
 
 
 def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
-    """List cautions for the built-in base: what it is for, and whether it can draw these images."""
+    """List cautions about the base; for the built-in one what it is for, and whether it can draw these images."""
     if config.model.base != MICRO:
-        return []
+        base = detect.glance(config.model.base, config.model.revision)
+        return [f"<p>{escape(note)}</p>" for note in base_notes.find(config, base)] if base else []
     sentences = [base_model_choices.practice(MICRO)]
     beyond = reach.is_beyond(reach.known(folder))
     if beyond:

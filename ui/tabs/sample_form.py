@@ -11,7 +11,7 @@ from ui.state import adapter_choices
 from ui.tabs import comparison
 from ui.widgets.handlers import Handler, handled
 
-DEFAULTS = ("", 20, 3.0)  # prompt, steps and guidance before an adapter is chosen
+DEFAULTS = ("", 20, 3.0, 1)  # prompt, steps, guidance and clip skip before an adapter is chosen
 OTHERS = 3  # adapters beside the first
 NO_ADAPTER = (_("None"), "")
 # The values that Gradio passes, in this order; a dropdown and a number for each of the other adapters follow.
@@ -24,10 +24,12 @@ FIELDS = (
     "new_seed",
     "steps",
     "guidance",
+    "clip_skip",
     "size",
     "negative",
     "files",
     "base",
+    "vae",
 )
 
 
@@ -43,17 +45,19 @@ class SampleForm:
     new_seed: bool = False
     steps: float = DEFAULTS[1]
     guidance: float = DEFAULTS[2]
+    clip_skip: float = DEFAULTS[3]
     size: str = ""
     negative: str = ""
     files: Sequence[str] = ()
     base: str = ""
+    vae: str = ""
     others: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_form(cls, values: Sequence[Any]) -> "SampleForm":
         """Read the values of `Components.inputs`."""
         named = dict(zip(FIELDS, values, strict=False))
-        for name in ("adapter", "prompt", "size", "negative", "base"):
+        for name in ("adapter", "prompt", "size", "negative", "base", "vae"):
             named[name] = named[name] or ""
         rest = values[len(FIELDS) :]
         others = tuple((key or "", strength or 0.0) for key, strength in zip(rest[::2], rest[1::2], strict=True))
@@ -72,10 +76,12 @@ class Components:
     new_seed: gr.Checkbox
     steps: gr.Number
     guidance: gr.Number
+    clip_skip: gr.Number
     size: gr.Textbox
     negative: gr.Textbox
     files: gr.State
     base: gr.Textbox
+    vae: gr.Textbox
     others: list[tuple[gr.Dropdown, gr.Number]]
     defaults: gr.State
     generate: gr.Button
@@ -109,7 +115,7 @@ def build() -> Components:
         interactive=True,
     )
     view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
-    base, others = _others()
+    base, vae, others = _others()
     with gr.Row():
         generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
         cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
@@ -121,6 +127,7 @@ def build() -> Components:
         **_advanced(),
         files=gr.State([]),
         base=base,
+        vae=vae,
         others=others,
         defaults=gr.State(DEFAULTS),
         generate=generate,
@@ -149,6 +156,13 @@ def _advanced() -> dict[str, Any]:
                 elem_id="guidance",
                 interactive=True,
             ),
+            "clip_skip": gr.Number(
+                DEFAULTS[3],
+                label=_("Clip skip"),
+                info=_("As the adapter was trained; 2 for most anime models of Stable Diffusion 1.x."),
+                elem_id="try-clip-skip",
+                interactive=True,
+            ),
             "size": gr.Textbox(
                 label=_("Size"),
                 info=_("For example 512 x 768; empty = the size that the base model was trained on."),
@@ -168,8 +182,8 @@ def _advanced() -> dict[str, Any]:
         }
 
 
-def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
-    """Draw the base model, and the adapters beside the first, each with its strength."""
+def _others() -> tuple[gr.Textbox, gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
+    """Draw the base model, its VAE, and the adapters beside the first, each with its strength."""
     with gr.Accordion(_("Several adapters, other base model"), open=False, elem_id="try-others"):
         base = gr.Textbox(
             label=_("Base model"),
@@ -180,8 +194,17 @@ def _others() -> tuple[gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
             elem_id="try-base",
             interactive=True,
         )
+        vae = gr.Textbox(
+            label=_("VAE"),
+            info=_(
+                "Empty = that of the base model. Otherwise a .safetensors file, or a folder in diffusers format, that "
+                "replaces it."
+            ),
+            elem_id="try-vae",
+            interactive=True,
+        )
         others = [_other(number) for number in range(2, 2 + OTHERS)]
-    return base, others
+    return base, vae, others
 
 
 def _other(number: int) -> tuple[gr.Dropdown, gr.Number]:

@@ -35,7 +35,7 @@ def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: ob
     Raises:
         UserError: a value is out of bounds.
     """
-    for key in ("seed", "steps", "width", "height"):
+    for key in ("seed", "steps", "clip_skip", "width", "height"):
         value = settings.get(key)
         if isinstance(value, float) and value.is_integer():
             settings[key] = int(value)

@@ -26,7 +26,8 @@ from ui.widgets import settings_form
 from ui.widgets.handlers import QUIET, Handler, handled
 from ui.widgets.templates import read
 
-EXPOSURES, STEPS = ([entry.path for entry in ENTRIES].index(("training", name)) for name in ("exposures", "steps"))
+_PATHS = [entry.path for entry in ENTRIES]
+EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 PLANNING = ("steps", "exposures", "batch_size", "gradient_accumulation", "resolution")
@@ -77,7 +78,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     described = [*model.described, start]
     outputs = [preset, name, trigger, base, model.folders, *described, saved, filled, *widgets, *planned]
     tab = Tab(trigger, form, planned, outputs, view)
-    base_model.connect(model, start)
+    base_model.connect(model, widgets[VAE], start)
     _connect_form(tab, effort)
     _connect_refill(tab, notes.apply, with_answers_and_event(fix_conflict))
     _connect_refill(tab, notes.undo, with_answers_and_event(reset))
@@ -85,7 +86,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     save.click(with_answers(save_settings), [*form, save_as], [saved, save_as], **QUIET)
     loaded = gr.on([use.click], handled(load_settings), saved, [preset, base, filled, *widgets], **QUIET)
     loaded.then(with_answers(plan), form, planned, **QUIET)
-    loaded.then(handled(base_model.describe), base, described, **QUIET)
+    loaded.then(handled(base_model.describe), [base, widgets[VAE]], described, **QUIET)
     _connect_refill(tab, model.downloaded.change, with_answers(refill))
     _connect_start(tab, start, no_trigger, without, sampler, watch)
     run_view.connect(view, sampler, watch)
@@ -203,7 +204,8 @@ def show(project: str) -> list[Any]:
     if not _is_preset(preset):
         preset = "character"
     answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data))
-    about_base = [base_model.choices(answers.base), base_model.folders_text(), *base_model.describe(answers.base)]
+    description = base_model.describe(answers.base, answers.own.get(ENTRIES[VAE].id))
+    about_base = [base_model.choices(answers.base), base_model.folders_text(), *description]
     saved = gr.Dropdown(saved_settings.names(), value=None)
     return [preset, name, trigger, *about_base, saved, *refill(answers), *plan(answers)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import storage
+from trainer import paths, storage
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig
 from trainer.errors import UserError
@@ -23,6 +23,7 @@ from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
 from ui.tabs.sample_images import Sheet
+from ui.widgets import settings_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import read
 
@@ -78,8 +79,10 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     hold.click(handled(lambda: toggle_training(watch, sampler)), None, [note, hold], **QUIET)
     others = [adapter for adapter, _unused in form.others]
     inputs = [*form.inputs, form.defaults]
-    offered = [form.adapter, form.prompt, form.defaults, form.steps, form.guidance, note, hold, recent, *others]
-    form.adapter.input(with_form(lambda filled, defaults: offer(watch, filled, defaults)), inputs, offered, **QUIET)
+    suited = [form.steps, form.guidance, form.clip_skip]
+    offered = [form.adapter, form.prompt, form.defaults, *suited, note, hold, recent, *others]
+    for chosen in (form.adapter.input, form.base.blur):
+        chosen(with_form(lambda filled, defaults: offer(watch, filled, defaults)), inputs, offered, **QUIET)
 
     def restore(file: str | None) -> list[Any]:
         restored = settings_from(file, watch)
@@ -93,14 +96,27 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     return Tab(inputs, offered)
 
 
-RESTORED = ("adapter", "prompt", "strength", "seed", "new_seed", "steps", "guidance", "size", "negative", "base")
+RESTORED = (
+    "adapter",
+    "prompt",
+    "strength",
+    "seed",
+    "new_seed",
+    "steps",
+    "guidance",
+    "clip_skip",
+    "size",
+    "negative",
+    "base",
+    "vae",
+)
 
 
 # Choices --------------------------------------------------------------------------------------------------------
 
 
-def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float]) -> list[Any]:
-    """Return values of `Tab.offered`: the adapters, and a prompt, steps and guidance that suit the chosen one.
+def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
+    """Return values of `Tab.offered`: the adapters, and a prompt, steps, guidance and clip skip that suit the choice.
 
     A field is left alone if the user changed it since `defaults` were offered, or if it would not change: something
     may have been typed in it meanwhile.
@@ -109,14 +125,11 @@ def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float
     keys = [key for _, key in choices]
     adapter = form.adapter if form.adapter in keys else ""
     adapter = adapter or keys[0]
-    base, prompt, preview = MICRO, "", usual_settings(adapter)
-    run = adapter_choices.run_of(adapter)
-    if run:
-        config = run.config()
-        base = config.model.base
-        prompt = next(iter(preview.prompts), config.trigger)
-    suitable = (prompt, preview.steps, preview.guidance)
-    values = (form.prompt.strip(), form.steps, form.guidance)
+    config = usual_settings(adapter, form.base)
+    preview = config.preview
+    prompt = next(iter(preview.prompts), config.trigger)
+    suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
+    values = (form.prompt.strip(), form.steps, form.guidance, form.clip_skip)
     sent = [_update(*change) for change in zip(values, defaults, suitable, strict=True)]
     others = []
     for key, _strength in form.others:
@@ -126,7 +139,7 @@ def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float
         sent[0],
         suitable,
         *sent[1:],
-        *_notes(watch, small=base == MICRO),
+        *_notes(watch, small=config.model.base == MICRO),
         sample_images.recent(),
         *others,
     ]
@@ -162,11 +175,19 @@ def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> list[Any]:
     return _notes(watch, small=True)
 
 
-def usual_settings(adapter: str) -> configs.PreviewConfig:
-    """Return the sampling settings for an adapter: those of its run's previews, or what suits the built-in base."""
-    if run := adapter_choices.run_of(adapter):
-        return run.config().preview
-    return configs.PreviewConfig.model_validate(configs.preset("character", MICRO)["preview"])
+def usual_settings(adapter: str, base: str = "") -> configs.TrainConfig:
+    """Return the settings to generate with: those of the adapter's run, unless another base model is named.
+
+    Otherwise what suits that base, or the built-in one; the clip skip remains that of the adapter.
+    """
+    run = adapter_choices.run_of(adapter)
+    base = paths.unquoted(base)
+    if run and not base:
+        return run.config()
+    config = settings_form.standard("character", base)
+    clip_skip = run.config().model.clip_skip if run else adapter_choices.clip_skip(adapter)
+    model = config.model.model_copy(update={"clip_skip": clip_skip or config.model.clip_skip})
+    return config.model_copy(update={"model": model})
 
 
 def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
@@ -206,7 +227,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         size=size,
         base="" if adapters else settings["base"],
         others=tuple(others),
-        **{name: settings[name] for name in ("prompt", "seed", "steps", "guidance", "negative")},
+        **{name: settings[name] for name in ("prompt", "seed", "steps", "guidance", "clip_skip", "negative")},
     )
 
 
@@ -222,7 +243,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     if not form.prompt.strip():
         raise UserError("There is no prompt yet.", "Describe what the image should show.")
     seed = random.SystemRandom().randrange(2**31) if form.new_seed else form.seed
-    model = base_of(form.adapter, form.base)
+    model = base_of(form.adapter, form.base, form.vae)
     cells = comparison.cells(form.view, form.adapter, float(form.strength), watch)
     requests = [request_of(form, cell, model, seed) for cell in cells]
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO)
@@ -282,12 +303,14 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
     width, height = sample_images.size(form.size)
     return sample_images.request(
         base=model.base,
+        vae=model.vae,
         adapters=[(adapter_choices.find(key), strength) for key, strength in adapters if key],
         prompt=form.prompt.strip(),
         negative=form.negative.strip(),
         seed=seed,
         steps=form.steps,
         guidance=form.guidance,
+        clip_skip=form.clip_skip,
         width=width,
         height=height,
         revision=model.revision,
@@ -295,13 +318,16 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
     )
 
 
-def base_of(adapter: str, name: str = "") -> configs.ModelConfig:
-    """Return the base model to generate with: the one that is named, else that of the adapter's run.
+def base_of(adapter: str, name: str = "", vae: str = "") -> configs.ModelConfig:
+    """Return the base model to generate with, and its VAE: those that are named, else those of the adapter's run.
 
     Raises:
-        UserError: the name cannot be one of a base model.
+        UserError: a name cannot be one of a base model or a VAE.
     """
-    if name.strip():
-        return configs.check(configs.ModelConfig, {"base": name.strip()})
     run = adapter_choices.run_of(adapter)
-    return run.config().model if run else configs.ModelConfig()
+    model = run.config().model if run else configs.ModelConfig()
+    if name := paths.unquoted(name):
+        model = configs.check(configs.ModelConfig, {"base": name})
+    if vae := paths.unquoted(vae):
+        model = configs.check(configs.ModelConfig, {**model.model_dump(), "vae": vae})
+    return model

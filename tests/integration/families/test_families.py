@@ -310,16 +310,66 @@ def test_zero_terminal_snr_is_read_from_the_file(bases: dict[str, Path], tiny_co
     assert family.pipeline().scheduler.config.timestep_spacing == "trailing"
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_mark_for_zero_terminal_snr_alone_holds_if_the_base_predicts_v(
+    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
+) -> None:
+    """The mark alone leaves open what is predicted, so the base is tested. Training and sampling have one schedule."""
+    file = write(bases["sdxl"], tmp_path / "base.safetensors", marks=("ztsnr",))
+    usual = alphas(load(bases["sdxl"]))
+    family = load(file, prediction_type=kind)
+    batch = encode.build(family, dataset.read(character), settings(file), quiet).at(0, 0)
+    assert batch.sizes is not None
+    teach(family, batch.mean, kind, batch.sizes)
+    family.set_prediction_type("epsilon" if kind == "v_prediction" else "v_prediction")
+    run = runs.create(settings(file))
+    prediction_type.resolve(run.config(), family, batch, run)
+    assert family.prediction_type == kind
+    scheduler = family.pipeline().scheduler
+    assert torch.equal(alphas(family), scheduler.alphas_cumprod)
+    assert torch.equal(alphas(family), usual) == (kind == "epsilon")
+    assert (float(alphas(family)[-1]) == 0) == (kind == "v_prediction")
+    assert (scheduler.config.timestep_spacing == "trailing") == (kind == "v_prediction")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_what_is_marked_trains_and_draws_with_finite_numbers(
+    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
+) -> None:
+    """At zero terminal SNR, min-SNR would divide zero by zero for a base that predicts noise."""
+    file = write(bases["sd15"], tmp_path / "base.safetensors", marks=("ztsnr",))
+    late = {"objective__min_timestep": 999, "objective__weighting": "min-snr", "training__steps": 2}
+    run = runs.create(settings(file, model__prediction_type=kind, preview__every=2, **late))
+    finish(run)
+    assert all(np.isfinite(loss) for loss in losses(run).values())
+    pixels = np.asarray(Image.open(run.folder / "previews" / "000002_0.png"))
+    assert pixels.std() > 1
+    assert reader.read(run.export).metadata["ss_zero_terminal_snr"] == str(kind == "v_prediction")
+
+
+def test_a_folder_that_predicts_noise_keeps_the_usual_schedule(bases: dict[str, Path], tmp_path: Path) -> None:
+    base = shutil.copytree(bases["sd15"], tmp_path / "base")
+    file = base / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}))
+    family = load(base)
+    assert torch.equal(alphas(family), alphas(load(bases["sd15"])))
+    assert torch.equal(family.pipeline().scheduler.alphas_cumprod, alphas(family))
+    family.set_prediction_type("v_prediction")
+    assert float(alphas(family)[-1]) == 0
+
+
 def alphas(family: Family) -> torch.Tensor:
     assert isinstance(family.noise, DiscreteNoise)
     return family.noise.alphas_cumprod
 
 
-def teach(family: Family, latents: Tensor, kind: str) -> None:
+def teach(family: Family, latents: Tensor, kind: str, sizes: Tensor | None = None) -> None:
     """Train the whole tiny UNet for a moment."""
     family.denoiser.requires_grad_(True)
     optimizer = torch.optim.AdamW(family.denoiser.parameters(), lr=5e-3)
     conditioning = family.encode_prompts([""] * len(latents))
+    if sizes is not None:
+        conditioning = {**conditioning, "sizes": sizes}
     for step in range(60):
         rng = generator(step)
         noise = torch.randn(latents.shape, generator=rng)
@@ -422,6 +472,24 @@ def test_a_folder_with_files_of_the_fp16_variant_alone(bases: dict[str, Path], t
     for file in folder.rglob("*.safetensors"):
         file.rename(file.with_suffix(".fp16.safetensors"))
     assert torch.equal(answer(load(folder)), answer(load(bases["sdxl"])))
+
+
+@pytest.mark.parametrize("parts", [("unet",), ("text_encoder_2", "vae")], ids=" and ".join)
+def test_a_folder_with_some_files_of_the_fp16_variant(bases: dict[str, Path], tmp_path: Path, parts: list[str]) -> None:
+    folder = shutil.copytree(bases["sdxl"], tmp_path / "base")
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert torch.equal(answer(load(folder)), answer(load(bases["sdxl"])))
+
+
+def test_a_single_file_in_fp8_is_the_folder_in_fp8(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
+    file = write(bases["sdxl"], tmp_path / "base.safetensors")
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(file).items()}
+    save_file({key: value.float() for key, value in small.items()}, tmp_path / "rounded.safetensors")
+    save_file(small, tmp_path / "fp8.safetensors")
+    rounded = answer(load(tmp_path / "rounded.safetensors"))
+    assert torch.equal(answer(load(tmp_path / "fp8.safetensors")), rounded)
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])

@@ -63,6 +63,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("regularization.share", 0.7, {"regularization__dataset": "rin"}),
     ("regularization.weight", 0.1, {"regularization__dataset": "rin", "regularization__share": 0.7}),
     ("model.prediction_type", "v_prediction", {}),
+    ("model.clip_skip", 2, {}),
     ("model.weights", "int8", {}),
 ]
 
@@ -74,6 +75,7 @@ ELSEWHERE = {
     "name": "test_the_command_line_all_the_way",
     "model.family": "test_another_family_is_refused_in_words",
     "model.base": "test_the_loss_curve_is_the_stored_one",
+    "model.vae": "test_a_base_without_a_vae_trains_and_is_tried_out_with_one",
     "model.revision": "test_a_base_from_the_hub_is_pinned",
     "training.exposures": "test_steps_from_the_number_of_pictures",
     "training.devices": "test_two_processes_make_the_adapter_of_one",

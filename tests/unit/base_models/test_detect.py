@@ -83,7 +83,6 @@ def test_metadata_settles_what_tensors_do_not(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "no VAE": ({key: shape for key, shape in SD15.items() if "first_stage" not in key}, "has no VAE"),
     "no text encoder": ({key: shape for key, shape in SD21.items() if "cond_stage" not in key}, "has no text encoder"),
     "refiner": ({key: shape for key, shape in SDXL.items() if "embedders.0" not in key}, "no first text encoder"),
     "inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.base_models.test_detect import ATTENTION, COMMON, SD15, SD21, SDXL, UNET, folder, write
+from trainer import config
 from trainer.base_models import detect
 from trainer.errors import UserError
 
@@ -31,7 +32,14 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "NAI and Anything V3": (renamed(SD15, ".text_model.", "."), {}, ("sd15", "epsilon", False)),
     "SD 1.5, v-prediction": (SD15 | {"v_pred": [0]}, {}, ("sd15", "v_prediction", False)),
     "SD 1.5, zero terminal SNR": (SD15 | {"v_pred": [0], "ztsnr": [0]}, {}, ("sd15", "v_prediction", True)),
-    "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("sd15", "epsilon", True)),
+    "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("sd15", None, True)),
+    "SDXL, zero terminal SNR alone": (SDXL | {"ztsnr": [0]}, {}, ("sdxl", None, True)),
+    "SDXL, zero terminal SNR, named": (
+        SDXL | {"ztsnr": [0]}, {"modelspec.prediction_type": "v"}, ("sdxl", "v_prediction", True),
+    ),
+    "SDXL, zero terminal SNR, but noise": (
+        SDXL | {"ztsnr": [0]}, {"modelspec.prediction_type": "epsilon"}, ("sdxl", "epsilon", True),
+    ),
     "SD 1.5 with a model card": (SD15, {"modelspec.title": "Dreamy", "format": "pt"}, ("sd15", "epsilon", False)),
     "SD 1.5 that names its prediction": (SD15, {"modelspec.prediction_type": "v"}, ("sd15", "v_prediction", False)),
     "SD 2.1": (SD21, {}, ("sd21", None, False)),
@@ -59,6 +67,8 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD3": ({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": [1]}, "a Stable Diffusion 3 model"),
     "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model"),
     "Stable Cascade": ({"effnet_mapper.0.weight": [1]}, "a Stable Cascade model"),
+    "LCM, told the guidance": (SD15 | {f"{UNET}time_embed.cond_proj.weight": [320, 256]}, "a latent consistency model"),
+    "LCM, diffusers": ({"time_embedding.cond_proj.weight": [320, 256]}, "a latent consistency model"),
     "AnimateDiff": ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": [1]}, "a motion module"),
     "ControlNet": ({"control_model.input_blocks.0.0.weight": [320, 4, 3, 3]}, "a ControlNet"),
     "ControlNet, plain": ({"input_hint_block.0.weight": [16, 3, 3, 3], "input_blocks.0.0.weight": [1]}, "a ControlNet"),
@@ -82,7 +92,6 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD 2 with depth": (SD21 | {f"{UNET}input_blocks.0.0.weight": [320, 5, 3, 3]}, "inpainting or editing"),
     "SDXL for inpainting": (SDXL | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
     "Playground v2.5": (SDXL | {"edm_mean": [4], "edm_std": [4]}, "EDM model"),
-    "pruned of its VAE": (without(SD15, "first_stage"), "has no VAE"),
     "pruned of its text encoder": (without(SDXL, "embedders.1"), "has no second text encoder"),
     "a merge of families": (
         SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "cross-attention is 1024 wide",
@@ -97,6 +106,113 @@ def test_base_models(
 ) -> None:
     base = detect.look(write(tmp_path / "base.safetensors", shapes, **metadata))
     assert (base.family, base.prediction_type, base.zero_snr) == expected
+
+
+# Names of files, folders and repositories, and in metadata; the clip skip that they suggest.
+NAMES: list[tuple[str, dict[str, str], int]] = [
+    ("nai.safetensors", {}, 2),
+    ("NAI-full-pruned.safetensors", {}, 2),
+    ("animefull-final-pruned.safetensors", {}, 2),
+    ("anything-v3-fp16-pruned.safetensors", {}, 2),
+    ("AnythingV5Ink_ink.safetensors", {}, 2),
+    ("AOM3A1B_orangemixs.safetensors", {}, 2),
+    ("abyssorangemix2_Hard.safetensors", {}, 2),
+    ("Counterfeit-V3.0_fp16.safetensors", {}, 2),
+    ("meinamix_v12Final.safetensors", {}, 2),
+    ("models--Linaqruf--anything-v3.0/snapshots/0123/base.safetensors", {}, 2),
+    ("merge.safetensors", {"modelspec.title": "Orange Mix 4"}, 2),
+    ("merge.safetensors", {"ss_sd_model_name": "animefull-latest.ckpt"}, 2),
+    ("v1-5-pruned-emaonly.safetensors", {}, 1),
+    ("realisticVisionV60B1_v51VAE.safetensors", {}, 1),
+    ("dreamshaper_8.safetensors", {}, 1),
+    ("renaissance.safetensors", {"modelspec.title": "Renaissance"}, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "metadata", "clip_skip"), NAMES)
+def test_names_suggest_a_clip_skip(tmp_path: Path, name: str, metadata: dict[str, str], clip_skip: int) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert detect.look(write(file, SD15, **metadata)).clip_skip == clip_skip
+    made = config.build({"name": "x", "dataset": "x", "model": {"base": str(file)}})
+    assert made.model.clip_skip == clip_skip
+
+
+def test_a_name_suggests_no_clip_skip_to_other_families_or_against_the_settings(tmp_path: Path) -> None:
+    xl = write(tmp_path / "animagine.safetensors", SDXL)
+    assert detect.look(xl).clip_skip == 1
+    anime = write(tmp_path / "anything-v3.safetensors", SD15)
+    asked = {"name": "x", "dataset": "x", "model": {"base": str(anime), "clip_skip": 1}}
+    assert config.build(asked).model.clip_skip == 1
+    assert detect.look(folder(tmp_path / "anything-v4", "StableDiffusionPipeline", {"a": 1}, {"b": 1})).clip_skip == 2
+
+
+# Names of distilled models: kind, steps and guidance that they are tried with; "" for others.
+DISTILLED: list[tuple[str, dict[str, str], tuple[str, int, float] | None]] = [
+    ("sd_xl_turbo_1.0_fp16.safetensors", {}, ("Turbo", 4, 1.0)),
+    ("DreamShaperXL_Turbo_v2_1.safetensors", {}, ("Turbo", 4, 1.0)),
+    ("dreamshaperXL_lightningDPMSDE.safetensors", {}, ("Lightning", 8, 1.0)),
+    ("sdxl_lightning_4step.safetensors", {}, ("Lightning", 4, 1.0)),
+    ("juggernautXL_v9Rdphoto2Lightning.safetensors", {}, ("Lightning", 8, 1.0)),
+    ("RealVisXL_V5.0_Lightning_fp16.safetensors", {}, ("Lightning", 8, 1.0)),
+    ("Hyper-SDXL-8steps.safetensors", {}, ("Hyper-SD", 8, 1.0)),
+    ("epicrealism_naturalSinRC1VAE_Hyper.safetensors", {}, ("Hyper-SD", 8, 1.0)),
+    ("dmd2_sdxl_4step_fp16.safetensors", {}, ("DMD2", 4, 1.0)),
+    ("bigLust_v16_hyperDMD2.safetensors", {}, ("DMD2", 4, 1.0)),
+    ("dreamshaper_8LCM.safetensors", {}, ("LCM", 8, 1.5)),
+    ("photon_lcm.safetensors", {}, ("LCM", 8, 1.5)),
+    ("realisticVisionLCM.safetensors", {}, ("LCM", 8, 1.5)),
+    ("models--stabilityai--sdxl-turbo/snapshots/0123/base.safetensors", {}, ("Turbo", 4, 1.0)),
+    ("merge.safetensors", {"modelspec.title": "My Lightning merge, 6 steps"}, ("Lightning", 6, 1.0)),
+    ("sd_xl_base_1.0.safetensors", {}, None),
+    ("hyperrealism_v3.safetensors", {}, None),
+    ("hyperspectral.safetensors", {}, None),
+    ("mymodel_20000steps.safetensors", {}, None),
+    ("alchemist.safetensors", {"modelspec.title": "calcmaster"}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "metadata", "expected"), DISTILLED)
+def test_distilled_models_are_known_by_their_names(
+    tmp_path: Path, name: str, metadata: dict[str, str], expected: tuple[str, int, float] | None
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kind = detect.look(write(file, SDXL, **metadata)).few_step
+    assert (kind and (kind.title, kind.steps, kind.guidance)) == expected
+    preview = config.build({"name": "x", "dataset": "x", "model": {"base": str(file)}}).preview
+    usual = config.PreviewConfig()
+    assert (preview.steps, preview.guidance) == (expected[1:] if expected else (usual.steps, usual.guidance))
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "scheduler", "kind"),
+    [
+        ("sdxl-turbo", {"a": 1}, "EulerAncestralDiscreteScheduler", "Turbo"),
+        ("base", {"a": 1}, "LCMScheduler", "LCM"),
+        ("base", {"_name_or_path": "/home/x/RealVisXL_Lightning/unet"}, "EulerDiscreteScheduler", ""),
+        ("base", {"_name_or_path": "SG161222/RealVisXL_V4.0_Lightning"}, "EulerDiscreteScheduler", "Lightning"),
+        ("base", {"a": 1}, "EulerDiscreteScheduler", ""),
+    ],
+)
+def test_distilled_folders_are_known_by_names_and_schedulers(
+    tmp_path: Path, name: str, unet: dict[str, Any], scheduler: str, kind: str
+) -> None:
+    base = folder(tmp_path / name, "StableDiffusionXLPipeline", unet, {"_class_name": scheduler})
+    found = detect.look(base).few_step
+    assert (found.title if found else "") == kind
+
+
+def test_the_one_step_model_of_lightning_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one-step model of Lightning"):
+        detect.look(write(tmp_path / "sdxl_lightning_1step_x0.safetensors", SDXL))
+
+
+def test_a_run_that_began_before_there_was_a_setting_goes_on_without_it(tmp_path: Path) -> None:
+    anime = write(tmp_path / "anything-v3.safetensors", SD15)
+    begun = config.build({"name": "x", "dataset": "x", "model": {"base": str(anime)}}).model_dump(mode="json")
+    del begun["model"]["clip_skip"]
+    assert config.build(begun).model.clip_skip == 1
 
 
 @pytest.mark.parametrize(("shapes", "words"), REFUSED.values(), ids=REFUSED.keys())
@@ -114,6 +230,8 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("FluxPipeline", {}, "a FLUX model"),
         ("FluxFillPipeline", {}, "a FLUX model"),
         ("StableDiffusion3Pipeline", {}, "a Stable Diffusion 3 model"),
+        ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),
+        ("StableDiffusionXLPipeline", {"time_cond_proj_dim": 256}, "a latent consistency model"),
         ("StableCascadePriorPipeline", {}, "a Stable Cascade model"),
         ("PixArtAlphaPipeline", {}, "a PixArtAlphaPipeline"),
         ("StableDiffusionPipeline", {"cross_attention_dim": 768, "in_channels": 9}, "inpainting or editing"),

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests import single_file
+from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import answers
 from trainer import config, paths
 from trainer.errors import UserError
@@ -37,6 +38,20 @@ def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str
     )
     assert "Stable Diffusion 2.x · v-prediction" in described(str(bases["sd21-v"]))[0]
     assert described(f'  "{tiny_sd}" ')[1]
+
+
+def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: Path) -> None:
+    distilled = str(write(tmp_path / "sdxl_lightning_4step.safetensors", SDXL))
+    assert "predicts noise · distilled to few steps (Lightning)" in described(distilled)[0]
+    anime = str(write(tmp_path / "anything-v3.safetensors", SD15))
+    assert "predicts noise · anime model by its name: clip skip 2" in described(anime)[0]
+    own = {"form-model-clip-skip": 2}
+    planned = train.plan(replace(answers(), base=distilled, own=own))[0]
+    assert "This model is distilled to generate in few steps (Lightning)" in planned
+    assert "Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is Stable Diffusion XL." in planned
+    planned = train.plan(replace(answers(), base=anime, own={}))[0]
+    assert "distilled" not in planned
+    assert "Clip skip" not in planned
 
 
 def test_what_cannot_be_trained_is_said_at_once(home: Path, tmp_path: Path) -> None:

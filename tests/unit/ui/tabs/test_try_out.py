@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
+from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
-from trainer import runs
+from trainer import runs, storage
+from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui.state import adapter_choices, page_folders
@@ -33,19 +37,56 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
     assert try_out.offer(RunWatcher(), sample_form("", prompt=""), DEFAULTS)[1] == "miraxo"
 
 
-def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float, float]) -> list[Any]:
+def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float, float, float]) -> list[Any]:
     return try_out.offer(RunWatcher(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
 
 
 def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
     preview = finished.config().preview
-    first = offer("", 30, 7.5, ("of another adapter", 30, 7.5))
-    assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance), preview.steps, preview.guidance]
+    first = offer("", 30, 7.5, ("of another adapter", 30, 7.5, 1))
+    assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance, 1), preview.steps, preview.guidance]
     # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
     again = offer("miraxo", preview.steps, preview.guidance, first[2])
     assert [again[index] for index in (1, 3, 4)] == [gr.skip()] * 3
     changed = offer("my own", 8, 2.5, first[2])
     assert [changed[index] for index in (1, 3, 4)] == [gr.skip()] * 3
+
+
+def test_the_clip_skip_is_that_of_the_adapter_else_that_of_the_base(finished: Run, tmp_path: Path) -> None:
+    storage.write(finished.config_file, dump(with_clip_skip(finished.config())).encode())
+    kept = page_folders.adapters()
+    kept.mkdir(parents=True)
+    for name, metadata in (("two", {"ss_clip_skip": "2"}), ("none", {"ss_clip_skip": "None"}), ("plain", {})):
+        save_file({"x": np.zeros(1, np.float32)}, kept / f"{name}.safetensors", metadata=metadata)
+    (kept / "broken.safetensors").write_bytes(b"x")
+    anime = str(write(tmp_path / "anything-v3.safetensors", SD15))
+    expected = {
+        (finished.id, ""): 2, (finished.id, "micro"): 2, ("kept:two", ""): 2, ("kept:none", ""): 1,
+        ("kept:broken", ""): 1, ("kept:plain", anime): 2, ("kept:plain", "micro"): 1, ("", anime): 2,
+    }  # fmt: skip
+    for (adapter, base), clip_skip in expected.items():
+        assert try_out.usual_settings(adapter, base).model.clip_skip == clip_skip, (adapter, base)
+    assert try_out.offer(RunWatcher(), sample_form(finished.id), DEFAULTS)[5] == 2
+    form = sample_form(finished.id, clip_skip=2.0)
+    cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
+    assert try_out.request_of(form, cell, try_out.base_of(finished.id), 7).clip_skip == 2
+
+
+def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Path) -> None:
+    distilled = str(write(tmp_path / "sdxl_lightning_4step.safetensors", SDXL))
+    form = sample_form(finished.id, base=f'"{distilled}"', steps=20.0, guidance=3.0)
+    preview = finished.config().preview
+    offered = try_out.offer(RunWatcher(), form, ("miraxo", preview.steps, preview.guidance, 1))
+    assert offered[3:5] == [4, 1.0]
+    assert try_out.base_of(form.adapter, form.base).base == distilled
+    named = try_out.base_of(form.adapter, form.base, "'vae.safetensors' ")
+    assert (named.base, named.vae) == (distilled, "vae.safetensors")
+    assert try_out.base_of(finished.id, "", "vae.safetensors").base == finished.config().model.base
+    assert try_out.usual_settings(finished.id).preview == preview
+
+
+def with_clip_skip(config: TrainConfig) -> TrainConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"clip_skip": 2})})
 
 
 def test_images_are_generated_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
@@ -97,12 +138,14 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
     from trainer.sampling import png_info
 
-    form = sample_form(finished.id, seed=7, size="64 x 32", negative="hat", strength=0.5)
+    form = sample_form(finished.id, seed=7, clip_skip=2, size="64 x 32", negative="hat", strength=0.5)
     cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
-    picture = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
+    picture = try_out.request_of(form, cell, try_out.base_of(finished.id, "", str(tmp_path / "vae")), 7)
+    assert picture.vae == str(tmp_path / "vae")
     file = tmp_path / "a.png"
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()
+    assert b"Clip skip: 2, Seed: 7" in file.read_bytes()
     page_folders.sample_images().mkdir(exist_ok=True)
     shutil.copy(file, page_folders.sample_images() / f"{'a' * 32}.png")
     assert "seed 7" in sample_images.recent()

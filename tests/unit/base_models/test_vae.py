@@ -1,0 +1,118 @@
+"""A VAE that is given separately: found in the forms that people have it in, or named for what is wrong with it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.base_models.test_detect import SD15, SDXL, folder, write
+from trainer import config, paths
+from trainer.base_models import detect, vae
+from trainer.errors import UserError
+from ui.tabs import base_model
+
+ALONE = {"encoder.conv_in.weight": [128, 3, 3, 3], "decoder.conv_in.weight": [512, 4, 3, 3]}
+ORIGINAL = {f"first_stage_model.{key}": shape for key, shape in ALONE.items()}
+WITHOUT = {key: shape for key, shape in SD15.items() if "first_stage" not in key}
+
+
+def vae_folder(path: Path, *, weights: bool = True, **settings: Any) -> Path:  # noqa: ANN401 - JSON
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **settings}))
+    if weights:
+        write(path / "diffusion_pytorch_model.safetensors", ALONE)
+    return path
+
+
+def test_each_form_is_found(tmp_path: Path) -> None:
+    base_path = write(tmp_path / "base.safetensors", SD15)
+    base = detect.look(base_path)
+    assert vae.find(base_path, base, "") is None
+    inside = vae_folder(tmp_path / "model" / "vae")
+    bare = vae_folder(tmp_path / "bare", scaling_factor=0.18215, latent_channels=4)
+    forms = {
+        write(tmp_path / "kohya.safetensors", ALONE): tmp_path / "kohya.safetensors",
+        write(tmp_path / "prefixed.safetensors", ORIGINAL): tmp_path / "prefixed.safetensors",
+        write(tmp_path / "whole.safetensors", SD15 | ORIGINAL): tmp_path / "whole.safetensors",
+        inside: inside,
+        inside.parent: inside,
+        bare / "diffusion_pytorch_model.safetensors": bare,
+    }
+    for given, found in forms.items():
+        assert vae.find(base_path, base, str(given)) == found
+
+
+OTHERS: dict[str, tuple[dict[str, list[int]], str]] = {
+    "FLUX": (ALONE | {"decoder.conv_in.weight": [512, 16, 3, 3]}, "its latents have 16 channels"),
+    "video": (ALONE | {"decoder.conv_in.weight": [384, 16, 3, 3, 3]}, "does not have the encoder and the decoder"),
+    "decoder alone": ({"decoder.conv_in.weight": [512, 4, 3, 3]}, "does not have the encoder and the decoder"),
+    "text encoder": ({"text_model.encoder.layers.0.mlp.fc1.weight": [1]}, "does not have the encoder and the decoder"),
+    "base without one": (WITHOUT, "does not have the encoder and the decoder"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "words"), OTHERS.values(), ids=OTHERS.keys())
+def test_other_files_are_refused(tmp_path: Path, shapes: dict[str, list[int]], words: str) -> None:
+    base = write(tmp_path / "base.safetensors", SD15)
+    file = write(tmp_path / "other.safetensors", shapes)
+    with pytest.raises(UserError, match=f"'other.safetensors' cannot be used: .*{words}") as caught:
+        vae.find(base, detect.look(base), str(file))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.safetensors", SDXL)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "vae.pt").write_bytes(b"x")
+    (tmp_path / "cut.safetensors").write_bytes(b"x" * 20)
+    for given, words in {
+        tmp_path / "empty": "no config.json",
+        vae_folder(tmp_path / "tiny", _class_name="AutoencoderTiny"): "not an AutoencoderKL",
+        vae_folder(tmp_path / "bin", weights=False, scaling_factor=0.13025): "no .safetensors file",
+        vae_folder(tmp_path / "flux", latent_channels=16): "16 channels",
+        vae_folder(tmp_path / "sd15"): "for another family than Stable Diffusion XL",
+        tmp_path / "vae.pt": "not a .safetensors file",
+        tmp_path / "cut.safetensors": "damaged",
+        tmp_path / "gone": "does not exist",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            vae.find(base, detect.look(base), str(given))
+    vae.find(base, detect.look(base), str(vae_folder(tmp_path / "xl", scaling_factor=0.13025)))
+
+
+def test_a_file_of_another_user_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write(tmp_path / "base.safetensors", SD15)
+    detected = detect.look(base)
+    other = write(tmp_path / "other.safetensors", ALONE)
+    for name in ("LIMNER_SHARED", "LIMNER_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    with pytest.raises(UserError, match="does not exist"):
+        vae.find(base, detected, str(other))
+
+
+def test_a_base_without_one_is_usable_with_one(home: Path) -> None:
+    for name, shapes in (("file", WITHOUT), ("whole", SD15)):
+        write(home / f"{name}.safetensors", shapes)
+    base = folder(home / "folder", "StableDiffusionPipeline", {"cross_attention_dim": 768}, {"beta_start": 0.1})
+    given = write(home / "vae.safetensors", ALONE)
+    assert detect.look(home / "whole.safetensors").has_vae
+    for path in (home / "file.safetensors", base):
+        assert not detect.look(path).has_vae
+        text, *_unused, start = base_model.describe(str(path))
+        assert f"The base model &#x27;{path.name}&#x27; has no VAE." in text
+        assert not start.interactive
+        text, *_unused, start = base_model.describe(str(path), f'"{given}"')
+        assert "· VAE: vae.safetensors" in text
+        assert start.interactive
+    text, *_unused, start = base_model.describe(str(base), str(home / "gone.safetensors"))
+    assert "The VAE &#x27;gone.safetensors&#x27; does not exist." in text
+    assert not start.interactive
+    assert "VAE: vae.safetensors" in base_model.describe("micro", str(given))[0]
+
+
+def test_its_path_may_be_quoted(tmp_path: Path) -> None:
+    made = config.build({"name": "x", "dataset": "x", "model": {"vae": f'"{tmp_path}{os.sep}vae.safetensors"'}})
+    assert made.model.vae == paths.unquoted(f'"{tmp_path}{os.sep}vae.safetensors"')
+    assert made.model.base == "micro"

@@ -216,7 +216,7 @@ def _remark(program: Program, facts: Facts) -> str:
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
         return _(", with --network_module lycoris.kohya")
-    if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
+    if program.name in ("ComfyUI", "Forge") and facts.dora_by_output:
         return _(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
     if program.name == "sd-scripts" and facts.spec.original_names and _namings(facts) == {"diffusers"}:
         return _("; training cannot be resumed from it under these names")
@@ -358,6 +358,11 @@ def _invoke_rules(facts: Facts, _unused: int) -> Iterator[str]:
 def _kohya_rules(facts: Facts, _unused: int) -> Iterator[str]:
     if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
         yield _("of a file with both kinds of names it loads one kind")
+    if facts.dora_by_input:
+        yield _(
+            "it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
+            "wd_on_output=False"
+        )
 
 
 def _diffusers_rules(facts: Facts, _unused: int) -> Iterator[str]:

@@ -92,8 +92,17 @@ class Facts:
         """Tell whether the model has a layer."""
         return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
 
-    @cached_property
+    @property
     def dora_by_output(self) -> bool:
-        """Tell whether it is a DoRA with a magnitude for each output, not for each input."""
-        scales = (summary.shapes(self.file, layer).get("dora_scale", ()) for layer in self.layers)
-        return any(shape and shape[0] > 1 for shape in scales)
+        """Tell whether it is a DoRA with a magnitude for each output."""
+        return any(shape[0] > 1 for shape in self._magnitudes)
+
+    @property
+    def dora_by_input(self) -> bool:
+        """Tell whether it is a DoRA with a magnitude for each input."""
+        return any(shape[0] == 1 for shape in self._magnitudes)
+
+    @cached_property
+    def _magnitudes(self) -> list[Shape]:
+        magnitudes = (summary.shapes(self.file, layer).get("dora_scale") for layer in self.layers)
+        return [shape for shape in magnitudes if shape]

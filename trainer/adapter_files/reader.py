@@ -46,7 +46,8 @@ class Module(Protocol):
 class Lora:
     """`lora_down.weight` [rank, in, ...] and `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` as well.
 
-    That is a magnitude for each output [out, 1, ...], or, in older files of LyCORIS, for each input [1, in, ...].
+    That is a magnitude for each input [1, in, ...], which most programs apply, or for each output [out, 1, ...], as in
+    peft and in LyCORIS unless told otherwise.
     """
 
     parts: dict[str, Tensor]
@@ -312,6 +313,12 @@ def kind(module: Module) -> str:
     if "dora_scale" in module.parts:
         return "DoRA"
     return "LoRA" if isinstance(module, Lora) else type(module).__name__
+
+
+def by_input(module: Module) -> bool:
+    """Tell whether a module is a DoRA with a magnitude for each input."""
+    magnitude = module.parts.get("dora_scale")
+    return magnitude is not None and magnitude.shape[0] != module.parts["lora_up.weight"].shape[0]
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.adapter_files import low_rank
-from trainer.adapter_files.reader import AdapterFile, Module, kind, tensors_of
+from trainer.adapter_files.reader import AdapterFile, Module, by_input, kind, tensors_of
 from trainer.adapter_files.summary import PEFT_METADATA
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
@@ -67,7 +67,7 @@ _JOINED = {
 
 
 def kohya(modules: Mapping[str, Module], precision: Precision) -> dict[str, Tensor]:
-    """Return the tensors of kohya's format; the alphas stay in fp32, in which every program reads them.
+    """Return the tensors of kohya's format; alphas and DoRA's magnitudes stay in fp32, which every program reads.
 
     Raises:
         UserError: a value is too large for the precision.
@@ -83,8 +83,13 @@ def peft(
     LoHa and LoKr are written as the LoRA of the same change, which diffusers reads; their rank is larger then.
 
     Raises:
-        UserError: a value is too large for the precision.
+        UserError: a value is too large for the precision, or it is a DoRA with a magnitude for each input.
     """
+    if any(by_input(module) for module in modules.values()):
+        raise UserError(
+            "PEFT's format holds a DoRA's magnitudes for each output; this adapter has one for each input.",
+            "Write kohya's format.",
+        )
     tensors, by_component = {}, dict[str, list[tuple[Place, Module]]]()
     for name, module in modules.items():
         place = place_of(name)
@@ -128,8 +133,10 @@ def _peft_settings(modules: list[tuple[Place, Module]]) -> dict[str, Any]:
 
 
 def _cast(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+    # A DoRA's magnitudes multiply whole weights: rounded to fp16 they would be off by a percent of what it learned.
+    precise = (".alpha", ".dora_scale", ".lora_magnitude_vector.weight")
     cast = {
-        key: tensor.to(torch.float32 if key.endswith(".alpha") else DTYPES[precision]).contiguous()
+        key: tensor.to(torch.float32 if key.endswith(precise) else DTYPES[precision]).contiguous()
         for key, tensor in tensors.items()
     }
     for key, tensor in cast.items():
@@ -264,7 +271,7 @@ def network(modules: Mapping[str, Module]) -> dict[str, str]:
     if other := min(kinds & lycoris.keys(), default=""):
         arguments["algo"] = lycoris[other]
     if "DoRA" in kinds:
-        arguments["dora_wd"] = True
+        arguments |= {"dora_wd": True, "wd_on_output": not any(by_input(module) for module in modules.values())}
     return {
         "ss_network_module": "lycoris.kohya" if arguments else "networks.lora",
         "ss_network_dim": str(Counter(module.rank for module in modules.values()).most_common(1)[0][0]),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.adapter_files.reader import AdapterFile
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
-from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, drop_ranks, known
+from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, decompose, drop_ranks, known
 from trainer.families.family import Family
 
 
@@ -109,6 +109,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     adapter = Adapter(adapted(family), tuple(targets), settings)
     in_full = family.denoiser.dtype == torch.float32  # diffusers looks at all modules to answer: 30 ms with XL's
     for layer in adapter.layers.values():
+        if isinstance(layer, LoraPair) and isinstance(settings, Lora) and settings.dora:
+            decompose(layer)
         for parameter in layer.trained().values():
             # Small updates would be lost in the base's precision.
             parameter.data = parameter.data.float()

@@ -92,10 +92,12 @@ def test_the_files_draw_what_the_adapter_drew(
     assert far(patched(model, (file, 1.0)), live) < 1e-4
     pipeline = fresh(bases[family])
     base = draw(pipeline)
-    pipeline.load_lora_weights(run.folder / "peft")
+    assert far(base, live) > 1e-2
+    if file.kinds == {"DoRA"}:
+        return  # PEFT's format cannot express it
+    pipeline.load_lora_weights(run.folder / "peft", weight_name=writer.PEFT_NAME)
     peft = draw(pipeline)
     assert torch.equal(peft, live) if file.kinds == {"LoRA"} else far(peft, live) < 1e-4
-    assert far(base, live) > 1e-2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -61,6 +61,8 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
     parts = {"lora_down.weight": random((rank, *shape[1:]), seed), "lora_up.weight": random((out, rank, *ones), seed)}
     if kind == "DoRA":
         parts["dora_scale"] = random((out, 1, *ones), seed).abs() + 0.1
+    if kind == "DoRA by input":
+        parts["dora_scale"] = random((1, shape[1], *ones), seed).abs() + 0.1
     return Lora(parts, alpha)
 
 
@@ -74,7 +76,7 @@ def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(adapters(("LoRA", "DoRA", "LoHa", "LoKr")))
+@given(adapters(("LoRA", "DoRA", "DoRA by input", "LoHa", "LoKr")))
 def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
     file = read_back(writer.write(modules, writer.of_family(family, "epsilon"), form="kohya", precision="fp32"))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.adapter_files import safetensors_reader, summary
+from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
-from trainer.adapter_files.summary import PEFT_METADATA
+from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Shape
 from trainer.base_models.registry import DEFAULT, FAMILIES
@@ -88,7 +88,8 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     model = summary.model(file, layers, family)
     if model or not known:
         known = layer_shapes.known(model or family or DEFAULT)
-    facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known)
+    settings = peft_settings.find(file, path.parent)
+    facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known, settings)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
     problems = tuple(_problems(facts, known_family=family is not None))
@@ -297,7 +298,7 @@ def _sdnext(facts: Facts, module: Module) -> bool:
 
 
 def _scale(facts: Facts, _unused: int) -> Iterator[str]:
-    if facts.peft and facts.scaled_by_metadata:
+    if facts.peft and not facts.peft_settings.is_plain:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
 

@@ -7,7 +7,7 @@ tensor at a time, so that a model never has to fit into memory. Nothing is unpic
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainer import paths, storage
 from trainer.adapter_files import safetensors_reader
-from trainer.base_models import detect, layer_names
+from trainer.base_models import detect, layer_names, layer_shapes
 from trainer.base_models.layer_names import Component, Place
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.errors import UserError
@@ -25,24 +25,30 @@ from trainer.errors import UserError
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _UNET = "model.diffusion_model."
 _OPENCLIP = {
-    "attn.out_proj.weight": "self_attn.out_proj",
-    "mlp.c_fc.weight": "mlp.fc1",
-    "mlp.c_proj.weight": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
 }
+_OPENCLIP_LAYERS = "transformer.resblocks."
+_PARTS = (".weight", ".bias")
 Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Place of a layer's weight: a tensor of a file, or a third of the rows of a joined one."""
+    """Place of a layer's weight or bias: a tensor of a file, maybe transposed, or a third of a joined one's rows."""
 
     file: Path
     key: str
     third: int | None = None
+    transposed: bool = False
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return the layer's own rows of the tensor; a view."""
-        return tensor if self.third is None else tensor.chunk(3)[self.third]
+        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return rows.T if self.transposed else rows
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A base model on disk; `headers` lists the tensors of each file."""
+    """A base model on disk; `headers` lists the tensors of each file.
+
+    `weights` are those of layers by their names, `vectors` those of norms and all biases (`NAME.weight`, `NAME.bias`).
+    """
 
     path: Path
     family: FamilyName
     weights: dict[str, Weight]
+    vectors: dict[str, Weight]
     headers: dict[Path, dict[str, Entry]]
 
     def read(self, name: str) -> Tensor:
         """Read a layer's weight in fp32."""
         weight = self.weights[name]
         return weight.of(self.read_tensor(weight.file, weight.key))
+
+    def shape(self, weight: Weight) -> tuple[int, ...]:
+        """Return the shape of a weight or bias."""
+        rows, *others = self.headers[weight.file][weight.key].shape
+        return (*others, rows) if weight.transposed else (rows if weight.third is None else rows // 3, *others)
 
     def others(self) -> Iterator[tuple[Path, str]]:
         """List tensors of the UNet and the text encoders that are no layer's weight: norms, biases, embeddings."""
@@ -90,13 +105,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UserError: it does not exist, or is not a base model that can be used; it says why.
     """
     family = detect.look(path).family
-    weights: dict[str, Weight] = {}
+    weights, vectors = dict[str, Weight](), dict[str, Weight]()
     headers: dict[Path, dict[str, Entry]] = {}
-    for place, weight in _in_folder(path, headers) if path.is_dir() else _in_file(path, family, headers):
-        entry = headers[weight.file][weight.key]
-        if entry.dtype in _DTYPES and len(entry.shape) in (2, 4):
-            weights[layer_names.kohya(place, family)] = weight
-    return Checkpoint(path, family, weights, headers)
+    for place, part, weight in _in_folder(path, headers) if path.is_dir() else _in_file(path, family, headers):
+        entry, name = headers[weight.file][weight.key], layer_names.kohya(place, family)
+        if entry.dtype not in _DTYPES:
+            continue
+        if len(entry.shape) == 1:
+            vectors[name + part] = weight
+        elif part == ".weight" and len(entry.shape) in (2, 4):
+            weights[name] = weight
+    return Checkpoint(path, family, weights, vectors, headers)
 
 
 def _read_header(path: Path) -> dict[str, Entry]:
@@ -108,14 +127,21 @@ def _read_header(path: Path) -> dict[str, Entry]:
         raise safetensors_reader.refusal(path.name, "it is damaged, or is not a safetensors file") from None
 
 
-def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, Weight]]:
+def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, str, Weight]]:
     for component in ("unet", "text_encoder", "text_encoder_2"):
         for file in _weight_files(path / component):
             headers[file] = _read_header(file)
             for key in headers[file]:
-                module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
-                if key.endswith(".weight") and module.place:
-                    yield module.place, Weight(file, key)
+                name, part = _split(key)
+                module = layer_names.read(f"{component}.{name}")
+                if part and module.place:
+                    yield module.place, part, Weight(file, key)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Split a key into the name of the layer and `.weight` or `.bias`; "" if it is neither."""
+    part = next((part for part in _PARTS if key.endswith(part)), "")
+    return key.removesuffix(part), part
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -128,36 +154,46 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))[:1]
 
 
-def _in_file(path: Path, family: FamilyName, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, Weight]]:
+def _in_file(
+    path: Path, family: FamilyName, headers: dict[Path, dict[str, Entry]]
+) -> Iterator[tuple[Place, str, Weight]]:
     headers[path] = _read_header(path)
     downsamplers = [re.match(rf"{re.escape(_UNET)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]]
     per_block = min((int(match[1]) for match in downsamplers if match), default=layer_names.PER_BLOCK)
     for key in headers[path]:
-        if key.startswith(_UNET) and key.endswith(".weight"):
-            original = key.removeprefix(_UNET).removesuffix(".weight")
+        name, part = _split(key)
+        if key.startswith(_UNET):
+            original = name.removeprefix(_UNET)
             module = layer_names.read(f"unet.{layer_names.from_original(original, per_block)}")
-            if module.place:
-                yield module.place, Weight(path, key)
+            if part and module.place:
+                yield module.place, part, Weight(path, key)
             continue
         for encoder in FAMILIES[family].text_encoders:
+            projection = Place(encoder.component, layer_names.TEXT_PROJECTION)
             if key.startswith(encoder.single_file):
                 yield from _text(encoder.component, key.removeprefix(encoder.single_file), Weight(path, key))
+            projects = f"{encoder.component}:{projection.path}" in layer_shapes.known(family)
+            if projects and key == encoder.single_file.removesuffix(_OPENCLIP_LAYERS) + projection.path:
+                yield projection, ".weight", Weight(path, key, transposed=True)
 
 
-def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Place, Weight]]:
-    """Find the layers whose weight a text encoder's tensor is, under the names of transformers or of OpenCLIP."""
-    module = layer_names.read(f"{component}.{key.removesuffix('.weight')}")
-    if module.place and key.endswith(".weight"):
-        yield module.place, weight
-    layer, _, part = key.partition(".")
-    if layer.isdigit() and part in _OPENCLIP:
-        yield Place(component, f"encoder.layers.{layer}.{_OPENCLIP[part]}"), weight
-    elif layer.isdigit() and part == "attn.in_proj_weight":
+def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Place, str, Weight]]:
+    """Find the layers whose weight or bias a text encoder's tensor is, under the names of transformers or OpenCLIP."""
+    name, part = _split(key)
+    module = layer_names.read(f"{component}.{name}")
+    if module.place and part:
+        yield module.place, part, weight
+    layer, _, name = name.partition(".")
+    if layer.isdigit() and name in _OPENCLIP:
+        yield Place(component, f"encoder.layers.{layer}.{_OPENCLIP[name]}"), part, weight
+    elif layer.isdigit() and name.startswith("attn.in_proj_"):
+        part = f".{name.removeprefix('attn.in_proj_')}"
         for third, name in enumerate(("q_proj", "k_proj", "v_proj")):
-            yield Place(component, f"encoder.layers.{layer}.self_attn.{name}"), Weight(weight.file, weight.key, third)
+            place = Place(component, f"encoder.layers.{layer}.self_attn.{name}")
+            yield place, part, Weight(weight.file, weight.key, third)
 
 
-def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> None:
+def rewrite(checkpoint: Checkpoint, changes: Sequence[tuple[Weight, Change]], out: Path) -> None:
     """Write the model with changed weights, in the same format, precision and files.
 
     Raises:
@@ -166,8 +202,7 @@ def rewrite(checkpoint: Checkpoint, changes: dict[str, Change], out: Path) -> No
     if out.exists():
         raise UserError("{name} already exists.", "Choose another name.", name=out.name)
     by_tensor: dict[tuple[Path, str], list[tuple[Weight, Change]]] = {}
-    for name, change in changes.items():
-        weight = checkpoint.weights[name]
+    for weight, change in changes:
         by_tensor.setdefault((weight.file, weight.key), []).append((weight, change))
     if checkpoint.path.is_file():
         storage.write_chunks(out, _chunks(checkpoint, checkpoint.path, by_tensor))

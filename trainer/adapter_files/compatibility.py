@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.adapter_files import safetensors_reader, summary
+from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
-from trainer.adapter_files.summary import PEFT_METADATA
+from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Shape
 from trainer.base_models.registry import DEFAULT, FAMILIES
@@ -88,7 +88,8 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     model = summary.model(file, layers, family)
     if model or not known:
         known = layer_shapes.known(model or family or DEFAULT)
-    facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known)
+    settings = peft_settings.find(file, path.parent)
+    facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known, settings)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
     problems = tuple(_problems(facts, known_family=family is not None))
@@ -216,7 +217,7 @@ def _remark(program: Program, facts: Facts) -> str:
     kinds = {layer.kind for layer in facts.layers}
     if program.name == "sd-scripts" and kinds != {"LoRA"}:
         return _(", with --network_module lycoris.kohya")
-    if program.name in ("ComfyUI", "Forge") and "DoRA" in kinds:
+    if program.name in ("ComfyUI", "Forge") and facts.dora_by_output:
         return _(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
     if program.name == "sd-scripts" and facts.spec.original_names and _namings(facts) == {"diffusers"}:
         return _("; training cannot be resumed from it under these names")
@@ -297,7 +298,7 @@ def _sdnext(facts: Facts, module: Module) -> bool:
 
 
 def _scale(facts: Facts, _unused: int) -> Iterator[str]:
-    if facts.peft and facts.scaled_by_metadata:
+    if facts.peft and not facts.peft_settings.is_plain:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
 
@@ -358,6 +359,11 @@ def _invoke_rules(facts: Facts, _unused: int) -> Iterator[str]:
 def _kohya_rules(facts: Facts, _unused: int) -> Iterator[str]:
     if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
         yield _("of a file with both kinds of names it loads one kind")
+    if facts.dora_by_input:
+        yield _(
+            "it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
+            "wd_on_output=False"
+        )
 
 
 def _diffusers_rules(facts: Facts, _unused: int) -> Iterator[str]:

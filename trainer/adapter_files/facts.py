@@ -1,14 +1,13 @@
 """Facts that loading rules depend on: the layers of an adapter file, and how they fit the model it is for."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from trainer.adapter_files import summary
+from trainer.adapter_files.peft_settings import PeftSettings
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
-from trainer.adapter_files.summary import PEFT_METADATA, Layer
+from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place, Shape
 from trainer.base_models.registry import FAMILIES, FamilyName
@@ -25,6 +24,7 @@ class Facts:
     family: FamilyName
     model: str
     known: Mapping[str, Shape]
+    peft_settings: PeftSettings
 
     @property
     def spec(self) -> FamilySpec:
@@ -35,15 +35,6 @@ class Facts:
     def peft(self) -> bool:
         """Tell whether the file is in PEFT's format."""
         return any(layer.module.naming == "dotted" for layer in self.layers)
-
-    @cached_property
-    def peft_settings(self) -> dict[str, Any]:
-        """PEFT's settings in the metadata; {} if there are none or they are damaged."""
-        try:
-            settings = json.loads(self.file.metadata.get(PEFT_METADATA, "{}"))
-        except (ValueError, RecursionError):
-            return {}
-        return settings if isinstance(settings, dict) else {}
 
     @cached_property
     def without_alpha(self) -> list[str]:
@@ -75,25 +66,23 @@ class Facts:
     @cached_property
     def not_finite(self) -> list[str]:
         """Tensors with values that are infinite or NaN."""
-        return [key for key in self.file.entries if not self.file.is_finite(key)]
-
-    @cached_property
-    def scaled_by_metadata(self) -> bool:
-        """Tell whether PEFT's settings hold a scale other than 1."""
-        settings = self.peft_settings
-        components = {key.partition(".")[0] for key in settings}
-        return any(
-            settings.get(f"{component}.alpha_pattern")
-            or settings.get(f"{component}.lora_alpha") != settings.get(f"{component}.r")
-            for component in components
-        )
+        return summary.not_finite(self.file, self.layers, self.unknown_keys)
 
     def has(self, module: Module) -> bool:
         """Tell whether the model has a layer."""
         return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
 
-    @cached_property
+    @property
     def dora_by_output(self) -> bool:
-        """Tell whether it is a DoRA with a magnitude for each output, not for each input."""
-        scales = (summary.shapes(self.file, layer).get("dora_scale", ()) for layer in self.layers)
-        return any(shape and shape[0] > 1 for shape in scales)
+        """Tell whether it is a DoRA with a magnitude for each output."""
+        return any(shape[0] > 1 for shape in self._magnitudes)
+
+    @property
+    def dora_by_input(self) -> bool:
+        """Tell whether it is a DoRA with a magnitude for each input."""
+        return any(shape[0] == 1 for shape in self._magnitudes)
+
+    @cached_property
+    def _magnitudes(self) -> list[Shape]:
+        magnitudes = (summary.shapes(self.file, layer).get("dora_scale") for layer in self.layers)
+        return [shape for shape in magnitudes if shape]

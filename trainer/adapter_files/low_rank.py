@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.adapter_files.reader import LoHa, LoKr, Lora, Module
+from trainer.adapter_files.modules import Full, LoHa, LoKr, Lora, Module, bias_change, kind, needs_base
 from trainer.errors import UserError
 
 
@@ -51,7 +51,7 @@ class Cut:
 
 
 def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
-    """Factor the change of a module at strength 1; exact for every kind but DoRA.
+    """Factor the change of a module at strength 1, exactly.
 
     The Hadamard product of two matrices of rank r has rank r squared at most: its factors are the products of all pairs
     of columns and rows (Hyeon-Woo et al. 2022, proposition 1). A Kronecker product of W1 and B A is that of W1 and B
@@ -62,12 +62,17 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
         kernel: the weight's shape behind its rows, where the module's tensors do not show it.
 
     Raises:
-        UserError: DoRA, whose change depends on the base's weight.
+        UserError: the change depends on the base's weight, or is not that of a weight alone.
     """
-    if "dora_scale" in module.parts:
+    if needs_base(module):
         raise UserError(
-            "The change of a DoRA depends on the base's weights, so that it is not a low-rank change by itself.",
+            "The change that {kind} makes depends on the base's weights: it is not a low-rank change by itself.",
             "Bake it into its base model instead.",
+            kind=kind(module),
+        )
+    if kind(module) == "norm" or bias_change(module) is not None:
+        raise UserError(
+            "It changes norms or biases, which a LoRA cannot express.", "Bake it into its base model instead."
         )
     parts = {ending: part.double() for ending, part in module.parts.items()}
     if isinstance(module, Lora):
@@ -80,6 +85,9 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
         return Pair(module.alpha / module.rank * up, down, tuple(kernel or down.shape[1:]))
     if isinstance(module, LoKr):
         return _kronecker(module, parts, kernel)
+    if isinstance(module, Full):
+        up, down = _split(parts["diff"].flatten(1))
+        return Pair(up, down, tuple(kernel or parts["diff"].shape[1:]))
     raise TypeError(type(module).__name__)
 
 

@@ -16,9 +16,20 @@ from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec
 
 COVER = "ssmd_cover_images"
-PEFT_METADATA = "lora_adapter_metadata"
 MAX_COVER = 4 * 2**20
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+# Kinds by how the names of their tensors begin; that of a bias is with others, too.
+_ALGORITHMS = (
+    ("lora_", "LoRA"),
+    ("hada_", "LoHa"),
+    ("lokr_", "LoKr"),
+    ("a1.", "GLoRA"),
+    ("oft_", "OFT"),
+    ("on_input", "IA3"),
+    ("w_norm", "norm"),
+    ("b_norm", "norm"),
+    ("diff", "full"),
+)
 TRAINING_SETTINGS = {
     "optimizer": "ss_optimizer",
     "learning rate": "ss_learning_rate",
@@ -41,14 +52,16 @@ class Layer:
     parts: dict[str, str]
 
     @property
+    def algorithm(self) -> str:
+        """LoRA, LoHa, LoKr, GLoRA, OFT, IA3, full or norm; "" if the tensors make none of these."""
+        return next((kind for start, kind in _ALGORITHMS if any(part.startswith(start) for part in self.parts)), "")
+
+    @property
     def kind(self) -> str:
-        """LoRA, DoRA, LoHa or LoKr; "" if the tensors make none of these."""
-        if "dora_scale" in self.parts:
-            return "DoRA"
-        for prefix, kind in (("lora_", "LoRA"), ("hada_", "LoHa"), ("lokr_", "LoKr")):
-            if any(ending.startswith(prefix) for ending in self.parts):
-                return kind
-        return ""
+        """Its algorithm, but DoRA for a LoRA with magnitudes."""
+        if "dora_scale" not in self.parts:
+            return self.algorithm
+        return "DoRA" if self.algorithm == "LoRA" else f"{self.algorithm} with DoRA"
 
 
 def layers(file: SafetensorsFile) -> tuple[list[Layer], list[str]]:
@@ -178,7 +191,8 @@ def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> boo
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:
         return False
-    return layer_names.weight_size(shapes(file, layer)) == (weight[0], math.prod(weight[1:]))
+    size = layer_names.weight_size(shapes(file, layer))
+    return size is not None and layer_names.same_size(size, (weight[0], math.prod(weight[1:])))
 
 
 def describe(file: SafetensorsFile) -> dict[str, Any]:
@@ -188,6 +202,7 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
     metadata, family_name = file.metadata, family(file, known_layers)
     keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
     dtypes = {file.entries[key].dtype for key in keys}
+    alphas = {file.number(layer.parts["alpha"]) for layer in known_layers if "alpha" in layer.parts}
     peft = any(layer.module.naming == "dotted" for layer in known_layers)
     return {
         "family": FAMILIES[family_name].title if family_name else "unknown",
@@ -200,9 +215,9 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
         "text_encoder_modules": len(text_layers),
         "unknown_keys": len(unknown_keys),
         "ranks": sorted({rank for layer in known_layers if (rank := rank_of(file, layer))}),
-        "alphas": sorted({file.number(layer.parts["alpha"]) for layer in known_layers if "alpha" in layer.parts}),
+        "alphas": sorted(alpha for alpha in alphas if math.isfinite(alpha)),
         "precision": sorted(_DTYPES.get(dtype, dtype) for dtype in dtypes),
-        "finite": all(file.is_finite(key) for key in file.entries),
+        "finite": not not_finite(file, known_layers, unknown_keys),
         "bytes": len(file.data),
         "blocks": _bytes_by_block(file, known_layers),
         "title": metadata.get("modelspec.title", ""),
@@ -218,6 +233,16 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
         "cover": bool(cover(metadata)),
         "data_sha256": metadata.get("sshs_model_hash", ""),
     }
+
+
+def not_finite(file: SafetensorsFile, layers: list[Layer], unknown_keys: list[str]) -> list[str]:
+    """List tensors with infinite or undefined values.
+
+    The alpha of a LoKr of two whole matrices has no use: ai-toolkit writes 10^10 there, which is infinite in fp16.
+    """
+    unused = {layer.parts.get("alpha") for layer in layers if {"lokr_w1", "lokr_w2"} <= layer.parts.keys()}
+    keys = [key for layer in layers for key in layer.parts.values() if key not in unused]
+    return [key for key in keys + unknown_keys if not file.is_finite(key)]
 
 
 def rank_of(file: SafetensorsFile, layer: Layer) -> int:

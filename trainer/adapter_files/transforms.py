@@ -3,7 +3,7 @@
 Each works on a module's change of a weight, not on its file format, so that all kinds can be mixed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from trainer.adapter_files import low_rank
-from trainer.adapter_files.base_weights import Change, Checkpoint, rewrite
+from trainer.adapter_files.base_weights import Change, Checkpoint, Weight, rewrite
 from trainer.adapter_files.low_rank import Pair
-from trainer.adapter_files.reader import AdapterFile, Module
+from trainer.adapter_files.modules import Module, bias_change, fits, size
+from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import kernel_of, place_of
 from trainer.base_models import layer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
@@ -57,10 +58,8 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
     sizes: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, file in files.items():
         for module_name, module in file.modules.items():
-            shapes = {ending: tuple(part.shape) for ending, part in module.parts.items()}
-            size = layer_names.weight_size(shapes) or (0, 0)
-            other, known = sizes.setdefault(module_name, (name, size))
-            if known != size:
+            other, known = sizes.setdefault(module_name, (name, size(module)))
+            if not layer_names.same_size(known, size(module)):
                 raise UserError(
                     "{other} and {name} are for base models of different sizes (in {module_name}).",
                     "Only adapters of one base model can be combined.",
@@ -77,7 +76,7 @@ def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Mad
     The factors are put side by side, which is exact: ranks add up. With `rank`, each layer is then cut to it.
 
     Raises:
-        UserError: they do not belong together, or one is DoRA.
+        UserError: they do not belong together, or a LoRA cannot express one.
     """
     family = same_family({name: file for name, file, _ in files})
     modules: dict[str, Module] = {}
@@ -129,12 +128,12 @@ def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
     """Return a LoRA of lower rank with nearly the effect of an adapter: each layer's best approximation.
 
     Args:
-        file: of any kind but DoRA.
+        file: of kinds that a LoRA can express.
         rank: the most a layer may have; 0 = no limit.
         energy: share of the squared effect that each layer keeps at least.
 
     Raises:
-        UserError: it is DoRA, or a limit is out of range.
+        UserError: a LoRA cannot express it, or a limit is out of range.
     """
     if not 0 < energy <= 1 or rank < 0:
         raise UserError("The energy share must be above 0 and at most 1, and the rank positive.", "Correct it.")
@@ -164,21 +163,19 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
             _check_fits(title, name, module, base)
             if strength:
                 changes.setdefault(name, []).append((module, strength))
-    rewrite(base, {name: _change(modules) for name, modules in changes.items()}, out)
+    rewrite(base, [change for name, modules in changes.items() for change in _changes(base, name, modules)], out)
     return len(changes)
 
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
     remedy = _("Choose the base model that the adapter was trained on.")
-    if name not in base.weights:
+    weight = _weight_of(base, name)
+    if weight is None or (bias_change(module) is not None and f"{name}.bias" not in base.vectors):
         raise UserError(
             "{base} has no layer {name}, which {title} changes.", remedy, base=base.path.name, name=name, title=title
         )
-    weight = base.weights[name]
-    shape = base.headers[weight.file][weight.key].shape
-    rows = shape[0] if weight.third is None else shape[0] // 3
-    size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
-    if size != (rows, int(torch.Size(shape[1:]).numel())):
+    rows, *others = base.shape(weight)
+    if not fits(module, (rows, int(torch.Size(others).numel()))):
         raise UserError(
             "The layer {name} has a different size in {base} than in {title}.",
             remedy,
@@ -188,13 +185,24 @@ def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None
         )
 
 
-def _change(modules: list[tuple[Module, float]]) -> Change:
-    def change(weight: Tensor) -> Tensor:
-        # Each module gets the base's own weight, on which DoRA depends.
-        flat = weight.flatten(1)
+def _weight_of(base: Checkpoint, name: str) -> Weight | None:
+    return base.weights.get(name) or base.vectors.get(f"{name}.weight")
+
+
+def _changes(base: Checkpoint, name: str, modules: list[tuple[Module, float]]) -> Iterator[tuple[Weight, Change]]:
+    """Yield the tensors of a layer that modules change, with what to make of them."""
+
+    def change_weight(weight: Tensor) -> Tensor:
+        # Each module gets the base's own weight, on which some kinds depend.
+        flat = weight.reshape(len(weight), -1)
         return flat + sum(strength * module.delta(flat) for module, strength in modules)
 
-    return change
+    weight = _weight_of(base, name)
+    assert weight  # checked for each module
+    yield weight, change_weight
+    biases = [strength * bias for module, strength in modules if (bias := bias_change(module)) is not None]
+    if biases:
+        yield base.vectors[f"{name}.bias"], lambda bias: bias + sum(biases)
 
 
 def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1.0) -> Made:
@@ -214,7 +222,7 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
         )
     modules, whole, lost, worst = dict[str, Module](), 0.0, 0.0, 0.0
     for name in sorted(tuned.weights.keys() & base.weights.keys()):
-        if place_of(name).block == "outside":
+        if place_of(name).block == "outside" or place_of(name).path == layer_names.TEXT_PROJECTION:
             continue
         new, old = tuned.read(name), base.read(name)
         if new.shape != old.shape:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.adapter_files import low_rank
-from trainer.adapter_files.reader import AdapterFile, Module, kind, tensors_of
-from trainer.adapter_files.summary import PEFT_METADATA
+from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
+from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
+from trainer.adapter_files.reader import AdapterFile, tensors_of
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
@@ -64,10 +65,23 @@ _JOINED = {
     "modelspec.author": "modelspec.author",
     "modelspec.license": "modelspec.license",
 }
+# Kinds by the names that LyCORIS has for them.
+_ALGORITHMS = {
+    "DoRA": "lora",
+    "LoHa": "loha",
+    "LoHa with DoRA": "loha",
+    "LoKr": "lokr",
+    "LoKr with DoRA": "lokr",
+    "GLoRA": "glora",
+    "OFT": "diag-oft",
+    "BOFT": "boft",
+    "IA3": "ia3",
+    "full": "full",
+}
 
 
 def kohya(modules: Mapping[str, Module], precision: Precision) -> dict[str, Tensor]:
-    """Return the tensors of kohya's format; the alphas stay in fp32, in which every program reads them.
+    """Return the tensors of kohya's format; alphas and DoRA's magnitudes stay in fp32, which every program reads.
 
     Raises:
         UserError: a value is too large for the precision.
@@ -80,15 +94,20 @@ def peft(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of PEFT's format, and the metadata that diffusers needs for it.
 
-    LoHa and LoKr are written as the LoRA of the same change, which diffusers reads; their rank is larger then.
+    Kinds that diffusers does not read are written as the LoRA of the same change, whose rank is larger.
 
     Raises:
-        UserError: a value is too large for the precision.
+        UserError: a value is too large for the precision, or a kind cannot be written in this format.
     """
+    if any(by_input(module) for module in modules.values()):
+        raise UserError(
+            "PEFT's format holds a DoRA's magnitudes for each output; this adapter has one for each input.",
+            "Write kohya's format.",
+        )
     tensors, by_component = {}, dict[str, list[tuple[Place, Module]]]()
     for name, module in modules.items():
         place = place_of(name)
-        if kind(module) in ("LoHa", "LoKr"):
+        if not isinstance(module, Lora) or bias_change(module) is not None:
             module = low_rank.cut(low_rank.factors(module, kernel_of(name, module, family))).pair.module()
         by_component.setdefault(place.component, []).append((place, module))
         tensors[f"{layer_names.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
@@ -128,8 +147,10 @@ def _peft_settings(modules: list[tuple[Place, Module]]) -> dict[str, Any]:
 
 
 def _cast(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+    # A DoRA's magnitudes multiply whole weights: rounded to fp16 they would be off by a percent of what it learned.
+    precise = (".alpha", ".dora_scale", ".lora_magnitude_vector.weight")
     cast = {
-        key: tensor.to(torch.float32 if key.endswith(".alpha") else DTYPES[precision]).contiguous()
+        key: tensor.to(torch.float32 if key.endswith(precise) else DTYPES[precision]).contiguous()
         for key, tensor in tensors.items()
     }
     for key, tensor in cast.items():
@@ -151,14 +172,12 @@ def place_of(name: str) -> Place:
 
 
 def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int, ...]:
-    """Return the shape behind the rows of the weight that a LoHa or LoKr changes, which its flat tensors do not show.
+    """Return the shape behind the rows of the weight that a module changes, where flat tensors do not show it.
 
     Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
     """
     path = place_of(name).path
-    size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
-    assert size  # read as a module, so that its tensors fit together
-    columns = size[1]
+    columns = size(module)[1]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
         return (columns // 9, 3, 3)
     projection = path.endswith((".proj_in", ".proj_out")) and not FAMILIES[family or DEFAULT].linear_projections
@@ -259,12 +278,13 @@ def of_family(family: FamilyName, predicts: PredictionType) -> dict[str, str]:
 def network(modules: Mapping[str, Module]) -> dict[str, str]:
     """Return the metadata by which programs know how a file is built; of several ranks or alphas, the most common."""
     kinds = {kind(module) for module in modules.values()}
-    lycoris = {"DoRA": "lora", "LoHa": "loha", "LoKr": "lokr"}
     arguments: dict[str, Any] = {}
-    if other := min(kinds & lycoris.keys(), default=""):
-        arguments["algo"] = lycoris[other]
-    if "DoRA" in kinds:
-        arguments["dora_wd"] = True
+    if other := min(kinds & _ALGORITHMS.keys(), default=""):
+        arguments["algo"] = _ALGORITHMS[other]
+    if any("DoRA" in name for name in kinds):
+        arguments |= {"dora_wd": True, "wd_on_output": not any(by_input(module) for module in modules.values())}
+    if "norm" in kinds:
+        arguments["train_norm"] = True
     return {
         "ss_network_module": "lycoris.kohya" if arguments else "networks.lora",
         "ss_network_dim": str(Counter(module.rank for module in modules.values()).most_common(1)[0][0]),

@@ -32,6 +32,7 @@ _RESIDUAL = {
 # Layers outside the blocks, under theirs.
 _OUTSIDE = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -42,16 +43,21 @@ _RESIDUAL_BACK = {original: name for name, original in _RESIDUAL.items()}
 _OUTSIDE_BACK = {original: name for name, original in _OUTSIDE.items()}
 _WORD = re.compile(
     r"(down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks|transformer_blocks|to_[qkv]|to_out"
-    r"|proj_in|proj_out|conv_shortcut|time_emb_proj|conv_in|conv_out|time_embedding|add_embedding|linear_[12]"
+    r"|proj_in|proj_out|conv_shortcut|time_emb_proj|conv_in|conv_norm_out|conv_out|time_embedding|add_embedding"
+    r"|linear_[12]|layer_norm[12]|final_layer_norm|text_projection"
     r"|in_layers|out_layers|emb_layers|skip_connection|time_embed|label_emb|text_model|self_attn|[qkv]_proj|out_proj"
     r"|[a-z]+\d?|\d+)(?:_|$)"
 )
 _UNET_PATH = re.compile(
-    r"(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?:attentions\.\d+\.(?:proj_in|proj_out|transformer_blocks\.\d+\."
-    r"(?:attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))|resnets\.\d+\.(?:conv1|conv2|conv_shortcut"
-    r"|time_emb_proj)|(?:down|up)samplers\.0\.conv)|conv_in|conv_out|(?:time|add)_embedding\.linear_[12]"
+    r"(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?:attentions\.\d+\.(?:norm|proj_in|proj_out|transformer_blocks\.\d+"
+    r"\.(?:norm[123]|attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))|resnets\.\d+\.(?:norm[12]|conv1|conv2"
+    r"|conv_shortcut|time_emb_proj)|(?:down|up)samplers\.0\.conv)|conv_in|conv_norm_out|conv_out"
+    r"|(?:time|add)_embedding\.linear_[12]"
 )
-_TEXT_PATH = re.compile(r"encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])")
+_TEXT_PATH = re.compile(
+    r"encoder\.layers\.\d+\.(?:layer_norm[12]|self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])|final_layer_norm|text_projection"
+)
+TEXT_PROJECTION = "text_projection"  # the only layer beside a text encoder's first level, not in it
 # Endings of keys in other formats, as kohya's; those that are not here are kohya's or LyCORIS' own.
 _ENDINGS = {
     ".lora_A.weight": "lora_down.weight",
@@ -76,6 +82,9 @@ OWN_ENDINGS = (
     "lora_mid.weight",
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    *("a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
+    *("oft_blocks", "rescale", "on_input"),
+    *("diff", "diff_b", "w_norm", "b_norm"),
 )
 
 
@@ -114,6 +123,8 @@ def split(key: str) -> tuple[str, str]:
     for ending in OWN_ENDINGS:
         if key.endswith(f".{ending}"):
             return key.removesuffix(f".{ending}"), ending
+    if key.endswith(".weight") and key.startswith(PREFIXES):  # of IA3; elsewhere it is a model's own weight
+        return key.removesuffix(".weight"), "weight"
     return key, ""
 
 
@@ -148,7 +159,7 @@ def _module(name: str, component: Component, path: str, naming: Naming, prefix: 
         return Module(name, Place(component, path) if _UNET_PATH.fullmatch(path) else None, naming, prefix)
     inner = path.removeprefix("text_model.")
     place = Place(component, inner) if _TEXT_PATH.fullmatch(inner) else None
-    return Module(name, place, naming, prefix, path.startswith("text_model."))
+    return Module(name, place, naming, prefix, path.startswith("text_model.") or path == TEXT_PROJECTION)
 
 
 def dotted(name: str) -> str:
@@ -163,13 +174,16 @@ def kohya(place: Place, family: FamilyName) -> str:
         path = original(place.path) if FAMILIES[family].original_names else place.path
         return "lora_unet_" + path.replace(".", "_")
     prefixes = {component: prefix for prefix, component in _TEXT_ENCODERS.items()} | FAMILIES[family].prefixes
-    return f"{prefixes[place.component]}text_model_" + place.path.replace(".", "_")
+    return f"{prefixes[place.component]}{_with_first_level(place).replace('.', '_')}"
 
 
 def peft(place: Place) -> str:
     """Return the name in PEFT's format, with the text encoders' first level as the published models have it."""
-    first_level = "" if place.component == "unet" else "text_model."
-    return f"{place.component}.{first_level}{place.path}"
+    return f"{place.component}.{place.path if place.component == 'unet' else _with_first_level(place)}"
+
+
+def _with_first_level(place: Place) -> str:
+    return place.path if place.path == TEXT_PROJECTION else f"text_model.{place.path}"
 
 
 def original(path: str, per_block: int = PER_BLOCK, *, attends: bool = True) -> str:
@@ -242,22 +256,41 @@ def _from_middle(index: int, inner: str) -> str:
 def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Return rows and columns [out, in * kh * kw] of the weight that a module changes, by the shapes of its tensors.
 
-    None if the tensors do not fit together or one is missing.
+    Each is 0 where they do not tell it, as with OFT. None if they do not fit together or one is missing.
     """
     try:
-        if "lora_down.weight" in shapes:
-            return _lora_size(shapes)
-        if "hada_w1_a" in shapes:
-            first, second = _hada_size(shapes, "1"), _hada_size(shapes, "2")
-            return first if first == second else None
-        first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
+        return _size(shapes)
     except (KeyError, ValueError, IndexError):
         return None
+
+
+def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    if "lora_down.weight" in shapes:
+        return _lora_size(shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight"))
+    if "hada_w1_a" in shapes:
+        first, second = _hada_size(shapes, "1"), _hada_size(shapes, "2")
+        return first if first == second else None
+    if "a1.weight" in shapes:
+        return _glora_size(shapes)
+    if "oft_blocks" in shapes:
+        return _oft_size(shapes["oft_blocks"])
+    if "on_input" in shapes:
+        return 0, 0
+    for ending in ("diff", "w_norm"):
+        if ending in shapes:
+            return shapes[ending][0], math.prod(shapes[ending][1:])
+    if shapes and shapes.keys() <= {"diff_b", "b_norm"}:
+        return next(iter(shapes.values()))[0], 0
+    first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
     return (first[0] * second[0], first[1] * second[1]) if first and second else None
 
 
-def _lora_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    down, up, mid = shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight")
+def same_size(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Tell whether two sizes can be those of the same weight; 0 is unknown."""
+    return all(one == other or 0 in (one, other) for one, other in zip(first, second, strict=True))
+
+
+def _lora_size(down: Shape, up: Shape, mid: Shape | None) -> tuple[int, int] | None:
     rank = (mid or down)[0]
     if math.prod(up[2:]) != 1 or up[1] != rank:
         return None
@@ -284,3 +317,21 @@ def _lokr_size(shapes: Mapping[str, Shape], number: str) -> tuple[int, int] | No
     if core:
         return (first[1], second[1] * math.prod(core[2:])) if core[:2] == (first[0], second[0]) else None
     return (first[0], math.prod(second[1:])) if first[1] == second[0] else None
+
+
+def _glora_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    a1, a2 = shapes["a1.weight"], shapes["a2.weight"]
+    size = _lora_size(shapes["b2.weight"], shapes["b1.weight"], shapes.get("bm.weight"))
+    inputs = shapes["b2.weight"][1]
+    fits = a1[:2] == a2[1::-1] == (inputs, a2[0]) and math.prod(a1[2:]) == math.prod(a2[2:]) == 1
+    return size if fits else None
+
+
+def _oft_size(blocks: Shape) -> tuple[int, int] | None:
+    *levels, count, size, width = blocks
+    rows = count * size
+    if size != width or len(levels) > 1:
+        return None
+    # Each level of a butterfly pairs halves of blocks that are twice as far apart.
+    largest = 2 ** (levels[0] - 1) * size if levels else size
+    return (rows, 0) if rows % largest == 0 and (not levels or size % 2 == 0) else None

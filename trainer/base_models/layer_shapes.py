@@ -38,7 +38,8 @@ def of_folder(folder: Path) -> dict[str, Shape]:
 def text_encoder_size(model: str) -> int:
     """Count the parameters of the text encoders of one of the `MODELS`, but for biases and norms."""
     folder, layers = MODELS[model][1], known(model)
-    size = sum(math.prod(shape) for name, shape in layers.items() if name.startswith("text_encoder"))
+    weights = [shape for name, shape in layers.items() if name.startswith("text_encoder") and len(shape) > 1]
+    size = sum(math.prod(shape) for shape in weights)
     for component in _text_encoders(folder):
         config = _config(folder / component)
         size += (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * int(config["hidden_size"])
@@ -58,16 +59,20 @@ def text_encoder(config: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the layers of a CLIP text encoder and the shapes of their weights."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     layers: dict[str, Shape] = {f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
-    layers |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
-    return {
+    layers |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner), "layer_norm1": (width,), "layer_norm2": (width,)}
+    shapes: dict[str, Shape] = {
         f"encoder.layers.{number}.{name}": shape
         for number in range(int(config["num_hidden_layers"]))
         for name, shape in layers.items()
     }
+    shapes["final_layer_norm"] = (width,)
+    if config["architectures"] == ["CLIPTextModelWithProjection"]:
+        shapes["text_projection"] = (int(config["projection_dim"]), width)
+    return shapes
 
 
 def unet(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the linear and convolution layers of a UNet and the shapes of their weights.
+    """Return the linear, convolution and norm layers of a UNet and the shapes of their weights.
 
     Rombach et al. 2022, section 3; Podell et al. 2023, section 2.1.
     """
@@ -77,6 +82,7 @@ def unet(config: Mapping[str, Any]) -> dict[str, Shape]:
     depths = config.get("transformer_layers_per_block", 1)
     depths = [depths] * len(widths) if isinstance(depths, int) else list(depths)
     shapes["conv_in"] = (widths[0], int(config["in_channels"]), 3, 3)
+    shapes["conv_norm_out"] = (widths[0],)
     shapes["conv_out"] = (int(config["out_channels"]), widths[0], 3, 3)
     shapes["time_embedding.linear_1"] = (time_width, widths[0])
     shapes["time_embedding.linear_2"] = (time_width, time_width)
@@ -113,6 +119,8 @@ def unet(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _residual(path: str, inputs: int, outputs: int, time_width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{path}.norm1", (inputs,)
+    yield f"{path}.norm2", (outputs,)
     yield f"{path}.conv1", (outputs, inputs, 3, 3)
     yield f"{path}.time_emb_proj", (outputs, time_width)
     yield f"{path}.conv2", (outputs, outputs, 3, 3)
@@ -122,6 +130,7 @@ def _residual(path: str, inputs: int, outputs: int, time_width: int) -> Iterator
 
 def _attention(path: str, width: int, depth: int, config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     projection: Shape = (width, width) if config.get("use_linear_projection") else (width, width, 1, 1)
+    yield f"{path}.norm", (width,)
     yield f"{path}.proj_in", projection
     yield f"{path}.proj_out", projection
     context_width = int(config["cross_attention_dim"])
@@ -132,5 +141,6 @@ def _attention(path: str, width: int, depth: int, config: Mapping[str, Any]) -> 
             yield f"{block}.{attention}.to_k", (width, key_width)
             yield f"{block}.{attention}.to_v", (width, key_width)
             yield f"{block}.{attention}.to_out.0", (width, width)
+        yield from ((f"{block}.norm{part}", (width,)) for part in (1, 2, 3))
         yield f"{block}.ff.net.0.proj", (8 * width, width)
         yield f"{block}.ff.net.2", (width, 4 * width)

@@ -70,7 +70,7 @@ class Lora(Section):
     """Low-rank adaptation, Hu et al. 2021, https://arxiv.org/abs/2106.09685 (section 4.1).
 
     Its file is read by every program, also with convolutions (LoCon). With DoRA (Liu et al. 2024, arXiv 2402.09353) it
-    is read by ComfyUI, Forge and programs with LyCORIS, which differ slightly in its norm; not by diffusers.
+    is read by all but diffusers, which leaves the magnitudes out.
     """
 
     kind: Literal["lora"] = "lora"
@@ -97,7 +97,7 @@ class Lora(Section):
     dora: bool = Field(
         False,
         title="DoRA",
-        description="Learn magnitude and direction of each weight separately; slower, and not all programs load it.",
+        description="Learn lengths and directions of the weights separately; slower, and diffusers ignores lengths.",
     )
     lora_plus_ratio: float = Field(
         1.0,
@@ -115,14 +115,18 @@ class Lora(Section):
 
     @property
     def file_alpha(self) -> float:
-        """Alpha to write to a file, for programs that scale by alpha / rank."""
+        """Alpha to write to a file, for programs that scale by alpha / rank; the factors of a DoRA hold their scale."""
+        if self.dora:
+            return float(self.rank)
         return self.alpha * math.sqrt(self.rank) if self.rslora else self.alpha
 
     @property
     def network(self) -> tuple[str, dict[str, Any]]:
         """Module and arguments of the file, for programs that read `ss_network_module`."""
         conv = {"conv_dim": self.rank, "conv_alpha": self.file_alpha} if self.targets == "conv" else {}
-        return ("lycoris.kohya", {"algo": "lora", "dora_wd": True, **conv}) if self.dora else ("networks.lora", conv)
+        if self.dora:
+            return "lycoris.kohya", {"algo": "lora", "dora_wd": True, "wd_on_output": False, **conv}
+        return "networks.lora", conv
 
     def build(self, names: Sequence[str]) -> PeftConfig:
         """Return peft's config for the modules of these names."""
@@ -135,7 +139,6 @@ class Lora(Section):
             target_modules=list(names),
             lora_dropout=self.dropout,
             use_rslora=self.rslora,
-            use_dora=self.dora,
         )
 
 

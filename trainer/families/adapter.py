@@ -10,11 +10,16 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from trainer.adapter_files.modules import Module, bias_change, fits
 from trainer.adapter_files.reader import AdapterFile
+from trainer.base_models import layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
-from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, drop_ranks, known
+from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, decompose, drop_ranks, known
 from trainer.families.family import Family
+from trainer.i18n import _
+
+_NAMED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, BaseTunerLayer)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     adapter = Adapter(adapted(family), tuple(targets), settings)
     in_full = family.denoiser.dtype == torch.float32  # diffusers looks at all modules to answer: 30 ms with XL's
     for layer in adapter.layers.values():
+        if isinstance(layer, LoraPair) and isinstance(settings, Lora) and settings.dora:
+            decompose(layer)
         for parameter in layer.trained().values():
             # Small updates would be lost in the base's precision.
             parameter.data = parameter.data.float()
@@ -128,19 +135,21 @@ def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
 
 
 def _text_name(prefix: str, path: str) -> str:
+    if path == layer_names.TEXT_PROJECTION:
+        return f"{prefix}_{path}"
     # transformers 5 leaves the first level out in one of its two classes.
     return f"{prefix}_text_model_" + path.removeprefix("text_model.").replace(".", "_")
 
 
 def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """Yield all linear and convolution layers, adapted or not, with the names that other programs know them by.
+    """Yield all linear, convolution and norm layers, adapted or not, with the names that other programs know them by.
 
     Each is (name, owner, attribute there, layer); what an adapter put inside of one is left out.
     """
     for prefix, host in {"lora_unet": family.denoiser, **family.text_encoders}.items():
         adapted_path = "\0"  # no path begins with it
         for path, module in host.named_modules():
-            if path.startswith(adapted_path) or not isinstance(module, nn.Linear | nn.Conv2d | BaseTunerLayer):
+            if path.startswith(adapted_path) or not isinstance(module, _NAMED):
                 continue
             if isinstance(module, BaseTunerLayer):
                 adapted_path = f"{path}."
@@ -171,24 +180,29 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
     try:
         for file, strength in changes:
             for name, module in file.modules.items():
-                weight = getattr(layers.get(name), "weight", None)
-                if not isinstance(weight, nn.Parameter):
-                    raise UserError(
-                        "The base model has no {name}.", "Choose the base model that it was trained on.", name=name
-                    )
-                before.setdefault(weight, weight.detach().clone())
-                old = before[weight].float().cpu().flatten(1)
-                change = module.delta(old)
-                if change.shape != old.shape:
-                    raise UserError(
-                        "{name} has a different size in the base model.",
-                        "Choose the base model that it was trained on.",
-                        name=name,
-                    )
-                with torch.no_grad():
-                    weight.add_(change.reshape(weight.shape).to(weight), alpha=strength)
+                for parameter, change in _changes(name, module, layers.get(name), before):
+                    with torch.no_grad():
+                        parameter.add_(change.reshape(parameter.shape).to(parameter), alpha=strength)
         yield
     finally:
         with torch.no_grad():
-            for weight, value in before.items():
-                weight.copy_(value)
+            for parameter, value in before.items():
+                parameter.copy_(value)
+
+
+def _changes(
+    name: str, module: Module, layer: nn.Module | None, before: dict[nn.Parameter, Tensor]
+) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yield the parameters of a layer that a module changes, with their changes, and note their values in `before`."""
+    weight, for_bias = getattr(layer, "weight", None), bias_change(module)
+    bias = getattr(layer, "bias", None) if for_bias is not None else weight
+    remedy = _("Choose the base model that it was trained on.")
+    if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter):
+        raise UserError("The base model has no {name}.", remedy, name=name)
+    old = before.setdefault(weight, weight.detach().clone()).float().cpu().reshape(len(weight), -1)
+    if not fits(module, (old.shape[0], old.shape[1])):
+        raise UserError("{name} has a different size in the base model.", remedy, name=name)
+    yield weight, module.delta(old)
+    if for_bias is not None:
+        before.setdefault(bias, bias.detach().clone())
+        yield bias, for_bias

@@ -18,6 +18,7 @@ from torch.nn import functional
 from trainer.rng import generator
 
 ADAPTER = "default"
+MAGNITUDE = "magnitude_by_input"
 PeftLayer = Any  # peft is untyped
 
 
@@ -51,7 +52,7 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class LoraPair:
-    """LoRA, B A, Hu et al. 2021; with a magnitude for each output, DoRA, Liu et al. 2024 (section 4.1)."""
+    """LoRA, B A, Hu et al. 2021; with a magnitude for each input (`decompose`), DoRA, Liu et al. 2024 (section 4.1)."""
 
     owner: nn.Module
     attribute: str
@@ -70,45 +71,63 @@ class LoraPair:
         return weight
 
     @property
-    def alpha(self) -> float:
-        """Effective scale times rank, so that scale = alpha / rank even where peft scales in another way."""
-        return float(self.module.scaling[ADAPTER]) * self.down.shape[0]
+    def scale(self) -> float:
+        """Factor of the product, in whichever way peft scales."""
+        return float(self.module.scaling[ADAPTER])
+
+    @property
+    def magnitude(self) -> nn.Parameter | None:
+        """Length of each input's column of the new weight, [1, in] or [1, in, 1, 1]; None if it is not a DoRA."""
+        return getattr(self.module, MAGNITUDE, None)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return down, up, and for DoRA the magnitude."""
         parameters = {"down": self.module.lora_A[ADAPTER].weight, "up": self.module.lora_B[ADAPTER].weight}
-        if ADAPTER in self.module.lora_magnitude_vector:
-            parameters["magnitude"] = self.module.lora_magnitude_vector[ADAPTER].weight
+        if self.magnitude is not None:
+            parameters["magnitude"] = self.magnitude
         return parameters
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return `lora_down.weight`, `lora_up.weight`, `alpha`, and for DoRA `dora_scale` [out, 1, ...]."""
-        tensors = {"alpha": torch.tensor(self.alpha), "lora_down.weight": self.down, "lora_up.weight": self.up}
-        if "magnitude" in self.trained():
-            tensors["dora_scale"] = self.trained()["magnitude"].reshape(-1, *[1] * (self.down.dim() - 1))
-        return tensors
+        """Return `lora_down.weight`, `lora_up.weight`, `alpha`, and for DoRA `dora_scale`.
+
+        The factors of a DoRA hold its scale: SD.Next normalizes before it multiplies by alpha / rank.
+        """
+        rank = self.down.shape[0]
+        if self.magnitude is None:
+            alpha = torch.tensor(self.scale * rank)
+            return {"alpha": alpha, "lora_down.weight": self.down, "lora_up.weight": self.up}
+        up = self.scale * self.up
+        alpha = torch.tensor(float(rank))
+        return {"alpha": alpha, "lora_down.weight": self.down, "lora_up.weight": up, "dora_scale": self.magnitude}
 
     def delta(self) -> Tensor:
         """Return scale * B A; for DoRA the new weight minus the old one."""
         down, up = self.down.detach().float().cpu(), self.up.detach().float().cpu()
-        change = (self.alpha / down.shape[0]) * (up.flatten(1) @ down.flatten(1))
-        if "magnitude" not in self.trained():
+        change = self.scale * (up.flatten(1) @ down.flatten(1))
+        if self.magnitude is None:
             return change
         weight = base_weight(self)
-        vector = self.module.lora_magnitude_vector[ADAPTER]
-        shape = self.module.get_base_layer().weight.shape
-        norm = vector.get_weight_norm(weight.reshape(shape), change.reshape(shape), scaling=1)
-        factor: Tensor = (vector.weight.detach().float().cpu() / norm).reshape(-1, 1)
-        return factor * (weight + change) - weight
+        updated = (weight + change).reshape(self.module.get_base_layer().weight.shape)
+        scaled: Tensor = updated * self.input_factor().detach().float().cpu()
+        return scaled.flatten(1) - weight
+
+    def input_factor(self) -> Tensor:
+        """Return a DoRA's magnitude over the norm of the new columns, which takes no gradient (section 4.3)."""
+        magnitude = self.magnitude
+        assert magnitude is not None
+        with torch.no_grad(), torch.autocast(magnitude.device.type, enabled=False):
+            change = self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+            weight = self.module.get_base_layer().weight.float()
+            norm = _norm_by_input(weight + change.reshape(weight.shape))
+        return magnitude / norm
 
     def reset(self, seed: int, name: str) -> None:
         """Draw down Kaiming-uniform with a = sqrt(5) on the CPU in fp32, the same for every device; up is zero."""
         with torch.no_grad():
             self.down.copy_(_uniform(self.down, generator(seed, name)))
             self.up.zero_()
-            if "magnitude" in self.trained():
-                magnitude = self.trained()["magnitude"]
-                magnitude.copy_(base_weight(self).norm(dim=1).reshape(magnitude.shape))
+            if self.magnitude is not None:
+                self.magnitude.copy_(_norm_by_input(self.module.get_base_layer().weight.detach().float()))
 
 
 @dataclass(frozen=True)
@@ -189,6 +208,32 @@ def base_weight(layer: Layer) -> Tensor:
     """Return the frozen weight below a layer in fp32 on the CPU, flattened to [out, in * kh * kw]."""
     weight: Tensor = layer.module.get_base_layer().weight
     return weight.detach().float().cpu().flatten(1)
+
+
+def decompose(layer: LoraPair) -> None:
+    """Make a DoRA of a LoRA: the columns of its new weight V are scaled to trained lengths, V diag(s).
+
+    peft trains a length for each row, but most programs read one for each column, as LyCORIS wrote at first. As
+    V diag(s) x is V (s x), the inputs are scaled, in fp32: s is close to 1, where bf16 has two digits.
+    """
+
+    def scale_inputs(module: PeftLayer, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if module.disable_adapters:
+            return None
+        first, *others = inputs
+        return (first * layer.input_factor()).to(first.dtype), *others
+
+    weight = layer.module.get_base_layer().weight
+    length = _norm_by_input(weight.detach().float())
+    layer.module.register_parameter(MAGNITUDE, nn.Parameter(length))
+    layer.module.register_forward_pre_hook(scale_inputs)
+
+
+def _norm_by_input(weight: Tensor) -> Tensor:
+    """Return the norms of a weight's columns, [1, in] or [1, in, 1, 1]."""
+    dims = [dim for dim in range(weight.dim()) if dim != 1]
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
+    return norm
 
 
 def drop_ranks(layer: LoraPair, share: float) -> None:

@@ -32,10 +32,15 @@ from trainer.runs import Run, events
 # fp16 keeps 11 bits of a number, bf16 8; a product of two rounded matrices is off by at most a few such roundings.
 TOLERANCE: dict[Precision, float] = {"fp16": 5e-3, "bf16": 4e-2, "fp32": 1e-4}
 SMALLEST = 2**-24  # the least that fp16 can tell from zero; an adapter that learned next to nothing is rounded to it
+EPSILON = 2**-23  # a DoRA's change is the difference of two weights, in fp32
 COVER_SIDE = 256
 NOT_IN_DIFFUSERS = _(
-    "diffusers cannot load this kind of adapter in kohya's format, so that the file was only compared with the trained "
-    "adapter; it is for ComfyUI, Forge and programs with LyCORIS, and for Try out."
+    "diffusers does not apply this kind of adapter from kohya's format, so that the file was only compared with the "
+    "trained adapter; the Download tab says which programs load it."
+)
+NOT_IN_PEFT = _(
+    "The second file, for diffusers, is not written: PEFT's format holds a DoRA's magnitudes for each output, and this "
+    "adapter has one for each input, as other programs read them. Train a LoRA for diffusers."
 )
 
 
@@ -59,8 +64,11 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name=_("Checking the file"), done=0, total=1))
     written: list[Path] = []
+    as_peft = settings.peft and "DoRA" not in trained.kinds
+    if settings.peft and not as_peft:
+        run.report(events.Warned(message=NOT_IN_PEFT))
     try:
-        for form in ("kohya", "peft") if settings.peft else ("kohya",):
+        for form in ("kohya", "peft") if as_peft else ("kohya",):
             path = run.export if form == "kohya" else run.folder / "peft" / writer.PEFT_NAME
             path.parent.mkdir(exist_ok=True)
             written.append(path)
@@ -133,11 +141,11 @@ def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["f
     for name, layer in adapter.layers.items():
         trained = layer.delta()
         weight = base_weight(layer)
-        size = float(trained.norm())
+        rounding = SMALLEST * trained.numel() ** 0.5
         if "dora_scale" in file.modules[name].parts:
-            size += float(weight.norm())  # DoRA rescales the whole weight, which is rounded as such
+            rounding += EPSILON * float(weight.norm())
         error = float((file.modules[name].delta(weight) - trained).norm())
-        if error > tolerance * size + SMALLEST * trained.numel() ** 0.5:
+        if error > tolerance * float(trained.norm()) + rounding:
             raise RuntimeError(f"the file's {name} differs from the trained adapter by {error:.3g}")
         whole, lost = whole + float(trained.norm()) ** 2, lost + error**2
     return (lost / whole) ** 0.5 if whole else 0.0
@@ -158,12 +166,9 @@ def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
         for name, module in file.modules.items():
             if name not in loaded:
                 raise RuntimeError(f"diffusers did not load {name}")
-            weight = base_weight(loaded[name]) if "dora_scale" in module.parts else None
-            expected = module.delta(weight)
-            size = expected.norm()
-            if weight is not None:
-                size = size + weight.norm()
-            if (loaded[name].delta() - expected).norm() > tolerance * size + SMALLEST * expected.numel() ** 0.5:
+            expected = module.delta()
+            error = (loaded[name].delta() - expected).norm()
+            if error > tolerance * expected.norm() + SMALLEST * expected.numel() ** 0.5:
                 raise RuntimeError(f"diffusers loads {name} with different values")
     finally:
         pipeline.unload_lora_weights()

@@ -249,8 +249,12 @@ def test_a_dora_with_a_length_for_each_input_is_applied_as_it_was_trained(tmp_pa
     tensors = of_kind("DoRA", "sd15")
     for key in [key for key in tensors if key.endswith("dora_scale")]:
         down = tensors[key.replace("dora_scale", "lora_down.weight")]
-        tensors[key] = torch.ones(1, *down.shape[1:])
-    assert set(failed(check(tmp_path, tensors, metadata("sd15")))) == {"diffusers"}
+        tensors[key] = torch.ones(1, down.shape[1], *[1] * (down.dim() - 2))
+    report = check(tmp_path, tensors, metadata("sd15"))
+    assert set(failed(report)) == {"diffusers", "sd-scripts"}
+    assert "wd_on_output=False" in failed(report)["sd-scripts"]
+    loads = f"loads: all {len(tensors)} keys"
+    assert {verdict.words for verdict in report.verdicts if verdict.loads} == {loads}
 
 
 def test_another_family_in_the_metadata(tmp_path: Path) -> None:

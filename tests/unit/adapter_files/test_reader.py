@@ -77,6 +77,8 @@ def test_a_good_file(tmp_path: Path) -> None:
         (save(good(lora_down__weight=torch.full((4, 6), float("inf")))), "not finite"),
         (save(good(hada_w1_a=torch.ones(1))), "unknown kind"),
         (save({"model.diffusion_model.x": torch.ones(1)}), "unknown kind"),
+        (save(good() | {f"{NAME}.oft_R.weight": torch.ones(1)}), "OFT of OneTrainer"),
+        (save(good() | {"bundle_emb.rin.string_to_param.*": torch.ones(1)}), "an embedding, which Limner"),
     ],
 )
 def test_a_wrong_file(tmp_path: Path, data: bytes, words: str) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tests.speeds import examples
-from trainer.adapter_files import low_rank, reader, safetensors_reader, summary, writer
-from trainer.adapter_files.reader import LoHa, LoKr, Lora, Module
+from trainer.adapter_files import low_rank, peft_settings, reader, safetensors_reader, summary, writer
+from trainer.adapter_files.modules import LoHa, LoKr, Lora, Module
 from trainer.adapter_files.writer import Precision
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place
@@ -25,7 +25,8 @@ FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
     family: [(Place(component, path), len(shape))  # type: ignore[arg-type] # one of the three
              for component, _, path, shape in ((*name.partition(":"), shape)
-                                               for name, shape in layer_shapes.known(family).items())]
+                                               for name, shape in layer_shapes.known(family).items())
+             if len(shape) > 1]
     for family in FAMILIES
 }  # fmt: skip
 
@@ -61,6 +62,8 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
     parts = {"lora_down.weight": random((rank, *shape[1:]), seed), "lora_up.weight": random((out, rank, *ones), seed)}
     if kind == "DoRA":
         parts["dora_scale"] = random((out, 1, *ones), seed).abs() + 0.1
+    if kind == "DoRA by input":
+        parts["dora_scale"] = random((1, shape[1], *ones), seed).abs() + 0.1
     return Lora(parts, alpha)
 
 
@@ -74,7 +77,7 @@ def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(adapters(("LoRA", "DoRA", "LoHa", "LoKr")))
+@given(adapters(("LoRA", "DoRA", "DoRA by input", "LoHa", "LoKr")))
 def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
     file = read_back(writer.write(modules, writer.of_family(family, "epsilon"), form="kohya", precision="fp32"))
@@ -193,7 +196,7 @@ def test_a_stripped_file_keeps_what_loading_needs() -> None:
     data = writer.write(modules, {**told, **writer.network(modules)}, form="kohya", precision="fp16", strip=True)
     assert set(safetensors_reader.parse(data, "x").metadata) == set(writer.NEEDED)
     peft = writer.write(modules, told, form="peft", precision="fp16", strip=True)
-    assert summary.PEFT_METADATA in safetensors_reader.parse(peft, "x").metadata
+    assert peft_settings.METADATA in safetensors_reader.parse(peft, "x").metadata
 
 
 def test_tucker_cores_are_multiplied_into_a_factor() -> None:
@@ -232,22 +235,60 @@ def test_dora_of_older_files_has_a_length_for_each_input() -> None:
         ({"unet.lora_alpha": 2, "unet.use_rslora": True}, 4.0),
         ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn1.to_q": 8}}, 8.0),
         ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn2.to_q": 8}}, 2.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {".*attn1.*": 8}}, 8.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {r"mid_block\..*\.(to_k|to_q)": 8}}, 8.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {r"(down|up)_blocks\..*": 8}}, 2.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 8, ".*attn1.*": 16}}, 8.0),
+        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {".*attn1.*": 16, "attn1.to_q": 8}}, 16.0),
     ],
 )
 def test_the_alpha_that_peft_means(told: dict[str, Any], alpha: float) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
-    (one,) = read_back(save(tensors, {summary.PEFT_METADATA: json.dumps(told)})).modules.values()
+    (one,) = read_back(save(tensors, {peft_settings.METADATA: json.dumps(told)})).modules.values()
     assert one.alpha == alpha
 
 
 @pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), ("[]", "is damaged"),
-                                             ('{"unet.lora_alpha": "x"}', "not positive")])  # fmt: skip
+                                             ('{"unet.lora_alpha": "x"}', "not positive"),
+                                             ('{"unet.alpha_pattern": {"(": 1}}', "is damaged"),
+                                             ('{"unet.alpha_pattern": {"(a*)*b": 1}}', "too complex"),
+                                             ('{"unet.alpha_pattern": {".*.*.*.*b": 1}}', "too complex")])  # fmt: skip
 def test_damaged_settings_of_peft(text: str, words: str) -> None:
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
     with pytest.raises(UserError, match=words):
-        read_back(save(tensors, {summary.PEFT_METADATA: text}))
+        read_back(save(tensors, {peft_settings.METADATA: text}))
+
+
+@pytest.mark.parametrize(
+    ("config", "alpha"),
+    [
+        ({"r": 4, "lora_alpha": 2}, 2.0),
+        ({"r": 8, "lora_alpha": 2, "rank_pattern": {"to_q": 4}, "alpha_pattern": {".*attn1.*": 6}}, 6.0),
+        ({"r": 4, "lora_alpha": 2, "use_rslora": True}, 4.0),
+        (None, 4.0),
+    ],
+)
+def test_the_settings_beside_a_file_that_peft_wrote(
+    tmp_path: Path, config: dict[str, Any] | None, alpha: float
+) -> None:
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
+    (tmp_path / "adapter_model.safetensors").write_bytes(save(tensors))
+    if config:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (one,) = reader.read(tmp_path / "adapter_model.safetensors").modules.values()
+    assert one.alpha == alpha
+
+
+def test_the_settings_beside_other_files_are_not_theirs(tmp_path: Path) -> None:
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
+    (tmp_path / "x.safetensors").write_bytes(save(tensors))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2}))
+    (one,) = reader.read(tmp_path / "x.safetensors").modules.values()
+    assert one.alpha == 4.0
 
 
 def test_a_layer_under_two_names_is_refused() -> None:

@@ -1,0 +1,285 @@
+"""Adapted layers as files hold them, by kind, and the change that each makes to a weight of the base model.
+
+The kinds and their tensors are those of LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859), which ComfyUI,
+A1111 and others read.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.base_models import layer_names
+
+
+class Module(Protocol):
+    """One adapted layer of a file."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of its update, or of its low-rank part; 0 if there is none."""
+
+    @property
+    def alpha(self) -> float | None:
+        """Scale times rank, or OFT's constraint; None if the kind has none."""
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Tensors by the endings of their keys."""
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the change of the weight [out, in * kh * kw] at strength 1; some kinds need the base's `weight`."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """`lora_down.weight` [rank, in, ...] and `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` as well.
+
+    That is a magnitude for each input [1, in, ...], which most programs apply, or for each output [out, 1, ...], as in
+    peft and in LyCORIS unless told otherwise.
+    """
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def down(self) -> Tensor:
+        """[rank, in, ...]."""
+        return self.parts["lora_down.weight"]
+
+    @property
+    def up(self) -> Tensor:
+        """[out, rank, ...]."""
+        return self.parts["lora_up.weight"]
+
+    @property
+    def rank(self) -> int:
+        """Rows of down."""
+        return self.down.shape[0]
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return alpha / rank * up @ down, for a DoRA with its magnitudes."""
+        change = (self.alpha / self.rank) * (self.up.flatten(1).float() @ self.down.flatten(1).float())
+        return _with_magnitudes(change, self.parts, weight)
+
+
+@dataclass(frozen=True)
+class LoHa:
+    """`hada_w1_a` [out, rank], `hada_w1_b` [rank, in * kh * kw], and the same for the second factor."""
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of the first factor's second matrix."""
+        return self.parts["hada_w1_b"].shape[0]
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return alpha / rank * the elementwise product of the two low-rank matrices."""
+        first, second = (
+            self.parts[f"hada_{name}_a"].float() @ self.parts[f"hada_{name}_b"].float() for name in ("w1", "w2")
+        )
+        return _with_magnitudes((self.alpha / self.rank) * first * second, self.parts, weight)
+
+
+@dataclass(frozen=True)
+class LoKr:
+    """`lokr_w1` and `lokr_w2`, each either whole or as two factors `_a` and `_b`."""
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rank of the matrix that is factored; 0 if both are whole."""
+        factors = [part for ending, part in self.parts.items() if ending.endswith("_b") and ending != "diff_b"]
+        return factors[0].shape[0] if factors else 0
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the Kronecker product, times alpha / rank if there is a rank."""
+        scale = self.alpha / self.rank if self.rank else 1.0
+        change = scale * torch.kron(self._matrix("lokr_w1"), self._matrix("lokr_w2"))
+        return _with_magnitudes(change, self.parts, weight)
+
+    def _matrix(self, name: str) -> Tensor:
+        if name in self.parts:
+            return self.parts[name].float().flatten(1)
+        return self.parts[f"{name}_a"].float() @ self.parts[f"{name}_b"].flatten(1).float()
+
+
+@dataclass(frozen=True)
+class GLoRA:
+    """`a1.weight` [in, rank], `a2.weight` [rank, in], `b1.weight` [out, rank], `b2.weight` [rank, in, ...].
+
+    Chavan et al. 2023, https://arxiv.org/abs/2306.07967: W + scale * (W A + B), with A = a1 a2 and B = b1 b2.
+    """
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of the second matrices."""
+        return self.parts["a2.weight"].shape[0]
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return alpha / rank * (W A + B)."""
+        a1, a2, b1, b2 = (self.parts[f"{name}.weight"].flatten(1).float() for name in ("a1", "a2", "b1", "b2"))
+        inputs = _weight(weight).reshape(b1.shape[0], a1.shape[0], -1)
+        product = torch.einsum("oik,ij->ojk", inputs, a1 @ a2).flatten(1)
+        return (self.alpha / self.rank) * (product + b1 @ b2)
+
+
+@dataclass(frozen=True)
+class Oft:
+    """`oft_blocks` [blocks, size, size] or, for BOFT, [factors, blocks, size, size]; maybe `rescale` [out, 1, ...].
+
+    Qiu et al. 2023, https://arxiv.org/abs/2306.07280; Liu et al. 2024, https://arxiv.org/abs/2311.06243. The rows of
+    the weight are rotated in blocks. Alpha limits how far: to a norm of alpha * out; 0 = no limit.
+    """
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """None, as its change has the rank of the weight."""
+        return 0
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the rotated weight minus the weight."""
+        old, rotations = _weight(weight), self._rotations()
+        rotated = old
+        if rotations.dim() == 3:
+            blocks = old.reshape(*rotations.shape[:2], -1)
+            rotated = torch.einsum("knm,knc->kmc", rotations, blocks).reshape(old.shape)
+        else:
+            for level, rotation in enumerate(rotations):
+                rotated = _butterfly(rotated, rotation, level)
+        if "rescale" in self.parts:
+            rotated = rotated * self.parts["rescale"].float().reshape(-1, 1)
+        return rotated - old
+
+    def _rotations(self) -> Tensor:
+        """Return the orthogonal matrices (I + Q) (I - Q)^-1 of the skew-symmetric Q (Cayley)."""
+        blocks = self.parts["oft_blocks"].float()
+        skew = blocks - blocks.mT
+        limit = self.alpha * blocks.shape[-3] * blocks.shape[-2]
+        if 0 < limit < float(skew.norm()):
+            skew = skew * (limit / skew.norm())
+        identity = torch.eye(blocks.shape[-1])
+        rotations: Tensor = torch.linalg.solve(identity - skew, identity + skew, left=False)
+        return rotations
+
+
+def _butterfly(matrix: Tensor, rotation: Tensor, level: int) -> Tensor:
+    """Rotate blocks of rows that are taken from two halves each, which are 2^level half blocks apart."""
+    columns, width = matrix.shape[1], rotation.shape[-1]
+    half = 2**level * (width // 2)
+    paired = matrix.reshape(-1, 2, half, columns).transpose(1, 2).reshape(-1, width, columns)
+    rotated = torch.einsum("bij,bjc->bic", rotation, paired)
+    return rotated.reshape(-1, half, 2, columns).transpose(1, 2).reshape(matrix.shape)
+
+
+@dataclass(frozen=True)
+class IA3:
+    """`weight`, a factor less 1 for each output, or each input if `on_input`: Liu et al. 2022, arXiv 2205.05638."""
+
+    parts: dict[str, Tensor]
+    alpha: None = None
+    rank: int = 0
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the weight times the factors."""
+        old, factors = _weight(weight), self.parts["weight"].float().flatten()
+        if not bool(self.parts["on_input"]):
+            return factors[:, None] * old
+        return (old.reshape(old.shape[0], len(factors), -1) * factors[:, None]).flatten(1)
+
+
+@dataclass(frozen=True)
+class Full:
+    """`diff`, the whole change of a weight, or `w_norm`, that of a norm; beside it or alone `diff_b` or `b_norm`."""
+
+    parts: dict[str, Tensor]
+    alpha: None = None
+    rank: int = 0
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the change as it is."""
+        for ending in ("diff", "w_norm"):
+            if ending in self.parts:
+                change = self.parts[ending].float()
+                return change.reshape(len(change), -1)
+        return torch.zeros_like(_weight(weight))
+
+
+def bias_change(module: Module) -> Tensor | None:
+    """Return the change of a layer's bias at strength 1; None if there is none."""
+    for ending in ("diff_b", "b_norm"):
+        if ending in module.parts:
+            return module.parts[ending].float().flatten()
+    return None
+
+
+def size(module: Module) -> tuple[int, int]:
+    """Return rows and columns [out, in * kh * kw] of the weight that a module changes; 0 if its tensors do not tell."""
+    known = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    assert known  # read as a module, so that its tensors fit together
+    return known
+
+
+def fits(module: Module, weight: tuple[int, int]) -> bool:
+    """Tell whether a module can change a weight of this size, [out, in * kh * kw]."""
+    if isinstance(module, IA3):
+        factors = module.parts["weight"].numel()
+        return weight[1] % factors == 0 if bool(module.parts["on_input"]) else weight[0] == factors
+    if isinstance(module, GLoRA) and weight[1] % len(module.parts["a1.weight"]):
+        return False
+    return layer_names.same_size(size(module), weight)
+
+
+def needs_base(module: Module) -> bool:
+    """Tell whether a module's change depends on the base's weights."""
+    return isinstance(module, GLoRA | Oft | IA3) or "dora_scale" in module.parts
+
+
+def by_input(module: Module) -> bool:
+    """Tell whether a module is a DoRA with a magnitude for each input."""
+    magnitude = module.parts.get("dora_scale")
+    return isinstance(module, Lora) and magnitude is not None and magnitude.shape[0] != module.up.shape[0]
+
+
+def kind(module: Module) -> str:
+    """Return the kind of adapter that a module belongs to."""
+    if isinstance(module, Oft):
+        return "OFT" if module.parts["oft_blocks"].dim() == 3 else "BOFT"
+    if isinstance(module, Full):
+        return "norm" if {"w_norm", "b_norm"} & module.parts.keys() else "full"
+    name = "LoRA" if isinstance(module, Lora) else type(module).__name__
+    if "dora_scale" in module.parts:
+        return "DoRA" if name == "LoRA" else f"{name} with DoRA"
+    return name
+
+
+def _with_magnitudes(change: Tensor, parts: dict[str, Tensor], weight: Tensor | None) -> Tensor:
+    """Return a change; of a DoRA so that each row or input of the new weight has the length of its magnitude."""
+    if "dora_scale" not in parts:
+        return change
+    old, magnitude = _weight(weight), parts["dora_scale"].float()
+    updated = old + change
+    if magnitude.shape[0] == updated.shape[0]:
+        by_output: Tensor = magnitude.flatten(1) * updated / updated.norm(dim=1, keepdim=True)
+        return by_output - old
+    columns = updated.reshape(updated.shape[0], magnitude.shape[1], -1)
+    norm = torch.linalg.vector_norm(columns, dim=(0, 2), keepdim=True)
+    scaled: Tensor = magnitude.reshape(1, -1, 1) * columns / norm
+    return scaled.flatten(1) - old
+
+
+def _weight(weight: Tensor | None) -> Tensor:
+    if weight is None:
+        raise ValueError("the change of this module depends on the base's weight")
+    return weight.float()

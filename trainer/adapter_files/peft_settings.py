@@ -1,0 +1,150 @@
+"""Settings that PEFT keeps apart from its tensors, among them alpha: in the metadata, or in a file beside them.
+
+diffusers writes them into the metadata, by component; PEFT itself writes `adapter_config.json`. Needs no torch.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
+from trainer.base_models.layer_names import Place
+
+METADATA = "lora_adapter_metadata"
+CONFIG = "adapter_config.json"
+OWN_PREFIX = "base_model.model."  # of keys in files that PEFT itself wrote
+_MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How PEFT scales the layers of a component."""
+
+    settings: Mapping[str, Any]
+
+    @property
+    def alpha(self) -> Any:  # noqa: ANN401 - any JSON
+        """The alpha of layers that no pattern names; None if it is not known."""
+        return self.settings.get("lora_alpha", self.settings.get("alpha"))
+
+    def alpha_of(self, path: str, rank: int) -> float:
+        """Return a layer's alpha with the scale alpha / rank; its rank, for a scale of 1, if none is known."""
+        alpha = self._pattern_value(path)
+        if alpha is None:
+            alpha = rank if self.alpha is None else self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            return math.nan
+        return alpha * math.sqrt(rank) if self.settings.get("use_rslora") is True else float(alpha)
+
+    def _pattern_value(self, path: str) -> Any:  # noqa: ANN401 - any JSON
+        """Return the value of the first pattern that a layer's path, or an ending of it, matches, as PEFT does."""
+        parts = path.split(".")
+        endings = [".".join(parts[start:]) for start in range(len(parts))]
+        hits = [self._plain[ending] for ending in endings if ending in self._plain]
+        for order, pattern, value in self._patterns:
+            if pattern.match(path):
+                hits.append((order, value))
+                break
+        return min(hits, key=lambda hit: hit[0])[1] if hits else None
+
+    @cached_property
+    def _plain(self) -> dict[str, tuple[int, Any]]:
+        """Patterns that are paths, which most are: their order and value."""
+        return {key: (order, value) for order, (key, value) in enumerate(self._items) if not _is_expression(key)}
+
+    @cached_property
+    def _patterns(self) -> list[tuple[int, re.Pattern[str], Any]]:
+        expressions = [(order, key, value) for order, (key, value) in enumerate(self._items) if _is_expression(key)]
+        return [(order, re.compile(rf"(.*\.)?({key})$"), value) for order, key, value in expressions]
+
+    @property
+    def _items(self) -> list[tuple[str, Any]]:
+        patterns = self.settings.get("alpha_pattern")
+        items = patterns.items() if isinstance(patterns, dict) else ()
+        return [(re.sub(r"text_model\\?\.", "", key), value) for key, value in items]
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether the scale is 1 everywhere, so that a program may ignore these settings."""
+        ranks = (self.settings.get("r"), self.settings.get("rank_pattern") or {})
+        plain = self.alpha is None or (self.alpha == ranks[0] and not ranks[1])
+        return plain and not self._items and self.settings.get("use_rslora") is not True
+
+
+@dataclass(frozen=True)
+class PeftSettings:
+    """Scaling of each component, and whether it was found."""
+
+    by_component: Mapping[str, Scaling]
+    common: Scaling
+    found: bool
+
+    def alpha(self, place: Place, rank: int) -> float:
+        """Return a layer's alpha with the scale alpha / rank."""
+        return self.by_component.get(place.component, self.common).alpha_of(place.path, rank)
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether the scale is 1 everywhere."""
+        return self.common.is_plain and all(scaling.is_plain for scaling in self.by_component.values())
+
+
+def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
+    """Return the settings in a file's metadata, or in the folder that it is in if PEFT wrote it.
+
+    Raises:
+        UserError: they are damaged, or have patterns that might take too long to match.
+    """
+    if METADATA in file.metadata:
+        settings = _parse(file.metadata[METADATA], file.name, METADATA)
+        components: dict[str, dict[str, Any]] = {}
+        for key, value in settings.items():
+            component, _, name = key.partition(".")
+            components.setdefault(component, {})[name] = value
+        by_component = {component: Scaling(values) for component, values in components.items()}
+        common = Scaling({})
+    else:
+        config = folder / CONFIG if folder and any(key.startswith(OWN_PREFIX) for key in file.entries) else None
+        settings, by_component = {}, {}
+        if config and config.is_file():
+            with config.open("rb") as source:
+                settings = _parse(source.read(_MAX_BYTES).decode("utf-8", "replace"), file.name, CONFIG)
+        common = Scaling(settings)
+    for scaling in (common, *by_component.values()):
+        _check(scaling, file.name)
+    return PeftSettings(by_component, common, bool(settings))
+
+
+def _parse(text: str, name: str, where: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise refusal(name, "its {peft_metadata} is damaged", peft_metadata=where)
+    return settings
+
+
+def _is_expression(pattern: str) -> bool:
+    return re.fullmatch(r"[\w.]*", pattern) is None
+
+
+def _check(scaling: Scaling, name: str) -> None:
+    """Refuse patterns that are no regular expressions, or may take long: anybody may have written them."""
+    patterns = scaling.settings.get("alpha_pattern") or {}
+    expressions = [pattern for pattern in patterns if _is_expression(pattern)] if isinstance(patterns, dict) else []
+    for pattern in expressions:
+        # Time grows exponentially only if a group is repeated, and with the length to the power of the repeats.
+        repeats = len(re.findall(r"[*+{]", pattern))
+        strange = re.search(r"\)[*+{]|\(\?(?!:)|\\\d", pattern)
+        if len(pattern) > 300 or len(expressions) > 20 or repeats > 3 or strange:
+            raise refusal(name, "it has a pattern for alpha that is too complex ({pattern})", pattern=pattern[:100])
+        try:
+            re.compile(pattern)
+        except re.error:
+            raise refusal(name, "its {peft_metadata} is damaged", peft_metadata="alpha_pattern") from None

@@ -166,7 +166,7 @@ def _is_used(trained: Run) -> bool:
             return False
         with Image.open(out) as image:
             images.append(np.asarray(image.convert("RGB"), dtype=np.float32))
-    return images[1].std() > FLAT and bool((images[0] != images[1]).any())
+    return bool(images[1].std() > FLAT and (images[0] != images[1]).any())
 
 
 def _draws(folder: Path) -> bool:

@@ -100,7 +100,7 @@ def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
     Raises:
         UserError: they are damaged, or have patterns that might take too long to match.
     """
-    if METADATA in file.metadata:
+    if METADATA in file.metadata and any(".lora_A." in key for key in file.entries):  # no other form is scaled by it
         settings = _parse(file.metadata[METADATA], file.name, METADATA)
         components: dict[str, dict[str, Any]] = {}
         for key, value in settings.items():

@@ -129,11 +129,9 @@ def _saved_settings() -> tuple[gr.Dropdown, gr.Button, gr.Textbox, gr.Button]:
 
 
 def _connect_form(tab: Tab, effort: gr.Radio) -> None:
-    project, preset, name, _trigger, base, filled, *widgets = tab.form
-    picks, form = [preset.input, base.input], [filled, *widgets]
-    # One after the other: of two answers that are computed at once, the older may arrive last.
-    picked = gr.on(picks, with_answers(refill), tab.form, form, trigger_mode="always_last", **QUIET)
-    picked.then(with_answers(plan), tab.form, tab.planned, **QUIET)
+    project, preset, name, _trigger, base, _filled, *widgets = tab.form
+    for picked in (preset.input, base.input):
+        _connect_refill(tab, picked, with_answers(refill))
     effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
     # Choices and flags can conflict with each other; the numbers decide how long it takes.
     changes = [

@@ -104,8 +104,9 @@ def test_xl_names_are_the_original_ones(bases: dict[str, Path]) -> None:
     assert len(inside) > 200
     for path in inside:
         assert family.module_name(path) == unet_name(path + ".", original).rstrip(".").replace(".", "_")
-    with pytest.raises(RuntimeError, match="conv_norm_out has no name"):
-        family.module_name("conv_norm_out")
+    assert family.module_name("conv_norm_out") == "out_0"
+    with pytest.raises(RuntimeError, match="conv_norm_in has no name"):
+        family.module_name("conv_norm_in")
 
 
 def test_xl_is_asked_as_diffusers_asks_it(bases: dict[str, Path]) -> None:

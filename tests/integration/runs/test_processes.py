@@ -204,7 +204,8 @@ def test_what_fails_is_said_with_its_remedy(character: Path) -> None:
     state = runs.look(run).state
     assert state.message == "The base model 'base' does not exist."
     assert "micro" in state.remedy
-    assert "UserError" in runs.log_tail(run)
+    assert state.message in runs.log_tail(run)
+    assert "Traceback" not in runs.log_tail(run)
 
 
 def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:

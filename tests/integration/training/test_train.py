@@ -282,7 +282,7 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
     file = reader.read(path)
     name = next(iter(file.modules))
-    wrong = Lora(file.modules[name].parts, 4.0)  # alpha = rank, as if folded
+    wrong = dataclasses.replace(file.modules[name], alpha=4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
         export.compare(reader.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
 

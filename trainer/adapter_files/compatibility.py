@@ -22,6 +22,7 @@ from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
+_EMBEDDING = "bundle_emb."  # how keys of OneTrainer's embeddings begin
 Outcome = Literal["right", "differs", "nothing", "refuses"]
 MICRO = _("It is for Micro, the base model built into Limner, which other programs do not have.")
 
@@ -193,8 +194,8 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
         return False
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
-    if program.name == "sd-scripts" and module.place.path == layer_names.TEXT_PROJECTION:
-        return facts.by_lycoris
+    if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
+        return program.name == "sd-scripts" and facts.by_lycoris
     if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
         return not facts.spec.original_names
     if program.name == "A1111" and layer in facts.partial_attention:
@@ -209,9 +210,8 @@ def _reading(program: Program, facts: Facts, layer: Layer) -> Reading | None:
 
 
 def _unknown_keys(program: Program, facts: Facts) -> list[str]:
-    """Return the keys that belong to no layer, but for embeddings where the program reads or skips them."""
-    bundled = program.name in ("A1111", "SD.Next", "InvokeAI")
-    return [key for key in facts.unknown_keys if not (bundled and key.startswith("bundle_emb."))]
+    """Return the keys that belong to no layer, but for embeddings, which change nothing else where they are skipped."""
+    return [key for key in facts.unknown_keys if program.name == "diffusers" or not key.startswith(_EMBEDDING)]
 
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
@@ -343,6 +343,8 @@ def _diffusers_refusals(facts: Facts) -> Iterator[str]:
 
 def _remark(program: Program, facts: Facts) -> str:
     """Describe what is worth knowing about a file that loads; "" if nothing is."""
+    if any(key.startswith(_EMBEDDING) for key in facts.unknown_keys) and program.name not in ("A1111", "SD.Next"):
+        return _(", but the embedding in it is left out")
     if program.name == "sd-scripts" and facts.by_lycoris:
         return _(", with --network_module lycoris.kohya")
     if program.name == "sd-scripts" and facts.spec.original_names and facts.unet_names == {"diffusers"}:

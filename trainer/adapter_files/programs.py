@@ -86,6 +86,7 @@ class Program:
     limit: int = 0  # unmatched keys that it allows nevertheless, if it refuses
     missing_alpha: str = _("layers without alpha act as if alpha were the rank")
     biases: bool = False  # whether it reads the changes of biases beside a LoRA
+    text_projection: bool = True  # whether it applies the layer after XL's second text encoder
     reads_peft_alpha: bool = False
     lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format
     refused_kinds: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +117,7 @@ PROGRAMS = (
         "A1111", "AUTOMATIC1111/stable-diffusion-webui", "82a973c0",
         frozenset(("original", "foreign original", "diffusers")), frozenset(("own", "te1 for the only")),
         {**_WEBUI_KINDS, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT},
-        _LEFT_OUT, _("it stops or does something else"),
+        _LEFT_OUT, _("it stops or does something else"), text_projection=False,
         refused_kinds={"bias": _("it stops at a layer that has the change of a bias alone")},
     ),
     Program(
@@ -140,7 +141,7 @@ PROGRAMS = (
         {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
          "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
          "IA3": RIGHT, "full": RIGHT, "norm": RIGHT, "text norm": RIGHT},
-        _("silently left out"), _STOPS,
+        _("silently left out"), _STOPS, text_projection=False,
         refused_kinds=dict.fromkeys(
             _DORA_BY_INPUT,
             _("it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "

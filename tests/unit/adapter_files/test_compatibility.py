@@ -154,8 +154,7 @@ BROKEN: dict[str, Case] = {
                          "InvokeAI", "tensors do not fit together"),
     "wrong size": ("sd15", other_size, ALL, "sd-scripts", "has a wrong size: it stops"),
     "one more key": ("sd15", lambda t: {**t, "bundle_emb.x.string_to_param.*": torch.ones(1)},
-                     {"ComfyUI", "Forge", "sd-scripts", "diffusers"}, "diffusers",
-                     "only if all keys have its prefixes"),
+                     {"diffusers"}, "diffusers", "only if all keys have its prefixes"),
     "an unknown layer": ("sd15", lambda t: renamed(t, "attn1_to_q", "attn3_to_q"), ALL, "SD.Next", "match nothing"),
     "an unknown ending": ("sdxl", lambda t: {**t, f"{one_layer(t)}.lora_bias": torch.ones(1)}, ALL, "ComfyUI",
                           "1 of"),
@@ -352,6 +351,14 @@ def test_a_loha_or_lokr_whose_alpha_is_not_its_rank(tmp_path: Path) -> None:
     report = check(tmp_path, tensors, metadata("sd15"))
     assert "alpha / rank twice" in failed(report)["sd-scripts"]
     assert set(failed(report)) == {"sd-scripts", "diffusers"}
+
+
+def test_the_text_projection_that_onetrainer_trains(tmp_path: Path) -> None:
+    parts = {"lora_down.weight": torch.ones(2, 1280), "lora_up.weight": torch.ones(1280, 2), "alpha": TWO}
+    projection = {f"lora_te2_text_projection.{ending}": part for ending, part in parts.items()}
+    found = outcomes_of(tmp_path, good("sdxl") | projection, "sdxl")
+    assert {program for program, outcome in found.items() if outcome != "right"} == {"A1111", "sd-scripts"}
+    assert (found["A1111"], found["sd-scripts"]) == ("differs", "differs")
 
 
 def test_attention_of_openclip_is_left_out_by_a1111_unless_all_of_it_is_there(tmp_path: Path) -> None:

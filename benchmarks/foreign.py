@@ -60,20 +60,19 @@ def loha(shape: tuple[int, ...], *, cores: bool = False, alpha: float = RANK) ->
     return parts
 
 
-def lokr(shape: tuple[int, ...], form: str = "low", alpha: float = RANK) -> Parts:
-    factor = 4
+def lokr(shape: tuple[int, ...], form: str = "low", alpha: float = 2.0) -> Parts:
+    """Of rank 2, or 1 if both are factored: LyCORIS has whole matrices where the rank is half a side or more."""
+    factor, rank = 4, 2
     out, into = shape[0] // factor, shape[1] // factor
     kernel = torch.Size(shape[2:]).numel()
     parts = {"lokr_w1": 10 * random(factor, factor), "alpha": torch.tensor(alpha)}
     if form == "whole":
         return {**parts, "lokr_w2": random(out, into, *shape[2:])}
     if form == "both":
-        parts = {
-            "lokr_w1_a": 10 * random(factor, RANK),
-            "lokr_w1_b": random(RANK, factor),
-            "alpha": torch.tensor(alpha),
-        }
-    return {**parts, "lokr_w2_a": random(out, RANK), "lokr_w2_b": random(RANK, into * kernel)}
+        rank = 1
+        sides = {"lokr_w1_a": 10 * random(factor, rank), "lokr_w1_b": random(rank, factor)}
+        parts = {**sides, "alpha": torch.tensor(1.0)}
+    return {**parts, "lokr_w2_a": random(out, rank), "lokr_w2_b": random(rank, into * kernel)}
 
 
 def glora(shape: tuple[int, ...]) -> Parts:
@@ -89,7 +88,8 @@ def oft(shape: tuple[int, ...], alpha: float = 0.0) -> Parts:
 
 
 def boft(shape: tuple[int, ...]) -> Parts:
-    return {"oft_blocks": random(2, shape[0] // 4, 4, 4), "alpha": torch.tensor(0.0)}
+    count = shape[0] // 4
+    return {"oft_blocks": random((count - 1).bit_count() + 1, count, 4, 4), "alpha": torch.tensor(0.0)}
 
 
 def full(shape: tuple[int, ...]) -> Parts:
@@ -209,7 +209,7 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
             "LoHa, alpha = rank / 2": lambda s: loha(s, alpha=2.0), "LoHa, Tucker": lambda s: loha(s, cores=True),
             "LoHa with DoRA": lambda s: {**loha(s), "dora_scale": magnitudes(s, by_input=False)},
             "LoHa with DoRA by input": lambda s: {**loha(s), "dora_scale": magnitudes(s, by_input=True)},
-            "LoKr": lokr, "LoKr, alpha = rank / 2": lambda s: lokr(s, alpha=2.0),
+            "LoKr": lokr, "LoKr, alpha = rank / 2": lambda s: lokr(s, alpha=1.0),
             "LoKr, both factored": lambda s: lokr(s, "both"),
             "LoKr with DoRA": lambda s: {**lokr(s), "dora_scale": magnitudes(s, by_input=False)},
             "GLoRA": glora, "OFT": oft, "OFT, constrained": lambda s: oft(s, 1e-3), "BOFT": boft, "full": full,

@@ -85,6 +85,8 @@ class Facts:
             kind = "whole LoKr"
         elif kind == "OFT":
             kind = self._kind_of_oft(layer, shapes.get("oft_blocks", ()))
+        elif kind == "IA3" and len(shapes.get("weight", ())) == 4:
+            kind = "convolution IA3"
         elif kind == "norm" and layer.module.place and layer.module.place.component != "unet":
             kind = "text norm"
         elif kind == "full" and "diff" not in shapes:
@@ -165,14 +167,16 @@ class Facts:
 
     @cached_property
     def partial_attention(self) -> list[Layer]:
-        """Layers of attention in text encoders of OpenCLIP, in blocks without all four, which A1111 leaves out."""
+        """Layers of OpenCLIP's text encoders that A1111 leaves out: norms, and attention of blocks without all four."""
         joined = {encoder.component for encoder in self.spec.text_encoders if "resblocks" in encoder.single_file}
         blocks: dict[tuple[str, str], list[Layer]] = {}
         for layer in self.layers:
             place = layer.module.place
             if place and place.component in joined and ".self_attn." in place.path:
                 blocks.setdefault((place.component, place.path.rpartition(".")[0]), []).append(layer)
-        return [layer for block in blocks.values() if len(block) < 4 for layer in block]
+        norms = [layer for layer in self.layers if layer.algorithm == "norm" and layer.module.place
+                 and layer.module.place.component in joined]  # fmt: skip
+        return [layer for block in blocks.values() if len(block) < 4 for layer in block] + norms
 
     @cached_property
     def family_for_invoke(self) -> FamilyName | None:

@@ -51,7 +51,6 @@ _CONSTRAINT = Reading(_("it takes OFT's constraint for a much smaller one, so th
 _LATE_SCALE = _("it multiplies by alpha / rank after DoRA's magnitudes, so that the strength is wrong")
 _SQUARED = Reading(scaled=_("LyCORIS multiplies by alpha / rank twice"))
 _BROKEN_BIAS = Reading(_("it adds the change of the biases to the weights"))
-_SOME_SHAPES = Reading(_("it leaves out IA3 of convolutions and of layers that change the width"))
 
 _LORA: Mapping[str, Reading] = {"LoRA": RIGHT, "Tucker LoRA": RIGHT}
 _HADAMARD: Mapping[str, Reading] = {"LoHa": RIGHT, "LoKr": RIGHT, "whole LoKr": RIGHT}
@@ -103,7 +102,7 @@ _COMFY_KINDS = {
     "DoRA of PEFT": _LORA_ALONE,
 }  # fmt: skip
 _WEBUI_KINDS = {
-    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_WRONG_AXIS), "IA3": _SOME_SHAPES, "full": RIGHT,
+    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_WRONG_AXIS), "IA3": RIGHT, "full": RIGHT,
     "norm": RIGHT, "text norm": RIGHT,
 }  # fmt: skip
 
@@ -140,9 +139,11 @@ PROGRAMS = (
         frozenset(("original", "diffusers")), frozenset(("own",)),
         {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
          "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
-         "IA3": RIGHT, "full": RIGHT, "norm": RIGHT, "text norm": RIGHT},
+         "norm": RIGHT, "text norm": RIGHT},
         _("silently left out"), _STOPS, text_projection=False,
         refused_kinds=dict.fromkeys(
+            ("full", "IA3", "convolution IA3"), _("it stops: LyCORIS cannot load this kind again")
+        ) | dict.fromkeys(
             _DORA_BY_INPUT,
             _("it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
               "wd_on_output=False"),
@@ -162,5 +163,6 @@ PROGRAMS = (
         {**_WEBUI_KINDS, **dict.fromkeys(_DORA_BY_INPUT, Reading(scaled=_LATE_SCALE)), "constrained OFT": RIGHT,
          "norm": _BROKEN_BIAS, "text norm": _BROKEN_BIAS, "DoRA of PEFT": _LORA_ALONE},
         _LEFT_OUT, _STOPS,
+        refused_kinds={"convolution IA3": _("it stops at IA3 of a convolution")},
     ),
 )  # fmt: skip

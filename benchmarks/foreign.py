@@ -70,7 +70,7 @@ def lokr(shape: tuple[int, ...], form: str = "low", alpha: float = 2.0) -> Parts
         return {**parts, "lokr_w2": random(out, into, *shape[2:])}
     if form == "both":
         rank = 1
-        sides = {"lokr_w1_a": 10 * random(factor, rank), "lokr_w1_b": random(rank, factor)}
+        sides = {"lokr_w1_a": 10 * random(factor, rank), "lokr_w1_b": 10 * random(rank, factor)}
         parts = {**sides, "alpha": torch.tensor(1.0)}
     return {**parts, "lokr_w2_a": random(out, rank), "lokr_w2_b": random(rank, into * kernel)}
 

@@ -1,35 +1,40 @@
-"""Check which programs load an adapter file: their loading rules, applied to its names, sizes and metadata.
+"""Judge what other programs do with an adapter file, by their rules (`programs`).
 
-The rules were found by running the programs' own loaders (ComfyUI a125cd84, Forge dfdcbab6, sd-scripts 48d368fa,
-diffusers 0.42) or, for A1111, InvokeAI and SD.Next, by reading them. No model is loaded and no torch is needed, so that
-any file is checked in a moment.
+A verdict says what a program does with the file: it loads and applies it as meant, loads it and does something else
+(how much, and why), loads nothing, or refuses it. Only names, sizes and metadata are looked at, without torch, so that
+any file is judged in a moment.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
+from trainer.adapter_files.programs import PROGRAMS, Program, Reading
+from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.layer_names import Module, Shape
-from trainer.base_models.registry import DEFAULT, FAMILIES
+from trainer.base_models.layer_names import Shape
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
+_EMBEDDING = "bundle_emb."  # how keys of OneTrainer's embeddings begin
+Outcome = Literal["right", "differs", "nothing", "refuses"]
 MICRO = _("It is for Micro, the base model built into Limner, which other programs do not have.")
-_FORGE_LIMIT = 12
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Verdict on a file for one program."""
+    """What a program does with a file; it `loads` if it applies all of it as meant."""
 
     program: str
     loads: bool
     words: str
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,6 @@ class Report:
     def good(self) -> bool:
         """Tell whether the file is sound and every program loads it."""
         return not self.problems and all(verdict.loads for verdict in self.verdicts)
-
-
-@dataclass(frozen=True)
-class Program:
-    """Rules by which a program reads adapter files.
-
-    `knows` tells whether it knows a layer under the name that the file has for it; the texts say what it does with a
-    key that matches nothing, a missing alpha and a wrong size. `own_rules` yields problems that only it has, given the
-    number of unmatched keys.
-    """
-
-    name: str
-    knows: Callable[[Facts, Module], bool]
-    unmatched: str
-    wrong_size: str
-    own_rules: Callable[[Facts, int], Iterator[str]]
-    missing_alpha: str = _("layers without alpha act as if alpha were the rank")
 
 
 def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
@@ -88,11 +76,15 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     model = summary.model(file, layers, family)
     if model or not known:
         known = layer_shapes.known(model or family or DEFAULT)
-    settings = peft_settings.find(file, path.parent)
+    settings, damage = peft_settings.NONE, list[str]()
+    try:
+        settings = peft_settings.find(file, path.parent)
+    except UserError as error:
+        damage.append(error.message)
     facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known, settings)
     notes = (MICRO,) if model == "micro" else ()
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
-    problems = tuple(_problems(facts, known_family=family is not None))
+    problems = (*damage, *_problems(facts, known_family=family is not None))
     title = FAMILIES[family].title if family else "unknown"
     return Report(path.name, title, len(file.entries), verdicts, problems, notes)
 
@@ -101,7 +93,7 @@ def _unreadable(path: Path, error: UserError) -> Report:
     opening = _("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
     reason = error.message.removeprefix(opening).rstrip(".")
     refused = _("cannot be opened: {reason}", reason=reason)
-    verdicts = tuple(Verdict(program.name, False, refused) for program in PROGRAMS)
+    verdicts = tuple(Verdict(program.name, False, refused, "refuses") for program in PROGRAMS)
     return Report(path.name, "unknown", 0, verdicts, (f"{reason[0].upper()}{reason[1:]}.",))
 
 
@@ -172,33 +164,54 @@ def _layer_problems(facts: Facts) -> Iterator[str]:
 
 def _judge(program: Program, facts: Facts) -> Verdict:
     if not facts.layers:
-        return Verdict(program.name, False, _("it has nothing that could be loaded"))
+        return Verdict(program.name, False, _("it has nothing that could be loaded"), "nothing")
     if facts.model == "micro" and program.name != "diffusers":
-        return Verdict(program.name, False, _("does not have the base model Micro, which this file is for"))
-    unmatched = [
-        key
-        for layer in facts.layers
-        for key in layer.parts.values()
-        if not (facts.has(layer.module) and program.knows(facts, layer.module) and layer.kind)
-    ] + facts.unknown_keys
-    faults = [*_unmatched(program, facts, unmatched), *program.own_rules(facts, len(unmatched))]
-    if facts.incomplete:
-        faults.append(
-            _(
-                "{layer} lacks a tensor or its tensors do not fit together, which stops or spoils it",
-                layer=facts.incomplete[0],
-            )
-        )
-    if facts.misfits:
-        faults.append(_("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.wrong_size))
-    if facts.without_alpha and program.missing_alpha:
-        faults.append(_("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.missing_alpha))
-    if facts.not_finite:
-        faults.append(_("values that are not finite make its images black"))
-    if faults:
-        return Verdict(program.name, False, "; ".join(faults))
+        words = _("does not have the base model Micro, which this file is for")
+        return Verdict(program.name, False, words, "refuses")
+    left_out = [layer for layer in facts.layers if not _applies(program, facts, layer)]
+    unmatched = [key for layer in left_out for key in layer.parts.values()] + _unknown_keys(program, facts)
+    if not program.biases:
+        unmatched += [layer.parts["diff_b"] for layer in facts.layers
+                      if "diff_b" in layer.parts and layer.algorithm != "full" and layer not in left_out]  # fmt: skip
+    refusals = list(_refusals(program, facts, unmatched))
+    if refusals:
+        return Verdict(program.name, False, _("refuses it: {reasons}", reasons="; ".join(refusals)), "refuses")
+    reasons = list(_unmatched(program, facts, unmatched))
+    if len(left_out) == len(facts.layers):
+        return Verdict(program.name, False, _("loads nothing: {reasons}", reasons="; ".join(reasons)), "nothing")
+    reasons += _share(left_out, facts)
+    reasons += _differences(program, facts, [layer for layer in facts.layers if layer not in left_out])
+    if reasons:
+        return Verdict(program.name, False, _("loads, but differs: {reasons}", reasons="; ".join(reasons)), "differs")
     loads = _("loads: all {number} keys", number=len(facts.file.entries))
-    return Verdict(program.name, True, loads + _remark(program, facts))
+    return Verdict(program.name, True, loads + _remark(program, facts), "right")
+
+
+def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
+    """Tell whether a program applies a layer in whatever way."""
+    module = layer.module
+    if not module.place or not facts.has(module) or _reading(program, facts, layer) is None:
+        return False
+    if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
+        return False  # its own network is attached to blocks alone
+    if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
+        return program.name == "sd-scripts" and facts.by_lycoris
+    if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
+        return not facts.spec.original_names
+    if program.name == "A1111" and layer in facts.partial_attention:
+        return False
+    return facts.unet_name(layer) in program.unet_names or facts.text_name(layer) in program.text_names
+
+
+def _reading(program: Program, facts: Facts, layer: Layer) -> Reading | None:
+    """Return how a program reads a kind of layer, None if it does not."""
+    kind = facts.kind_of(layer)
+    return program.reads.get(kind) or program.reads.get(kind.partition(" by ")[0])
+
+
+def _unknown_keys(program: Program, facts: Facts) -> list[str]:
+    """Return the keys that belong to no layer, but for embeddings, which change nothing else where they are skipped."""
+    return [key for key in facts.unknown_keys if program.name == "diffusers" or not key.startswith(_EMBEDDING)]
 
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
@@ -212,127 +225,53 @@ def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]
         )
 
 
-def _remark(program: Program, facts: Facts) -> str:
-    """Describe what is worth knowing about a file that loads; "" if nothing is."""
-    kinds = {layer.kind for layer in facts.layers}
-    if program.name == "sd-scripts" and kinds != {"LoRA"}:
-        return _(", with --network_module lycoris.kohya")
-    if program.name in ("ComfyUI", "Forge") and facts.dora_by_output:
-        return _(", but scales DoRA's magnitudes relative to the base's weights, so that images differ slightly")
-    if program.name == "sd-scripts" and facts.spec.original_names and _namings(facts) == {"diffusers"}:
-        return _("; training cannot be resumed from it under these names")
-    if program.name == "diffusers" and facts.model == "micro":
-        return _(", with Micro's folder as the base model")
-    return ""
+def _share(left_out: list[Layer], facts: Facts) -> Iterator[str]:
+    if left_out:
+        yield _("{number} of {all} layers are without effect", number=len(left_out), all=len(facts.layers))
 
 
-def _namings(facts: Facts) -> set[str]:
-    places = [(layer.module.place, layer.module.naming) for layer in facts.layers]
-    return {naming for place, naming in places if place and place.component == "unet"}
-
-
-# Names ----------------------------------------------------------------------------------------------------------
-
-
-def _is_text(facts: Facts, module: Module, others: tuple[str, ...] = ()) -> bool:
-    """Tell whether a text encoder's layer has the family's own prefix, or another that a program accepts."""
-    component = module.place.component if module.place else ""
-    return module.text_model and module.prefix in (facts.spec.prefixes.get(component), *others)
-
-
-def _in_unet(module: Module) -> bool:
-    return module.place is not None and module.place.component == "unet"
-
-
-def _has_unet_name(facts: Facts, module: Module) -> bool:
-    """Tell whether a layer of the UNet has a name that sd-scripts itself could have given it."""
-    return facts.spec.original_names or module.naming == "diffusers"
-
-
-def _comfy(facts: Facts, module: Module) -> bool:
-    if module.place is None:
-        return False
-    if _in_unet(module):
-        # Its map of dotted names is that of 2023, in which attention was a processor's.
-        return module.naming != "dotted" or ".to_" not in module.name or ".processor.to_" in module.name
-    if module.naming == "dotted":
-        return module.text_model
-    first = module.place.component == "text_encoder"
-    return _is_text(facts, module, ("lora_te_", "lora_te1_") if first else ())
-
-
-def _a1111(facts: Facts, module: Module) -> bool:
-    if _in_unet(module):
-        return module.prefix != "lycoris_"
-    only = len(facts.spec.text_encoders) == 1
-    return module.naming != "dotted" and _is_text(facts, module, ("lora_te1_",) if only else ())
-
-
-def _invoke(facts: Facts, module: Module) -> bool:
-    if module.naming == "dotted" or module.prefix == "lycoris_":
-        return False
-    return _has_unet_name(facts, module) if _in_unet(module) else _is_text(facts, module)
-
-
-def _kohya(facts: Facts, module: Module) -> bool:
-    if module.naming == "dotted" or module.prefix == "lycoris_" or not module.place:
-        return False
-    if _in_unet(module):
-        return module.place.block != "outside" and _has_unet_name(facts, module)
-    return _is_text(facts, module)
-
-
-def _diffusers(facts: Facts, module: Module) -> bool:
-    if module.naming == "dotted":
-        return bool(module.prefix) and ".processor." not in module.name
-    if _in_unet(module):
-        return module.prefix == "lora_unet_" and _has_unet_name(facts, module)
-    return _is_text(facts, module, ("lora_te_", "lora_te1_", "lora_te2_"))
-
-
-def _sdnext(facts: Facts, module: Module) -> bool:
-    return _in_unet(module) or (module.naming != "dotted" and _is_text(facts, module))
-
-
-# Own rules ------------------------------------------------------------------------------------------------------
-
-
-def _scale(facts: Facts, _unused: int) -> Iterator[str]:
-    if facts.peft and not facts.peft_settings.is_plain:
+def _differences(program: Program, facts: Facts, layers: list[Layer]) -> Iterator[str]:
+    """List how the effect of layers that a program applies differs from the one that is meant."""
+    readings = [(layer, _reading(program, facts, layer)) for layer in layers]
+    yield from dict.fromkeys(reading.differs for _layer, reading in readings if reading and reading.differs)
+    yield from dict.fromkeys(
+        reading.scaled for layer, reading in readings if reading and reading.scaled and facts.is_scaled(layer)
+    )
+    if facts.scaled_by_settings and not program.reads_peft_alpha:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
+    yield from _metadata_faults(program, facts)
+    if facts.incomplete:
+        yield _(
+            "{layer} lacks a tensor or its tensors do not fit together, which stops or spoils it",
+            layer=facts.incomplete[0],
+        )
+    if facts.misfits:
+        yield _("{layer} has a wrong size: {what}", layer=facts.misfits[0], what=program.wrong_size)
+    if facts.without_alpha and program.missing_alpha:
+        yield _("{layer} has no alpha: {what}", layer=facts.without_alpha[0], what=program.missing_alpha)
+    if program.name == "diffusers" and facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
+        yield _("no layer has an alpha: all act as if it were the rank")
+    if program.name == "diffusers" and facts.twice:
+        yield _("{layer} is there twice, and it drops one of them", layer=facts.twice[0])
+    if program.name == "sd-scripts" and facts.both_namings:
+        yield _("of a file with both kinds of names it loads one kind")
+    if facts.not_finite:
+        yield _("values that are not finite make its images black")
 
 
-def _webui(facts: Facts, unmatched: int) -> Iterator[str]:
-    yield from _scale(facts, unmatched)
-    if not facts.file.data[8:10].startswith(b'{"'):
-        yield _('the header does not begin with {", which it insists on')
-    for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
-        try:
-            table = json.loads(facts.file.metadata.get(key, "{}"))
-        except (ValueError, RecursionError):
-            table = None
-        if not isinstance(table, dict):
-            yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
-
-
-def _dora(facts: Facts) -> Iterator[str]:
-    """A1111 and InvokeAI divide by a norm for each input, so that magnitudes for each output distort the weight."""
-    if facts.dora_by_output:
-        yield _("it applies DoRA's magnitudes along the wrong axis, which ruins the images")
-
-
-def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
-    yield from _webui(facts, unmatched)
-    yield from _dora(facts)
-    metadata = facts.file.metadata
-    if not metadata:
-        return
-    version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
-    listed = next(name for name, spec in FAMILIES.items() if spec.kohya_v2 == v2)
-    for name, spec in FAMILIES.items():
-        if spec.original_names and version.startswith(spec.metadata_prefixes):
-            listed = name
-    if listed != facts.family:
+def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
+    if program.name in ("A1111", "Forge"):
+        if not facts.file.data[8:10].startswith(b'{"'):
+            yield _('the header does not begin with {", which it insists on')
+        for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
+            try:
+                table = json.loads(facts.file.metadata.get(key, "{}"))
+            except (ValueError, RecursionError):
+                table = None
+            if not isinstance(table, dict):
+                yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
+    listed = _listed_by_a1111(facts.file.metadata)
+    if program.name == "A1111" and listed and listed != facts.family:
         yield _(
             "its metadata list it under {listed}, so that it is hidden for {family}",
             listed=FAMILIES[listed].title,
@@ -340,60 +279,76 @@ def _a1111_rules(facts: Facts, unmatched: int) -> Iterator[str]:
         )
 
 
-def _forge_rules(facts: Facts, unmatched: int) -> Iterator[str]:
-    yield from _webui(facts, unmatched)
-    if unmatched > _FORGE_LIMIT:
-        yield _("more than {number} such keys, so that it refuses the whole file", number=_FORGE_LIMIT)
+def _listed_by_a1111(metadata: Mapping[str, str]) -> FamilyName | None:
+    """Return the family that A1111 lists a file under; None if it lists it under all."""
+    if not metadata:
+        return None
+    version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
+    listed = next(name for name, spec in FAMILIES.items() if spec.kohya_v2 == v2)
+    for name, spec in FAMILIES.items():
+        if spec.original_names and version.startswith(spec.metadata_prefixes):
+            listed = name
+    return listed
 
 
-def _invoke_rules(facts: Facts, _unused: int) -> Iterator[str]:
-    yield from _dora(facts)
-    if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
+def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[str]:
+    """List why a program does not load a file at all."""
+    lenient = facts.peft and program.lenient_with_peft
+    if program.strictness == "refuses" and not lenient and len(unmatched) > program.limit:
+        yield from _unmatched(program, facts, unmatched)
+        if program.limit:
+            yield _("more than {number} such keys, so that it refuses the whole file", number=program.limit)
+    for kind, reason in program.refused_kinds.items():
+        if any(facts.kind_of(layer).startswith(kind) for layer in facts.layers):
+            yield reason
+            break
+    if program.name == "InvokeAI":
+        yield from _invoke_refusals(facts)
+    if program.name == "sd-scripts" and facts.by_lycoris and facts.without_alpha:
+        yield _("{layer} has no alpha, without which LyCORIS stops", layer=facts.without_alpha[0])
+    if program.name == "diffusers":
+        yield from _diffusers_refusals(facts)
+
+
+def _invoke_refusals(facts: Facts) -> Iterator[str]:
+    if facts.both_namings:
         yield _("it refuses a file with both kinds of names")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
         yield _("it refuses this `format` in the metadata")
-    if not facts.peft and summary.family_by_width(facts.file, facts.layers) != facts.family:
+    prefixes = ("lora_unet_", *facts.spec.prefixes.values(), "bundle_emb")
+    if facts.spec.original_names and not all(key.startswith(prefixes) for key in facts.file.entries):
+        yield _("it stops at a key without one of the prefixes {prefixes}", prefixes=", ".join(prefixes[:-1]))
+    unread = {layer.kind for layer in facts.layers} & {"GLoRA", "OFT", ""}
+    if unread:
+        yield _("it stops at a layer of a kind that it does not read")
+    if facts.family_for_invoke != facts.family:
         yield _("it cannot detect the family, which it does by the widths of cross-attention or text encoder")
 
 
-def _kohya_rules(facts: Facts, _unused: int) -> Iterator[str]:
-    if facts.spec.original_names and {"original", "diffusers"} <= _namings(facts):
-        yield _("of a file with both kinds of names it loads one kind")
-    if facts.dora_by_input:
-        yield _(
-            "it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
-            "wd_on_output=False"
-        )
-
-
-def _diffusers_rules(facts: Facts, _unused: int) -> Iterator[str]:
-    if facts.twice:
-        yield _("{layer} is there twice, and it drops one of them", layer=facts.twice[0])
-    if facts.without_alpha and len(facts.without_alpha) == len(facts.layers):
-        yield _("no layer has an alpha: all act as if it were the rank")
+def _diffusers_refusals(facts: Facts) -> Iterator[str]:
     if facts.peft:
+        if not all("lora" in key for key in facts.file.entries):
+            yield _('it stops at a key without "lora" in it')
         return
     if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:
         yield _("it refuses {key} beside alphas", key=PEFT_METADATA)
     for component in facts.spec.prefixes:
-        places = [layer.module.place for layer in facts.layers if layer.module.place]
-        paths = [place.path for place in places if place.component == component]
+        paths = [layer.module.place.path for layer in facts.layers
+                 if layer.module.place and layer.module.place.component == component]  # fmt: skip
         if paths and not any(path.endswith("out_proj") for path in paths):
             yield _("it does not recognize a text encoder's layers without an out_proj among them, and stops")
-    if {layer.kind for layer in facts.layers} & {"DoRA", "LoHa", "LoKr"}:
-        yield _("it does not read this kind of adapter in kohya's format; DoRA loses its magnitudes")
 
 
-_RESHAPES = _("it reshapes what does not fit, and then silently does something else")
-_STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
-PROGRAMS = (
-    Program("ComfyUI", _comfy, _("left out, with a line in the log only"), _RESHAPES, _scale),
-    Program("A1111", _a1111, _LEFT_OUT, _("it stops or does something else"), _a1111_rules),
-    Program("Forge", _comfy, _LEFT_OUT, _RESHAPES, _forge_rules),
-    Program("InvokeAI", _invoke, _STOPS, _STOPS, _invoke_rules),
-    Program("sd-scripts", _kohya, _("silently left out"), _STOPS, _kohya_rules),
-    Program("diffusers", _diffusers, _STOPS, _STOPS, _diffusers_rules, missing_alpha=""),
-    Program("SD.Next", _sdnext, _LEFT_OUT, _STOPS, _scale),
-)
+def _remark(program: Program, facts: Facts) -> str:
+    """Describe what is worth knowing about a file that loads; "" if nothing is."""
+    if any(key.startswith(_EMBEDDING) for key in facts.unknown_keys) and program.name not in ("A1111", "SD.Next"):
+        return _(", but the embedding in it is left out")
+    if program.name == "sd-scripts" and facts.by_lycoris:
+        return _(", with --network_module lycoris.kohya")
+    if program.name == "sd-scripts" and facts.spec.original_names and facts.unet_names == {"diffusers"}:
+        return _("; training cannot be resumed from it under these names")
+    if program.name == "diffusers" and facts.model == "micro":
+        return _(", with Micro's folder as the base model")
+    return ""

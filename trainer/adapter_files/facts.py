@@ -1,11 +1,13 @@
 """Facts that loading rules depend on: the layers of an adapter file, and how they fit the model it is for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from trainer.adapter_files import summary
-from trainer.adapter_files.peft_settings import PeftSettings
+from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
+from trainer.adapter_files.programs import TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
@@ -38,9 +40,10 @@ class Facts:
 
     @cached_property
     def without_alpha(self) -> list[str]:
-        """Layers in kohya's format that lack their alpha."""
+        """Layers in kohya's format that lack their alpha, of kinds that are scaled by one."""
         kohya = [layer for layer in self.layers if layer.module.naming != "dotted"]
-        return [layer.module.name for layer in kohya if "alpha" not in layer.parts]
+        scaled = [layer for layer in kohya if summary.rank_of(self.file, layer)]
+        return [layer.module.name for layer in scaled if "alpha" not in layer.parts]
 
     @cached_property
     def incomplete(self) -> list[str]:
@@ -72,17 +75,119 @@ class Facts:
         """Tell whether the model has a layer."""
         return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
 
-    @property
-    def dora_by_output(self) -> bool:
-        """Tell whether it is a DoRA with a magnitude for each output."""
-        return any(shape[0] > 1 for shape in self._magnitudes)
+    def kind_of(self, layer: Layer) -> str:
+        """Return the kind of a layer as the rules of programs name it, such as `DoRA by input` or `whole LoKr`."""
+        shapes = summary.shapes(self.file, layer)
+        kind = layer.algorithm
+        if kind == "LoRA" and "lora_mid.weight" in shapes:
+            kind = "Tucker LoRA"
+        elif kind == "LoKr" and {"lokr_w1", "lokr_w2"} <= shapes.keys():
+            kind = "whole LoKr"
+        elif kind == "OFT":
+            kind = self._kind_of_oft(layer, shapes.get("oft_blocks", ()))
+        elif kind == "IA3" and len(shapes.get("weight", ())) == 4:
+            kind = "convolution IA3"
+        elif kind == "norm" and layer.module.place and layer.module.place.component != "unet":
+            kind = "text norm"
+        elif kind == "full" and "diff" not in shapes:
+            kind = "bias"
+        magnitude = shapes.get("dora_scale")
+        if magnitude is None:
+            return kind
+        if layer.module.naming == "dotted":
+            return "DoRA of PEFT"
+        axis = "by output" if magnitude and magnitude[0] > 1 else "by input"
+        return f"DoRA {axis}" if kind == "LoRA" else f"{kind} with DoRA {axis}"
 
-    @property
-    def dora_by_input(self) -> bool:
-        """Tell whether it is a DoRA with a magnitude for each input."""
-        return any(shape[0] == 1 for shape in self._magnitudes)
+    def _kind_of_oft(self, layer: Layer, blocks: Shape) -> str:
+        if len(blocks) == 4:
+            return "BOFT"
+        limited = "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) > 0
+        return "constrained OFT" if limited else "OFT"
+
+    def is_scaled(self, layer: Layer) -> bool:
+        """Tell whether a layer's alpha is another number than its rank."""
+        rank = summary.rank_of(self.file, layer)
+        return bool(rank) and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) != rank
 
     @cached_property
-    def _magnitudes(self) -> list[Shape]:
-        magnitudes = (summary.shapes(self.file, layer).get("dora_scale") for layer in self.layers)
-        return [shape for shape in magnitudes if shape]
+    def scaled_by_settings(self) -> bool:
+        """Tell whether PEFT's settings give a layer another alpha than its rank."""
+        ranks = {layer.module.place: summary.rank_of(self.file, layer) for layer in self.layers
+                 if layer.module.naming == "dotted"}  # fmt: skip
+        return any(place and rank and self.peft_settings.alpha(place, rank) != rank for place, rank in ranks.items())
+
+    @cached_property
+    def by_lycoris(self) -> bool:
+        """Tell whether sd-scripts needs LyCORIS for the file."""
+        return any(self.kind_of(layer) != "LoRA" for layer in self.layers)
+
+    def unet_name(self, layer: Layer) -> UnetName | None:
+        """Return how the file names a layer of the UNet; None if it is not one."""
+        module = layer.module
+        if module.place is None or module.place.component != "unet":
+            return None
+        if module.naming == "original":
+            return "original" if self.spec.original_names else "foreign original"
+        if module.naming == "diffusers":
+            return "lycoris" if module.prefix == "lycoris_" else "diffusers"
+        if ".processor." in module.name:
+            return "processor"
+        if module.name.startswith(OWN_PREFIX):
+            return "peft"
+        attention = ".to_" in module.name
+        if module.prefix:
+            return "dotted attention" if attention else "dotted"
+        return "bare attention" if attention else "bare"
+
+    def text_name(self, layer: Layer) -> TextName | None:
+        """Return how the file names a layer of a text encoder; None if it is not one."""
+        module = layer.module
+        if module.place is None or module.place.component == "unet":
+            return None
+        if module.naming == "dotted":
+            return "dotted" if module.text_model else "dotted flat"
+        if not module.text_model:
+            return "flat"
+        if module.prefix == self.spec.prefixes.get(module.place.component):
+            return "own"
+        only = len(self.spec.text_encoders) == 1 and module.prefix == "lora_te1_"
+        first = len(self.spec.text_encoders) == 2 and module.prefix == "lora_te_"
+        return "te1 for the only" if only else "te for the first" if first else "other prefix"
+
+    @cached_property
+    def unet_names(self) -> set[UnetName]:
+        """Ways in which the file names layers of the UNet."""
+        return {name for layer in self.layers if (name := self.unet_name(layer))}
+
+    @cached_property
+    def both_namings(self) -> bool:
+        """Tell whether layers of a UNet that is named as the original are named in both ways."""
+        return self.spec.original_names and {"original", "diffusers"} <= self.unet_names
+
+    @cached_property
+    def partial_attention(self) -> list[Layer]:
+        """Layers of OpenCLIP's text encoders that A1111 leaves out: norms, and attention of blocks without all four."""
+        joined = {encoder.component for encoder in self.spec.text_encoders if "resblocks" in encoder.single_file}
+        blocks: dict[tuple[str, str], list[Layer]] = {}
+        for layer in self.layers:
+            place = layer.module.place
+            if place and place.component in joined and ".self_attn." in place.path:
+                blocks.setdefault((place.component, place.path.rpartition(".")[0]), []).append(layer)
+        norms = [layer for layer in self.layers if layer.algorithm == "norm" and layer.module.place
+                 and layer.module.place.component in joined]  # fmt: skip
+        return [layer for block in blocks.values() if len(block) < 4 for layer in block] + norms
+
+    @cached_property
+    def family_for_invoke(self) -> FamilyName | None:
+        """Return the family that InvokeAI takes the file for, by widths that it sees in few kinds of layers."""
+        kinds = ("LoRA", "Tucker LoRA", "DoRA", "LoHa", "whole LoKr", "full", "IA3")
+        flat = [layer for layer in self.layers if layer.module.naming != "dotted"]
+        seen = [layer for layer in flat if self.kind_of(layer).startswith(kinds)]
+        deep = any(
+            re.search(r"transformer_blocks\.([2-9]|\d\d)\.", layer.module.place.path)
+            for layer in self.layers
+            if layer.module.place and layer.module.prefix == "lora_unet_"
+        )
+        by_depth = next((name for name, spec in FAMILIES.items() if spec.transformer_depth > 2), None) if deep else None
+        return summary.family_by_width(self.file, seen) or by_depth

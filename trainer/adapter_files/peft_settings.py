@@ -68,13 +68,6 @@ class Scaling:
         items = patterns.items() if isinstance(patterns, dict) else ()
         return [(re.sub(r"text_model\\?\.", "", key), value) for key, value in items]
 
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether the scale is 1 everywhere, so that a program may ignore these settings."""
-        ranks = (self.settings.get("r"), self.settings.get("rank_pattern") or {})
-        plain = self.alpha is None or (self.alpha == ranks[0] and not ranks[1])
-        return plain and not self._items and self.settings.get("use_rslora") is not True
-
 
 @dataclass(frozen=True)
 class PeftSettings:
@@ -88,10 +81,8 @@ class PeftSettings:
         """Return a layer's alpha with the scale alpha / rank."""
         return self.by_component.get(place.component, self.common).alpha_of(place.path, rank)
 
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether the scale is 1 everywhere."""
-        return self.common.is_plain and all(scaling.is_plain for scaling in self.by_component.values())
+
+NONE = PeftSettings({}, Scaling({}), found=False)
 
 
 def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:

@@ -247,7 +247,7 @@ def not_finite(file: SafetensorsFile, layers: list[Layer], unknown_keys: list[st
 
 def rank_of(file: SafetensorsFile, layer: Layer) -> int:
     """Return a layer's rank; 0 if it has none."""
-    for ending in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
+    for ending in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a2.weight"):
         if ending in layer.parts and file.entries[layer.parts[ending]].shape:
             return file.entries[layer.parts[ending]].shape[0]
     return 0

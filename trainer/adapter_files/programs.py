@@ -1,0 +1,168 @@
+"""Loading rules of other programs, as data: which names and kinds of layers each reads, and what it does with others.
+
+They were read from the programs' sources, at the commit that stands with each, and are held against what the programs
+do by `benchmarks.verdicts`, which runs their own loading code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainer.i18n import _
+
+# How a file names a layer of the UNet ("attention" where the name of a layer within attention, "to_q", counts):
+#   original           as the original models, in a family whose adapter files do so: lora_unet_input_blocks_4_1_...
+#   foreign original   the same in another family
+#   diffusers          as diffusers, with underscores: lora_unet_down_blocks_0_...
+#   lycoris            the same with the prefix lycoris_
+#   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
+#   processor          with dots, attention as diffusers named it in 2023
+UnetName = Literal[
+    "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
+    "peft", "processor",
+]  # fmt: skip
+# How it names a layer of a text encoder:
+#   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
+#   te1 for the only   lora_te1_ where there is one encoder; te for the first: lora_te_ where there are two
+#   other prefix       that of another family
+#   dotted             text_encoder.text_model...; dotted flat: without text_model
+TextName = Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat"]
+# What a program does with a file of which it cannot use everything.
+Strictness = Literal["leaves out", "refuses"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a program applies a kind of layer: what `differs` from what is meant, also only if it is `scaled`."""
+
+    differs: str = ""
+    scaled: str = ""
+
+
+RIGHT = Reading()
+_OVER_BASE = Reading(
+    _("it scales DoRA's magnitudes relative to the base's weights; the effect of a LoRA is off by about 6 %")
+)
+_WRONG_AXIS = Reading(_("it applies DoRA's magnitudes along the wrong axis, which ruins the images"))
+_LORA_ALONE = Reading(
+    _("it leaves out DoRA's magnitudes and applies the LoRA alone; with Micro that is off by about 24 %")
+)
+_CONSTRAINT = Reading(_("it takes OFT's constraint for a much smaller one, so that next to nothing changes"))
+_LATE_SCALE = _("it multiplies by alpha / rank after DoRA's magnitudes, so that the strength is wrong")
+_SQUARED = Reading(scaled=_("LyCORIS multiplies by alpha / rank twice"))
+_BROKEN_BIAS = Reading(_("it adds the change of the biases to the weights"))
+
+_LORA: Mapping[str, Reading] = {"LoRA": RIGHT, "Tucker LoRA": RIGHT}
+_HADAMARD: Mapping[str, Reading] = {"LoHa": RIGHT, "LoKr": RIGHT, "whole LoKr": RIGHT}
+_DORA_BY_INPUT: Mapping[str, Reading] = {
+    "DoRA by input": RIGHT, "LoHa with DoRA by input": RIGHT, "LoKr with DoRA by input": RIGHT,
+    "whole LoKr with DoRA by input": RIGHT,
+}  # fmt: skip
+
+
+def _by_output(reading: Reading) -> dict[str, Reading]:
+    return {f"{kind} by output": reading
+            for kind in ("DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Program:
+    """Rules by which a program reads adapter files, and the source that they were read from.
+
+    `reads` are the kinds of layers that it applies; layers of other kinds or names are unmatched. The texts say what it
+    does with a key that matches nothing, a missing alpha and a wrong size.
+    """
+
+    name: str
+    repository: str
+    commit: str
+    unet_names: frozenset[UnetName]
+    text_names: frozenset[TextName]
+    reads: Mapping[str, Reading]
+    unmatched: str
+    wrong_size: str
+    strictness: Strictness = "leaves out"
+    limit: int = 0  # unmatched keys that it allows nevertheless, if it refuses
+    missing_alpha: str = _("layers without alpha act as if alpha were the rank")
+    biases: bool = False  # whether it reads the changes of biases beside a LoRA
+    text_projection: bool = True  # whether it applies the layer after XL's second text encoder
+    reads_peft_alpha: bool = False
+    lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format
+    refused_kinds: Mapping[str, str] = field(default_factory=dict)
+
+
+_RESHAPES = _("it reshapes what does not fit, and then silently does something else")
+_STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
+_COMFY_UNET: frozenset[UnetName] = frozenset(
+    ("original", "foreign original", "diffusers", "lycoris", "dotted", "bare", "processor")
+)
+_COMFY_TEXT: frozenset[TextName] = frozenset(("own", "te1 for the only", "te for the first", "dotted"))
+_COMFY_KINDS = {
+    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_OVER_BASE), "GLoRA": RIGHT, "full": RIGHT, "norm": RIGHT,
+    "DoRA of PEFT": _LORA_ALONE,
+}  # fmt: skip
+_WEBUI_KINDS = {
+    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_WRONG_AXIS), "IA3": RIGHT, "full": RIGHT,
+    "norm": RIGHT, "text norm": RIGHT,
+}  # fmt: skip
+
+PROGRAMS = (
+    Program(
+        "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", _COMFY_UNET, _COMFY_TEXT,
+        {**_COMFY_KINDS, "OFT": RIGHT, "constrained OFT": _CONSTRAINT, "BOFT": RIGHT},
+        _("left out, with a line in the log only"), _RESHAPES, biases=True,
+    ),
+    Program(
+        "A1111", "AUTOMATIC1111/stable-diffusion-webui", "82a973c0",
+        frozenset(("original", "foreign original", "diffusers")), frozenset(("own", "te1 for the only")),
+        {**_WEBUI_KINDS, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT},
+        _LEFT_OUT, _("it stops or does something else"), text_projection=False,
+        refused_kinds={"bias": _("it stops at a layer that has the change of a bias alone")},
+    ),
+    Program(
+        "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", _COMFY_UNET, _COMFY_TEXT, _COMFY_KINDS,
+        _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases=True,
+    ),
+    Program(
+        "InvokeAI", "invoke-ai/InvokeAI", "8e71a8a5", frozenset(("original", "diffusers")), frozenset(("own",)),
+        {**_LORA, **_HADAMARD, "DoRA by input": RIGHT, "DoRA by output": _WRONG_AXIS, "IA3": RIGHT, "full": RIGHT,
+         "norm": RIGHT, "text norm": RIGHT},
+        _LEFT_OUT, _STOPS,
+        refused_kinds={
+            "LoHa with DoRA": _("it takes LoHa with DoRA for a LoRA, and stops"),
+            "LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
+            "whole LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
+        },
+    ),
+    Program(
+        "sd-scripts", "kohya-ss/sd-scripts, KohakuBlueleaf/LyCORIS", "48d368fa, f49d30d6",
+        frozenset(("original", "diffusers")), frozenset(("own",)),
+        {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
+         "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
+         "norm": RIGHT, "text norm": RIGHT},
+        _("silently left out"), _STOPS, text_projection=False,
+        refused_kinds=dict.fromkeys(
+            ("full", "IA3", "convolution IA3"), _("it stops: LyCORIS cannot load this kind again")
+        ) | dict.fromkeys(
+            _DORA_BY_INPUT,
+            _("it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
+              "wd_on_output=False"),
+        ),
+    ),
+    Program(
+        "diffusers", "huggingface/diffusers", "0.42.1",
+        frozenset(("original", "diffusers", "dotted", "dotted attention")),
+        frozenset(("own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat")),
+        {"LoRA": RIGHT, "DoRA by input": _LORA_ALONE, "DoRA by output": _LORA_ALONE, "DoRA of PEFT": RIGHT},
+        _STOPS, _STOPS, strictness="refuses", missing_alpha="", reads_peft_alpha=True,
+        lenient_with_peft=True,
+    ),
+    Program(
+        "SD.Next", "vladmandic/automatic", "431bcc36",
+        frozenset(("original", "diffusers", "dotted", "dotted attention")), frozenset(("own",)),
+        {**_WEBUI_KINDS, **dict.fromkeys(_DORA_BY_INPUT, Reading(scaled=_LATE_SCALE)), "constrained OFT": RIGHT,
+         "norm": _BROKEN_BIAS, "text norm": _BROKEN_BIAS, "DoRA of PEFT": _LORA_ALONE},
+        _LEFT_OUT, _STOPS,
+        refused_kinds={"convolution IA3": _("it stops at IA3 of a convolution")},
+    ),
+)  # fmt: skip

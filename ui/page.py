@@ -26,13 +26,13 @@ from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.tabs.sample_form import SampleForm, with_form
 from ui.widgets.handlers import QUIET, handled
-from ui.widgets.templates import STATIC
+from ui.widgets.templates import STATIC, read
 
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
-SUBTITLE = _("Teach Stable Diffusion a character or a style from a handful of images.")
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-LOG_OUT = f" <a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a>"
+TO_THE_RUN = "element.addEventListener('click', () => document.querySelector('#tab-train-button')?.click())"
+LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
 PRIMARY = {
     "background_fill": "*primary_600",
     "background_fill_hover": "*primary_700",
@@ -40,6 +40,25 @@ PRIMARY = {
     "background_fill_dark": "*primary_600",
     "background_fill_hover_dark": "*primary_700",
     "text_color_dark": "white",
+}
+# Fields without frames of their own, on panels whose color differs from that of the page.
+FLAT = {
+    "block_background_fill": "transparent",
+    "block_background_fill_dark": "transparent",
+    "block_border_width": "0px",
+    "block_border_width_dark": "0px",
+    "block_padding": "0px",
+    "block_shadow": "none",
+    "block_label_text_weight": "600",
+    "block_title_text_weight": "600",
+    "block_title_text_color": "*body_text_color",
+    "block_title_text_color_dark": "*body_text_color",
+    "body_background_fill": "*neutral_50",
+    "body_background_fill_dark": "*neutral_950",
+    "form_gap_width": "14px",
+    "layout_gap": "14px",
+    "input_padding": "7px 10px",
+    "button_small_padding": "5px 12px",
 }
 LINKS_IN_THE_DARK = {
     "link_text_color_dark": "*primary_300",
@@ -114,22 +133,24 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         radius_size="lg",
+        spacing_size="sm",
     )
-    return base.set(**{f"button_primary_{name}": color for name, color in PRIMARY.items()}, **LINKS_IN_THE_DARK)
+    colors = {f"button_primary_{name}": color for name, color in PRIMARY.items()}
+    return base.set(**colors, **LINKS_IN_THE_DARK, **FLAT)
 
 
 def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
-    with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         head = _head(LOG_OUT if log_out else "")
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
-            with gr.Tab(_("1 · Images"), id="images", elem_id="tab-images"):
+            with gr.Tab(_("Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(head.project)
-            with gr.Tab(_("2 · Train"), id="train", elem_id="tab-train") as train_tab:
+            with gr.Tab(_("Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(head.project, head.pill, sampler, watch)
-            with gr.Tab(_("3 · Try out"), id="try", elem_id="tab-try") as try_tab:
+            with gr.Tab(_("Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = try_out.build(sampler, watch)
-            with gr.Tab(_("4 · Download"), id="download", elem_id="tab-download") as download_tab:
+            with gr.Tab(_("Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(watch)
 
         def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
@@ -161,14 +182,17 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
 
 def _head(log_out: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
-        advice = nvidia.advice()
-        alarm = f"<p class='alarm' role='alert'>{escape(advice)}</p>" if advice else ""
-        gr.HTML(f"<h1>Limner</h1><p>{SUBTITLE}{log_out}</p>{alarm}", elem_id="title")
-        pill = gr.HTML(elem_id="pill")
+        title = f"<img src='/favicon.ico' alt=''><h1>Limner</h1>{log_out}"
+        gr.HTML(title, elem_id="title", js_on_load=read("viewer.js"))
+        pill = gr.HTML(elem_id="pill", js_on_load=TO_THE_RUN)
         with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown([], label=_("Project"), elem_id="project", interactive=True, min_width=180, scale=3)
-            new = gr.Button(_("New project"), elem_id="new-project", size="md", min_width=110, scale=1)
-    with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom") as new_row:
+            project = gr.Dropdown(
+                [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
+            )
+            new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
+    if advice := nvidia.advice():
+        gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
+    with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:
         new_name = gr.Textbox(
             label=_("Name of the new project"),
             info=_("Letters, digits, - and _."),

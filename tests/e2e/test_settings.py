@@ -104,7 +104,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     note.get_by_text(words).wait_for()
     assert page.locator("#form-optimizer-kind").get_by_label("Schedule-free").is_checked()
     assert value(page, "training-exposures") == "99"
-    note.get_by_role("button", name="Set to Constant").click()
+    note.get_by_role("button", name="Set to constant").click()
     wait(lambda: note.count() == 0, seconds=60)
     assert page.locator("#form-schedule-kind").get_by_label("Constant", exact=True).is_checked()
     # Each changed field says so, and can be reset; so can all of them.
@@ -114,7 +114,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     page.locator("#form-training-exposures").get_by_role("button", name="Reset").click()
     wait(lambda: value(page, "training-exposures") == "340", seconds=60)
     wait(lambda: marked.count() == 2, seconds=60)
-    page.get_by_role("button", name="Reset all settings").click()
+    page.get_by_role("button", name="Reset all").click()
     wait(lambda: marked.count() == 0, seconds=60)
     assert page.locator("#form-optimizer-kind").get_by_label("Adamw", exact=True).is_checked()
     wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)

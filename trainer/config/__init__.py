@@ -12,6 +12,7 @@ from trainer.config.loading import (
     load_partial,
     merge,
     override,
+    parse,
     preset,
 )
 from trainer.config.picture import PictureConfig
@@ -43,5 +44,6 @@ __all__ = [
     "merge",
     "micro_resolution",
     "override",
+    "parse",
     "preset",
 ]

@@ -223,16 +223,32 @@ def load_partial(path: Path) -> dict[str, Any]:
         UserError: no such file, or not TOML.
     """
     try:
-        return renames.current(tomllib.loads(path.read_text(encoding="utf-8")))
+        return parse(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
         raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
     except IsADirectoryError:
         raise UserError("{name} is a folder.", "Give the path of a TOML file.", name=path.name) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        remedy = _("Correct that line and try again.")
-        if "\\" in path.read_text(encoding="utf-8", errors="replace"):
-            remedy = _("Write paths with backslashes in single quotes: base = 'C:\\models\\base.safetensors'.")
-        raise UserError("{name} is not a TOML file: {error}.", remedy, name=path.name, error=error) from None
+    except UnicodeDecodeError as error:
+        raise _not_toml(path.read_text(encoding="utf-8", errors="replace"), path.name, error) from None
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """Return the partial settings in a TOML text, unchecked; messages call it by its name.
+
+    Raises:
+        UserError: not TOML.
+    """
+    try:
+        return renames.current(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _not_toml(text, name, error) from None
+
+
+def _not_toml(text: str, name: str, error: Exception) -> UserError:
+    remedy = _("Correct that line and try again.")
+    if "\\" in text:
+        remedy = _("Write paths with backslashes in single quotes: base = 'C:\\models\\base.safetensors'.")
+    return UserError("{name} is not a TOML file: {error}.", remedy, name=name, error=error)
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

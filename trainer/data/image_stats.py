@@ -156,6 +156,17 @@ def _edges(gray: Grayscale) -> Iterator[tuple[float, float]]:
             yield float(step_tile.mean()), float(lost_tile.mean())
 
 
+def nearest(folder: Path, data: bytes) -> str | None:
+    """Return the name of the measured image of a dataset whose colors are most like those of an image; None if none is.
+
+    Raises:
+        UserError: it is not an image.
+    """
+    wanted = measure(data).grid
+    distances = {name: int(np.abs(stats.grid - wanted).sum()) for name, stats in known(folder).items()}
+    return min(distances, key=lambda name: (distances[name], name), default=None)
+
+
 # Comparing ------------------------------------------------------------------------------------------------------
 
 

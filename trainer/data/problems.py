@@ -86,7 +86,7 @@ KINDS = {
     "mask": Kind(
         title="{n} [image has|images have] a mask.",
         effect="Masks are used only if Masks is on.",
-        remedy="Turn it on in step 2 under Advanced, Objective.",
+        remedy="Turn it on in the Train tab under Advanced, Objective.",
         hint=True,
     ),
     "small": Kind(
@@ -125,7 +125,7 @@ KINDS = {
     "transparent": Kind(
         title="{n} [image is|images are] partly transparent.",
         effect="They are put on plain white, and the adapter learns to draw on white.",
-        remedy="Choose Background: random in step 2 under Advanced, Images.",
+        remedy="Choose Background: random in the Train tab under Advanced, Images.",
     ),
     "backdrop": Kind(
         title="Most images have the same background.",
@@ -143,7 +143,7 @@ KINDS = {
         title="Micro cannot draw images like these.",
         effect="Micro is for practice and knows only drawn portraits: at best, the adapter becomes a vague likeness.",
         remedy="Use a Stable Diffusion model: put its .safetensors file into the folder models, or enter its path or "
-        "its name on the hub, under Base model in step 2 (see Base models in the README).",
+        "its name on the hub, under Base model in the Train tab (see Base models in the README).",
     ),
     "no caption": Kind(
         title="{n} [image has|images have] no caption.",
@@ -163,7 +163,7 @@ KINDS = {
     "long caption": Kind(
         title="{n} [caption is|captions are] too long.",
         effect="The rest is not read.",
-        remedy="Shorten it, or raise Max token length in step 2 under Advanced, Captions.",
+        remedy="Shorten it, or raise Max token length in the Train tab under Advanced, Captions.",
     ),
     "no trigger": Kind(
         title="{n} [caption lacks|captions lack] the trigger word.",

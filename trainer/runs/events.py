@@ -142,6 +142,7 @@ class State:
     device: str = ""
     phase: Phase | None = None
     losses: dict[int, float] = field(default_factory=dict)
+    learning_rates: dict[int, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     pace: tuple[tuple[int, float], ...] = ()
     memory: int = 0
@@ -194,7 +195,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 def fold(state: State, events: Iterable[Event]) -> State:
     """Return the state after more events. Folding a log in one go or in pieces gives the same state."""
-    state = replace(state, losses=dict(state.losses))  # a copy, which _fold_one may change
+    # Copies, which _fold_one may change.
+    state = replace(state, losses=dict(state.losses), learning_rates=dict(state.learning_rates))
     for event in events:
         state = replace(_fold_one(state, event), updated=event.time)
     return state
@@ -210,6 +212,7 @@ def _fold_one(state: State, event: Event) -> State:
             return replace(state, phase=event)
         case Step():
             state.losses[event.step] = event.loss
+            state.learning_rates[event.step] = event.learning_rate
             return replace(
                 state,
                 step=event.step,
@@ -242,6 +245,7 @@ def _after_start(state: State, event: Started) -> State:
         pid=event.pid,
         device=event.device,
         losses={step: loss for step, loss in state.losses.items() if step <= event.step},
+        learning_rates={step: rate for step, rate in state.learning_rates.items() if step <= event.step},
         learning_rate=state.learning_rate,
         memory=state.memory,
         previews=tuple(preview for preview in state.previews if preview.step <= event.step),

@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from trainer import paths, runs, storage
-from trainer.data import dataset, images
+from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from ui.state import audit, page_folders, projects
 
@@ -80,6 +80,35 @@ def preview(run_id: str, preview: str) -> FileResponse:
     run = _or_404(lambda: runs.find(run_id))
     path = _checked(run.folder / "previews", preview, PREVIEW)
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
+
+
+@router.get("/media/run/{run_id}/{preview}/small")
+def small_preview(run_id: str, preview: str) -> FileResponse:
+    """Serve a thumbnail of a preview image."""
+    run = _or_404(lambda: runs.find(run_id))
+    return _thumbnail(run.folder / "previews", _checked(run.folder / "previews", preview, PREVIEW))
+
+
+@router.get("/media/run/{run_id}/{preview}/nearest")
+def nearest_to_preview(run_id: str, preview: str) -> FileResponse:
+    """Serve the image that is most similar to a preview, among those that the run is trained on."""
+    run = _or_404(lambda: runs.find(run_id))
+    return _nearest(_checked(run.folder / "previews", preview, PREVIEW), run)
+
+
+@router.get("/media/picture/{image}/nearest/{run_id}")
+def nearest_to_sample_image(image: str, run_id: str) -> FileResponse:
+    """Serve the image that is most similar to a sample image, among those that a run is trained on."""
+    run = _or_404(lambda: runs.find(run_id))
+    return _nearest(_checked(page_folders.sample_images(), image, SAMPLE_IMAGE), run)
+
+
+def _nearest(image: Path, run: runs.Run) -> FileResponse:
+    folder = _or_404(lambda: dataset.find_folder(run.config().dataset))
+    found = _or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
+    if found is None:
+        raise HTTPException(404)
+    return _thumbnail(folder, folder / found)
 
 
 @router.get("/media/picture/{image}")

@@ -23,7 +23,10 @@ QUESTIONS = 6  # components before the widgets of the settings: project, preset,
 
 @dataclass(frozen=True)
 class Answers:
-    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id."""
+    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id.
+
+    `request` is the number of a request to fill the form, given by the browser.
+    """
 
     project: str
     preset: str
@@ -31,18 +34,21 @@ class Answers:
     trigger: str
     base: str
     own: dict[str, Any]
+    request: int = 0
 
     @classmethod
     def from_form(cls, values: Sequence[Any]) -> "Answers":
         """Read the values of the components in `train.Tab.form`, in their order."""
         project, preset, name, trigger, base, filled = values[:QUESTIONS]
+        filled = settings_form.Filled(**filled)
         return cls(
             project=project or "",
             preset=preset,
             name=(name or "").strip(),
             trigger=one_line(trigger or ""),
             base=paths.unquoted(base or "") or MICRO,
-            own=settings_form.changed(ENTRIES, settings_form.Filled(**filled), values[QUESTIONS:]),
+            own=settings_form.changed(ENTRIES, filled, values[QUESTIONS:]),
+            request=filled.request,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def practice(base: str) -> str:
         return ""
     return _(
         "Micro is a practice model for portraits of its own kind, and its adapters work in diffusers only. For real "
-        "use, choose Stable Diffusion under Base model in step 2: a file that you have, or one to download."
+        "use, choose Stable Diffusion under Base model in the Train tab: a file that you have, or one to download."
     )
 
 

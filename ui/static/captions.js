@@ -232,6 +232,20 @@ document.addEventListener("change", (event) => {
     window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);
   }
 }, true);
+// Images may be dropped anywhere while this tab is shown; a click on the empty list chooses some.
+const chooser = () => document.querySelector("#upload input[type='file']");
+for (const kind of ["dragover", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files") || event.target.closest?.(".drop") || !element.offsetParent) return;
+    event.preventDefault();
+    if (kind === "dragover" || !chooser()) return;
+    chooser().files = event.dataTransfer.files;
+    chooser().dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+element.addEventListener("click", (event) => {
+  if (event.target.closest(".no-pictures")) chooser()?.click();
+});
 draw();
 show();
 measure();

@@ -1,18 +1,27 @@
-// Notes at the fields of the form: which settings are changed, with a button that resets one, and which conflict, with a
-// button that resolves it. Parts of the form are drawn only when they are opened, so the notes are added again then.
+// What the form of the settings shows beside its fields: which are changed, with their usual value and a button that
+// resets one or a group; which conflict, with a button that resolves it; the search; and how the form is filled anew. Parts of the form are drawn only
+// when they are opened, so everything is marked again then.
 const form = document.querySelector("#train-form");
+const FOLDED = "limner-folded-groups";
+const folded = new Set(JSON.parse(localStorage.getItem(FOLDED) ?? "[]"));
+const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/[^\p{L}\p{N}]+/gu, "");
+const fieldsOf = (section) => [...section.querySelectorAll("[id^='form-']")];
+
+function withText(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
 
 function noteOf(field, kind, text, action) {
-  const note = document.createElement("p");
-  note.className = kind;
-  note.dataset.field = field.id;
-  note.append(text);
+  const note = withText("p", text, { class: kind, "data-field": field.id });
   if (action) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "act";
-    button.textContent = action;
-    button.addEventListener("click", () => trigger(kind === "conflict" ? "apply" : "undo", { field: field.id }));
+    const button = withText("button", action, { type: "button", class: "act" });
+    button.addEventListener("click", () => {
+      if (kind === "conflict") trigger("apply", { field: field.id });
+      else trigger("undo", { fields: [field.id] });
+    });
     note.append(" ", button);
   }
   if (kind === "conflict") note.setAttribute("role", "alert");
@@ -20,9 +29,9 @@ function noteOf(field, kind, text, action) {
 }
 
 function mark() {
-  const { conflicts = {}, changed = [], words = {} } = props.value ?? {};
+  const { conflicts = {}, changed = {}, words = {} } = props.value ?? {};
   const wanted = new Map();
-  for (const id of changed) wanted.set(`changed ${id}`, [words.changed, words.reset]);
+  for (const [id, usual] of Object.entries(changed)) wanted.set(`changed ${id}`, [usual, words.reset]);
   for (const [id, { reason, fix }] of Object.entries(conflicts)) wanted.set(`conflict ${id}`, [reason, fix]);
   for (const note of form.querySelectorAll("p.changed, p.conflict")) {
     const text = wanted.get(`${note.className} ${note.dataset.field}`);
@@ -33,7 +42,67 @@ function mark() {
     const field = document.getElementById(id);
     if (field && !field.querySelector(`p.${kind}`)) field.append(noteOf(field, kind, text, action));
   }
+  for (const section of form.querySelectorAll(".section")) markGroup(section, changed, conflicts);
 }
+
+function markGroup(section, changed, conflicts) {
+  const head = section.querySelector(".fold"), reset = section.querySelector(".reset-group");
+  if (!head) return;
+  const ids = fieldsOf(section).map((field) => field.id);
+  const count = ids.filter((id) => id in changed).length;
+  const closed = folded.has(head.dataset.group) && !ids.some((id) => id in conflicts);
+  section.classList.toggle("folded", closed);
+  if (head.getAttribute("aria-expanded") !== String(!closed)) head.setAttribute("aria-expanded", !closed);
+  reset.hidden = !count;
+  const text = reset.dataset.text.replace("{n}", count);
+  if (reset.textContent !== text) reset.textContent = text;
+}
+
+function find(query) {
+  const words = query.split(/\s+/).map(plain).filter(Boolean);
+  let number = 0;
+  for (const section of form.querySelectorAll(".section")) {
+    const title = plain(section.querySelector("h2").textContent);
+    const found = fieldsOf(section).filter((field) => {
+      const text = title + plain(field.textContent) + plain(field.id);
+      const matches = words.every((word) => text.includes(word));
+      field.classList.toggle("unmatched", !matches);
+      return matches;
+    });
+    number += found.length;
+    section.classList.toggle("unmatched", !found.length);
+    section.classList.toggle("searched", words.length > 0);
+  }
+  const { none = "" } = props.value?.words ?? {};
+  form.querySelector(".found").textContent = number ? "" : none;
+}
+
+// Requests to fill the form are numbered in the sixth value, what it was filled from; only the latest one fills it.
+let latest = { number: 0, sent: [] };
+window.limnerForm = {
+  number(values) {
+    latest = { number: latest.number + 1, sent: values.slice(6) };
+    return [...values.slice(0, 5), { ...values[5], request: latest.number }, ...values.slice(6)];
+  },
+  apply([answer, filled, ...current]) {
+    if (answer?.request !== latest.number) return [filled, ...current];
+    const isEdited = (value, place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
+    return [answer, ...answer.values.map((value, place) => (isEdited(current[place], place) ? current[place] : value))];
+  },
+};
+
+form.addEventListener("input", (event) => { if (event.target.id === "find-setting") find(event.target.value); });
+form.addEventListener("click", (event) => {
+  const head = event.target.closest(".fold"), reset = event.target.closest(".reset-group");
+  if (head) {
+    const group = head.dataset.group;
+    if (!folded.delete(group)) folded.add(group);
+    localStorage.setItem(FOLDED, JSON.stringify([...folded]));
+    mark();
+  } else if (reset) {
+    trigger("undo", { fields: fieldsOf(reset.closest(".section")).map((field) => field.id) });
+  }
+});
 new MutationObserver(mark).observe(form, { childList: true, subtree: true });
 watch("value", mark);
 mark();

@@ -42,10 +42,7 @@ def build() -> BaseModel:
     field = gr.Dropdown(
         [],
         label=_("Base model"),
-        info=_(
-            "Choose one, or type a folder, a .safetensors file or a name on the Hugging Face Hub. Files in the folder "
-            "models are listed."
-        ),
+        info=_("From the folder models, or type a folder, a .safetensors file or a name on the Hugging Face Hub."),
         elem_id="base",
         interactive=True,
         allow_custom_value=True,

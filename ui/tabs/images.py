@@ -70,34 +70,36 @@ class Parts:
 
 def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
-    upload, folder = _upload()
     paths = gr.Textbox(visible=False)
-    report = gr.HTML(elem_id="report", elem_classes="report")
-    with gr.Row(equal_height=False, elem_classes="bottom"):
-        trigger = gr.Textbox(
-            label=_("Trigger word"),
-            info=_("A made-up word that calls up your character or style, such as miraxo."),
-            max_lines=1,
-            elem_id="trigger",
-            interactive=True,
-            scale=3,
-        )
-        prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", scale=1, min_width=220)
-    with gr.Row(elem_classes="tools"):
-        summary = gr.HTML(elem_id="dataset-summary")
-        restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
-        undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
-    overview = gr.HTML({}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview")
-    tools = caption_tools.build()
-    grid = gr.HTML(
-        {},
-        html_template=read("captions.html"),
-        js_on_load=read("captions.js"),
-        server_functions=[save_caption, measure],
-        elem_id="captions",
-    )
-    with gr.Row(elem_classes="next"):
-        forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
+    with gr.Row(elem_classes="columns"):
+        with gr.Column(scale=1, min_width=300, elem_classes="side"):
+            upload, folder = _upload()
+            trigger = gr.Textbox(
+                label=_("Trigger word"),
+                info=_("A made-up word that calls up your character or style, such as miraxo."),
+                max_lines=1,
+                elem_id="trigger",
+                interactive=True,
+            )
+            prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", size="sm")
+            overview = gr.HTML(
+                {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
+            )
+            tools = caption_tools.build()
+            forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
+        with gr.Column(scale=4, min_width=320, elem_classes="canvas"):
+            report = gr.HTML(elem_id="report", elem_classes="report")
+            with gr.Row(elem_classes="tools"):
+                summary = gr.HTML(elem_id="dataset-summary")
+                restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
+                undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
+            grid = gr.HTML(
+                {},
+                html_template=read("captions.html"),
+                js_on_load=read("captions.js"),
+                server_functions=[save_caption, measure],
+                elem_id="captions",
+            )
     selection = gr.State(Selection())
     inputs = [project, trigger, selection]
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
@@ -108,26 +110,23 @@ def build(project: gr.Dropdown) -> Tab:
 
 
 def _upload() -> tuple[gr.File, gr.File]:
-    with gr.Row(equal_height=True, elem_id="adding"):
-        upload = gr.File(
-            label=_("Drop images or a .zip here, or click to choose"),
-            file_count="multiple",
-            file_types=["image", ".zip", ".txt"],
-            height=130,
-            elem_id="upload",
-            interactive=True,
-            scale=4,
-            min_width=220,
-        )
-        folder = gr.File(
-            label=_("Add a folder"),
-            file_count="directory",
-            height=130,
-            elem_id="folder",
-            interactive=True,
-            scale=1,
-            min_width=160,
-        )
+    upload = gr.File(
+        label=_("Drop images or a .zip here, or click to choose"),
+        file_count="multiple",
+        file_types=["image", ".zip", ".txt"],
+        height=96,
+        elem_id="upload",
+        elem_classes="drop",
+        interactive=True,
+    )
+    folder = gr.File(
+        label=_("Add a folder"),
+        file_count="directory",
+        height=40,
+        elem_id="folder",
+        elem_classes="drop",
+        interactive=True,
+    )
     return upload, folder
 
 

@@ -25,23 +25,25 @@ LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
 def plan(answers: Answers) -> list[Any]:
-    """Return values of `train.Tab.planned`: a summary, the efforts with their durations, and notes at the fields."""
+    """Return values of `train.Tab.planned`: summary, cautions, efforts with their durations, notes at the fields."""
     notes = answers.notes()
     if not answers.project:
-        return [_("Create a project and add images first."), gr.skip(), notes]
+        return [_("Create a project and add images first."), "", gr.skip(), notes]
     folder = paths.datasets() / answers.project
     examples: tuple[Example, ...] = ()
     if paths.is_name(answers.project) and folder.is_dir():
         examples = dataset.read(folder)
     if not examples:
-        return [_("There are no images in this project yet. Add some in the first tab."), gr.skip(), notes]
+        return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
         config = settings_form.build(ENTRIES, answers.data())
     except UserError as error:
-        return [escape(str(error)), gr.skip(), notes]
+        return [escape(str(error)), "", gr.skip(), notes]
     similar = runs.find_similar(config)
-    sentences = [*_summary(config, len(examples), similar), *_cautions(config, folder, examples)]
-    return [" ".join(sentences), _efforts(config, answers, len(examples), similar), notes]
+    size, *costs = _summary(config, len(examples), similar)
+    summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
+    cautions = "".join(_cautions(config, folder, examples))
+    return [summary, cautions, _efforts(config, answers, len(examples), similar), notes]
 
 
 def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Run view of the Train tab: status, loss curve and previews of a run, and the buttons that control it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,7 +12,7 @@ from trainer.runs import Run
 from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
-from ui.widgets import run_html, settings_form
+from ui.widgets import loss_chart, run_html, settings_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import read
 
@@ -41,9 +41,20 @@ class RunView:
     """The components of the view; `outputs` are those that `draw` and `tick` return values for."""
 
     def __init__(self, pill: gr.HTML) -> None:
-        self.picker = gr.Dropdown(
-            [], label=_("Run"), elem_id="run", interactive=True, container=False, elem_classes="run"
-        )
+        with gr.Row(elem_classes="tools"):
+            self.picker = gr.Dropdown(
+                [], label=_("Run"), elem_id="run", interactive=True, container=False, min_width=160, scale=2
+            )
+            self.compared = gr.Dropdown(
+                [],
+                label=_("Compare the loss with"),
+                elem_id="compared-runs",
+                multiselect=True,
+                interactive=True,
+                visible=False,
+                container=False,
+                min_width=160,
+            )
         self.drawn = gr.State(())
         status = gr.HTML(NO_RUNS, elem_id="status")
         with gr.Row(elem_classes="tools"):
@@ -51,14 +62,25 @@ class RunView:
                 name: gr.Button(title, size="sm", visible=False, elem_id=name, **options)
                 for name, title, options in BUTTONS
             }
-        chart = gr.HTML(elem_id="chart")
-        previews = gr.HTML(elem_id="previews", js_on_load=read("enlarge.js"))
+        previews = gr.HTML(elem_id="previews")
+        chart = gr.HTML({}, html_template=read("chart.html"), js_on_load=read("chart.js"), elem_id="chart")
         notes = gr.HTML(elem_id="notes")
         with gr.Accordion(_("Log"), open=False, elem_id="log"):
             log = gr.Textbox(
                 lines=12, max_lines=12, show_label=False, interactive=False, elem_id="log-text", buttons=["copy"]
             )
-        self.outputs = [pill, self.picker, self.drawn, status, chart, previews, notes, log, *self.buttons.values()]
+        self.outputs = [
+            pill,
+            self.picker,
+            self.compared,
+            self.drawn,
+            status,
+            chart,
+            previews,
+            notes,
+            log,
+            *self.buttons.values(),
+        ]
 
 
 def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
@@ -81,18 +103,27 @@ def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
             concurrency_limit=1,
             **QUIET,
         )
-    view.picker.input(handled(lambda run: draw(watch, run)), view.picker, view.outputs, **QUIET)
+    picked = [view.picker, view.compared]
+    gr.on(
+        [view.picker.input, view.compared.input],
+        handled(lambda run, compared: draw(watch, run, compared)),
+        picked,
+        view.outputs,
+        **QUIET,
+    )
     timer = gr.Timer(1)
-    refresh = handled(lambda run, drawn: tick(watch, run, drawn))
-    timer.tick(refresh, [view.picker, view.drawn], view.outputs, queue=False, **QUIET)
+    refresh = handled(lambda run, compared, drawn: tick(watch, run, drawn, compared))
+    timer.tick(refresh, [*picked, view.drawn], view.outputs, queue=False, **QUIET)
 
 
-def draw(watch: RunWatcher, run_id: str | None) -> list[Any]:
-    """Return values of `RunView.outputs` for a run, whatever was drawn before."""
-    return list(tick(watch, run_id, ()))
+def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = ()) -> list[Any]:
+    """Return values of `RunView.outputs` for a run, whatever was drawn before; its loss beside that of other runs."""
+    return list(tick(watch, run_id, (), compared))
 
 
-def tick(watch: RunWatcher, run_id: str | None, drawn: tuple[Any, ...]) -> list[Any] | dict[str, Any]:
+def tick(
+    watch: RunWatcher, run_id: str | None, drawn: tuple[Any, ...], compared: Sequence[str] = ()
+) -> list[Any] | dict[str, Any]:
     """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
     known = [run.id for run in runs.all_runs()]
     before = drawn[0] if drawn else known
@@ -100,23 +131,28 @@ def tick(watch: RunWatcher, run_id: str | None, drawn: tuple[Any, ...]) -> list[
     is_new = active is not None and active.run.id not in before
     if view is None or (view.status not in runs.ACTIVE and is_new):
         view = watch.find(watch.default())  # another page started a run
-    state = (known, stamp(view), stamp(active))
-    picker = gr.skip()
+    others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
+    state = (known, stamp(view), stamp(active), *map(stamp, others))
+    picker = others_picker = gr.skip()
     if tuple(drawn) == state:
         return dict(picker)
     chosen = view.run.id if view else None
     if not drawn or before != known or chosen != run_id:
         choices = [(label(run), run.id) for run in runs.all_runs()]
         picker = gr.Dropdown(choices, value=chosen, visible=bool(choices))
-    return [run_html.pill(active), picker, state, *_parts(view)]
+        rest = [choice for choice in choices if choice[1] != chosen]
+        others_picker = gr.Dropdown(
+            rest, value=[other.run.id for other in others], multiselect=True, visible=bool(rest)
+        )
+    return [run_html.pill(active), picker, others_picker, state, *_parts(view, others)]
 
 
-def _parts(view: runs.View | None) -> list[Any]:
+def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:
     if view is None:
-        return [EMPTY, "", "", "", "", *(gr.Button(visible=False) for _ in BUTTONS)]
+        return [EMPTY, {}, "", "", "", *(gr.Button(visible=False) for _ in BUTTONS)]
     return [
         run_html.status(view),
-        run_html.chart(view.state),
+        loss_chart.chart([(label(one.run), one) for one in (view, *others)]),
         run_html.previews(view),
         run_html.warnings(view.state),
         log_tail(view.run),

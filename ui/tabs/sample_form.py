@@ -104,6 +104,9 @@ def build() -> Components:
     """Draw the form."""
     adapter = gr.Dropdown([adapter_choices.NONE], value="", label=_("Adapter"), elem_id="adapter", interactive=True)
     prompt = gr.Textbox(label=_("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
+    with gr.Row():
+        generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
+        cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
     strength = gr.Slider(
         0,
         1.5,
@@ -116,9 +119,6 @@ def build() -> Components:
     )
     view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
     base, vae, others = _others()
-    with gr.Row():
-        generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
-        cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
     return Components(
         adapter=adapter,
         prompt=prompt,

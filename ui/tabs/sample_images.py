@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image, UnidentifiedImageError
 
@@ -84,6 +85,7 @@ class Sheet:
     cells: list[Cell]
     facts: str
     small: bool
+    run: str = ""  # the run of the adapter
     files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class Sheet:
         figures = []
         for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True)):
             cover = note if number == busy else ""
-            figures.append(_figure(cell, file, self._look, cover, waiting=busy is not None and number >= busy))
+            figures.append(self._figure(cell, file, cover, waiting=busy is not None and number >= busy))
         columns = comparison.columns(self.view, len(self.cells))
         return (
             f"<div class='pictures count-{columns}{done}'>{''.join(figures)}</div><p class='quiet'>{escape(facts)}</p>"
@@ -109,6 +111,25 @@ class Sheet:
     @property
     def _look(self) -> str:
         return "pixels" if self.small else ""
+
+    def _figure(self, cell: Cell, file: str, note: str, *, waiting: bool) -> str:
+        """Render one image with its caption, or a blank until it is there; `note` covers it while it is generated."""
+        cover, state = "", " waiting" if waiting else ""
+        image = "<div class='blank'></div>"
+        if file:
+            link, title = f"/media/picture/{file}", escape(_("Image, {caption}", caption=cell.caption))
+            nearest = f" data-nearest='{link}/nearest/{quote(self.run)}'" if self.run else ""
+            name = cell.caption.replace(",", "").replace(" ", "-")
+            image = (
+                f"<a href='{link}' target='_blank' data-caption='{escape(f'{cell.caption} · {self.facts}')}'{nearest} "
+                f"data-file='{escape(name)}.png'><img class='{self._look}' src='{link}' alt='{title}'></a>"
+            )
+        if note:
+            cover = f"<span class='cover' role='status'>{escape(note)}</span>"
+        return (
+            f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
+            f"<figcaption>{escape(cell.caption)}</figcaption></figure>"
+        )
 
     def _slider(self) -> str:
         """Render two images on top of each other, with a slider that uncovers the second from the left."""
@@ -121,26 +142,6 @@ class Sheet:
             f"<img class='{self._look} over' src='/media/picture/{second}' alt='{beside}'>"
             f"<input type='range' min='0' max='100' value='50' aria-label='{label}'></div>"
         )
-
-
-def _figure(cell: Cell, file: str, look: str, note: str, *, waiting: bool) -> str:
-    """Render one image with its caption, or a blank until it is there; `note` covers it while it is generated."""
-    link, save, cover, state = f"/media/picture/{file}", "", "", ""
-    image = "<div class='blank'></div>"
-    if file:
-        title = escape(_("Image, {caption}", caption=cell.caption))
-        image = f"<img class='{look}' src='{link}' alt='{title}'>"
-    if note:
-        cover = f"<span class='cover' role='status'>{escape(note)}</span>"
-    if waiting:
-        state = " waiting"
-    elif file:
-        name = cell.caption.replace(",", "").replace(" ", "-")
-        save = f" <a href='{link}' download='{escape(name)}.png'>{_('save')}</a>"
-    return (
-        f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
-        f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"
-    )
 
 
 def recent() -> str:

@@ -25,7 +25,6 @@ from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
 from ui.tabs.sample_images import Sheet
 from ui.widgets import settings_form
 from ui.widgets.handlers import QUIET, handled
-from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
 SIDE = configs.micro_resolution()
@@ -49,14 +48,14 @@ class Tab:
 
 def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
-    with gr.Row(elem_id="try-columns"):
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_id="try-columns", elem_classes="columns"):
+        with gr.Column(scale=1, min_width=300, elem_classes="side"):
             form = sample_form.build()
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
             hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=SLIDE)
-            recent = gr.HTML(elem_id="made", js_on_load=read("enlarge.js"))
+            recent = gr.HTML(elem_id="made")
 
     def stream(*values: object) -> Iterator[tuple[Any, ...]]:
         filled = SampleForm.from_form(values)
@@ -246,7 +245,8 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     model = base_of(form.adapter, form.base, form.vae)
     cells = comparison.cells(form.view, form.adapter, float(form.strength), watch)
     requests = [request_of(form, cell, model, seed) for cell in cells]
-    sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO)
+    run = adapter_choices.run_of(form.adapter)
+    sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO, run=run.id if run else "")
     if len(form.files) == len(cells):
         sheet.files = list(form.files)
     page_folders.sample_images().mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,11 @@
-"""HTML of a run: status, progress bar, loss chart, previews, warnings. Pure functions of a view of the run."""
+"""HTML of a run: status, progress bar, previews, warnings. Pure functions of a view of the run."""
 
 import time
-from collections.abc import Sequence
 from html import escape
-from math import isfinite
 from urllib.parse import quote
 
 from trainer import runs
+from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import View, events, queue
@@ -20,9 +19,6 @@ STATUS_LABELS = {
     "stopped": _("Stopped"),
     "failed": _("Failed"),
 }
-SMOOTHING = 0.9
-WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 60, 8, 10, 24
 
 
 def duration(count: float) -> str:
@@ -76,7 +72,8 @@ def pill(view: View | None) -> str:
         text += f" {progress(view):.0%}"
         if remaining := time_left(view):
             text += f", {remaining}"
-    return f"<span class='pill {view.status}' role='status'>{escape(text)}</span>"
+    title = escape(_("Show the run"))
+    return f"<button type='button' class='pill {view.status}' role='status' title='{title}'>{escape(text)}</button>"
 
 
 def phase(current: events.Phase) -> str:
@@ -170,92 +167,53 @@ def practice(view: View) -> str:
     return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""
 
 
-# The chart ------------------------------------------------------------------------------------------------------
-
-
-def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
-    """Return the exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3)."""
-    average, weight, smoothed = 0.0, 1.0, []
-    for value in values:
-        average = factor * average + (1 - factor) * value
-        weight *= factor
-        smoothed.append(average / (1 - weight))
-    return smoothed
-
-
-def chart(state: events.State) -> str:
-    """Render the loss by step: values faint, their average bold. The axis spans all steps, so it shows what is left."""
-    points = [point for point in events.loss_curve(state, points=400) if isfinite(point[1])]
-    if len(points) < 2:
-        return f"<div class='empty'>{_('The loss curve appears here once training starts.')}</div>"
-    steps = [step for step, _unused in points]
-    losses = [loss for _unused, loss in points]
-    averages = smooth(losses)
-    low, high = min(losses), max(losses)
-    margin = (high - low) * 0.06 or 0.01
-    low, high = max(0.0, low - margin), high + margin
-    last = max(state.steps, steps[-1])
-
-    def point_at(step: int, loss: float) -> str:
-        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
-        y = TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
-        return f"{x:.1f},{y:.1f}"
-
-    raw = " ".join(point_at(step, loss) for step, loss in points)
-    bold = " ".join(point_at(step, loss) for step, loss in zip(steps, averages, strict=True))
-    x, y = point_at(steps[-1], averages[-1]).split(",")
-    label = _(
-        "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
-        loss=averages[-1],
-        step=steps[-1],
-        steps=last,
-        first=averages[0],
-    )
-    legend = _("Loss, smoothed: <b>{loss:.3f}</b>. Faint: each step.", loss=averages[-1])
-    floor = HEIGHT - BOTTOM
-    return (
-        f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
-        f"aria-label='{escape(label)}' data-points='{len(points)}'>"
-        f"<line x1='{LEFT}' y1='{floor}' x2='{WIDTH - RIGHT}' y2='{floor}' class='axis'/>"
-        f"<line x1='{LEFT}' y1='{TOP}' x2='{WIDTH - RIGHT}' y2='{TOP}' class='grid'/>"
-        f"<text x='{LEFT - 6}' y='{TOP + 10}' text-anchor='end'>{high:.2f}</text>"
-        f"<text x='{LEFT - 6}' y='{floor}' text-anchor='end'>{low:.2f}</text>"
-        f"<text x='{LEFT}' y='{HEIGHT - 6}'>0</text>"
-        f"<text x='{WIDTH - RIGHT}' y='{HEIGHT - 6}' text-anchor='end'>{_('{steps} steps', steps=last)}</text>"
-        f"<polyline class='raw' points='{raw}'/><polyline class='smooth' points='{bold}'/>"
-        f"<circle class='now' cx='{x}' cy='{y}' r='4'/></svg>"
-        f"<p class='legend'>{legend}</p>"
-    )
-
-
 # Previews and warnings ------------------------------------------------------------------------------------------
 
 
-def previews(view: View, newest: int = 12) -> str:
-    """Render one row of previews for each prompt, the newest first."""
-    rows: dict[str, list[events.Preview]] = {}
+def previews(view: View) -> str:
+    """Render a table of previews: a row for each prompt, a column for each step, the first step first."""
+    rows: dict[int, dict[int, events.Preview]] = {}
     for preview in view.state.previews:
-        number = preview.file.rsplit("_", 1)[-1]
-        rows.setdefault(number, []).append(preview)
+        number = int(preview.file.rsplit("_", 1)[-1].removesuffix(".png"))
+        rows.setdefault(number, {})[preview.step] = preview
     if not rows:
         return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
-    strips = []
+    steps = sorted({preview.step for preview in view.state.previews})
+    heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
+    look = "pixels" if _is_small(view) else ""
+    lines = []
     for number in sorted(rows):
-        row = sorted(rows[number], key=lambda preview: -preview.step)[:newest]
-        images = "".join(_figure(view.run.id, preview) for preview in row)
-        strips.append(f"<h2>{escape(row[0].prompt)}</h2><div class='strip' tabindex='0'>{images}</div>")
-    return f"<div class='previews' data-count='{len(view.state.previews)}'>{''.join(strips)}</div>"
+        prompt = escape(next(iter(rows[number].values())).prompt)
+        cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), look)}</td>" for step in steps)
+        lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
+    step = escape(_("Step"))
+    return (
+        f"<div class='previews' data-count='{len(view.state.previews)}' tabindex='0'><table><thead><tr>"
+        f"<th scope='col'>{step}</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
-def _figure(run_id: str, preview: events.Preview) -> str:
+def _is_small(view: View) -> bool:
+    """Tell whether the images of a run are so small that they are enlarged without smoothing."""
+    try:
+        return view.run.config().model.base == MICRO
+    except (UserError, OSError):  # its settings cannot be read
+        return False
+
+
+def _cell(run_id: str, preview: events.Preview | None, look: str) -> str:
+    if preview is None:
+        return ""
     name = preview.file.rsplit("/", 1)[-1]
-    link = f"/media/run/{quote(run_id)}/{quote(name)}?t={preview.time.timestamp():.0f}"
+    link = f"/media/run/{quote(run_id)}/{quote(name)}"
+    version = f"?t={preview.time.timestamp():.0f}"
     step = _("step {step}", step=preview.step)
     caption = f"{preview.prompt} · {step}, {_('seed {seed}', seed=preview.seed)}"
     title = _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     return (
-        f"<figure><a href='{link}' target='_blank' data-caption='{escape(caption)}'><img loading='lazy' src='{link}' "
-        f"alt='{escape(title)}'></a><figcaption>{step}</figcaption></figure>"
+        f"<a href='{link}{version}' target='_blank' data-caption='{escape(caption)}' data-file='{escape(name)}' "
+        f"data-nearest='{link}/nearest'><img class='{look}' loading='lazy' src='{link}/small{version}' "
+        f"alt='{escape(title)}'></a>"
     )
 
 

@@ -142,6 +142,7 @@ class Filled:
     base: str
     own: dict[str, Any]
     values: list[Any]
+    request: int = 0  # number of the request that it answers
 
 
 def fill(listed: Sequence[Entry], preset: str, base: str, own: dict[str, Any]) -> Filled:
@@ -297,20 +298,30 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
         data: everything that the form asks for, as partial settings.
     """
     usual = standard(data["preset"], data["model"]["base"])
-    pairs = zip(listed, _with_own(listed, own, usual), values(listed, usual), strict=True)
+    changed = {}
+    for entry, value, before in zip(listed, _with_own(listed, own, usual), values(listed, usual), strict=True):
+        if _plain(entry, value) != _plain(entry, before):
+            changed[entry.id] = _("Default: {value}", value=_shown(before) or _("empty"))
     errors = {}
     for field, error in conflicts(listed, data).items():
         fix = "" if error.fix is None else _("Set to {value}", value=_shown(error.fix))
         errors[field] = {"reason": error.message, "fix": fix}
     return {
-        "changed": [entry.id for entry, value, before in pairs if _plain(entry, value) != _plain(entry, before)],
+        "changed": changed,
         "conflicts": errors,
-        "words": {"changed": _("Changed."), "reset": _("Reset")},
+        "words": {"reset": _("Reset"), "none": _("No setting matches.")},
     }
 
 
 def _shown(value: object) -> str:
-    return _(value.capitalize()) if isinstance(value, str) else f"{value:g}"
+    """Return a value in the user's words: choices as they are listed, on and off, short numbers."""
+    match value:
+        case bool():
+            return _("on") if value else _("off")
+        case str():
+            return _(value)
+        case _:
+            return f"{value:g}"
 
 
 # Widgets --------------------------------------------------------------------------------------------------------
@@ -328,12 +339,21 @@ def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, An
     components: list[Any] = []
     initial = iter(values(inside, config))
     for group, members in groupby(inside, key=lambda entry: entry.group):
-        with gr.Group(elem_classes="section"):
-            gr.HTML(f"<h2>{escape(group)}</h2>", padding=True)
+        with gr.Column(elem_classes="section"):
+            gr.HTML(_heading(group))
             for option, same in groupby(members, key=lambda entry: entry.option):
                 components += _row(list(same), initial, option, components)
     drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
     return [drawn[entry.id] for entry in listed]
+
+
+def _heading(group: str) -> str:
+    """Render the heading of a group: it folds the group, and resets the settings in it that are changed."""
+    reset = escape(_("Reset {n} changed", n="{n}"))
+    return (
+        f"<h2><button type='button' class='fold' aria-expanded='true' data-group='{escape(group)}'>{escape(group)}"
+        f"</button> <button type='button' class='act reset-group' data-text='{reset}' hidden></button></h2>"
+    )
 
 
 def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
 
 def plan(project: str = "rin", **changes: object) -> str:
-    return str(train.plan(answers(project=project, **changes))[0])
+    return str(train.plan(answers(project=project, **changes))[1])
 
 
 def settings(**data: object) -> TrainConfig:
@@ -62,7 +62,7 @@ def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Pa
     findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw images like these."
-    assert "Base model in step 2" in row["remedy"]
+    assert "Base model in the Train tab" in row["remedy"]
     assert "<b>Micro cannot draw images like these.</b>" in plan()
     reach.keep(character, {path.name: WITHIN for path in reach.sample(character)})
     assert "cannot draw" not in plan()

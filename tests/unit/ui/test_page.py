@@ -26,7 +26,7 @@ from ui.state import adapter_choices, page_memory, projects, run_actions
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import caption_tools, download, image_grid, images, run_view, train
+from ui.tabs import caption_tools, download, image_grid, images, run_view, settings, train
 from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
@@ -77,7 +77,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     watch = RunWatcher()
     outputs = page._load(watch)
     assert outputs[1].value == "rin"
-    assert finished.id in str(outputs[-13:])
+    assert finished.id in str(outputs[-14:])
     made = page._create("new-one")
     assert made[0].value == "new-one"
     assert dataset.names() == ["new-one", "rin"]
@@ -89,7 +89,8 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    after, *moved = train.refill(answers(preset="style"))
+    (after,) = settings.refill(answers(preset="style"))
+    moved = after["values"]
     assert (after["preset"], after["base"]) == ("style", "micro")
     style = Answers.from_form(["rin", "style", "x", "", "micro", after, *moved])
     assert train.plan(style) != train.plan(answers())

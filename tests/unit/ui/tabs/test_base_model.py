@@ -46,10 +46,10 @@ def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: 
     anime = str(write(tmp_path / "anything-v3.safetensors", SD15))
     assert "predicts noise · anime model by its name: clip skip 2" in described(anime)[0]
     own = {"form-model-clip-skip": 2}
-    planned = train.plan(replace(answers(), base=distilled, own=own))[0]
+    planned = train.plan(replace(answers(), base=distilled, own=own))[1]
     assert "This model is distilled to generate in few steps (Lightning)" in planned
     assert "Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is Stable Diffusion XL." in planned
-    planned = train.plan(replace(answers(), base=anime, own={}))[0]
+    planned = train.plan(replace(answers(), base=anime, own={}))[1]
     assert "distilled" not in planned
     assert "Clip skip" not in planned
 

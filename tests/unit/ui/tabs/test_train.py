@@ -22,14 +22,14 @@ from ui.state import base_model_choices, page_memory, run_actions, saved_setting
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import run_view, train
+from ui.tabs import run_view, settings, train
 from ui.widgets import settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    summary, effort, notes = train.plan(answers())
-    assert (notes["changed"], notes["conflicts"]) == ([], {})
-    assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. An estimate")
+    summary, _cautions, effort, notes = train.plan(answers())
+    assert (notes["changed"], notes["conflicts"]) == ({}, {})
+    assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. <span class='costs'>An")
     assert "GB of disk space is free." in summary
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
@@ -62,7 +62,7 @@ def test_what_an_effort_takes_is_known_from_a_run_of_its_kind(character: Path) -
         )
     seen, fixed = train.exposures("quick", "character", "micro")
     assert fixed == 0
-    summary, effort, _ = train.plan(answers(**{"form-training-exposures": seen}))
+    summary, _cautions, effort, _notes = train.plan(answers(**{"form-training-exposures": seen}))
     assert "about 65 s here" in summary
     assert re.search(r"A similar run took 3\.0 GB of memory; \d+ GB are free\.", summary)
     assert effort.value == "quick"
@@ -76,7 +76,7 @@ def form_of(outputs: list[Any]) -> list[Any]:
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
     left = form_values(**{"form-adapter-rank-lora": 5})
-    train.remember_settings(Answers.from_form(left))
+    settings.remember(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
     page_memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
     assert form_of(train.show("rin")) == FORM
@@ -87,45 +87,48 @@ CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 9
 
 def test_settings_that_conflict_are_shown_again_and_said_at_their_field(character: Path) -> None:
     left = form_values(**CONFLICT)
-    train.remember_settings(Answers.from_form(left))
+    settings.remember(Answers.from_form(left))
     outputs = train.show("rin")
     assert form_of(outputs) == left[6:]
     words = "schedule-free AdamW needs the constant schedule"
-    assert outputs[-1] == train.plan(Answers.from_form(left))[2]
-    assert outputs[-1]["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to Constant"}}
-    assert outputs[-1]["changed"] == ["form-optimizer-kind", "form-training-exposures"]
-    assert words in outputs[-3]
-    train.save_settings(Answers.from_form(left), "mine")
-    assert train.load_settings("mine")[3:] == left[6:]
+    assert outputs[-1] == train.plan(Answers.from_form(left))[-1]
+    assert outputs[-1]["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to constant"}}
+    assert outputs[-1]["changed"] == {
+        "form-optimizer-kind": "Default: adamw",
+        "form-training-exposures": "Default: 340",
+    }
+    assert words in outputs[-4]
+    settings.save_settings(Answers.from_form(left), "mine")
+    assert settings.load_settings(answers(), "mine")[2]["values"] == left[6:]
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
     left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-lr-factor": 0.5})
-    train.remember_settings(Answers.from_form(left))
+    settings.remember(Answers.from_form(left))
     assert form_of(train.show("rin")) == left[6:]
     assert set(train.show("rin")[-1]["conflicts"]) == {"form-training-text-encoder-lr-factor"}
-    train.remember_settings(answers(**{"form-optimizer-kind": "prodigy"}))
+    settings.remember(answers(**{"form-optimizer-kind": "prodigy"}))
     assert train.show("rin")[-1]["conflicts"] == {}
 
 
 def event(field: str) -> gr.EventData:
-    return gr.EventData(None, {"field": field})
+    return gr.EventData(None, {"field": field, "fields": [field]})
 
 
 def test_a_conflict_is_resolved_by_its_button_and_a_field_is_reset(character: Path) -> None:
     left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
-    fixed = train.fix_conflict(left, event("form-schedule-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], fixed[1:], strict=True))
+    fixed = settings.fix_conflict(left, event("form-schedule-kind"))
+    values = dict(zip([entry.id for entry in train.ENTRIES], fixed[0]["values"], strict=True))
     assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
     assert values["form-training-exposures"] == 99
     assert train.show("rin")[-1]["conflicts"] == {}  # it is remembered, too
     with pytest.raises(UserError, match="already resolved"):
-        train.fix_conflict(answers(), event("form-schedule-kind"))
+        settings.fix_conflict(answers(), event("form-schedule-kind"))
 
-    reset = train.reset(left, event("form-optimizer-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], reset[1:], strict=True))
+    reset = settings.reset(left, event("form-optimizer-kind"))
+    values = dict(zip([entry.id for entry in train.ENTRIES], reset[0]["values"], strict=True))
     assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
-    assert train.show("rin")[-1]["changed"] == ["form-schedule-kind", "form-training-exposures"]
-    assert train.reset_all_settings(left)[1:] == FORM
-    assert train.show("rin")[-1]["changed"] == []
+    assert list(train.show("rin")[-1]["changed"]) == ["form-schedule-kind", "form-training-exposures"]
+    assert settings.reset_all_settings(left)[0]["values"] == FORM
+    assert train.show("rin")[-1]["changed"] == {}
 
 
 @pytest.mark.parametrize(
@@ -163,25 +166,27 @@ def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Pat
     """A browser may send an event twice, the second time with the fields that the first was sent with."""
     sent = form_values(**{"form-adapter-rank-lora": 5})
     sent[4] = str(tiny_sd)
-    first, second = train.refill(Answers.from_form(sent)), train.refill(Answers.from_form(sent))
+    first, second = settings.refill(Answers.from_form(sent)), settings.refill(Answers.from_form(sent))
     assert first == second
-    filled, *values = first
+    filled = first[0]
+    values = filled["values"]
     standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
     differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
     assert differ == {"form-adapter-rank-lora"}
     # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
-    train.remember_settings(Answers.from_form(sent))
+    settings.remember(Answers.from_form(sent))
     assert form_of(train.show("rin")) == values
     assert train.create(Answers.from_form(sent)).config().training.resolution == 512
     # And back: what was not changed is again what suits the built-in base.
     back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
-    assert train.refill(Answers.from_form(back))[1:] == form_values(**{"form-adapter-rank-lora": 5})[6:]
+    assert settings.refill(Answers.from_form(back))[0]["values"] == form_values(**{"form-adapter-rank-lora": 5})[6:]
 
 
 def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
     real = form_values()
     real[4] = str(tiny_sd)
-    filled, *values = train.refill(Answers.from_form(real))
+    (filled,) = settings.refill(Answers.from_form(real))
+    values = filled["values"]
     on = train.plan(Answers.from_form([*real[:5], filled, *values]))[0]
     assert "about 0.2 GB more memory" in on
     off = [
@@ -200,19 +205,20 @@ def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> 
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
     left = form_values(**{"form-training-steps": 7})
-    kept, name = train.save_settings(Answers.from_form(left), "mine")
+    kept, name = settings.save_settings(Answers.from_form(left), "mine")
     assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
-    preset, base, filled, *values = train.load_settings("mine")
+    preset, base, filled = settings.load_settings(answers(), "mine")
+    values = filled["values"]
     assert [preset, base, *values] == ["character", "micro", *left[6:]]
     assert Answers.from_form(["rin", preset, "x", "", base, filled, *values]).own == {"form-training-steps": 7}
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
-            train.load_settings(wrong)
+            settings.load_settings(answers(), wrong)
     with pytest.raises(UserError, match="no name"):
-        train.save_settings(answers(), " ")
+        settings.save_settings(answers(), " ")
     (saved_settings.folder() / "odd.toml").write_text('preset = "odd"')
     with pytest.raises(UserError, match="cannot be used"):
-        train.load_settings("odd")
+        settings.load_settings(answers(), "odd")
 
 
 def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, tiny_sd: Path) -> None:
@@ -254,11 +260,11 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     watch = RunWatcher()
     run = train.create(answers())
     drawn = run_view.draw(watch, run.id)
-    seen = drawn[2]
+    seen = drawn[3]
     assert run_view.tick(watch, run.id, seen) == gr.skip()
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
     assert run_view.tick(watch, run.id, seen) != gr.skip()
-    assert run_view.draw(RunWatcher(), None)[2][0] == [run.id]
+    assert run_view.draw(RunWatcher(), None)[3][0] == [run.id]
     with pytest.raises(UserError, match="not active"):
         run_actions.ask(run.id, "stop")
     with pytest.raises(UserError):
@@ -302,9 +308,9 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         before = run_view.draw(watch, run.id)
         assert before[number].value == "Stop and save"
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
-        drawn = run_view.tick(watch, run.id, before[2])
+        drawn = run_view.tick(watch, run.id, before[3])
         assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[3]
+        assert "has not stopped yet" in drawn[4]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
         assert worker.wait(10) != 0
@@ -328,3 +334,29 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
     run.report(events.Finished(step=40, export="rin.safetensors"))
     run_actions.extend(run.id, SamplerClient())
     assert started[1].config().training.steps == 60
+
+
+def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
+    left = answers(**{"form-training-exposures": 99})
+    text, report, use = settings.as_text(left)
+    assert (report, use.interactive) == ("", True)
+    assert "exposures = 99" in text
+    assert settings.use_text(left, text)[1]["values"] == settings.fill(left).values
+    changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))[1]
+    assert changed["values"] == settings.fill(answers(**{"form-training-exposures": 98})).values
+    for wrong, words in (
+        ("[training]\nstep = 3", "training.step is not a setting"),
+        ("[training]\nsteps = -3", "steps"),
+        ("training", "The text is not a TOML file"),
+    ):
+        report, use = settings.check_text(left, wrong)
+        assert words in report
+        assert not use.interactive
+        with pytest.raises(UserError):
+            settings.use_text(left, wrong)
+
+
+def test_an_answer_has_the_number_of_its_request(character: Path) -> None:
+    values = form_values()
+    values[5] = values[5] | {"request": 7}
+    assert settings.refill(Answers.from_form(values))[0]["request"] == 7

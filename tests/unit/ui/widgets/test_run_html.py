@@ -1,6 +1,5 @@
 """What is drawn of a run: the chart, the status, the previews, always escaped."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,11 +28,6 @@ def view(run: Run, status: str, *more: events.Event) -> View:
     return View(run, status, state(*more))
 
 
-def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
-    assert run_html.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert run_html.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
-
-
 def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
     begun = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,26 +39,6 @@ def test_the_time_left_is_a_range_where_the_pace_changed(run: Run) -> None:
     slower = [at(step, step if step <= 15 else 15 + 4 * (step - 15)) for step in range(1, 31)]
     assert run_html.time_left(view(run, "running", *slower)) == "25 s to 40 s left"
     assert run_html.time_left(view(run, "stopped", *slower)) == ""
-
-
-def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
-    drawn = run_html.chart(state(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21))))
-    xs = [float(point.split(",")[0]) for point in re.search(r"class='raw' points='([^']+)'", drawn)[1].split()]
-    middle = run_html.LEFT + (run_html.WIDTH - run_html.LEFT - run_html.RIGHT) / 2
-    assert xs[-1] == pytest.approx(middle, abs=0.1)
-    assert "at step 20 of 40" in re.search("aria-label='([^']+)'", drawn)[1]
-    assert "data-points='20'" in drawn
-
-
-def test_the_chart_takes_odd_losses() -> None:
-    assert "appears here" in run_html.chart(events.State())
-    assert "appears here" in run_html.chart(state(events.Step(step=1, loss=1.0, **STEP)))
-    flat = state(*(events.Step(step=step, loss=0.0, **STEP) for step in (1, 2)))
-    assert "<svg" in run_html.chart(flat)
-    broken = state(
-        *(events.Step(step=step, loss=loss, **STEP) for step, loss in ((1, 1.0), (2, float("nan")), (3, 2.0)))
-    )
-    assert "nan" not in run_html.chart(broken)
 
 
 def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:
@@ -83,16 +57,20 @@ def test_an_interrupted_run_offers_to_resume_from_its_checkpoint(run: Run) -> No
     assert "from step 25" in drawn
 
 
-def test_previews_are_in_rows_by_prompt_with_the_newest_first_and_escaped(run: Run) -> None:
+def test_previews_are_a_table_of_prompts_by_steps_and_escaped(run: Run) -> None:
     made = [
         events.Preview(step=step, file=f"previews/{step:06d}_{number}.png", prompt=f"<b>{number}", seed=1)
         for step in (10, 20)
         for number in (0, 1)
     ]
     drawn = run_html.previews(view(run, "running", *made))
-    assert drawn.count("<h2>") == 2
+    assert drawn.count("<tr>") == 3
     assert "<b>0" not in drawn
-    assert drawn.index("000020_0") < drawn.index("000010_0") < drawn.index("000020_1")
+    assert drawn.index("000010_0") < drawn.index("000020_0") < drawn.index("000010_1")
+    assert "class='pixels'" in drawn  # of micro
+    real = run.config().model_copy(update={"model": run.config().model.model_copy(update={"base": "x/y"})})
+    run.save_config(real)
+    assert "class='pixels'" not in run_html.previews(view(run, "running", *made))
 
 
 def test_warnings_are_escaped() -> None:

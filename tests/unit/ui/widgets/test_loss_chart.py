@@ -1,0 +1,39 @@
+"""What the loss chart gets: points without gaps in meaning, several runs, and a sentence for screen readers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.ui.widgets.test_run_html import STEP, state
+from trainer.runs import Run, View, events
+from ui.widgets import loss_chart
+
+
+def view(*reported: events.Event) -> View:
+    return View(Run(Path("run")), "running", state(*reported))
+
+
+def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
+    assert loss_chart.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert loss_chart.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+
+
+def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
+    run = view(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21)))
+    drawn = loss_chart.chart([("rin", run), ("again", run)])
+    assert "at step 20 of 40" in drawn["label"]
+    first, second = drawn["runs"]
+    assert (first["label"], second["label"], first["steps"]) == ("rin", "again", 40)
+    assert first["points"][-1] == (20, 0.05, STEP["learning_rate"])
+
+
+def test_the_chart_takes_odd_losses() -> None:
+    assert loss_chart.chart([]) == {"label": "", "runs": []}
+    assert loss_chart.chart([("x", view())])["label"] == ""
+    broken = view(
+        *(events.Step(step=step, loss=loss, **STEP) for step, loss in ((1, 1.0), (2, float("nan")), (3, 2.0)))
+    )
+    drawn = loss_chart.chart([("x", broken)])
+    assert [step for step, *_ in drawn["runs"][0]["points"]] == [1, 3]
+    json.dumps(drawn, allow_nan=False)

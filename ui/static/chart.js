@@ -1,0 +1,185 @@
+// The loss chart: raw values faint, their moving average bold, several runs over each other. Hovering reads a step, dragging
+// enlarges a range, a double click shows all again. How it is shown is kept in the browser.
+const STORE = "limner-chart";
+const shown = { smoothing: 0.9, log: false, rate: false, ...JSON.parse(localStorage.getItem(STORE) ?? "{}") };
+const NS = "http://www.w3.org/2000/svg";
+const LEFT = 56, TOP = 10, BOTTOM = 24, HEIGHT = 240;
+let range = null; // [first, last] step that is enlarged
+let dragged = null; // the step where dragging began
+let scale = null; // of the latest drawing: { x(step), y(loss), step(x), first, last, width }
+
+const part = (selector) => element.querySelector(selector);
+const right = () => (shown.rate ? 56 : 12);
+const runsOf = () => (props.value?.runs ?? []).filter((run) => run.points.length > 1);
+
+function make(name, attributes, text) {
+  const made = document.createElementNS(NS, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// The exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3).
+function smooth(values) {
+  let average = 0, weight = 1;
+  return values.map((value) => {
+    average = shown.smoothing * average + (1 - shown.smoothing) * value;
+    weight *= shown.smoothing;
+    return average / (1 - weight);
+  });
+}
+
+const short = (value) => (value === 0 ? "0" : Math.abs(value) < 0.01 || value >= 1000 ? value.toExponential(1) : value.toPrecision(3));
+
+function ticks(low, high, log) {
+  if (log) {
+    const powers = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (const factor of [1, 2, 5]) powers.push(factor * 10 ** power);
+    }
+    return powers.filter((value) => value >= low && value <= high);
+  }
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const found = [];
+  for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
+  return found;
+}
+
+function bounds(values, log) {
+  const used = log ? values.filter((value) => value > 0) : values;
+  let low = Math.min(...used), high = Math.max(...used);
+  if (!Number.isFinite(low)) [low, high] = [0.1, 1];
+  if (log) return low < high ? [low * 0.95, high * 1.05] : [low / 2, high * 2];
+  const margin = (high - low) * 0.06 || 0.01;
+  return [Math.max(0, low - margin), high + margin];
+}
+
+function scaled(runs, width) {
+  const all = Math.max(...runs.map((run) => Math.max(run.steps, run.points.at(-1)[0])));
+  const [first, last] = range ?? [0, all];
+  const inside = runs.flatMap((run) => run.points.filter(([step]) => step >= first && step <= last).map(([, loss]) => loss));
+  const [low, high] = bounds(inside, shown.log);
+  const move = shown.log ? Math.log : (value) => value;
+  const floor = HEIGHT - BOTTOM, span = width - LEFT - right();
+  return {
+    first, last, low, high, width, floor,
+    x: (step) => LEFT + (span * (step - first)) / (last - first || 1),
+    y: (loss) => TOP + ((floor - TOP) * (move(high) - move(Math.max(loss, low)))) / (move(high) - move(low)),
+    step: (x) => first + ((x - LEFT) / span) * (last - first),
+  };
+}
+
+function line(points, kind, color) {
+  const text = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+  return make("polyline", { class: kind, points: text, style: `stroke: ${color}`, "clip-path": "url(#loss-area)" });
+}
+
+function axes(svg) {
+  const { first, last, low, high, width, floor, x, y } = scale;
+  const clip = make("clipPath", { id: "loss-area" });
+  clip.append(make("rect", { x: LEFT, y: TOP, width: Math.max(0, width - LEFT - right()), height: floor - TOP }));
+  svg.append(clip, make("line", { class: "axis", x1: LEFT, x2: width - right(), y1: floor, y2: floor }));
+  for (const value of ticks(low, high, shown.log)) {
+    svg.append(make("line", { class: "grid", x1: LEFT, x2: width - right(), y1: y(value), y2: y(value) }));
+    svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+  }
+  for (const value of ticks(first, last, false)) {
+    if (Number.isInteger(value)) svg.append(make("text", { x: x(value), y: HEIGHT - 6, "text-anchor": "middle" }, value));
+  }
+}
+
+function rates(svg, run) {
+  const most = Math.max(...run.points.map(([, , rate]) => rate)) || 1;
+  const at = (rate) => scale.floor - ((scale.floor - TOP) * rate) / most;
+  svg.append(line(run.points.map(([step, , rate]) => [scale.x(step), at(rate)]), "rates", "var(--body-text-color-subdued)"));
+  svg.append(make("text", { x: scale.width - 4, y: TOP + 10, "text-anchor": "end" }, short(most)));
+}
+
+function draw() {
+  const svg = part("svg"), runs = runsOf();
+  if (!svg) return;
+  part(".empty").hidden = runs.length > 0;
+  part(".loss-tools").hidden = svg.toggleAttribute("hidden", runs.length === 0);
+  part(".whole").hidden = !range;
+  part(".smoothing").value = shown.smoothing;
+  part(".log").checked = shown.log;
+  part(".rate").checked = shown.rate;
+  svg.replaceChildren();
+  part(".legend").replaceChildren();
+  if (!runs.length) return;
+  const width = svg.clientWidth || 720;
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+  svg.setAttribute("aria-label", props.value.label);
+  svg.dataset.points = runs[0].points.length;
+  scale = scaled(runs, width);
+  axes(svg);
+  if (shown.rate) rates(svg, runs[0]);
+  for (const [place, run] of [...runs.entries()].reverse()) drawRun(svg, run, `var(--line-${place})`);
+}
+
+function drawRun(svg, run, color) {
+  const averages = smooth(run.points.map(([, loss]) => loss));
+  svg.append(line(run.points.map(([step, loss]) => [scale.x(step), scale.y(loss)]), "raw", color));
+  const bold = run.points.map(([step], place) => [scale.x(step), scale.y(averages[place])]);
+  svg.append(line(bold, "smooth", color));
+  const [x, y] = bold.at(-1);
+  svg.append(make("circle", { class: "now", cx: x, cy: y, r: 4, style: `fill: ${color}`, "clip-path": "url(#loss-area)" }));
+  const entry = document.createElement("li");
+  entry.style.setProperty("--line", color);
+  entry.textContent = `${run.label}: ${short(averages.at(-1))}`;
+  part(".legend").prepend(entry);
+}
+
+function read(event) {
+  const svg = part("svg"), run = runsOf()[0];
+  if (!run || !scale) return;
+  const wanted = scale.step(event.clientX - svg.getBoundingClientRect().left);
+  const averages = smooth(run.points.map(([, loss]) => loss));
+  const place = run.points.reduce((best, [step], index) =>
+    (Math.abs(step - wanted) < Math.abs(run.points[best][0] - wanted) ? index : best), 0);
+  const [step, loss, rate] = run.points[place];
+  svg.querySelector(".pointer")?.remove();
+  svg.append(make("line", { class: "pointer", x1: scale.x(step), x2: scale.x(step), y1: TOP, y2: scale.floor }));
+  part(".reading").textContent = "[[step {step}: loss {loss}, smoothed {average}, learning rate {rate}]]"
+    .replace("{step}", step).replace("{loss}", short(loss)).replace("{average}", short(averages[place]))
+    .replace("{rate}", short(rate));
+}
+
+element.addEventListener("input", (event) => {
+  const input = event.target;
+  if (input.matches(".smoothing")) shown.smoothing = Number(input.value);
+  else if (input.matches(".log")) shown.log = input.checked;
+  else if (input.matches(".rate")) shown.rate = input.checked;
+  else return;
+  localStorage.setItem(STORE, JSON.stringify(shown));
+  draw();
+});
+element.addEventListener("pointermove", (event) => { if (event.target.closest("svg")) read(event); });
+element.addEventListener("pointerleave", () => {
+  part(".pointer")?.remove();
+  if (part(".reading")) part(".reading").textContent = "";
+}, true);
+element.addEventListener("pointerdown", (event) => {
+  const svg = event.target.closest("svg");
+  if (svg && scale) dragged = scale.step(event.clientX - svg.getBoundingClientRect().left);
+});
+document.addEventListener("pointerup", (event) => {
+  const svg = part("svg");
+  if (dragged === null || !svg) return;
+  const here = scale.step(event.clientX - svg.getBoundingClientRect().left);
+  const [first, last] = [Math.min(dragged, here), Math.max(dragged, here)].map(Math.round);
+  dragged = null;
+  if (last - first < (scale.last - scale.first) / 50) return;
+  range = [Math.max(first, scale.first), Math.min(last, scale.last)];
+  draw();
+});
+function showAll() {
+  range = null;
+  draw();
+}
+element.addEventListener("dblclick", (event) => { if (event.target.closest("svg")) showAll(); });
+element.addEventListener("click", (event) => { if (event.target.closest(".whole")) showAll(); });
+new ResizeObserver(draw).observe(element);
+watch("value", draw);
+draw();

@@ -1,0 +1,66 @@
+// The viewer: a click on an image that has a caption shows it large, with what it was made from. The arrow keys go through
+// its row, and up and down through the rows of its table; a click on the image shows its pixels one to one.
+const dialog = document.createElement("dialog");
+dialog.className = "viewer";
+dialog.innerHTML = `<header><p></p><button type="button" class="act nearest">[[Nearest training image]]</button>
+  <a class="act save" download>[[Save]]</a><button type="button" class="act close" aria-label="[[Close]]">×</button></header>
+  <div class="stage"><button type="button" class="step before" aria-label="[[Previous image]]">‹</button>
+  <figure><img alt=""></figure><figure class="other" hidden><img alt="[[Nearest training image]]"></figure>
+  <button type="button" class="step after" aria-label="[[Next image]]">›</button></div>`;
+document.body.append(dialog);
+const part = (selector) => dialog.querySelector(selector);
+let rows = [[]], row = 0, place = 0; // the links that can be shown, and the one that is
+let compares = false;
+
+const linksOf = (container) => [...container.querySelectorAll("a[data-caption]")];
+
+function show() {
+  const link = rows[row][place], image = part("figure img");
+  const url = link.getAttribute("href");
+  image.src = url;
+  image.alt = link.querySelector("img").alt;
+  image.classList.toggle("pixels", link.querySelector("img").matches(".pixels"));
+  dialog.classList.remove("actual");
+  part("p").textContent = link.dataset.caption;
+  part(".save").href = url;
+  part(".save").download = link.dataset.file ?? "image.png";
+  part(".nearest").hidden = !link.dataset.nearest;
+  part(".nearest").setAttribute("aria-pressed", compares);
+  part(".other").hidden = !(compares && link.dataset.nearest);
+  if (!part(".other").hidden) part(".other img").src = link.dataset.nearest;
+  for (const button of dialog.querySelectorAll(".step")) button.hidden = rows[row].length < 2;
+}
+
+function move(across, down) {
+  row = (row + down + rows.length) % rows.length;
+  place = Math.min(place, rows[row].length - 1);
+  place = (place + across + rows[row].length) % rows[row].length;
+  show();
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-caption]");
+  if (!link) return;
+  event.preventDefault();
+  const table = link.closest("table");
+  rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards"))];
+  row = rows.findIndex((links) => links.includes(link));
+  place = rows[row].indexOf(link);
+  show();
+  dialog.showModal();
+});
+dialog.addEventListener("keydown", (event) => {
+  const [across, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+  if (!across && !down) return;
+  event.preventDefault();
+  move(across, down);
+});
+dialog.addEventListener("click", (event) => {
+  if (event.target === dialog || event.target.closest(".close")) dialog.close();
+  else if (event.target.closest(".before")) move(-1, 0);
+  else if (event.target.closest(".after")) move(1, 0);
+  else if (event.target.closest(".nearest")) {
+    compares = !compares;
+    show();
+  } else if (event.target.closest("figure img")) dialog.classList.toggle("actual");
+});

@@ -1,0 +1,269 @@
+"""Settings of the Train tab: the form of all settings, its search, saved settings, and the same settings as a text.
+
+A change of many fields at once (another base, a reset, a text) is numbered by the browser; its answer fills the form
+only if no later one was asked for meanwhile, and a field edited meanwhile keeps what was typed (see form_notes.js).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+import tomlkit
+
+from trainer import config as configs
+from trainer import paths
+from trainer.base_models import MICRO
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.i18n import _
+from ui.state import page_memory, saved_settings
+from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
+from ui.tabs import plan
+from ui.widgets import settings_form
+from ui.widgets.handlers import QUIET, Handler
+from ui.widgets.settings_form import Filled
+from ui.widgets.templates import read
+
+NUMBERED = "(...values) => window.limnerForm.number(values)"
+APPLIED = "(...values) => window.limnerForm.apply(values)"
+ABOUT_THE_RUN = ("task", "name", "dataset", "preset", "trigger", "record")  # settings that are no part of the text
+SEARCH = (
+    f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
+    f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
+)
+PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The widgets of all settings in the order of `ENTRIES`, and what belongs to them.
+
+    `filled` is what the form was filled from; `answer` what it will be filled from as soon as the browser has agreed.
+    """
+
+    widgets: list[Any]
+    filled: gr.JSON
+    answer: gr.JSON
+    saved: gr.Dropdown
+    use: gr.Button
+    name: gr.Textbox
+    save: gr.Button
+    reset_all: gr.Button
+    text: gr.Textbox
+    text_report: gr.HTML
+    use_text: gr.Button
+    as_text: gr.Accordion
+    notes: gr.HTML
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of the tab: the inputs of `Answers.from_form`, the outputs of the plan, and two of the inputs."""
+
+    inputs: list[Any]
+    planned: list[Any]
+    preset: gr.Radio
+    base: gr.Dropdown
+
+
+def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
+    """Draw the settings, but for the widgets that are drawn apart."""
+    filled = gr.JSON(asdict(settings_form.fill(ENTRIES, "character", MICRO, {})), visible=False)
+    with gr.Accordion(_("Advanced"), open=False, elem_id="advanced", elem_classes="side"):
+        with gr.Row(elem_id="settings-tools", elem_classes="bottom"):
+            gr.HTML(SEARCH, elem_id="search-settings")
+            saved = gr.Dropdown(
+                saved_settings.names(),
+                label=_("Saved settings"),
+                elem_id="kept-settings",
+                interactive=True,
+                min_width=140,
+            )
+            use = gr.Button(_("Use"), elem_id="use-settings", scale=0, min_width=70)
+            name = gr.Textbox(
+                label=_("Save these settings as"), max_lines=1, elem_id="settings-name", interactive=True, min_width=140
+            )
+            save = gr.Button(_("Save"), elem_id="keep-settings", scale=0, min_width=70)
+            reset_all = gr.Button(_("Reset all"), elem_id="reset-settings", scale=0, min_width=90)
+        with gr.Accordion(_("The same settings as a text"), open=False, elem_id="settings-text") as as_text:
+            text = gr.Textbox(
+                label=_("Settings as TOML, for `limner train`"),
+                lines=16,
+                max_lines=30,
+                elem_id="settings-toml",
+                interactive=True,
+                buttons=["copy"],
+            )
+            text_report = gr.HTML(elem_id="text-report")
+            use_text = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
+        with gr.Column(elem_id="settings"):
+            widgets = settings_form.widgets(ENTRIES, standard, apart)
+    return Settings(
+        widgets=widgets,
+        filled=filled,
+        answer=gr.JSON(visible=False),
+        saved=saved,
+        use=use,
+        name=name,
+        save=save,
+        reset_all=reset_all,
+        text=text,
+        text_report=text_report,
+        use_text=use_text,
+        as_text=as_text,
+        notes=gr.HTML({}, html_template="<span></span>", js_on_load=read("form_notes.js"), elem_id="form-notes"),
+    )
+
+
+def connect(settings: Settings, form: Form, refilled_on: Sequence[Any]) -> list[Any]:
+    """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
+
+    def refilled(event: Any, handler: Handler, inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - of gradio, which is untyped
+        answered = [*outputs, settings.answer]
+        asked = event(handler, [*form.inputs, *inputs], answered, js=NUMBERED, **QUIET)
+        shown = [settings.filled, *settings.widgets]
+        applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **QUIET)
+        return applied.then(with_answers(plan.plan), form.inputs, form.planned, **QUIET)
+
+    for event in refilled_on:
+        refilled(event, with_answers(refill))
+    refilled(settings.notes.apply, with_answers_and_event(fix_conflict))
+    refilled(settings.notes.undo, with_answers_and_event(reset))
+    refilled(settings.reset_all.click, with_answers(reset_all_settings))
+    loaded = [
+        refilled(settings.use.click, with_answers(load_settings), [settings.saved], [form.preset, form.base]),
+        refilled(settings.use_text.click, with_answers(use_text), [settings.text], [form.base]),
+    ]
+    settings.save.click(
+        with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **QUIET
+    )
+    report = [settings.text_report, settings.use_text]
+    settings.as_text.expand(with_answers(as_text), form.inputs, [settings.text, *report], **QUIET)
+    settings.text.input(
+        with_answers(check_text), [*form.inputs, settings.text], report, trigger_mode="always_last", **QUIET
+    )
+    return loaded
+
+
+# Handlers -------------------------------------------------------------------------------------------------------
+
+
+def is_preset(name: str) -> bool:
+    """Tell whether this is one of the things that can be taught."""
+    return name in [key for _, key in PRESETS]
+
+
+def remember(answers: Answers) -> dict[str, Any]:
+    """Remember what the user changed in the form, for the next visit of the project; returns the fields' notes."""
+    if answers.project:
+        page_memory.remember(answers.project, "base", answers.base)
+        page_memory.remember(answers.project, "settings", json.dumps(answers.settings()))
+    return answers.notes()
+
+
+def save_settings(answers: Answers, name: str | None) -> list[Any]:
+    """Save the settings of the form under a name."""
+    name = (name or "").strip()
+    if not name:
+        raise UserError("These settings have no name yet.", "Type one beside Save.")
+    saved_settings.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
+    return [gr.Dropdown(saved_settings.names(), value=name), ""]
+
+
+def load_settings(answers: Answers, name: str | None) -> list[Any]:
+    """Return preset, base, and the form as they were saved under a name."""
+    if not name:
+        raise UserError("No saved settings are chosen.", "Choose some from the list.")
+    saved = saved_settings.load(name)
+    preset, base = str(saved.get("preset", "character")), str(saved.get("base", MICRO))
+    if not is_preset(preset):
+        raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
+    own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
+    return [preset, base, *_with_settings(replace(answers, preset=preset, base=base), own)]
+
+
+def refill(answers: Answers) -> list[Any]:
+    """Return the form for another preset or base: what the user changed stays, the rest follows."""
+    return [asdict(fill(answers))]
+
+
+def fill(answers: Answers) -> Filled:
+    """Return what the form is filled from."""
+    filled = settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
+    return replace(filled, request=answers.request)
+
+
+def fix_conflict(answers: Answers, event: gr.EventData) -> list[Any]:
+    """Return the form with a conflict resolved: the field gets the value that goes with the other settings."""
+    error = settings_form.conflicts(ENTRIES, answers.data()).get(str(event.field))
+    if error is None or error.fix is None:
+        raise UserError("This conflict is already resolved.", "")
+    return _with_settings(answers, answers.own | {event.field: error.fix})
+
+
+def reset(answers: Answers, event: gr.EventData) -> list[Any]:
+    """Return the form with some fields as the preset and the base model have them."""
+    return _with_settings(answers, {field: value for field, value in answers.own.items() if field not in event.fields})
+
+
+def reset_all_settings(answers: Answers) -> list[Any]:
+    """Return the form as the preset and the base model have it."""
+    return _with_settings(answers, {})
+
+
+def _with_settings(answers: Answers, own: dict[str, Any]) -> list[Any]:
+    answers = replace(answers, own=own)
+    remember(answers)
+    return refill(answers)
+
+
+# The settings as a text -----------------------------------------------------------------------------------------
+
+
+def as_text(answers: Answers) -> list[Any]:
+    """Return the settings as TOML, all of them or, if some conflict, those that were changed; then `check_text`."""
+    try:
+        complete = settings_form.build(ENTRIES, answers.data()).model_dump(mode="json")
+    except UserError:
+        complete = configs.complete(answers.data())
+    text = tomlkit.dumps({key: value for key, value in complete.items() if key not in ABOUT_THE_RUN})
+    return [text, *check_text(answers, text)]
+
+
+def check_text(answers: Answers, text: str | None) -> list[Any]:
+    """Return a report of what is wrong with a text of settings, and the button, which is off until nothing is."""
+    try:
+        data = _parse(answers, text or "")
+    except UserError as error:
+        problems = [str(error)]
+    else:
+        problems = [error.message for error in configs.find_errors(data).values()]
+    listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    return [f"<ul class='problems' role='alert'>{listed}</ul>" if problems else "", gr.Button(interactive=not problems)]
+
+
+def use_text(answers: Answers, text: str | None) -> list[Any]:
+    """Return the base, and the form with the settings of a text.
+
+    Raises:
+        UserError: the text is not TOML, or a setting in it is unknown or out of bounds.
+    """
+    data = _parse(answers, text or "")
+    configs.build(data)
+    base = paths.unquoted(str(data["model"]["base"]))
+    own = settings_form.own_of(ENTRIES, data)
+    return [base, *_with_settings(replace(answers, base=base), own)]
+
+
+def _parse(answers: Answers, text: str) -> dict[str, Any]:
+    """Return the partial settings of a text, completed by what the run is about.
+
+    Raises:
+        UserError: the text is not TOML.
+    """
+    data = configs.parse(text, _("The text"))
+    about = {"name": "x", "dataset": "x", "preset": answers.preset, "model": {"base": answers.base}}
+    return configs.merge(about, data)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.data import checks, dataset, sandbox
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
@@ -118,8 +118,7 @@ def projects() -> list[str]:
 
 def create_project(name: str) -> str:
     """Create a new, empty project; returns its name."""
-    project_folders.create(name)
-    return name
+    return project_folders.create(paths.check_name(name, "project"))
 
 
 def add_images(project: str, images: list[Any]) -> Json:

@@ -3,35 +3,30 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import nvidia, paths
-from trainer.data import dataset
+from trainer import paths
 from trainer.data.captions import one_line
-from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _
-from ui import api
+from ui import api, head
 from ui.server import media
 from ui.state import hub_downloads, page_memory, projects
-from ui.state.answers import with_answers
+from ui.state.answers import with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import download, plan, run_view, try_out
+from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.tabs.sample_form import SampleForm, with_form
 from ui.widgets.handlers import QUIET, handled
-from ui.widgets.templates import STATIC, read
+from ui.widgets.templates import STATIC
 
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
-TO_THE_RUN = "element.addEventListener('click', () => document.querySelector('#tab-train-button')?.click())"
 LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
 PRIMARY = {
     "background_fill": "*primary_600",
@@ -66,18 +61,6 @@ LINKS_IN_THE_DARK = {
     "link_text_color_hover_dark": "*primary_200",
     "link_text_color_active_dark": "*primary_200",
 }
-
-
-@dataclass(frozen=True)
-class Head:
-    """Components above the tabs."""
-
-    project: gr.Dropdown
-    pill: gr.HTML
-    new: gr.Button
-    new_row: gr.Row
-    new_name: gr.Textbox
-    create: gr.Button
 
 
 def make_app(*, log_out: bool = False) -> FastAPI:
@@ -142,16 +125,16 @@ def theme() -> gr.themes.Base:
 def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
-        head = _head(LOG_OUT if log_out else "")
+        top = head.build(LOG_OUT if log_out else "")
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(_("Images"), id="images", elem_id="tab-images"):
-                images = datasets.build(head.project)
+                images = datasets.build(top.project)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train") as train_tab:
-                train = training.build(head.project, head.pill, sampler, watch)
+                train = training.build(top.project, top.pill, sampler, watch)
             with gr.Tab(_("Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = try_out.build(sampler, watch)
             with gr.Tab(_("Download"), id="download", elem_id="tab-download") as download_tab:
-                files_tab = download.build(watch)
+                files_tab = download.build(top.project, watch)
 
         def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
             if not watch.active():
@@ -162,7 +145,13 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         try_tab.select(with_form(warm_and_offer), trying.inputs, trying.offered, **QUIET)
         # When all images have been measured, the plan changes.
         images.parts.grid.end(with_answers(plan.plan), train.form, train.planned, **QUIET)
-        download_tab.select(handled(lambda: download.show(watch)), None, files_tab.outputs, **QUIET)
+        shown_files = handled(lambda *chosen: download.show(watch, *chosen))
+        download_tab.select(shown_files, [top.project, files_tab.everywhere], files_tab.outputs, **QUIET)
+        questions = [train.whole.preset, train.whole.base]
+        use_run = with_answers_and_event(settings.use_run)
+        settings.fill_on(files_tab.listing.apply, use_run, train.whole, outputs=questions).then(
+            lambda: gr.Tabs(selected="train"), None, tabs, **QUIET
+        )
         adapter_of_run = [train.view.picker, *trying.inputs[1:]]
         train.view.buttons["try-it"].click(with_form(warm_and_offer), adapter_of_run, trying.offered, **QUIET).then(
             lambda: gr.Tabs(selected="try"), None, tabs, **QUIET
@@ -170,48 +159,17 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
             with_answers(plan.plan), train.form, train.planned, **QUIET
         )
-        _share_trigger(head.project, images, train)
-        _connect_projects(head, images, train)
-        loaded = [tabs, head.project, *images.outputs, *train.outputs, *train.view.outputs]
+        _share_trigger(top.project, images, train)
+        shown = [*images.outputs, *train.outputs, *train.view.outputs]
+        head.connect(top, lambda project: _show(watch, project), shown)
+        datasets.connect_files(images.parts, lambda *given: _project_for(watch, *given), [top.project, *shown])
+        top.pill.select(handled(lambda: run_view.draw(watch, watch.default())), None, train.view.outputs, **QUIET)
+        loaded = [tabs, top.project, *shown]
         page.load(handled(lambda: _load(watch)), None, loaded, **QUIET)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page.state_session_capacity = SESSIONS
     return page
-
-
-def _head(log_out: str) -> Head:
-    with gr.Row(elem_id="head", equal_height=False):
-        title = f"<img src='/favicon.ico' alt=''><h1>Limner</h1>{log_out}"
-        gr.HTML(title, elem_id="title", js_on_load=read("viewer.js"))
-        pill = gr.HTML(elem_id="pill", js_on_load=TO_THE_RUN)
-        with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown(
-                [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
-            )
-            new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
-    if advice := nvidia.advice():
-        gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
-    with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:
-        new_name = gr.Textbox(
-            label=_("Name of the new project"),
-            info=_("Letters, digits, - and _."),
-            max_lines=1,
-            elem_id="new-name",
-            interactive=True,
-            scale=4,
-        )
-        create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
-    return Head(project, pill, new, new_row, new_name, create)
-
-
-def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> None:
-    outputs = [*images.outputs, *train.outputs]
-    head.project.input(handled(_choose), head.project, [head.new_row, *outputs], **QUIET)
-    head.new.click(lambda: gr.Row(visible=True), None, head.new_row, **QUIET)
-    datasets.connect_files(images.parts, _project_for, [head.project, *outputs])
-    created = [head.project, head.new_name, head.new_row, *outputs]
-    gr.on([head.create.click, head.new_name.submit], handled(_create), head.new_name, created, **QUIET)
 
 
 def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:
@@ -234,22 +192,19 @@ def _load(watch: RunWatcher) -> list[Any]:
     selected = gr.skip()
     if watch.active():
         selected = gr.Tabs(selected="train")
-    picker = gr.Dropdown(dataset.names(), value=project or None)
-    return [selected, picker, *datasets.show(project), *training.show(project), *run_view.draw(watch, watch.default())]
+    return [selected, head.choices(project), *_show(watch, project)]
 
 
-def _choose(project: str | None) -> list[Any]:
-    """Show the project that was chosen in the list."""
-    return [gr.Row(visible=False), *_open(project or "")]
+def _show(watch: RunWatcher, project: str) -> list[Any]:
+    """Return values that show a project on all tabs."""
+    return [
+        *datasets.show(project),
+        *training.show(project),
+        *run_view.draw(watch, watch.default(project), project=project),
+    ]
 
 
-def _open(project: str) -> list[Any]:
-    """Show another project."""
-    page_memory.remember_project(project)
-    return [*datasets.show(project), *training.show(project)]
-
-
-def _project_for(project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:
+def _project_for(watch: RunWatcher, project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:
     """Show the project that dropped images go to, or `gr.skip()` if that is the current one."""
     skip: dict[str, Any] = gr.skip()
     if not uploads:
@@ -257,13 +212,5 @@ def _project_for(project: str | None, uploads: list[str] | None) -> list[Any] | 
     name = projects.for_upload(project)
     if name == project:
         return skip
-    return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
-
-
-def _create(name: str | None) -> list[Any]:
-    """Create a new, empty project and show it."""
-    name = (name or "").strip()
-    if not name:
-        raise UserError("The new project has no name yet.", "Type one.")
-    projects.create(name)
-    return [gr.Dropdown(dataset.names(), value=name), "", gr.Row(visible=False), *_open(name)]
+    page_memory.remember_project(name)
+    return [head.choices(name), *_show(watch, name)]

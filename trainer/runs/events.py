@@ -131,7 +131,8 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 class State:
     """State of a run, folded from its events.
 
-    `end` is the last terminal event's kind, "" while there is none; `pace` is (step, Unix time) of the last 60 steps.
+    `end` is the last terminal event's kind, "" while there is none; `pace` is (step, Unix time) of the last 60 steps,
+    `seconds` the time that all steps took.
     """
 
     started: bool = False
@@ -146,6 +147,7 @@ class State:
     learning_rate: float = 0.0
     pace: tuple[tuple[int, float], ...] = ()
     memory: int = 0
+    seconds: float = 0.0
     previews: tuple[Preview, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ def _fold_one(state: State, event: Event) -> State:
                 phase=None,
                 learning_rate=event.learning_rate,
                 memory=event.memory,
+                seconds=state.seconds + event.seconds,
                 pace=(*state.pace[-59:], (event.step, event.time.timestamp())),
             )
         case Preview():
@@ -248,6 +251,7 @@ def _after_start(state: State, event: Started) -> State:
         learning_rates={step: rate for step, rate in state.learning_rates.items() if step <= event.step},
         learning_rate=state.learning_rate,
         memory=state.memory,
+        seconds=state.seconds,
         previews=tuple(preview for preview in state.previews if preview.step <= event.step),
         checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
         warnings=state.warnings,

@@ -1,10 +1,13 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
+import time
 from pathlib import Path
 
-from trainer import paths
+from trainer import paths, runs, storage
 from trainer.data import dataset
+from trainer.data.captions import one_line
 from trainer.errors import UserError
+from ui.state import page_memory
 
 FIRST = "my-pictures"  # name of the project that is created for the first upload
 SHIPPED = "example-"  # prefix of the datasets that are part of the distribution
@@ -26,15 +29,84 @@ def folder(project: str | None) -> Path:
     return path
 
 
-def create(name: str) -> None:
-    """Create a new, empty project.
+def choices() -> list[tuple[str, str]]:
+    """Return (title, name) of all projects, sorted by title."""
+    return sorted(((title(name), name) for name in dataset.names()), key=lambda choice: choice[0].casefold())
+
+
+def title(name: str) -> str:
+    """Return what a project is called; its folder has the name."""
+    return page_memory.answer(name, "title")
+
+
+def create(title: str) -> str:
+    """Create a new, empty project, and return the name of its folder, which is derived from the title.
 
     Raises:
-        UserError: the name is taken or not allowed.
+        UserError: there is no title, or a project has it already.
     """
+    title = _checked_title(title)
+    name = paths.safe_name(title, "project")
     if name in dataset.names():
-        raise UserError("There is already a project {name!r}.", "Choose another name.", name=name)
-    dataset.create(paths.check_name(name, "project"))
+        raise UserError("There is already a project {name!r}.", "Choose another name.", name=title)
+    dataset.create(name)
+    page_memory.remember(name, "title", title)
+    return name
+
+
+def rename(name: str, title: str) -> None:
+    """Give a project another title; its folder keeps its name, so that its runs still find their images.
+
+    Raises:
+        UserError: there is no such project, no title, or another project has it.
+    """
+    folder(name)
+    page_memory.remember(name, "title", _checked_title(title, name))
+
+
+def _checked_title(title: str, of: str = "") -> str:
+    title = one_line(title)[:100]
+    if not title:
+        raise UserError("The project has no name yet.", "Type one.")
+    if any(title.casefold() == other.casefold() and name != of for other, name in choices()):
+        raise UserError("There is already a project {name!r}.", "Choose another name.", name=title)
+    return title
+
+
+def delete(name: str) -> None:
+    """Move a project to the bin, where it stays for a week; its runs stay.
+
+    Raises:
+        UserError: there is no such project, or a run trains on it.
+    """
+    path = folder(name)
+    for run in runs.all_runs():
+        if runs.look(run).status in runs.ACTIVE and run.config().dataset == name:
+            raise UserError("A run is training on this project.", "Stop it first, or wait until it has ended.")
+    with dataset.captions_lock(path):
+        pass  # what is being written is complete
+    storage.move_to_bin(path, paths.datasets() / storage.BIN / f"{name}.{time.time_ns()}")
+
+
+def deleted() -> list[Path]:
+    """Return the projects in the bin, the one deleted last first."""
+    return sorted((paths.datasets() / storage.BIN).glob("*.*"), key=lambda path: path.suffix, reverse=True)
+
+
+def restore_last() -> str:
+    """Bring back the project that was deleted last, and return its name.
+
+    Raises:
+        UserError: there is none, or its name is taken by another project.
+    """
+    binned = deleted()
+    if not binned:
+        raise UserError("There is no deleted project.", "Nothing has to be brought back.")
+    name = binned[0].stem
+    if name in dataset.names():
+        raise UserError("There is already a project {name!r}.", "Rename that one first.", name=name)
+    storage.replace(binned[0], paths.datasets() / name)
+    return name
 
 
 def for_upload(project: str | None) -> str:

@@ -18,6 +18,7 @@ class RunWatcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._views: dict[Path, View] = {}
+        self._datasets: dict[Path, str] = {}
 
     def view(self, run: Run) -> View:
         """Return the current view of a run; only new events are read, and none of a run that has ended."""
@@ -50,12 +51,30 @@ class RunWatcher:
                 waiting = view
         return waiting
 
-    def default(self) -> str:
-        """Return the id of the run to show first: the active one, else the newest, else ""."""
+    def default(self, project: str = "") -> str:
+        """Return the id of the run to show first: the active one, else the newest of a project or of all, else ""."""
         active = self.active()
         if active:
             return active.run.id
-        return next((run.id for run in runs.all_runs()), "")
+        return next((run.id for run in self.runs_of(project)), "")
+
+    def runs_of(self, project: str) -> list[Run]:
+        """Return the runs on a project, or all if it is "", the newest first; and whatever trains now."""
+        listed = runs.all_runs()
+        if not project:
+            return listed
+        active = self.active()
+        return [run for run in listed if self._dataset(run) == project or (active and run == active.run)]
+
+    def _dataset(self, run: Run) -> str:
+        """Return the dataset of a run, "" if its settings cannot be read; it never changes."""
+        with self._lock:
+            if run.folder not in self._datasets:
+                try:
+                    self._datasets[run.folder] = run.config().dataset
+                except (UserError, OSError):
+                    return ""
+            return self._datasets[run.folder]
 
 
 def stamp(view: View | None) -> tuple[Hashable, ...]:

@@ -1,8 +1,12 @@
-// The buttons that rename or delete a run or a file.
+// The buttons that use the settings of a run again, and that rename or delete a run or a file.
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.bin, button.rename");
+  const button = event.target.closest("button.bin, button.rename, button.again");
   if (!button) return;
   const { run = "", file = "", label = "", name = "" } = button.dataset;
+  if (button.classList.contains("again")) {
+    trigger("apply", { run });
+    return;
+  }
   if (button.classList.contains("rename")) {
     const wanted = prompt("[[New name of this run:]]", name);
     if (wanted && wanted !== name) trigger("select", { run, name: wanted });

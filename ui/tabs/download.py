@@ -1,7 +1,8 @@
-"""Download tab: all runs with their files and the programs that load them, other files, and tools for files."""
+"""Download tab: the runs with their files and the programs that load them, other files, and tools for files."""
 
 from dataclasses import dataclass
 from html import escape
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import View, archive
-from ui.state import adapter_choices, page_folders, run_actions
+from ui.state import adapter_choices, page_folders, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
@@ -21,12 +22,14 @@ from ui.widgets.templates import read
 
 @dataclass(frozen=True)
 class Tab:
-    """The components that `show` returns values for."""
+    """The components that `show` returns values for, and the list of runs, whose `apply` asks to train like one."""
 
     outputs: list[Any]
+    listing: gr.HTML
+    everywhere: gr.Checkbox
 
 
-def build(watch: RunWatcher) -> Tab:
+def build(project: gr.Dropdown, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
         search = gr.Textbox(
@@ -37,6 +40,7 @@ def build(watch: RunWatcher) -> Tab:
             interactive=True,
             scale=3,
         )
+        everywhere = gr.Checkbox(False, label=_("Of all projects"), elem_id="all-projects", interactive=True)
         undo = gr.Button(
             _("Restore the last deleted run"),
             visible=False,
@@ -47,44 +51,51 @@ def build(watch: RunWatcher) -> Tab:
         )
     listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
     tools = file_tools.build(watch, listing, lambda: table(watch))
+    filtered = [search, project, everywhere]
     gr.HTML(read("use.html"))
     outputs = [listing, undo]
 
-    def remove(query: str, event: gr.EventData) -> list[Any]:
+    def listed(*chosen: Any) -> list[Any]:  # noqa: ANN401 - values of `filtered`
+        return _listed(watch, *chosen)
+
+    def remove(event: gr.EventData, *chosen: object) -> list[Any]:
         if event.file:
             adapter_choices.discard(str(event.file))
         else:
             run_actions.delete(str(event.run))
-        return _listed(watch, query)
+        return listed(*chosen)
 
-    def rename(query: str, event: gr.EventData) -> list[Any]:
+    def rename(event: gr.EventData, *chosen: object) -> list[Any]:
         archive.rename(runs.find(str(event.run)), str(event.name))
-        return _listed(watch, query)
+        return listed(*chosen)
 
-    def restore(query: str) -> list[Any]:
+    def restore(*chosen: object) -> list[Any]:
         archive.restore_last()
-        return _listed(watch, query)
+        return listed(*chosen)
 
-    listing.delete(handled(remove), search, outputs, **QUIET)
-    listing.select(handled(rename), search, outputs, **QUIET)
-    undo.click(handled(restore), search, outputs, **QUIET)
-    search.change(handled(lambda query: _listed(watch, query)), search, outputs, trigger_mode="always_last", **QUIET)
-    return Tab([listing, undo, search, tools.adapters])
-
-
-def show(watch: RunWatcher) -> list[Any]:
-    """Return values of `Tab.outputs`: all files as they are on disk."""
-    return [*_listed(watch, ""), "", gr.Dropdown(adapter_choices.choices(watch)[:-1])]
+    listing.delete(handled(remove), filtered, outputs, **QUIET)
+    listing.select(handled(rename), filtered, outputs, **QUIET)
+    undo.click(handled(restore), filtered, outputs, **QUIET)
+    changes = [search.change, project.change, everywhere.input]
+    gr.on(changes, handled(listed), filtered, outputs, trigger_mode="always_last", **QUIET)
+    return Tab([listing, undo, search, tools.adapters], listing, everywhere)
 
 
-def _listed(watch: RunWatcher, query: str) -> list[Any]:
-    return [table(watch, query), gr.Button(visible=bool(archive.deleted()))]
+def show(watch: RunWatcher, project: str | None, is_everywhere: bool) -> list[Any]:
+    """Return values of `Tab.outputs`: the files of a project or of all as they are on disk."""
+    files = gr.Dropdown(adapter_choices.choices(watch)[:-1])
+    return [*_listed(watch, "", project, is_everywhere), "", files]
 
 
-def table(watch: RunWatcher, query: str = "") -> str:
-    """Render all runs that match every word of a query, the newest first, then the other files."""
+def _listed(watch: RunWatcher, query: str, project: str | None, is_everywhere: bool) -> list[Any]:
+    drawn = table(watch, query, "" if is_everywhere else project or "")
+    return [drawn, gr.Button(visible=bool(archive.deleted()))]
+
+
+def table(watch: RunWatcher, query: str = "", project: str = "") -> str:
+    """Render the runs of a project, or of all, that match every word of a query, the newest first; then other files."""
     words = query.lower().split()
-    views = watch.views()
+    views = [watch.view(run) for run in watch.runs_of(project)]
     rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
     if words and not rows:
         return f"<div class='empty'>{escape(_('No run matches “{query}”.', query=query.strip()))}</div>"
@@ -104,6 +115,7 @@ def _row(view: View) -> str:
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} "
         f"<span class='pill {view.status}'>{run_html.STATUS_LABELS[view.status]}</span></h2><p>{_facts(view)}</p>"
+        f"{_settings(view)}"
         f"<p class='links'>{_links(view)}{_actions(view)}</p>{_verdicts(view)}</div></article>"
     )
 
@@ -114,7 +126,13 @@ def _image(view: View) -> str:
     if preview is None:
         return "<div class='blank'></div>"
     name = preview.file.rsplit("/", 1)[-1]
-    return f"<img loading='lazy' alt='' src='/media/run/{quote(view.run.id)}/{quote(name)}'>"
+    link = f"/media/run/{quote(view.run.id)}/{quote(name)}"
+    caption, look = escape(f"{label(view.run)} · {preview.prompt}"), run_html.look(view)
+    return (
+        f"<span class='strip'><a href='{link}' data-caption='{caption}' data-file='{escape(name)}' "
+        f"data-nearest='{link}/nearest'><img class='{look}' loading='lazy' alt='{caption}' src='{link}/small'></a>"
+        "</span>"
+    )
 
 
 def _facts(view: View) -> str:
@@ -127,18 +145,31 @@ def _facts(view: View) -> str:
     trigger = _trigger(view)
     if trigger:
         facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
+    if state.seconds:
+        facts.append(run_html.duration(state.seconds))
     return " &middot; ".join(facts)
 
 
-def _actions(view: View) -> str:
-    """Render the buttons that rename and delete a run; "" while it is active."""
-    if view.status in runs.ACTIVE:
+def _settings(view: View) -> str:
+    """Render the base model of a run, and the settings that differ from its preset."""
+    try:
+        base = view.run.config().model.base
+    except (UserError, OSError):
         return ""
+    facts = [escape(PurePath(base).name), escape(run_settings.described(view.run))]
+    return f"<p class='quiet'>{' &middot; '.join(filter(None, facts))}</p>"
+
+
+def _actions(view: View) -> str:
+    """Render the buttons that use the settings of a run again, rename and delete it; one while it is active."""
     run = view.run
+    again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
+    if view.status in runs.ACTIVE:
+        return f"<span class='actions'>{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
     return (
-        f"<span class='actions'><button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
+        f"<span class='actions'>{again}<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
         f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )
 

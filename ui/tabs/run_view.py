@@ -83,7 +83,7 @@ class RunView:
         ]
 
 
-def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
+def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Connect the buttons, and the timer that refreshes the view."""
     for button, command in (("stop", "stop"), ("save-now", "checkpoint"), ("preview-now", "preview")):
         view.buttons[button].click(
@@ -103,34 +103,39 @@ def connect(view: RunView, sampler: SamplerClient, watch: RunWatcher) -> None:
             concurrency_limit=1,
             **QUIET,
         )
-    picked = [view.picker, view.compared]
+    picked = [view.picker, view.compared, project]
     gr.on(
         [view.picker.input, view.compared.input],
-        handled(lambda run, compared: draw(watch, run, compared)),
+        handled(lambda run, compared, project: draw(watch, run, compared, project)),
         picked,
         view.outputs,
         **QUIET,
     )
     timer = gr.Timer(1)
-    refresh = handled(lambda run, compared, drawn: tick(watch, run, drawn, compared))
+    refresh = handled(lambda run, compared, project, drawn: tick(watch, run, drawn, compared, project))
     timer.tick(refresh, [*picked, view.drawn], view.outputs, queue=False, **QUIET)
 
 
-def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = ()) -> list[Any]:
+def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = "") -> list[Any]:
     """Return values of `RunView.outputs` for a run, whatever was drawn before; its loss beside that of other runs."""
-    return list(tick(watch, run_id, (), compared))
+    return list(tick(watch, run_id, (), compared, project))
 
 
 def tick(
-    watch: RunWatcher, run_id: str | None, drawn: tuple[Any, ...], compared: Sequence[str] = ()
+    watch: RunWatcher,
+    run_id: str | None,
+    drawn: tuple[Any, ...],
+    compared: Sequence[str] = (),
+    project: str | None = "",
 ) -> list[Any] | dict[str, Any]:
     """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
-    known = [run.id for run in runs.all_runs()]
+    listed = watch.runs_of(project or "")
+    known = [run.id for run in listed]
     before = drawn[0] if drawn else known
     view, active = watch.find(run_id), watch.active()
     is_new = active is not None and active.run.id not in before
     if view is None or (view.status not in runs.ACTIVE and is_new):
-        view = watch.find(watch.default())  # another page started a run
+        view = watch.find(watch.default(project or ""))  # another page started a run
     others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
     state = (known, stamp(view), stamp(active), *map(stamp, others))
     picker = others_picker = gr.skip()
@@ -138,7 +143,7 @@ def tick(
         return dict(picker)
     chosen = view.run.id if view else None
     if not drawn or before != known or chosen != run_id:
-        choices = [(label(run), run.id) for run in runs.all_runs()]
+        choices = [(label(run), run.id) for run in listed]
         picker = gr.Dropdown(choices, value=chosen, visible=bool(choices))
         rest = [choice for choice in choices if choice[1] != chosen]
         others_picker = gr.Dropdown(

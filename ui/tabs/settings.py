@@ -14,12 +14,12 @@ import gradio as gr
 import tomlkit
 
 from trainer import config as configs
-from trainer import paths
+from trainer import paths, runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.state import page_memory, saved_settings
+from ui.state import page_memory, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
 from ui.tabs import plan
 from ui.widgets import settings_form
@@ -61,8 +61,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the tab: the inputs of `Answers.from_form`, the outputs of the plan, and two of the inputs."""
+    """The form of the tab: the inputs of `Answers.from_form`, the outputs of the plan, the settings, two questions."""
 
+    settings: Settings
     inputs: list[Any]
     planned: list[Any]
     preset: gr.Radio
@@ -118,24 +119,32 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
     )
 
 
-def connect(settings: Settings, form: Form, refilled_on: Sequence[Any]) -> list[Any]:
+def fill_on(
+    event: Any,  # noqa: ANN401 - of gradio, which is untyped
+    handler: Handler,
+    form: Form,
+    inputs: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+) -> Any:  # noqa: ANN401
+    """Fill the form on an event from the answer of a handler, whose last value is what it is filled from."""
+    settings = form.settings
+    shown = [settings.filled, *settings.widgets]
+    asked = event(handler, [*form.inputs, *inputs], [*outputs, settings.answer], js=NUMBERED, **QUIET)
+    applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **QUIET)
+    return applied.then(with_answers(plan.plan), form.inputs, form.planned, **QUIET)
+
+
+def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
-
-    def refilled(event: Any, handler: Handler, inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - of gradio, which is untyped
-        answered = [*outputs, settings.answer]
-        asked = event(handler, [*form.inputs, *inputs], answered, js=NUMBERED, **QUIET)
-        shown = [settings.filled, *settings.widgets]
-        applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **QUIET)
-        return applied.then(with_answers(plan.plan), form.inputs, form.planned, **QUIET)
-
+    settings = form.settings
     for event in refilled_on:
-        refilled(event, with_answers(refill))
-    refilled(settings.notes.apply, with_answers_and_event(fix_conflict))
-    refilled(settings.notes.undo, with_answers_and_event(reset))
-    refilled(settings.reset_all.click, with_answers(reset_all_settings))
+        fill_on(event, with_answers(refill), form)
+    fill_on(settings.notes.apply, with_answers_and_event(fix_conflict), form)
+    fill_on(settings.notes.undo, with_answers_and_event(reset), form)
+    fill_on(settings.reset_all.click, with_answers(reset_all_settings), form)
     loaded = [
-        refilled(settings.use.click, with_answers(load_settings), [settings.saved], [form.preset, form.base]),
-        refilled(settings.use_text.click, with_answers(use_text), [settings.text], [form.base]),
+        fill_on(settings.use.click, with_answers(load_settings), form, [settings.saved], [form.preset, form.base]),
+        fill_on(settings.use_text.click, with_answers(use_text), form, [settings.text], [form.base]),
     ]
     settings.save.click(
         with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **QUIET
@@ -183,6 +192,17 @@ def load_settings(answers: Answers, name: str | None) -> list[Any]:
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
     own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
     return [preset, base, *_with_settings(replace(answers, preset=preset, base=base), own)]
+
+
+def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
+    """Return preset, base, and the form as they were in a run, to train like it again or with a change.
+
+    Raises:
+        UserError: the run is no longer there, or its settings cannot be read.
+    """
+    config, own = run_settings.own(runs.find(str(event.run)))
+    again = replace(answers, preset=config.preset, base=config.model.base)
+    return [config.preset, config.model.base, *_with_settings(again, own)]
 
 
 def refill(answers: Answers) -> list[Any]:

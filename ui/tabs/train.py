@@ -49,6 +49,7 @@ class Tab:
     planned: list[Any]
     outputs: list[Any]
     view: RunView
+    whole: Form
 
 
 def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: RunWatcher) -> Tab:
@@ -75,15 +76,16 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     planned = [summary, cautions, effort, settings.notes]
     described = [*model.described, start]
     outputs = [preset, name, trigger, base, model.folders, *described, settings.saved, filled, *widgets, *planned]
-    tab = Tab(trigger, form, planned, outputs, view)
+    whole = Form(settings, form, planned, preset, base)
+    tab = Tab(trigger, form, planned, outputs, view, whole)
     base_model.connect(model, widgets[VAE], start)
     _connect_form(tab, effort)
     refilled = [preset.input, base.input, model.downloaded.change]
-    loaded = tab_settings.connect(settings, Form(form, planned, preset, base), refilled)
+    loaded = tab_settings.connect(whole, refilled)
     for filling in loaded:
         filling.then(handled(base_model.describe), [base, widgets[VAE]], described, **QUIET)
     _connect_start(tab, start, no_trigger, without, sampler, watch)
-    run_view.connect(view, sampler, watch)
+    run_view.connect(view, project, sampler, watch)
     return tab
 
 

@@ -180,11 +180,11 @@ def previews(view: View) -> str:
         return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
     steps = sorted({preview.step for preview in view.state.previews})
     heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
-    look = "pixels" if _is_small(view) else ""
+    style = look(view)
     lines = []
     for number in sorted(rows):
         prompt = escape(next(iter(rows[number].values())).prompt)
-        cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), look)}</td>" for step in steps)
+        cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), style)}</td>" for step in steps)
         lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
     step = escape(_("Step"))
     return (
@@ -193,15 +193,15 @@ def previews(view: View) -> str:
     )
 
 
-def _is_small(view: View) -> bool:
-    """Tell whether the images of a run are so small that they are enlarged without smoothing."""
+def look(view: View) -> str:
+    """Return the class of the images of a run: those of micro are so small that they are enlarged without smoothing."""
     try:
-        return view.run.config().model.base == MICRO
+        return "pixels" if view.run.config().model.base == MICRO else ""
     except (UserError, OSError):  # its settings cannot be read
-        return False
+        return ""
 
 
-def _cell(run_id: str, preview: events.Preview | None, look: str) -> str:
+def _cell(run_id: str, preview: events.Preview | None, style: str) -> str:
     if preview is None:
         return ""
     name = preview.file.rsplit("/", 1)[-1]
@@ -212,7 +212,7 @@ def _cell(run_id: str, preview: events.Preview | None, look: str) -> str:
     title = _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     return (
         f"<a href='{link}{version}' target='_blank' data-caption='{escape(caption)}' data-file='{escape(name)}' "
-        f"data-nearest='{link}/nearest'><img class='{look}' loading='lazy' src='{link}/small{version}' "
+        f"data-nearest='{link}/nearest'><img class='{style}' loading='lazy' src='{link}/small{version}' "
         f"alt='{escape(title)}'></a>"
     )
 

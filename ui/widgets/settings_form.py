@@ -172,6 +172,17 @@ def changed(listed: Sequence[Entry], filled: Filled, current: Sequence[Any]) -> 
     return own
 
 
+def differences(listed: Sequence[Entry], config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a config that differ from those of its preset and base, by the id of their widget."""
+    usual = standard(config.preset, config.model.base)
+    kinds = {entry.path[0]: _value(entry, config) for entry in listed if entry.path[-1] == "kind"}
+    return {
+        entry.id: value
+        for entry, value, before in zip(listed, values(listed, config), values(listed, usual), strict=True)
+        if entry.option in ("", kinds.get(entry.path[0])) and _plain(entry, value) != _plain(entry, before)
+    }
+
+
 def partial(listed: Sequence[Entry], own: dict[str, Any], usual: TrainConfig) -> dict[str, Any]:
     """Return changed settings as partial settings, without those that equal the usual ones."""
     return read(listed, _with_own(listed, own, usual), usual)
@@ -301,10 +312,10 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
     changed = {}
     for entry, value, before in zip(listed, _with_own(listed, own, usual), values(listed, usual), strict=True):
         if _plain(entry, value) != _plain(entry, before):
-            changed[entry.id] = _("Default: {value}", value=_shown(before) or _("empty"))
+            changed[entry.id] = _("Default: {value}", value=shown(before) or _("empty"))
     errors = {}
     for field, error in conflicts(listed, data).items():
-        fix = "" if error.fix is None else _("Set to {value}", value=_shown(error.fix))
+        fix = "" if error.fix is None else _("Set to {value}", value=shown(error.fix))
         errors[field] = {"reason": error.message, "fix": fix}
     return {
         "changed": changed,
@@ -313,7 +324,7 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
     }
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value in the user's words: choices as they are listed, on and off, short numbers."""
     match value:
         case bool():

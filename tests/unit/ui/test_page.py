@@ -12,17 +12,18 @@ from typing import Any, Never
 import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
+from filelock import FileLock
 from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
-from trainer import runs
+from trainer import paths, runs
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import api, page
-from ui.state import adapter_choices, page_memory, projects, run_actions
+from ui import api, head, page
+from ui.state import adapter_choices, page_memory, projects, run_actions, run_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -35,7 +36,7 @@ def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> 
     assert projects.for_upload("rin") == "rin"
     assert projects.for_upload(None) == "my-pictures"
     assert projects.for_upload("example-character") == "my-pictures-2"
-    assert page._project_for(None, None) == gr.skip()  # nothing was dropped
+    assert page._project_for(RunWatcher(), None, None) == gr.skip()  # nothing was dropped
     assert dataset.names() == ["my-pictures", "my-pictures-2"]
 
 
@@ -78,14 +79,69 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     outputs = page._load(watch)
     assert outputs[1].value == "rin"
     assert finished.id in str(outputs[-14:])
-    made = page._create("new-one")
-    assert made[0].value == "new-one"
-    assert dataset.names() == ["new-one", "rin"]
-    assert page_memory.project() == "new-one"
-    for name, words in (("new-one", "already"), (" ", "no name"), ("../x", "not a valid name")):
+    assert finished.id in str(page._show(watch, "rin"))
+
+
+def test_projects_have_titles_of_their_own_and_come_back_from_the_bin(character: Path) -> None:
+    assert projects.create("Tante Käthe & co") == "Tante-Käthe-co"
+    assert dataset.names() == ["Tante-Käthe-co", "rin"]
+    assert projects.choices() == [("rin", "rin"), ("Tante Käthe & co", "Tante-Käthe-co")]
+    for title, words in (("tante käthe & CO", "already"), (" ", "no name"), ("RIN", "already")):
         with pytest.raises(UserError, match=words):
-            page._create(name)
-    assert len(page._choose("rin")) == 1 + len(page._open("rin"))
+            projects.create(title)
+    projects.rename("rin", "Rin, the fox")
+    projects.rename("rin", "Rin, the fox")  # its own title is no conflict
+    assert projects.title("rin") == "Rin, the fox"
+    with pytest.raises(UserError, match="already"):
+        projects.rename("Tante-Käthe-co", "rin, the FOX")
+    assert [box.value for box in (head.choices("rin"), head.choices(""))] == ["rin", None]
+
+    captions = [path.read_text() for path in sorted((paths.datasets() / "rin").glob("*.txt"))]
+    projects.delete("rin")
+    assert dataset.names() == ["Tante-Käthe-co"]
+    with pytest.raises(UserError, match="no longer exists"):
+        projects.delete("rin")
+    dataset.create("rin")
+    with pytest.raises(UserError, match="already"):
+        projects.restore_last()
+    (paths.datasets() / "rin").rmdir()
+    assert projects.restore_last() == "rin"
+    assert [path.read_text() for path in sorted((paths.datasets() / "rin").glob("*.txt"))] == captions
+    with pytest.raises(UserError, match="no deleted project"):
+        projects.restore_last()
+
+
+def test_a_project_is_not_deleted_while_a_run_trains_on_it(character: Path) -> None:
+    run = train.create(answers())
+    with FileLock(run.lock):
+        run.report(events.Began(pid=os.getpid()))
+        with pytest.raises(UserError, match="training on this project"):
+            projects.delete("rin")
+    assert dataset.names() == ["rin"]
+
+
+def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
+    own = {"form-training-exposures": 99, "form-optimizer-kind": "lion"}
+    run = train.create(answers(preset="style", **own))
+    assert run_settings.described(run) == "Optimizer lion, Exposures 99"
+    preset, base, filled = settings.use_run(answers(), gr.EventData(None, {"run": run.id}))
+    assert (preset, base) == ("style", "micro")
+    assert filled["own"] == own
+    again = Answers.from_form(["rin", preset, "rin", "miraxo", base, filled, *filled["values"]])
+    assert train.create(again).config() == run.config()
+    drawn = download.table(RunWatcher(), "", "rin")
+    assert f"class='again' data-run='{run.id}'" in drawn
+    assert "micro &middot; Optimizer lion, Exposures 99" in drawn
+    assert "No adapters yet" in download.table(RunWatcher(), "", "other")
+
+
+def test_runs_follow_the_project(character: Path, finished: Run) -> None:
+    projects.create("other")
+    watch = RunWatcher()
+    assert watch.runs_of("rin") == [finished]
+    assert watch.runs_of("other") == []
+    assert watch.default("other") == ""
+    assert run_view.draw(watch, watch.default("other"), project="other")[1].choices == []
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:

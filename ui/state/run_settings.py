@@ -1,0 +1,62 @@
+"""Settings of runs: what differs from their presets, to be said in a few words and to be used again."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer import config as configs
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.i18n import _
+from trainer.runs import Run
+from ui.state.answers import ENTRIES
+from ui.widgets import settings_form
+
+# Resolved when a run begins: by the base model, the machine, and the number of images.
+RESOLVED = {
+    ("model", "family"),
+    ("model", "revision"),
+    ("model", "prediction_type"),
+    ("training", "precision"),
+    ("training", "devices"),
+    ("training", "micro_batches"),
+    ("training", "gradient_checkpointing"),
+}
+SAID = 6  # differences in the list of runs
+
+
+def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the config of a run, and the settings in it that are not those of its preset and base, by widget id.
+
+    Raises:
+        UserError: the settings cannot be read.
+    """
+    return _own(run.config_file, run.config_file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=500)
+def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
+    config = configs.load(file)
+    found = settings_form.differences(ENTRIES, config)
+    left_out = {entry.id for entry in ENTRIES if entry.path in RESOLVED or _is_resolved(entry.path, config)}
+    return config, {field: value for field, value in found.items() if field not in left_out}
+
+
+def _is_resolved(path: tuple[str, ...], config: TrainConfig) -> bool:
+    """Tell whether a value was filled in when the run began, as the settings left it open."""
+    usual = settings_form.standard(config.preset, config.model.base)
+    if path == ("training", "steps"):
+        return usual.training.exposures == config.training.exposures
+    return path == ("preview", "prompts")
+
+
+def described(run: Run) -> str:
+    """Describe what differs from the preset and the base of a run; "" if nothing does, or it cannot be read."""
+    try:
+        _config, differing = own(run)
+    except (UserError, OSError):
+        return ""
+    titles = {entry.id: entry.group if entry.path[-1] == "kind" else entry.title for entry in ENTRIES}
+    said = [f"{titles[field]} {settings_form.shown(value)}" for field, value in list(differing.items())[:SAID]]
+    more = len(differing) - len(said)
+    return ", ".join([*said, *([_("{n} more", n=more)] if more else [])])

@@ -7,6 +7,7 @@ Windows refuses to replace, rename or delete what a process has open: the page t
 that is tried again for a while.
 """
 
+import hashlib
 import itertools
 import os
 import secrets
@@ -25,13 +26,15 @@ IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
-def write(path: Path, data: bytes | str) -> None:
-    """Write a file so that after a crash it has either its old or its new content.
+def write(path: Path, data: bytes | str) -> str:
+    """Write a file so that after a crash it has either its old or its new content; return the SHA-256 of the new one.
 
     Raises:
         OSError: no space or no permission; the old content is untouched and no temporary file is left.
     """
-    write_chunks(path, [data.encode() if isinstance(data, str) else data])
+    data = data.encode() if isinstance(data, str) else data
+    write_chunks(path, [data])
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
@@ -235,6 +238,12 @@ def _remove_old(path: Path) -> None:
     except PermissionError:
         if os.name != "nt":
             raise
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as `write` does for what it writes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_regular_file(path: Path) -> bool:

@@ -110,7 +110,7 @@ def peft(run_id: str) -> FileResponse:
 @router.get("/download/kept/{file}")
 def kept_adapter(file: str) -> FileResponse:
     """Serve an adapter file that was dropped on the page or written by a tool."""
-    return _attachment(_checked(page_folders.adapters(), file, ADAPTER), file)
+    return _attachment(_checked(paths.adapters(), file, ADAPTER), file)
 
 
 @router.get("/download/{run_id}/{file}")

@@ -279,8 +279,8 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
-    path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
-    file = reader.read(path)
+    export.write(family, adapter, settings(tiny_sd), run, ["x"])
+    file = reader.read(run.export)
     name = next(iter(file.modules))
     wrong = dataclasses.replace(file.modules[name], alpha=4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):

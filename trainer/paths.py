@@ -72,6 +72,11 @@ def is_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _DEVICE.fullmatch(name)
 
 
+def is_device(name: str) -> bool:
+    """Tell whether Windows takes a file name, with or without an extension, for a device."""
+    return bool(_DEVICE.fullmatch(name))
+
+
 def check_name(name: str, kind: str) -> str:
     """Return `name` if it may stand in a path, as `is_name` tells.
 

@@ -5,19 +5,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from trainer import nvidia, paths
+from trainer import nvidia, paths, storage
 from trainer.data import dataset
 from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _
+from trainer.runs import backup
 from ui import api
 from ui.server import media
-from ui.state import hub_downloads, page_memory, projects
+from ui.state import audit, hub_downloads, page_memory, projects
 from ui.state.answers import with_answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -59,6 +61,7 @@ class Head:
     new_row: gr.Row
     new_name: gr.Textbox
     create: gr.Button
+    restore: gr.UploadButton
 
 
 def make_app(*, log_out: bool = False) -> FastAPI:
@@ -178,7 +181,10 @@ def _head(log_out: str) -> Head:
             scale=4,
         )
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=1, min_width=110)
-    return Head(project, pill, new, new_row, new_name, create)
+        restore = gr.UploadButton(
+            _("Restore a backup"), file_types=[".zip"], elem_id="restore-backup", scale=1, min_width=160
+        )
+    return Head(project, pill, new, new_row, new_name, create, restore)
 
 
 def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> None:
@@ -188,6 +194,7 @@ def _connect_projects(head: Head, images: datasets.Tab, train: training.Tab) -> 
     datasets.connect_files(images.parts, _project_for, [head.project, *outputs])
     created = [head.project, head.new_name, head.new_row, *outputs]
     gr.on([head.create.click, head.new_name.submit], handled(_create), head.new_name, created, **QUIET)
+    head.restore.upload(handled(_restore), head.restore, created, **QUIET)
 
 
 def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:
@@ -234,6 +241,24 @@ def _project_for(project: str | None, uploads: list[str] | None) -> list[Any] | 
     if name == project:
         return skip
     return [gr.Dropdown(dataset.names(), value=name), *_open(name)]
+
+
+def _restore(upload: str | None) -> list[Any] | dict[str, Any]:
+    """Restore a backup that was uploaded; show the project, or say where the run is."""
+    skip: dict[str, Any] = gr.skip()
+    if not upload:
+        return skip
+    file = Path(upload)
+    try:
+        restored = backup.restore(file)
+    finally:
+        storage.remove(file)
+    audit.record("restore", what=restored.name)
+    if restored.kind == "run":
+        gr.Info(_("Restored the run {name}. It is in the Download tab.", name=restored.name))
+        return skip
+    picker = gr.Dropdown(dataset.names(), value=restored.name)
+    return [picker, "", gr.Row(visible=False), *_open(restored.name)]
 
 
 def _create(name: str | None) -> list[Any]:

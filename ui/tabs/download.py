@@ -131,14 +131,15 @@ def _facts(view: View) -> str:
 
 
 def _actions(view: View) -> str:
-    """Render the buttons that rename and delete a run; "" while it is active."""
+    """Render the link to a backup of a run, and the buttons that rename and delete it; "" while it is active."""
     if view.status in runs.ACTIVE:
         return ""
     run = view.run
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
+    backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
-        f"<span class='actions'><button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
+        f"<span class='actions'>{backup}<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
         f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )
 

@@ -12,7 +12,7 @@ CODE = Path(__file__).resolve().parent.parent  # folder of the packages: where t
 _NAME = re.compile(r"[\w-]{1,64}")
 # Names of devices on Windows, whatever extension follows. Refused everywhere, as folders are copied between machines.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])( *\..*)?", re.IGNORECASE)
-CACHE = ".cache"  # folder in a dataset: locks, undo levels, and data that can be computed again
+CACHE = ".cache"  # folder in a dataset: locks, undo levels, checksums, and data that can be computed again
 
 
 def home() -> Path:
@@ -37,6 +37,11 @@ def outputs() -> Path:
 def shared() -> Path:
     """Return the folder that the users of a server share: LIMNER_SHARED if each has their own home, or the home."""
     return Path(os.environ.get("LIMNER_SHARED") or home())
+
+
+def adapters() -> Path:
+    """Return the folder of adapter files that belong to no run: dropped on the page, or written by one of its tools."""
+    return outputs() / ".adapters"
 
 
 def models() -> Path:
@@ -65,6 +70,11 @@ def uploads() -> Path:
 def is_name(name: str) -> bool:
     """Tell whether a name may stand in a path on every system: letters, digits, `_` and `-`, at most 64, no device."""
     return bool(_NAME.fullmatch(name)) and not _DEVICE.fullmatch(name)
+
+
+def is_device(name: str) -> bool:
+    """Tell whether Windows takes a file name, with or without an extension, for a device."""
+    return bool(_DEVICE.fullmatch(name))
 
 
 def check_name(name: str, kind: str) -> str:

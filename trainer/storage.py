@@ -7,6 +7,7 @@ Windows refuses to replace, rename or delete what a process has open: the page t
 that is tried again for a while.
 """
 
+import hashlib
 import itertools
 import os
 import secrets
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from trainer import fault_injection
 
@@ -25,13 +27,15 @@ IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
-def write(path: Path, data: bytes | str) -> None:
-    """Write a file so that after a crash it has either its old or its new content.
+def write(path: Path, data: bytes | str) -> str:
+    """Write a file so that after a crash it has either its old or its new content; return the SHA-256 of the new one.
 
     Raises:
         OSError: no space or no permission; the old content is untouched and no temporary file is left.
     """
-    write_chunks(path, [data.encode() if isinstance(data, str) else data])
+    data = data.encode() if isinstance(data, str) else data
+    write_chunks(path, [data])
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
@@ -65,8 +69,19 @@ def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
         OSError: as `write`.
     """
-    with _written(path, chunks) as part:
+    with _written(path, lambda file: file.writelines(chunks)) as part:
         replace(part, path)
+
+
+def write_with(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file as `write` does; `fill` writes its content into an open file.
+
+    Raises:
+        OSError: as `write`. After an error in `fill`, too, the old content is untouched.
+    """
+    with _written(path, fill) as part:
+        replace(part, path)
+    sync_folder(path.parent)
 
 
 def create(path: Path, chunks: Iterable[bytes]) -> None:
@@ -76,7 +91,7 @@ def create(path: Path, chunks: Iterable[bytes]) -> None:
         FileExistsError: the name is taken; the existing file is untouched.
         OSError: as `write`.
     """
-    with _written(path, chunks) as part:
+    with _written(path, lambda file: file.writelines(chunks)) as part:
         _rename_to_free(part, path)
 
 
@@ -97,15 +112,14 @@ def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
 
 
 @contextmanager
-def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
+def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
     """Yield a complete, synced file beside `path`; it is removed afterwards unless it was renamed."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
             fault_injection.crash_point()
             fault_injection.on_write()
-            for chunk in chunks:
-                file.write(chunk)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         fault_injection.crash_point()
@@ -153,6 +167,31 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             _remove_old(old)
         else:
             replace(part, path)
+        fault_injection.crash_point()
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Create a folder as `write_folder` does, but never over an existing one that has anything in it.
+
+    Raises:
+        FileExistsError: the name is taken; the existing folder is untouched.
+        OSError: as `write`.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        sync_folder(part)
+        fault_injection.crash_point()
+        try:
+            replace(part, path)
+        except OSError as error:
+            if not path.exists():
+                raise
+            raise FileExistsError(error.errno, error.strerror, path.name) from None
         fault_injection.crash_point()
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -235,6 +274,12 @@ def _remove_old(path: Path) -> None:
     except PermissionError:
         if os.name != "nt":
             raise
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as `write` does for what it writes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_regular_file(path: Path) -> bool:

@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, devices, families, fault_injection
+from trainer import __version__, devices, families, fault_injection, storage
 from trainer.base_models import MICRO
 from trainer.config import Record, TrainConfig, adjustments, base_notes, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
@@ -135,8 +135,9 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     if not run.is_main:
         return None
     with state.exported_weights(adapter):
-        path = export.write(family, adapter, config, run, captions)
-    return run.report(events.Finished(step=step, export=path.name))
+        checksums = export.write(family, adapter, config, run, captions)
+    checksums[run.config_file.name] = storage.sha256(run.config_file)
+    return run.report(events.Finished(step=step, export=run.export.name, sha256=checksums))
 
 
 def follow(run: Run) -> None:

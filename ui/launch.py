@@ -146,7 +146,7 @@ def _clean_up() -> None:
         if folder.is_dir():
             storage.remove_leftovers(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             storage.empty_bin(folder)
-    storage.remove_leftovers(paths.outputs(), page_folders.sample_images(), page_folders.adapters())
+    storage.remove_leftovers(paths.datasets(), paths.outputs(), page_folders.sample_images(), paths.adapters())
     storage.empty_bin(paths.outputs())
 
 

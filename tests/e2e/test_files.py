@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from tests.conftest import CHECKOUT
 from tests.e2e.conftest import Server, Visit
 from tests.e2e.test_page import PHONE, picture, tab
 from tests.unit.adapter_files.test_compatibility import good, metadata
@@ -15,6 +17,8 @@ from trainer.adapter_files import reader, safetensors_reader, writer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+MADE_BEFORE = CHECKOUT / "tests" / "integration" / "training" / "made_by_0.1.0"
 
 
 @pytest.fixture
@@ -89,3 +93,38 @@ def test_a_broken_file_is_told(server: Server, visit: Visit, tmp_path: Path) -> 
     drop(page, broken)
     assert "can contain programs" in page.locator("#look-result [role=alert]").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_project_and_a_run_are_backed_up_and_restored(server: Server, visit: Visit, tmp_path: Path) -> None:
+    run = server.home / "outputs" / "2026-01-01_120000_mira"
+    shutil.copytree(MADE_BEFORE, run, ignore=shutil.ignore_patterns("*.md"))
+    page = visit(server)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download a backup").click()
+    assert download.value.suggested_filename == "example-character.zip"
+    restore(page, Path(download.value.path()))
+    page.locator("a[href='/backup/project/example-character-2']").wait_for()
+    assert page.get_by_label("Project", exact=True).input_value() == "example-character-2"
+    tab(page, "Download")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Backup", exact=True).click()
+    restore(page, Path(download.value.path()))
+    page.get_by_text(f"Restored the run {run.name}-2.").wait_for()
+    (tmp_path / "other.zip").write_bytes(b"PK")
+    restore(page, tmp_path / "other.zip")
+    page.get_by_text("This backup cannot be restored: it is damaged, or not a zip file.").wait_for()
+    assert sorted(path.name for path in run.parent.iterdir() if not path.name.startswith(".")) == [
+        run.name, f"{run.name}-2",
+    ]  # fmt: skip
+    assert not [path for path in (run.parent / ".tmp").rglob("*.zip")]
+
+
+def restore(page: Page, backup: Path) -> None:
+    if not page.locator("#restore-backup").is_visible():
+        page.get_by_role("button", name="New project").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#restore-backup").click()
+    named = backup.with_name(f"{backup.stem}.zip")
+    if named != backup:
+        shutil.copy(backup, named)
+    chooser.value.set_files(named)

@@ -4,6 +4,7 @@ The safetensors library checks the format. What it leaves open is checked here: 
 no key twice, and has only types that an adapter can have.
 """
 
+import hashlib
 import json
 import math
 import struct
@@ -20,6 +21,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 
 MAX_HEADER = 8 * 2**20
+CHECKSUM = "limner.sha256"  # in the metadata: that of all bytes after the header
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 # The bits of the exponent; a float is not finite if all of them are set.
 _EXPONENTS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
@@ -113,6 +115,22 @@ def parse(data: bytes, name: str) -> SafetensorsFile:
             raise refusal(name, "it has tensors of type {dtype}", dtype=tensor["dtype"])
     entries = {key: Entry(tensors[key]["dtype"], tuple(tensors[key]["shape"]), tensors[key]["data"]) for key in header}
     return SafetensorsFile(name, entries, metadata, data)
+
+
+def body_sha256(data: bytes) -> str:
+    """Return the SHA-256 of a file's bytes after the header, by which programs know it whatever its metadata."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
+
+
+def check_sum(file: SafetensorsFile, key: str = CHECKSUM) -> None:
+    """Compare a file with the checksum in its metadata, if there is one.
+
+    Raises:
+        UserError: they differ.
+    """
+    if file.metadata.get(key, checksum := body_sha256(file.data)) != checksum:
+        raise refusal(file.name, "it is damaged: its checksum is another one")
 
 
 def _header_length(data: bytes, name: str) -> int:

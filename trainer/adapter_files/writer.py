@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer import __version__
-from trainer.adapter_files import low_rank
+from trainer.adapter_files import low_rank, safetensors_reader
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
@@ -218,7 +218,7 @@ def with_hashes(data: bytes) -> bytes:
     metadata = header.pop("__metadata__", {})
     plain = _file({key: text for key, text in metadata.items() if key.startswith("ss_")}, header, body)
     hashes = {
-        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
+        "sshs_model_hash": safetensors_reader.body_sha256(data),
         "sshs_legacy_hash": hashlib.sha256(plain[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
     }
     return _file({**metadata, **hashes}, header, body)

@@ -1,4 +1,4 @@
-"""Commands about this machine: what it can do, and the base models that are downloaded to it."""
+"""Commands about this machine: what it can do, whether its files are whole, backups, and downloads of base models."""
 
 import json
 import os
@@ -10,12 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, nvidia, paths, storage
+from trainer import __version__, home_check, nvidia, paths, runs, storage
 from trainer.base_models import hub, hub_download
+from trainer.cli import adapter_files
 from trainer.cli.adapter_files import Json
 from trainer.cli.console import DownloadBar, echo, echo_facts, echo_table
 from trainer.data import dataset
 from trainer.errors import UserError
+from trainer.i18n import _
+from trainer.runs import backup
 
 app = typer.Typer()
 
@@ -70,6 +73,53 @@ def _facts() -> dict[str, Any]:
         "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }
+
+
+@app.command()
+def check_home(
+    repair: Annotated[bool, typer.Option("--repair", help="Compute again what can be computed again.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Take missing images as removed on purpose.")] = False,
+) -> None:
+    """Check runs, adapters and datasets for damaged and missing files."""
+    if accept:
+        for name in dataset.names():
+            home_check.record(paths.datasets() / name, forget_missing=True)
+    faults = repaired = 0
+    for finding in home_check.check():
+        mended = repair and finding.repair is not None
+        if finding.repair and repair:
+            finding.repair()
+        echo(f"{finding.message} {_('Repaired.')}" if mended else finding.message)
+        repaired += mended
+        faults += not mended and not finding.note
+    echo(_("Damaged or missing: {faults}; repaired: {repaired}.", faults=faults, repaired=repaired))
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_backup(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a project or of a run.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The backup.")],
+) -> None:
+    """Back up a project or a run as one file."""
+    adapter_files.check_out(file)
+    if name in dataset.names():
+        backup.write_project(name, file)
+    elif paths.is_name(name) and (paths.outputs() / name / "config.toml").is_file():
+        backup.write_run(runs.find(name), file)
+    else:
+        raise UserError("There is no project or run {name!r}.", "Check the name.", name=name[:80])
+    echo(f"{name} is backed up in {file}.")
+
+
+@app.command("import")
+def import_backup(file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A backup.")]) -> None:
+    """Restore a backup of a project or a run; where its name is taken, under a similar one."""
+    if not file.is_file():
+        raise UserError("There is no file {name}.", "Check the path.", name=file.name)
+    restored = backup.restore(file.resolve())
+    echo(f"Restored the {restored.kind} {restored.name}.")
 
 
 @app.command()

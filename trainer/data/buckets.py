@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 Size = tuple[int, int]  # width, height
+MAX_LOST = 0.1  # share of an image that may be cut off to join its bucket to another one
 
 
 def bucket(width: int, height: int, resolution: int, step: int = 64) -> Size:
@@ -27,17 +28,29 @@ def buckets(sizes: Sequence[Size], resolution: int) -> list[Size]:
     """Return the bucket of each image (width, height) of a dataset, with rare buckets joined to others.
 
     Images of a small bucket are seen in the same few batches again and again. So there are at most 5 buckets, or one
-    for each 20 images if that is more; the rarest is joined to the one of the nearest aspect ratio.
+    for each 20 images if that is more, as long as no image loses `MAX_LOST` of its area by it: the images of the rarest
+    bucket go to those of the nearest aspect ratios. A bucket with an image that fits no other one stays.
     """
     assigned = [bucket(width, height, resolution) for width, height in sizes]
-    counts = Counter(assigned)
-    while len(counts) > max(5, len(sizes) // 20):
-        rarest = min(counts, key=lambda size: (counts[size], size))
-        others = counts.keys() - {rarest}
-        nearest = min(others, key=lambda size: (abs(math.log(size[0] * rarest[1] / size[1] / rarest[0])), size))
-        assigned = [nearest if size == rarest else size for size in assigned]
-        counts = Counter(assigned)
+    counts, staying = Counter(assigned), set[Size]()
+    while len(counts) > max(5, len(sizes) // 20) and (joinable := counts.keys() - staying):
+        rarest = min(joinable, key=lambda size: (counts[size], size))
+        others = sorted(counts.keys() - {rarest})
+        moved = {}
+        for number, size in enumerate(sizes):
+            if assigned[number] == rarest:
+                moved[number] = min(others, key=lambda other: _distance(other, size))
+        if all(lost(sizes[number], size) < MAX_LOST for number, size in moved.items()):
+            assigned = [moved.get(number, size) for number, size in enumerate(assigned)]
+            counts = Counter(assigned)
+        else:
+            staying.add(rarest)
     return assigned
+
+
+def lost(image: Size, size: Size) -> float:
+    """Return the share of an image that cropping it to the shape of a bucket cuts off."""
+    return 1 - math.exp(-_distance(image, size))
 
 
 def _distance(size: Size, other: Size) -> float:

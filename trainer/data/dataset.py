@@ -4,6 +4,7 @@ Uses the layout `rin/001.png` + `rin/001.txt` that the tools of the field share,
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path, PurePath
 from filelock import BaseFileLock, FileLock
 
 from trainer import paths, storage
-from trainer.data import images
+from trainer.data import images, originals
 from trainer.data.captions import caption_file, one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -219,6 +220,7 @@ def remove(*files: Path) -> Path:
             for path, name in ((caption, caption.name), (mask, mask_name), (file, file.name)):
                 if path.is_file():
                     storage.replace(path, bin_folder / name)
+        originals.move(folder, bin_folder, {file.name: file.name for file in files})
     return bin_folder
 
 
@@ -230,12 +232,14 @@ def restore(bin_folder: Path) -> None:
     """
     folder = bin_folder.parent.parent
     with captions_lock(folder):
-        for path in sorted(bin_folder.iterdir()):
-            if not (folder / path.name).exists():
-                storage.replace(path, folder / path.name)
-    if any(bin_folder.iterdir()):
+        files = [path for path in bin_folder.iterdir() if path.is_file()]
+        restored = {path.name: path.name for path in files if not (folder / path.name).exists()}
+        for name in sorted(restored):
+            storage.replace(bin_folder / name, folder / name)
+        originals.move(bin_folder, folder, restored)
+    if len(restored) < len(files):
         raise UserError("Files of the same name have been added since.", "Rename or remove those and try again.")
-    bin_folder.rmdir()
+    shutil.rmtree(bin_folder)
 
 
 def restore_last(folder: Path) -> bool:

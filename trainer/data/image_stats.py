@@ -28,6 +28,7 @@ STEP = 2  # of 255: brightness has to grow by more than noise does
 SAME_BACKGROUND, PLAIN = 14.0, 8.0  # of 255
 THREADS = 2
 Grayscale = np.ndarray[Any, np.dtype[np.float32]]
+FILE = "measurements.json"  # in the cache
 _VERSION = 1
 _WRITING = threading.Lock()
 
@@ -257,7 +258,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def _file(folder: Path) -> Path:
-    return folder / paths.CACHE / "measurements.json"
+    return folder / paths.CACHE / FILE
 
 
 def _stored(folder: Path) -> Entries:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -34,32 +35,52 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
         RuntimeError: the process ended before it decoded anything.
     """
     before = {path.name for path in dataset.image_files(folder)}
-    report = None
-    names: list[str] = []  # that were announced
-    command = [sys.executable, "-m", "trainer.data.sandbox", str(folder)]
-    with processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
+    request = [(file_name, str(path)) for file_name, path in sources]
+    answer, names = confined(["trainer.data.sandbox", str(folder)], request, look)
+    if answer:
+        refused = [(file, reason) for file, reason in answer.pop("refused")]
+        return Report(**answer, refused=refused)
+    added = [path.name for path in dataset.image_files(folder) if path.name not in before]
+    reason = _("takes too much memory or time; the files after it were skipped")
+    return Report(added, refused=[(names[-1], reason)])
+
+
+def confined(
+    program: Sequence[str], request: object, look: Callable[[str], None] | None = None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Run a program that calls `serve` in a process with limits.
+
+    Args:
+        program: its module and arguments.
+        request: what it reads, as JSON.
+        look: called with each name that it announces.
+
+    Returns:
+        Its answer, None if the process ended without one; and the names.
+
+    Raises:
+        RuntimeError: it ended before it announced anything.
+    """
+    answer = None
+    names: list[str] = []
+    with processes.start([sys.executable, "-m", *program], stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
-        process.stdin.write(json.dumps([(file_name, str(path)) for file_name, path in sources]))
+        process.stdin.write(json.dumps(request))
         process.stdin.close()
         if sys.platform != "linux":
             threading.Thread(target=_watch, args=(process, names), daemon=True).start()
         for line in process.stdout:
             message = json.loads(line)
             if isinstance(message, dict):
-                message["refused"] = [(file, reason) for file, reason in message["refused"]]
-                report = Report(**message)
+                answer = message
             else:
                 names.append(message)
                 if look:
                     look(message)
-    if report is None and not names:
+    if answer is None and not names:
         raise RuntimeError(f"the upload process ended with {process.returncode}")
-    if report is None:
-        added = [path.name for path in dataset.image_files(folder) if path.name not in before]
-        reason = _("takes too much memory or time; the files after it were skipped")
-        report = Report(added, refused=[(names[-1], reason)])
-    return report
+    return answer, names
 
 
 def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
@@ -76,9 +97,9 @@ def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
             time.sleep(WATCHED_EVERY)
 
 
-def main() -> None:
-    """Import the files listed on standard input."""
-    sources = [(name, Path(path)) for name, path in json.load(sys.stdin)]
+def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
+    """Do the work that standard input asks for, within the limits; `work` announces each file before it reads it."""
+    request = json.load(sys.stdin)
     _limit_memory()
 
     def look(name: str) -> None:
@@ -86,7 +107,16 @@ def main() -> None:
         print(json.dumps(name), flush=True)
 
     _limit_time()
-    print(json.dumps(asdict(uploads.add(Path(sys.argv[1]), sources, look))), flush=True)
+    print(json.dumps(work(request, look)), flush=True)
+
+
+def main() -> None:
+    """Import the files listed on standard input."""
+
+    def add(sources: list[tuple[str, str]], look: Callable[[str], None]) -> dict[str, Any]:
+        return asdict(uploads.add(Path(sys.argv[1]), [(name, Path(path)) for name, path in sources], look))
+
+    serve(add)
 
 
 def _limit_memory() -> None:

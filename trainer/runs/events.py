@@ -61,13 +61,14 @@ class Step(_Event):
 
 
 class Preview(_Event):
-    """A preview image was written; `file` is relative to the run folder."""
+    """A preview image was written; `file` is relative to the run folder, and `sha256` its checksum."""
 
     kind: Literal["preview"] = "preview"
     step: int
     file: str
     prompt: str
     seed: int
+    sha256: str = ""
 
 
 class Checkpoint(_Event):
@@ -96,11 +97,15 @@ class Verified(_Event):
 
 
 class Finished(_Event):
-    """The run is done; `export` is the adapter file, relative to the run folder."""
+    """The run is done; `export` is the adapter file, relative to the run folder.
+
+    `sha256` holds the checksums of the adapter files and the settings, by their path in the run folder.
+    """
 
     kind: Literal["finished"] = "finished"
     step: int
     export: str
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class Stopped(_Event):
@@ -152,6 +157,7 @@ class State:
     checkpoints: tuple[Checkpoint, ...] = ()
     warnings: tuple[str, ...] = ()
     export: str = ""
+    sha256: dict[str, str] = field(default_factory=dict)
     verified: tuple[Verified, ...] = ()
     message: str = ""
     remedy: str = ""
@@ -193,6 +199,11 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
         except (ValidationError, json.JSONDecodeError):
             continue
     return events, offset + end
+
+
+def unreadable(path: Path) -> int:
+    """Return the number of complete lines of a log that are not events."""
+    return path.read_bytes().count(b"\n") - len(read(path)[0])
 
 
 def fold(state: State, events: Iterable[Event]) -> State:
@@ -265,7 +276,7 @@ def _after_end(state: State, event: Finished | Stopped | Failed) -> State:
             state, message=event.message, remedy=event.remedy, traceback=event.traceback, change=event.change
         )
     if isinstance(event, Finished):
-        state = replace(state, export=event.export)
+        state = replace(state, export=event.export, sha256=event.sha256)
     return replace(state, step=event.step)
 
 

@@ -13,8 +13,11 @@ from trainer.config import PictureConfig
 from trainer.runs import archive
 
 
-def write(path: Path, image: Image.Image, request: PictureConfig) -> None:
-    """Save an image with its request, but without paths: once as A1111 writes it, once to be read back."""
+def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
+    """Save an image with its request, but without paths: once as A1111 writes it, once to be read back.
+
+    Returns the SHA-256 of the file.
+    """
     text = PngInfo()
     settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
     settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
@@ -30,4 +33,4 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> None:
     )
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    storage.write(path, buffer.getvalue())
+    return storage.write(path, buffer.getvalue())

@@ -1,8 +1,10 @@
 """Batches: images, their views and their captions for each step. Everything follows from seed and step."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -85,9 +87,12 @@ class Pool:
     def indices(self, number: int) -> list[int]:
         """Return the examples of the `number`-th batch: each once in an epoch, and only those of one bucket together.
 
-        A batch that a bucket's last examples do not fill is filled from another shuffle of the bucket.
+        A batch that a bucket's last examples do not fill is filled from another shuffle of the bucket. A bucket that
+        does not fill a single batch has one in so many epochs only that its examples are not seen more often for it.
         """
-        epoch, position = divmod(number, sum(self._batches.values()))
+        cycle, position = divmod(number, self._epoch_ends[-1])
+        inside = bisect_right(self._epoch_ends, position)
+        epoch, position = cycle * len(self._epoch_ends) + inside, position - [0, *self._epoch_ends][inside]
         if epoch not in self._plan:  # computed once per epoch: for 10,000 images it takes 10 ms
             self._plan.clear()
             self._plan[epoch] = self._planned(epoch)
@@ -100,20 +105,31 @@ class Pool:
             buckets.setdefault(size, []).append(index)
         return dict(sorted(buckets.items()))
 
+    def _batches(self, epoch: int) -> dict[tuple[int, ...], int]:
+        """Return the number of batches of each bucket in an epoch, of which each cycle of `batch_size` is the same."""
+        counts = {}
+        for size, members in self._buckets.items():
+            counts[size] = -(-len(members) // self.batch_size)
+            if len(members) < self.batch_size and len(self._buckets) > 1:
+                before = epoch % self.batch_size * len(members) // self.batch_size
+                counts[size] = (epoch % self.batch_size + 1) * len(members) // self.batch_size - before
+        return counts
+
     @cached_property
-    def _batches(self) -> dict[tuple[int, ...], int]:
-        return {size: -(-len(members) // self.batch_size) for size, members in self._buckets.items()}
+    def _epoch_ends(self) -> list[int]:
+        """The number of batches up to the end of each epoch of a cycle."""
+        return list(accumulate(sum(self._batches(epoch).values()) for epoch in range(self.batch_size)))
 
     def _planned(self, epoch: int) -> list[list[int]]:
-        plan = []
+        plan, batches = [], self._batches(epoch)
         for size, members in self._buckets.items():
             order: list[int] = []
             round_ = 0
-            while len(order) < self._batches[size] * self.batch_size:
+            while len(order) < batches[size] * self.batch_size:
                 rng = generator(self.seed, epoch, round_, str(size), f"order{self.name}")
                 order += [members[int(index)] for index in torch.randperm(len(members), generator=rng)]
                 round_ += 1
-            plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(self._batches[size])]
+            plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(batches[size])]
         shuffled = torch.randperm(len(plan), generator=generator(self.seed, epoch, f"batches{self.name}"))
         return [plan[int(index)] for index in shuffled]
 

@@ -1,9 +1,6 @@
-"""Checkpoints of adapter, optimizer state and step: complete or absent, with a checksum for each file.
+"""Save the adapter, the optimizer state and the step as a checkpoint, and resume from one.
 
-`checkpoints/000500/` holds `adapter.safetensors` (the weights that would be exported in fp32, in the format that other
-programs load, so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer
-steps them, and its state for each) and `manifest.json`. Nothing is pickled, and no random state is needed: it follows
-from the step.
+`runs.checkpoints` describes its files. No random state is needed: it follows from the step.
 """
 
 import hashlib
@@ -24,10 +21,8 @@ from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.i18n import _
 from trainer.runs import Run, events
+from trainer.runs.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, checksum, folders, is_intact
 
-ADAPTER = "adapter.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-MANIFEST = "manifest.json"
 VALUE = "value"
 AVERAGE = "average_of_values"
 # Settings that a run may change itself.
@@ -107,7 +102,7 @@ def save_checkpoint(
         "settings": _settings(run),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
-    manifest["sha256"][MANIFEST] = _sum(manifest)
+    manifest["sha256"][MANIFEST] = checksum(manifest)
 
     def fill(folder: Path) -> None:
         for name, data in contents.items():
@@ -161,39 +156,6 @@ def remove_all(run: Run) -> None:
     """Remove all checkpoints of a run, which starts again."""
     for folder in folders(run):
         storage.remove_folder(folder)
-
-
-def folders(run: Run) -> list[Path]:
-    """List the checkpoint folders of a run by step, the oldest first; half-written ones do not count."""
-    root = run.folder / "checkpoints"
-    if not root.is_dir():
-        return []
-    return sorted((folder for folder in root.iterdir() if folder.name.isdigit()), key=lambda folder: int(folder.name))
-
-
-def is_intact(folder: Path) -> bool:
-    """Tell whether all files of a checkpoint have the checksums in its manifest.
-
-    The manifest's own checksum is missing in checkpoints of older versions.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        checksums = manifest["sha256"]
-        own = checksums.pop(MANIFEST, "")
-        if own not in ("", _sum(manifest)) or not {ADAPTER, OPTIMIZER} <= checksums.keys():
-            return False
-        return all(_hash(folder / name) == checksum for name, checksum in checksums.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _sum(manifest: dict[str, Any]) -> str:
-    """Return the checksum of a manifest without its own, which is added afterwards."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = bytes) -> int:

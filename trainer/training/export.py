@@ -44,10 +44,13 @@ NOT_IN_PEFT = _(
 )
 
 
-def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> Path:
+def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> dict[str, str]:
     """Write the adapter files of a run, read them back, load them with diffusers, and compare their effect.
 
     The adapter is detached from the base model for that; its tensors stay as they are.
+
+    Returns:
+        The SHA-256 of each file, by its path in the run folder.
 
     Raises:
         UserError: the adapter is not finite; no file is written.
@@ -63,7 +66,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
         facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name=_("Checking the file"), done=0, total=1))
-    written: list[Path] = []
+    written: dict[Path, str] = {}
     as_peft = settings.peft and "DoRA" not in trained.kinds
     if settings.peft and not as_peft:
         run.report(events.Warned(message=NOT_IN_PEFT))
@@ -71,7 +74,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
         for form in ("kohya", "peft") if as_peft else ("kohya",):
             path = run.export if form == "kohya" else run.folder / "peft" / writer.PEFT_NAME
             path.parent.mkdir(exist_ok=True)
-            written.append(path)
+            written[path] = ""
             data = writer.write(
                 trained.modules,
                 facts,
@@ -80,7 +83,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
                 strip=settings.strip,
                 family=family.base.family,
             )
-            storage.write(path, data)
+            written[path] = storage.write(path, data)
             errors[path] = compare(reader.read(path), adapter, tolerance)
         adapter.detach()
         for path in written:
@@ -99,7 +102,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
         for path in written:
             storage.remove(path)
         raise
-    return run.export
+    return {path.relative_to(run.folder).as_posix(): checksum for path, checksum in written.items()}
 
 
 def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> events.Verified:

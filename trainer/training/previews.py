@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from trainer import storage
 from trainer.config import PictureConfig, PreviewConfig, TrainConfig
 from trainer.errors import is_out_of_memory
 from trainer.families import Adapter, Family
@@ -29,8 +30,9 @@ class Previews:
         folder = run.folder / "previews"
         images = [(folder / f"{step:06d}_{number}.png", prompt) for number, prompt in enumerate(self.settings.prompts)]
 
-        def report(path: Path, prompt: str) -> None:
-            run.report(events.Preview(step=step, file=f"previews/{path.name}", prompt=prompt, seed=self.settings.seed))
+        def report(path: Path, prompt: str, sha256: str) -> None:
+            name, seed = f"previews/{path.name}", self.settings.seed
+            run.report(events.Preview(step=step, file=name, prompt=prompt, seed=seed, sha256=sha256))
 
         failure = _("The previews of step {step} could not be generated; the log says why.", step=step)
         with self.accelerator.split_between_processes(images) as own:
@@ -47,8 +49,8 @@ class Previews:
                         clip_skip=self.clip_skip,
                         out=str(path),
                     )
-                    png_info.write(path, sampler.generate(family, request, encoded=self.encoded), request)
-                    report(path, prompt)
+                    image = sampler.generate(family, request, encoded=self.encoded)
+                    report(path, prompt, png_info.write(path, image, request))
             except (RuntimeError, ValueError, OSError) as error:  # training is worth more than its previews
                 traceback.print_exc()
                 if is_out_of_memory(error):
@@ -59,7 +61,7 @@ class Previews:
         distributed.wait(self.accelerator)
         for path, prompt in images[len(own) :]:  # of the other processes; those of the main one are the first
             if path.is_file():
-                report(path, prompt)
+                report(path, prompt, storage.sha256(path))
             else:
                 run.report(events.Warned(message=failure))
 

@@ -1,4 +1,7 @@
-"""Tensor cache: values computed once, kept by content hash in files and, as far as they fit, in memory."""
+"""Tensor cache: values computed once, kept by a hash of their inputs in files and, as far as they fit, in memory.
+
+Each file has a checksum in its metadata: a damaged one is computed again instead of being trained on.
+"""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -9,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer import paths, storage
+from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
 
 ROOM = 2 * 2**30  # bytes held in memory; the rest of a large dataset is read again in each step, in about 0.2 ms
@@ -32,7 +36,7 @@ class TensorCache:
         """Tell whether a value is cached, complete and with these keys; if not, it has to be computed and stored."""
         if file in self._in_memory or file in self._on_disk:
             return True
-        tensors = _read(file)
+        tensors = _read_whole(file)
         if not tensors or not keys <= tensors.keys():
             return False
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -44,7 +48,8 @@ class TensorCache:
         """Store a value; for a read-only dataset, in memory only."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            storage.write(file, save(tensors))
+            checksum = safetensors_reader.body_sha256(save(tensors))
+            storage.write(file, save(tensors, {safetensors_reader.CHECKSUM: checksum}))
         except OSError:
             self._keep(file, tensors, written=False)
         else:
@@ -70,6 +75,15 @@ class TensorCache:
         else:
             self.room -= size
             self._in_memory[file] = tensors
+
+
+def _read_whole(file: Path) -> dict[str, Tensor] | None:
+    """Read a file that is not damaged."""
+    try:
+        safetensors_reader.check_sum(safetensors_reader.read(file))
+    except (OSError, UserError):
+        return None
+    return _read(file)
 
 
 def _read(file: Path) -> dict[str, Tensor] | None:

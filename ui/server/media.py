@@ -5,6 +5,7 @@ access to none of these files.
 """
 
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,10 +14,12 @@ from typing import TypeVar
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from trainer import paths, runs, storage
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
+from trainer.runs import backup
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -139,7 +142,7 @@ def peft(run_id: str) -> FileResponse:
 @router.get("/download/kept/{file}")
 def kept_adapter(file: str) -> FileResponse:
     """Serve an adapter file that was dropped on the page or written by a tool."""
-    return _attachment(_checked(page_folders.adapters(), file, ADAPTER), file)
+    return _attachment(_checked(paths.adapters(), file, ADAPTER), file)
 
 
 @router.get("/download/{run_id}/{file}")
@@ -147,6 +150,27 @@ def adapter(run_id: str, file: str) -> FileResponse:
     """Serve the finished adapter of a run."""
     run = _or_404(lambda: runs.find(run_id))
     return _attachment(_checked(run.folder, file, ADAPTER), file)
+
+
+@router.get("/backup/project/{name}")
+def project_backup(name: str) -> FileResponse:
+    """Make a backup of a project, and serve it."""
+    return _backup(f"{name}.zip", lambda file: backup.write_project(name, file))
+
+
+@router.get("/backup/run/{run_id}")
+def run_backup(run_id: str) -> FileResponse:
+    """Make a backup of a run, and serve it."""
+    return _backup(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
+
+
+def _backup(name: str, write: Callable[[Path], None]) -> FileResponse:
+    paths.uploads().mkdir(parents=True, exist_ok=True)
+    file = paths.uploads() / f"{secrets.token_hex(8)}.zip"
+    _or_404(lambda: write(file))
+    audit.record("download", what=name)
+    done = BackgroundTask(file.unlink, missing_ok=True)
+    return FileResponse(file, media_type="application/zip", filename=name, headers=FRESH, background=done)
 
 
 def _attachment(path: Path, name: str) -> FileResponse:

@@ -41,12 +41,12 @@ _COVERS = {"iV": "png", "/9": "jpeg", "Uk": "webp"}  # first letters of an image
 
 def kept() -> list[Path]:
     """List the files that were dropped on the page or written by a tool, by name."""
-    return sorted(page_folders.adapters().glob("*.safetensors"), key=lambda path: path.stem)
+    return sorted(paths.adapters().glob("*.safetensors"), key=lambda path: path.stem)
 
 
 def keep(source: Path) -> Path:
     """Copy a checked file to the kept ones, under its name or a similar one that is free."""
-    folder = page_folders.adapters()
+    folder = paths.adapters()
     folder.mkdir(parents=True, exist_ok=True)
     name = paths.safe_name(source.stem, "adapter")
     return storage.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
@@ -73,7 +73,7 @@ def kept_file(name: str) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    return _existing(page_folders.adapters() / f"{paths.check_name(name, 'file')}.safetensors")
+    return _existing(paths.adapters() / f"{paths.check_name(name, 'file')}.safetensors")
 
 
 def _existing(path: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer import paths, storage
-from trainer.data import caption_edits, dataset
+from trainer.data import answers, caption_edits, dataset
 from trainer.data.captions import read_caption
 
 EXAMPLE = "example-character"
@@ -21,7 +21,7 @@ _LOCK = threading.Lock()
 def project() -> str:
     """Return the project to show first: the last one used, else the example, else any, else ""."""
     known = dataset.names()
-    last = str(_load().get("project", ""))
+    last = str(answers.remembered().get("project", ""))
     for name in (last, EXAMPLE, *known):
         if name in known:
             return name
@@ -35,7 +35,7 @@ def remember_project(name: str) -> None:
 
 def model_folders() -> list[str]:
     """Return the folders of other programs whose base models are listed too."""
-    folders = _load().get("model_folders", [])
+    folders = answers.remembered().get("model_folders", [])
     return [str(folder) for folder in folders] if isinstance(folders, list) else []
 
 
@@ -46,9 +46,9 @@ def remember_model_folders(folders: list[str]) -> None:
 
 def answer(project: str, key: str) -> str:
     """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
-    answers = _load().get("answers", {}).get(project, {})
-    if key in answers:
-        return str(answers[key])
+    known = answers.of(project)
+    if key in known:
+        return known[key]
     match key:
         case "trigger":
             return guess_trigger(captions(project))
@@ -64,8 +64,8 @@ def remember(project: str, key: str, value: str) -> None:
     """Remember an answer."""
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
-        answers = data.get("answers", {})
-        return data | {"answers": answers | {project: answers.get(project, {}) | {key: value}}}
+        known = data["answers"]
+        return data | {"answers": known | {project: known.get(project, {}) | {key: value}}}
 
     _save(change)
 
@@ -93,20 +93,7 @@ def guess_trigger(captions: list[str]) -> str:
     return shared[0] if len(shared) == 1 else ""
 
 
-def _load() -> dict[str, Any]:
-    try:
-        data = json.loads((paths.outputs() / ".page.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(data, dict):
-        return {}
-    stored = data.get("answers")
-    if not isinstance(stored, dict):
-        stored = {}
-    return data | {"answers": {project: answers for project, answers in stored.items() if isinstance(answers, dict)}}
-
-
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     with _LOCK:
         paths.outputs().mkdir(parents=True, exist_ok=True)
-        storage.write(paths.outputs() / ".page.json", json.dumps(change(_load()), indent=1))
+        storage.write(paths.outputs() / answers.PAGE, json.dumps(change(answers.remembered()), indent=1))

@@ -161,15 +161,17 @@ def _settings(view: View) -> str:
 
 
 def _actions(view: View) -> str:
-    """Render the buttons that use the settings of a run again, rename and delete it; one while it is active."""
+    """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
     run = view.run
     again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
     if view.status in runs.ACTIVE:
         return f"<span class='actions'>{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
+    backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
-        f"<span class='actions'>{again}<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
+        f"<span class='actions'>{backup}{again}"
+        f"<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
         f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )
 

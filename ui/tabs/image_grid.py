@@ -259,7 +259,10 @@ def summary(project: Project) -> str:
         parts.append(ngettext("checking {n} image", "checking {n} images", project.left))
     fatal = [f"{problem.message} {problem.remedy}" for problem in project.problems if problem.fatal]
     status = fatal or [_("ready to train")]
-    return " &middot; ".join([*parts, *map(escape, status)])
+    parts += map(escape, status)
+    if project.examples:
+        parts.append(f"<a download href='/backup/project/{quote(project.name)}'>{_('Download a backup')}</a>")
+    return " &middot; ".join(parts)
 
 
 def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
-from ui.state import adapter_choices, page_folders
+from ui.state import adapter_choices
 
 TOGETHER, EACH = 4, 15
 
@@ -64,9 +64,7 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
         source.write_bytes(bytes([number]) * 100)
         sources.append(source)
     together(lambda number: adapter_choices.keep(sources[number]), 20)
-    assert {path.read_bytes() for path in page_folders.adapters().iterdir()} == {
-        source.read_bytes() for source in sources
-    }
+    assert {path.read_bytes() for path in paths.adapters().iterdir()} == {source.read_bytes() for source in sources}
 
 
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:

@@ -279,8 +279,8 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
-    path = export.write(family, adapter, settings(tiny_sd), run, ["x"])
-    file = reader.read(path)
+    export.write(family, adapter, settings(tiny_sd), run, ["x"])
+    file = reader.read(run.export)
     name = next(iter(file.modules))
     wrong = dataclasses.replace(file.modules[name], alpha=4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
@@ -421,6 +421,22 @@ def test_batches_are_a_function_of_their_place() -> None:
     assert sorted({index for batch in epoch for index in batch}) == list(range(11))
     assert all(max(batch) < 5 or min(batch) >= 5 for batch in epoch)
     assert [pool.indices(number) for number in range(4, 8)] != epoch
+
+
+def test_a_rare_bucket_is_not_seen_more_often_for_it() -> None:
+    """One that does not fill a batch filled one in each epoch, so that its only image was seen four times as often."""
+    sizes = [(4, 8, 8)] * 8 + [(4, 8, 16)] + [(4, 16, 8)] * 3
+    pool = batches.Pool([(Path(str(n)),) for n in range(12)], sizes, [(str(n),) for n in range(12)], 0, 4)
+    cycle = [pool.indices(number) for number in range(2 * 12)]  # eight epochs
+    assert all(len(batch) == 4 and len({sizes[index] for index in batch}) == 1 for batch in cycle)
+    seen = [index for batch in cycle for index in batch]
+    assert [seen.count(index) for index in range(9)] == [8] * 9
+    assert [seen.count(index) >= 7 for index in range(9, 12)] == [True] * 3
+    assert len(seen) == 8 * 12
+    assert pool.indices(0) != pool.indices(24)
+    few = batches.Pool([(Path(str(n)),) for n in range(2)], sizes[7:9], [("a",), ("b",)], 0, 4)
+    assert sorted(few.indices(0) + few.indices(1)) == [0] * 4 + [1] * 4
+    assert batches.Pool([(Path("0"),)], sizes[:1], [("a",)], 0, 4).indices(3) == [0] * 4
 
 
 def test_pixels_keep_the_middle() -> None:

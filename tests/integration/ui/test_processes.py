@@ -8,11 +8,12 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.unit.ui.tabs.test_file_tools import dropped
+from trainer import paths
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
 from ui.server import accounts
 from ui.server.per_user_proxy import COMMAND
-from ui.state import adapter_choices, page_folders
+from ui.state import adapter_choices
 from ui.tabs import file_tools
 from ui.tabs.file_tools import Request
 
@@ -41,7 +42,7 @@ def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     with pytest.raises(UserError, match="no name"):
         file_tools.run(Request("convert", ["kept:my-fox"], name=" "))
     with pytest.raises(UserError, match="is not a diffusers model") as caught:
-        file_tools.run(Request("bake", ["kept:my-fox"], base=str(page_folders.adapters()), name="x"))
+        file_tools.run(Request("bake", ["kept:my-fox"], base=str(paths.adapters()), name="x"))
     assert "Traceback" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from diffusers.optimization import get_scheduler
 from trainer import config
 from trainer.base_models.spec import PredictionType
 from trainer.config.objective import ObjectiveConfig
-from trainer.data import buckets, dataset
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise
 from trainer.optim.lion import Lion
@@ -190,17 +190,6 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
     usual = config.build({"name": "x", "dataset": "x"})
     assert caption_variants.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
     assert caption_variants.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), settings, "rin") == ("rin",)
-
-
-def test_rare_buckets_join_others() -> None:
-    shapes = [(512, 512)] * 6 + [(512, 768)] * 4 + [(768, 512), (600, 512), (512, 600), (1024, 512), (512, 1024)]
-    assigned = buckets.buckets(shapes, 512)
-    assert len(set(assigned)) == 5
-    assert assigned[:6] == [buckets.bucket(512, 512, 512)] * 6
-    assert assigned[6:10] == [buckets.bucket(512, 768, 512)] * 4
-    many = [(512 + 64 * (n % 8), 512) for n in range(400)]
-    assert buckets.buckets(many, 512) == [buckets.bucket(w, h, 512) for w, h in many]
-    assert buckets.buckets([], 512) == []
 
 
 def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
-from trainer import runs, storage
+from trainer import paths, runs, storage
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
 from trainer.runs import Run, events
@@ -54,7 +54,7 @@ def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run
 
 def test_the_clip_skip_is_that_of_the_adapter_else_that_of_the_base(finished: Run, tmp_path: Path) -> None:
     storage.write(finished.config_file, dump(with_clip_skip(finished.config())).encode())
-    kept = page_folders.adapters()
+    kept = paths.adapters()
     kept.mkdir(parents=True)
     for name, metadata in (("two", {"ss_clip_skip": "2"}), ("none", {"ss_clip_skip": "None"}), ("plain", {})):
         save_file({"x": np.zeros(1, np.float32)}, kept / f"{name}.safetensors", metadata=metadata)

@@ -1,0 +1,60 @@
+"""Checkpoint folders of a run: complete or absent, with a checksum for each file. Torch-free.
+
+`checkpoints/000500/` holds `adapter.safetensors` (the weights that would be exported in fp32, in the format that other
+programs load, so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer
+steps them, and its state for each) and `manifest.json`. Nothing is pickled.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer import storage
+from trainer.runs.run import Run
+
+FOLDER = "checkpoints"
+ADAPTER = "adapter.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+MANIFEST = "manifest.json"
+
+
+def folders(run: Run) -> list[Path]:
+    """List the checkpoint folders of a run by step, the oldest first; half-written ones do not count."""
+    root = run.folder / FOLDER
+    if not root.is_dir():
+        return []
+    return sorted((folder for folder in root.iterdir() if folder.name.isdigit()), key=lambda folder: int(folder.name))
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether all files of a checkpoint have the checksums in its manifest."""
+    return not damaged(folder)
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return the names of the files of a checkpoint that are missing or differ from the checksums in its manifest.
+
+    The manifest's own checksum is missing in checkpoints of older versions.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        checksums = manifest["sha256"]
+        own = checksums.pop(MANIFEST, "")
+        if own not in ("", checksum(manifest)) or not {ADAPTER, OPTIMIZER} <= checksums.keys():
+            return [MANIFEST]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [MANIFEST]
+    return [name for name, expected in checksums.items() if not _has(folder / name, expected)]
+
+
+def checksum(manifest: dict[str, Any]) -> str:
+    """Return the checksum of a manifest without its own, which is added afterwards."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _has(file: Path, expected: object) -> bool:
+    try:
+        return storage.sha256(file) == expected
+    except OSError:
+        return False

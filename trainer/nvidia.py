@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +39,7 @@ class Card:
 @cache
 def advice() -> str:
     """Say why a card of this machine is not used, and what to do; "" if there is none, or nothing is wrong."""
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    program = _program()
     if program is None:
         if not DRIVER_FILE.exists():
             return ""
@@ -50,6 +51,10 @@ def advice() -> str:
     return explain(cards[0], built_for()) if cards else ""
 
 
+def _program() -> str | None:
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
 def query(program: str) -> list[Card]:
     """Return the cards that the driver's program lists.
 
@@ -57,7 +62,35 @@ def query(program: str) -> list[Card]:
         OSError, subprocess.SubprocessError: it cannot be run, or it failed.
         ValueError: it answered something else.
     """
-    command = [program, "--query-gpu=driver_version,compute_cap,name", "--format=csv,noheader"]
+    cards = []
+    for driver, capability, name in _ask(program, "driver_version,compute_cap,name"):
+        major, minor = capability.split(".")
+        cards.append(Card(name, driver, (int(major), int(minor))))
+    return cards
+
+
+def usage() -> list[tuple[str, float, float, float]]:
+    """Return (name, busy share, bytes of memory in use, bytes in all) of each card; [] if nothing tells."""
+    program = _program()
+    if program is None:
+        return []
+    try:
+        answers = list(_ask(program, "utilization.gpu,memory.used,memory.total,name"))
+        return [
+            (name, float(busy) / 100, float(used) * 2**20, float(total) * 2**20) for busy, used, total, name in answers
+        ]
+    except (OSError, subprocess.SubprocessError, ValueError):  # "[N/A]" where a card does not tell
+        return []
+
+
+def _ask(program: str, fields: str) -> Iterator[list[str]]:
+    """Yield the values of some fields for each card; the last field may contain commas.
+
+    Raises:
+        OSError, subprocess.SubprocessError: the program cannot be run, or it failed.
+        ValueError: it answered something else.
+    """
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     with processes.start(command, stdout=processes.PIPE, stderr=processes.NOWHERE) as process:
         try:
             answer, _errors = process.communicate(timeout=PATIENCE)
@@ -66,12 +99,8 @@ def query(program: str) -> list[Card]:
             raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    cards = []
     for line in answer.splitlines():
-        driver, capability, name = (part.strip() for part in line.split(",", 2))
-        major, minor = capability.split(".")
-        cards.append(Card(name, driver, (int(major), int(minor))))
-    return cards
+        yield [part.strip() for part in line.split(",", fields.count(","))]
 
 
 def built_for(version_file: Path | None = None) -> tuple[int, int] | None:

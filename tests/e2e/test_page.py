@@ -71,7 +71,7 @@ def step(page: Page) -> int:
 
 
 def points(page: Page) -> int:
-    found = page.locator("#chart svg")
+    found = page.locator("#chart svg[data-points]")
     return int(found.get_attribute("data-points")) if found.count() else 0
 
 

@@ -95,3 +95,11 @@ def test_the_builds_are_those_of_the_start_scripts(name: str) -> None:
     text = (CHECKOUT / name).read_text(encoding="utf-8")
     assert nvidia.BUILD in text
     assert nvidia.OLD_BUILD in text
+
+
+def test_the_load_of_the_cards_is_asked_and_missing_without_an_answer(driver: Path) -> None:
+    answering(driver, 'echo "87, 6144, 8192, NVIDIA GeForce RTX 3060"')
+    assert nvidia.usage() == [("NVIDIA GeForce RTX 3060", 0.87, 6144 * 2**20, 8192 * 2**20)]
+    for script in ("exit 9", "echo '[N/A], 1, 2, x'"):
+        answering(driver, script)
+        assert nvidia.usage() == []

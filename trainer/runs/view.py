@@ -47,16 +47,6 @@ class View:
             return None
         return (self.state.steps - self.state.step) * pace
 
-    @property
-    def seconds_left_range(self) -> tuple[float, float] | None:
-        """Least and most seconds left, by the pace of the last 60 steps and by that of the last 15."""
-        both = [_seconds_per_step(self.state.pace), _seconds_per_step(self.state.pace[-15:])]
-        paces = [pace for pace in both if pace is not None]
-        if self.seconds_left is None or not paces:
-            return None
-        left = self.state.steps - self.state.step
-        return left * min(paces), left * max(paces)
-
     def silence(self, now: float) -> float:
         """Return for how many seconds, at this Unix time, a worker with the device has reported nothing.
 

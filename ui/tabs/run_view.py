@@ -18,6 +18,7 @@ from ui.widgets.templates import read
 
 NO_RUNS = f"<div class='empty'>{_('Nothing has been trained yet.')}</div>"
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
+NOTIFY = f"<label><input type='checkbox'> {_('Tell me with a sound when it has ended')}</label>"
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 BUTTONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("pause", _("Pause"), {}),
@@ -57,6 +58,7 @@ class RunView:
             )
         self.drawn = gr.State(())
         status = gr.HTML(NO_RUNS, elem_id="status")
+        gr.HTML(NOTIFY, js_on_load=read("notify.js"), elem_id="notify")
         with gr.Row(elem_classes="tools"):
             self.buttons = {
                 name: gr.Button(title, size="sm", visible=False, elem_id=name, **options)

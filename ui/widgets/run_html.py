@@ -9,7 +9,7 @@ from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import View, events, queue
-from ui.state import base_model_choices
+from ui.state import base_model_choices, device_load
 
 STATUS_LABELS = {
     "waiting": _("Waiting"),
@@ -34,13 +34,9 @@ def duration(count: float) -> str:
 
 def time_left(view: View) -> str:
     """Describe the time left of a run; "" if unknown."""
-    bounds = view.seconds_left_range
-    if bounds is None:
+    if view.seconds_left is None:
         return ""
-    least, most = map(duration, bounds)
-    if least == most:
-        return _("about {time} left", time=most)
-    return _("{least} to {most} left", least=least, most=most)
+    return _("about {time} left", time=duration(view.seconds_left))
 
 
 def status_label(view: View) -> str:
@@ -108,11 +104,31 @@ def _facts(view: View) -> list[str]:
     if view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
         facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
-    if state.device and view.status == "running":
+    if view.status == "running":
+        facts += _device_facts(view)
+    return facts
+
+
+def _device_facts(view: View) -> list[str]:
+    """Describe the pace of a run, its learning rate, and what it takes of its device."""
+    state, facts = view.state, []
+    if pace := view.seconds_per_step:
+        if pace < 1:
+            facts.append(_("{n:.1f} steps per second", n=1 / pace))
+        else:
+            facts.append(_("{n:.1f} s per step", n=pace))
+    if state.device:
         facts.append(_("on {device}", device=escape(state.device)))
-    if state.step and view.status == "running":
+    if load := device_load.current(state.device) if state.device else None:
+        facts.append(_("{share:.0%} busy", share=load.busy))
+    if state.step:
         facts.append(_("learning rate {rate:.2g}", rate=state.learning_rate))
-        facts.append(_("{memory:.1f} GB of memory", memory=state.memory / 2**30))
+        peak = state.memory / 2**30
+        facts.append(
+            _("{memory:.1f} of {total:.0f} GB of memory", memory=peak, total=load.total / 2**30)
+            if load
+            else _("{memory:.1f} GB of memory", memory=peak)
+        )
     return facts
 
 
@@ -121,8 +137,7 @@ def _next(view: View) -> str:
         return f"<div class='alarm' role='alert'>{waiting}</div>"
     match view.status:
         case "finished":
-            ready = _("The adapter is ready. Try it out, or download it.")
-            return f"<p class='good'>{ready}</p>{practice(view)}"
+            return _done(view)
         case "stopped":
             return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
@@ -135,6 +150,25 @@ def _next(view: View) -> str:
             )
         case _:
             return ""
+
+
+def _done(view: View) -> str:
+    """Render what came of a run: its last preview, the file, the programs that load it, and the next step."""
+    ready = _("The adapter is ready. Try it out, or download it.")
+    image, file, works = "", "", ""
+    newest = max(view.state.previews, key=lambda preview: preview.step, default=None)
+    if newest:
+        image = f"<span class='strip'>{_cell(view.run.id, newest, look(view))}</span>"
+    export = view.run.folder / view.state.export
+    if view.state.export and export.is_file():
+        url = f"/download/{quote(view.run.id)}/{quote(export.name)}"
+        size = export.stat().st_size / 2**20
+        file = f"<a class='download' download href='{url}'>{escape(export.name)} ({size:.1f} MB)</a>"
+    verified = next((check for check in view.state.verified if check.file == view.state.export), None)
+    if verified:
+        programs = ", ".join(program for program, loads, _unused in verified.verdicts if loads)
+        works = f"<p>{escape(_('Works in {programs}.', programs=programs))}</p>" if programs else ""
+    return f"<div class='done'>{image}<div><p class='good'>{ready}</p><p>{file}</p>{works}{practice(view)}</div></div>"
 
 
 def _waiting(view: View, now: float) -> str:

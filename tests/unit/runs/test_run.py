@@ -278,7 +278,7 @@ def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> Non
                                    time=datetime.now(UTC) + timedelta(hours=hours)))  # fmt: skip
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
-        assert (view.seconds_per_step, view.seconds_left, view.seconds_left_range) == (None, None, None)
+        assert (view.seconds_per_step, view.seconds_left) == (None, None)
         assert not view.is_silent(time.time())
 
 
@@ -418,9 +418,9 @@ def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
     ]
     state = events.fold(events.State(), log)
     assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
-    assert runs.View(run, "running", state).seconds_left_range == (pytest.approx(90), pytest.approx(90))
+    assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
     assert runs.View(run, "stopped", state).seconds_left is None
-    assert runs.View(run, "stopped", state).seconds_left_range is None
+    assert runs.View(run, "stopped", state).seconds_left is None
 
 
 def test_a_log_tail(home: Path) -> None:

@@ -69,16 +69,18 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
 
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
     state = initial_state(config, adapter)
-    checkpoint.check_space(run, state, config.checkpoint.keep)
+    checkpoint.check_space(run, state, config)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, state, partial(distributed.broadcast, accelerator))
     scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
 
     def save() -> None:
         metadata = export.metadata(family, config, run, captions, len(examples))
-        checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint.keep, metadata)
+        checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint, metadata)
 
     run.report(started(step, config, family.device))
+    if step == 0 and config.preview.at_start and config.preview.every:
+        preview.make(family, adapter, run, step)
     saved_at = time.monotonic()
 
     while step < config.training.steps:

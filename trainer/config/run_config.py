@@ -9,10 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from trainer import paths
 from trainer.base_models import MICRO, MICRO_FOLDER
 from trainer.base_models.registry import FamilyName
+from trainer.config import prompt_lines
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
+from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
@@ -79,7 +81,8 @@ class PreviewConfig(Section):
         max_length=16,
         title="Preview prompts",
         json_schema_extra=BASIC,
-        description="One per line; none = three captions of the dataset.",
+        description="One per line; none = three captions of the dataset. A line may end with --w and --h (size), "
+        "--d (seed), --s (steps), --l (guidance), --n (negative prompt) and --strength.",
     )
     negative_prompt: str = Field(
         "",
@@ -88,6 +91,9 @@ class PreviewConfig(Section):
         description="What the previews should not show.",
     )
     every: int = Field(100, ge=0, le=1_000_000, title="Preview every", description="Steps between previews; 0 = none.")
+    at_start: bool = Field(
+        True, title="Preview at the start", description="Also before the first step, to compare with the base model."
+    )
     strength: float = Field(1.0, ge=0, le=2, title="Strength", description="Of the adapter in previews.")
     guidance: float = Field(
         7.5,
@@ -104,6 +110,16 @@ class PreviewConfig(Section):
         title="Preview seed",
         description="The same at every step, to make previews comparable.",
     )
+
+    @field_validator("prompts")
+    @classmethod
+    def _has_known_flags(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for line in prompts:
+            try:
+                prompt_lines.parse(line)
+            except UserError as error:
+                raise ValueError(f"{error.message} {error.remedy}") from None
+        return prompts
 
 
 class CheckpointConfig(Section):
@@ -123,6 +139,11 @@ class CheckpointConfig(Section):
         le=1000,
         title="Checkpoints kept",
         description="Number of newest checkpoints that are kept.",
+    )
+    adapters: bool = Field(
+        True,
+        title="Every adapter",
+        description="Keep the adapters of older checkpoints too, in half precision; early ones are often the best.",
     )
 
 

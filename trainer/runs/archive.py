@@ -9,18 +9,21 @@ from pathlib import Path
 
 from trainer import paths, runs, storage
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, checkpoints
 
 START_TIME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{6}_")  # prefix of a run's name
 
 
 def display_name(adapter: Path) -> str:
     """Return the name of an adapter file with that of its run, without where on this machine it lies."""
-    is_checkpoint = adapter.parent.parent.name == "checkpoints"
-    folder = adapter.parents[2] if is_checkpoint else adapter.parent
+    folder, step = adapter.parent, ""
+    if adapter.parent.parent.name == checkpoints.FOLDER:
+        folder, step = adapter.parents[2], adapter.parent.name
+    elif adapter.parent.name == checkpoints.KEPT:
+        folder, step = adapter.parents[1], adapter.stem
     if not (folder / "config.toml").is_file():
         return adapter.name
-    return f"{folder.name}@{adapter.parent.name}" if is_checkpoint else f"{folder.name}/{adapter.name}"
+    return f"{folder.name}@{step}" if step else f"{folder.name}/{adapter.name}"
 
 
 def extend(run: Run, steps: int) -> None:

@@ -29,7 +29,7 @@ MAX_CONTENTS = 16 * 2**20
 PIECE = 2**20
 # Files of a run that a backup holds, by their paths in its folder.
 _RUN = re.compile(
-    r"config\.toml|events\.jsonl|[\w-]{1,64}\.safetensors|peft/pytorch_lora_weights\.safetensors"
+    r"config\.toml|events\.jsonl|[\w-]{1,64}\.safetensors|(peft/pytorch_lora_weights|adapters/\d{1,9})\.safetensors"
     r"|previews/\d{1,9}_\d{1,3}\.png|checkpoints/\d{1,9}/(adapter\.safetensors|optimizer\.safetensors|manifest\.json)"
 )
 # Of a project: images, captions and masks beside each other, and a folder of masks. No name starts with a point.

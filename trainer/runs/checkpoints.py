@@ -2,7 +2,8 @@
 
 `checkpoints/000500/` holds `adapter.safetensors` (the weights that would be exported in fp32, in the format that other
 programs load, so that every checkpoint can be tried), `optimizer.safetensors` (the trained tensors as the optimizer
-steps them, and its state for each) and `manifest.json`. Nothing is pickled.
+steps them, and its state for each) and `manifest.json`. Nothing is pickled. Of a checkpoint that was removed since,
+`adapters/000500.safetensors` may be left.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ FOLDER = "checkpoints"
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
+KEPT = "adapters"
 
 
 def folders(run: Run) -> list[Path]:
@@ -25,6 +27,22 @@ def folders(run: Run) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted((folder for folder in root.iterdir() if folder.name.isdigit()), key=lambda folder: int(folder.name))
+
+
+def adapter_file(run: Run, step: int) -> Path:
+    """Path of the adapter as it was after a step: that of the checkpoint, or what is left of it."""
+    file = run.folder / FOLDER / f"{step:06d}" / ADAPTER
+    return file if file.is_file() else kept_adapter(run, step)
+
+
+def kept_adapter(run: Run, step: int) -> Path:
+    """Path of the adapter of a checkpoint that was removed."""
+    return run.folder / KEPT / f"{step:06d}.safetensors"
+
+
+def kept_adapters(run: Run) -> list[Path]:
+    """List the adapters of checkpoints that were removed, by step."""
+    return sorted((run.folder / KEPT).glob("*.safetensors"))
 
 
 def is_intact(folder: Path) -> bool:

@@ -9,6 +9,7 @@
     ask/            empty files: stop, checkpoint, preview, cooldown (anyone writes, the worker removes), and pause,
                     which holds the worker after its current step for as long as it is there
     checkpoints/    for resuming
+    adapters/       of checkpoints that were removed
     previews/       images
     <name>.safetensors
     peft/           the same in the format of PEFT and diffusers, if that was requested

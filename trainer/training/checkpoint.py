@@ -12,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer import __version__, storage
+from trainer.config import CheckpointConfig, TrainConfig
 from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.i18n import _
 from trainer.runs import Run, events
-from trainer.runs.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, checksum, folders, is_intact
+from trainer.runs.checkpoints import (
+    ADAPTER,
+    MANIFEST,
+    OPTIMIZER,
+    checksum,
+    folders,
+    is_intact,
+    kept_adapter,
+    kept_adapters,
+)
 
 VALUE = "value"
 AVERAGE = "average_of_values"
@@ -83,9 +94,9 @@ def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
 
 
 def save_checkpoint(
-    run: Run, adapter: Adapter, state: TrainState, step: int, keep: int, metadata: dict[str, str]
+    run: Run, adapter: Adapter, state: TrainState, step: int, settings: CheckpointConfig, metadata: dict[str, str]
 ) -> None:
-    """Write the checkpoint of a step, then remove all but the newest `keep` intact ones."""
+    """Write the checkpoint of a step, then remove all but the newest intact ones, whose adapters may be kept."""
     optimizer_tensors, optimizer_values = _flatten(state)
     _check_finite(optimizer_tensors, step)
     contents = {OPTIMIZER: save(optimizer_tensors)}  # before `exported_weights` changes the values they share
@@ -114,9 +125,23 @@ def save_checkpoint(
         storage.write_folder(folder, fill)
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     intact = [folder for folder in folders(run) if is_intact(folder)]
-    for old in intact[:-keep]:
+    for old in intact[: -settings.keep]:
+        if settings.adapters:
+            _keep_adapter(run, old)
         with suppress(PermissionError):  # on Windows, while it is downloaded: the next checkpoint removes it
             storage.remove_folder(old)
+
+
+def _keep_adapter(run: Run, folder: Path) -> None:
+    """Copy the adapter of a checkpoint that is about to be removed, in half precision if its values allow that."""
+    data = (folder / ADAPTER).read_bytes()
+    halves = {name: tensor.to(torch.float16) for name, tensor in load(data).items()}
+    if all(bool(half.isfinite().all()) for half in halves.values()):
+        with safe_open(folder / ADAPTER, "pt") as file:
+            data = save(halves, file.metadata())
+    target = kept_adapter(run, int(folder.name))
+    target.parent.mkdir(exist_ok=True)
+    storage.write(target, data)
 
 
 def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
@@ -133,7 +158,7 @@ def _check_finite(tensors: dict[str, Tensor], step: int) -> None:
         )
 
 
-def check_space(run: Run, state: TrainState, keep: int) -> None:
+def check_space(run: Run, state: TrainState, config: TrainConfig) -> None:
     """Make sure that the checkpoints of a run fit on the disk, before it spends any time.
 
     Raises:
@@ -141,7 +166,10 @@ def check_space(run: Run, state: TrainState, keep: int) -> None:
     """
     values = sum(parameter.numel() for parameter in state.parameters())
     each = 4 * values * (4 + bool(state.average))  # the adapter; each value, and at most two moments of it
+    keep = config.checkpoint.keep
     need = each * max(2, keep + 1 - len(folders(run)))  # the newest is complete before the oldest is removed
+    if config.checkpoint.adapters:
+        need += 2 * values * max(0, config.training.steps // config.checkpoint.every - keep)
     free = storage.free_space(run.folder)
     if free < need:
         raise UserError(
@@ -156,6 +184,8 @@ def remove_all(run: Run) -> None:
     """Remove all checkpoints of a run, which starts again."""
     for folder in folders(run):
         storage.remove_folder(folder)
+    for file in kept_adapters(run):
+        storage.remove(file)
 
 
 def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = bytes) -> int:

@@ -19,7 +19,7 @@ from starlette.background import BackgroundTask
 from trainer import paths, runs, storage
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
-from trainer.runs import backup
+from trainer.runs import backup, checkpoints
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -125,7 +125,7 @@ def sample_image(image: str) -> FileResponse:
 def checkpoint(run_id: str, step: int) -> FileResponse:
     """Serve the adapter as it was after a step."""
     run = _or_404(lambda: runs.find(run_id))
-    path = page_folders.checkpoint_file(run, step)
+    path = checkpoints.adapter_file(run, step)
     if step < 0 or not path.is_file() or path.is_symlink():
         raise HTTPException(404)
     return _attachment(path, f"{run.config().name}-{step:06d}.safetensors")

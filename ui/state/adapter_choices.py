@@ -14,7 +14,7 @@ from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.state import page_folders
+from trainer.runs import checkpoints
 from ui.state.run_watcher import RunWatcher, label
 
 NONE = (_("None (base model only)"), "")
@@ -91,7 +91,7 @@ def choices(watch: RunWatcher) -> list[tuple[str, str]]:
             listed.append((_("Finished: {run}", run=name), run.id))
         steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
         for step in steps:
-            if page_folders.checkpoint_file(run, step).is_file():
+            if checkpoints.adapter_file(run, step).is_file():
                 listed.append((_("Step {step}: {run}", step=step, run=name), f"{run.id}@{step}"))
     files = [(_("File: {name}", name=path.stem), f"{KEPT}{path.stem}") for path in kept()]
     return [*listed, *files, NONE]
@@ -108,7 +108,7 @@ def find(key: str) -> Path:
     run_id, at, step = key.partition("@")
     run = runs.find(run_id)
     if at and step.isdecimal():
-        return _existing(page_folders.checkpoint_file(run, int(step)))
+        return _existing(checkpoints.adapter_file(run, int(step)))
     return _existing(run.export)
 
 

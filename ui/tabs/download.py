@@ -11,8 +11,8 @@ import gradio as gr
 from trainer import runs
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.runs import View, archive
-from ui.state import adapter_choices, page_folders, run_actions, run_settings
+from trainer.runs import View, archive, checkpoints
+from ui.state import adapter_choices, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
@@ -87,14 +87,14 @@ def show(watch: RunWatcher, project: str | None, is_everywhere: bool) -> list[An
     return [*_listed(watch, "", project, is_everywhere), "", files]
 
 
-def _listed(watch: RunWatcher, query: str, project: str | None, is_everywhere: bool) -> list[Any]:
+def _listed(watch: RunWatcher, query: str | None, project: str | None, is_everywhere: bool) -> list[Any]:
     drawn = table(watch, query, "" if is_everywhere else project or "")
     return [drawn, gr.Button(visible=bool(archive.deleted()))]
 
 
-def table(watch: RunWatcher, query: str = "", project: str = "") -> str:
+def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
     """Render the runs of a project, or of all, that match every word of a query, the newest first; then other files."""
-    words = query.lower().split()
+    words = (query or "").lower().split()
     views = [watch.view(run) for run in watch.runs_of(project)]
     rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
     if words and not rows:
@@ -203,11 +203,11 @@ def _links(view: View) -> str:
     if any((run.folder / file).is_file() for file in peft_files):
         links.append(f"<a download href='/download/{quote(run.id)}/peft'>{_('in the format of diffusers')}</a>")
     steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
-    checkpoints = [
+    kept = [
         f"<a download href='/download/{quote(run.id)}/checkpoint/{step}'>{step}</a>"
         for step in steps
-        if page_folders.checkpoint_file(run, step).is_file()
+        if checkpoints.adapter_file(run, step).is_file()
     ]
-    if checkpoints:
-        links.append(f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(checkpoints))}</span>")
+    if kept:
+        links.append(f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(kept))}</span>")
     return " ".join(links)

@@ -12,7 +12,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.config import PictureConfig
+from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import archive
@@ -126,7 +126,7 @@ def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float
     adapter = adapter or keys[0]
     config = usual_settings(adapter, form.base)
     preview = config.preview
-    prompt = next(iter(preview.prompts), config.trigger)
+    prompt = next((prompt_lines.parse(line).prompt for line in preview.prompts), config.trigger)
     suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
     values = (form.prompt.strip(), form.steps, form.guidance, form.clip_skip)
     sent = [_update(*change) for change in zip(values, defaults, suitable, strict=True)]

@@ -93,8 +93,10 @@ ELSEWHERE = {
     "export.cover": "test_what_programs_make_of_a_file_is_reported_with_it",
     "export.strip": "test_a_stripped_file",
     "preview.every": "test_previews_are_made_as_the_settings_say",
+    "preview.at_start": "test_previews_are_made_as_the_settings_say",
     "checkpoint.every": "test_checkpoints_can_be_tried_and_are_pruned",
     "checkpoint.keep": "test_checkpoints_can_be_tried_and_are_pruned",
+    "checkpoint.adapters": "test_checkpoints_can_be_tried_and_are_pruned",
     "checkpoint.minutes": "test_a_checkpoint_is_made_after_some_minutes",
 }
 PREVIEWED = {
@@ -160,10 +162,27 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
         return files, np.asarray(Image.open(run.folder / files[-1]))
 
     files, usual = drawn()
-    assert files == ["previews/000004_0.png", "previews/000006_0.png"]
+    assert files == ["previews/000000_0.png", "previews/000004_0.png", "previews/000006_0.png"]
+    assert drawn(preview__at_start=False)[0] == ["previews/000004_0.png", "previews/000006_0.png"]
     assert drawn(preview__every=0)[0] == ["previews/000006_0.png"]
     for name, value in PREVIEWED.items():
         assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
+    # What a line says goes before what holds for all.
+    lines = ["rin", "rin --d 5", "rin --n red", "rin --l 9 --s 3", "rin --strength 0", "rin --w 96 --h 64"]
+    AcceleratorState._reset_state(True)
+    run = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=lines))
+    finish(run)
+    images = [pixels(run.folder / "previews" / f"000006_{number}.png") for number in range(len(lines))]
+    assert np.array_equal(images[0], usual)
+    assert len({image.tobytes() for image in images}) == len(lines)
+    assert images[5].shape == (64, 96, 3)
+    start = pixels(run.folder / "previews" / "000000_0.png")
+    assert np.array_equal(start, images[4]), "at the start and at strength 0 it is the base model"
+
+
+def pixels(file: Path) -> np.ndarray[Any, Any]:
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
 def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:

@@ -23,7 +23,7 @@ from trainer.data import dataset
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.rng import generator
-from trainer.runs import Run, events
+from trainer.runs import Run, archive, checkpoints, events
 from trainer.sampling import sampler
 from trainer.train import complete, due, train
 from trainer.training import augment, batches, checkpoint, encode, export
@@ -297,6 +297,19 @@ def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path)
         torch.equal(newest.tensors[key].to(torch.float16), value.to(torch.float16)) for key, value in final.items()
     )
     assert newest.metadata["ss_base_model_version"] == "sd_v1"
+    # The adapters of those before are left, in half precision.
+    assert [file.stem for file in checkpoints.kept_adapters(run)] == ["000001", "000002", "000003", "000004"]
+    early = reader.read(checkpoints.adapter_file(run, 2))
+    assert early.metadata["ss_base_model_version"] == "sd_v1"
+    assert {tensor.dtype for name, tensor in early.tensors.items() if "alpha" not in name} == {torch.float16}
+    assert archive.display_name(checkpoints.adapter_file(run, 2)) == f"{run.id}@000002"
+    checkpoint.remove_all(run)
+    assert checkpoints.kept_adapters(run) == []
+
+    AcceleratorState._reset_state(True)
+    run = runs.create(settings(tiny_sd, checkpoint__every=1, checkpoint__keep=2, checkpoint__adapters=False))
+    finish(run)
+    assert checkpoints.kept_adapters(run) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "no manifest", "half manifest", "flipped manifest"])

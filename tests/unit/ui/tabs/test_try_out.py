@@ -17,7 +17,7 @@ from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs, storage
 from trainer.config import TrainConfig, dump
 from trainer.errors import UserError
-from trainer.runs import Run, events
+from trainer.runs import Run, checkpoints, events
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -29,7 +29,7 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
     keys = [key for _, key in adapter_choices.choices(RunWatcher())]
     assert keys == [finished.id, f"{finished.id}@5", ""]
     assert adapter_choices.find(finished.id) == finished.export
-    assert adapter_choices.find(f"{finished.id}@5") == page_folders.checkpoint_file(finished, 5)
+    assert adapter_choices.find(f"{finished.id}@5") == checkpoints.adapter_file(finished, 5)
     for key in (f"{finished.id}@2", "../x", "nobody"):
         with pytest.raises(UserError):
             adapter_choices.find(key)

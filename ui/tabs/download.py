@@ -94,11 +94,12 @@ def _listed(watch: RunWatcher, query: str | None, project: str | None, is_everyw
 
 def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
     """Render the runs of a project, or of all, that match every word of a query, the newest first; then other files."""
-    words = (query or "").lower().split()
+    query = (query or "").strip()
+    words = query.lower().split()
     views = [watch.view(run) for run in watch.runs_of(project)]
     rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
     if words and not rows:
-        return f"<div class='empty'>{escape(_('No run matches “{query}”.', query=query.strip()))}</div>"
+        return f"<div class='empty'>{escape(_('No run matches “{query}”.', query=query))}</div>"
     if not rows and not adapter_choices.kept():
         return f"<div class='empty'>{_('No adapters yet. They appear here once training has started.')}</div>"
     notes = filter(None, (run_html.practice(view) for view in views if view.state.export))

@@ -191,7 +191,7 @@ def load_settings(answers: Answers, name: str | None) -> list[Any]:
     if not is_preset(preset):
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
     own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
-    return [preset, base, *_with_settings(replace(answers, preset=preset, base=base), own)]
+    return [preset, base, _with_settings(replace(answers, preset=preset, base=base), own)]
 
 
 def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
@@ -202,12 +202,12 @@ def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
     """
     config, own = run_settings.own(runs.find(str(event.run)))
     again = replace(answers, preset=config.preset, base=config.model.base)
-    return [config.preset, config.model.base, *_with_settings(again, own)]
+    return [config.preset, config.model.base, _with_settings(again, own)]
 
 
-def refill(answers: Answers) -> list[Any]:
+def refill(answers: Answers) -> dict[str, Any]:
     """Return the form for another preset or base: what the user changed stays, the rest follows."""
-    return [asdict(fill(answers))]
+    return asdict(fill(answers))
 
 
 def fill(answers: Answers) -> Filled:
@@ -216,7 +216,7 @@ def fill(answers: Answers) -> Filled:
     return replace(filled, request=answers.request)
 
 
-def fix_conflict(answers: Answers, event: gr.EventData) -> list[Any]:
+def fix_conflict(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """Return the form with a conflict resolved: the field gets the value that goes with the other settings."""
     error = settings_form.conflicts(ENTRIES, answers.data()).get(str(event.field))
     if error is None or error.fix is None:
@@ -224,17 +224,17 @@ def fix_conflict(answers: Answers, event: gr.EventData) -> list[Any]:
     return _with_settings(answers, answers.own | {event.field: error.fix})
 
 
-def reset(answers: Answers, event: gr.EventData) -> list[Any]:
+def reset(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """Return the form with some fields as the preset and the base model have them."""
     return _with_settings(answers, {field: value for field, value in answers.own.items() if field not in event.fields})
 
 
-def reset_all_settings(answers: Answers) -> list[Any]:
+def reset_all_settings(answers: Answers) -> dict[str, Any]:
     """Return the form as the preset and the base model have it."""
     return _with_settings(answers, {})
 
 
-def _with_settings(answers: Answers, own: dict[str, Any]) -> list[Any]:
+def _with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
     answers = replace(answers, own=own)
     remember(answers)
     return refill(answers)
@@ -275,7 +275,7 @@ def use_text(answers: Answers, text: str | None) -> list[Any]:
     configs.build(data)
     base = paths.unquoted(str(data["model"]["base"]))
     own = settings_form.own_of(ENTRIES, data)
-    return [base, *_with_settings(replace(answers, base=base), own)]
+    return [base, _with_settings(replace(answers, base=base), own)]
 
 
 def _parse(answers: Answers, text: str) -> dict[str, Any]:

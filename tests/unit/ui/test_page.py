@@ -145,7 +145,7 @@ def test_runs_follow_the_project(character: Path, finished: Run) -> None:
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    (after,) = settings.refill(answers(preset="style"))
+    after = settings.refill(answers(preset="style"))
     moved = after["values"]
     assert (after["preset"], after["base"]) == ("style", "micro")
     style = Answers.from_form(["rin", "style", "x", "", "micro", after, *moved])

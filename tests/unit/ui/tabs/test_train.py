@@ -116,7 +116,7 @@ def event(field: str) -> gr.EventData:
 def test_a_conflict_is_resolved_by_its_button_and_a_field_is_reset(character: Path) -> None:
     left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
     fixed = settings.fix_conflict(left, event("form-schedule-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], fixed[0]["values"], strict=True))
+    values = dict(zip([entry.id for entry in train.ENTRIES], fixed["values"], strict=True))
     assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
     assert values["form-training-exposures"] == 99
     assert train.show("rin")[-1]["conflicts"] == {}  # it is remembered, too
@@ -124,10 +124,10 @@ def test_a_conflict_is_resolved_by_its_button_and_a_field_is_reset(character: Pa
         settings.fix_conflict(answers(), event("form-schedule-kind"))
 
     reset = settings.reset(left, event("form-optimizer-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], reset[0]["values"], strict=True))
+    values = dict(zip([entry.id for entry in train.ENTRIES], reset["values"], strict=True))
     assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
     assert list(train.show("rin")[-1]["changed"]) == ["form-schedule-kind", "form-training-exposures"]
-    assert settings.reset_all_settings(left)[0]["values"] == FORM
+    assert settings.reset_all_settings(left)["values"] == FORM
     assert train.show("rin")[-1]["changed"] == {}
 
 
@@ -168,7 +168,7 @@ def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Pat
     sent[4] = str(tiny_sd)
     first, second = settings.refill(Answers.from_form(sent)), settings.refill(Answers.from_form(sent))
     assert first == second
-    filled = first[0]
+    filled = first
     values = filled["values"]
     standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
     differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
@@ -179,13 +179,13 @@ def test_a_base_that_is_chosen_twice_at_once_changes_nothing_more(character: Pat
     assert train.create(Answers.from_form(sent)).config().training.resolution == 512
     # And back: what was not changed is again what suits the built-in base.
     back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
-    assert settings.refill(Answers.from_form(back))[0]["values"] == form_values(**{"form-adapter-rank-lora": 5})[6:]
+    assert settings.refill(Answers.from_form(back))["values"] == form_values(**{"form-adapter-rank-lora": 5})[6:]
 
 
 def test_the_plan_says_what_training_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
     real = form_values()
     real[4] = str(tiny_sd)
-    (filled,) = settings.refill(Answers.from_form(real))
+    filled = settings.refill(Answers.from_form(real))
     values = filled["values"]
     on = train.plan(Answers.from_form([*real[:5], filled, *values]))[0]
     assert "about 0.2 GB more memory" in on
@@ -359,4 +359,4 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
 def test_an_answer_has_the_number_of_its_request(character: Path) -> None:
     values = form_values()
     values[5] = values[5] | {"request": 7}
-    assert settings.refill(Answers.from_form(values))[0]["request"] == 7
+    assert settings.refill(Answers.from_form(values))["request"] == 7

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer import fault_injection
 
@@ -57,6 +58,11 @@ def finish(part: Path, path: Path) -> None:
         os.fsync(written.fileno())
     part.replace(path)
     sync_folder(path.parent)
+
+
+def open_passing(path: Path) -> BinaryIO:
+    """Open a new file for what need not survive a crash, such as an upload until it is imported."""
+    return path.open("xb")
 
 
 def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:

@@ -25,6 +25,7 @@ from trainer.i18n import _
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
 WATCHED_EVERY = 0.05  # seconds
+_AT_ONCE = threading.BoundedSemaphore(2)  # of these processes, so that not every upload has all of `MEMORY` at once
 
 
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
@@ -37,7 +38,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     report = None
     names: list[str] = []  # that were announced
     command = [sys.executable, "-m", "trainer.data.sandbox", str(folder)]
-    with processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
+    with _AT_ONCE, processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
         process.stdin.write(json.dumps([(file_name, str(path)) for file_name, path in sources]))

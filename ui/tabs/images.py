@@ -12,12 +12,11 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import storage
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import gauging, page_memory, projects
+from ui.state import gauging, page_memory, pending_uploads, projects
 from ui.tabs import caption_tools, image_grid
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
@@ -112,7 +111,6 @@ def _upload() -> tuple[gr.File, gr.File]:
         upload = gr.File(
             label=_("Drop images or a .zip here, or click to choose"),
             file_count="multiple",
-            file_types=["image", ".zip", ".txt"],
             height=130,
             elem_id="upload",
             interactive=True,
@@ -199,22 +197,25 @@ def add(
     folder = projects.folder(project)
     is_new = project.startswith(projects.FIRST) and not dataset.image_files(folder)  # see `projects.for_upload`
     try:
-        names = json.loads(paths or "[]")
-        if len(names) != len(files):
-            names = [file.name for file in files]
-        sources = list(zip(map(str, names), files, strict=True))
+        sources = list(zip(_names(paths, files), files, strict=True))
         number, unit = itertools.count(1), _("images")
         report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
-        for file in files:  # Gradio's own copies, each in a folder of its own
-            storage.remove(file)
-            with suppress(OSError):
-                file.parent.rmdir()
+        pending_uploads.discard(files)
     text = report.sentence()
     if is_new and report.added:
         text += " " + _("They are in the project {project}.", project=project)
     status = _status(text, bad=bool(report.refused))
     return [None, status, *image_grid.draw(project, trigger, Selection(order=selection.order))]
+
+
+def _names(paths: str, files: Sequence[Path]) -> list[str]:
+    """Return the names of files by which the user knows them: their paths in a folder, or else those of the uploads."""
+    with suppress(ValueError, RecursionError):
+        names = json.loads(paths or "[]")
+        if isinstance(names, list) and len(names) == len(files):
+            return [str(name) for name in names]
+    return [file.name for file in files]
 
 
 def _status(text: str, *, bad: bool = False) -> str:

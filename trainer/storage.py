@@ -86,16 +86,19 @@ def create(path: Path, chunks: Iterable[bytes]) -> None:
         _rename_to_free(part, path)
 
 
-def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
-    """Create a file under a name or, where it is taken, under the same name with the next free number; return its path.
+def move_numbered(source: Path, path: Path) -> Path:
+    """Give a file of the same disk a name or, where it is taken, the same with the next free number; return its path.
 
     Raises:
         OSError: as `write`.
     """
-    chunks, candidate = list(chunks), path
+    with source.open("rb+") as written:
+        os.fsync(written.fileno())
+    candidate = path
     for number in itertools.count(2):
         with suppress(FileExistsError):
-            create(candidate, chunks)
+            _rename_to_free(source, candidate)
+            remove(source)
             sync_folder(path.parent)
             return candidate
         candidate = path.with_name(f"{path.stem[:60]}-{number}{path.suffix}")

@@ -7,8 +7,10 @@ Windows refuses to replace, rename or delete what a process has open: the page t
 that is tried again for a while.
 """
 
+import glob
 import itertools
 import os
+import re
 import secrets
 import shutil
 import time
@@ -17,9 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
+
 from trainer import fault_injection
 
 PART = ".part"
+_PART_OF = re.compile(r"\.(\d+)-[0-9a-f]{8}\.part")
+MOMENT = 60.0  # seconds
 BIN = ".bin"  # under outputs: runs and kept adapters; in a dataset: its images
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
 IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
@@ -108,7 +114,7 @@ def move_numbered(source: Path, path: Path) -> Path:
 @contextmanager
 def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
     """Yield a complete, synced file beside `path`; it is removed afterwards unless it was renamed."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
             fault_injection.crash_point()
@@ -211,6 +217,17 @@ def remove_folder(path: Path) -> None:
     sync_folder(path.parent)
     fault_injection.crash_point()
     _remove_old(part)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove temporary files that killed processes left of a file in a folder that is not Limner's own.
+
+    Those are spared which may be in use: their process is running, or has written a moment ago, maybe elsewhere.
+    """
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        named = _PART_OF.fullmatch(part.name.removeprefix(f".{path.name}"))
+        if named and not psutil.pid_exists(int(named[1])) and time.time() - part.stat().st_mtime > MOMENT:
+            _remove_old(part)
 
 
 def remove_leftovers(*folders: Path) -> None:

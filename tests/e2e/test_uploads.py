@@ -63,3 +63,33 @@ def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit
     assert sorted(path.name for path in (server.home / "datasets" / "masked").glob("*.png")) == [
         "01.mask.png", "01.png", "02.mask.png", "02.png",
     ]  # fmt: skip
+
+
+def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    first, second = visit(server), visit(server)
+    boxes = [page.get_by_label("Caption of 01.png") for page in (first, second)]
+    for box in boxes:
+        box.wait_for()
+    for page, box, text in ((first, boxes[0], "by the first"), (second, boxes[1], "by the second")):
+        box.fill(text)
+        page.wait_for_timeout(100)
+        box.blur()
+        wait(lambda: (folder / "01.txt").read_text() == "by the first\n")
+    note = second.locator(".card").first.locator(".conflict")
+    note.get_by_text("by the first").wait_for()
+    assert boxes[1].input_value() == "by the second"
+    assert (folder / "01.txt").read_text() == "by the first\n"
+    note.get_by_role("button", name="Keep my text").click()
+    wait(lambda: (folder / "01.txt").read_text() == "by the second\n")
+    assert not note.is_visible()
+    boxes[0].fill("by the first again")
+    boxes[0].blur()
+    note = first.locator(".card").first.locator(".conflict")
+    note.get_by_role("button", name="Take the other").click()
+    second.wait_for_timeout(1000)
+    assert boxes[0].input_value() == "by the second"
+    assert (folder / "01.txt").read_text() == "by the second\n"
+    boxes[0].fill("by the first, on top of it")
+    boxes[0].blur()
+    wait(lambda: (folder / "01.txt").read_text() == "by the first, on top of it\n")

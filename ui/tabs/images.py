@@ -224,14 +224,22 @@ def _status(text: str, *, bad: bool = False) -> str:
 
 @answered
 def save_caption(argument: dict[str, str]) -> dict[str, Any]:
-    """Save one caption; the grid calls this as it is typed."""
+    """Save one caption; the grid calls this as it is typed.
+
+    `base` is the caption that was changed. If another page has written a different one since, nothing is saved, and the
+    grid shows both.
+    """
     project, name = str(argument["project"]), str(argument["name"])
-    image = projects.find_image(project, name)
-    dataset.write_caption(image, str(argument["text"])[:10_000])
+    image, text, base = projects.find_image(project, name), str(argument["text"])[:10_000], argument.get("base")
+    with dataset.captions_lock(image.parent):
+        present = read_caption(image)
+        if base is not None and present not in (one_line(str(base)), one_line(text)):
+            return {"conflict": present}
+        dataset.write_caption(image, text)
     written_at = time.monotonic()
-    current = image_grid.read(project, page_memory.answer(project, "trigger"))
-    usage = image_grid.token_usage(current, read_caption(image))
-    return {"at": written_at, "badges": current.badges(name), **usage}
+    current, caption = image_grid.read(project, page_memory.answer(project, "trigger")), read_caption(image)
+    usage = image_grid.token_usage(current, caption)
+    return {"at": written_at, "caption": caption, "badges": current.badges(name), **usage}
 
 
 @answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -93,3 +94,26 @@ def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit
     boxes[0].fill("by the first, on top of it")
     boxes[0].blur()
     wait(lambda: (folder / "01.txt").read_text() == "by the first, on top of it\n")
+
+
+def test_an_upload_that_takes_long_can_be_canceled(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    new_project(page, "canceled")
+    folder = server.home / "outputs" / ".tmp"
+
+    def parts() -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    network = page.context.new_cdp_session(page)
+    slowly = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
+    network.send("Network.emulateNetworkConditions", slowly)
+    upload(page, [{"name": "large.png", "mimeType": "image/png", "buffer": png(1) + bytes(40 * 2**20)}])
+    cancel = page.get_by_role("button", name="Cancel the upload")
+    cancel.click()
+    wait(lambda: not parts(), seconds=10)
+    cancel.wait_for(state="hidden")
+    network.send("Network.emulateNetworkConditions", {**slowly, "uploadThroughput": -1})
+    page.locator("#upload input[type=file]").wait_for(state="attached")
+    upload(page, [{"name": "small.png", "mimeType": "image/png", "buffer": png(2)}])
+    page.get_by_text("Added 1 image.").wait_for()
+    assert [path.name for path in (server.home / "datasets" / "canceled").glob("*.png")] == ["small.png"]

@@ -70,6 +70,7 @@ class Parts:
 def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
     upload, folder = _upload()
+    gr.HTML({}, html_template=read("uploads.html"), js_on_load=read("uploads.js"), elem_id="running-upload")
     paths = gr.Textbox(visible=False)
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):

@@ -69,7 +69,7 @@ def uploads() -> Path:
 
 def is_name(name: str) -> bool:
     """Tell whether a name may stand in a path on every system: letters, digits, `_` and `-`, at most 64, no device."""
-    return bool(_NAME.fullmatch(name)) and not _DEVICE.fullmatch(name)
+    return bool(_NAME.fullmatch(name)) and not is_device(name)
 
 
 def is_device(name: str) -> bool:
@@ -97,7 +97,7 @@ def safe_name(text: str, fallback: str) -> str:
     """Turn any text into an allowed name that still resembles it."""
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\w-]+", "-", text).strip("-_")[:64]
-    return f"{text}_" if _DEVICE.fullmatch(text) else text or fallback
+    return f"{text}_" if is_device(text) else text or fallback
 
 
 def check_file_name(name: str) -> str:
@@ -106,6 +106,6 @@ def check_file_name(name: str) -> str:
     Raises:
         UserError: it would lead elsewhere, or names a device on Windows.
     """
-    if not re.fullmatch(r"[\w-]([\w .-]{0,198}[\w-])?", name) or _DEVICE.fullmatch(name):
+    if not re.fullmatch(r"[\w-]([\w .-]{0,198}[\w-])?", name) or is_device(name):
         raise UserError("{name!r} is not a valid file name.", "Use letters, digits, '-', '_' and '.'.", name=name[:40])
     return name

@@ -7,20 +7,26 @@ Windows refuses to replace, rename or delete what a process has open: the page t
 that is tried again for a while.
 """
 
+import glob
 import hashlib
 import itertools
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
+
+import psutil
 
 from trainer import fault_injection
 
 PART = ".part"
+_PART_OF = re.compile(r"\.(\d+)-[0-9a-f]{8}\.part")
+MOMENT = 60.0  # seconds
 BIN = ".bin"  # under outputs: runs and kept adapters; in a dataset: its images
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
 IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
@@ -63,6 +69,11 @@ def finish(part: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def open_passing(path: Path) -> BinaryIO:
+    """Open a new file for what need not survive a crash, such as an upload until it is imported."""
+    return path.open("xb")
+
+
 def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:
     """Write one of many files as `write_chunks` does, without syncing the folder: the caller does so after the last.
 
@@ -95,16 +106,19 @@ def create(path: Path, chunks: Iterable[bytes]) -> None:
         _rename_to_free(part, path)
 
 
-def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
-    """Create a file under a name or, where it is taken, under the same name with the next free number; return its path.
+def move_numbered(source: Path, path: Path) -> Path:
+    """Give a file of the same disk a name or, where it is taken, the same with the next free number; return its path.
 
     Raises:
         OSError: as `write`.
     """
-    chunks, candidate = list(chunks), path
+    with source.open("rb+") as written:
+        os.fsync(written.fileno())
+    candidate = path
     for number in itertools.count(2):
         with suppress(FileExistsError):
-            create(candidate, chunks)
+            _rename_to_free(source, candidate)
+            remove(source)
             sync_folder(path.parent)
             return candidate
         candidate = path.with_name(f"{path.stem[:60]}-{number}{path.suffix}")
@@ -114,7 +128,7 @@ def create_numbered(path: Path, chunks: Iterable[bytes]) -> Path:
 @contextmanager
 def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
     """Yield a complete, synced file beside `path`; it is removed afterwards unless it was renamed."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
             fault_injection.crash_point()
@@ -241,6 +255,17 @@ def remove_folder(path: Path) -> None:
     sync_folder(path.parent)
     fault_injection.crash_point()
     _remove_old(part)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove temporary files that killed processes left of a file in a folder that is not Limner's own.
+
+    Those are spared which may be in use: their process is running, or has written a moment ago, maybe elsewhere.
+    """
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        named = _PART_OF.fullmatch(part.name.removeprefix(f".{path.name}"))
+        if named and not psutil.pid_exists(int(named[1])) and time.time() - part.stat().st_mtime > MOMENT:
+            _remove_old(part)
 
 
 def remove_leftovers(*folders: Path) -> None:

@@ -4,7 +4,6 @@ All are plain functions on the same folders. Wrong values are answered with the 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import paths, runs, storage
+from trainer import paths, runs
 from trainer.data import checks, dataset, sandbox
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import archive
-from ui.state import adapter_choices, page_memory, run_actions
+from ui.state import adapter_choices, page_memory, pending_uploads, run_actions
 from ui.state import projects as project_folders
 from ui.state.answers import create_run
 from ui.state.run_watcher import RunWatcher
@@ -130,8 +129,7 @@ def add_images(project: str, images: list[Any]) -> Json:
     try:
         report = sandbox.add(folder, sources)
     finally:
-        for _, path in sources:
-            storage.remove(path)
+        pending_uploads.discard(path for _, path in sources)
     return {"added": report.added, "refused": dict(report.refused), "told": report.sentence()}
 
 
@@ -147,8 +145,8 @@ def _uploaded(file: object) -> tuple[str, Path]:
     )
     if not isinstance(text, str):
         raise refusal
-    uploads, path = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(text).resolve()
-    if not path.is_relative_to(uploads) or not path.is_file():
+    path = pending_uploads.find(text)
+    if path is None:
         raise refusal
     return path.name, path
 

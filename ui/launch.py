@@ -251,7 +251,11 @@ def keep_private() -> None:
 
 
 def prepare_environment() -> None:
-    """Configure Gradio before it is imported: no network access, and uploads in our own folder."""
+    """Configure Gradio before it is imported: no network access, and uploads in our own folder.
+
+    The home folder becomes the current one, so that paths of uploads, which browsers get to see, can begin there.
+    """
+    os.chdir(paths.home())
     uploads = paths.uploads()
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700, exist_ok=True)  # still there if Windows keeps a file that is open
@@ -320,16 +324,16 @@ def make_page(options: argparse.Namespace, password: str, token: str) -> "App":
     prepare_environment()
     # Gradio reads its environment when it is imported.
     from ui import page
-    from ui.server import media
     from ui.server.address_token import TokenGate
     from ui.server.security import SecurityMiddleware
+    from ui.state import pending_uploads
 
     behind_proxy = options.socket is not None
     app: App = page.make_app(log_out=bool(password) or behind_proxy)
     if token:
         app = TokenGate(app, token)
     hosts = {"hosts": None} if behind_proxy else allowed_hosts(options)
-    return SecurityMiddleware(app, password=password, upload_limit=media.upload_limit, **hosts)
+    return SecurityMiddleware(app, password=password, upload_room=pending_uploads.room, **hosts)
 
 
 def make_proxy(options: argparse.Namespace) -> "App":
@@ -344,7 +348,11 @@ def make_proxy(options: argparse.Namespace) -> "App":
         from ui.server.per_user_proxy import PerUserProxy
         from ui.server.security import SecurityMiddleware
 
-        return SecurityMiddleware(PerUserProxy(), accounts=accounts.read, **allowed_hosts(options))
+        def room() -> int:
+            return storage.usable_space(paths.home())  # of all users together; each page counts its own besides
+
+        app = PerUserProxy()
+        return SecurityMiddleware(app, accounts=accounts.read, upload_room=room, **allowed_hosts(options))
 
 
 def allowed_hosts(options: argparse.Namespace) -> dict[str, Any]:

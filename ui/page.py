@@ -12,8 +12,8 @@ from trainer import paths
 from trainer.data.captions import one_line
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
-from ui.server import media
-from ui.state import hub_downloads, page_memory, projects
+from ui.server import media, upload_route
+from ui.state import hub_downloads, page_memory, pending_uploads, projects
 from ui.state.answers import with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -77,6 +77,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)
+    app.include_router(upload_route.router)  # before Gradio's own
     gr.mount_gradio_app(
         app,
         build(sampler, watch, log_out=log_out),
@@ -103,7 +104,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
 async def _clean_up() -> None:
     """Delete uploads that were never imported, now and then."""
     while True:
-        media.delete_expired_uploads()
+        pending_uploads.delete_expired()
         await asyncio.sleep(600)
 
 

@@ -218,8 +218,9 @@ SCRIPT = "<html><script>alert(1)</script></html>"
 )  # fmt: skip
 def test_what_was_uploaded_is_never_shown_as_a_page(shared: Server, web: httpx.Client, name: str, kind: str) -> None:
     answer = web.post("/gradio_api/upload", files={"files": (name, SCRIPT, kind)})
+    assert str(shared.home) not in answer.text
     for path in answer.json() if answer.status_code == 200 else ():
-        assert Path(path).resolve().is_relative_to(shared.home / "outputs" / ".tmp")
+        assert (shared.home / path).resolve().is_relative_to(shared.home / "outputs" / ".tmp")
         shown = web.get(f"/gradio_api/file={path}")
         if shown.status_code == 200:
             inline = "attachment" not in shown.headers.get("content-disposition", "")
@@ -341,6 +342,37 @@ def test_a_length_beyond_the_limit_is_refused_before_the_body(shared: Server, we
             head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\nContent-Length: {length}\r\n\r\n"
             connection.sendall(head.encode())
             assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_uploads_that_are_cut_off_leave_nothing_behind(server: Server) -> None:
+    """Six browsers that go away in the middle of an upload, the parts of which would stay for an hour."""
+    folder = server.home / "outputs" / ".tmp"
+
+    def parts() -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(6)]
+    for connection in connections:
+        head = (
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {9 * 2**20}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        )
+        connection.sendall(head.encode() + bytes(2**20))
+    wait(lambda: len(parts()) == 6)
+    for connection in connections:
+        connection.close()
+    wait(lambda: not parts(), seconds=5)
+    assert "Traceback" not in server.said.read_text()
+
+
+def test_an_unknown_session_is_a_line_in_the_log_at_most(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=30) as web:
+        for number in range(3):
+            with web.stream("GET", "/gradio_api/queue/data", params={"session_hash": f"none{number}"}) as answer:
+                assert "session_not_found" in next(answer.iter_lines())
+            time.sleep(1.1)  # more than one line a second is not logged in any case
+    assert len(server.said.read_text().splitlines()) < 5, server.said.read_text()
 
 
 ODD = [

@@ -177,7 +177,7 @@ def adapters() -> dict[str, tuple[bytes, str]]:
         "a list": (raw(b"[]"), "damaged"), "a number": (raw(b"1"), "damaged"), "null": (raw(b"null"), "damaged"),
         "deep JSON": (raw(b"[" * 100_000), "damaged"), "deep objects": (raw(b'{"a":' * 50_000), "damaged"),
         "a tensor twice": (raw(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', four), "twice"),
-        "an unknown type": (raw({"a": _at(0, 4, dtype="P4")}, four), "damaged"),
+        "an unknown type": (raw({"a": _at(0, 4, dtype="P4")}, four), "of type P4"),
         "a type that is a list": (raw({"a": _at(0, 4, dtype=["F32"])}, four), "damaged"),
         "no shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, four), "damaged"),
         "a tensor that is a text": (raw({"a": "x"}), "damaged"),

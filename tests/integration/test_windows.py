@@ -192,8 +192,7 @@ SERVED = """
 import os
 from trainer import paths
 from ui import launch
-from ui.server import media
-from ui.state import page_folders
+from ui.state import page_folders, pending_uploads
 from ui.tabs import sample_images
 sample_images.KEPT = 1
 paths.uploads().mkdir()
@@ -205,12 +204,12 @@ for number, image in enumerate(images):
     image.write_bytes(b"a")
     os.utime(image, (number, number))
 with upload.open("rb"), images[1].open("rb"):
-    media.delete_expired_uploads(0)
+    pending_uploads.delete_expired(0)
     sample_images.prune()
     launch.prepare_environment()
 print([path.exists() for path in (upload, *images)])
 sample_images.prune()
-media.delete_expired_uploads(0)
+pending_uploads.delete_expired(0)
 print([path.exists() for path in (upload, *images)])
 """
 

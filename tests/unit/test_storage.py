@@ -1,11 +1,14 @@
 """Writing: whole or not at all, whatever happens in between."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trainer import storage
+from trainer.cli import adapter_files
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -94,3 +97,34 @@ def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
     storage.remove_leftovers(tmp_path, tmp_path / "absent")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "mine.part"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainer import storage
+
+def chunks():
+    yield b"begun"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+storage.write_chunks(Path(sys.argv[1]), chunks())
+"""
+
+
+def test_what_a_killed_command_left_elsewhere_is_removed_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "merged [1].safetensors"
+    subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
+    (part,) = tmp_path.iterdir()
+    others = [
+        tmp_path / name
+        for name in (f".{out.name}.{os.getpid()}-00000000.part", ".other.safetensors.99-00000000.part", ".x.part")
+    ]
+    for other in others:
+        other.touch()
+        os.utime(other, (1, 1))
+    adapter_files.check_out(out)
+    assert part.exists(), "it may be written by another machine"
+    os.utime(part, (1, 1))
+    adapter_files.check_out(out)
+    assert sorted(tmp_path.iterdir()) == sorted(others)

@@ -15,6 +15,7 @@ from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.programs import PROGRAMS, Program, Reading
+from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Shape
@@ -65,12 +66,17 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     Raises:
         UserError: there is no such file.
     """
-    if not path.is_file():
-        safetensors_reader.read(path)  # says what is there instead
     try:
         file = safetensors_reader.read(path)
     except UserError as error:
-        return _unreadable(path, error)
+        if not path.is_file():
+            raise
+        return _unreadable(path.name, error)
+    return of_file(file, path.parent, known)
+
+
+def of_file(file: SafetensorsFile, folder: Path, known: Mapping[str, Shape] | None = None) -> Report:
+    """Apply all rules to a file that was read already, as `check` does; PEFT keeps settings beside it in its folder."""
     layers, unknown_keys = summary.layers(file)
     family = summary.family(file, layers)
     model = summary.model(file, layers, family)
@@ -78,7 +84,7 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
         known = layer_shapes.known(model or family or DEFAULT)
     settings, damage = peft_settings.NONE, list[str]()
     try:
-        settings = peft_settings.find(file, path.parent)
+        settings = peft_settings.find(file, folder)
     except UserError as error:
         damage.append(error.message)
     facts = Facts(file, layers, unknown_keys, family or DEFAULT, model, known, settings)
@@ -86,15 +92,16 @@ def check(path: Path, known: Mapping[str, Shape] | None = None) -> Report:
     verdicts = tuple(_judge(program, facts) for program in PROGRAMS)
     problems = (*damage, *_problems(facts, known_family=family is not None))
     title = FAMILIES[family].title if family else "unknown"
-    return Report(path.name, title, len(file.entries), verdicts, problems, notes)
+    return Report(file.name, title, len(file.entries), verdicts, problems, notes)
 
 
-def _unreadable(path: Path, error: UserError) -> Report:
-    opening = _("{name} cannot be used: {reason}.", name=path.name, reason="").rstrip(".")
+def _unreadable(name: str, error: UserError) -> Report:
+    """Return the report on a file that was refused: no program can do anything with it."""
+    opening = _("{name} cannot be used: {reason}.", name=name, reason="").rstrip(".")
     reason = error.message.removeprefix(opening).rstrip(".")
     refused = _("cannot be opened: {reason}", reason=reason)
     verdicts = tuple(Verdict(program.name, False, refused, "refuses") for program in PROGRAMS)
-    return Report(path.name, "unknown", 0, verdicts, (f"{reason[0].upper()}{reason[1:]}.",))
+    return Report(name, "unknown", 0, verdicts, (f"{reason[0].upper()}{reason[1:]}.",))
 
 
 def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
@@ -121,6 +128,13 @@ def _layer_problems(facts: Facts) -> Iterator[str]:
         yield ngettext(
             "{n} tensor ({first}) has values that are not finite.",
             "{n} tensors ({first}) have values that are not finite.",
+            len(names),
+            first=names[0][:100],
+        )
+    if names := summary.not_float(facts.file, facts.layers):
+        yield ngettext(
+            "{n} tensor ({first}) has whole numbers instead of fractions.",
+            "{n} tensors ({first}) have whole numbers instead of fractions.",
             len(names),
             first=names[0][:100],
         )
@@ -168,11 +182,14 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     if facts.model == "micro" and program.name != "diffusers":
         words = _("does not have the base model Micro, which this file is for")
         return Verdict(program.name, False, words, "refuses")
-    left_out = [layer for layer in facts.layers if not _applies(program, facts, layer)]
+    applied, left_out = list[Layer](), list[Layer]()
+    for layer in facts.layers:
+        (applied if _applies(program, facts, layer) else left_out).append(layer)
     unmatched = [key for layer in left_out for key in layer.parts.values()] + _unknown_keys(program, facts)
     if not program.biases:
-        unmatched += [layer.parts["diff_b"] for layer in facts.layers
-                      if "diff_b" in layer.parts and layer.algorithm != "full" and layer not in left_out]  # fmt: skip
+        unmatched += [
+            layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"
+        ]
     refusals = list(_refusals(program, facts, unmatched))
     if refusals:
         return Verdict(program.name, False, _("refuses it: {reasons}", reasons="; ".join(refusals)), "refuses")
@@ -180,7 +197,7 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     if len(left_out) == len(facts.layers):
         return Verdict(program.name, False, _("loads nothing: {reasons}", reasons="; ".join(reasons)), "nothing")
     reasons += _share(left_out, facts)
-    reasons += _differences(program, facts, [layer for layer in facts.layers if layer not in left_out])
+    reasons += _differences(program, facts, applied)
     if reasons:
         return Verdict(program.name, False, _("loads, but differs: {reasons}", reasons="; ".join(reasons)), "differs")
     loads = _("loads: all {number} keys", number=len(facts.file.entries))
@@ -198,7 +215,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
         return program.name == "sd-scripts" and facts.by_lycoris
     if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
         return not facts.spec.original_names
-    if program.name == "A1111" and layer in facts.partial_attention:
+    if program.name == "A1111" and module.name in facts.partial_attention:
         return False
     return facts.unet_name(layer) in program.unet_names or facts.text_name(layer) in program.text_names
 
@@ -261,7 +278,7 @@ def _differences(program: Program, facts: Facts, layers: list[Layer]) -> Iterato
 
 def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
     if program.name in ("A1111", "Forge"):
-        if not facts.file.data[8:10].startswith(b'{"'):
+        if not facts.file.header.startswith(b'{"'):
             yield _('the header does not begin with {", which it insists on')
         for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
             try:

@@ -166,8 +166,8 @@ class Facts:
         return self.spec.original_names and {"original", "diffusers"} <= self.unet_names
 
     @cached_property
-    def partial_attention(self) -> list[Layer]:
-        """Layers of OpenCLIP's text encoders that A1111 leaves out: norms, and attention of blocks without all four."""
+    def partial_attention(self) -> set[str]:
+        """Names of layers of OpenCLIP's text encoders that A1111 leaves out: norms, and attention without all four."""
         joined = {encoder.component for encoder in self.spec.text_encoders if "resblocks" in encoder.single_file}
         blocks: dict[tuple[str, str], list[Layer]] = {}
         for layer in self.layers:
@@ -176,7 +176,8 @@ class Facts:
                 blocks.setdefault((place.component, place.path.rpartition(".")[0]), []).append(layer)
         norms = [layer for layer in self.layers if layer.algorithm == "norm" and layer.module.place
                  and layer.module.place.component in joined]  # fmt: skip
-        return [layer for block in blocks.values() if len(block) < 4 for layer in block] + norms
+        partial = [layer for block in blocks.values() if len(block) < 4 for layer in block]
+        return {layer.module.name for layer in (*partial, *norms)}
 
     @cached_property
     def family_for_invoke(self) -> FamilyName | None:

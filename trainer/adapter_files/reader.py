@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
@@ -63,6 +63,19 @@ _DIMENSIONS = {
     "rescale": (1, 2, 4),
 }
 
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
 # What Limner does not read, and a part of the keys that it is known by.
 _NOT_READ = {
     _("OFT of OneTrainer or PEFT, which Limner does not read"): ".oft_R.",
@@ -106,6 +119,8 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
     layers, unknown = summary.layers(file)
     if broken := summary.not_finite(file, layers, unknown):
         raise refusal(file.name, "{key} has values that are not finite", key=broken[0])
+    if integers := summary.not_float(file, layers):
+        raise refusal(file.name, "{key} has whole numbers instead of fractions", key=integers[0])
     unknown += [next(iter(layer.parts.values())) for layer in layers if layer.module.place is None]
     if unknown:
         for what, part in _NOT_READ.items():
@@ -114,7 +129,7 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
         raise refusal(file.name, "it has a tensor of an unknown kind ({first})", first=unknown[0][:100])
     if not layers:
         raise refusal(file.name, "it is empty")
-    values, family = load(file.data), summary.family(file, layers)
+    family = summary.family(file, layers)
     settings = peft_settings.find(file, folder)
     modules: dict[str, Module] = {}
     for layer in layers:
@@ -123,12 +138,19 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
         name = layer_names.kohya(place, family or DEFAULT)
         if name in modules:
             raise refusal(file.name, "it has {name} twice, under two names", name=name)
-        parts = {ending: values[key] for ending, key in layer.parts.items()}
+        parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
         if layer.module.naming == "dotted":
             parts = _from_peft(settings, place, parts)
         modules[name] = _module(layer, parts, file.name)
     modules = dict(sorted(modules.items()))
-    return AdapterFile(tensors_of(modules), modules, file.metadata, len(file.data), family)
+    return AdapterFile(tensors_of(modules), modules, file.metadata, file.size, family)
+
+
+def _tensor(file: SafetensorsFile, key: str) -> Tensor:
+    entry = file.entries[key]
+    data = bytearray(file.data(key))  # its own, as torch may write to it
+    values = torch.frombuffer(data, dtype=_TYPES[entry.dtype]) if data else torch.empty(0, dtype=_TYPES[entry.dtype])
+    return values.reshape(entry.shape)
 
 
 def of_tensors(tensors: Mapping[str, Tensor], name: str) -> AdapterFile:

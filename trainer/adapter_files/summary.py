@@ -218,7 +218,7 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
         "alphas": sorted(alpha for alpha in alphas if math.isfinite(alpha)),
         "precision": sorted(_DTYPES.get(dtype, dtype) for dtype in dtypes),
         "finite": not not_finite(file, known_layers, unknown_keys),
-        "bytes": len(file.data),
+        "bytes": file.size,
         "blocks": _bytes_by_block(file, known_layers),
         "title": metadata.get("modelspec.title", ""),
         "trigger": metadata.get("modelspec.trigger_phrase", ""),
@@ -245,6 +245,16 @@ def not_finite(file: SafetensorsFile, layers: list[Layer], unknown_keys: list[st
     return [key for key in keys + unknown_keys if not file.is_finite(key)]
 
 
+def not_float(file: SafetensorsFile, layers: list[Layer]) -> list[str]:
+    """List tensors of whole numbers where an adapter has fractions: all but alphas and IA3's `on_input`."""
+    return [
+        key
+        for layer in layers
+        for ending, key in layer.parts.items()
+        if ending not in ("alpha", "on_input") and not file.entries[key].is_float
+    ]
+
+
 def rank_of(file: SafetensorsFile, layer: Layer) -> int:
     """Return a layer's rank; 0 if it has none."""
     for ending in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a2.weight"):
@@ -258,7 +268,7 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
     sizes: Counter[str] = Counter()
     for layer in layers:
         block = layer.module.place.block if layer.module.place else "unknown"
-        sizes[block] += sum(len(file.entries[key].data) for key in layer.parts.values())
+        sizes[block] += sum(file.entries[key].size for key in layer.parts.values())
     order = ("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks", "outside", "unknown")
     return dict(sorted(sizes.items(), key=lambda item: (order.index(item[0].partition(".")[0]), item[0])))
 

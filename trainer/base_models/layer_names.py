@@ -256,8 +256,10 @@ def _from_middle(index: int, inner: str) -> str:
 def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Return rows and columns [out, in * kh * kw] of the weight that a module changes, by the shapes of its tensors.
 
-    Each is 0 where they do not tell it, as with OFT. None if they do not fit together or one is missing.
+    Each is 0 where they do not tell it, as with OFT. None if they do not fit together, or one is missing or empty.
     """
+    if any(0 in shape for shape in shapes.values()):
+        return None
     try:
         return _size(shapes)
     except (KeyError, ValueError, IndexError):

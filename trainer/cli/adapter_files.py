@@ -227,13 +227,14 @@ def _checkpoint(base: str) -> Checkpoint:
 
 
 def check_out(out: Path) -> None:
-    """Check that the folder of a file to write exists.
+    """Check that the folder of a file to write exists, and remove what a killed command left of the file there.
 
     Raises:
         UserError: it does not.
     """
     if not out.parent.is_dir():
         raise UserError("There is no folder {name!r}.", "Make it first, or choose another one.", name=out.parent.name)
+    storage.remove_leftovers_of(out)
 
 
 def _write(

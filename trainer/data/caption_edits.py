@@ -3,7 +3,6 @@
 Undo levels are kept in the dataset's cache, so that a change can also be undone after a restart.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import paths, storage
-from trainer.data import dataset
+from trainer.data import dataset, sealed_json
 from trainer.data.captions import one_line, read_caption, with_trigger, without_trigger
 from trainer.errors import UserError
 
@@ -62,7 +61,7 @@ def apply(folder: Path, edits: list[Edit], title: str) -> None:
     level = {"what": title, "captions": {edit.name: [edit.before, edit.after] for edit in edits}}
     with dataset.captions_lock(folder):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        storage.write(undo_folder / f"{stamp}.json", json.dumps(level))
+        sealed_json.write(undo_folder / f"{stamp}.json", level)
         for old in _levels(folder)[:-LEVELS]:
             storage.remove(old)
         for edit in edits:
@@ -96,10 +95,11 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
     for name, (before, after) in level["captions"].items():
         if name not in existing:
             continue
-        if read_caption(folder / name) == after:
+        caption = read_caption(folder / name)
+        if caption == after:
             dataset.write_caption(folder / name, before)
             restored += 1
-        else:
+        elif caption != before:  # it is as before where the change was interrupted
             newer += 1
     return Undone(str(level["what"]), restored, newer)
 
@@ -109,11 +109,9 @@ def _levels(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        level = json.loads(path.read_text(encoding="utf-8"))
-        return level if {"what", "captions"} <= level.keys() else None
-    except (OSError, ValueError, AttributeError):
-        return None
+    """Read an undo level; None if it is damaged."""
+    level: dict[str, Any] | None = sealed_json.read(path)
+    return level
 
 
 # Changes --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 They are kept in the dataset's cache, by name, size and time of the file, so that editing captions costs nothing.
 """
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import paths, storage
-from trainer.data import dataset, images
+from trainer import paths
+from trainer.data import dataset, images, sealed_json
 from trainer.errors import UserError
 
 SIDE = 512  # pixels at which sharpness is measured
@@ -29,7 +28,7 @@ SAME_BACKGROUND, PLAIN = 14.0, 8.0  # of 255
 THREADS = 2
 Grayscale = np.ndarray[Any, np.dtype[np.float32]]
 FILE = "measurements.json"  # in the cache
-_VERSION = 1
+_VERSION = 2
 _WRITING = threading.Lock()
 
 
@@ -270,20 +269,17 @@ def _stored(folder: Path) -> Entries:
 
 @lru_cache(maxsize=8)
 def _load(path: Path, _changed: int) -> Entries:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["version"] != _VERSION:
-            return {}
-        return {
-            name: (tuple(file_stamp), ImageStats(**values) if values else None)
-            for name, (file_stamp, values) in data["pictures"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: measured again
+    data = sealed_json.read(path)
+    if data is None or data["version"] != _VERSION:  # damaged, or of another version: measured again
         return {}
+    return {
+        name: (tuple(file_stamp), ImageStats(**values) if values else None)
+        for name, (file_stamp, values) in data["pictures"].items()
+    }
 
 
 def _keep(folder: Path, entries: Entries) -> None:
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
     values = {name: (file_stamp, stats and asdict(stats)) for name, (file_stamp, stats) in entries.items()}
-    storage.write(path, json.dumps({"version": _VERSION, "pictures": values}))
+    sealed_json.write(path, {"version": _VERSION, "pictures": values})

@@ -4,17 +4,16 @@
 the dataset's cache, with the size and time of each file.
 """
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer import paths, storage
-from trainer.data import dataset, image_stats
+from trainer import paths
+from trainer.data import dataset, image_stats, sealed_json
 
 SAMPLE = 12  # images that stand for all
 LIMIT = 0.021  # see "What micro can draw" in docs/defaults.md
-_VERSION = 1
+_VERSION = 2
 _UNKNOWN: tuple[tuple[int, ...], float | None] = ((), None)
 
 
@@ -50,7 +49,7 @@ def keep(folder: Path, errors: Mapping[str, float | None]) -> None:
     entries |= {name: (image_stats.stamp(folder / name), error) for name, error in errors.items()}
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
-    storage.write(path, json.dumps({"version": _VERSION, "pictures": entries}))
+    sealed_json.write(path, {"version": _VERSION, "pictures": entries})
 
 
 def is_beyond(errors: Mapping[str, float]) -> bool:
@@ -63,13 +62,7 @@ def _file(folder: Path) -> Path:
 
 
 def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], float | None]]:
-    try:
-        data = json.loads(_file(folder).read_text(encoding="utf-8"))
-        if data["version"] != _VERSION:
-            return {}
-        return {
-            str(name): (tuple(stamp), None if error is None else float(error))
-            for name, (stamp, error) in data["pictures"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: computed again
+    data = sealed_json.read(_file(folder))
+    if data is None or data["version"] != _VERSION:  # damaged, or of another version: computed again
         return {}
+    return {name: (tuple(stamp), error) for name, (stamp, error) in data["pictures"].items()}

@@ -26,6 +26,7 @@ from trainer.i18n import _
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
 WATCHED_EVERY = 0.05  # seconds
+_AT_ONCE = threading.BoundedSemaphore(2)  # of these processes, so that not every upload has all of `MEMORY` at once
 
 
 def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
@@ -63,7 +64,8 @@ def confined(
     """
     answer = None
     names: list[str] = []
-    with processes.start([sys.executable, "-m", *program], stdin=processes.PIPE, stdout=processes.PIPE) as process:
+    command = [sys.executable, "-m", *program]
+    with _AT_ONCE, processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
         process.stdin.write(json.dumps(request))

@@ -150,7 +150,7 @@ def _is_image(name: str) -> bool:
 
 def _display_name(name: str) -> str:
     """Return a file's name for messages: without folders, in one line, not too long."""
-    return captions.one_line(PurePosixPath(name).name)[:80]
+    return captions.one_line(PurePosixPath(name).name)[:80] or _("a file without a name")
 
 
 class _Index:
@@ -216,8 +216,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         report.known += 1
         return duplicate
     try:
-        if storage.usable_space(index.folder) < len(data):
-            raise UserError("the disk is full", "Free some space and add it again.")
+        _check_space(index.folder, len(data))
         if index.count >= MAX_IMAGES:
             raise UserError("a dataset holds at most {max_images} images", "Create another one.", max_images=MAX_IMAGES)
         images.upright(data)
@@ -237,6 +236,11 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
     return path
 
 
+def _check_space(folder: Path, size: int) -> None:
+    if storage.usable_space(folder) < size:
+        raise UserError("the disk is full", "Free some space and add it again.")
+
+
 def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[str, Path], report: Report) -> None:
     """Put each mask of an upload beside its image, which came with it (`added`, by folder and stem) or was there."""
     refused = Report()
@@ -247,6 +251,7 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[st
                 report.refused.append((_display_name(name), _("no image of this name for the mask")))
                 continue
             try:
+                _check_space(folder, len(data))
                 mask = images.decode(data).convert("L")
             except UserError as error:
                 report.refused.append((_display_name(name), error.message))
@@ -296,12 +301,16 @@ def _entries(name: str, path: Path, report: Report, wanted: Callable[[str], bool
         return
     if suffix == ".zip":
         yield from _zip_entries(name, path, report, wanted)
-    elif not wanted(name):
-        return
-    elif path.stat().st_size > MAX_FILE:
-        report.refused.append((_display_name(name), _("larger than {size} MB", size=MAX_FILE // 2**20)))
-    else:
-        yield name, path.read_bytes()
+    elif wanted(name):
+        try:
+            data = None if path.stat().st_size > MAX_FILE else path.read_bytes()
+        except OSError:
+            report.refused.append((_display_name(name), _("did not arrive")))
+            return
+        if data is None:
+            report.refused.append((_display_name(name), _("larger than {size} MB", size=MAX_FILE // 2**20)))
+        else:
+            yield name, data
 
 
 def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
@@ -332,7 +341,7 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
 
 def _is_hidden(entry: str) -> bool:
     """Tell whether a zip entry is a folder, a hidden file, or what macOS adds to a zip."""
-    name = _display_name(entry)
+    name = captions.one_line(PurePosixPath(entry).name)
     return not name or name.startswith(".") or entry.endswith("/") or entry.startswith("__MACOSX/")
 
 

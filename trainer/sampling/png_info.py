@@ -1,7 +1,8 @@
-"""Record how an image was generated in the text chunks of its PNG file."""
+"""Record how an image was generated in the text chunks of its PNG file, and read it back."""
 
 import io
 import json
+import struct
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +12,11 @@ from trainer import storage
 from trainer.base_models import MICRO, detect
 from trainer.config import PictureConfig
 from trainer.runs import archive
+
+KEY = "limner"
+MAX_TEXT = 2**18  # bytes
+MAX_CHUNKS = 1000  # before the pixels
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
@@ -22,7 +28,7 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
     settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
     settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
     settings["adapters"] = [(archive.display_name(Path(file)), strength) for file, strength in request.adapters]
-    text.add_text("limner", json.dumps(settings))
+    text.add_text(KEY, json.dumps(settings))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in request.adapters)
     clip_skip = f"Clip skip: {request.clip_skip}, " if request.clip_skip > 1 else ""
     text.add_text(
@@ -34,3 +40,25 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
     return storage.write(path, buffer.getvalue())
+
+
+def read(path: Path) -> str:
+    """Return the settings in a PNG file that `write` saved, as JSON; "" if there are none.
+
+    The file may come from anywhere: only what is before its pixels is looked at, and nothing is decoded.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            return ""
+        for _chunk in range(MAX_CHUNKS):
+            head = file.read(8)
+            length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"IDAT")
+            if kind == b"IDAT":
+                break
+            if kind == b"tEXt" and length <= MAX_TEXT:
+                key, _, text = file.read(length).partition(b"\0")
+                if key == KEY.encode():
+                    return text.decode("latin-1")
+                length = 0
+            file.seek(length + 4, 1)  # and the checksum
+    return ""

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if sys.platform != "win32":
@@ -88,9 +89,22 @@ class OncePerSecond(logging.Filter):
         return True
 
 
+class RefusalInOneLine(logging.Filter):
+    """Shortens what is logged of a request that Gradio refuses after its answer has begun: for an unknown session."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the traceback of such a refusal by the status."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error and isinstance(error.__cause__, HTTPException):
+            record.msg, record.args = "A request was refused with %s.", (error.__cause__.status_code,)
+            record.exc_info = record.exc_text = None
+        return True
+
+
 def limit_logs() -> None:
     """Limit what asyncio and uvicorn log of failed connections and requests."""
     for name in ("asyncio", "uvicorn.error"):
         logger = logging.getLogger(name)
-        if not any(isinstance(limit, OncePerSecond) for limit in logger.filters):
-            logger.addFilter(OncePerSecond())
+        for limit in (OncePerSecond, RefusalInOneLine):
+            if not any(isinstance(present, limit) for present in logger.filters):
+                logger.addFilter(limit())

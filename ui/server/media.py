@@ -6,9 +6,7 @@ access to none of these files.
 
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,44 +14,19 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from trainer import paths, runs, storage
+from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
-MAX_PENDING = 4 * 2**30  # bytes of uploads that wait to be imported
-EXPIRY = 3600.0  # seconds after which an upload that was never imported is deleted
 Result = TypeVar("Result")
 PREVIEW = re.compile(r"\d{1,9}_\d{1,3}\.png")
 SAMPLE_IMAGE = re.compile(r"[0-9a-f]{32}\.png")
 ADAPTER = re.compile(r"[\w-]{1,64}\.safetensors")
 PRIVATE = {"Cache-Control": "private, max-age=3600"}
 FRESH = {"Cache-Control": "private, no-store"}
-
-
-def upload_limit() -> int:
-    """Return the bytes that an upload may have now: some disk space stays free, and pending uploads count."""
-    pending = sum(size for _, size, _ in _pending())
-    return max(0, min(storage.usable_space(paths.outputs()), MAX_PENDING - pending))
-
-
-def delete_expired_uploads(age: float = EXPIRY) -> None:
-    """Delete uploads that broke off, or that no page imported, and that are at least `age` seconds old."""
-    for path, _, written in _pending():
-        if time.time() - written >= age:
-            with suppress(PermissionError):  # on Windows, while something has it open
-                path.unlink(missing_ok=True)
-
-
-def _pending() -> Iterator[tuple[Path, int, float]]:
-    """Yield path, size and modification time of each upload that has not been imported."""
-    for path in paths.uploads().rglob("*"):
-        with suppress(OSError):  # it was imported just now
-            if path.is_file():
-                stat = path.stat()
-                yield path, stat.st_size, stat.st_mtime
 
 
 @router.get("/media/dataset/{name}/{image}")

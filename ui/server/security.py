@@ -16,7 +16,7 @@ from trainer.i18n import LANGUAGE, _, ngettext
 from ui.server import sessions
 from ui.server.accounts import NO_ACCOUNT, Account, with_password
 from ui.server.logins import Attempts
-from ui.server.request_body import TOO_LARGE, Message, Receive, RefusedError, RequestBody
+from ui.server.request_body import MAX_BODY, MAX_UPLOAD, Budget, Message, Receive, RefusedError, RequestBody
 from ui.server.sessions import Session, Sessions
 from ui.state import audit
 
@@ -24,8 +24,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-MAX_BODY = 8 * 2**20
-MAX_UPLOAD = 2 * 2**30
 CROSS_SITE = _("Requests from other web sites are refused.")
 COOKIE = "limner-session"
 LOGIN = "/login"
@@ -79,7 +77,7 @@ class SecurityMiddleware:
         any_address: bool = False,
         password: str = "",
         accounts: Callable[[], Mapping[str, Account]] | None = None,
-        upload_limit: Callable[[], int] = lambda: MAX_UPLOAD,
+        upload_room: Callable[[], int] = lambda: MAX_UPLOAD,
     ) -> None:
         """Wrap an app.
 
@@ -90,12 +88,12 @@ class SecurityMiddleware:
             password: the password of everyone; "" = none needed.
             accounts: returns the current accounts, each with its own password; the app finds the name of the user as
                 `user` in its scope.
-            upload_limit: returns the bytes that an upload may have at present.
+            upload_room: returns the bytes that all uploads in progress may still write.
         """
         self._app = app
         self._hosts = hosts
         self._any_address = any_address
-        self._upload_limit = upload_limit
+        self._budget = Budget(upload_room)
         self._ask_name = accounts is not None
         self._accounts = accounts
         if password:
@@ -163,16 +161,9 @@ class SecurityMiddleware:
                 return 403, CROSS_SITE
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 return 403, CROSS_SITE
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._limit(scope):
-            return 413, TOO_LARGE
+        if not headers.get("content-length", "0").isdigit():
+            return 400, _("The request is damaged.")
         return None
-
-    def _limit(self, scope: Message) -> int:
-        """Return the bytes that the body of a request may have."""
-        if scope["path"].endswith("/upload"):
-            return min(MAX_UPLOAD, self._upload_limit())
-        return MAX_BODY
 
     def _accepts_host(self, host: str) -> bool:
         if self._hosts is None:
@@ -234,7 +225,11 @@ class SecurityMiddleware:
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass the request to the app, with a body that is limited."""
-        body, started = RequestBody(scope, receive, self._limit(scope)), False
+        started = False
+        if scope["path"].endswith("/upload") and scope.get("method") == "POST":
+            body = RequestBody(scope, receive, MAX_UPLOAD, self._budget)
+        else:
+            body = RequestBody(scope, receive, MAX_BODY)
 
         async def filtered(message: Message) -> None:
             nonlocal started
@@ -242,8 +237,13 @@ class SecurityMiddleware:
                 started = True
                 await send(message)
 
-        with suppress(RefusedError):
-            await self._app(scope, body.receive, filtered)
+        length = next((int(value) for key, value in scope["headers"] if key.lower() == b"content-length"), 0)
+        try:
+            if body.expect(length):
+                with suppress(RefusedError):
+                    await self._app(scope, body.receive, filtered)
+        finally:
+            body.close()
         if body.refusal and not started:
             await answer(scope, send, *body.refusal)
 

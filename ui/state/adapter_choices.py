@@ -45,11 +45,11 @@ def kept() -> list[Path]:
 
 
 def keep(source: Path) -> Path:
-    """Copy a checked file to the kept ones, under its name or a similar one that is free."""
+    """Move a checked file to the kept ones, under its name or a similar one that is free."""
     folder = paths.adapters()
     folder.mkdir(parents=True, exist_ok=True)
     name = paths.safe_name(source.stem, "adapter")
-    return storage.create_numbered(folder / f"{name}.safetensors", [source.read_bytes()])
+    return storage.move_numbered(source, folder / f"{name}.safetensors")
 
 
 def discard(name: str) -> None:
@@ -143,13 +143,15 @@ def describe(path: Path) -> str:
     Raises:
         UserError: there is no such file.
     """
-    report = compatibility.check(path)
-    loads = [(verdict.program, verdict.loads, verdict.words) for verdict in report.verdicts]
-    checked = verdicts(loads, (*report.problems, *report.notes))
     try:
         file = safetensors_reader.read(path)
     except UserError as error:
+        if not path.is_file():
+            raise
         return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
+    report = compatibility.of_file(file, path.parent)
+    loads = [(verdict.program, verdict.loads, verdict.words) for verdict in report.verdicts]
+    checked = verdicts(loads, (*report.problems, *report.notes))
     facts = summary.describe(file)
     rows = [_row(title, facts[name]) for name, title in _FACTS.items() if facts[name] not in ("", [], "unknown")]
     settings = [f"{_(name)} {value}" for name, value in facts["recipe"].items()]

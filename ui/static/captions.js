@@ -6,6 +6,8 @@ const STORE = "limner-unsaved-captions";
 const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
 const timers = new Map();
 const saved = new Map(); // the last saved text of each caption, and its time by the server's clock
+const loaded = new Map(); // each caption as the server knew it when it was last drawn or saved
+const conflicts = new Map(); // what another page wrote since to a caption that was typed here; the user chooses
 const busy = new Set();
 let failure = "";
 let measuring = false; // the server is measuring images
@@ -38,9 +40,41 @@ function fillCard(card, item) {
   const newer = saved.get(keyOf(area));
   const text = typed.get(keyOf(area))?.text ?? (newer?.at > props.value.at ? newer.text : item.caption);
   if (area.value !== text) area.value = text;
+  if (!typed.has(keyOf(area)) && !(newer?.at > props.value.at)) loaded.set(keyOf(area), item.caption);
+  showConflict(card);
   const file = card.querySelector(".file");
   file.textContent = file.title = item.name;
   tell(card, item);
+}
+
+function showConflict(card) {
+  const note = card.querySelector(".conflict"), key = keyOf(card.querySelector("textarea"));
+  note.hidden = !conflicts.has(key);
+  note.querySelector("q").textContent = conflicts.get(key) || "[[(empty)]]";
+}
+
+function cardOf(sent) {
+  if (sent.project !== project()) return undefined;
+  return [...element.querySelectorAll(".card")].find((card) => card.dataset.name === sent.name);
+}
+
+// The text that was typed here goes over the other one, or is given up for it.
+function settle(card, keep) {
+  const area = card.querySelector("textarea"), key = keyOf(area);
+  const theirs = conflicts.get(key);
+  conflicts.delete(key);
+  loaded.set(key, theirs);
+  if (keep) {
+    typed.get(key).base = theirs;
+  } else {
+    typed.delete(key);
+    saved.delete(key);
+    area.value = theirs;
+    trigger("end");
+  }
+  showConflict(card);
+  show();
+  save(key);
 }
 
 function tell(card, item) {
@@ -98,11 +132,13 @@ function show() {
   sessionStorage.setItem(STORE, JSON.stringify([...typed]));
   const status = element.querySelector(".save");
   if (!status) return;
+  const names = [...conflicts.keys()].map((key) => typed.get(key)?.name).join(", ");
   const text = failure
     ? "[[Not saved: {reason} Your text stays here, and saving is tried again.]]".replace("{reason}", () => failure)
+    : names ? "[[Not saved: another page changed the caption of {names}. Choose a text below the image.]]".replace("{names}", () => names)
     : typed.size ? "[[Saving…]]" : areas().length ? "[[All captions are saved.]]" : "";
   status.textContent = text;
-  status.classList.toggle("bad", failure !== "");
+  status.classList.toggle("bad", failure !== "" || names !== "");
 }
 
 function later(key, delay) {
@@ -113,7 +149,7 @@ function later(key, delay) {
 async function save(key) {
   clearTimeout(timers.get(key));
   timers.delete(key);
-  if (busy.has(key) || !typed.has(key)) return;
+  if (busy.has(key) || !typed.has(key) || conflicts.has(key)) return;
   busy.add(key);
   const sent = typed.get(key);
   let answer = null;
@@ -123,13 +159,22 @@ async function save(key) {
     answer = null;
   }
   busy.delete(key);
-  if (answer && answer.ok === true) {
+  if (answer?.ok === true && "conflict" in answer) {
     failure = "";
+    if (typed.has(key)) conflicts.set(key, answer.conflict);
+    const card = cardOf(sent);
+    if (card) showConflict(card);
+  } else if (answer && answer.ok === true) {
+    failure = "";
+    loaded.set(key, answer.caption);
     if (typed.get(key) === sent) typed.delete(key);
-    else if (typed.has(key)) later(key, 0);
+    else if (typed.has(key)) {
+      typed.get(key).base = answer.caption;
+      later(key, 0);
+    }
     saved.set(key, { text: sent.text, at: answer.at });
-    const card = [...element.querySelectorAll(".card")].find((card) => card.dataset.name === sent.name);
-    if (card && sent.project === project()) tell(card, answer);
+    const card = cardOf(sent);
+    if (card) tell(card, answer);
     clearTimeout(settled);
     settled = setTimeout(() => trigger("edit"), 1500);
   } else if (typed.has(key)) {
@@ -176,7 +221,8 @@ element.addEventListener("input", (event) => {
   const area = event.target.closest("textarea");
   if (!area) return;
   const key = keyOf(area);
-  typed.set(key, { project: project(), name: area.dataset.name, text: area.value });
+  const base = typed.get(key)?.base ?? loaded.get(key);
+  typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base });
   later(key, 600);
   show();
 });
@@ -200,10 +246,13 @@ element.addEventListener("click", (event) => {
     const key = project() + "/" + remove.dataset.name;
     clearTimeout(timers.get(key));
     typed.delete(key);
+    conflicts.delete(key);
     show();
     trigger("delete", { name: remove.dataset.name });
   } else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
+  } else if (event.target.closest(".conflict button")) {
+    settle(event.target.closest(".card"), event.target.matches(".keep-mine"));
   } else if (event.target.closest(".all")) {
     trigger("select", { all: true });
   }
@@ -213,7 +262,7 @@ element.addEventListener("change", (event) => {
 });
 // Before all captions are changed, what was typed last has to be on disk.
 window.limnerSaved = async () => {
-  for (let tries = 0; typed.size && tries < 50; tries += 1) {
+  for (let tries = 0; typed.size > conflicts.size && tries < 50; tries += 1) {
     for (const key of typed.keys()) save(key);
     await new Promise((resume) => setTimeout(resume, 100));
   }

@@ -21,7 +21,7 @@ import gradio as gr
 from trainer import paths, processes
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.state import adapter_choices
+from ui.state import adapter_choices, pending_uploads
 from ui.state.run_watcher import RunWatcher
 from ui.widgets.handlers import QUIET, handled, sentence
 
@@ -184,9 +184,12 @@ def take(path: str | None) -> list[Any]:
     """Keep a dropped file if it is valid; returns an empty drop zone and a description of the file."""
     if not path:
         return [None, ""]
-    description = adapter_choices.describe(Path(path))
-    if "role='alert'" not in description:
-        adapter_choices.keep(Path(path))
+    try:
+        description = adapter_choices.describe(Path(path))
+        if "role='alert'" not in description:
+            adapter_choices.keep(Path(path))
+    finally:
+        pending_uploads.discard([Path(path)])
     return [None, description]
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import storage
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import gauging, page_memory, projects
+from ui.state import gauging, page_memory, pending_uploads, projects
 from ui.tabs import caption_tools, image_grid
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
@@ -74,6 +73,7 @@ def build(project: gr.Dropdown) -> Tab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
             upload, folder = _upload()
+            gr.HTML({}, html_template=read("uploads.html"), js_on_load=read("uploads.js"), elem_id="running-upload")
             trigger = gr.Textbox(
                 label=_("Trigger word"),
                 info=_("A made-up word that calls up your character or style, such as miraxo."),
@@ -113,7 +113,6 @@ def _upload() -> tuple[gr.File, gr.File]:
     upload = gr.File(
         label=_("Drop images or a .zip here, or click to choose"),
         file_count="multiple",
-        file_types=["image", ".zip", ".txt"],
         height=96,
         elem_id="upload",
         elem_classes="drop",
@@ -198,22 +197,25 @@ def add(
     folder = projects.folder(project)
     is_new = project.startswith(projects.FIRST) and not dataset.image_files(folder)  # see `projects.for_upload`
     try:
-        names = json.loads(paths or "[]")
-        if len(names) != len(files):
-            names = [file.name for file in files]
-        sources = list(zip(map(str, names), files, strict=True))
+        sources = list(zip(_names(paths, files), files, strict=True))
         number, unit = itertools.count(1), _("images")
         report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
     finally:
-        for file in files:  # Gradio's own copies, each in a folder of its own
-            storage.remove(file)
-            with suppress(OSError):
-                file.parent.rmdir()
+        pending_uploads.discard(files)
     text = report.sentence()
     if is_new and report.added:
         text += " " + _("They are in the project {project}.", project=project)
     status = _status(text, bad=bool(report.refused))
     return [None, status, *image_grid.draw(project, trigger, Selection(order=selection.order))]
+
+
+def _names(paths: str, files: Sequence[Path]) -> list[str]:
+    """Return the names of files by which the user knows them: their paths in a folder, or else those of the uploads."""
+    with suppress(ValueError, RecursionError):
+        names = json.loads(paths or "[]")
+        if isinstance(names, list) and len(names) == len(files):
+            return [str(name) for name in names]
+    return [file.name for file in files]
 
 
 def _status(text: str, *, bad: bool = False) -> str:
@@ -222,14 +224,22 @@ def _status(text: str, *, bad: bool = False) -> str:
 
 @answered
 def save_caption(argument: dict[str, str]) -> dict[str, Any]:
-    """Save one caption; the grid calls this as it is typed."""
+    """Save one caption; the grid calls this as it is typed.
+
+    `base` is the caption that was changed. If another page has written a different one since, nothing is saved, and the
+    grid shows both.
+    """
     project, name = str(argument["project"]), str(argument["name"])
-    image = projects.find_image(project, name)
-    dataset.write_caption(image, str(argument["text"])[:10_000])
+    image, text, base = projects.find_image(project, name), str(argument["text"])[:10_000], argument.get("base")
+    with dataset.captions_lock(image.parent):
+        present = read_caption(image)
+        if base is not None and present not in (one_line(str(base)), one_line(text)):
+            return {"conflict": present}
+        dataset.write_caption(image, text)
     written_at = time.monotonic()
-    current = image_grid.read(project, page_memory.answer(project, "trigger"))
-    usage = image_grid.token_usage(current, read_caption(image))
-    return {"at": written_at, "badges": current.badges(name), **usage}
+    current, caption = image_grid.read(project, page_memory.answer(project, "trigger")), read_caption(image)
+    usage = image_grid.token_usage(current, caption)
+    return {"at": written_at, "caption": caption, "badges": current.badges(name), **usage}
 
 
 @answered

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image, UnidentifiedImageError
-
 from trainer import config as configs
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.sampling import png_info
 from ui.state import page_folders
 from ui.tabs import comparison
 from ui.tabs.comparison import Cell
 
 KEPT = 200
 SHOWN = 12  # of the recent images
-TEXT = "limner"  # PNG text chunk with the settings of an image; written by `trainer.sampling.png_info`
 _SECRET = secrets.token_bytes(16)  # makes the names unguessable
 
 
@@ -170,10 +168,9 @@ def _caption(settings: dict[str, Any]) -> str:
 def settings_of(path: Path) -> dict[str, Any] | None:
     """Read the settings that an image was generated with from its file; None if it has none or is not an image."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            stored = json.loads(getattr(image, "text", {}).get(TEXT, ""))
+        stored = json.loads(png_info.read(path))
         adapters = [(str(name), float(strength)) for name, strength in stored["adapters"]]
         config = configs.check(PictureConfig, {**stored, "adapters": adapters, "out": "x"})
-    except (OSError, ValueError, KeyError, TypeError, UnidentifiedImageError, SyntaxError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
         return None
     return config.model_dump(exclude={"out"})

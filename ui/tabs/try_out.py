@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import paths, storage
+from trainer import paths
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import archive
-from ui.state import adapter_choices, page_folders, run_actions
+from ui.state import adapter_choices, page_folders, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
@@ -200,7 +200,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         try:
             settings = sample_images.settings_of(Path(path))
         finally:
-            storage.remove(Path(path))
+            pending_uploads.discard([Path(path)])
     if settings is None:
         raise UserError(
             "This image has no settings in it.", "Use a PNG file that was generated here and saved without changes."

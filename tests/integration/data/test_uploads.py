@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
 from ui.state import adapter_choices
+from ui.tabs import images
+from ui.tabs.image_grid import Selection
 
 TOGETHER, EACH = 4, 15
 
@@ -64,7 +67,8 @@ def test_adapters_dropped_at_once_are_all_kept(home: Path, tmp_path: Path) -> No
         source.write_bytes(bytes([number]) * 100)
         sources.append(source)
     together(lambda number: adapter_choices.keep(sources[number]), 20)
-    assert {path.read_bytes() for path in paths.adapters().iterdir()} == {source.read_bytes() for source in sources}
+    assert {path.read_bytes() for path in paths.adapters().iterdir()} == {bytes([number]) * 100 for number in range(20)}
+    assert not any(source.exists() for source in sources)
 
 
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
@@ -83,7 +87,8 @@ def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
 def test_a_name_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "fox.txt").write_text("there before")
     for number in range(2, 5):
-        assert storage.create_numbered(tmp_path / "fox.txt", [b"new"]).name == f"fox-{number}.txt"
+        (tmp_path / "new.txt").write_text("new")
+        assert storage.move_numbered(tmp_path / "new.txt", tmp_path / "fox.txt").name == f"fox-{number}.txt"
     assert (tmp_path / "fox.txt").read_text() == "there before"
     assert {path.suffix for path in tmp_path.iterdir()} == {".txt"}
 
@@ -133,3 +138,21 @@ def test_masks_of_a_folder_filled_by_hand_are_found(home: Path) -> None:
     dataset.remove(folder / "02.png")
     assert dataset.restore_last(folder)
     assert dataset.read_mask(folder / "02.png"), "the bin keeps it under a name that no image has"
+
+
+def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:
+    folder = dataset.create("rin")
+    (tmp_path / "good").write_bytes(png(1))
+    report = sandbox.add(
+        folder, [("gone.png", tmp_path / "gone"), ("", tmp_path / "gone"), ("good.png", tmp_path / "good")]
+    )
+    assert report.added == ["good.png"]
+    assert report.refused == [("gone.png", "did not arrive"), ("a file without a name", "did not arrive")]
+
+
+@pytest.mark.parametrize("paths", ["7", "{", "[[[" * 9000, '{"0": "a.png"}', "[null]", '[""]'])
+def test_forged_paths_of_a_folder_cost_no_file(home: Path, tmp_path: Path, paths: str) -> None:
+    dataset.create("rin")
+    (tmp_path / "good.png").write_bytes(png(1))
+    images.add("rin", "", Selection(), [str(tmp_path / "good.png")], paths, progress=lambda *_, **__: None)
+    assert len(dataset.image_files(dataset.find_folder("rin"))) == 1

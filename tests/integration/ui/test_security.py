@@ -87,7 +87,7 @@ def test_a_large_body_is_refused_whether_or_not_it_names_its_length(monkeypatch:
     assert client().post("/x", content=iter([b"a" * 6, b"a" * 6])).status_code == 413
     assert client().post("/gradio_api/upload", content=b"a" * 15).status_code == 200
     assert client().post("/gradio_api/upload", content=iter([b"a" * 15, b"a" * 6])).status_code == 413
-    assert client().post("/x", content=b"a", headers={"Content-Length": "-1"}).status_code == 413
+    assert client().post("/x", content=b"a", headers={"Content-Length": "-1"}).status_code == 400
 
 
 def test_without_the_password_nothing_is_answered() -> None:
@@ -149,7 +149,7 @@ def test_attempts_at_once_do_not_all_pass() -> None:
 
 
 def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
-    full = client(upload_limit=lambda: 10)
+    full = client(upload_room=lambda: 10)
     assert full.post("/gradio_api/upload", content=b"a" * 10).status_code == 200
     for body in (b"a" * 11, iter([b"a" * 6, b"a" * 6])):
         answer = full.post("/gradio_api/upload", content=body)

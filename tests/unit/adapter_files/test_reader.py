@@ -3,6 +3,8 @@
 import contextlib
 import json
 import struct
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import deserialize
 from safetensors.torch import save
 from torch import Tensor
 
 from tests.speeds import examples
-from trainer.adapter_files import reader, safetensors_reader, summary
+from trainer.adapter_files import compatibility, reader, safetensors_reader, summary
 from trainer.adapter_files.writer import with_hashes
 from trainer.errors import UserError
 
@@ -63,7 +66,7 @@ def test_a_good_file(tmp_path: Path) -> None:
         (raw({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), "does not fit"),
         (raw({"a": entry(0, 4)}, bytes(8)), "belong to no tensor"),
         (raw({"a": entry(0, 4)}, bytes(2)), "cut off"),
-        (raw({"a": entry(0, 4, dtype="P4")}, bytes(4)), "header is damaged"),
+        (raw({"a": entry(0, 4, dtype="P4")}, bytes(4)), "tensors of type P4"),
         (raw({"a": {"dtype": "F32"}}), "header is damaged"),
         (raw({"a": entry(0, -4, [-1])}), "header is damaged"),
         (raw({"a": entry(0, 4, [True])}, bytes(4)), "header is damaged"),
@@ -98,6 +101,7 @@ def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UserError):  # any other exception is a failure
         safetensors_reader.parse(bytes(content), "x")
+        deserialize(bytes(content))  # what is accepted, the library of the format accepts
 
 
 def test_hashes_do_not_depend_on_the_metadata() -> None:
@@ -112,3 +116,81 @@ def test_a_missing_file(tmp_path: Path) -> None:
         reader.read(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
         reader.read(tmp_path)
+
+
+EMPTY = {
+    "LoRA": {"alpha": torch.tensor(1.0), "lora_down.weight": torch.ones(0, 6), "lora_up.weight": torch.ones(5, 0)},
+    "OFT": {"alpha": torch.tensor(1.0), "oft_blocks": torch.ones(1, 0, 0)},
+    "BOFT": {"alpha": torch.tensor(1.0), "oft_blocks": torch.ones(2**30, 0, 4, 4)},
+}
+
+
+@pytest.mark.parametrize("parts", EMPTY.values(), ids=EMPTY)
+def test_an_adapter_of_rank_0_is_refused(tmp_path: Path, parts: dict[str, Tensor]) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save({f"{NAME}.{ending}": tensor for ending, tensor in parts.items()}))
+    with pytest.raises(UserError, match="do not fit together"):
+        reader.read(path)
+    report = compatibility.check(path)
+    assert not any(verdict.loads for verdict in report.verdicts)
+    assert "do not fit together" in report.problems[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(good(lora_down__weight=torch.ones(4, 6).to(dtype))))
+    with pytest.raises(UserError, match="whole numbers instead of fractions"):
+        reader.read(path)
+    assert "whole numbers" in compatibility.check(path).problems[0]
+    path.write_bytes(save(good(alpha=torch.tensor(4))))  # as some old programs write it
+    assert reader.read(path).modules[NAME].alpha == 4
+
+
+def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
+    """Looking into an adapter of 900 MB took 2.7 GB."""
+    path, rows = tmp_path / "x.safetensors", 2**20
+    sizes = {"lora_down.weight": [4, rows], "lora_up.weight": [rows, 4]}
+    header, end = {f"{NAME}.alpha": entry(0, 4, [])}, 4
+    for ending, shape in sizes.items():
+        header[f"{NAME}.{ending}"] = entry(end, end + 16 * rows, shape)
+        end += 16 * rows
+    start = raw(header)
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + end)  # a hole, which takes no disk
+    tracemalloc.start()
+    try:
+        report = compatibility.check(path)
+        assert summary.describe(safetensors_reader.read(path))["bytes"] == path.stat().st_size > 2**25
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.keys == 3
+    assert peak < 2**23
+
+
+def test_a_file_of_very_many_tensors_is_refused_and_one_of_many_is_read_soon(tmp_path: Path) -> None:
+    """60,000 tensors kept the page from answering for a minute."""
+    path = tmp_path / "x.safetensors"
+
+    def write(count: int) -> None:
+        header = {f"lora_unet_down_blocks_{number}_resnets_0_conv1.alpha": entry(0, 0, [0]) for number in range(count)}
+        path.write_bytes(raw(header))
+
+    write(safetensors_reader.MAX_TENSORS + 1)
+    with pytest.raises(UserError, match="more than 20000 tensors"):
+        reader.read(path)
+    write(safetensors_reader.MAX_TENSORS)
+    begun = time.process_time()
+    compatibility.check(path)
+    assert time.process_time() - begun < 10
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(good()))
+    file = safetensors_reader.read(path)
+    path.write_bytes(b"short")
+    with pytest.raises(UserError, match="was changed or removed"):
+        reader.of_file(file)

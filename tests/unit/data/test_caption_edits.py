@@ -72,6 +72,29 @@ def test_only_so_many_levels_are_kept_and_a_damaged_one_is_passed_over(folder: P
     assert caption_edits.last_title(folder) == str(caption_edits.LEVELS + 2)
 
 
+def test_an_undo_level_with_a_flipped_byte_is_passed_over(folder: Path) -> None:
+    """Whatever byte it is: the caption is never what neither the user nor the change wrote."""
+    for title, word in (("first", "blue"), ("second", "green")):
+        change = caption_edits.preview(folder, lambda caption, word=word: f"{word} {caption}", ["0.png"])
+        caption_edits.apply(folder, change, title)
+    level = sorted((folder / paths.CACHE / "undo").glob("*.json"))[-1]
+    data = level.read_bytes()
+    for place in range(len(data)):
+        level.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert caption_edits.last_title(folder) == "first", data[place:]
+    assert caption_edits.undo(folder) == caption_edits.Undone("first", 0, 1)
+    assert captions(folder)[0] == "green blue red hat, smiling"
+
+
+def test_an_interrupted_change_is_undone_as_far_as_it_came(folder: Path) -> None:
+    begun = captions(folder)
+    caption_edits.apply(folder, caption_edits.preview(folder, lambda caption: f"miraxo {caption}"), "prefix")
+    for path, caption in list(zip(dataset.image_files(folder), begun, strict=True))[1:]:
+        dataset.write_caption(path, caption)  # as if the page had been killed after the first
+    assert caption_edits.undo(folder) == caption_edits.Undone("prefix", 1, 0)
+    assert captions(folder) == begun
+
+
 def test_a_template_is_filled_in_once(folder: Path) -> None:
     change = caption_edits.fill_template(TEMPLATE, "rin", "woman")
     assert [change(caption) for caption in captions(folder)] == [

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tests.conftest import CHARACTER, STYLE
 from trainer import paths
 from trainer.cli.commands import main
-from trainer.data import caption_edits, checks, dataset, fixes, image_stats, token_count
+from trainer.data import caption_edits, checks, dataset, fixes, image_stats, reach, token_count
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
 
@@ -296,3 +296,24 @@ def test_images_in_subfolders_are_said(character: Path) -> None:
         shutil.copy(character / "01.png", character / name / "01.png")
     (problem,) = (problem for problem in checks.find(character) if problem.kind == "folder")
     assert (problem.name, problem.message) == ("10_rin", "1 image in it is not read.")
+
+
+def test_statistics_with_a_flipped_byte_are_measured_again(character: Path) -> None:
+    """Whatever byte it is, no project breaks, and no wrong number is believed."""
+    kept = image_stats.measure_missing(character)
+    reach.keep(character, dict.fromkeys(kept, 0.01))
+    figures = reach.known(character)
+    for name, read, right in (
+        ("measurements.json", image_stats.known, kept), ("micro.json", reach.known, figures),
+    ):  # fmt: skip
+        file = character / paths.CACHE / name
+        data = file.read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 200)):
+            image_stats._load.cache_clear()
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            assert read(character) == {}, data[place : place + 40]
+            checks.find(character)
+        assert image_stats.measure_missing(character) == kept
+        file.write_bytes(data)
+        image_stats._load.cache_clear()
+        assert read(character) == right

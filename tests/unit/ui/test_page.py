@@ -259,7 +259,7 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     read_at = image_grid.read("rin").read_at
     answer = images.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
     assert answer.pop("at") > read_at, "what was read before is older than what was written"
-    assert answer == {"ok": True, "badges": [], "tokens": "7 / 38", "long": ""}
+    assert answer == {"ok": True, "caption": "miraxo, happy", "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
         answer = images.save_caption({"project": "rin", "name": name, "text": "x"})
@@ -267,6 +267,20 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
         assert "no longer" in answer["error"]
     assert images.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
     assert images.save_caption({})["ok"] is False
+
+
+def test_a_caption_that_another_page_changed_is_not_overwritten(character: Path) -> None:
+    """Two pages show the same caption; the second one to save is told what the first one wrote."""
+    caption = {"project": "rin", "name": "01.png", "base": read_caption(character / "01.png")}
+    first = images.save_caption({**caption, "text": "written  by the first"})
+    assert (first["ok"], first["caption"]) == (True, "written by the first")
+    second = images.save_caption({**caption, "text": "written by the second"})
+    assert second == {"ok": True, "conflict": "written by the first"}
+    assert read_caption(character / "01.png") == "written by the first"
+    again = {**caption, "base": second["conflict"], "text": "written by the second"}
+    assert "conflict" not in images.save_caption(again)
+    assert "conflict" not in images.save_caption(again), "the same text is no conflict: the answer was lost"
+    assert read_caption(character / "01.png") == "written by the second"
 
 
 def test_bulk_changes_can_be_taken_back(character: Path) -> None:

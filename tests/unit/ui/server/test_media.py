@@ -1,7 +1,6 @@
 """The routes that serve files: what is theirs with a fixed type, anything else not at all."""
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from trainer import paths, runs
+from trainer import runs
 from trainer.config import build
 from trainer.runs import Run
 from ui.server import media
@@ -110,15 +109,3 @@ def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, hom
 def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) -> None:
     (character / "fake.png").write_text("<script>alert(1)</script>")
     assert web.get("/media/dataset/rin/fake.png").status_code == 404
-
-
-def test_uploads_that_nobody_took_in_are_forgotten_and_have_their_share_of_the_disk(home: Path) -> None:
-    folder = paths.uploads() / "abc"
-    folder.mkdir(parents=True)
-    old, new = folder / "old.png", folder / "new.png"
-    old.write_bytes(bytes(1000))
-    new.write_bytes(bytes(500))
-    assert media.MAX_PENDING - media.upload_limit() >= 1500
-    os.utime(old, (1, 1))
-    media.delete_expired_uploads()
-    assert [path.name for path in folder.iterdir()] == ["new.png"]

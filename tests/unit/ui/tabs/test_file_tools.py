@@ -31,6 +31,7 @@ def dropped(home: Path, tmp_path: Path) -> Path:
 
 
 def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
+    data = dropped.read_bytes()
     emptied, description = file_tools.take(str(dropped))
     assert emptied is None
     assert "Stable Diffusion 1.x" in description
@@ -38,8 +39,9 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
     assert "<b>fox" not in description
     assert "&lt;b&gt;fox" in description
     assert adapter_choices.choices(RunWatcher()) == [("File: my-fox", "kept:my-fox"), adapter_choices.NONE]
-    assert adapter_choices.find("kept:my-fox").read_bytes() == dropped.read_bytes()
+    assert adapter_choices.find("kept:my-fox").read_bytes() == data
     assert adapter_choices.run_of("kept:my-fox") is None
+    dropped.write_bytes(data)
     file_tools.take(str(dropped))
     assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
     assert "/download/kept/my-fox.safetensors" in download.table(RunWatcher())
@@ -61,18 +63,22 @@ def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
 
 
 def test_kept_files_are_served_by_name(dropped: Path) -> None:
+    data = dropped.read_bytes()
     file_tools.take(str(dropped))
+    assert not dropped.exists(), "it was moved, so that it does not take the disk twice"
     app = FastAPI()
     app.include_router(media.router)
     with TestClient(app) as client:
-        assert client.get("/download/kept/my-fox.safetensors").content == dropped.read_bytes()
+        assert client.get("/download/kept/my-fox.safetensors").content == data
         for name in ("my fox.safetensors", "../my-fox.safetensors", "x.safetensors", "my-fox"):
             assert client.get(f"/download/kept/{name}").status_code == 404
 
 
 def test_commands(dropped: Path) -> None:
-    file_tools.take(str(dropped))
-    file_tools.take(str(dropped))
+    data = dropped.read_bytes()
+    for _ in range(2):
+        dropped.write_bytes(data)
+        file_tools.take(str(dropped))
     file, other = (str(path) for path in adapter_choices.kept())
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
     end = ["--out", "out.safetensors", "--json"]
@@ -138,8 +144,10 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
 def test_several_adapters_at_once(dropped: Path) -> None:
     from tests.unit.ui.answers import FakeSampler, sample_form
 
-    file_tools.take(str(dropped))
-    file_tools.take(str(dropped))
+    data = dropped.read_bytes()
+    for _ in range(2):
+        dropped.write_bytes(data)
+        file_tools.take(str(dropped))
     file, other = (str(path) for path in adapter_choices.kept())
     sampler = FakeSampler()
     more = (("kept:my-fox-2", 0.5), ("", 1.0), ("kept:my-fox", 0))

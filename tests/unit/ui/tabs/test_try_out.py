@@ -2,7 +2,11 @@
 
 import dataclasses
 import shutil
+import struct
 import sys
+import time
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +164,40 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
         try_out.settings_from(str(file), RunWatcher())
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_hostile_picture_with_settings_takes_no_memory(finished: Run, tmp_path: Path) -> None:
+    """A PNG of 178 megapixels took the page 800 MB, as its pixels were decoded for its settings."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0))
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(2**20)) for _ in range(64)) + packer.flush()
+    pixels, end = chunk(b"IDAT", rows), chunk(b"IEND", b"")
+    text = chunk(b"zTXt", b"limner\0\0" + zlib.compress(bytes(60 * 2**20)))
+    files = {
+        "pixels": header + pixels + end,
+        "text that unpacks": header + text + pixels + end,
+        "long text": header + chunk(b"tEXt", b"limner\0" + bytes(2**24)) + pixels + end,
+        "lists in lists": header + chunk(b"tEXt", b"limner\0" + b"[" * 200_000) + pixels + end,
+        "many chunks": header + chunk(b"tEXt", b"a\0") * 200_000 + pixels + end,
+        "a length beyond the end": header + struct.pack(">I4s", 2**32 - 1, b"tEXt") + b"limner",
+        "cut off": header[:20],
+    }
+    for name, data in files.items():
+        path = tmp_path / "x.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+        tracemalloc.start()
+        began = time.process_time()
+        try:
+            with pytest.raises(UserError, match="has no settings in it"):
+                try_out.settings_from(str(path), RunWatcher())
+            assert tracemalloc.get_traced_memory()[1] < 2**21, name
+        finally:
+            tracemalloc.stop()
+        assert time.process_time() - began < 1, name
 
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:

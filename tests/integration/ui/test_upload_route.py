@@ -1,0 +1,241 @@
+"""Uploads that would fill the disk together, are cut off, or have odd names, sent as a browser sends them."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from trainer import paths
+from ui.server import request_body, upload_route
+from ui.server.security import SecurityMiddleware
+from ui.state import pending_uploads
+
+MB = 2**20
+BOUNDARY = b"limnertest"
+TYPE = {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+
+
+def part(name: str, data: bytes) -> bytes:
+    head = f'--{BOUNDARY.decode()}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    return head.encode(errors="surrogatepass") + data + b"\r\n"
+
+
+def body(files: Sequence[tuple[str, bytes]]) -> bytes:
+    return b"".join(part(*file) for file in files) + b"--" + BOUNDARY + b"--\r\n"
+
+
+def waiting() -> list[Path]:
+    return [path for path in paths.uploads().rglob("*") if path.is_file()]
+
+
+def size() -> int:
+    return sum(path.stat().st_size for path in waiting())
+
+
+@pytest.fixture(autouse=True)
+def _server_folder(home: Path) -> Iterator[None]:
+    """The server's current folder is its home."""
+    before = Path.cwd()
+    os.chdir(home)
+    yield
+    os.chdir(before)
+
+
+def app(room: int = 2**40) -> SecurityMiddleware:
+    """The route behind the middleware, on a disk that has room for so many bytes of uploads."""
+    inner = FastAPI()
+    inner.include_router(upload_route.router)
+    return SecurityMiddleware(inner, upload_room=lambda: room - size())
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - of the work
+    with ThreadPoolExecutor(1) as other_thread:  # in this one a browser test may have left a loop running
+        return other_thread.submit(lambda: asyncio.run(work)).result()
+
+
+async def send(asgi: SecurityMiddleware, content: bytes | AsyncIterator[bytes], length: int = 0) -> httpx.Response:
+    headers = {**TYPE, "content-length": str(length)} if length else TYPE
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://127.0.0.1") as client:
+        return await client.post("/gradio_api/upload", content=content, headers=headers)
+
+
+def post(content: bytes) -> httpx.Response:
+    answer: httpx.Response = run(send(app(), content))
+    return answer
+
+
+@pytest.mark.parametrize("tells_its_length", [True, False])
+def test_uploads_at_once_do_not_fill_the_disk_together(tells_its_length: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six of which each alone fits: two of them fit beside each other, and never is more written."""
+    monkeypatch.setattr(request_body, "CHECKED_EVERY", MB)
+    data = body([("a.png", bytes(4 * MB))])
+    room, most = 10 * MB, 0
+
+    async def attack() -> list[httpx.Response]:
+        asgi, all_begun = app(room), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            nonlocal most
+            yield data[:1000]
+            await all_begun.wait()
+            for start in range(1000, len(data), MB // 4):
+                yield data[start : start + MB // 4]
+                most = max(most, size())
+                await asyncio.sleep(0)
+
+        sending = [asyncio.create_task(send(asgi, slowly(), len(data) if tells_its_length else 0)) for _ in range(6)]
+        await asyncio.sleep(0.3)
+        all_begun.set()
+        return await asyncio.gather(*sending)
+
+    answers = run(attack())
+    statuses = sorted(answer.status_code for answer in answers)
+    assert most <= room
+    if tells_its_length:
+        assert statuses == [200, 200, 413, 413, 413, 413]
+        assert size() == 2 * 4 * MB
+    assert set(statuses) <= {200, 413}
+    assert all("no room" in answer.text for answer in answers if answer.status_code == 413)
+    assert len(waiting()) == statuses.count(200)
+
+
+def test_what_others_write_meanwhile_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training fills the disk during an upload, which is refused then, and leaves nothing behind."""
+    monkeypatch.setattr(request_body, "CHECKED_EVERY", MB)
+    data = body([("a.png", bytes(8 * MB))])
+
+    async def attack() -> httpx.Response:
+        inner = FastAPI()
+        inner.include_router(upload_route.router)
+        free = 10 * MB
+        asgi = SecurityMiddleware(inner, upload_room=lambda: free - size())
+
+        async def slowly() -> AsyncIterator[bytes]:
+            nonlocal free
+            for start in range(0, len(data), MB // 2):
+                yield data[start : start + MB // 2]
+                free = 7 * MB
+
+        return await send(asgi, slowly(), len(data))
+
+    answer = run(attack())
+    assert (answer.status_code, answer.text) == (413, request_body.NO_ROOM)
+    assert waiting() == []
+
+
+def test_what_an_upload_reserved_is_given_back() -> None:
+    async def one_after_the_other() -> list[int]:
+        asgi, statuses = app(10 * MB), []
+        for number in range(5):
+            answer = await send(asgi, body([("a.png", bytes(6 * MB if number % 2 else 20 * MB))]))
+            statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                pending_uploads.discard(pending_uploads.find(path) or Path() for path in answer.json())
+        return statuses
+
+    assert run(one_after_the_other()) == [413, 200, 413, 200, 413]
+    assert list(paths.uploads().iterdir()) == []
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser disconnects, or the body ends too early, in the second of two files."""
+
+    async def cut_off(last: dict[str, object]) -> list[dict[str, Any]]:
+        parts = iter([
+            {"type": "http.request", "body": body([("a.png", bytes(100_000)), ("b.png", bytes(MB))])[:-500_000],
+             "more_body": last["type"] == "http.disconnect"}, last,
+        ])  # fmt: skip
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return next(parts)
+
+        async def send_answer(message: Any) -> None:  # noqa: ANN401 - of ASGI
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/gradio_api/upload", "client": None, "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1"), (b"content-type", TYPE["content-type"].encode())],
+        }  # fmt: skip
+        await app()(scope, receive, send_answer)
+        return sent
+
+    for last in ({"type": "http.disconnect"}, {"type": "http.request"}):
+        run(cut_off(last))
+        assert list(paths.uploads().iterdir()) == []
+
+
+NAMES = [
+    "", ".", "..", "../../../evil.png", "/etc/passwd", "a/b/c.png", "C:\\\\x\\\\y.png", "\0.png", "con.png", "NUL",
+    ".DS_Store", "x" * 2000 + ".png", "ä" * 300 + ".png", "日本.png", "a b (1).png", "a:b*c?.png", "trailing. ",
+]  # fmt: skip
+
+
+def test_an_odd_name_harms_no_other_file(home: Path) -> None:
+    answer = post(body([("good.png", b"good"), *((name, b"odd") for name in NAMES), ("fine.png", b"fine")]))
+    assert answer.status_code == 200, answer.text
+    files = [home / path for path in answer.json()]
+    assert len(files) == len(NAMES) + 2
+    assert [file.name for file in files if file.name in ("good.png", "fine.png", "日本.png", "a b (1).png")] == [
+        "good.png", "日本.png", "a b (1).png", "fine.png",
+    ]  # fmt: skip
+    for file in files:
+        assert file.is_file()
+        assert file.resolve().is_relative_to(paths.uploads())
+        assert not file.name.startswith(".")
+        assert not paths.is_device(file.name)
+
+
+def test_a_part_without_a_name_is_no_file(home: Path) -> None:
+    field = b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n'
+    bare = b"--" + BOUNDARY + b"\r\n\r\nx\r\n"
+    answer = post(field + bare + body([("good.png", b"good")]))
+    assert [(home / path).read_bytes() for path in answer.json()] == [b"good"]
+
+
+def test_the_answer_shows_no_path_of_the_server(home: Path) -> None:
+    answer = post(body([("a.png", b"a")]))
+    (path,) = json.loads(answer.text)
+    assert str(home) not in answer.text
+    assert path.startswith("outputs/.tmp/")
+    assert pending_uploads.find(path) == home / path
+
+
+def test_a_batch_has_a_limit_that_the_refusal_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = post(body([(f"{number}.png", b"") for number in range(upload_route.MAX_FILES + 1)]))
+    assert (answer.status_code, "at most 1000 files" in answer.text) == (400, True)
+    too_large = run(send(app(), b"", 3 * 2**30))
+    assert (too_large.status_code, "at most 2 GB" in too_large.text) == (413, True)
+    assert waiting() == []
+
+
+def test_a_thousand_files_are_not_open_at_once() -> None:
+    """Gradio's own route opens them all: two such uploads, and the server can open no file any more."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[0]), before[1]))
+    try:
+        answer = post(body([(f"{number}.png", b"x") for number in range(upload_route.MAX_FILES)]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (answer.status_code, len(answer.json())) == (200, upload_route.MAX_FILES)
+
+
+def test_nonsense_is_refused_in_a_sentence() -> None:
+    assert post(b"nonsense").text == "The upload did not arrive whole. Try again."
+    assert post(body([("a.png", b"a")])[:-10]).status_code == 400
+
+    async def send_json() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://127.0.0.1") as client:
+            return await client.post("/gradio_api/upload", json={})
+
+    assert run(send_json()).text == "This is not an upload of files. Send it as multipart/form-data."
+    assert list(paths.uploads().iterdir()) == []

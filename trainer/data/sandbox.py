@@ -21,6 +21,7 @@ import psutil
 from trainer import processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 
 MEMORY = 2**30  # bytes beyond those that the program itself takes
@@ -32,6 +33,7 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     """Add uploads as `uploads.add` does, in a process of its own.
 
     Raises:
+        UserError: the disk is full or broken.
         RuntimeError: the process ended before it decoded anything.
     """
     before = {path.name for path in dataset.image_files(folder)}
@@ -59,6 +61,7 @@ def confined(
         Its answer, None if the process ended without one; and the names.
 
     Raises:
+        UserError: the program raised it, or the disk is full or broken.
         RuntimeError: it ended before it announced anything.
     """
     answer = None
@@ -78,6 +81,8 @@ def confined(
                 names.append(message)
                 if look:
                     look(message)
+    if answer and "error" in answer:
+        raise UserError(answer["error"], answer["remedy"])
     if answer is None and not names:
         raise RuntimeError(f"the upload process ended with {process.returncode}")
     return answer, names
@@ -107,7 +112,13 @@ def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
         print(json.dumps(name), flush=True)
 
     _limit_time()
-    print(json.dumps(work(request, look)), flush=True)
+    try:
+        answer = work(request, look)
+    except (UserError, OSError) as error:
+        if not (explained := error if isinstance(error, UserError) else explain_disk(error)):
+            raise
+        answer = {"error": explained.message, "remedy": explained.remedy}
+    print(json.dumps(answer), flush=True)
 
 
 def main() -> None:

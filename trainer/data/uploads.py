@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainer import paths, storage
 from trainer.data import captions, dataset, images, originals
-from trainer.errors import UserError
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _, ngettext
 
 MAX_FILE = 100 * 2**20
@@ -201,9 +201,11 @@ class _Index:
                 continue
             try:
                 storage.create(path, [data])
-            except FileExistsError:
+            except OSError as error:
                 if caption:
                     storage.remove(captions.caption_file(path))
+                if not isinstance(error, FileExistsError):
+                    raise
                 continue
             self._insert(path, len(data))
             self.created[path.name] = hashlib.sha256(data).hexdigest()
@@ -231,7 +233,13 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         extension = _EXTENSIONS[str(image.format)]
         report.animated += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     text = captions.one_line(caption or "")
-    path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    try:
+        path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    except OSError as error:
+        if not (explained := explain_disk(error)):
+            raise
+        report.refused.append((_display_name(name), explained.message))
+        return None
     report.captions += bool(text)
     report.added.append(path.name)
     return path

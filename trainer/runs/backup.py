@@ -140,8 +140,6 @@ def restore(file: Path, look: Callable[[str], None] | None = None) -> Restored:
     answer, names = sandbox.confined(["trainer.runs.backup"], str(file), look)
     if answer is None:
         raise _refused(_("{name} takes too much memory or time", name=names[-1]))
-    if "error" in answer:
-        raise UserError(answer["error"], answer["remedy"])
     return Restored(**answer)
 
 
@@ -300,12 +298,10 @@ def _check_run(run: Run) -> None:
             raise _refused(_("its log names other files than those of a run"))
 
 
-def _serve(file: str, look: Callable[[str], None]) -> dict[str, Any]:
-    try:
-        return asdict(restore_here(Path(file), look))
-    except UserError as error:
-        return {"error": error.message, "remedy": error.remedy}
+def main() -> None:
+    """Restore the backup that standard input names."""
+    sandbox.serve(lambda file, look: asdict(restore_here(Path(file), look)))
 
 
 if __name__ == "__main__":
-    sandbox.serve(_serve)
+    main()

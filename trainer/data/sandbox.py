@@ -27,9 +27,16 @@ from trainer.i18n import _
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
 WATCHED_EVERY = 0.05  # seconds
+KEEP_LOCATION = "--keep-location"
 
 
-def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
+def add(
+    folder: Path,
+    sources: Sequence[tuple[str, Path]],
+    look: Callable[[str], None] | None = None,
+    *,
+    keep_location: bool = False,
+) -> Report:
     """Add uploads as `uploads.add` does, in a process of its own.
 
     Raises:
@@ -38,7 +45,8 @@ def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str],
     """
     before = {path.name for path in dataset.image_files(folder)}
     request = [(file_name, str(path)) for file_name, path in sources]
-    answer, names = confined(["trainer.data.sandbox", str(folder)], request, look)
+    options = [KEEP_LOCATION] if keep_location else []
+    answer, names = confined(["trainer.data.sandbox", str(folder), *options], request, look)
     if answer:
         refused = [(file, reason) for file, reason in answer.pop("refused")]
         return Report(**answer, refused=refused)
@@ -125,7 +133,8 @@ def main() -> None:
     """Import the files listed on standard input."""
 
     def add(sources: list[tuple[str, str]], look: Callable[[str], None]) -> dict[str, Any]:
-        return asdict(uploads.add(Path(sys.argv[1]), [(name, Path(path)) for name, path in sources], look))
+        files, keep = [(name, Path(path)) for name, path in sources], KEEP_LOCATION in sys.argv[2:]
+        return asdict(uploads.add(Path(sys.argv[1]), files, look, keep_location=keep))
 
     serve(add)
 

@@ -72,6 +72,13 @@ def build(project: gr.Dropdown) -> Tab:
     """Draw the tab and connect it."""
     upload, folder = _upload()
     paths = gr.Textbox(visible=False)
+    keep_location = gr.Checkbox(
+        label=_("Keep the place where photos were taken"),
+        info=_("Otherwise it is removed from photos as they are added. No adapter contains it, but backups would."),
+        elem_id="keep-location",
+        interactive=True,
+    )
+    keep_location.input(handled(page_memory.remember_location), keep_location, None, **QUIET)
     report = gr.HTML(elem_id="report", elem_classes="report")
     with gr.Row(equal_height=False, elem_classes="bottom"):
         trigger = gr.Textbox(
@@ -104,7 +111,7 @@ def build(project: gr.Dropdown) -> Tab:
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
     caption_tools.connect(tools, project, trigger)
-    return Tab(trigger, forward, parts, [trigger, *parts.result, *tools.outputs])
+    return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
 
 
 def _upload() -> tuple[gr.File, gr.File]:
@@ -138,7 +145,10 @@ def connect_files(
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
     project = parts.inputs[0]
     parts.upload.upload(handled(show_project), [project, parts.upload], outputs, **QUIET).then(
-        handled(add), [*parts.inputs, parts.upload], [parts.upload, *parts.result], **busy
+        handled(add),
+        [*parts.inputs, parts.upload],
+        [parts.upload, *parts.result],
+        **busy,
     )
     parts.folder.upload(handled(show_project), [project, parts.folder], outputs, **QUIET).then(
         handled(add),
@@ -177,7 +187,8 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
 def show(project: str) -> list[Any]:
     """Return values of `Tab.outputs` for a project."""
     trigger = page_memory.answer(project, "trigger") if project else ""
-    return [trigger, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
+    keep_location = page_memory.keeps_location()
+    return [trigger, keep_location, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -204,7 +215,11 @@ def add(
             names = [file.name for file in files]
         sources = list(zip(map(str, names), files, strict=True))
         number, unit = itertools.count(1), _("images")
-        report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
+
+        def look(name: str) -> None:
+            progress((next(number), None), desc=name, unit=unit)
+
+        report = sandbox.add(folder, sources, look, keep_location=page_memory.keeps_location())
     finally:
         for file in files:  # Gradio's own copies, each in a folder of its own
             storage.remove(file)

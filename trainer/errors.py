@@ -1,5 +1,6 @@
-"""UserError, the exception whose message is shown to the user; and a test for running out of memory."""
+"""UserError, the exception whose message is shown to the user; and what errors of the system mean: memory, disk."""
 
+import errno
 from collections.abc import Mapping
 
 from trainer.i18n import _
@@ -28,6 +29,20 @@ class UserError(Exception):
         self.message, self.remedy = _(message, **values), _(remedy, **values)
         super().__init__(f"{self.message} {self.remedy}".strip())
         self.change = dict(change or {})
+
+
+def explain_disk(error: BaseException) -> UserError | None:
+    """Explain an error of the disk; return None if it is another one."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("The disk is full.", "Free some space, then resume or try again: what was there is kept.")
+    if error.errno == errno.EIO:
+        return UserError(
+            "The disk cannot be read or written to.",
+            "Check the disk and its connection, then resume or try again: what was there is kept.",
+        )
+    return None
 
 
 def is_out_of_memory(error: Exception) -> bool:

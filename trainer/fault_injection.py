@@ -1,4 +1,4 @@
-"""Inject faults, for tests only: full disks, lost power, hanging devices and lost processes, at a chosen moment.
+"""Inject faults, for tests only: full and broken disks, lost power, hanging devices, lost processes.
 
 LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TEST=1.
 
@@ -8,6 +8,7 @@ LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TE
     hang@5       step 5 never ends
     stuck@2      the run hangs after the second report of a phase
     enospc@2     the second durable write of the process fails as on a full disk
+    eio@2        the second durable write of the process fails as it is synced, as on a broken disk
     kill@9       the process is killed at the ninth crash point of its durable writes, as in a power cut
     spawn@1      the other processes of a run are spawned, as on Windows, even where they could be forked
     lost@1       the first of them exits as it starts
@@ -24,7 +25,7 @@ import sys
 import time
 
 _NO_MEMORY = "DefaultCPUAllocator: not enough memory: this is a test"
-_writes, _crash_points, _phases = itertools.count(1), itertools.count(1), itertools.count(1)
+_writes, _syncs, _crash_points, _phases = (itertools.count(1) for _ in range(4))
 
 
 def _is_due(kind: str, number: int) -> bool:
@@ -78,6 +79,16 @@ def on_write() -> None:
     """
     if _is_due("enospc", next(_writes)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def on_sync() -> None:
+    """Fail as a durable write is synced, if that is due.
+
+    Raises:
+        OSError: the disk is broken.
+    """
+    if _is_due("eio", next(_syncs)):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def crash_point() -> None:

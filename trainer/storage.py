@@ -135,6 +135,7 @@ def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
             fault_injection.on_write()
             fill(file)
             file.flush()
+            fault_injection.on_sync()
             os.fsync(file.fileno())
         fault_injection.crash_point()
         yield part

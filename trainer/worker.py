@@ -1,6 +1,5 @@
 """Worker of a run, in its own process: lock the run, wait for the device, train, and report the end."""
 
-import errno
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from contextlib import suppress
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
-from trainer.errors import UserError, is_out_of_memory
+from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, control, events, queue
 from trainer.training import malloc
@@ -96,8 +95,8 @@ def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:
     """Explain an error to people: what went wrong, what to do and, given the settings, what to change in them."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError("The disk is full.", "Free some space, then resume: the last checkpoint is kept.")
+    if explained := explain_disk(error):
+        return explained
     if isinstance(error, PermissionError):
         return UserError(
             "A file or folder cannot be written to.",

@@ -120,14 +120,15 @@ def create_project(name: str) -> str:
     return project_folders.create(paths.check_name(name, "project"))
 
 
-def add_images(project: str, images: list[Any]) -> Json:
+def add_images(project: str, images: list[Any], keep_location: bool = False) -> Json:
     """Add uploaded files to a project: images, .txt captions of the same names, or a .zip of them.
 
+    The place where photos were taken is removed, unless `keep_location` is set.
     `images` are files of the Gradio client (handle_file), or the paths that /gradio_api/upload returned.
     """
     folder, sources = project_folders.folder(project), [_uploaded(image) for image in images]
     try:
-        report = sandbox.add(folder, sources)
+        report = sandbox.add(folder, sources, keep_location=keep_location)
     finally:
         pending_uploads.discard(path for _, path in sources)
     return {"added": report.added, "refused": dict(report.refused), "told": report.sentence()}

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from trainer.data import dataset, images, uploads
 from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
-from trainer.runs import events
+from trainer.runs import backup, events
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
 SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
@@ -110,6 +111,27 @@ def test_zips(home: Path) -> None:
                 kept.unlink()
 
     assert fuzz("zips", seeds, read) > 50 * SECONDS / 12
+    assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
+
+
+def test_backups(home: Path) -> None:
+    folder, path = dataset.create("rin"), home / "outputs" / "x.zip"
+    (folder / "a.png").write_bytes(pictures.saved(pictures.two(size=(8, 8)), "PNG"))
+    dataset.write_caption(folder / "a.png", "one")
+    backup.write_project("rin", path)
+    seeds = [path.read_bytes()]
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        before = set(dataset.names())
+        try:
+            restored = backup.restore_here(path, lambda name: None)
+        except UserError:
+            assert set(dataset.names()) == before
+            raise
+        shutil.rmtree(paths.datasets() / restored.name)
+
+    assert fuzz("backups", seeds, read) > 50 * SECONDS / 12
     assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
 
 

@@ -9,11 +9,12 @@ import pytest
 CODE = """
 from trainer import fault_injection
 fault_injection.on_write()
+fault_injection.on_sync()
 fault_injection.crash_point()
 fault_injection.on_advance(1)
 print(fault_injection.loss_factor(1))
 """
-FAULTS = ("nan@1", "oom@1", "full@1", "hang@1", "enospc@1", "kill@1")
+FAULTS = ("nan@1", "oom@1", "full@1", "hang@1", "enospc@1", "eio@1", "kill@1")
 ON = {"LIMNER_TEST": "1"}
 
 

@@ -30,7 +30,7 @@ from trainer.cli.console import Progress, echo
 from trainer.config import PictureConfig
 from trainer.data import checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
-from trainer.errors import UserError
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 from trainer.runs import Run
 
@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
+        if explained := explain_disk(error):
+            print(explained, file=sys.stderr)
+            return 1
         what = Path(error.filename).name if error.filename else "a file"
         print(f"{what} cannot be read or written: {error.strerror or 'no reason is known'}.", file=sys.stderr)
         return 1

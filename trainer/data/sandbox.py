@@ -21,23 +21,33 @@ import psutil
 from trainer import processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 
 MEMORY = 2**30  # bytes beyond those that the program itself takes
 SECONDS = 20  # of CPU time for one file
 WATCHED_EVERY = 0.05  # seconds
 _AT_ONCE = threading.BoundedSemaphore(2)  # of these processes, so that not every upload has all of `MEMORY` at once
+KEEP_LOCATION = "--keep-location"
 
 
-def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
+def add(
+    folder: Path,
+    sources: Sequence[tuple[str, Path]],
+    look: Callable[[str], None] | None = None,
+    *,
+    keep_location: bool = False,
+) -> Report:
     """Add uploads as `uploads.add` does, in a process of its own.
 
     Raises:
+        UserError: the disk is full or broken.
         RuntimeError: the process ended before it decoded anything.
     """
     before = {path.name for path in dataset.image_files(folder)}
     request = [(file_name, str(path)) for file_name, path in sources]
-    answer, names = confined(["trainer.data.sandbox", str(folder)], request, look)
+    options = [KEEP_LOCATION] if keep_location else []
+    answer, names = confined(["trainer.data.sandbox", str(folder), *options], request, look)
     if answer:
         refused = [(file, reason) for file, reason in answer.pop("refused")]
         return Report(**answer, refused=refused)
@@ -60,6 +70,7 @@ def confined(
         Its answer, None if the process ended without one; and the names.
 
     Raises:
+        UserError: the program raised it, or the disk is full or broken.
         RuntimeError: it ended before it announced anything.
     """
     answer = None
@@ -80,6 +91,8 @@ def confined(
                 names.append(message)
                 if look:
                     look(message)
+    if answer and "error" in answer:
+        raise UserError(answer["error"], answer["remedy"])
     if answer is None and not names:
         raise RuntimeError(f"the upload process ended with {process.returncode}")
     return answer, names
@@ -109,14 +122,21 @@ def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
         print(json.dumps(name), flush=True)
 
     _limit_time()
-    print(json.dumps(work(request, look)), flush=True)
+    try:
+        answer = work(request, look)
+    except (UserError, OSError) as error:
+        if not (explained := error if isinstance(error, UserError) else explain_disk(error)):
+            raise
+        answer = {"error": explained.message, "remedy": explained.remedy}
+    print(json.dumps(answer), flush=True)
 
 
 def main() -> None:
     """Import the files listed on standard input."""
 
     def add(sources: list[tuple[str, str]], look: Callable[[str], None]) -> dict[str, Any]:
-        return asdict(uploads.add(Path(sys.argv[1]), [(name, Path(path)) for name, path in sources], look))
+        files, keep = [(name, Path(path)) for name, path in sources], KEEP_LOCATION in sys.argv[2:]
+        return asdict(uploads.add(Path(sys.argv[1]), files, look, keep_location=keep))
 
     serve(add)
 

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from trainer import paths, storage
-from trainer.data import captions, dataset, images, originals
-from trainer.errors import UserError
+from trainer.data import captions, dataset, images, location, originals
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _, ngettext
 
 MAX_FILE = 100 * 2**20
@@ -81,18 +81,25 @@ class Report:
         return " ".join(parts)
 
 
-def add(folder: Path, sources: Sequence[tuple[str, Path]], look: Callable[[str], None] | None = None) -> Report:
+def add(
+    folder: Path,
+    sources: Sequence[tuple[str, Path]],
+    look: Callable[[str], None] | None = None,
+    *,
+    keep_location: bool = False,
+) -> Report:
     """Add images, captions, masks and zips to a dataset; one upload at a time, another one waits.
 
     Args:
         folder: the dataset.
         sources: (name that the user knows, with its folder if there is one; file that holds the bytes).
         look: called with the name of each image before it is decoded.
+        keep_location: keep the place where a photograph was taken, which is removed otherwise.
     """
     with dataset.upload_lock(folder):
         report = Report()
         texts = _read_captions(sources, report)
-        index = _Index(folder)
+        index = _Index(folder, keep_location=keep_location)
         added: dict[str, Path] = {}
         for source in sources:
             for name, data in _entries(*source, report, _is_image):
@@ -156,8 +163,9 @@ def _display_name(name: str) -> str:
 class _Index:
     """Files of a dataset while images are added: names that are taken, and images by size and hash."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keep_location: bool) -> None:
         self.folder = folder
+        self.keep_location = keep_location
         self.count = 0
         self._taken = {path.stem.lower() for path in folder.iterdir()}
         self._by_size: dict[int, list[Path]] = {}
@@ -201,9 +209,11 @@ class _Index:
                 continue
             try:
                 storage.create(path, [data])
-            except FileExistsError:
+            except OSError as error:
                 if caption:
                     storage.remove(captions.caption_file(path))
+                if not isinstance(error, FileExistsError):
+                    raise
                 continue
             self._insert(path, len(data))
             self.created[path.name] = hashlib.sha256(data).hexdigest()
@@ -226,11 +236,22 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
             reason = _("{form} images are not supported; export it as PNG or JPEG", form=form)
         report.refused.append((_display_name(name), reason))
         return None
+    if not index.keep_location:
+        data = location.removed(data)
+        if duplicate := index.find(data):
+            report.known += 1
+            return duplicate
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
         report.animated += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     text = captions.one_line(caption or "")
-    path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    try:
+        path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
+    except OSError as error:
+        if not (explained := explain_disk(error)):
+            raise
+        report.refused.append((_display_name(name), explained.message))
+        return None
     report.captions += bool(text)
     report.added.append(path.name)
     return path

@@ -20,7 +20,7 @@ from trainer import __version__, config, paths, runs, storage
 from trainer.adapter_files import safetensors_reader
 from trainer.base_models import MICRO, detect
 from trainer.data import answers, captions, dataset, images, originals, sandbox, uploads
-from trainer.errors import UserError
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 from trainer.runs import Run, checkpoints, events
 
@@ -36,7 +36,17 @@ _RUN = re.compile(
 _PROJECT = re.compile(
     r"(masks?/)?[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,199}\.(png|jpe?g|webp|bmp|txt)", re.I
 )
-_BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error)
+# What zipfile raises for damaged files; OSError for an offset that lies before the file.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    struct.error,
+)
 
 
 class Contents(BaseModel):
@@ -140,8 +150,6 @@ def restore(file: Path, look: Callable[[str], None] | None = None) -> Restored:
     answer, names = sandbox.confined(["trainer.runs.backup"], str(file), look)
     if answer is None:
         raise _refused(_("{name} takes too much memory or time", name=names[-1]))
-    if "error" in answer:
-        raise UserError(answer["error"], answer["remedy"])
     return Restored(**answer)
 
 
@@ -154,7 +162,9 @@ def restore_here(file: Path, look: Callable[[str], None]) -> Restored:
     look(file.name)
     try:
         archive = zipfile.ZipFile(file)
-    except _BROKEN:
+    except _BROKEN as error:
+        if explain_disk(error):
+            raise
         raise _refused(_("it is damaged, or not a zip file")) from None
     with archive:
         contents = _read_contents(archive)
@@ -245,7 +255,9 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
                 if room < 0:
                     raise _refused(_("{name} is too large when unpacked", name=name))
                 yield piece
-    except _BROKEN:
+    except _BROKEN as error:
+        if explain_disk(error):
+            raise
         raise _refused(_("{name} is damaged", name=name)) from None
 
 
@@ -300,12 +312,10 @@ def _check_run(run: Run) -> None:
             raise _refused(_("its log names other files than those of a run"))
 
 
-def _serve(file: str, look: Callable[[str], None]) -> dict[str, Any]:
-    try:
-        return asdict(restore_here(Path(file), look))
-    except UserError as error:
-        return {"error": error.message, "remedy": error.remedy}
+def main() -> None:
+    """Restore the backup that standard input names."""
+    sandbox.serve(lambda file, look: asdict(restore_here(Path(file), look)))
 
 
 if __name__ == "__main__":
-    sandbox.serve(_serve)
+    main()

@@ -44,6 +44,16 @@ def remember_model_folders(folders: list[str]) -> None:
     _save(lambda data: data | {"model_folders": folders})
 
 
+def keeps_location() -> bool:
+    """Tell whether the place where photos were taken is kept in images that are added."""
+    return answers.remembered().get("keep_location") is True
+
+
+def remember_location(keep: bool) -> None:
+    """Remember whether the place where photos were taken is kept."""
+    _save(lambda data: data | {"keep_location": bool(keep)})
+
+
 def answer(project: str, key: str) -> str:
     """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     known = answers.of(project)

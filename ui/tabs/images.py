@@ -86,6 +86,7 @@ def build(project: gr.Dropdown) -> Tab:
                 {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
             )
             tools = caption_tools.build()
+            keep_location = _location()
             forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
         with gr.Column(scale=4, min_width=320, elem_classes="canvas"):
             report = gr.HTML(elem_id="report", elem_classes="report")
@@ -106,7 +107,7 @@ def build(project: gr.Dropdown) -> Tab:
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
     caption_tools.connect(tools, project, trigger)
-    return Tab(trigger, forward, parts, [trigger, *parts.result, *tools.outputs])
+    return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
 
 
 def _upload() -> tuple[gr.File, gr.File]:
@@ -129,6 +130,15 @@ def _upload() -> tuple[gr.File, gr.File]:
     return upload, folder
 
 
+def _location() -> gr.Checkbox:
+    words = _("Otherwise it is removed from photos as they are added. No adapter contains it, but backups would.")
+    box = gr.Checkbox(
+        label=_("Keep the place where photos were taken"), info=words, elem_id="keep-location", interactive=True
+    )
+    box.input(handled(page_memory.remember_location), box, None, **QUIET)
+    return box
+
+
 def connect_files(
     parts: Parts, show_project: Callable[[str | None, list[str] | None], Any], outputs: Sequence[Any]
 ) -> None:
@@ -136,7 +146,10 @@ def connect_files(
     busy = {"api_visibility": "private", "show_progress": "full", "show_progress_on": parts.report}
     project = parts.inputs[0]
     parts.upload.upload(handled(show_project), [project, parts.upload], outputs, **QUIET).then(
-        handled(add), [*parts.inputs, parts.upload], [parts.upload, *parts.result], **busy
+        handled(add),
+        [*parts.inputs, parts.upload],
+        [parts.upload, *parts.result],
+        **busy,
     )
     parts.folder.upload(handled(show_project), [project, parts.folder], outputs, **QUIET).then(
         handled(add),
@@ -175,7 +188,8 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
 def show(project: str) -> list[Any]:
     """Return values of `Tab.outputs` for a project."""
     trigger = page_memory.answer(project, "trigger") if project else ""
-    return [trigger, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
+    keep_location = page_memory.keeps_location()
+    return [trigger, keep_location, "", *image_grid.draw(project, trigger), *caption_tools.show(project)]
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -199,7 +213,11 @@ def add(
     try:
         sources = list(zip(_names(paths, files), files, strict=True))
         number, unit = itertools.count(1), _("images")
-        report = sandbox.add(folder, sources, lambda name: progress((next(number), None), desc=name, unit=unit))
+
+        def look(name: str) -> None:
+            progress((next(number), None), desc=name, unit=unit)
+
+        report = sandbox.add(folder, sources, look, keep_location=page_memory.keeps_location())
     finally:
         pending_uploads.discard(files)
     text = report.sentence()

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer.errors import UserError
+from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 
 LOG = logging.getLogger("limner.page")
@@ -22,8 +22,9 @@ QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 def sentence(error: Exception) -> str:
     """Return the sentence for an error; an unexpected one is logged under an id that the sentence names."""
-    if isinstance(error, UserError):
-        return f"{error.message} {error.remedy}".strip()
+    explained = error if isinstance(error, UserError) else explain_disk(error)
+    if explained:
+        return f"{explained.message} {explained.remedy}".strip()
     number = secrets.token_hex(3)
     LOG.error("Unexpected error %s", number, exc_info=error)
     return _("Something went wrong (id {number}). Try again; the server's log has the details.", number=number)

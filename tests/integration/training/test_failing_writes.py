@@ -1,0 +1,171 @@
+"""The n-th durable write fails, for each n until none is left: what was there is whole, and the work can be done again.
+
+As SQLite tests it. The disk is full when a file is opened, or breaks when it is synced. At night each n has its turn;
+before that, a few that follow from the commit.
+"""
+
+import errno
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import speeds
+from tests.integration.runs.test_processes import make
+from tests.integration.training.test_faults import told, whole
+from tests.workers import Workers
+from trainer import config, fault_injection, home_check, runs
+from trainer.adapter_files import reader
+from trainer.data import caption_edits, captions, dataset, image_stats, images, uploads
+from trainer.errors import explain_disk
+from trainer.runs import Run, archive, backup
+from ui.state import page_memory, saved_settings
+
+SENTENCES = {"enospc": "The disk is full.", "eio": "The disk cannot be read or written to."}
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.fixture
+def short(character: Path, tiny_sd: Path, workers: Workers) -> tuple[Run, int]:
+    """A run of two steps that writes all there is to write, and the number of its writes; the cache is filled."""
+    run = make(str(tiny_sd), steps=2, resolution=64)
+    settings = run.config()
+    run.save_config(settings.model_copy(update={
+        "checkpoint": settings.checkpoint.model_copy(update={"every": 1, "keep": 2}),
+        "preview": settings.preview.model_copy(update={"every": 1}),
+        "export": settings.export.model_copy(update={"peft": True}),
+    }))  # fmt: skip
+    assert workers.work(run) == 0
+    return run, 40
+
+
+def chosen(most: int) -> Iterator[int]:
+    """All numbers at night, else two that follow from the commit, of those that a short run reaches."""
+    if speeds.repeats(full=0, nightly=1):
+        yield from range(1, most)
+        return
+    digest = hashlib.sha256(speeds.commit().encode()).digest()
+    yield from sorted({1 + digest[0] % 6, 7 + digest[1] % 6})
+
+
+@pytest.mark.parametrize("kind", SENTENCES)
+def test_whichever_write_of_a_run_fails(
+    character: Path, short: tuple[Run, int], workers: Workers, home: Path, kind: str
+) -> None:
+    finished, most = short
+    expected, before = finished.export.read_bytes()[-1000:], everything(home)
+    failed = 0
+    for number in chosen(most):
+        run = runs.create(finished.config().model_copy(update={"record": config.Record()}))
+        code = workers.work(run, f"{kind}@{number}")
+        whole(run)
+        run.config()
+        after = everything(home)
+        assert {path: after.get(path) for path in before} == before, number
+        if run.export.exists():
+            reader.read(run.export)
+        if code == 0 and runs.look(run).state.warnings == runs.look(finished).state.warnings:
+            break
+        failed += 1
+        if code:
+            assert code == 1
+            assert SENTENCES[kind] in told(run), number
+            assert "resume or try again" in told(run)
+        else:
+            assert "could not be generated" in told(run), number
+        assert workers.work(run) == 0, number
+        assert run.export.read_bytes()[-1000:] == expected, number
+        assert not [finding for finding in home_check.check() if not finding.note], number
+        archive.delete(run)
+    assert failed >= 2
+    assert number < most - 1
+
+
+# What the page and the command line write ------------------------------------------------------------------------
+
+
+def _upload(home: Path) -> None:
+    report = uploads.add(home / "datasets" / "rin", [(path.name, path) for path in sorted((home / "new").iterdir())])
+    for _, reason in report.refused:  # the image, and then its caption and mask, which have no image
+        if reason in SENTENCES.values():
+            raise OSError(errno.ENOSPC if reason == SENTENCES["enospc"] else errno.EIO, "as the report says")
+
+
+def _edit(home: Path) -> None:
+    folder = home / "datasets" / "rin"
+    edits = caption_edits.preview(folder, caption_edits.add_tag("new tag"))
+    caption_edits.apply(folder, edits[:3], "add a tag")
+
+
+def _thumbnail(home: Path) -> None:
+    images.thumbnail(home / "datasets" / "rin", home / "datasets" / "rin" / "01.png")
+
+
+ACTIONS: dict[str, Callable[[Path], object]] = {
+    "upload": _upload,
+    "edit captions": _edit,
+    "write a caption": lambda home: dataset.write_caption(home / "datasets" / "rin" / "01.png", "other"),
+    "measure": lambda home: image_stats.measure_missing(home / "datasets" / "rin"),
+    "thumbnail": _thumbnail,
+    "create a run": lambda home: runs.create(config.build({"name": "rin", "dataset": "rin"})),
+    "back up": lambda home: backup.write_project("rin", home / "rin.zip"),
+    "restore": lambda home: backup.restore_here(home / "whole.zip", lambda name: None),
+    "record": lambda home: home_check.record(home / "datasets" / "rin"),
+    "remember": lambda home: page_memory.remember("rin", "trigger", "other"),
+    "save settings": lambda home: saved_settings.save("mine", {"training": {"steps": 9}}),
+}
+
+
+@pytest.fixture
+def used(character: Path, home: Path) -> Path:
+    """A home in which something is already there of all kinds."""
+    (home / "new").mkdir()
+    for number, color in enumerate(("red", "blue")):
+        Image.new("RGB", (80, 80), color).save(home / "new" / f"new-{number}.png")
+        (home / "new" / f"new-{number}.txt").write_text(f"a {color} image")
+    Image.new("L", (80, 80), 255).save(home / "new" / "new-1.mask.png")
+    page_memory.remember("rin", "trigger", "miraxo")
+    backup.write_project("rin", home / "whole.zip")
+    return home
+
+
+@pytest.mark.parametrize("kind", SENTENCES)
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS.keys())
+def test_whichever_write_of_an_action_fails(
+    used: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[Path], object], kind: str
+) -> None:
+    images_before = {path.name for path in dataset.image_files(used / "datasets" / "rin")}
+    before = everything(used)
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    failed = 0
+    for number in range(1, 200):
+        for counter in ("_writes", "_syncs"):
+            monkeypatch.setattr(fault_injection, counter, itertools.count(1))
+        monkeypatch.setenv("LIMNER_FAULT", f"{kind}@{number}")
+        try:
+            action(used)
+        except OSError as error:
+            explained = str(explain_disk(error))
+        else:
+            break
+        failed += 1
+        assert explained.startswith(SENTENCES[kind])
+        monkeypatch.setenv("LIMNER_FAULT", "")
+        after = everything(used)
+        changed = {path for path in before if after.get(path) != before[path]}
+        assert all(path.suffix == ".txt" for path in changed), "captions that were changed before, and can be undone"
+        if changed:
+            assert caption_edits.undo(used / "datasets" / "rin")
+        assert not list(used.rglob("*.part*")), number
+        for image in dataset.image_files(used / "datasets" / "rin"):
+            if image.name not in images_before:
+                assert captions.read_caption(image), "no image without its caption"
+        texts = {path.stem for path in (used / "datasets" / "rin").glob("new*.txt")}
+        assert texts <= {path.stem for path in dataset.image_files(used / "datasets" / "rin")}
+    assert failed == number - 1 >= 1

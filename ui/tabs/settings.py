@@ -151,7 +151,7 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     )
     report = [settings.text_report, settings.use_text]
     settings.as_text.expand(with_answers(as_text), form.inputs, [settings.text, *report], **QUIET)
-    settings.text.input(
+    settings.text.change(
         with_answers(check_text), [*form.inputs, settings.text], report, trigger_mode="always_last", **QUIET
     )
     return loaded

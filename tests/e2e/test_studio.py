@@ -1,0 +1,181 @@
+"""The page as a place to work in: what stays in sight, settings that are found, images and curves to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.test_feel import teach
+from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
+from tests.e2e.test_settings import value
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(make_home(tmp_path_factory.mktemp("home"))) as made:
+        yield made
+
+
+def is_in_sight(page: Page, what: Locator) -> bool:
+    box, window = what.bounding_box(), page.viewport_size
+    assert box is not None
+    assert window is not None
+    return box["x"] >= 0 and box["y"] >= 0 and box["y"] + box["height"] <= window["height"] + 1
+
+
+def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> None:
+    page = visit(trained, **SMALL_WINDOW)
+    tab(page, "Train")
+    begin = page.get_by_role("button", name="Start training")
+    for question in ("#preset", "#name", "#train-trigger", "#base", "#effort"):
+        assert is_in_sight(page, page.locator(question)), question
+    assert is_in_sight(page, begin)
+    page.locator("#advanced").get_by_text("Advanced").click()
+    page.locator("#form-seed").wait_for()
+    page.mouse.wheel(0, 3000)
+    wait(lambda: page.evaluate("scrollY") > 500)
+    assert is_in_sight(page, begin)
+    assert is_in_sight(page, page.locator("#project"))
+    assert is_in_sight(page, page.get_by_role("tab", name="Try out"))
+
+
+def test_all_tabs_are_in_sight_on_a_phone(trained: Server, visit: Visit) -> None:
+    page = visit(trained, **PHONE)
+    for name in TABS:
+        assert is_in_sight(page, page.get_by_role("tab", name=name)), name
+
+
+def test_a_setting_is_found_changed_and_reset_with_its_group(trained: Server, visit: Visit) -> None:
+    page = visit(trained, **SMALL_WINDOW)
+    advanced(page)
+    page.get_by_label("Find a setting").fill("min-SNR")
+    fields = page.locator("#settings [id^='form-']:visible")
+    wait(lambda: 0 < fields.count() < 4)
+    assert "min-SNR" in fields.first.inner_text()
+    page.get_by_label("Find a setting").fill("no such thing")
+    page.get_by_text("No setting matches.").wait_for()
+    page.get_by_label("Find a setting").fill("")
+    head = page.get_by_role("button", name="Training", exact=True)
+    head.click()
+    wait(lambda: not page.locator("#form-training-batch-size").is_visible())
+    assert head.get_attribute("aria-expanded") == "false"
+    page.reload()
+    tab(page, "Train")
+    page.locator("#advanced").get_by_text("Advanced").click()
+    page.locator("#form-seed").wait_for()
+    assert not page.locator("#form-training-batch-size").is_visible(), "what was folded stays so"
+    head.click()
+    for setting, text in (("training-batch-size", "3"), ("training-exposures", "77")):
+        page.locator(f"#form-{setting} input").first.fill(text)
+    section = page.locator(".section", has=head)
+    section.get_by_role("button", name="Reset 2 changed").click()
+    wait(lambda: value(page, "training-batch-size") == "8" and value(page, "training-exposures") == "340")
+    wait(lambda: page.locator("#train-form p.changed").count() == 0)
+
+
+def test_the_settings_are_edited_as_a_text(trained: Server, visit: Visit) -> None:
+    page = visit(trained)
+    advanced(page)
+    page.get_by_text("The same settings as a text").click()
+    text = page.locator("#settings-toml textarea")
+    wait(lambda: "exposures = 340" in text.input_value())
+    text.fill(text.input_value().replace("exposures = 340", "exposure = 340"))
+    page.get_by_text("training.exposure is not a setting (did you mean training.exposures?)").wait_for()
+    use = page.get_by_role("button", name="Fill the form from the text")
+    assert not use.is_enabled()
+    text.fill(text.input_value().replace("exposure = 340", "exposures = 91"))
+    wait(use.is_enabled)
+    use.click()
+    wait(lambda: value(page, "training-exposures") == "91")
+    page.get_by_role("button", name="Reset all").click()
+    wait(lambda: value(page, "training-exposures") == "340")
+
+
+def test_picks_that_do_not_wait_for_their_answers_end_with_the_last(trained: Server, visit: Visit) -> None:
+    page = visit(trained)
+    advanced(page)
+    for kind in ("Style", "Character") * 4:
+        page.locator("#preset").get_by_text(kind).click()
+    page.locator("#form-training-batch-size input").first.fill("5")
+    page.locator("#preset").get_by_text("Style").click()
+    page.wait_for_timeout(4000)
+    page.locator("#preset").get_by_text("Character").click()
+    wait(lambda: value(page, "training-exposures") == "340")
+    assert value(page, "training-batch-size") == "5"
+    page.get_by_role("button", name="Reset all").click()
+    wait(lambda: value(page, "training-batch-size") == "8")
+
+
+def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, visit: Visit) -> None:
+    page = visit(trained, **SMALL_WINDOW)
+    teach(page)
+    heads = page.locator("#previews thead th")
+    assert heads.all_inner_texts() == ["Step", "0", "8", "16", "24"]
+    page.locator("#previews tbody tr").first.locator("a").nth(1).click()
+    viewer = page.locator("dialog.viewer")
+    said = viewer.locator("header p")
+    assert "step 8" in said.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "step 16" in said.inner_text()
+    first = said.inner_text()
+    page.keyboard.press("ArrowDown")
+    assert "step 16" in said.inner_text()
+    assert said.inner_text() != first, "the prompt of the next row"
+    viewer.get_by_role("button", name="Nearest training image").click()
+    page.wait_for_function("document.querySelector('dialog.viewer .other img').naturalWidth > 0")
+    with page.expect_download() as saved:
+        viewer.get_by_role("link", name="Save").click()
+    assert saved.value.suggested_filename == "000016_1.png"
+    page.keyboard.press("Escape")
+    wait(lambda: not viewer.is_visible())
+
+    chart = page.locator("#chart svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 80)
+    reading = page.locator("#chart .reading")
+    assert reading.inner_text().startswith("step 1")
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 80)
+    page.mouse.up()
+    page.get_by_role("button", name="Show all steps").click()
+    before = chart.inner_html()
+    page.get_by_label("Learning rate", exact=True).check()
+    page.get_by_label("Log scale").check()
+    assert chart.locator(".rates").count() == 1
+    assert chart.inner_html() != before
+
+
+def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None:
+    page = visit(trained)
+    teach(page)
+    page.locator("#manage-project").click()
+    page.get_by_label("Name of this project").fill("Rin & the foxes")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    wait(lambda: page.locator("#project input").input_value() == "Rin & the foxes")
+    page.locator("#form-training-steps input").first.wait_for()
+    page.get_by_role("button", name="Reset all").click()
+    wait(lambda: value(page, "training-steps") == "0")
+    tab(page, "Download")
+    page.locator(".run-row").get_by_text("Steps 24").wait_for()
+    page.get_by_role("button", name="Use these settings").click()
+    wait(lambda: value(page, "training-steps") == "24", seconds=60)
+    start(page)
+    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
+    assert page.locator("#status .done img").count() == 1
+    page.locator("#compared-runs input").click()
+    page.get_by_role("option").first.click()
+    wait(lambda: page.locator("#chart .legend li").count() == 2)
+    # Runs of other projects are not here.
+    page.locator("#project input").click()
+    page.get_by_role("option", name="example-style").click()
+    page.locator("#status").get_by_text("The loss curve and preview images appear here").wait_for()

@@ -145,20 +145,25 @@ def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> N
     teach(page)
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    page.get_by_label("Checkpoints by strengths").check()
-    wait(lambda: page.locator(".pictures.count-5 img").count() >= 2, seconds=90)
+    page.get_by_label("Table").check()
+    wait(lambda: page.locator(".pictures.table img").count() >= 2, seconds=90)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Canceled").wait_for(timeout=30_000)
-    assert page.locator(".pictures.count-5 img").count() < 15
+    assert page.locator(".pictures.table img").count() < 15
     page.locator("#try-advanced").get_by_text("Advanced").click()
     page.locator("#try-steps input").fill("6")
     page.get_by_label("With a slider").check()
     page.locator(".uncover img").first.wait_for(timeout=90_000)
     page.locator(".uncover input").fill("80")
     assert page.locator(".uncover").get_attribute("style") == "--cut: 80%;"
-    page.get_by_label("Checkpoints by strengths").check()
-    page.locator(".pictures.done.count-5").wait_for(timeout=120_000)
-    assert page.locator(".pictures.count-5 img").count() == 15  # two checkpoints that are kept, and the end
+    page.get_by_label("Table").check()
+    page.locator(".pictures.done.table").wait_for(timeout=120_000)
+    assert page.locator(".pictures.table img").count() == 15  # two checkpoints, and the end
+    with page.expect_download() as table:
+        page.get_by_role("button", name="Save as one image").click()
+    with Image.open(table.value.path()) as sheet:
+        assert sheet.width > 5 * 512
+        assert sheet.height > 3 * 512
     # A picture gives its settings back.
     page.get_by_label("One image").check()
     page.locator("#seed input").fill("5")

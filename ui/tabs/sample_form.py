@@ -9,7 +9,7 @@ import gradio as gr
 from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.tabs import comparison
-from ui.widgets.handlers import Handler, handled
+from ui.widgets.handlers import QUIET, Handler, handled
 
 DEFAULTS = ("", 20, 3.0, 1)  # prompt, steps, guidance and clip skip before an adapter is chosen
 OTHERS = 3  # adapters beside the first
@@ -30,6 +30,9 @@ FIELDS = (
     "files",
     "base",
     "vae",
+    "table_rows",
+    "table_chosen",
+    "table_strengths",
 )
 
 
@@ -51,13 +54,16 @@ class SampleForm:
     files: Sequence[str] = ()
     base: str = ""
     vae: str = ""
+    table_rows: str = "checkpoints"
+    table_chosen: str = ""
+    table_strengths: str = comparison.GRID_STRENGTHS
     others: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_form(cls, values: Sequence[Any]) -> "SampleForm":
         """Read the values of `Components.inputs`."""
         named = dict(zip(FIELDS, values, strict=False))
-        for name in ("adapter", "prompt", "size", "negative", "base", "vae"):
+        for name in ("adapter", "prompt", "size", "negative", "base", "vae", "table_chosen", "table_strengths"):
             named[name] = named[name] or ""
         rest = values[len(FIELDS) :]
         others = tuple((key or "", strength or 0.0) for key, strength in zip(rest[::2], rest[1::2], strict=True))
@@ -82,6 +88,9 @@ class Components:
     files: gr.State
     base: gr.Textbox
     vae: gr.Textbox
+    table_rows: gr.Radio
+    table_chosen: gr.Textbox
+    table_strengths: gr.Textbox
     others: list[tuple[gr.Dropdown, gr.Number]]
     defaults: gr.State
     generate: gr.Button
@@ -118,6 +127,7 @@ def build() -> Components:
         interactive=True,
     )
     view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
+    table_rows, table_chosen, table_strengths = _table(view)
     base, vae, others = _others()
     return Components(
         adapter=adapter,
@@ -128,11 +138,37 @@ def build() -> Components:
         files=gr.State([]),
         base=base,
         vae=vae,
+        table_rows=table_rows,
+        table_chosen=table_chosen,
+        table_strengths=table_strengths,
         others=others,
         defaults=gr.State(DEFAULTS),
         generate=generate,
         cancel=cancel,
     )
+
+
+def _table(view: gr.Radio) -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
+    """Draw the fields for the axes of the table, which are there while it is chosen."""
+    with gr.Column(visible=False, elem_id="table-axes") as axes:
+        rows = gr.Radio(comparison.ROWS, value="checkpoints", label=_("Rows"), elem_id="table-rows", interactive=True)
+        chosen = gr.Textbox(
+            label=_("Which of them"),
+            info=_("Steps or seeds as 100 200 300; prompts one per line. Empty = five checkpoints, or seeds 1 to 3."),
+            lines=2,
+            max_lines=8,
+            elem_id="table-chosen",
+            interactive=True,
+        )
+        strengths = gr.Textbox(
+            comparison.GRID_STRENGTHS,
+            label=_("Strengths of the columns"),
+            max_lines=1,
+            elem_id="table-strengths",
+            interactive=True,
+        )
+    view.change(lambda chosen_view: gr.Column(visible=chosen_view == "grid"), view, axes, **QUIET)
+    return rows, chosen, strengths
 
 
 def _advanced() -> dict[str, Any]:

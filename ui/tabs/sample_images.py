@@ -101,9 +101,27 @@ class Sheet:
         for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True)):
             cover = note if number == busy else ""
             figures.append(self._figure(cell, file, cover, waiting=busy is not None and number >= busy))
-        columns = comparison.columns(self.view, len(self.cells))
+        columns = comparison.columns(self.view, self.cells)
+        if self.view == "grid":
+            table = self._table(figures, columns)
+            return f"<div class='pictures table{done}'>{table}</div><p class='quiet'>{escape(facts)}</p>"
         return (
             f"<div class='pictures count-{columns}{done}'>{''.join(figures)}</div><p class='quiet'>{escape(facts)}</p>"
+        )
+
+    def _table(self, figures: Sequence[str], columns: int) -> str:
+        """Render the images as a table with labels at its axes, and the button that saves it once it is complete."""
+        heads = "".join(f"<th scope='col'>{escape(cell.column)}</th>" for cell in self.cells[:columns])
+        lines = []
+        for start in range(0, len(figures), columns):
+            row = "".join(f"<td>{figure}</td>" for figure in figures[start : start + columns])
+            lines.append(f"<tr><th scope='row'><span>{escape(self.cells[start].row)}</span></th>{row}</tr>")
+        corner, save = escape(_("Strength")), ""
+        if all(self.files):
+            save = f"<button type='button' class='act save-sheet'>{_('Save as one image')}</button>"
+        return (
+            f"<div class='previews' tabindex='0'><table><thead><tr><th scope='col'>{corner}</th>{heads}</tr></thead>"
+            f"<tbody>{''.join(lines)}</tbody></table></div>{save}"
         )
 
     @property
@@ -112,7 +130,7 @@ class Sheet:
 
     def _figure(self, cell: Cell, file: str, note: str, *, waiting: bool) -> str:
         """Render one image with its caption, or a blank until it is there; `note` covers it while it is generated."""
-        cover, state = "", " waiting" if waiting else ""
+        cover, save, state = "", "", " waiting" if waiting else ""
         image = "<div class='blank'></div>"
         if file:
             link, title = f"/media/picture/{file}", escape(_("Image, {caption}", caption=cell.caption))
@@ -122,11 +140,13 @@ class Sheet:
                 f"<a href='{link}' target='_blank' data-caption='{escape(f'{cell.caption} · {self.facts}')}'{nearest} "
                 f"data-file='{escape(name)}.png'><img class='{self._look}' src='{link}' alt='{title}'></a>"
             )
+            if not waiting:
+                save = f" <a href='{link}' download='{escape(name)}.png'>{_('save')}</a>"
         if note:
             cover = f"<span class='cover' role='status'>{escape(note)}</span>"
         return (
             f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
-            f"<figcaption>{escape(cell.caption)}</figcaption></figure>"
+            f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"
         )
 
     def _slider(self) -> str:

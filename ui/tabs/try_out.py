@@ -25,6 +25,7 @@ from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
 from ui.tabs.sample_images import Sheet
 from ui.widgets import settings_form
 from ui.widgets.handlers import QUIET, handled
+from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
 SIDE = configs.micro_resolution()
@@ -32,10 +33,6 @@ MINIATURE = _(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
-SLIDE = """element.addEventListener("input", (event) => {
-  const frame = event.target.closest(".uncover");
-  if (frame) frame.style.setProperty("--cut", event.target.value + "%");
-});"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
         with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
             hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
-            result = gr.HTML(EMPTY, elem_id="result", js_on_load=SLIDE)
+            result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
             recent = gr.HTML(elem_id="made")
 
     def stream(*values: object) -> Iterator[tuple[Any, ...]]:
@@ -243,7 +240,8 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         raise UserError("There is no prompt yet.", "Describe what the image should show.")
     seed = random.SystemRandom().randrange(2**31) if form.new_seed else form.seed
     model = base_of(form.adapter, form.base, form.vae)
-    cells = comparison.cells(form.view, form.adapter, float(form.strength), watch)
+    axes = comparison.Axes(form.table_rows, form.table_chosen, form.table_strengths)
+    cells = comparison.cells(form.view, form.adapter, float(form.strength), watch, axes)
     requests = [request_of(form, cell, model, seed) for cell in cells]
     run = adapter_choices.run_of(form.adapter)
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO, run=run.id if run else "")
@@ -260,6 +258,8 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
                 raise
         if sampler.canceled != canceled:
             sheet.facts += ". " + _("Canceled")
+            # Images of an earlier request do not stand beside those of this one.
+            sheet.files[number:] = [""] * (len(cells) - number)
             break
         sheet.files[number] = Path(request.out).name
     sample_images.prune()
@@ -305,9 +305,9 @@ def request_of(form: SampleForm, cell: Cell, model: configs.ModelConfig, seed: f
         base=model.base,
         vae=model.vae,
         adapters=[(adapter_choices.find(key), strength) for key, strength in adapters if key],
-        prompt=form.prompt.strip(),
+        prompt=cell.prompt or form.prompt.strip(),
         negative=form.negative.strip(),
-        seed=seed,
+        seed=seed if cell.seed is None else cell.seed,
         steps=form.steps,
         guidance=form.guidance,
         clip_skip=form.clip_skip,

@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.numpy import save_file
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs, storage
-from trainer.config import TrainConfig, dump
+from trainer.config import PictureConfig, TrainConfig, dump
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints, events
 from ui.state import adapter_choices, page_folders
@@ -122,10 +123,53 @@ def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
     assert list(try_out._throttled(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
 
 
-def test_a_grid_has_a_checkpoint_a_row(finished: Run) -> None:
-    assert [cell.caption for cell in comparison.cells("grid", finished.id, 1.0, RunWatcher())] == [
-        f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in comparison.GRID_STRENGTHS
+def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
+    def table(**axes: str) -> list[comparison.Cell]:
+        return comparison.cells("grid", finished.id, 1.0, RunWatcher(), comparison.Axes(**axes))
+
+    usual = [float(strength) for strength in comparison.GRID_STRENGTHS.split()]
+    assert [cell.caption for cell in table()] == [
+        f"{name}, {strength:g}" for name in ("step 5", "finished") for strength in usual
     ]
+    assert [cell.row for cell in table(chosen="5", strengths="1, 0.5 1")] == ["step 5"] * 2
+    seeds = table(rows="seeds", chosen="7 9", strengths="1")
+    assert [(cell.seed, cell.row, cell.column) for cell in seeds] == [(7, "seed 7", "1"), (9, "seed 9", "1")]
+    prompts = table(rows="prompts", chosen="a <fox>\n\na house\n", strengths="0 1")
+    assert [cell.prompt for cell in prompts] == ["a <fox>"] * 2 + ["a house"] * 2
+    for wrong, words in (
+        ({"strengths": "much"}, "strengths of the table are not numbers from 0 to 2"),
+        ({"strengths": "3"}, "from 0 to 2"),
+        ({"chosen": "77"}, "no checkpoint of step 77"),
+        ({"rows": "prompts"}, "no prompts"),
+        ({"rows": "seeds", "chosen": " ".join(map(str, range(99)))}, "more than 100 images"),
+    ):
+        with pytest.raises(UserError, match=words):
+            table(**wrong)
+    drawn = sample_images.Sheet("grid", prompts, "facts", small=True, files=["a.png"] * 4).html()
+    assert drawn.count("<tr>") == 3
+    assert "a &lt;fox&gt;" in drawn
+    assert "save-sheet" in drawn
+    assert (
+        "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=["a.png"] * 3 + [""]).html()
+    )
+
+
+def test_a_canceled_table_keeps_no_image_of_an_earlier_request(finished: Run) -> None:
+    earlier = [f"{number:032x}.png" for number in range(4)]
+
+    class CanceledSampler(FakeSampler):
+        def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
+            yield from super().generate(request)
+            if len(self.requests) == 2:
+                self.canceled += 1
+
+    form = sample_form(finished.id, view="strengths", files=earlier)
+    *_grown, (_drawn, files, _seed) = try_out.generate(CanceledSampler(), RunWatcher(), form)
+    assert files[0] not in earlier
+    assert files[1:] == ["", "", ""]
+
+
+def test_views_without_axes(finished: Run) -> None:
     assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, RunWatcher())] == [0.0, 0.5, 1.0, 1.5]
     assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, RunWatcher())] == ["kept:x"]
     for step in range(10, 20):

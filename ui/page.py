@@ -24,6 +24,7 @@ from ui.tabs.sample_form import SampleForm, with_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import STATIC
 
+QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
@@ -169,6 +170,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         page.load(handled(lambda: _load(watch)), None, loaded, **QUIET)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
+    page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it
     page.state_session_capacity = SESSIONS
     return page
 

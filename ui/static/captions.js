@@ -110,6 +110,7 @@ function fillCards(items) {
 function draw() {
   const value = props.value;
   if (!box() || !value?.items) return;
+  document.documentElement.dataset.loaded = "yes"; // see style.css
   if (value.project !== project()) element.querySelector(".cards").replaceChildren();
   for (const name of ["project", "page", "last", "left"]) box().dataset[name] = value[name];
   element.querySelector(".only").hidden = !value.only;

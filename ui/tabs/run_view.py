@@ -16,6 +16,8 @@ from ui.widgets import loss_chart, run_html, settings_form
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import read
 
+REFRESHED_EVERY = 1.0  # seconds, while a run is active
+LOOKED_EVERY = 8.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
 NO_RUNS = f"<div class='empty'>{_('Nothing has been trained yet.')}</div>"
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
 NOTIFY = f"<label><input type='checkbox'> {_('Tell me with a sound when it has ended')}</label>"
@@ -57,6 +59,7 @@ class RunView:
                 min_width=160,
             )
         self.drawn = gr.State(())
+        self.timer = gr.Timer(REFRESHED_EVERY)
         status = gr.HTML(NO_RUNS, elem_id="status")
         gr.HTML(NOTIFY, js_on_load=read("notify.js"), elem_id="notify")
         with gr.Row(elem_classes="tools"):
@@ -76,6 +79,7 @@ class RunView:
             self.picker,
             self.compared,
             self.drawn,
+            self.timer,
             status,
             chart,
             previews,
@@ -113,9 +117,8 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
         view.outputs,
         **QUIET,
     )
-    timer = gr.Timer(1)
     refresh = handled(lambda run, compared, project, drawn: tick(watch, run, drawn, compared, project))
-    timer.tick(refresh, [*picked, view.drawn], view.outputs, queue=False, **QUIET)
+    view.timer.tick(refresh, [*picked, view.drawn], view.outputs, queue=False, **QUIET)
 
 
 def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = "") -> list[Any]:
@@ -151,7 +154,8 @@ def tick(
         others_picker = gr.Dropdown(
             rest, value=[other.run.id for other in others], multiselect=True, visible=bool(rest)
         )
-    return [run_html.pill(active), picker, others_picker, state, *_parts(view, others)]
+    timer = gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY)
+    return [run_html.pill(active), picker, others_picker, state, timer, *_parts(view, others)]
 
 
 def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:

@@ -31,6 +31,11 @@ EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 PLANNING = ("steps", "exposures", "batch_size", "gradient_accumulation", "resolution")
+# On a phone the run is below or above the form, out of sight.
+TO_THE_RUN = """() => {
+  const status = document.querySelector("#status");
+  if (window.innerWidth < 720) status?.scrollIntoView({ behavior: "smooth", block: "center" });
+}"""
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
@@ -154,7 +159,7 @@ def _connect_start(
             trigger_mode="once",
             concurrency_limit=1,
             **QUIET,
-        )
+        ).success(None, None, None, js=TO_THE_RUN)
     tab.trigger.input(lambda: gr.Column(visible=False), None, no_trigger, **QUIET)
 
 

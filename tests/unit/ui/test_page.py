@@ -1,6 +1,7 @@
 """The page without a browser: what its handlers do to the folders and what they say; no model library is loaded."""
 
 import asyncio
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Never
 
 import gradio as gr
+import gradio.queueing
 import pytest
 from fastapi.testclient import TestClient
 from filelock import FileLock
@@ -78,7 +80,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     watch = RunWatcher()
     outputs = page._load(watch)
     assert outputs[1].value == "rin"
-    assert finished.id in str(outputs[-14:])
+    assert finished.id in str(outputs[-15:])
     assert finished.id in str(page._show(watch, "rin"))
 
 
@@ -420,3 +422,9 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in download.table(RunWatcher())
     assert adapter_choices.size(3 * 2**20) == "3.0 MB"
+
+
+def test_an_idle_server_leaves_the_processor_alone() -> None:
+    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
+    assert "self.sleep_when_free" in inspect.getsource(gradio.queueing), "Gradio has another name for it"
+    assert blocks._queue.sleep_when_free == page.QUEUE_LOOKED_EVERY

@@ -310,7 +310,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[3])
         assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[4]
+        assert "has not stopped yet" in drawn[5]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
         assert worker.wait(10) != 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,3 +182,25 @@ def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None
     page.locator("#project input").click()
     page.get_by_role("option", name="example-style").click()
     page.locator("#status").get_by_text("The loss curve and preview images appear here").wait_for()
+
+
+def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(trained: Server, visit: Visit, tmp_path: Path) -> None:
+    recipe = tmp_path / "kohya.json"
+    recipe.write_text(json.dumps({
+        "LoRA_type": "Standard", "network_dim": 4, "network_alpha": 2, "learning_rate": 1e-4, "unet_lr": 1e-4,
+        "max_train_steps": 3, "train_batch_size": 2, "max_resolution": "128,128", "optimizer": "AdamW",
+        "lr_scheduler": "constant", "min_snr_gamma": 5, "mixed_precision": "no", "sample_every_n_steps": 0,
+        "xformers": "xformers", "logging_dir": "/home/me/logs",
+    }))  # fmt: skip
+    page = visit(trained)
+    tab(page, "Train")  # 1
+    page.locator("#advanced").get_by_text("Advanced").click()  # 2
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import a recipe").click()  # 3
+    chooser.value.set_files(recipe)
+    page.locator("#recipe-report").get_by_text("logging_dir").wait_for()
+    wait(lambda: value(page, "adapter-rank-lora") == "4" and value(page, "training-steps") == "3")
+    run = start(page)  # 4
+    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
+    config = tomllib.loads((trained.home / "outputs" / run / "config.toml").read_text())
+    assert (config["adapter"]["rank"], config["objective"]["weighting"]) == (4, "min-snr")

@@ -32,4 +32,5 @@ SPEC = FamilySpec(
     ),
     variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
     clip_skip=True,
+    recipe_names=("sd1", "STABLE_DIFFUSION_15"),
 )

@@ -34,4 +34,11 @@ SPEC = FamilySpec(
         "v_prediction": Variant("stable-diffusion-v2-768-v", "sd_v2_768_v", 768),
     },
     ambiguous=True,
+    recipe_names=(
+        "sd2",
+        "STABLE_DIFFUSION_20",
+        "STABLE_DIFFUSION_20_BASE",
+        "STABLE_DIFFUSION_21",
+        "STABLE_DIFFUSION_21_BASE",
+    ),
 )

@@ -41,4 +41,6 @@ SPEC = FamilySpec(
         ),
     ),
     variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+    recipe_names=("sdxl", "STABLE_DIFFUSION_XL_10_BASE"),
+    kohya_script="sdxl_train_network.py",
 )

@@ -55,6 +55,8 @@ class FamilySpec:
     metadata_prefixes: tuple[str, ...]  # of architecture and base version, in files of any program
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, Variant]
+    recipe_names: tuple[str, ...]  # in recipes of other programs: ai-toolkit's `arch`, OneTrainer's `model_type`
+    kohya_script: str = "train_network.py"  # of sd-scripts, which trains it
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
 

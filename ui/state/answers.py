@@ -66,6 +66,10 @@ class Answers:
         }
         return configs.merge(self.settings(), about)
 
+    def about(self) -> dict[str, Any]:
+        """Return what any settings are completed by: a preset and a base, for a run that has no name yet."""
+        return settings_form.as_settings(self.preset, self.base)
+
     def notes(self) -> dict[str, Any]:
         """Return which fields are changed and which conflict, as `settings_form.notes`."""
         return settings_form.notes(ENTRIES, self.own, self.data())

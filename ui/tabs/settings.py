@@ -8,17 +8,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import tomlkit
 
 from trainer import config as configs
-from trainer import paths, runs
+from trainer import paths, recipes, runs, storage
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, ngettext
 from ui.state import page_memory, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
 from ui.tabs import plan
@@ -34,6 +35,7 @@ SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
+RECIPES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
 
 
@@ -52,6 +54,8 @@ class Settings:
     name: gr.Textbox
     save: gr.Button
     reset_all: gr.Button
+    recipe: gr.UploadButton
+    recipe_report: gr.HTML
     text: gr.Textbox
     text_report: gr.HTML
     use_text: gr.Button
@@ -89,6 +93,10 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
             )
             save = gr.Button(_("Save"), elem_id="keep-settings", scale=0, min_width=70)
             reset_all = gr.Button(_("Reset all"), elem_id="reset-settings", scale=0, min_width=90)
+            recipe = gr.UploadButton(
+                _("Import a recipe"), file_types=RECIPES, elem_id="import-recipe", scale=0, min_width=120
+            )
+        recipe_report = gr.HTML(elem_id="recipe-report")
         with gr.Accordion(_("The same settings as a text"), open=False, elem_id="settings-text") as as_text:
             text = gr.Textbox(
                 label=_("Settings as TOML, for `limner train`"),
@@ -111,6 +119,8 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         name=name,
         save=save,
         reset_all=reset_all,
+        recipe=recipe,
+        recipe_report=recipe_report,
         text=text,
         text_report=text_report,
         use_text=use_text,
@@ -144,6 +154,13 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     fill_on(settings.reset_all.click, with_answers(reset_all_settings), form)
     loaded = [
         fill_on(settings.use.click, with_answers(load_settings), form, [settings.saved], [form.preset, form.base]),
+        fill_on(
+            settings.recipe.upload,
+            with_answers(use_recipe),
+            form,
+            [settings.recipe],
+            [settings.recipe_report, form.base],
+        ),
         fill_on(settings.use_text.click, with_answers(use_text), form, [settings.text], [form.base]),
     ]
     settings.save.click(
@@ -203,6 +220,27 @@ def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
     config, own = run_settings.own(runs.find(str(event.run)))
     again = replace(answers, preset=config.preset, base=config.model.base)
     return [config.preset, config.model.base, _with_settings(again, own)]
+
+
+def use_recipe(answers: Answers, upload: str | None) -> list[Any]:
+    """Return what became of a recipe of another trainer, its base model, and the form; the upload is deleted.
+
+    Raises:
+        UserError: it is no recipe.
+    """
+    if not upload:
+        raise UserError("No recipe was chosen.", "Choose a settings file or an adapter.")
+    try:
+        recipe = recipes.read(Path(upload), len(page_memory.captions(answers.project)))
+    finally:
+        storage.remove(Path(upload))
+    base = str(recipe.settings.get("model", {}).get("base", answers.base))
+    again = replace(answers, base=base)
+    own = settings_form.own_of(ENTRIES, recipe.settings)
+    said = ngettext("{n} setting of {source}.", "{n} settings of {source}.", len(recipe.mapped), source=recipe.source)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in recipe.notes)
+    report = f"<details class='notes' open><summary>{escape(said)}</summary><ul>{notes}</ul></details>"
+    return [report, base, _with_settings(again, own)]
 
 
 def refill(answers: Answers) -> dict[str, Any]:
@@ -284,6 +322,4 @@ def _parse(answers: Answers, text: str) -> dict[str, Any]:
     Raises:
         UserError: the text is not TOML.
     """
-    data = configs.parse(text, _("The text"))
-    about = {"name": "x", "dataset": "x", "preset": answers.preset, "model": {"base": answers.base}}
-    return configs.merge(about, data)
+    return configs.merge(answers.about(), configs.parse(text, _("The text")))

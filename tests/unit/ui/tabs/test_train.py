@@ -360,3 +360,20 @@ def test_an_answer_has_the_number_of_its_request(character: Path) -> None:
     values = form_values()
     values[5] = values[5] | {"request": 7}
     assert settings.refill(Answers.from_form(values))["request"] == 7
+
+
+def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kohya.toml"
+    file.write_text('network_dim = 12\nnetwork_alpha = 6\nunet_lr = 2e-4\nmax_train_steps = 77\nmade_up = "<b>"\n')
+    report, base, filled = settings.use_recipe(answers(), str(file))
+    assert base == "micro"
+    values = dict(zip([entry.id for entry in train.ENTRIES], filled["values"], strict=True))
+    assert (values["form-adapter-rank-lora"], values["form-adapter-alpha-lora"]) == (12, 6.0)
+    assert (values["form-training-steps"], values["form-optimizer-learning-rate-adamw"]) == (77, 2e-4)
+    assert "made_up" in report
+    assert "<b>" not in report
+    assert not file.exists()
+    broken = tmp_path / "x.json"
+    broken.write_text("{")
+    with pytest.raises(UserError, match="not a recipe"):
+        settings.use_recipe(answers(), str(broken))

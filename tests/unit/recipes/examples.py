@@ -1,0 +1,164 @@
+"""Recipes in the formats of other trainers, made for the tests: their names and structure, our values."""
+
+import json
+from typing import Any
+
+GUI: dict[str, Any] = {
+    "LoRA_type": "Standard", "LyCORIS_preset": "full", "adaptive_noise_scale": 0, "additional_parameters": "",
+    "block_dims": "", "bucket_no_upscale": True, "bucket_reso_steps": 64, "cache_latents": True,
+    "caption_dropout_every_n_epochs": 0, "caption_dropout_rate": 0.05, "caption_extension": ".txt", "clip_skip": "2",
+    "color_aug": False, "conv_alpha": 1, "conv_dim": 1, "enable_bucket": True, "epoch": 10, "factor": -1,
+    "flip_aug": False, "full_fp16": False, "gradient_accumulation_steps": 1.0, "gradient_checkpointing": True,
+    "keep_tokens": "1", "learning_rate": 0.0001, "logging_dir": "D:/logs", "lr_scheduler": "cosine",
+    "lr_scheduler_num_cycles": "", "lr_scheduler_power": "", "lr_warmup": 10, "max_bucket_reso": 2048,
+    "max_data_loader_n_workers": "0", "max_resolution": "512,512", "max_timestep": 1000, "max_token_length": "75",
+    "max_train_epochs": "", "max_train_steps": "", "mem_eff_attn": False, "min_snr_gamma": 5, "min_timestep": 0,
+    "mixed_precision": "bf16", "module_dropout": 0, "multires_noise_discount": 0.3, "multires_noise_iterations": 0,
+    "network_alpha": 16, "network_dim": 32, "network_dropout": 0, "noise_offset": 0.05,
+    "noise_offset_type": "Original", "optimizer": "AdamW8bit", "optimizer_args": "", "output_dir": "D:/out",
+    "output_name": "mira", "pretrained_model_name_or_path": "D:/models/anything-v5.safetensors",
+    "prior_loss_weight": 1.0, "rank_dropout": 0, "reg_data_dir": "", "sample_every_n_epochs": 0,
+    "sample_every_n_steps": 50, "sample_prompts": "a portrait of mira --w 512 --h 768 --d 7 --l 7\n# no prompt\n",
+    "sample_sampler": "euler_a", "save_every_n_epochs": 1, "save_precision": "fp16", "scale_weight_norms": 0,
+    "sdxl": False, "seed": "1234", "shuffle_caption": True, "stop_text_encoder_training": 0,
+    "text_encoder_lr": 5e-05, "train_batch_size": 2, "train_data_dir": "D:/img", "unet_lr": 0.0001, "v2": False,
+    "v_parameterization": False, "wandb_api_key": "sk-private", "xformers": "xformers",
+}  # fmt: skip
+SCRIPT: dict[str, Any] = {
+    "pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "train_data_dir": "/data/img",
+    "network_module": "networks.lora", "network_dim": 16, "network_alpha": 8, "learning_rate": 1e-4,
+    "optimizer_type": "AdamW", "lr_scheduler": "constant", "max_train_steps": 1500, "train_batch_size": 4,
+    "resolution": 512, "mixed_precision": "fp16", "seed": 3,
+}  # fmt: skip
+ONE_TRAINER: dict[str, Any] = {
+    "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE",
+    "base_model_name": "stabilityai/stable-diffusion-xl-base-1.0", "learning_rate": 0.0003, "lora_rank": 16,
+    "lora_alpha": 1.0, "batch_size": 4, "epochs": 20, "resolution": "1024", "learning_rate_warmup_steps": 100.0,
+    "learning_rate_scheduler": "COSINE", "learning_rate_min_factor": 0.1, "layer_filter_preset": "attn-mlp",
+    "output_model_destination": "models/lora.safetensors", "train_dtype": "BFLOAT_16", "output_dtype": "FLOAT_16",
+    "unet": {"train": True, "weight_dtype": "FLOAT_16", "learning_rate": None},
+    "text_encoder": {"train": True, "learning_rate": 0.0001, "dropout_probability": 0.1},
+    "optimizer": {"optimizer": "ADAMW", "weight_decay": 0.02, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "fused": True},
+    "ema": "GPU", "ema_decay": 0.99, "ema_update_step_interval": 5, "loss_weight_fn": "MIN_SNR_GAMMA",
+    "loss_weight_strength": 5.0, "offset_noise_weight": 0.05, "masked_training": False, "sample_after": 100,
+    "sample_after_unit": "STEP", "samples": [{"prompt": "a cat", "width": 1024, "height": 768, "seed": 42,
+                                               "cfg_scale": 7.0, "diffusion_steps": 20, "negative_prompt": "blurry"}],
+    "concepts": [{"name": "mira", "path": "C:/img", "balancing": 2.0,
+                  "text": {"enable_tag_shuffling": True, "keep_tags_count": 2},
+                  "image": {"enable_random_flip": True, "enable_random_rotate": True}}],
+    "secrets": {"huggingface_token": "hf_private"},
+}  # fmt: skip
+AI_TOOLKIT = """
+job: extension
+config:
+  name: mira_v1
+  process:
+    - type: sd_trainer
+      training_folder: output
+      device: cuda:0
+      trigger_word: mira
+      network: {type: lora, linear: 32, linear_alpha: 16, conv: 32, conv_alpha: 16}
+      save: {dtype: float16, save_every: 250, max_step_saves_to_keep: 4, push_to_hub: false}
+      datasets:
+        - folder_path: /data/img
+          caption_ext: txt
+          caption_dropout_rate: 0.05
+          shuffle_tokens: true
+          keep_tokens: 1
+          cache_latents_to_disk: true
+          resolution: [512, 768, 1024]
+      train:
+        batch_size: 1
+        steps: 3000
+        gradient_accumulation: 2
+        train_unet: true
+        train_text_encoder: false
+        gradient_checkpointing: true
+        noise_scheduler: ddpm
+        optimizer: adamw8bit
+        optimizer_params: {weight_decay: 0.0001}
+        lr: 1e-4
+        min_snr_gamma: 5
+        ema_config: {use_ema: true, ema_decay: 0.99}
+        dtype: bf16
+        skip_first_sample: true
+        do_cfg: true
+      model: {name_or_path: "stabilityai/stable-diffusion-xl-base-1.0", arch: sdxl, quantize: false}
+      sample:
+        sampler: ddpm
+        sample_every: 250
+        width: 1024
+        height: 768
+        prompts: ["[trigger] in a park", "a dog --n blurry"]
+        neg: ugly
+        seed: 42
+        guidance_scale: 4
+        sample_steps: 20
+meta: {name: mira, version: "1.0"}
+"""
+
+
+def toml(values: dict[str, Any]) -> str:
+    """Return flat values as TOML, whose scalars and lists are JSON's."""
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+
+
+LYCORIS = {"LoRA_type": "LyCORIS/LoHa", "conv_dim": 16, "conv_alpha": 8, "network_dim": 32, "network_alpha": 16,
+           "use_tucker": True, "module_dropout": 0.1, "rank_dropout": 0.2}  # fmt: skip
+RECIPES: dict[str, str] = {
+    "gui.json": json.dumps(GUI),
+    "gui-locon.json": json.dumps({**GUI, "LoRA_type": "Kohya LoCon", "conv_dim": 32, "conv_alpha": 16}),
+    "gui-loha.json": json.dumps({**GUI, **LYCORIS}),
+    "gui-lokr.json": json.dumps({**GUI, **LYCORIS, "LoRA_type": "LyCORIS/LoKr", "factor": 8}),
+    "gui-dora.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/LoCon", "dora_wd": True, "LyCORIS_preset": "attn-mlp"}),
+    "gui-ia3.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/iA3", "LyCORIS_preset": "ia3"}),
+    "gui-prodigy.json": json.dumps({**GUI, "optimizer": "Prodigy", "learning_rate": 1.0, "unet_lr": 1.0,
+        "text_encoder_lr": 1.0, "optimizer_args": "decouple=True weight_decay=0.01 d_coef=2 use_bias_correction=True"}),
+    "gui-multires.json": json.dumps({**GUI, "noise_offset_type": "Multires", "multires_noise_iterations": 8}),
+    "gui-dadapt.json": json.dumps({**GUI, "optimizer": "DAdaptAdam", "learning_rate": 1.0, "unet_lr": 1.0}),
+    "gui-unet.json": json.dumps({**GUI, "text_encoder_lr": 0, "max_train_steps": 800, "lr_scheduler": "linear"}),
+    "script.toml": toml(SCRIPT),
+    "script-sections.toml": "[model]\nv_parameterization = true\n[network]\n" + toml(SCRIPT | {"network_args": [
+        "conv_dim=16", "conv_alpha=8", "loraplus_unet_lr_ratio=16", "module_dropout=0.1"]}),
+    "script-adafactor.toml": toml(SCRIPT | {"optimizer_type": "Adafactor", "lr_scheduler": "constant_with_warmup",
+        "optimizer_args": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
+        "lr_warmup_steps": 100}),
+    "script-adafactor-relative.toml": toml(SCRIPT | {"optimizer_type": "Adafactor", "lr_scheduler": "adafactor:1e-4"}),
+    "script-restarts.toml": toml(SCRIPT | {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3,
+        "lr_warmup_steps": 0.1, "unet_lr": 2e-4, "text_encoder_lr": [5e-5, 1e-5], "network_dropout": 0.1}),
+    "script-huber.toml": toml(SCRIPT | {"loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.2,
+        "ip_noise_gamma": 0.1, "debiased_estimation_loss": True, "min_timestep": 100, "max_timestep": 900}),
+    "script-free.toml": toml(SCRIPT | {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "cosine",
+        "optimizer_args": ["warmup_steps=50", "betas=(0.9,0.98)"], "network_train_unet_only": True}),
+    "script-datasets.toml": toml(SCRIPT | {"max_train_epochs": 4, "lr_scheduler": "warmup_stable_decay",
+        "lr_decay_steps": 0.2, "lr_scheduler_min_lr_ratio": 0.1}) + """
+[general]
+shuffle_caption = true
+keep_tokens = 2
+[[datasets]]
+batch_size = 2
+resolution = [768, 512]
+[[datasets.subsets]]
+image_dir = "/data/mira"
+num_repeats = 5
+caption_dropout_rate = 0.1
+[[datasets.subsets]]
+image_dir = "/data/reg"
+is_reg = true
+""",
+    "onetrainer.json": json.dumps(ONE_TRAINER),
+    "onetrainer-lokr.json": json.dumps(ONE_TRAINER | {"peft_type": "LOKR", "lokr_dim": 8, "lokr_decompose_factor": 8,
+        "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.2, "masked_training": True,
+        "unmasked_weight": 0.2, "learning_rate_scaler": "BATCH", "layer_filter_preset": "full"}),
+    "onetrainer-odd.json": json.dumps(ONE_TRAINER | {"optimizer": {"optimizer": "CAME", "weight_decay": 0.01},
+        "learning_rate_scheduler": "REX", "peft_type": "OFT_2", "huber_strength": 1.0, "resolution": "512,768",
+        "layer_filter_preset": "custom", "layer_filter": "up_blocks, mid_block", "min_noising_strength": 0.1}),
+    "ai-toolkit.yaml": AI_TOOLKIT,
+    "ai-toolkit-lokr.yaml": AI_TOOLKIT.replace("type: lora", "type: lokr, lokr_factor: 8").replace(
+        "do_cfg: true", "lr_scheduler: cosine\n        diff_output_preservation: true\n"
+        "        diff_output_preservation_class: person"),
+    "ai-toolkit-odd.yaml": AI_TOOLKIT.replace("optimizer: adamw8bit", "optimizer: automagic").replace(
+        "train_text_encoder: false", "train_text_encoder: true\n        lr_scheduler: step"),
+    "limner.toml": 'name = "a"\ndataset = "/home/me/b"\ntrigger = "mirax"\n[adapter]\nkind = "lora"\nrank = 4\n'
+        "[optimizer]\nlearning_rate = 0.002\n[training]\nsteps = 5\ndevices = 2\nsmall_share = 0.5\nnew_setting = 1\n",
+}  # fmt: skip

@@ -1,0 +1,107 @@
+"""Settings of ours as a config of sd-scripts: what it says comes back as it was, and the rest is named."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import config, recipes
+from trainer.recipes.draft import flat, nested
+
+PLAIN: dict[str, Any] = {
+    "name": "x", "dataset": "x", "model.base": "owner/name", "training.steps": 400, "training.text_encoder": True,
+    "training.precision": "bf16", "adapter.rank": 16,
+}  # fmt: skip
+# Not part of what sd-scripts could do: of the run, or of the machine.
+NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "name", "dataset", "captions.shuffles",
+            "checkpoint.minutes", "checkpoint.keep", "checkpoint.adapters", "export")  # fmt: skip
+
+
+def built(changes: dict[str, Any]) -> config.TrainConfig:
+    return config.build(nested(PLAIN | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter.rank": 8, "adapter.alpha": 4.0, "adapter.targets": "conv", "adapter.lora_plus_ratio": 4.0},
+        {"adapter.dropout": 0.1, "adapter.rank_dropout": 0.2, "seed": 7, "model.clip_skip": 2},
+        {"adapter.dora": True, "adapter.rank": 16, "adapter.targets": "attention"},
+        {"adapter.dora": True, "adapter.rslora": True, "adapter.rank": 16},
+        {"adapter.kind": "loha", "adapter.rank": 4, "adapter.alpha": 4.0},
+        {"adapter.kind": "lokr", "adapter.rank": 4, "adapter.factor": 4, "adapter.targets": "conv"},
+        {"optimizer.kind": "adamw8bit", "optimizer.beta1": 0.8, "optimizer.weight_decay": 0.1},
+        {"optimizer.kind": "adafactor", "optimizer.learning_rate": 3e-4},
+        {"optimizer.kind": "lion", "optimizer.learning_rate": 2e-5, "training.text_encoder": False},
+        {"optimizer.kind": "prodigy"},
+        {"optimizer.kind": "schedule-free", "schedule.kind": "constant", "schedule.warmup": 0.0},
+        {"schedule.kind": "constant", "schedule.warmup": 0.1},
+        {"schedule.kind": "cosine", "schedule.min_lr_ratio": 0.1, "schedule.warmup": 0.03},
+        {"schedule.kind": "cosine", "schedule.min_lr_ratio": 0.0, "schedule.cycles": 3},
+        {"schedule.kind": "linear", "schedule.min_lr_ratio": 0.0},
+        {"schedule.kind": "warmup-stable-decay", "schedule.cooldown": 0.3, "schedule.min_lr_ratio": 0.1},
+        {"objective.weighting": "min-snr", "objective.min_snr_gamma": 3.0, "objective.noise_offset": 0.05},
+        {"objective.weighting": "debiased", "objective.input_perturbation": 0.1, "objective.min_timestep": 50},
+        {"objective.loss_type": "huber", "objective.huber_c": 0.2, "objective.max_timestep": 900},
+        {"objective.loss_type": "scheduled-huber", "model.prediction_type": "v_prediction"},
+        {"captions.dropout": 0.1, "captions.shuffle": True, "captions.keep_tokens": 2, "images.flip": True},
+        {"captions.multiple": True, "captions.max_token_length": 225, "training.batch_size": 3,
+         "training.gradient_accumulation": 2, "training.resolution": 768, "training.max_grad_norm": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = built(changes)
+    exported = recipes.export(settings, images=20)
+    file = tmp_path / "kohya.toml"
+    file.write_text(exported.text, encoding="utf-8")
+    again = config.build(config.merge(nested(PLAIN), recipes.read(file).settings))
+    before, after = (flat(one.model_dump(mode="json")) for one in (settings, again))
+    differing = {
+        path for path, value in before.items()
+        if after.get(path) != value and not path.startswith(NOT_SAID)
+    }  # fmt: skip
+    named = {path for path in differing if any(path in note for note in exported.notes)}
+    assert not differing - named
+
+
+def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
+    exported = recipes.export(built({"adapter.rank": 0, "training.steps": 0, "training.exposures": 100}), images=16)
+    values = tomllib.loads(exported.text)
+    assert (values["network_dim"], values["max_train_steps"]) == (16, 100)  # 100 * sqrt(16) images, 4 a step
+    scaled = tomllib.loads(recipes.export(built({"adapter.rslora": True, "adapter.rank": 16})).text)
+    assert scaled["network_alpha"] / 16 == 16 / 16**0.5  # alpha / rank there is alpha / sqrt(rank) here
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"adapter.targets": "attention"}, "adapter.targets"),
+        ({"adapter.blocks": ["up_blocks"]}, "adapter.blocks"),
+        ({"objective.weighting": "p2"}, "objective.weighting"),
+        ({"objective.timestep_sampling": "logit-normal"}, "objective.timestep_sampling"),
+        ({"objective.masked_loss": True}, "objective.masked_loss"),
+        ({"preservation.share": 0.5}, "preservation.weight"),
+        ({"training.ema_decay": 0.99}, "training.ema_decay"),
+        ({"schedule.kind": "linear", "schedule.min_lr_ratio": 0.2}, "schedule.min_lr_ratio"),
+        ({"images.crops": 2}, "images.crops"),
+        ({"regularization.dataset": "reg"}, "regularization.dataset"),
+        ({"trigger": "mirax"}, "trigger"),
+        ({"captions.trigger_only": 0.1}, "captions.trigger_only"),
+        ({"model.weights": "nf4"}, "model.weights"),
+        ({"preview.prompts": ["a cat"]}, "preview.prompts"),
+        ({"model.base": "micro", "training.resolution": 128}, "micro"),
+        ({"training.steps": 0}, "max_train_steps"),
+    ],
+)
+def test_what_it_cannot_say_is_named(changes: dict[str, Any], named: str) -> None:
+    assert any(named in note for note in recipes.export(built(changes)).notes)
+    assert "micro" in changes.values() or not any(named in note for note in recipes.export(built({})).notes)
+
+
+def test_no_path_of_this_machine_is_written() -> None:
+    exported = recipes.export(built({"model.base": "/home/me/models/base.safetensors"}))
+    assert 'pretrained_model_name_or_path = "base.safetensors"' in exported.text
+    assert "/home" not in exported.text

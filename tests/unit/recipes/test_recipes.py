@@ -1,0 +1,274 @@
+"""Recipes of other programs: nothing of a file is dropped silently, and what is mapped means the same."""
+
+import json
+import re
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from tests.unit.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
+from trainer import config, recipes
+from trainer.errors import UserError
+from trainer.recipes import kohya
+from trainer.recipes.draft import flat
+from trainer.recipes.reading import MAX_BYTES
+
+ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
+
+
+def read(tmp_path: Path, text: str, images: int = 0) -> recipes.Recipe:
+    path = tmp_path / "recipe.txt"  # the format is recognized by the content, not by the name
+    path.write_text(text, encoding="utf-8")
+    return recipes.read(path, images)
+
+
+def built(recipe: recipes.Recipe) -> config.TrainConfig:
+    return config.build(config.merge(ANY, recipe.settings))
+
+
+def names(text: str) -> set[str]:
+    """Return the names of all settings in a file, as the notes name them."""
+    if text.startswith("{"):
+        data = json.loads(text)
+    elif "process:" in text:
+        data = yaml.safe_load(text)
+    else:
+        data = tomllib.loads(text)
+    if "adapter" in data or "config" in data or "training_method" in data:
+        return {name.removeprefix("config.process.0.").removeprefix("config.") for name in flat(data)}
+    return set(kohya.lifted(data))
+
+
+@pytest.mark.parametrize("images", [0, 20])
+@pytest.mark.parametrize("name", RECIPES)
+def test_nothing_is_dropped_silently_and_what_is_read_can_be_trained(tmp_path: Path, name: str, images: int) -> None:
+    recipe = read(tmp_path, RECIPES[name], images)
+    renamed = {"max_resolution": "resolution", "optimizer": "optimizer_type", "training.small_share":
+               "training.low_resolution_share"}  # fmt: skip
+    lost = []
+    for setting in names(RECIPES[name]):
+        setting = renamed.get(setting, setting) if not name.startswith("one") else setting
+        named = any(re.search(rf"(?<![\w.]){re.escape(setting)}(?!\.?\w)", note) for note in recipe.notes)
+        if setting not in recipe.mapped and not named:
+            lost.append(setting)
+    assert not lost
+    assert "private" not in str(recipe.notes)
+    settings = flat(recipe.settings)
+    assert {path for mapped in recipe.mapped.values() for path in mapped} - settings.keys() <= {"training.new_setting"}
+    trained = flat(built(recipe).model_dump(mode="json"))
+    assert {path: trained[path] for path in settings} == settings
+
+
+def test_a_preset_of_the_gui(tmp_path: Path) -> None:
+    recipe = read(tmp_path, RECIPES["gui.json"], images=15)
+    settings = built(recipe)
+    assert recipe.source == "kohya_ss"
+    assert (settings.adapter.kind, settings.adapter.rank, settings.adapter.alpha) == ("lora", 32, 16)
+    assert settings.adapter.targets == "attention+ff"  # the fields for convolutions are there, but not used
+    assert settings.optimizer.kind == "adamw8bit"
+    assert (settings.optimizer.learning_rate, settings.training.text_encoder_lr_factor) == (1e-4, 0.5)
+    assert settings.optimizer.model_dump()["weight_decay"] == 0.01  # what bitsandbytes does if nothing is said
+    assert settings.schedule.kind == "cosine"
+    assert settings.schedule.min_lr_ratio == 0
+    assert settings.schedule.warmup == 0.1  # percent there
+    assert settings.training.steps == 10 * 8  # epochs of ceil(15 / 2) batches
+    assert (settings.model.clip_skip, settings.seed, settings.objective.noise_offset) == (2, 1234, 0.05)
+    assert settings.preview.prompts == ("a portrait of mira --w 512 --h 768 --d 7 --l 7",)
+    assert settings.model.base == ANY["model"]["base"]  # type: ignore[index]
+    assert any("anything-v5.safetensors" in note and "D:" not in note for note in recipe.notes)
+
+
+def test_a_rate_arrives_as_it_was_written_whatever_the_batch(tmp_path: Path) -> None:
+    for batch in (1, 2, 16):
+        recipe = read(tmp_path, toml(SCRIPT | {"train_batch_size": batch}))
+        assert built(recipe).optimizer.learning_rate == 1e-4
+
+
+def test_what_other_programs_do_not_do_is_off_although_presets_have_it(tmp_path: Path) -> None:
+    recipe = read(tmp_path, RECIPES["script.toml"])
+    micro = config.merge(recipe.settings, {"name": "x", "dataset": "x", "model": {"base": "micro"},
+                                           "training": {"resolution": 128}})  # fmt: skip
+    settings = config.build(micro)
+    assert settings.preservation.share == settings.captions.dropout == 0
+    assert settings.training.text_encoder
+    assert settings.training.text_encoder_lr_factor == 1
+    assert settings.optimizer.model_dump()["beta2"] == 0.999
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "value"),
+    [
+        ({"network_dim": None, "network_alpha": None}, "adapter.rank", 4),
+        ({"network_alpha": 0}, "adapter.alpha", 16.0),
+        ({"network_args": ["conv_dim=16", "conv_alpha=8"]}, "adapter.targets", "conv"),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=loha"]}, "adapter.kind", "loha"),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "adapter.targets", "conv"),
+        ({"network_module": "lycoris.kohya", "network_args": ["preset=attn-only"]}, "adapter.targets", "attention"),
+        ({"network_module": "lycoris.kohya", "network_args": ["dora_wd=True"]}, "adapter.dora", True),
+        ({"network_module": "lycoris.kohya", "network_args": ["preset=unet-only"]}, "training.text_encoder", False),
+        ({"unet_lr": 3e-4}, "optimizer.learning_rate", 3e-4),
+        ({"unet_lr": 2e-4}, "training.text_encoder_lr_factor", 0.5),  # its own rate is then the common one
+        ({"text_encoder_lr": 0}, "training.text_encoder", False),
+        ({"optimizer_args": ["weight_decay=0.1", "betas=0.8,0.9"]}, "optimizer.beta1", 0.8),
+        ({"use_8bit_adam": True, "optimizer_type": ""}, "optimizer.kind", "adamw8bit"),
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 150}, "schedule.warmup", 0.1),
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 0.2}, "schedule.warmup", 0.2),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 150}, "schedule.warmup", 0.0),
+        ({"max_timestep": 900}, "objective.max_timestep", 899),
+        ({"resolution": "768,512"}, "training.resolution", 640),
+        ({"max_train_epochs": 2}, "training.steps", 10),  # it goes before max_train_steps
+        ({"alpha_mask": True}, "objective.unmasked_weight", 0.0),
+        ({"min_snr_gamma": 5, "debiased_estimation_loss": True}, "objective.weighting", "min-snr"),
+        ({"save_precision": "float"}, "export.precision", "fp32"),
+    ],
+)  # fmt: skip
+def test_settings_of_the_scripts(tmp_path: Path, changes: dict[str, Any], path: str, value: object) -> None:
+    values = {key: item for key, item in (SCRIPT | changes).items() if item is not None}
+    recipe = read(tmp_path, toml(values), images=20)
+    assert flat(recipe.settings)[path] == value
+
+
+def test_a_preset_of_onetrainer(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, RECIPES["onetrainer.json"], images=10))
+    assert (settings.adapter.rank, settings.adapter.alpha, settings.adapter.targets) == (16, 1, "attention+ff")
+    assert settings.training.steps == 20 * 5  # epochs of ceil(10 * 2 / 4) batches
+    assert settings.schedule.warmup == 1  # 100 of 100 steps
+    assert settings.training.ema_decay == pytest.approx(0.99**0.2, abs=1e-6)  # there each fifth step
+    assert settings.training.text_encoder_lr_factor == pytest.approx(1 / 3, abs=1e-5)
+    assert settings.captions.shuffle
+    assert settings.captions.keep_tokens == 2
+    assert settings.captions.dropout == 0.1
+    assert settings.preview.prompts == ("a cat --w 1024 --h 768 --d 42 --s 20 --l 7.0 --n blurry",)
+    scaled = read(tmp_path, json.dumps(ONE_TRAINER | {"learning_rate_scaler": "BATCH"}))
+    assert flat(scaled.settings)["optimizer.learning_rate"] == 0.0006  # times the root of 4
+
+
+def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, AI_TOOLKIT))
+    assert settings.optimizer.learning_rate == 1e-4  # YAML's 1e-4 is a text
+    assert (settings.training.steps, settings.training.gradient_accumulation) == (3000, 2)
+    assert (settings.training.resolution, settings.adapter.targets) == (1024, "conv")
+    assert not settings.training.text_encoder
+    assert not settings.preview.at_start
+    assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")
+    assert settings.training.ema_decay == 0.99
+
+
+def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> None:
+    recipe = read(tmp_path, RECIPES["limner.toml"])
+    assert recipe.source == "Limner"
+    assert recipe.settings == {
+        "adapter": {"kind": "lora", "rank": 4}, "optimizer": {"learning_rate": 0.002},
+        "training": {"steps": 5, "low_resolution_share": 0.5},
+    }  # fmt: skip
+    assert any("training.new_setting" in note for note in recipe.notes)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(config.dump(config.build({"name": "x", "dataset": "x"})), encoding="utf-8")
+    assert built(recipes.read(run)).preservation.share == 0.25  # micro's preset, as the run had it
+
+
+@pytest.mark.parametrize(
+    ("metadata", "source", "path", "value"),
+    [
+        (
+            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_network_alpha": "4",
+             "ss_unet_lr": "0.0002", "ss_learning_rate": "0.0001", "ss_text_encoder_lr": "None",
+             "ss_max_train_steps": "700", "ss_steps": "700",
+             "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.95))",
+             "ss_resolution": "(512, 512)", "ss_batch_size_per_device": "3", "ss_shuffle_caption": "True",
+             "ss_lr_scheduler": "cosine", "ss_lr_warmup_steps": "70", "ss_tag_frequency": '{"10_x": {"a": 1}}',
+             "ss_network_args": '{"conv_dim": "8", "conv_alpha": "4"}', "ss_min_snr_gamma": "None"},
+            "sd-scripts",
+            ("optimizer.beta2", "training.batch_size", "schedule.warmup", "adapter.targets", "captions.shuffle"),
+            (0.95, 3, 0.1, "conv", True),
+        ),
+        (
+            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
+                [{"batch_size_per_device": 5, "resolution": [768, 768], "subsets": [{"keep_tokens": 2}]}])},
+            "sd-scripts", ("training.batch_size", "training.resolution", "captions.keep_tokens"), (5, 768, 2),
+        ),
+        ({"limner.config": RECIPES["limner.toml"]}, "Limner", ("adapter.rank",), (4,)),
+        ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", ("adapter.rank",), (16,)),
+    ],
+)  # fmt: skip
+def test_train_as_an_adapter_was(
+    tmp_path: Path, metadata: dict[str, str], source: str, path: tuple[str, ...], value: tuple[object, ...]
+) -> None:
+    import numpy as np
+
+    save_file({"lora_unet_x.alpha": np.ones(1, dtype=np.float32)}, tmp_path / "a.safetensors", metadata)
+    recipe = recipes.read(tmp_path / "a.safetensors")
+    settings = flat(recipe.settings)
+    assert recipe.source == source
+    assert tuple(settings[name] for name in path) == value
+    built(recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a recipe"),
+        ("{}", "not a recipe"),
+        ("[" * 100_000, "not a recipe"),
+        ('{"a":' * 100_000, "not a recipe"),
+        ("a." * 50_000 + "b = 1", "not a recipe"),
+        ("x = {" + "'a' . " * 5_000 + "b = 1}", "not a recipe"),
+        ("a: &a [1, 2]\nb: &b [*a, *a]\nconfig: {process: [*b, *b]}", "not a recipe"),
+        ("config: {process: [" + "[" * 500 + "]" * 500 + "]}", "not a recipe"),
+        ("config: {process: [{network: !!python/object/apply:os.system ['true']}]}", "not a recipe"),
+        (json.dumps({"a": "x" * MAX_BYTES}), "too large"),
+        (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
+        (json.dumps(GUI | {"LoRA_type": "Flux1"}), "not for Stable Diffusion"),
+        (toml(SCRIPT | {"network_module": "networks.lora_sd3"}), "not for Stable Diffusion"),
+        (AI_TOOLKIT.replace("arch: sdxl", "arch: flux"), "not for Stable Diffusion"),
+        (json.dumps(ONE_TRAINER | {"model_type": "FLUX_DEV_1"}), "not for Stable Diffusion"),
+        (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
+        ("\x00\x01", "not a recipe"),
+    ],
+    ids=str.split("empty nothing brackets objects dots inline-dots aliases nested-yaml tags large many flux sd3 "
+                  "flux-yaml flux-json embedding bytes"),
+)  # fmt: skip
+def test_hostile_and_other_files_are_refused_in_a_sentence_and_at_once(tmp_path: Path, text: str, message: str) -> None:
+    before = time.process_time()
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, text)
+    assert time.process_time() - before < 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_dim": 10**30}, {"network_dim": "NaN"}, {"network_dim": [1]}, {"network_dim": True},
+        {"network_dim": [[[1]]]}, {"learning_rate": 1e999}, {"learning_rate": "9" * 5000}, {"unet_lr": -1},
+        {"text_encoder_lr": []}, {"text_encoder_lr": 0.5, "unet_lr": 1e-9}, {"resolution": "0,0"}, {"resolution": 4},
+        {"optimizer_args": "betas=((((" * 300}, {"network_args": 5}, {"network_args": ["=" * 50, "x"]},
+        {"datasets": [1, {"subsets": [2]}]}, {"seed": -5}, {"lr_warmup_steps": -3}, {"train_batch_size": 10**9},
+        {"max_train_steps": 1e18}, {"sample_prompts": "--w 5 --q x\n" * 500}, {"lr_scheduler": ["x"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_odd_values_are_named_and_the_rest_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = read(tmp_path, json.dumps(SCRIPT | changes), images=10)
+    built(recipe)
+    for key in changes:
+        assert any(key.partition(".")[0] in name for name in [*recipe.mapped, " ".join(recipe.notes)])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    import numpy as np
+
+    save_file({"x": np.ones(1, dtype=np.float32)}, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match="does not say how it was trained"):
+        recipes.read(tmp_path / "bare.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "bare.safetensors").read_bytes()[:-2])
+    with pytest.raises(UserError):
+        recipes.read(tmp_path / "cut.safetensors")
+    for missing in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(UserError, match="There is no file"):
+            recipes.read(missing)

@@ -1,0 +1,124 @@
+"""Optimizers and schedules of other programs, as ours: what all formats have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.i18n import _
+from trainer.recipes.draft import Draft, number
+
+# What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
+# prodigyopt and schedulefree.
+USUAL: dict[str, dict[str, float]] = {
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
+    "adamw8bit": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
+    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
+    "adafactor": {"weight_decay": 0.0},
+    "prodigy": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
+    "schedule-free": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
+}
+# Arguments that say what ours does anyway.
+_AS_OURS: dict[str, dict[str, object]] = {
+    "adamw": {"eps": 1e-8, "amsgrad": False},
+    "adamw8bit": {"eps": 1e-8, "amsgrad": False},
+    "adafactor": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+    "prodigy": {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True, "d_coef": 1, "eps": 1e-8},
+    "schedule-free": {"eps": 1e-8},
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Their settings that an optimizer follows from: its kind, its learning rate, and the start of its arguments'."""
+
+    kinds: tuple[str, ...]
+    rates: tuple[str, ...]
+    arguments: str
+
+
+def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, float] | None = None) -> None:
+    """Set the optimizer of one of our kinds, with the arguments that a recipe gives it."""
+    draft.set("optimizer.kind", kind, *names.kinds)
+    values = {**USUAL[kind], **(usual or {})}
+    betas = draft.get(f"{names.arguments}betas", _pair, None)
+    if betas and "beta1" in values:
+        values["beta1"], values["beta2"] = betas
+    for name, value in values.items():
+        pair = f"{names.arguments}betas"
+        keys = (f"{names.arguments}{name}", *([pair] if betas and name.startswith("beta") else []))
+        draft.set(f"optimizer.{name}", draft.get(keys[0], number, value), *keys)
+    for name, ours in _AS_OURS.get(kind, {}).items():
+        key = f"{names.arguments}{name}"
+        if str(draft.values.get(key)).lower() == str(ours).lower():
+            draft.leave("decided here", key)
+    if kind == "prodigy":
+        draft.note(_("Prodigy always corrects its bias and guards the warm-up here."))
+
+
+def leave_optimizer(draft: Draft, name: str, names: Names) -> None:
+    """Leave optimizer and learning rate to the preset: a rate for another optimizer means nothing for ours."""
+    draft.leave("no counterpart", *names.kinds, *names.rates)
+    draft.note(
+        _(
+            "Limner does not have the optimizer {name}; optimizer and learning rate are left as the preset has them.",
+            name=name[:60],
+        )
+    )
+
+
+def _pair(value: object) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("not a pair")
+    return number(value[0]), number(value[1])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of ours; `warmup` and `cooldown` are shares of the steps below 1, else steps."""
+
+    kind: str
+    warmup: float = 0
+    cooldown: float = 0
+    min_lr_ratio: float = 0.0
+    cycles: int = 1
+
+
+def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str, ...]]) -> None:
+    """Set the schedule; `keys` are their settings that each of ours follows from."""
+    if draft.settings.get("optimizer.kind") == "schedule-free" and schedule.kind != "constant":
+        schedule = Schedule("constant", schedule.warmup)
+    values: dict[str, Any] = {"kind": schedule.kind, "warmup": _share(draft, schedule.warmup)}
+    if schedule.kind != "constant":
+        values["min_lr_ratio"] = schedule.min_lr_ratio
+    if schedule.kind == "cosine":
+        values["cycles"] = schedule.cycles
+    if schedule.kind == "warmup-stable-decay" and schedule.cooldown:
+        values["cooldown"] = _share(draft, schedule.cooldown)
+    for name, value in values.items():
+        if value is not None:
+            draft.set(f"schedule.{name}", value, *keys.get(name, ()))
+    if None in values.values():
+        draft.note(
+            _("The recipe counts the steps of its warm-up; set schedule.warmup as a share once the steps are known.")
+        )
+        draft.leave("no counterpart", *keys.get("warmup", ()))
+
+
+def _share(draft: Draft, value: float) -> float | None:
+    """Return a share, or a number of steps as a share of all; None if these are not known."""
+    if value < 1:
+        return float(value)
+    steps = int(draft.settings.get("training.steps", 0))
+    return min(1.0, value / steps) if steps else None
+
+
+def set_rates(
+    draft: Draft, rate: float, text_rate: float | None, names: tuple[str, ...], text: tuple[str, ...]
+) -> None:
+    """Set the learning rate, and that of the text encoder as a factor on it; None or 0 = it is not trained."""
+    draft.set("optimizer.learning_rate", rate, *names)
+    trains_text = bool(text_rate)
+    draft.set("training.text_encoder", trains_text, *text)
+    if text_rate and rate:
+        draft.set("training.text_encoder_lr_factor", float(f"{text_rate / rate:.6g}"), *text)
+        draft.note(_("Of the text encoder, Limner adapts the attention only."))

@@ -223,19 +223,6 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     wait(lambda: page.locator(".run-row").count() == count)
 
 
-def test_a_preview_is_enlarged(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
-    teach(page)
-    page.locator("#previews img").first.click()
-    box = page.locator("dialog.enlarged[open]")
-    box.get_by_text("seed 1").wait_for()
-    first = box.locator("p").inner_text()
-    page.keyboard.press("ArrowRight")
-    wait(lambda: box.locator("p").inner_text() != first)
-    page.keyboard.press("Escape")
-    assert not box.is_visible()
-
-
 def test_settings_are_left_as_they_were(server: Server, visit: Visit) -> None:
     page = visit(server)
     advanced(page, training_steps=77)

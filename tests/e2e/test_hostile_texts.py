@@ -14,7 +14,7 @@ from tests.e2e.conftest import Server, Visit, wait
 from tests.e2e.test_images import choose, fill
 from tests.e2e.test_page import cards, tab
 from tests.unit.adapter_files.test_compatibility import good
-from trainer import config, runs
+from trainer import config, paths, runs
 from trainer.runs import events
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     page.locator(".pictures.done img").first.wait_for(timeout=120_000)
     page.locator("#made a").first.wait_for()
     page.locator("#made a").first.click()
-    assert prompt in page.locator("dialog.enlarged[open] p").inner_text()
+    assert prompt in page.locator("dialog.viewer[open] header p").inner_text()
     page.keyboard.press("Escape")
     unhurt(page)
     # The list of runs, and a file from elsewhere
@@ -171,6 +171,7 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     page.get_by_role("button", name="New project").click()
     page.get_by_label("Name of the new project").fill(PAYLOADS["area"])
     page.get_by_role("button", name="Create", exact=True).click()
-    page.locator(".toast-body").first.wait_for()
+    wait(lambda: page.locator("#project input").input_value() == PAYLOADS["area"])
+    assert (server.home / "datasets" / paths.safe_name(PAYLOADS["area"], "project")).is_dir()
     unhurt(page)
     assert not [url for url in asked if url.endswith("/limner-hit")]

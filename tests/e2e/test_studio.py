@@ -174,7 +174,7 @@ def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None
     wait(lambda: value(page, "training-steps") == "24", seconds=60)
     start(page)
     page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
-    assert page.locator("#status .done img").count() == 1
+    assert page.locator("#status .outcome img").count() == 1
     page.locator("#compared-runs input").click()
     page.get_by_role("option").first.click()
     wait(lambda: page.locator("#chart .legend li").count() == 2)

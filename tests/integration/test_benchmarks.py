@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomlkit
 
-from benchmarks import quality, recipes, report, subjects
+from benchmarks import quality, recipe_losses, recipes, report, subjects
 from tests.conftest import CHECKOUT
+from trainer import config
+from trainer.recipes import read as read_recipe
 
 
 def picture(**values: object) -> dict[str, object]:
@@ -103,3 +106,14 @@ def test_many_pictures_in_small() -> None:
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("12 pictures")
+
+
+@pytest.mark.parametrize("name", recipe_losses.RECIPES)
+def test_recipes_whose_losses_are_compared_are_read_whole(tmp_path: Path, name: str) -> None:
+    values = {**recipe_losses.COMMON, **recipe_losses.RECIPES[name][0]}
+    (tmp_path / "recipe.toml").write_text(tomlkit.dumps(values), encoding="utf-8")
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    assert not any("no counterpart" in note for note in recipe.notes)
+    settings = config.build({"name": "x", "dataset": "x", **config.merge(recipe.settings, {"model": {"base": "a/b"}})})
+    assert settings.training.steps == recipe_losses.STEPS
+    assert settings.adapter.targets == ("conv" if "network_args" in values else "attention+ff")

@@ -142,6 +142,9 @@ def _say_model(writer: _Writer) -> None:
     side = writer.config.training.resolution
     writer.say("resolution", f"{side},{side}", "training.resolution")
     writer.say("enable_bucket", True)
+    writer.say("min_bucket_reso", min(256, side))  # sd-scripts refuses a resolution outside of these
+    writer.say("max_bucket_reso", max(1024, 2 * side))
+    writer.say("caption_extension", ".txt")
     writer.say("cache_latents", not writer.values.get("flip_aug", False))
     precision = writer.config.training.precision
     if precision in PRECISIONS:

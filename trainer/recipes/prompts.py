@@ -7,7 +7,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.draft import EMPTY, Draft
 
-MOST = 16
+MOST, READ = 16, 200
 
 
 def line(prompt: str, flags: Mapping[str, object]) -> str:
@@ -19,7 +19,7 @@ def line(prompt: str, flags: Mapping[str, object]) -> str:
 def set_prompts(draft: Draft, lines: Iterable[str], *keys: str) -> None:
     """Set the preview prompts; those that Limner does not understand are named."""
     prompts = []
-    for text in lines:
+    for text in list(lines)[:READ]:
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         try:

@@ -28,7 +28,7 @@ SCRIPT: dict[str, Any] = {
     "pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "train_data_dir": "/data/img",
     "network_module": "networks.lora", "network_dim": 16, "network_alpha": 8, "learning_rate": 1e-4,
     "optimizer_type": "AdamW", "lr_scheduler": "constant", "max_train_steps": 1500, "train_batch_size": 4,
-    "resolution": 512, "mixed_precision": "fp16", "seed": 3,
+    "resolution": "512", "mixed_precision": "fp16", "seed": 3,
 }  # fmt: skip
 ONE_TRAINER: dict[str, Any] = {
     "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE",

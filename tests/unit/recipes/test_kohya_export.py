@@ -101,6 +101,14 @@ def test_what_it_cannot_say_is_named(changes: dict[str, Any], named: str) -> Non
     assert "micro" in changes.values() or not any(named in note for note in recipes.export(built({})).notes)
 
 
+def test_what_sd_scripts_would_refuse_or_not_find_otherwise_is_said() -> None:
+    for side, smallest, largest in ((128, 128, 1024), (512, 256, 1024), (1024, 256, 2048)):
+        values = tomllib.loads(recipes.export(built({"training.resolution": side})).text)
+        assert values["resolution"] == f"{side},{side}"
+        assert (values["min_bucket_reso"], values["max_bucket_reso"]) == (smallest, largest)
+        assert values["caption_extension"] == ".txt"  # its own is .caption
+
+
 def test_no_path_of_this_machine_is_written() -> None:
     exported = recipes.export(built({"model.base": "/home/me/models/base.safetensors"}))
     assert 'pretrained_model_name_or_path = "base.safetensors"' in exported.text

@@ -55,7 +55,7 @@ def build(log_out: str) -> Head:
             project = gr.Dropdown(
                 [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
             )
-            manage = gr.Button("⋯", elem_id="manage-project", size="sm", min_width=30, scale=0)
+            manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
             new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
     if advice := nvidia.advice():
         gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")

@@ -269,3 +269,25 @@ def test_captions_are_typed_while_a_model_writes_and_a_run_trains(server: Server
     assert (folder / "01.txt").read_text() == (CHARACTER / "01.txt").read_text()
     page.get_by_role("button", name="Undo: automatic captions").click()
     wait(lambda: (folder / "07.txt").read_text() == "\n")
+
+
+def test_a_click_enlarges_an_image_with_its_size_its_crop_and_its_caption(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    page = visit(server)
+    page.get_by_label("Caption of 00.png").fill("a wide one")
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_text("00.png · 1200 x 500 pixels · trained at 192 x 64 · a wide one", exact=True).wait_for()
+    page.wait_for_function("document.querySelector('.viewer figure img').naturalWidth === 1200")
+    # Of 500 rows, 1200 / 3 = 400 are trained: 50 are dark above and below.
+    assert viewer.locator(".over path").get_attribute("d") == "M0 0H1200V500H0Z M0 50H1200V450H0Z"
+    with page.expect_download() as saved:
+        viewer.get_by_role("link", name="Save").click()
+    assert saved.value.suggested_filename == "00.png"
+    assert saved.value.path().read_bytes() == (folder / "00.png").read_bytes()
+    page.keyboard.press("ArrowRight")
+    viewer.get_by_text("01.png · 128 x 128 pixels").wait_for()
+    assert not viewer.locator(".over path").get_attribute("d")
+    page.keyboard.press("Escape")
+    page.locator("dialog.viewer[open]").wait_for(state="detached")

@@ -16,6 +16,13 @@ from trainer import paths, storage
 from trainer.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several images (MPO) opens as its first
 MAX_PIXELS = 64_000_000
 THUMBNAIL = 320

@@ -26,6 +26,7 @@ function fillCard(card, item) {
   if (image.getAttribute("src") !== item.url) image.src = item.url;
   image.alt = item.name;
   image.className = item.look;
+  fillLink(card.querySelector(".shape"), item);
   const mask = card.querySelector(".mask");
   mask.hidden = !item.mask;
   if (item.mask && mask.getAttribute("src") !== item.mask) mask.src = item.mask;
@@ -41,10 +42,22 @@ function fillCard(card, item) {
   const text = typed.get(keyOf(area))?.text ?? (newer?.at > props.value.at ? newer.text : item.caption);
   if (area.value !== text) area.value = text;
   if (!typed.has(keyOf(area)) && !(newer?.at > props.value.at)) loaded.set(keyOf(area), item.caption);
+  describe(card);
   showConflict(card);
   const file = card.querySelector(".file");
   file.textContent = file.title = item.name;
   tell(card, item);
+}
+
+// What the viewer shows of an image; see viewer.js.
+function fillLink(link, item) {
+  if (link.getAttribute("href") !== item.large) link.href = item.large;
+  Object.assign(link.dataset, { file: item.name, facts: item.facts, size: item.size, crop: item.crop });
+}
+
+function describe(card) {
+  const link = card.querySelector(".shape");
+  link.dataset.caption = [link.dataset.file, link.dataset.facts, card.querySelector("textarea").value].filter(Boolean).join(" · ");
 }
 
 function showConflict(card) {
@@ -223,6 +236,7 @@ element.addEventListener("input", (event) => {
   const key = keyOf(area);
   const base = typed.get(key)?.base ?? loaded.get(key);
   typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base });
+  describe(area.closest(".card"));
   later(key, 600);
   show();
 });

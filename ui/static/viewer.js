@@ -1,11 +1,13 @@
 // The viewer: a click on an image that has a caption shows it large, with what it was made from. The arrow keys go through
-// its row, and up and down through the rows of its table; a click on the image shows its pixels one to one.
+// its row, and up and down through the rows of its table; a click on the image shows its pixels one to one. Of an image
+// with a size (`data-size`), what training crops (`data-crop`, shares of its width and height) is dark.
 const dialog = document.createElement("dialog");
 dialog.className = "viewer";
 dialog.innerHTML = `<header><p></p><button type="button" class="act nearest">[[Nearest training image]]</button>
   <a class="act save" download>[[Save]]</a><button type="button" class="act close" aria-label="[[Close]]">×</button></header>
   <div class="stage"><button type="button" class="step before" aria-label="[[Previous image]]">‹</button>
-  <figure><img alt=""></figure><figure class="other" hidden><img alt="[[Nearest training image]]"></figure>
+  <figure><span class="sheet"><img alt=""><svg class="over" aria-hidden="true"><path fill-rule="evenodd"></path></svg></span></figure>
+  <figure class="other" hidden><img alt="[[Nearest training image]]"></figure>
   <button type="button" class="step after" aria-label="[[Next image]]">›</button></div>`;
 document.body.append(dialog);
 const part = (selector) => dialog.querySelector(selector);
@@ -28,7 +30,16 @@ function show() {
   part(".nearest").setAttribute("aria-pressed", compares);
   part(".other").hidden = !(compares && link.dataset.nearest);
   if (!part(".other").hidden) part(".other img").src = link.dataset.nearest;
+  showCrop(link);
   for (const button of dialog.querySelectorAll(".step")) button.hidden = rows[row].length < 2;
+}
+
+function showCrop(link) {
+  const [width, height] = (link.dataset.size ?? "0,0").split(",").map(Number);
+  const [across, down] = (link.dataset.crop ?? "0,0").split(",").map((share, side) => Math.round(Number(share) * [width, height][side] / 2));
+  part(".over").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  part(".over path").setAttribute("d", Math.max(across, down) < 0.01 * Math.max(width, height) ? ""
+    : `M0 0H${width}V${height}H0Z M${across} ${down}H${width - across}V${height - down}H${across}Z`);
 }
 
 function move(across, down) {

@@ -99,6 +99,8 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
     page = min(max(1, selection.page), last)
     crops = checks.crop_losses(project.examples, project.resolution)
     cuts = {example.name: cut for example, (_, cut) in zip(project.examples, crops, strict=True)}
+    sizes = checks.assigned_buckets(project.examples, project.resolution)
+    buckets = dict(zip((example.name for example in project.examples), sizes, strict=True))
     visible = selected[(page - 1) * PAGE : page * PAGE]
     return {
         "project": project.name,
@@ -106,7 +108,7 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
         "page": page,
         "last": last,
         "left": project.left,
-        "items": [_card(project, example, cuts[example.name]) for example in visible],
+        "items": [_card(project, example, cuts[example.name], buckets[example.name]) for example in visible],
         "any": bool(project.examples),
         "only": filter_label(selection, len(selected)),
         "orders": [_order(key, title, selection) for key, title in ORDERS.items()],
@@ -128,11 +130,15 @@ def _page(number: int, current: int, total: int) -> dict[str, Any]:
     }
 
 
-def _card(project: Project, example: Example, crop: tuple[float, float]) -> dict[str, Any]:
+def _card(project: Project, example: Example, crop: tuple[float, float], bucket: tuple[int, int]) -> dict[str, Any]:
     mask = dataset.mask_file(example.path)
     return {
         "name": example.name,
         "url": _url("dataset", project, example.name, example.path),
+        "large": _url("image", project, example.name, example.path),
+        "size": [example.width, example.height],
+        "crop": list(crop),
+        "facts": _facts(project, example, bucket),
         "mask": _url("mask", project, example.name, mask) if mask.is_file() else "",
         "caption": example.caption,
         "look": "small" if min(example.width, example.height) < SMALL else "",
@@ -141,6 +147,14 @@ def _card(project: Project, example: Example, crop: tuple[float, float]) -> dict
         "badges": project.badges(example.name),
         **token_usage(project, example.caption),
     }
+
+
+def _facts(project: Project, example: Example, bucket: tuple[int, int]) -> str:
+    """Return the size of an image, and that of its bucket if the resolution is known."""
+    size = _("{width} x {height} pixels", width=example.width, height=example.height)
+    if not project.resolution:
+        return size
+    return size + " · " + _("trained at {width} x {height}", width=bucket[0], height=bucket[1])
 
 
 def _inset(across: float, down: float) -> str:

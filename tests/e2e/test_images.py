@@ -291,3 +291,46 @@ def test_a_click_enlarges_an_image_with_its_size_its_crop_and_its_caption(server
     assert not viewer.locator(".over path").get_attribute("d")
     page.keyboard.press("Escape")
     page.locator("dialog.viewer[open]").wait_for(state="detached")
+
+
+def drag(page: Page, over: str, *points: tuple[float, float]) -> None:
+    """Drag with the mouse through points of an element, given as shares of its width and height."""
+    box = page.locator(over).bounding_box()
+    assert box is not None
+    for number, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def test_an_image_is_rotated_and_cropped_and_its_original_comes_back(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    (folder / "00.txt").write_text("a wide one\n")
+    original = (folder / "00.png").read_bytes()
+    page = visit(server)
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_role("button", name="Rotate right").click()
+    viewer.get_by_text("00.png · 500 x 1200 pixels · trained at 64 x 256 · a wide one").wait_for()
+    viewer.get_by_role("button", name="Crop", exact=True).click()
+    shown = viewer.locator(".over path").get_attribute("d")
+    drag(page, ".viewer .over", (0.5, 0.5), (0.6, 0.4), (1.0, 0.25))  # from the middle to the right edge, and up
+    viewer.get_by_text("250 x 300 pixels · trained at 128 x 128").wait_for()
+    assert viewer.locator(".over path").get_attribute("d") != shown
+    viewer.get_by_role("button", name="Crop to it").click()
+    viewer.get_by_text("00.png · 250 x 300 pixels").wait_for()
+    with Image.open(folder / "00.png") as image:
+        expected = picture(1, (1200, 500)).transpose(Image.Transpose.ROTATE_270).crop((250, 300, 500, 600))
+        assert (np.asarray(image) == np.asarray(expected)).all()
+    assert (folder / "00.txt").read_text() == "a wide one\n"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Undo: crop 00.png").click()
+    page.get_by_role("button", name="Undo: rotate 00.png").wait_for()
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer.get_by_text("00.png · 500 x 1200 pixels").wait_for()
+    viewer.get_by_role("button", name="Restore the original").click()
+    viewer.get_by_text("00.png · 1200 x 500 pixels").wait_for()
+    assert (folder / "00.png").read_bytes() == original
+    viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")

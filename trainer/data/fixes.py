@@ -1,6 +1,6 @@
 """Fixes that the program can apply to problems of a dataset.
 
-Changed captions are restored by `caption_edits.undo`; removed files are moved to the bin.
+Changed captions are restored by `undo`; removed files are moved to the bin.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,9 @@ function fillCard(card, item) {
 // What the viewer shows of an image; see viewer.js.
 function fillLink(link, item) {
   if (link.getAttribute("href") !== item.large) link.href = item.large;
-  Object.assign(link.dataset, { file: item.name, facts: item.facts, size: item.size, crop: item.crop });
+  Object.assign(link.dataset, {
+    project: project(), file: item.name, facts: item.facts, size: item.size, crop: item.crop, edited: item.edited,
+  });
 }
 
 function describe(card) {

@@ -13,6 +13,8 @@ document.body.append(dialog);
 const part = (selector) => dialog.querySelector(selector);
 let rows = [[]], row = 0, place = 0; // the links that can be shown, and the one that is
 let compares = false;
+// Other scripts add tools for the image that is shown, and may change its link.
+const follow = new MutationObserver(() => show());
 
 const linksOf = (container) => [...container.querySelectorAll("a[data-caption]")];
 
@@ -31,6 +33,9 @@ function show() {
   part(".other").hidden = !(compares && link.dataset.nearest);
   if (!part(".other").hidden) part(".other img").src = link.dataset.nearest;
   showCrop(link);
+  follow.disconnect();
+  follow.observe(link, { attributes: true });
+  dialog.dispatchEvent(new CustomEvent("limner-shown", { bubbles: true, detail: link }));
   for (const button of dialog.querySelectorAll(".step")) button.hidden = rows[row].length < 2;
 }
 
@@ -60,7 +65,9 @@ document.addEventListener("click", (event) => {
   show();
   dialog.showModal();
 });
+document.addEventListener("limner-show-again", show);
 dialog.addEventListener("keydown", (event) => {
+  if (event.target.matches("input")) return;
   const [across, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
   if (!across && !down) return;
   event.preventDefault();

@@ -16,7 +16,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, reach, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -101,6 +101,7 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
     cuts = {example.name: cut for example, (_, cut) in zip(project.examples, crops, strict=True)}
     sizes = checks.assigned_buckets(project.examples, project.resolution)
     buckets = dict(zip((example.name for example in project.examples), sizes, strict=True))
+    edited = image_edits.edited(project.folder) if project.folder else set()
     visible = selected[(page - 1) * PAGE : page * PAGE]
     return {
         "project": project.name,
@@ -108,7 +109,11 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
         "page": page,
         "last": last,
         "left": project.left,
-        "items": [_card(project, example, cuts[example.name], buckets[example.name]) for example in visible],
+        "items": [
+            _card(project, example, cuts[example.name], buckets[example.name])
+            | {"edited": "yes" if example.name in edited else ""}
+            for example in visible
+        ],
         "any": bool(project.examples),
         "only": filter_label(selection, len(selected)),
         "orders": [_order(key, title, selection) for key, title in ORDERS.items()],
@@ -297,7 +302,7 @@ def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[An
 
 def undo_button(folder: Path | None) -> gr.Button:
     """Return the button that takes back the last change of captions, named after it."""
-    change = caption_edits.last_title(folder) if folder else ""
+    change = undo.last_title(folder) if folder else ""
     label = _("Undo: {what}", what=change) if change else _("Undo")
     return gr.Button(label, visible=bool(change))
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
+from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import gauging, page_memory, pending_uploads, projects
-from ui.tabs import caption_tools, image_grid
+from ui.tabs import caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
 from ui.widgets.handlers import QUIET, answered, handled
@@ -101,11 +101,16 @@ def build(project: gr.Dropdown) -> Tab:
                 server_functions=[save_caption, measure],
                 elem_id="captions",
             )
+            tools_of_viewer = gr.HTML(
+                js_on_load=read("image_tools.js"),
+                server_functions=[image_tools.edit_image, image_tools.describe_crop],
+            )
     selection = gr.State(Selection())
     inputs = [project, trigger, selection]
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
+    tools_of_viewer.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
     caption_tools.connect(tools, project, trigger)
     return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
 
@@ -333,7 +338,7 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
 
 def undo_captions(project: str, trigger: str, selection: Selection) -> list[Any]:
     """Undo the last change of many captions."""
-    undone = caption_edits.undo(projects.folder(project))
+    undone = undo.undo(projects.folder(project))
     text = _("There is nothing to undo.")
     if undone:
         text = _("Undone: {what}.", what=undone.title)

@@ -334,3 +334,33 @@ def test_an_image_is_rotated_and_cropped_and_its_original_comes_back(server: Ser
     viewer.get_by_text("00.png · 1200 x 500 pixels").wait_for()
     assert (folder / "00.png").read_bytes() == original
     viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")
+
+
+def test_several_images_are_selected_and_changed_at_once(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    page = visit(server)
+    page.get_by_label("Select 02.png").check()
+    page.get_by_label("Select 05.png").click(modifiers=["Shift"])
+    page.locator(".card[data-name='04.png'] .shape").click(modifiers=["Control"])  # not this one
+    page.locator(".card[data-name='08.png'] .shape").click(modifiers=["Control"])
+    page.get_by_text("4 selected").wait_for()
+    assert not page.locator("dialog.viewer[open]").count()
+    chosen, other = ("02", "03", "05", "08"), "04"
+    begun = {path.name: path.read_bytes() for path in folder.glob("0*.*")}
+    bar = page.locator("#selection")
+    bar.get_by_label("Tag", exact=True).fill("outdoors")
+    bar.get_by_role("button", name="Add tag").click()
+    page.get_by_role("button", name="Undo: add 'outdoors'").wait_for()
+    assert all((folder / f"{name}.txt").read_text().endswith(", outdoors\n") for name in chosen)
+    assert (folder / f"{other}.txt").read_bytes() == begun[f"{other}.txt"]
+    page.get_by_role("button", name="Undo: add 'outdoors'").click()
+    page.get_by_text("Undone: add 'outdoors'.").wait_for()
+    bar.get_by_role("button", name="Rotate right").click()
+    page.get_by_role("button", name="Undo: rotate 4 images").click()
+    page.get_by_text("Undone: rotate 4 images.").wait_for()
+    assert {path.name: path.read_bytes() for path in folder.glob("0*.*")} == begun
+    bar.get_by_role("button", name="Remove").click()
+    cards(page, 10)
+    bar.locator(".count").wait_for(state="hidden")
+    page.get_by_role("button", name="Restore what was removed").click()
+    cards(page, 14)

@@ -75,6 +75,18 @@ def add_tag(tag: str) -> Change:
     return change
 
 
+def replace_tag(tag: str, replacement: str) -> Change:
+    """Return a change that replaces a whole tag, in any case of its letters; with "" it removes it."""
+
+    def change(caption: str) -> str:
+        tags = split_tags(caption)
+        if tag.lower() not in map(str.lower, tags):
+            return caption
+        return tidy(", ".join(replacement if part.lower() == tag.lower() else part for part in tags))
+
+    return change
+
+
 def fill_template(template: str, trigger: str, noun: str) -> Change:
     """Return a change that makes each caption by a template, such as "{trigger}, {class}, {caption}".
 

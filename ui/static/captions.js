@@ -35,6 +35,7 @@ function fillCard(card, item) {
   const remove = card.querySelector(".remove");
   remove.dataset.name = item.name;
   remove.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => item.name));
+  card.querySelector(".pick").setAttribute("aria-label", "[[Select {name}]]".replace("{name}", () => item.name));
   area.dataset.name = item.name;
   area.setAttribute("aria-label", "[[Caption of {name}]]".replace("{name}", () => item.name));
   // A value that the server read before the last save would bring back an old text.

@@ -56,7 +56,7 @@ function move(across, down) {
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-caption]");
-  if (!link) return;
+  if (!link || (link.closest(".cards") && (event.ctrlKey || event.metaKey || event.shiftKey))) return; // see selection.js
   event.preventDefault();
   const table = link.closest("table");
   rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards"))];

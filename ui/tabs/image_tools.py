@@ -1,11 +1,13 @@
-"""Tools of the viewer for an image of a dataset: rotate, crop, restore the original. image_tools.js calls them."""
+"""Tools for images of a dataset: for the one in the viewer, which image_tools.js calls, and for those selected."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from trainer.data import buckets, dataset, image_edits, undo
+from trainer.data import buckets, caption_edits, dataset, image_edits, undo
+from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, ngettext
 from ui.state import page_memory, projects
 from ui.tabs import image_grid
 from ui.widgets.handlers import answered
@@ -51,3 +53,37 @@ def describe_crop(argument: dict[str, Any]) -> dict[str, Any]:
 def _box(argument: dict[str, Any]) -> Box:
     left, top, right, bottom = (round(float(value)) for value in argument["box"])
     return left, top, right, bottom
+
+
+def change_selected(project: str, names: Sequence[str], action: str, tag: str = "", other: str = "") -> str:
+    """Rotate or remove the selected images, or add or replace a tag in their captions; return what was done.
+
+    Raises:
+        UserError: no image is selected, or there is no tag to add or replace.
+    """
+    folder = projects.folder(project)
+    existing = {path.name for path in dataset.image_files(folder)}
+    names = [name for name in names if name in existing]
+    if not names:
+        raise UserError("No image is selected.", "Tick the boxes of some images first.")
+    match action:
+        case "rotate":
+            title = ngettext("rotate {n} image", "rotate {n} images", len(names))
+            undo.edit_images(folder, image_edits.rotations(folder, names, 1), title)
+            return ngettext("Rotated {n} image.", "Rotated {n} images.", len(names))
+        case "remove":
+            dataset.remove(*(folder / name for name in names))
+            return ngettext(
+                "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
+            )
+    tag, other = one_line(tag), one_line(other)
+    if not tag:
+        raise UserError("There is no tag yet.", "Type one.")
+    title = _("add {tag!r}", tag=tag)
+    edit = caption_edits.add_tag(tag)
+    if action == "replace":
+        title, edit = _("replace {old!r} with {new!r}", old=tag, new=other), caption_edits.replace_tag(tag, other)
+    with dataset.captions_lock(folder):
+        changes = caption_edits.preview(folder, edit, names)
+        caption_edits.apply(folder, changes, title)
+    return ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=title)

@@ -94,6 +94,9 @@ def build(project: gr.Dropdown) -> Tab:
                 summary = gr.HTML(elem_id="dataset-summary")
                 restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
                 undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
+            selected = gr.HTML(
+                {}, html_template=read("selection.html"), js_on_load=read("selection.js"), elem_id="selection"
+            )
             grid = gr.HTML(
                 {},
                 html_template=read("captions.html"),
@@ -110,6 +113,7 @@ def build(project: gr.Dropdown) -> Tab:
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
+    selected.apply(handled(change_selected), inputs, parts.result, js=TYPED_FIRST, **QUIET)
     tools_of_viewer.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
     caption_tools.connect(tools, project, trigger)
     return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
@@ -361,6 +365,13 @@ def remove(project: str, trigger: str, selection: Selection, event: gr.EventData
     dataset.remove(image)
     status = _status(_("Removed {name}.", name=image.name))
     return [status, *image_grid.draw(project, trigger, selection)]
+
+
+def change_selected(project: str, trigger: str, selection: Selection, event: gr.EventData) -> list[Any]:
+    """Rotate or remove the selected images, or change a tag in their captions."""
+    names = [str(name) for name in event.names]
+    text = image_tools.change_selected(project, names, str(event.action), str(event.tag), str(event.other))
+    return [_status(text), *image_grid.draw(project, trigger, selection)]
 
 
 def restore_removed(project: str, trigger: str, selection: Selection) -> list[Any]:

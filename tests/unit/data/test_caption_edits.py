@@ -125,3 +125,10 @@ def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
 
 def test_tags_are_counted_once_a_caption() -> None:
     assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
+
+
+def test_a_tag_is_replaced_as_a_whole() -> None:
+    change = caption_edits.replace_tag("red", "blue hat")
+    assert change("rin, Red, red coat") == "rin, blue hat, red coat"
+    assert caption_edits.replace_tag("red", "")("rin, red, smiling") == "rin, smiling"
+    assert change("rin,  red coat") == "rin,  red coat"

@@ -287,7 +287,7 @@ def test_a_click_enlarges_an_image_with_its_size_its_crop_and_its_caption(server
     assert saved.value.suggested_filename == "00.png"
     assert saved.value.path().read_bytes() == (folder / "00.png").read_bytes()
     page.keyboard.press("ArrowRight")
-    viewer.get_by_text("01.png · 128 x 128 pixels").wait_for()
+    viewer.get_by_text("01.png · 256 x 256 pixels").wait_for()
     assert not viewer.locator(".over path").get_attribute("d")
     page.keyboard.press("Escape")
     page.locator("dialog.viewer[open]").wait_for(state="detached")
@@ -364,3 +364,27 @@ def test_several_images_are_selected_and_changed_at_once(server: Server, visit: 
     bar.locator(".count").wait_for(state="hidden")
     page.get_by_role("button", name="Restore what was removed").click()
     cards(page, 14)
+
+
+def test_images_that_are_nearly_the_same_are_compared_and_one_is_removed(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    for number, copy in (("04", "zy"), ("07", "zz")):
+        with Image.open(folder / f"{number}.png") as image:
+            image.convert("RGB").resize((200, 200)).save(folder / f"{copy}.jpg", quality=80)
+    page = visit(server)
+    looked_at(page)
+    page.locator(".doctor").get_by_role("button", name="Side by side").click()
+    viewer = page.locator("dialog.viewer[open]")
+    sides = viewer.locator("figure")
+    assert sides.nth(0).inner_text().startswith("04.png · 256 x 256 pixels")
+    assert sides.nth(1).inner_text().startswith("zy.jpg · 200 x 200 pixels")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.viewer figure img')].map((i) => i.naturalWidth) + '' === '256,200'"
+    )
+    viewer.get_by_role("button", name="Remove zy.jpg").click()
+    viewer.get_by_role("button", name="Remove 07.png").click()
+    page.locator("dialog.viewer[open]").wait_for(state="detached")  # no pair is left
+    cards(page, 14)
+    assert [(folder / name).exists() for name in ("04.png", "zy.jpg", "07.png", "zz.jpg")] == [True, False, False, True]
+    page.get_by_role("button", name="Restore what was removed").click()
+    cards(page, 15)

@@ -195,7 +195,7 @@ def _check_stats(examples: Sequence[Example], stats: Mapping[str, ImageStats]) -
             yield Problem("transparent", name, _("{share:.0%} is transparent.", share=1 - image.opaque))
     for best, others in _near_duplicates(examples, stats).items():
         for name in others:
-            yield Problem("copy", name, _("Nearly the same as {name}.", name=best))
+            yield Problem("copy", name, _("Nearly the same as {name}.", name=best), best)
     names, color = shared_background(examples, stats)
     numbers = {"number": len(names), "all": len(stats)}
     if color:

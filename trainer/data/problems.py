@@ -195,6 +195,7 @@ class Problem:
     kind: str
     name: str
     message: str
+    other: str = ""  # the file that this one is compared with
 
     @property
     def effect(self) -> str:

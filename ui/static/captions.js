@@ -233,6 +233,16 @@ async function measure() {
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
+function remove(name) {
+  const key = project() + "/" + name;
+  clearTimeout(timers.get(key));
+  typed.delete(key);
+  conflicts.delete(key);
+  show();
+  trigger("delete", { name });
+}
+
+document.addEventListener("limner-remove", ({ detail }) => remove(detail));
 element.addEventListener("input", (event) => {
   const area = event.target.closest("textarea");
   if (!area) return;
@@ -257,16 +267,10 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 element.addEventListener("click", (event) => {
-  const remove = event.target.closest(".remove");
+  const removed = event.target.closest(".remove");
   const page = event.target.closest(".page");
-  if (remove) {
-    const key = project() + "/" + remove.dataset.name;
-    clearTimeout(timers.get(key));
-    typed.delete(key);
-    conflicts.delete(key);
-    show();
-    trigger("delete", { name: remove.dataset.name });
-  } else if (page) {
+  if (removed) remove(removed.dataset.name);
+  else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
   } else if (event.target.closest(".conflict button")) {
     settle(event.target.closest(".card"), event.target.matches(".keep-mine"));

@@ -27,6 +27,7 @@ PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
 BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
+PAIRS = 200  # of images that are nearly the same
 ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Problems first")}
 
 
@@ -225,6 +226,9 @@ def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {example.name for example in project.examples}
     findings = [_finding(problem, readable) for problem in group_by_kind(project.problems)]
+    pairs = _pairs(project)
+    for finding in findings:
+        finding["pairs"] = pairs if finding["kind"] == "copy" else []
     tags = caption_edits.count_tags(example.caption for example in project.examples).most_common(TAGS)
     serious = sum(1 for finding in findings if finding["look"] != "hint")
     return {
@@ -235,7 +239,23 @@ def overview(project: Project) -> dict[str, Any]:
     }
 
 
-def _finding(problem: Group, readable: set[str]) -> dict[str, str]:
+def _pairs(project: Project) -> list[list[dict[str, str]]]:
+    """Return the pairs of images that are nearly the same, each with what the viewer shows of it."""
+    examples = {example.name: example for example in project.examples}
+    sides = []
+    for problem in project.problems:
+        if problem.kind == "copy" and problem.name in examples and problem.other in examples:
+            sides.append([_side(project, examples[name]) for name in (problem.other, problem.name)])
+    return sides[:PAIRS]
+
+
+def _side(project: Project, example: Example) -> dict[str, str]:
+    size = _("{width} x {height} pixels", width=example.width, height=example.height)
+    text = " · ".join(filter(None, (example.name, size, example.caption)))
+    return {"name": example.name, "url": _url("image", project, example.name, example.path), "text": text}
+
+
+def _finding(problem: Group, readable: set[str]) -> dict[str, Any]:
     kind = KINDS[problem.kind]
     look = "hint" if kind.hint else ""
     if kind.fatal:

@@ -388,3 +388,39 @@ def test_images_that_are_nearly_the_same_are_compared_and_one_is_removed(server:
     assert [(folder / name).exists() for name in ("04.png", "zy.jpg", "07.png", "zz.jpg")] == [True, False, False, True]
     page.get_by_role("button", name="Restore what was removed").click()
     cards(page, 15)
+
+
+def test_a_mask_is_painted_over_an_image(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    mask = folder / "01.mask.png"
+    page = visit(server)
+    page.locator(".card[data-name='01.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    drag(page, ".viewer .mask-layer", (0.5, 0.3), (0.5, 0.5), (0.5, 0.7))
+    viewer.get_by_role("button", name="Invert").click()
+    viewer.get_by_role("button", name="Save the mask").click()
+    page.locator(".card[data-name='01.png'] .mask:not([hidden])").wait_for(state="attached")
+    with Image.open(mask) as image:
+        assert image.size == (256, 256)
+        assert (image.getpixel((128, 128)), image.getpixel((5, 5))) == (255, 0)  # only the stroke is learned
+    # It is shown over the image, and goes on from there.
+    page.wait_for_function(
+        "document.querySelector('.mask-layer').getContext('2d').getImageData(5, 5, 1, 1).data[3] === 255"
+    )
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    viewer.get_by_role("button", name="Erase").click()
+    drag(page, ".viewer .mask-layer", (0.5, 0.05), (0.5, 0.3))
+    viewer.get_by_role("button", name="Save the mask").click()
+    viewer.get_by_role("button", name="Mask", exact=True).wait_for()
+    with Image.open(mask) as image:
+        assert (image.getpixel((128, 20)), image.getpixel((5, 5))) == (255, 0)
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    viewer.get_by_role("button", name="From transparency").click()
+    viewer.get_by_text("This image has no transparent part.").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Undo: mask 01.png").click()
+    page.get_by_text("Undone: mask 01.png.").wait_for()
+    page.get_by_role("button", name="Undo: mask 01.png").click()
+    page.locator(".card[data-name='01.png'] .mask").wait_for(state="hidden")
+    assert not mask.exists()

@@ -4,6 +4,8 @@ Levels are kept in the dataset's cache, so that a change can also be undone afte
 since stays as it is.
 """
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import paths, storage
-from trainer.data import dataset, image_edits, sealed_json
+from trainer.data import dataset, image_edits, masks, sealed_json
 from trainer.data.captions import read_caption
 from trainer.data.image_edits import Edit
 
@@ -31,7 +33,7 @@ class Undone:
 def record(folder: Path, title: str, **changes: Mapping[str, object]) -> None:
     """Record a change that is about to be made. `title` names it for the user, as in "Undo: `title`".
 
-    `changes` are `captions` and `images`: for each name what was there before, and after.
+    `changes` are `captions`, `images` and `masks`: for each name what was there before, and after.
     """
     undo_folder = folder / paths.CACHE / "undo"
     undo_folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,25 @@ def edit_images(folder: Path, edits: Mapping[str, Edit], title: str) -> None:
             record(folder, title, images=changes)
         for name in changes:
             image_edits.change(folder / name, edits[name])
+
+
+def edit_masks(folder: Path, new: Mapping[str, bytes], title: str) -> None:
+    """Write masks of images (the files' names), or remove those that are b"", so that `undo` restores all of them.
+
+    Raises:
+        UserError: as `masks.write`.
+    """
+    with dataset.captions_lock(folder):
+        before = {name: dataset.read_mask(folder / name) for name in new}
+        changes = {
+            name: [base64.b64encode(before[name]).decode(), hashlib.sha256(mask).hexdigest()]
+            for name, mask in new.items()
+            if mask != before[name]
+        }
+        if changes:
+            record(folder, title, masks=changes)
+        for name in changes:
+            masks.write(folder / name, new[name])
 
 
 def last_title(folder: Path) -> str:
@@ -93,6 +114,10 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
     for name, (before, after) in level.get("images", {}).items():
         if name in existing and image_edits.current(folder / name) == _edit(after):
             image_edits.change(folder / name, _edit(before))
+            images += 1
+    for name, (before, after) in level.get("masks", {}).items():
+        if name in existing and hashlib.sha256(dataset.read_mask(folder / name)).hexdigest() == after:
+            masks.write(folder / name, base64.b64decode(before))
             images += 1
     return Undone(str(level["what"]), restored, newer, images)
 

@@ -52,6 +52,15 @@ def mask(name: str, image: str) -> FileResponse:
     return _thumbnail(path.parent, dataset.mask_file(path))
 
 
+@router.get("/media/mask/{name}/{image}/large")
+def large_mask(name: str, image: str) -> FileResponse:
+    """Serve the mask of an image in a dataset as it is stored, with a fixed type."""
+    path = dataset.mask_file(_or_404(lambda: projects.find_image(name, image)))
+    if images.display_size(path) is None:
+        raise HTTPException(404)
+    return FileResponse(path, media_type="image/png", headers=PRIVATE)
+
+
 def _thumbnail(folder: Path, image: Path) -> FileResponse:
     try:
         return FileResponse(images.thumbnail(folder, image), media_type="image/webp", headers=PRIVATE)

@@ -54,7 +54,7 @@ function fillCard(card, item) {
 function fillLink(link, item) {
   if (link.getAttribute("href") !== item.large) link.href = item.large;
   Object.assign(link.dataset, {
-    project: project(), file: item.name, facts: item.facts, size: item.size, crop: item.crop, edited: item.edited,
+    project: project(), file: item.name, facts: item.facts, size: item.size, crop: item.crop, edited: item.edited, mask: item.large_mask,
   });
 }
 

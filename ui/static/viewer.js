@@ -16,7 +16,7 @@ const part = (selector) => dialog.querySelector(selector);
 let rows = [], row = 0, place = 0; // the links that can be shown, and the one that is
 let compares = false;
 // Other scripts add tools for the image that is shown, and may change its link.
-const follow = new MutationObserver(() => show());
+const follow = new MutationObserver(() => { if (!dialog.matches(".painting, .cropping")) show(); });
 
 const linksOf = (container) => [...container.querySelectorAll("a[data-caption]")];
 
@@ -98,7 +98,7 @@ document.addEventListener("limner-view", ({ detail }) => {
   dialog.showModal();
 });
 dialog.addEventListener("keydown", (event) => {
-  if (event.target.matches("input")) return;
+  if (event.target.matches("input") || dialog.matches(".painting, .cropping")) return;
   const [across, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
   if (!across && !down) return;
   event.preventDefault();

@@ -141,6 +141,7 @@ def _card(project: Project, example: Example, crop: tuple[float, float], bucket:
     return {
         "name": example.name,
         "url": _url("dataset", project, example.name, example.path),
+        "large_mask": _url("mask", project, f"{example.name}/large", mask) if mask.is_file() else "",
         "large": _url("image", project, example.name, example.path),
         "size": [example.width, example.height],
         "crop": list(crop),
@@ -173,7 +174,7 @@ def _inset(across: float, down: float) -> str:
 
 def _url(route: str, project: Project, name: str, path: Path) -> str:
     """Return the URL of a file's thumbnail; it changes with the file."""
-    return f"/media/{route}/{quote(project.name)}/{quote(name)}?t={path.stat().st_mtime_ns}"
+    return f"/media/{route}/{quote(project.name)}/{quote(name, safe='/')}?t={path.stat().st_mtime_ns}"
 
 
 def token_usage(project: Project, caption: str) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Tools for images of a dataset: for the one in the viewer, which image_tools.js calls, and for those selected."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data import buckets, caption_edits, dataset, image_edits, undo
+from trainer.data import buckets, caption_edits, dataset, image_edits, masks, undo
 from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
@@ -87,3 +88,17 @@ def change_selected(project: str, names: Sequence[str], action: str, tag: str = 
         changes = caption_edits.preview(folder, edit, names)
         caption_edits.apply(folder, changes, title)
     return ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=title)
+
+
+@answered
+def save_mask(argument: dict[str, Any]) -> dict[str, Any]:
+    """Save the mask that was drawn for an image, a PNG in base64, or make it from the image's transparency."""
+    image = projects.find_image(argument["project"], str(argument["name"]))
+    if argument.get("transparency"):
+        mask = masks.from_transparency(image)
+        if not mask:
+            raise UserError("This image has no transparent part.", "Paint the mask instead.")
+    else:
+        mask = masks.from_drawing(base64.b64decode(str(argument["png"])))
+    undo.edit_masks(image.parent, {image.name: mask}, _("mask {name}", name=image.name))
+    return {}

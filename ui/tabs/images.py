@@ -108,13 +108,15 @@ def build(project: gr.Dropdown) -> Tab:
                 js_on_load=read("image_tools.js"),
                 server_functions=[image_tools.edit_image, image_tools.describe_crop],
             )
+            tools_of_masks = gr.HTML(js_on_load=read("masks.js"), server_functions=[image_tools.save_mask])
     selection = gr.State(Selection())
     inputs = [project, trigger, selection]
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
     selected.apply(handled(change_selected), inputs, parts.result, js=TYPED_FIRST, **QUIET)
-    tools_of_viewer.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
+    for edited in (tools_of_viewer, tools_of_masks):
+        edited.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
     caption_tools.connect(tools, project, trigger)
     return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
 

@@ -82,6 +82,7 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
         "/media/image/rin/01.txt",
         "/media/image/rin/..%2f..%2fsecret.png",
         "/media/image/nobody/01.png",
+        "/media/mask/rin/01.png/large",
         "/media/run/RUN/config.toml",
         "/media/run/RUN/..%2fconfig.toml",
         "/media/run/%2e%2e/000010_0.png",

@@ -424,3 +424,17 @@ def test_a_mask_is_painted_over_an_image(server: Server, visit: Visit) -> None:
     page.get_by_role("button", name="Undo: mask 01.png").click()
     page.locator(".card[data-name='01.png'] .mask").wait_for(state="hidden")
     assert not mask.exists()
+
+
+def test_the_buckets_and_sizes_are_drawn(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    page = visit(server)
+    chart = page.get_by_role("img", name="Buckets at a resolution of 128")
+    chart.wait_for()
+    assert chart.locator("rect").count() == 2
+    assert chart.locator("text").all_text_contents() == ["128 x 128", "14", "192 x 64", "1"]
+    assert (
+        page.get_by_role("img", name="Sizes of the images").locator("circle title").all_text_contents()[-1]
+        == "1200 x 500: 1"
+    )

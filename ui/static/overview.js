@@ -49,6 +49,7 @@ function draw() {
   doctor.querySelector("ul").replaceChildren(...value.findings.map(row));
   tags.hidden = !value.tags.length;
   tags.querySelector(".chips").replaceChildren(...value.tags.map(chip));
+  drawBuckets(element.querySelector(".sizes"), value.sizes);
   restore();
 }
 

@@ -3,8 +3,11 @@
 Nothing here waits until images are measured; `Project.left` says how many still have to be.
 """
 
+import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -27,6 +30,7 @@ PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
 BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
+BARS, DOTS = 12, 500  # buckets and sizes that are drawn
 PAIRS = 200  # of images that are nearly the same
 ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Problems first")}
 
@@ -74,7 +78,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     preset, base = page_memory.answer(project.name, "preset"), page_memory.answer(project.name, "base") or MICRO
     if preset not in ("character", "style"):
         preset = "character"
-    resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
+    resolution = _resolution(project.name, preset, base)
     stats = image_stats.known(folder)
     problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
     left = image_stats.missing(folder)
@@ -88,6 +92,16 @@ def read(name: str | None, trigger: str = "") -> Project:
         resolution=resolution,
         left=len(left),
     )
+
+
+def _resolution(name: str, preset: str, base: str) -> int:
+    """Return the resolution that is chosen in the Train tab, or else that of the preset."""
+    chosen = None
+    with suppress(ValueError, AttributeError):
+        chosen = json.loads(page_memory.answer(name, "settings") or "{}").get("training", {}).get("resolution")
+    if isinstance(chosen, int) and 64 <= chosen <= 8192:
+        return chosen
+    return int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
 
 
 # Cards ----------------------------------------------------------------------------------------------------------
@@ -236,8 +250,21 @@ def overview(project: Project) -> dict[str, Any]:
         "findings": findings,
         "heading": _heading(project, serious, len(findings) - serious),
         "serious": "yes" if serious else "",
+        "sizes": _sizes(project),
         "tags": [{"tag": tag, "count": number} for tag, number in tags],
     }
+
+
+def _sizes(project: Project) -> dict[str, Any] | None:
+    """Return how many images each bucket has, the most common first, and how many there are of each size."""
+    if not project.examples or not project.resolution:
+        return None
+    counts = Counter(checks.assigned_buckets(project.examples, project.resolution)).most_common(BARS)
+    sizes = Counter((example.width, example.height) for example in project.examples).most_common(DOTS)
+    bars = [{"label": f"{width} x {height}", "count": count} for (width, height), count in counts]
+    dots = [{"width": width, "height": height, "count": count} for (width, height), count in sizes]
+    title = _("Buckets at a resolution of {resolution}", resolution=project.resolution)
+    return {"bars": bars, "sizes": dots, "resolution": project.resolution, "title": title}
 
 
 def _pairs(project: Project) -> list[list[dict[str, str]]]:

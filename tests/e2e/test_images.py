@@ -269,3 +269,172 @@ def test_captions_are_typed_while_a_model_writes_and_a_run_trains(server: Server
     assert (folder / "01.txt").read_text() == (CHARACTER / "01.txt").read_text()
     page.get_by_role("button", name="Undo: automatic captions").click()
     wait(lambda: (folder / "07.txt").read_text() == "\n")
+
+
+def test_a_click_enlarges_an_image_with_its_size_its_crop_and_its_caption(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    page = visit(server)
+    page.get_by_label("Caption of 00.png").fill("a wide one")
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_text("00.png · 1200 x 500 pixels · trained at 192 x 64 · a wide one", exact=True).wait_for()
+    page.wait_for_function("document.querySelector('.viewer figure img').naturalWidth === 1200")
+    # Of 500 rows, 1200 / 3 = 400 are trained: 50 are dark above and below.
+    assert viewer.locator(".over path").get_attribute("d") == "M0 0H1200V500H0Z M0 50H1200V450H0Z"
+    with page.expect_download() as saved:
+        viewer.get_by_role("link", name="Save").click()
+    assert saved.value.suggested_filename == "00.png"
+    assert saved.value.path().read_bytes() == (folder / "00.png").read_bytes()
+    page.keyboard.press("ArrowRight")
+    viewer.get_by_text("01.png · 256 x 256 pixels").wait_for()
+    assert not viewer.locator(".over path").get_attribute("d")
+    page.keyboard.press("Escape")
+    page.locator("dialog.viewer[open]").wait_for(state="detached")
+
+
+def drag(page: Page, over: str, *points: tuple[float, float]) -> None:
+    """Drag with the mouse through points of an element, given as shares of its width and height."""
+    box = page.locator(over).bounding_box()
+    assert box is not None
+    for number, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def test_an_image_is_rotated_and_cropped_and_its_original_comes_back(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    (folder / "00.txt").write_text("a wide one\n")
+    original = (folder / "00.png").read_bytes()
+    page = visit(server)
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_role("button", name="Rotate right").click()
+    viewer.get_by_text("00.png · 500 x 1200 pixels · trained at 64 x 256 · a wide one").wait_for()
+    viewer.get_by_role("button", name="Crop", exact=True).click()
+    shown = viewer.locator(".over path").get_attribute("d")
+    drag(page, ".viewer .over", (0.5, 0.5), (0.6, 0.4), (1.0, 0.25))  # from the middle to the right edge, and up
+    viewer.get_by_text("250 x 300 pixels · trained at 128 x 128").wait_for()
+    assert viewer.locator(".over path").get_attribute("d") != shown
+    viewer.get_by_role("button", name="Crop to it").click()
+    viewer.get_by_text("00.png · 250 x 300 pixels").wait_for()
+    with Image.open(folder / "00.png") as image:
+        expected = picture(1, (1200, 500)).transpose(Image.Transpose.ROTATE_270).crop((250, 300, 500, 600))
+        assert (np.asarray(image) == np.asarray(expected)).all()
+    assert (folder / "00.txt").read_text() == "a wide one\n"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Undo: crop 00.png").click()
+    page.get_by_role("button", name="Undo: rotate 00.png").wait_for()
+    page.locator(".card[data-name='00.png'] .shape").click()
+    viewer.get_by_text("00.png · 500 x 1200 pixels").wait_for()
+    viewer.get_by_role("button", name="Restore the original").click()
+    viewer.get_by_text("00.png · 1200 x 500 pixels").wait_for()
+    assert (folder / "00.png").read_bytes() == original
+    viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")
+
+
+def test_several_images_are_selected_and_changed_at_once(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    page = visit(server)
+    page.get_by_label("Select 02.png").check()
+    page.get_by_label("Select 05.png").click(modifiers=["Shift"])
+    page.locator(".card[data-name='04.png'] .shape").click(modifiers=["Control"])  # not this one
+    page.locator(".card[data-name='08.png'] .shape").click(modifiers=["Control"])
+    page.get_by_text("4 selected").wait_for()
+    assert not page.locator("dialog.viewer[open]").count()
+    chosen, other = ("02", "03", "05", "08"), "04"
+    begun = {path.name: path.read_bytes() for path in folder.glob("0*.*")}
+    bar = page.locator("#selection")
+    bar.get_by_label("Tag", exact=True).fill("outdoors")
+    bar.get_by_role("button", name="Add tag").click()
+    page.get_by_role("button", name="Undo: add 'outdoors'").wait_for()
+    assert all((folder / f"{name}.txt").read_text().endswith(", outdoors\n") for name in chosen)
+    assert (folder / f"{other}.txt").read_bytes() == begun[f"{other}.txt"]
+    page.get_by_role("button", name="Undo: add 'outdoors'").click()
+    page.get_by_text("Undone: add 'outdoors'.").wait_for()
+    bar.get_by_role("button", name="Rotate right").click()
+    page.get_by_role("button", name="Undo: rotate 4 images").click()
+    page.get_by_text("Undone: rotate 4 images.").wait_for()
+    assert {path.name: path.read_bytes() for path in folder.glob("0*.*")} == begun
+    bar.get_by_role("button", name="Remove").click()
+    cards(page, 10)
+    bar.locator(".count").wait_for(state="hidden")
+    page.get_by_role("button", name="Restore what was removed").click()
+    cards(page, 14)
+
+
+def test_images_that_are_nearly_the_same_are_compared_and_one_is_removed(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    for number, copy in (("04", "zy"), ("07", "zz")):
+        with Image.open(folder / f"{number}.png") as image:
+            image.convert("RGB").resize((200, 200)).save(folder / f"{copy}.jpg", quality=80)
+    page = visit(server)
+    looked_at(page)
+    page.locator(".doctor").get_by_role("button", name="Side by side").click()
+    viewer = page.locator("dialog.viewer[open]")
+    sides = viewer.locator("figure")
+    assert sides.nth(0).inner_text().startswith("04.png · 256 x 256 pixels")
+    assert sides.nth(1).inner_text().startswith("zy.jpg · 200 x 200 pixels")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.viewer figure img')].map((i) => i.naturalWidth) + '' === '256,200'"
+    )
+    viewer.get_by_role("button", name="Remove zy.jpg").click()
+    viewer.get_by_role("button", name="Remove 07.png").click()
+    page.locator("dialog.viewer[open]").wait_for(state="detached")  # no pair is left
+    cards(page, 14)
+    assert [(folder / name).exists() for name in ("04.png", "zy.jpg", "07.png", "zz.jpg")] == [True, False, False, True]
+    page.get_by_role("button", name="Restore what was removed").click()
+    cards(page, 15)
+
+
+def test_a_mask_is_painted_over_an_image(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    mask = folder / "01.mask.png"
+    page = visit(server)
+    page.locator(".card[data-name='01.png'] .shape").click()
+    viewer = page.locator("dialog.viewer[open]")
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    drag(page, ".viewer .mask-layer", (0.5, 0.3), (0.5, 0.5), (0.5, 0.7))
+    viewer.get_by_role("button", name="Invert").click()
+    viewer.get_by_role("button", name="Save the mask").click()
+    page.locator(".card[data-name='01.png'] .mask:not([hidden])").wait_for(state="attached")
+    with Image.open(mask) as image:
+        assert image.size == (256, 256)
+        assert (image.getpixel((128, 128)), image.getpixel((5, 5))) == (255, 0)  # only the stroke is learned
+    # It is shown over the image, and goes on from there.
+    page.wait_for_function(
+        "document.querySelector('.mask-layer').getContext('2d').getImageData(5, 5, 1, 1).data[3] === 255"
+    )
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    viewer.get_by_role("button", name="Erase").click()
+    drag(page, ".viewer .mask-layer", (0.5, 0.05), (0.5, 0.3))
+    viewer.get_by_role("button", name="Save the mask").click()
+    viewer.get_by_role("button", name="Mask", exact=True).wait_for()
+    with Image.open(mask) as image:
+        assert (image.getpixel((128, 20)), image.getpixel((5, 5))) == (255, 0)
+    viewer.get_by_role("button", name="Mask", exact=True).click()
+    viewer.get_by_role("button", name="From transparency").click()
+    viewer.get_by_text("This image has no transparent part.").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Undo: mask 01.png").click()
+    page.get_by_text("Undone: mask 01.png.").wait_for()
+    page.get_by_role("button", name="Undo: mask 01.png").click()
+    page.locator(".card[data-name='01.png'] .mask").wait_for(state="hidden")
+    assert not mask.exists()
+
+
+def test_the_buckets_and_sizes_are_drawn(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    picture(1, (1200, 500)).save(folder / "00.png")
+    page = visit(server)
+    chart = page.get_by_role("img", name="Buckets at a resolution of 128")
+    chart.wait_for()
+    assert chart.locator("rect").count() == 2
+    assert chart.locator("text").all_text_contents() == ["128 x 128", "14", "192 x 64", "1"]
+    assert (
+        page.get_by_role("img", name="Sizes of the images").locator("circle title").all_text_contents()[-1]
+        == "1200 x 500: 1"
+    )

@@ -117,3 +117,18 @@ def test_an_upload_that_takes_long_can_be_canceled(server: Server, visit: Visit)
     upload(page, [{"name": "small.png", "mimeType": "image/png", "buffer": png(2)}])
     page.get_by_text("Added 1 image.").wait_for()
     assert [path.name for path in (server.home / "datasets" / "canceled").glob("*.png")] == ["small.png"]
+
+
+def test_the_progress_of_an_upload_is_seen(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    new_project(page, "slow")
+    network = page.context.new_cdp_session(page)
+    slowly = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
+    network.send("Network.emulateNetworkConditions", slowly)
+    upload(page, [{"name": "large.png", "mimeType": "image/png", "buffer": png(1) + bytes(8 * 2**20)}])
+    bar = page.get_by_role("progressbar", name="Upload")
+    page.locator("#upload .file-name").get_by_text("large.png").wait_for()
+    page.locator("#upload > label").wait_for(state="hidden")  # it would lie over the name
+    wait(lambda: 0.1 < bar.evaluate("(bar) => bar.value") < 0.9)
+    page.get_by_text("Added 1 image.").wait_for()
+    assert bar.is_hidden()

@@ -10,10 +10,12 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from tests.hostile import Refused, Taken
 
+pillow_heif.register_heif_opener()
 RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
 NONE, DAMAGED, LARGE = Refused("not an image"), Refused("damaged"), Refused("megapixels")
 
@@ -54,6 +56,12 @@ def with_jpeg_size(data: bytes, width: int, height: int) -> bytes:
     """A JPEG whose header tells another size."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def with_box_size(data: bytes, width: int, height: int) -> bytes:
+    """A HEIC or AVIF whose header tells another size."""
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -153,6 +161,14 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
         good[f"jpeg turned {turn}"] = ("a.jpg", data, Taken(size, first, last))
     good["jpeg turned 99"] = ("a.jpg", saved(two(), "JPEG", exif=exif(99), **jpeg), upright)
     good["png turned"] = ("a.png", saved(two(), "PNG", exif=exif(6)), Taken((60, 80), RED, BLUE))
+    for form, name in (("HEIF", "a.heic"), ("AVIF", "a.avif")):
+        exact = {"quality": -1} if form == "HEIF" else {"quality": 100, "subsampling": "4:4:4"}
+        for turn in (1, 2, 3, 6, 8):
+            first, last = corners[turn]
+            data = saved(two(), form, exif=exif(turn).tobytes(), **exact)
+            good[f"{form} turned {turn}"] = (name, data, Taken((60, 80) if turn > 4 else (80, 60), first, last))
+        good[f"{form} with alpha"] = (name, saved(clear, form, **exact), Taken(first=WHITE, last=WHITE))
+        good[f"{form} named jpg"] = ("a.jpg", saved(two(), form, **exact), upright)
     good["webp turned"] = ("a.webp", saved(two(), "WEBP", lossless=True, exif=exif(8)), Taken((60, 80), BLUE, RED))
     return good
 
@@ -160,6 +176,7 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
 def bad() -> dict[str, tuple[str, bytes, Refused]]:
     """No pictures, or broken ones, or ones that would fill the memory."""
     whole, jpg, webp, bmp = (saved(two(), form) for form in ("PNG", "JPEG", "WEBP", "BMP"))
+    heic, avif = saved(two(), "HEIF"), saved(two(), "AVIF")
     noise = random.Random(0).randbytes(3000)
     noisy = saved(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30000)), "PNG")
     zeros = zlib.compress(bytes(60 * 2**20), 9)
@@ -171,11 +188,12 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("a.png", whole)
     bad_headers = {
-        "heic": ("a.heic", b"\0\0\0\x18ftypheic" + bytes(80), Refused("HEIC")),
-        "heif": ("a.heif", b"\0\0\0\x18ftypmif1" + bytes(80), Refused("export it as PNG or JPEG")),
+        "heic": ("a.heic", b"\0\0\0\x18ftypheic" + bytes(80), DAMAGED),
+        "heif": ("a.heif", b"\0\0\0\x18ftypmif1" + bytes(80), DAMAGED),
         "svg": ("a.svg", b"<svg onload='alert(1)'/>", Refused("SVG")),
         "jxl": ("a.jxl", b"\xff\x0a" + bytes(80), Refused("JPEG XL")),
-        "avif": ("a.avif", b"\0\0\0\x1cftypavif" + bytes(80), Refused("AVIF")),
+        "avif": ("a.avif", b"\0\0\0\x1cftypavif" + bytes(80), DAMAGED),
+        "a video": ("a.heic", b"\0\0\0\x18ftypmp42" + bytes(80), NONE),
         "gif": ("a.gif", saved(palette_of(two()), "GIF"), Refused("GIF")),
         "tiff": ("a.tif", saved(two(), "TIFF"), Refused("TIFF")),
         "psd": ("a.psd", b"8BPS\0\1" + bytes(80), Refused("Photoshop")),
@@ -223,6 +241,11 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "bmp, half": bmp[: len(bmp) // 2], "bmp, its head alone": bmp[:14],
         "bmp of no bits": bmp[:28] + b"\0\0" + bmp[30:],
         "jpeg that tells 7900 x 7900": with_jpeg_size(jpg, 7900, 7900),
+        "heic, half": heic[: len(heic) // 2], "heic, its head alone": heic[:40],
+        "heic of zeros": heic[: heic.index(b"mdat") + 4] + bytes(len(heic)),
+        "heic that tells 12000 x 12000": with_box_size(heic, 12000, 12000),
+        "avif, half": avif[: len(avif) // 2], "avif, its head alone": avif[:40],
+        "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
     }  # fmt: skip
     bombs = {
         "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
@@ -230,6 +253,7 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "png 2 billion wide": png(2**31 - 1, 1, 1, 0, row), "png 2 billion high": png(1, 2**31 - 1, 1, 0, row),
         "jpeg that tells 12000 x 12000": with_jpeg_size(jpg, 12000, 12000),
         "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500), "bmp that tells 30000 x 30000": long_bmp,
+        "avif that tells 12000 x 12000": with_box_size(avif, 12000, 12000),
     }  # fmt: skip
     broken |= {
         "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),

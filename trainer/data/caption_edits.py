@@ -1,23 +1,16 @@
-"""Changes to many captions at once, with preview and undo; and the tags of captions.
-
-Undo levels are kept in the dataset's cache, so that a change can also be undone after a restart.
-"""
+"""Changes to many captions at once, with preview and undo; and the tags of captions."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from trainer import paths, storage
-from trainer.data import dataset, sealed_json
+from trainer.data import dataset, undo
 from trainer.data.captions import one_line, read_caption, with_trigger, without_trigger
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
-LEVELS = 20
 FIELDS = ("trigger", "class", "caption")
 
 
@@ -28,15 +21,6 @@ class Edit:
     name: str
     before: str
     after: str
-
-
-@dataclass(frozen=True)
-class Undone:
-    """Result of an undo: title of the change, captions restored, and captions kept because they were edited since."""
-
-    title: str
-    captions: int
-    newer: int
 
 
 def preview(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
@@ -56,62 +40,10 @@ def apply(folder: Path, edits: list[Edit], title: str) -> None:
     """Change captions. `title` names the change for the user, as in "Undo: `title`"."""
     if not edits:
         return
-    undo_folder = folder / paths.CACHE / "undo"
-    undo_folder.mkdir(parents=True, exist_ok=True)
-    level = {"what": title, "captions": {edit.name: [edit.before, edit.after] for edit in edits}}
     with dataset.captions_lock(folder):
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        sealed_json.write(undo_folder / f"{stamp}.json", level)
-        for old in _levels(folder)[:-LEVELS]:
-            storage.remove(old)
+        undo.record(folder, title, captions={edit.name: [edit.before, edit.after] for edit in edits})
         for edit in edits:
             dataset.write_caption(folder / edit.name, edit.after)
-
-
-def last_title(folder: Path) -> str:
-    """Return the title of the change that `undo` would revert; "" if there is none."""
-    for path in reversed(_levels(folder)):
-        if level := _read(path):
-            return str(level["what"])
-    return ""
-
-
-def undo(folder: Path) -> Undone | None:
-    """Undo the latest change; None if there is none. A caption that was edited since stays as it is."""
-    with dataset.captions_lock(folder):
-        for path in reversed(_levels(folder)):
-            level = _read(path)
-            if level:
-                undone = _restore(folder, level)
-                storage.remove(path)
-                return undone
-            storage.remove(path)
-    return None
-
-
-def _restore(folder: Path, level: dict[str, Any]) -> Undone:
-    restored = newer = 0
-    existing = {path.name for path in dataset.image_files(folder)}
-    for name, (before, after) in level["captions"].items():
-        if name not in existing:
-            continue
-        caption = read_caption(folder / name)
-        if caption == after:
-            dataset.write_caption(folder / name, before)
-            restored += 1
-        elif caption != before:  # it is as before where the change was interrupted
-            newer += 1
-    return Undone(str(level["what"]), restored, newer)
-
-
-def _levels(folder: Path) -> list[Path]:
-    return sorted((folder / paths.CACHE / "undo").glob("*.json"))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read an undo level; None if it is damaged."""
-    level: dict[str, Any] | None = sealed_json.read(path)
-    return level
 
 
 # Changes --------------------------------------------------------------------------------------------------------
@@ -139,6 +71,18 @@ def add_tag(tag: str) -> Change:
         if tag.lower() in caption.lower():
             return caption
         return f"{caption}, {tag}" if caption else tag
+
+    return change
+
+
+def replace_tag(tag: str, replacement: str) -> Change:
+    """Return a change that replaces a whole tag, in any case of its letters; with "" it removes it."""
+
+    def change(caption: str) -> str:
+        tags = split_tags(caption)
+        if tag.lower() not in map(str.lower, tags):
+            return caption
+        return tidy(", ".join(replacement if part.lower() == tag.lower() else part for part in tags))
 
     return change
 

@@ -165,10 +165,21 @@ def crop_losses(examples: Sequence[Example], resolution: int) -> list[tuple[floa
     return list(_crop_losses(tuple((example.width, example.height) for example in examples), resolution))
 
 
+def assigned_buckets(examples: Sequence[Example], resolution: int) -> list[buckets.Size]:
+    """Return the bucket of each image; their own sizes if the resolution is 0, that is not known yet."""
+    sizes = tuple((example.width, example.height) for example in examples)
+    return list(_buckets(sizes, resolution) if resolution else sizes)
+
+
 @lru_cache(maxsize=8)
-def _crop_losses(sizes: tuple[tuple[int, int], ...], resolution: int) -> tuple[tuple[float, tuple[float, float]], ...]:
+def _buckets(sizes: tuple[buckets.Size, ...], resolution: int) -> tuple[buckets.Size, ...]:
+    return tuple(buckets.buckets(sizes, resolution))
+
+
+@lru_cache(maxsize=8)
+def _crop_losses(sizes: tuple[buckets.Size, ...], resolution: int) -> tuple[tuple[float, tuple[float, float]], ...]:
     losses = []
-    for (width, height), (wide, high) in zip(sizes, buckets.buckets(sizes, resolution), strict=True):
+    for (width, height), (wide, high) in zip(sizes, _buckets(sizes, resolution), strict=True):
         scale = max(wide / width, high / height)
         losses.append((scale, (max(0.0, 1 - wide / scale / width), max(0.0, 1 - high / scale / height))))
     return tuple(losses)
@@ -184,7 +195,7 @@ def _check_stats(examples: Sequence[Example], stats: Mapping[str, ImageStats]) -
             yield Problem("transparent", name, _("{share:.0%} is transparent.", share=1 - image.opaque))
     for best, others in _near_duplicates(examples, stats).items():
         for name in others:
-            yield Problem("copy", name, _("Nearly the same as {name}.", name=best))
+            yield Problem("copy", name, _("Nearly the same as {name}.", name=best), best)
     names, color = shared_background(examples, stats)
     numbers = {"number": len(names), "all": len(stats)}
     if color:

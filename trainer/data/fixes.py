@@ -1,13 +1,13 @@
 """Fixes that the program can apply to problems of a dataset.
 
-Changed captions are restored by `caption_edits.undo`; removed files are moved to the bin.
+Changed captions and masks are restored by `undo`; removed files are moved to the bin.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import storage
-from trainer.data import caption_edits, checks, dataset, image_stats, originals
+from trainer.data import caption_edits, checks, dataset, image_stats, masks, originals, undo
 from trainer.data.captions import caption_file, read_caption
 from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
@@ -35,6 +35,10 @@ def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "
             )
         case "background":
             return _name_background(folder)
+        case "mask":
+            made = masks.all_from_transparency(folder / name for name in names)
+            undo.edit_masks(folder, made, _("masks from transparency"))
+            return ngettext("Made {n} mask from transparency.", "Made {n} masks from transparency.", len(made))
         case "rename":
             return _separate_captions(folder, names)
         case "remove":

@@ -16,10 +16,19 @@ from trainer import paths, storage
 from trainer.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several images (MPO) opens as its first
+CONVERTED = (".heic", ".heif", ".avif")  # extensions of what is stored as PNG
 MAX_PIXELS = 64_000_000
 THUMBNAIL = 320
 PIXELS_PER_BYTE = 2000  # of a JPEG, at most; more means a false header, which decoders turn into a gray image
+_CONVERTED_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
 _ONE_AT_A_TIME = threading.Lock()
@@ -128,8 +137,30 @@ def downscale(data: bytes, side: int) -> tuple[Image.Image, float]:
     return image, opaque
 
 
-def upright(data: bytes, side: int = 0) -> Image.Image:
-    """Decode an image in full and turn it upright, in its own mode.
+def storable(data: bytes) -> bytes:
+    """Decode an upload in full, and return what a dataset holds of it: HEIC and AVIF as PNG, all else as it is.
+
+    Training, browsers and the tools of the field read PNG everywhere. The PNG is upright and has no metadata but the
+    color profile.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _CONVERTED_BRANDS:
+        upright(data)
+        return data
+    # Only the upload sandbox gets here: the page never loads libheif.
+    import pillow_heif  # noqa: PLC0415
+
+    pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+    image = upright(data, formats=("HEIF", "AVIF"))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=2, icc_profile=image.info.get("icc_profile"), exif=b"")
+    return buffer.getvalue()
+
+
+def upright(data: bytes, side: int = 0, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Decode an image of one of the formats in full and turn it upright, in its own mode.
 
     If `side` is given, a JPEG may be decoded at a reduced size that is not below it.
 
@@ -139,7 +170,7 @@ def upright(data: bytes, side: int = 0) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if image.format in ("JPEG", "MPO") and image.width * image.height > PIXELS_PER_BYTE * len(data):
@@ -150,14 +181,26 @@ def upright(data: bytes, side: int = 0) -> Image.Image:
                 transpose = _TO_UPRIGHT.get(orientation(image))
                 return image.copy() if transpose is None else image.transpose(transpose)
     except UnidentifiedImageError:
-        raise UserError("not an image", "Use PNG, JPEG, WebP or BMP.") from None
+        if formats != FORMATS:
+            raise DamagedError("damaged", "Export it again as PNG or JPEG.") from None
+        raise UserError("not an image", "Use PNG, JPEG, WebP, BMP, HEIC or AVIF.") from None
     except Image.DecompressionBombError:
         raise UserError(
             "larger than {pixels} megapixels", "Scale it down first.", pixels=MAX_PIXELS // 1_000_000
         ) from None
     except MemoryError:
         raise UserError("needs too much memory", "Scale it down first.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, IndexError, OverflowError, struct.error):
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        LookupError,
+        OverflowError,
+        struct.error,
+    ):
         raise DamagedError("damaged", "Export it again as PNG or JPEG.") from None
 
 

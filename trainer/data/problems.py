@@ -7,7 +7,7 @@ from typing import Literal
 
 from trainer.i18n import _, ngettext
 
-Action = Literal["", "remove", "rename", "trigger", "background"]
+Action = Literal["", "remove", "rename", "trigger", "background", "mask"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ KINDS = {
         title="{n} [image is|images are] partly transparent.",
         effect="They are put on plain white, and the adapter learns to draw on white.",
         remedy="Choose Background: random in the Train tab under Advanced, Images.",
+        action="mask",
+        button="Make masks from it",
     ),
     "backdrop": Kind(
         title="Most images have the same background.",
@@ -195,6 +197,7 @@ class Problem:
     kind: str
     name: str
     message: str
+    other: str = ""  # the file that this one is compared with
 
     @property
     def effect(self) -> str:

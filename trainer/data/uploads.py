@@ -28,15 +28,12 @@ MAX_LISTED = 8  # refused files that are named
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _UNSUPPORTED = {
-    ".heic": "HEIC",
-    ".heif": "HEIC",
     ".svg": "SVG",
     ".jxl": "JPEG XL",
     ".gif": "GIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".psd": "Photoshop",
-    ".avif": "AVIF",
 }
 
 
@@ -229,7 +226,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         _check_space(index.folder, len(data))
         if index.count >= MAX_IMAGES:
             raise UserError("a dataset holds at most {max_images} images", "Create another one.", max_images=MAX_IMAGES)
-        images.upright(data)
+        data = images.storable(data)
     except UserError as error:
         reason = error.message
         if form := _UNSUPPORTED.get(PurePosixPath(name).suffix.lower()):
@@ -238,9 +235,9 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         return None
     if not index.keep_location:
         data = location.removed(data)
-        if duplicate := index.find(data):
-            report.known += 1
-            return duplicate
+    if duplicate := index.find(data):
+        report.known += 1
+        return duplicate
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
         report.animated += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
@@ -349,7 +346,7 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
             entry = info.filename.replace("\\", "/")
             if _is_hidden(entry) or not wanted(entry):
                 continue
-            if PurePosixPath(entry).suffix.lower() not in (*images.SUFFIXES, ".txt", *_UNSUPPORTED):
+            if PurePosixPath(entry).suffix.lower() not in (*images.SUFFIXES, *images.CONVERTED, ".txt", *_UNSUPPORTED):
                 report.refused.append((_display_name(entry), _("not an image")))
                 continue
             data, reason = _read_entry(archive, info, MAX_TOTAL - total)

@@ -36,11 +36,29 @@ def thumbnail(name: str, image: str) -> FileResponse:
     return _thumbnail(path.parent, path)
 
 
+@router.get("/media/image/{name}/{image}")
+def image(name: str, image: str) -> FileResponse:
+    """Serve an image of a dataset as it is stored, with the type of its extension, whatever else is in the file."""
+    path = _or_404(lambda: projects.find_image(name, image))
+    if images.display_size(path) is None:
+        raise HTTPException(404)
+    return FileResponse(path, media_type=images.MEDIA_TYPES[path.suffix.lower()], headers=PRIVATE)
+
+
 @router.get("/media/mask/{name}/{image}")
 def mask(name: str, image: str) -> FileResponse:
     """Serve a thumbnail of the mask of an image in a dataset."""
     path = _or_404(lambda: projects.find_image(name, image))
     return _thumbnail(path.parent, dataset.mask_file(path))
+
+
+@router.get("/media/mask/{name}/{image}/large")
+def large_mask(name: str, image: str) -> FileResponse:
+    """Serve the mask of an image in a dataset as it is stored, with a fixed type."""
+    path = dataset.mask_file(_or_404(lambda: projects.find_image(name, image)))
+    if images.display_size(path) is None:
+        raise HTTPException(404)
+    return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
 
 def _thumbnail(folder: Path, image: Path) -> FileResponse:

@@ -26,6 +26,7 @@ function fillCard(card, item) {
   if (image.getAttribute("src") !== item.url) image.src = item.url;
   image.alt = item.name;
   image.className = item.look;
+  fillLink(card.querySelector(".shape"), item);
   const mask = card.querySelector(".mask");
   mask.hidden = !item.mask;
   if (item.mask && mask.getAttribute("src") !== item.mask) mask.src = item.mask;
@@ -34,6 +35,7 @@ function fillCard(card, item) {
   const remove = card.querySelector(".remove");
   remove.dataset.name = item.name;
   remove.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => item.name));
+  card.querySelector(".pick").setAttribute("aria-label", "[[Select {name}]]".replace("{name}", () => item.name));
   area.dataset.name = item.name;
   area.setAttribute("aria-label", "[[Caption of {name}]]".replace("{name}", () => item.name));
   // A value that the server read before the last save would bring back an old text.
@@ -41,10 +43,24 @@ function fillCard(card, item) {
   const text = typed.get(keyOf(area))?.text ?? (newer?.at > props.value.at ? newer.text : item.caption);
   if (area.value !== text) area.value = text;
   if (!typed.has(keyOf(area)) && !(newer?.at > props.value.at)) loaded.set(keyOf(area), item.caption);
+  describe(card);
   showConflict(card);
   const file = card.querySelector(".file");
   file.textContent = file.title = item.name;
   tell(card, item);
+}
+
+// What the viewer shows of an image; see viewer.js.
+function fillLink(link, item) {
+  if (link.getAttribute("href") !== item.large) link.href = item.large;
+  Object.assign(link.dataset, {
+    project: project(), file: item.name, facts: item.facts, size: item.size, crop: item.crop, edited: item.edited, mask: item.large_mask,
+  });
+}
+
+function describe(card) {
+  const link = card.querySelector(".shape");
+  link.dataset.caption = [link.dataset.file, link.dataset.facts, card.querySelector("textarea").value].filter(Boolean).join(" · ");
 }
 
 function showConflict(card) {
@@ -218,12 +234,23 @@ async function measure() {
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
+function remove(name) {
+  const key = project() + "/" + name;
+  clearTimeout(timers.get(key));
+  typed.delete(key);
+  conflicts.delete(key);
+  show();
+  trigger("delete", { name });
+}
+
+document.addEventListener("limner-remove", ({ detail }) => remove(detail));
 element.addEventListener("input", (event) => {
   const area = event.target.closest("textarea");
   if (!area) return;
   const key = keyOf(area);
   const base = typed.get(key)?.base ?? loaded.get(key);
   typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base });
+  describe(area.closest(".card"));
   later(key, 600);
   show();
 });
@@ -241,16 +268,10 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 element.addEventListener("click", (event) => {
-  const remove = event.target.closest(".remove");
+  const removed = event.target.closest(".remove");
   const page = event.target.closest(".page");
-  if (remove) {
-    const key = project() + "/" + remove.dataset.name;
-    clearTimeout(timers.get(key));
-    typed.delete(key);
-    conflicts.delete(key);
-    show();
-    trigger("delete", { name: remove.dataset.name });
-  } else if (page) {
+  if (removed) remove(removed.dataset.name);
+  else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
   } else if (event.target.closest(".conflict button")) {
     settle(event.target.closest(".card"), event.target.matches(".keep-mine"));

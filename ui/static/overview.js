@@ -12,10 +12,20 @@ function row(finding) {
   show.hidden = !finding.show;
   show.dataset.kind = finding.kind;
   show.setAttribute("aria-label", "[[Show: {title}]]".replace("{title}", () => finding.title));
+  made.querySelector(".pairs").hidden = !finding.pairs.length;
   mend.hidden = !finding.button;
   mend.dataset.mend = finding.kind;
   mend.textContent = finding.button;
   return made;
+}
+
+// The viewer shows links; these are on no page.
+function linkTo([kept, copy]) {
+  const link = document.createElement("a");
+  link.href = kept.url;
+  link.append(Object.assign(document.createElement("img"), { alt: kept.name }));
+  Object.assign(link.dataset, { file: kept.name, caption: "", text: kept.text, other: copy.url, otherFile: copy.name, otherText: copy.text });
+  return link;
 }
 
 function chip({ tag, count }) {
@@ -39,6 +49,7 @@ function draw() {
   doctor.querySelector("ul").replaceChildren(...value.findings.map(row));
   tags.hidden = !value.tags.length;
   tags.querySelector(".chips").replaceChildren(...value.tags.map(chip));
+  drawBuckets(element.querySelector(".sizes"), value.sizes);
   restore();
 }
 
@@ -52,7 +63,10 @@ element.addEventListener("click", (event) => {
   const summary = event.target.closest("summary");
   const button = event.target.closest("button");
   if (summary) opened.set(summary.parentElement.className, !summary.parentElement.open);
-  else if (button?.dataset.mend) trigger("apply", { kind: button.dataset.mend });
+  else if (button?.matches(".pairs")) {
+    const { pairs } = props.value.findings.find((finding) => finding.pairs.length);
+    document.dispatchEvent(new CustomEvent("limner-view", { detail: pairs.map(linkTo) }));
+  } else if (button?.dataset.mend) trigger("apply", { kind: button.dataset.mend });
   else if (button?.dataset.kind) trigger("select", { kind: button.dataset.kind });
   else if (button?.dataset.tag) trigger("select", { tag: button.dataset.tag });
 });

@@ -3,8 +3,11 @@
 Nothing here waits until images are measured; `Project.left` says how many still have to be.
 """
 
+import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -16,7 +19,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_stats, reach, token_count
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, reach, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -27,6 +30,8 @@ PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
 BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
+BARS, DOTS = 12, 500  # buckets and sizes that are drawn
+PAIRS = 200  # of images that are nearly the same
 ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Problems first")}
 
 
@@ -73,7 +78,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     preset, base = page_memory.answer(project.name, "preset"), page_memory.answer(project.name, "base") or MICRO
     if preset not in ("character", "style"):
         preset = "character"
-    resolution = int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
+    resolution = _resolution(project.name, preset, base)
     stats = image_stats.known(folder)
     problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
     left = image_stats.missing(folder)
@@ -89,6 +94,16 @@ def read(name: str | None, trigger: str = "") -> Project:
     )
 
 
+def _resolution(name: str, preset: str, base: str) -> int:
+    """Return the resolution that is chosen in the Train tab, or else that of the preset."""
+    chosen = None
+    with suppress(ValueError, AttributeError):
+        chosen = json.loads(page_memory.answer(name, "settings") or "{}").get("training", {}).get("resolution")
+    if isinstance(chosen, int) and 64 <= chosen <= 8192:
+        return chosen
+    return int(configs.preset(preset, base).get("training", {}).get("resolution", 0))
+
+
 # Cards ----------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +114,9 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
     page = min(max(1, selection.page), last)
     crops = checks.crop_losses(project.examples, project.resolution)
     cuts = {example.name: cut for example, (_, cut) in zip(project.examples, crops, strict=True)}
+    sizes = checks.assigned_buckets(project.examples, project.resolution)
+    buckets = dict(zip((example.name for example in project.examples), sizes, strict=True))
+    edited = image_edits.edited(project.folder) if project.folder else set()
     visible = selected[(page - 1) * PAGE : page * PAGE]
     return {
         "project": project.name,
@@ -106,7 +124,11 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
         "page": page,
         "last": last,
         "left": project.left,
-        "items": [_card(project, example, cuts[example.name]) for example in visible],
+        "items": [
+            _card(project, example, cuts[example.name], buckets[example.name])
+            | {"edited": "yes" if example.name in edited else ""}
+            for example in visible
+        ],
         "any": bool(project.examples),
         "only": filter_label(selection, len(selected)),
         "orders": [_order(key, title, selection) for key, title in ORDERS.items()],
@@ -128,11 +150,16 @@ def _page(number: int, current: int, total: int) -> dict[str, Any]:
     }
 
 
-def _card(project: Project, example: Example, crop: tuple[float, float]) -> dict[str, Any]:
+def _card(project: Project, example: Example, crop: tuple[float, float], bucket: tuple[int, int]) -> dict[str, Any]:
     mask = dataset.mask_file(example.path)
     return {
         "name": example.name,
         "url": _url("dataset", project, example.name, example.path),
+        "large_mask": _url("mask", project, f"{example.name}/large", mask) if mask.is_file() else "",
+        "large": _url("image", project, example.name, example.path),
+        "size": [example.width, example.height],
+        "crop": list(crop),
+        "facts": _facts(project, example, bucket),
         "mask": _url("mask", project, example.name, mask) if mask.is_file() else "",
         "caption": example.caption,
         "look": "small" if min(example.width, example.height) < SMALL else "",
@@ -141,6 +168,14 @@ def _card(project: Project, example: Example, crop: tuple[float, float]) -> dict
         "badges": project.badges(example.name),
         **token_usage(project, example.caption),
     }
+
+
+def _facts(project: Project, example: Example, bucket: tuple[int, int]) -> str:
+    """Return the size of an image, and that of its bucket if the resolution is known."""
+    size = _("{width} x {height} pixels", width=example.width, height=example.height)
+    if not project.resolution:
+        return size
+    return size + " · " + _("trained at {width} x {height}", width=bucket[0], height=bucket[1])
 
 
 def _inset(across: float, down: float) -> str:
@@ -153,7 +188,7 @@ def _inset(across: float, down: float) -> str:
 
 def _url(route: str, project: Project, name: str, path: Path) -> str:
     """Return the URL of a file's thumbnail; it changes with the file."""
-    return f"/media/{route}/{quote(project.name)}/{quote(name)}?t={path.stat().st_mtime_ns}"
+    return f"/media/{route}/{quote(project.name)}/{quote(name, safe='/')}?t={path.stat().st_mtime_ns}"
 
 
 def token_usage(project: Project, caption: str) -> dict[str, str]:
@@ -206,17 +241,49 @@ def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {example.name for example in project.examples}
     findings = [_finding(problem, readable) for problem in group_by_kind(project.problems)]
+    pairs = _pairs(project)
+    for finding in findings:
+        finding["pairs"] = pairs if finding["kind"] == "copy" else []
     tags = caption_edits.count_tags(example.caption for example in project.examples).most_common(TAGS)
     serious = sum(1 for finding in findings if finding["look"] != "hint")
     return {
         "findings": findings,
         "heading": _heading(project, serious, len(findings) - serious),
         "serious": "yes" if serious else "",
+        "sizes": _sizes(project),
         "tags": [{"tag": tag, "count": number} for tag, number in tags],
     }
 
 
-def _finding(problem: Group, readable: set[str]) -> dict[str, str]:
+def _sizes(project: Project) -> dict[str, Any] | None:
+    """Return how many images each bucket has, the most common first, and how many there are of each size."""
+    if not project.examples or not project.resolution:
+        return None
+    counts = Counter(checks.assigned_buckets(project.examples, project.resolution)).most_common(BARS)
+    sizes = Counter((example.width, example.height) for example in project.examples).most_common(DOTS)
+    bars = [{"label": f"{width} x {height}", "count": count} for (width, height), count in counts]
+    dots = [{"width": width, "height": height, "count": count} for (width, height), count in sizes]
+    title = _("Buckets at a resolution of {resolution}", resolution=project.resolution)
+    return {"bars": bars, "sizes": dots, "resolution": project.resolution, "title": title}
+
+
+def _pairs(project: Project) -> list[list[dict[str, str]]]:
+    """Return the pairs of images that are nearly the same, each with what the viewer shows of it."""
+    examples = {example.name: example for example in project.examples}
+    sides = []
+    for problem in project.problems:
+        if problem.kind == "copy" and problem.name in examples and problem.other in examples:
+            sides.append([_side(project, examples[name]) for name in (problem.other, problem.name)])
+    return sides[:PAIRS]
+
+
+def _side(project: Project, example: Example) -> dict[str, str]:
+    size = _("{width} x {height} pixels", width=example.width, height=example.height)
+    text = " · ".join(filter(None, (example.name, size, example.caption)))
+    return {"name": example.name, "url": _url("image", project, example.name, example.path), "text": text}
+
+
+def _finding(problem: Group, readable: set[str]) -> dict[str, Any]:
     kind = KINDS[problem.kind]
     look = "hint" if kind.hint else ""
     if kind.fatal:
@@ -283,7 +350,7 @@ def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[An
 
 def undo_button(folder: Path | None) -> gr.Button:
     """Return the button that takes back the last change of captions, named after it."""
-    change = caption_edits.last_title(folder) if folder else ""
+    change = undo.last_title(folder) if folder else ""
     label = _("Undo: {what}", what=change) if change else _("Undo")
     return gr.Button(label, visible=bool(change))
 

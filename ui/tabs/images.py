@@ -12,12 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox
+from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import gauging, page_memory, pending_uploads, projects
-from ui.tabs import caption_tools, image_grid
+from ui.tabs import caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
 from ui.widgets.handlers import QUIET, answered, handled
@@ -82,9 +82,8 @@ def build(project: gr.Dropdown) -> Tab:
                 interactive=True,
             )
             prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", size="sm")
-            overview = gr.HTML(
-                {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
-            )
+            scripts = read("bucket_chart.js") + read("overview.js")
+            overview = gr.HTML({}, html_template=read("overview.html"), js_on_load=scripts, elem_id="overview")
             tools = caption_tools.build()
             keep_location = _location()
             forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
@@ -94,6 +93,9 @@ def build(project: gr.Dropdown) -> Tab:
                 summary = gr.HTML(elem_id="dataset-summary")
                 restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
                 undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
+            selected = gr.HTML(
+                {}, html_template=read("selection.html"), js_on_load=read("selection.js"), elem_id="selection"
+            )
             grid = gr.HTML(
                 {},
                 html_template=read("captions.html"),
@@ -101,11 +103,19 @@ def build(project: gr.Dropdown) -> Tab:
                 server_functions=[save_caption, measure],
                 elem_id="captions",
             )
+            tools_of_viewer = gr.HTML(
+                js_on_load=read("image_tools.js"),
+                server_functions=[image_tools.edit_image, image_tools.describe_crop],
+            )
+            tools_of_masks = gr.HTML(js_on_load=read("masks.js"), server_functions=[image_tools.save_mask])
     selection = gr.State(Selection())
     inputs = [project, trigger, selection]
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
+    selected.apply(handled(change_selected), inputs, parts.result, js=TYPED_FIRST, **QUIET)
+    for edited in (tools_of_viewer, tools_of_masks):
+        edited.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
     caption_tools.connect(tools, project, trigger)
     return Tab(trigger, forward, parts, [trigger, keep_location, *parts.result, *tools.outputs])
 
@@ -333,7 +343,7 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
 
 def undo_captions(project: str, trigger: str, selection: Selection) -> list[Any]:
     """Undo the last change of many captions."""
-    undone = caption_edits.undo(projects.folder(project))
+    undone = undo.undo(projects.folder(project))
     text = _("There is nothing to undo.")
     if undone:
         text = _("Undone: {what}.", what=undone.title)
@@ -356,6 +366,13 @@ def remove(project: str, trigger: str, selection: Selection, event: gr.EventData
     dataset.remove(image)
     status = _status(_("Removed {name}.", name=image.name))
     return [status, *image_grid.draw(project, trigger, selection)]
+
+
+def change_selected(project: str, trigger: str, selection: Selection, event: gr.EventData) -> list[Any]:
+    """Rotate or remove the selected images, or change a tag in their captions."""
+    names = [str(name) for name in event.names]
+    text = image_tools.change_selected(project, names, str(event.action), str(event.tag), str(event.other))
+    return [_status(text), *image_grid.draw(project, trigger, selection)]
 
 
 def restore_removed(project: str, trigger: str, selection: Selection) -> list[Any]:

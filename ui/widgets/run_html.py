@@ -168,7 +168,9 @@ def _done(view: View) -> str:
     if verified:
         programs = ", ".join(program for program, loads, _unused in verified.verdicts if loads)
         works = f"<p>{escape(_('Works in {programs}.', programs=programs))}</p>" if programs else ""
-    return f"<div class='outcome'>{image}<div><p class='good'>{ready}</p><p>{file}</p>{works}{practice(view)}</div></div>"
+    return (
+        f"<div class='outcome'>{image}<div><p class='good'>{ready}</p><p>{file}</p>{works}{practice(view)}</div></div>"
+    )
 
 
 def _waiting(view: View, now: float) -> str:

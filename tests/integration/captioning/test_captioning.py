@@ -12,7 +12,7 @@ from tests.conftest import CHECKOUT
 from tests.tiny_captioners import WORDS, make_blip, make_tagger
 from trainer import captioning, runs
 from trainer.captioning import CaptionConfig
-from trainer.data import caption_edits, dataset
+from trainer.data import dataset, undo
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from trainer.worker import work
@@ -58,7 +58,7 @@ def test_a_model_writes_what_is_missing_and_leaves_what_a_person_wrote(half: Pat
     assert captioning.newest("rin") == made
     assert captioning.newest("other") is None
     assert made not in runs.all_runs(), "a run that trains nothing is not among the adapters"
-    assert caption_edits.undo(half) == caption_edits.Undone("automatic captions", 12, 0)
+    assert undo.undo(half) == undo.Undone("automatic captions", 12, 0)
     assert captions(half) == before
 
 
@@ -71,7 +71,7 @@ def test_captions_that_are_there_are_changed_only_when_asked(
     before = captions(character)
     run(tagger, existing=existing)
     assert captions(character) == [expected.format(before=caption) for caption in before]
-    caption_edits.undo(character)
+    undo.undo(character)
     assert captions(character) == before
 
 

@@ -19,7 +19,7 @@ from tests.integration.training.test_faults import told, whole
 from tests.workers import Workers
 from trainer import config, fault_injection, home_check, runs
 from trainer.adapter_files import reader
-from trainer.data import caption_edits, captions, dataset, image_stats, images, uploads
+from trainer.data import caption_edits, captions, dataset, image_stats, images, undo, uploads
 from trainer.errors import explain_disk
 from trainer.runs import Run, archive, backup
 from ui.state import page_memory, saved_settings
@@ -161,7 +161,7 @@ def test_whichever_write_of_an_action_fails(
         changed = {path for path in before if after.get(path) != before[path]}
         assert all(path.suffix == ".txt" for path in changed), "captions that were changed before, and can be undone"
         if changed:
-            assert caption_edits.undo(used / "datasets" / "rin")
+            assert undo.undo(used / "datasets" / "rin")
         assert not list(used.rglob("*.part*")), number
         for image in dataset.image_files(used / "datasets" / "rin"):
             if image.name not in images_before:

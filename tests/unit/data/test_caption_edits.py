@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import paths
-from trainer.data import caption_edits, dataset
+from trainer.data import caption_edits, dataset, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 
@@ -48,28 +48,28 @@ def test_several_levels_are_taken_back_and_newer_words_stay(folder: Path) -> Non
     caption_edits.apply(folder, caption_edits.preview(folder, caption_edits.add_trigger("rin")), "one")
     caption_edits.apply(folder, caption_edits.preview(folder, caption_edits.replace_text("red", "blue")), "two")
     dataset.write_caption(folder / "0.png", "my own words")
-    assert caption_edits.last_title(folder) == "two"
-    assert caption_edits.undo(folder) == caption_edits.Undone("two", 1, 1)
+    assert undo.last_title(folder) == "two"
+    assert undo.undo(folder) == undo.Undone("two", 1, 1)
     assert captions(folder) == ["my own words", "rin, red hat", "rin"]
     dataset.remove(folder / "2.png")
-    assert caption_edits.undo(folder) == caption_edits.Undone("one", 0, 1)
-    assert caption_edits.last_title(folder) == ""
-    assert caption_edits.undo(folder) is None
+    assert undo.undo(folder) == undo.Undone("one", 0, 1)
+    assert undo.last_title(folder) == ""
+    assert undo.undo(folder) is None
     assert captions(folder) == ["my own words", begun[1]]
 
 
 def test_only_so_many_levels_are_kept_and_a_damaged_one_is_passed_over(folder: Path) -> None:
-    for number in range(caption_edits.LEVELS + 5):
+    for number in range(undo.LEVELS + 5):
         caption_edits.apply(
             folder, caption_edits.preview(folder, lambda _, number=number: f"caption {number}"), str(number)
         )
     levels = sorted((folder / paths.CACHE / "undo").glob("*.json"))
-    assert len(levels) == caption_edits.LEVELS
+    assert len(levels) == undo.LEVELS
     levels[-1].write_text("{")
-    assert caption_edits.last_title(folder) == str(caption_edits.LEVELS + 3)
-    assert caption_edits.undo(folder) is not None
+    assert undo.last_title(folder) == str(undo.LEVELS + 3)
+    assert undo.undo(folder) is not None
     caption_edits.apply(folder, [], "nothing")
-    assert caption_edits.last_title(folder) == str(caption_edits.LEVELS + 2)
+    assert undo.last_title(folder) == str(undo.LEVELS + 2)
 
 
 def test_an_undo_level_with_a_flipped_byte_is_passed_over(folder: Path) -> None:
@@ -81,8 +81,8 @@ def test_an_undo_level_with_a_flipped_byte_is_passed_over(folder: Path) -> None:
     data = level.read_bytes()
     for place in range(len(data)):
         level.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-        assert caption_edits.last_title(folder) == "first", data[place:]
-    assert caption_edits.undo(folder) == caption_edits.Undone("first", 0, 1)
+        assert undo.last_title(folder) == "first", data[place:]
+    assert undo.undo(folder) == undo.Undone("first", 0, 1)
     assert captions(folder)[0] == "green blue red hat, smiling"
 
 
@@ -91,7 +91,7 @@ def test_an_interrupted_change_is_undone_as_far_as_it_came(folder: Path) -> None
     caption_edits.apply(folder, caption_edits.preview(folder, lambda caption: f"miraxo {caption}"), "prefix")
     for path, caption in list(zip(dataset.image_files(folder), begun, strict=True))[1:]:
         dataset.write_caption(path, caption)  # as if the page had been killed after the first
-    assert caption_edits.undo(folder) == caption_edits.Undone("prefix", 1, 0)
+    assert undo.undo(folder) == undo.Undone("prefix", 1, 0)
     assert captions(folder) == begun
 
 
@@ -125,3 +125,10 @@ def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
 
 def test_tags_are_counted_once_a_caption() -> None:
     assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
+
+
+def test_a_tag_is_replaced_as_a_whole() -> None:
+    change = caption_edits.replace_tag("red", "blue hat")
+    assert change("rin, Red, red coat") == "rin, blue hat, red coat"
+    assert caption_edits.replace_tag("red", "")("rin, red, smiling") == "rin, smiling"
+    assert change("rin,  red coat") == "rin,  red coat"

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tests.conftest import CHARACTER, STYLE
 from trainer import paths
 from trainer.cli.commands import main
-from trainer.data import caption_edits, checks, dataset, fixes, image_stats, reach, token_count
+from trainer.data import checks, dataset, fixes, image_stats, reach, token_count, undo
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
 
@@ -187,7 +187,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Pat
     problems = checks.find(six, "rin", resolution=256, stats=image_stats.measure_missing(six))
     fixes.apply(six, problems, kind, "rin")
     assert files_by_kind(six) == {}
-    assert dataset.restore_last(six) or caption_edits.undo(six)
+    assert dataset.restore_last(six) or undo.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
 

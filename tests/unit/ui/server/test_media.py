@@ -42,6 +42,16 @@ def test_a_thumbnail_is_a_small_webp_of_our_own(web: TestClient, character: Path
     assert max(Image.open(io.BytesIO(answer.content)).size) == 320
 
 
+def test_an_image_is_served_as_it_is_stored_under_the_type_of_its_extension(web: TestClient, character: Path) -> None:
+    page = b"<script>alert(1)</script>"
+    (character / "page.png").write_bytes(page)
+    (character / "both.jpg").write_bytes((character / "01.png").read_bytes() + page)
+    assert web.get("/media/image/rin/page.png").status_code == 404
+    answer = web.get("/media/image/rin/both.jpg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.content == (character / "both.jpg").read_bytes()
+
+
 def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, run: Run) -> None:
     answer = web.get(f"/download/{run.id}/rin.safetensors")
     assert answer.content == b"adapter"
@@ -69,6 +79,10 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
         "/media/dataset/..%2fdatasets/01.png",
         "/media/dataset/nobody/01.png",
         "/media/dataset/rin/.hidden.png",
+        "/media/image/rin/01.txt",
+        "/media/image/rin/..%2f..%2fsecret.png",
+        "/media/image/nobody/01.png",
+        "/media/mask/rin/01.png/large",
         "/media/run/RUN/config.toml",
         "/media/run/RUN/..%2fconfig.toml",
         "/media/run/%2e%2e/000010_0.png",

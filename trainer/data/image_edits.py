@@ -1,0 +1,168 @@
+"""Rotate and crop images of a dataset. Each original is kept beside them, and every edit is made from it.
+
+So quality is lost once at most, four rotations give back the very file that was added, and every edit can be undone. A
+mask is edited with its image, and is whole again when the crop is.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from trainer import storage
+from trainer.data import dataset, images, originals, sealed_json
+from trainer.errors import UserError
+
+ORIGINALS = ".originals"  # folder in a dataset: for each edited image, a folder named by its SHA-256
+SMALLEST = 16  # pixels of a side that a crop leaves
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+_TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},
+}
+_ORIGINAL, _MASK, _EDIT = "original", "mask.png", "edit.json"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is done to an upright original: a crop to a box, then quarter turns clockwise. Without a box, all stays."""
+
+    turns: int = 0
+    box: Box | None = None
+
+    def rotated(self, turns: int) -> "Edit":
+        """Return this edit with more quarter turns."""
+        return Edit((self.turns + turns) % 4, self.box)
+
+    def cropped(self, box: Box, size: tuple[int, int]) -> "Edit":
+        """Return this edit with a crop, whose box refers to the edited image; `size` is that of the original."""
+        left, top, right, bottom = self.box or (0, 0, *size)
+        wide, high = (right - left, bottom - top) if self.turns % 2 == 0 else (bottom - top, right - left)
+        box = (max(0, box[0]), max(0, box[1]), min(wide, box[2]), min(high, box[3]))
+        if min(box[2] - box[0], box[3] - box[1]) < SMALLEST:
+            raise UserError("The crop is smaller than {size} pixels.", "Choose a larger part.", size=SMALLEST)
+        for _ in range(self.turns):
+            box = (box[1], wide - box[2], box[3], wide - box[0])
+            wide, high = high, wide
+        whole = (left + box[0], top + box[1], left + box[2], top + box[3])
+        return Edit(self.turns, None if whole == (0, 0, *size) else whole)
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the edited image."""
+        if self.box:
+            image = image.crop(self.box)
+        return image.transpose(_TURNS[self.turns]) if self.turns else image
+
+
+def edited(folder: Path) -> set[str]:
+    """Return the names of the images that have an original to go back to."""
+    known = originals.known(folder)
+    return {name for name, image in known.items() if (folder / ORIGINALS / image.sha256).is_dir()}
+
+
+def current(path: Path) -> Edit:
+    """Return how an image differs from its original; `Edit()` if it is the original, or another program changed it."""
+    kept = _kept(path)
+    return kept[1] if kept else Edit()
+
+
+def crop(path: Path, box: Box) -> Edit:
+    """Return the edit of an image with a crop of it as it is now; `change` makes it.
+
+    Raises:
+        UserError: the crop is too small, or the image is damaged.
+    """
+    return current(path).cropped(box, images.upright(_original(path)).size)
+
+
+def change(path: Path, edit: Edit) -> None:
+    """Edit an image and its mask, from the original. Name, caption and order stay; so does the record of checksums.
+
+    Raises:
+        UserError: the image is gone or damaged.
+        OSError: as `storage.write`; then the image and its original are as they were.
+    """
+    with dataset.captions_lock(path.parent):
+        if not path.is_file():
+            raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=path.name)
+        kept, old, original = _kept(path), current(path), _original(path)
+        data = original if edit == Edit() else _rendered(original, edit)
+        sha256 = hashlib.sha256(data).hexdigest()
+        whole = _whole_mask(path, kept[0] if kept else None, old, original)
+        target = path.parent / ORIGINALS / sha256
+        if edit != Edit():
+            storage.write_folder(target, lambda part: _keep(part, original, whole, edit))
+        storage.write(path, data)
+        if whole:
+            storage.write(dataset.mask_file(path), _png(edit.apply(whole)))
+        originals.record(path.parent, {path.name: sha256})
+        if kept and kept[0] != target and not _is_used(path.parent, kept[0].name):
+            storage.remove_folder(kept[0])
+
+
+def _is_used(folder: Path, sha256: str) -> bool:
+    """Tell whether another image of the dataset has the same content, and so the same original."""
+    return any(image.sha256 == sha256 for image in originals.known(folder).values())
+
+
+def _kept(path: Path) -> tuple[Path, Edit] | None:
+    """Return the folder with the original of an image, and how the image was made from it."""
+    folder = path.parent / ORIGINALS / storage.sha256(path)
+    values = sealed_json.read(folder / _EDIT)
+    if values is None or not (folder / _ORIGINAL).is_file():
+        return None
+    return folder, Edit(values["turns"], tuple(values["box"]) if values["box"] else None)
+
+
+def _original(path: Path) -> bytes:
+    kept = _kept(path)
+    return (kept[0] / _ORIGINAL if kept else path).read_bytes()
+
+
+def _keep(folder: Path, original: bytes, mask: Image.Image | None, edit: Edit) -> None:
+    storage.write(folder / _ORIGINAL, original)
+    if mask:
+        storage.write(folder / _MASK, _png(mask))
+    sealed_json.write(folder / _EDIT, asdict(edit))
+
+
+def _rendered(original: bytes, edit: Edit) -> bytes:
+    """Return the edited image in the format of the original, without its metadata but the color profile."""
+    image = images.upright(original)
+    with Image.open(io.BytesIO(original), formats=images.FORMATS) as header:
+        form = "JPEG" if header.format == "MPO" else str(header.format)
+    buffer = io.BytesIO()
+    options = {"icc_profile": image.info.get("icc_profile"), "exif": b"", **_OPTIONS.get(form, {})}
+    edit.apply(image).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _whole_mask(path: Path, kept: Path | None, old: Edit, original: bytes) -> Image.Image | None:
+    """Return the mask of an original: that of the image as it is now, and around its crop what was there before."""
+    data = dataset.read_mask(path)
+    if not data:
+        return None
+    size = images.upright(original).size
+    whole = Image.new("L", size, 255)
+    if kept and (kept / _MASK).is_file():
+        whole = images.decode((kept / _MASK).read_bytes()).convert("L")
+    left, top, right, bottom = old.box or (0, 0, *size)
+    part = Edit().rotated(-old.turns).apply(images.decode(data).convert("L"))
+    whole.paste(part.resize((right - left, bottom - top)), (left, top))
+    return whole
+
+
+def _png(mask: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rotations(folder: Path, names: Sequence[str], turns: int) -> dict[str, Edit]:
+    """Return the edits that rotate images by quarter turns clockwise, by name."""
+    return {name: current(folder / name).rotated(turns) for name in names}

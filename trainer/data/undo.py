@@ -1,0 +1,136 @@
+"""Undo for changes of a dataset: captions, rotations and crops, masks.
+
+Levels are kept in the dataset's cache, so that a change can also be undone after a restart. What was changed again
+since stays as it is.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainer import paths, storage
+from trainer.data import dataset, image_edits, masks, sealed_json
+from trainer.data.captions import read_caption
+from trainer.data.image_edits import Edit
+
+LEVELS = 20
+
+
+@dataclass(frozen=True)
+class Undone:
+    """Result of an undo: title of the change; captions restored, and kept because they were edited since; images."""
+
+    title: str
+    captions: int
+    newer: int
+    images: int = 0
+
+
+def record(folder: Path, title: str, **changes: Mapping[str, object]) -> None:
+    """Record a change that is about to be made. `title` names it for the user, as in "Undo: `title`".
+
+    `changes` are `captions`, `images` and `masks`: for each name what was there before, and after.
+    """
+    undo_folder = folder / paths.CACHE / "undo"
+    undo_folder.mkdir(parents=True, exist_ok=True)
+    with dataset.captions_lock(folder):
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+        sealed_json.write(undo_folder / f"{stamp}.json", {"what": title, **changes})
+        for old in _levels(folder)[:-LEVELS]:
+            storage.remove(old)
+
+
+def edit_images(folder: Path, edits: Mapping[str, Edit], title: str) -> None:
+    """Rotate or crop images, so that `undo` restores all of them.
+
+    Raises:
+        UserError: as `image_edits.change`; the images before that one are changed, and `undo` restores them.
+    """
+    with dataset.captions_lock(folder):
+        before = {name: image_edits.current(folder / name) for name in edits}
+        changes = {name: [asdict(before[name]), asdict(edit)] for name, edit in edits.items() if edit != before[name]}
+        if changes:
+            record(folder, title, images=changes)
+        for name in changes:
+            image_edits.change(folder / name, edits[name])
+
+
+def edit_masks(folder: Path, new: Mapping[str, bytes], title: str) -> None:
+    """Write masks of images (the files' names), or remove those that are b"", so that `undo` restores all of them.
+
+    Raises:
+        UserError: as `masks.write`.
+    """
+    with dataset.captions_lock(folder):
+        before = {name: dataset.read_mask(folder / name) for name in new}
+        changes = {
+            name: [base64.b64encode(before[name]).decode(), hashlib.sha256(mask).hexdigest()]
+            for name, mask in new.items()
+            if mask != before[name]
+        }
+        if changes:
+            record(folder, title, masks=changes)
+        for name in changes:
+            masks.write(folder / name, new[name])
+
+
+def last_title(folder: Path) -> str:
+    """Return the title of the change that `undo` would revert; "" if there is none."""
+    for path in reversed(_levels(folder)):
+        if level := _read(path):
+            return str(level["what"])
+    return ""
+
+
+def undo(folder: Path) -> Undone | None:
+    """Undo the latest change; None if there is none. A caption that was edited since stays as it is."""
+    with dataset.captions_lock(folder):
+        for path in reversed(_levels(folder)):
+            level = _read(path)
+            if level:
+                undone = _restore(folder, level)
+                storage.remove(path)
+                return undone
+            storage.remove(path)
+    return None
+
+
+def _restore(folder: Path, level: dict[str, Any]) -> Undone:
+    restored = newer = images = 0
+    existing = {path.name for path in dataset.image_files(folder)}
+    for name, (before, after) in level.get("captions", {}).items():
+        if name not in existing:
+            continue
+        caption = read_caption(folder / name)
+        if caption == after:
+            dataset.write_caption(folder / name, before)
+            restored += 1
+        elif caption != before:  # it is as before where the change was interrupted
+            newer += 1
+    for name, (before, after) in level.get("images", {}).items():
+        if name in existing and image_edits.current(folder / name) == _edit(after):
+            image_edits.change(folder / name, _edit(before))
+            images += 1
+    for name, (before, after) in level.get("masks", {}).items():
+        if name in existing and hashlib.sha256(dataset.read_mask(folder / name)).hexdigest() == after:
+            masks.write(folder / name, base64.b64decode(before))
+            images += 1
+    return Undone(str(level["what"]), restored, newer, images)
+
+
+def _edit(values: dict[str, Any]) -> Edit:
+    return Edit(values["turns"], tuple(values["box"]) if values["box"] else None)
+
+
+def _levels(folder: Path) -> list[Path]:
+    return sorted((folder / paths.CACHE / "undo").glob("*.json"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read an undo level; None if it is damaged."""
+    level: dict[str, Any] | None = sealed_json.read(path)
+    return level

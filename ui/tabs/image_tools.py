@@ -1,0 +1,104 @@
+"""Tools for images of a dataset: for the one in the viewer, which image_tools.js calls, and for those selected."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.data import buckets, caption_edits, dataset, image_edits, masks, undo
+from trainer.data.captions import one_line
+from trainer.data.image_edits import Box, Edit
+from trainer.errors import UserError
+from trainer.i18n import _, ngettext
+from ui.state import page_memory, projects
+from ui.tabs import image_grid
+from ui.widgets.handlers import answered
+
+
+@answered
+def edit_image(argument: dict[str, Any]) -> dict[str, Any]:
+    """Rotate, crop or restore an image; `action` says which."""
+    image = projects.find_image(argument["project"], str(argument["name"]))
+    with dataset.captions_lock(image.parent):
+        match argument["action"]:
+            case "rotate":
+                edit = image_edits.current(image).rotated(int(argument["turns"]))
+                title = _("rotate {name}", name=image.name)
+            case "crop":
+                edit, title = image_edits.crop(image, _box(argument)), _("crop {name}", name=image.name)
+            case "restore":
+                edit, title = Edit(), _("restore the original of {name}", name=image.name)
+            case _:
+                raise UserError("This image cannot be edited in this way.", "Reload the page.")
+        undo.edit_images(image.parent, {image.name: edit}, title)
+    return {}
+
+
+@answered
+def describe_crop(argument: dict[str, Any]) -> dict[str, Any]:
+    """Return the size of a crop that is being chosen, and the bucket that the image would be trained in."""
+    image, box = projects.find_image(argument["project"], str(argument["name"])), _box(argument)
+    width, height = box[2] - box[0], box[3] - box[1]
+    text = _("{width} x {height} pixels", width=width, height=height)
+    project = image_grid.read(argument["project"], page_memory.answer(argument["project"], "trigger"))
+    if not project.resolution or min(width, height) < image_edits.SMALLEST:
+        return {"text": text}
+    examples = [example for example in project.examples if example.name != image.name]
+    sizes = [(example.width, example.height) for example in examples]
+    bucket = buckets.buckets([*sizes, (width, height)], project.resolution)[-1]
+    text += " · " + _("trained at {width} x {height}", width=bucket[0], height=bucket[1])
+    if share := buckets.lost((width, height), bucket):
+        text += " · " + _("{share:.0%} is cut off", share=share)
+    return {"text": text}
+
+
+def _box(argument: dict[str, Any]) -> Box:
+    left, top, right, bottom = (round(float(value)) for value in argument["box"])
+    return left, top, right, bottom
+
+
+def change_selected(project: str, names: Sequence[str], action: str, tag: str = "", other: str = "") -> str:
+    """Rotate or remove the selected images, or add or replace a tag in their captions; return what was done.
+
+    Raises:
+        UserError: no image is selected, or there is no tag to add or replace.
+    """
+    folder = projects.folder(project)
+    existing = {path.name for path in dataset.image_files(folder)}
+    names = [name for name in names if name in existing]
+    if not names:
+        raise UserError("No image is selected.", "Tick the boxes of some images first.")
+    match action:
+        case "rotate":
+            title = ngettext("rotate {n} image", "rotate {n} images", len(names))
+            undo.edit_images(folder, image_edits.rotations(folder, names, 1), title)
+            return ngettext("Rotated {n} image.", "Rotated {n} images.", len(names))
+        case "remove":
+            dataset.remove(*(folder / name for name in names))
+            return ngettext(
+                "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
+            )
+    tag, other = one_line(tag), one_line(other)
+    if not tag:
+        raise UserError("There is no tag yet.", "Type one.")
+    title = _("add {tag!r}", tag=tag)
+    edit = caption_edits.add_tag(tag)
+    if action == "replace":
+        title, edit = _("replace {old!r} with {new!r}", old=tag, new=other), caption_edits.replace_tag(tag, other)
+    with dataset.captions_lock(folder):
+        changes = caption_edits.preview(folder, edit, names)
+        caption_edits.apply(folder, changes, title)
+    return ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=title)
+
+
+@answered
+def save_mask(argument: dict[str, Any]) -> dict[str, Any]:
+    """Save the mask that was drawn for an image, a PNG in base64, or make it from the image's transparency."""
+    image = projects.find_image(argument["project"], str(argument["name"]))
+    if argument.get("transparency"):
+        mask = masks.from_transparency(image)
+        if not mask:
+            raise UserError("This image has no transparent part.", "Paint the mask instead.")
+    else:
+        mask = masks.from_drawing(base64.b64decode(str(argument["png"])))
+    undo.edit_masks(image.parent, {image.name: mask}, _("mask {name}", name=image.name))
+    return {}

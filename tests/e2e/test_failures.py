@@ -53,6 +53,8 @@ def test_a_base_that_is_gone(server: Server, visit: Visit) -> None:
     tab(page, "Train")
     page.locator("#base input").click()
     page.get_by_role("option", name="tiny, Stable Diffusion 1.x").click()
+    page.locator("#base-description").get_by_text("predicts noise").wait_for()
+    page.wait_for_timeout(3000)  # it is looked at again within this time, as the browser sends a pick twice
     shutil.move(base, server.home / "elsewhere")
     begin(page)
     said = page.locator(".toast-body, #status [role=alert]").first

@@ -106,6 +106,7 @@ def test_a_project_and_a_run_are_backed_up_and_restored(server: Server, visit: V
     page.locator("a[href='/backup/project/example-character-2']").wait_for()
     assert page.get_by_label("Project", exact=True).input_value() == "example-character-2"
     tab(page, "Download")
+    page.get_by_label("Of all projects").check()
     with page.expect_download() as download:
         page.get_by_role("link", name="Backup", exact=True).click()
     restore(page, Path(download.value.path()))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer import paths, runs, storage
 from trainer.adapter_files import safetensors_reader
-from trainer.data import dataset, image_stats, images, originals
+from trainer.data import dataset, image_stats, images, originals, sealed_json
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, View, checkpoints, events
@@ -173,7 +173,8 @@ def _check_cache(folder: Path) -> Iterator[Finding]:
     message = _("It is damaged, but can be computed again.")
     for path in sorted(damaged):
         yield _finding(path, message, partial(storage.remove, path))
-    if not _is_json(cache / image_stats.FILE):
+    measurements = cache / image_stats.FILE
+    if measurements.is_file() and sealed_json.read(measurements) is None:
         yield _finding(cache / image_stats.FILE, message, partial(_measure_again, folder))
 
 

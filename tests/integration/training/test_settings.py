@@ -162,15 +162,15 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
         return files, np.asarray(Image.open(run.folder / files[-1]))
 
     files, usual = drawn()
-    assert files == ["previews/000000_0.png", "previews/000004_0.png", "previews/000006_0.png"]
-    assert drawn(preview__at_start=False)[0] == ["previews/000004_0.png", "previews/000006_0.png"]
+    assert files == ["previews/000004_0.png", "previews/000006_0.png"]
+    assert drawn(preview__at_start=True)[0] == ["previews/000000_0.png", *files]
     assert drawn(preview__every=0)[0] == ["previews/000006_0.png"]
     for name, value in PREVIEWED.items():
         assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
     # What a line says goes before what holds for all.
     lines = ["rin", "rin --d 5", "rin --n red", "rin --l 9 --s 3", "rin --strength 0", "rin --w 96 --h 64"]
     AcceleratorState._reset_state(True)
-    run = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=lines))
+    run = runs.create(settings(tiny_sd, preview__every=100, preview__at_start=True, preview__prompts=lines))
     finish(run)
     images = [pixels(run.folder / "previews" / f"000006_{number}.png") for number in range(len(lines))]
     assert np.array_equal(images[0], usual)

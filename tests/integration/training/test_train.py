@@ -38,7 +38,7 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
         "training": {
             "steps": 6, "batch_size": 4, "resolution": 64, "text_encoder": False, "text_encoder_lr_factor": 0.5,
         },
-        "preview": {"every": 0, "steps": 2, "prompts": ["rin"]},
+        "preview": {"every": 0, "at_start": False, "steps": 2, "prompts": ["rin"]},
         "checkpoint": {"every": 100},
     }  # fmt: skip
     for path, value in changes.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import nvidia, storage
+from trainer import nvidia
 from trainer.i18n import _
 from trainer.runs import backup
-from ui.state import audit, page_memory, projects
+from ui.state import audit, page_memory, pending_uploads, projects
 from ui.widgets.handlers import QUIET, handled
 from ui.widgets.templates import read
 
@@ -143,7 +143,7 @@ def _restore(file: Path) -> backup.Restored:
     try:
         restored = backup.restore(file)
     finally:
-        storage.remove(file)
+        pending_uploads.discard([file])
     audit.record("restore", what=restored.name)
     return restored
 

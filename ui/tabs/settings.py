@@ -15,12 +15,12 @@ import gradio as gr
 import tomlkit
 
 from trainer import config as configs
-from trainer import paths, recipes, runs, storage
+from trainer import paths, recipes, runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import page_memory, run_settings, saved_settings
+from ui.state import page_memory, pending_uploads, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
 from ui.tabs import plan
 from ui.widgets import settings_form
@@ -233,7 +233,7 @@ def use_recipe(answers: Answers, upload: str | None) -> list[Any]:
     try:
         recipe = recipes.read(Path(upload), len(page_memory.captions(answers.project)))
     finally:
-        storage.remove(Path(upload))
+        pending_uploads.discard([Path(upload)])
     base = str(recipe.settings.get("model", {}).get("base", answers.base))
     again = replace(answers, base=base)
     own = settings_form.own_of(ENTRIES, recipe.settings)

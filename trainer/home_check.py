@@ -3,7 +3,6 @@
 What can be computed again is repaired on request. What a person made is never changed.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -169,30 +168,19 @@ def _check_cache(folder: Path) -> Iterator[Finding]:
     cache = folder / paths.CACHE
     damaged = [path for path in cache.glob("*.safetensors") if not _is_whole(path)]
     damaged += [path for path in (cache / "thumbnails").glob("*.webp") if not _can_be_decoded(path)]
-    damaged += [path for path in (cache / "micro.json",) if not _is_json(path)]
+    damaged += [path for path in (cache / "micro.json",) if sealed_json.is_damaged(path)]
     message = _("It is damaged, but can be computed again.")
     for path in sorted(damaged):
         yield _finding(path, message, partial(storage.remove, path))
     measurements = cache / image_stats.FILE
-    if measurements.is_file() and sealed_json.read(measurements) is None:
-        yield _finding(cache / image_stats.FILE, message, partial(_measure_again, folder))
+    if sealed_json.is_damaged(measurements):
+        yield _finding(measurements, message, partial(_measure_again, folder))
 
 
 def _is_whole(path: Path) -> bool:
     try:
         safetensors_reader.check_sum(safetensors_reader.read(path))
     except UserError:
-        return False
-    return True
-
-
-def _is_json(path: Path) -> bool:
-    """Tell whether a file is JSON, or is not there."""
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return True
-    except ValueError:
         return False
     return True
 

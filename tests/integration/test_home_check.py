@@ -11,7 +11,7 @@ from PIL import Image
 from tests.integration.runs.test_processes import limner, make
 from tests.workers import Workers
 from trainer import home_check, paths, runs
-from trainer.data import dataset, image_stats, images, originals, uploads
+from trainer.data import dataset, image_stats, images, originals, reach, uploads
 from trainer.runs import Run
 
 
@@ -143,6 +143,8 @@ def test_what_is_removed_on_the_page_is_not_missed(project: Path) -> None:
 
 
 def test_what_is_computed_is_repaired_and_what_is_made_is_not(project: Path) -> None:
+    reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
+    assert found() == {}
     made = {path: path.read_bytes() for path in project.iterdir() if path.is_file()}
     cache = project / paths.CACHE
     thumbnail = next((cache / "thumbnails").glob("*.webp"))

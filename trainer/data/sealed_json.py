@@ -27,5 +27,10 @@ def read(path: Path) -> Any:  # noqa: ANN401 - any JSON
     return json.loads(text) if checksum == _checksum(text) else None
 
 
+def is_damaged(path: Path) -> bool:
+    """Tell whether a file is there, but not as `write` left it."""
+    return path.is_file() and read(path) is None
+
+
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

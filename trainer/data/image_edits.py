@@ -6,7 +6,7 @@ mask is edited with its image, and is whole again when the crop is.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Edit:
 
     turns: int = 0
     box: Box | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Edit":
+        """Read an edit that was stored as `asdict` returns it."""
+        return cls(values["turns"], tuple(values["box"]) if values["box"] else None)
 
     def rotated(self, turns: int) -> "Edit":
         """Return this edit with more quarter turns."""
@@ -99,7 +104,7 @@ def change(path: Path, edit: Edit) -> None:
             storage.write_folder(target, lambda part: _keep(part, original, whole, edit))
         storage.write(path, data)
         if whole:
-            storage.write(dataset.mask_file(path), _png(edit.apply(whole)))
+            storage.write(dataset.mask_file(path), images.png(edit.apply(whole)))
         originals.record(path.parent, {path.name: sha256})
         if kept and kept[0] != target and not _is_used(path.parent, kept[0].name):
             storage.remove_folder(kept[0])
@@ -116,7 +121,7 @@ def _kept(path: Path) -> tuple[Path, Edit] | None:
     values = sealed_json.read(folder / _EDIT)
     if values is None or not (folder / _ORIGINAL).is_file():
         return None
-    return folder, Edit(values["turns"], tuple(values["box"]) if values["box"] else None)
+    return folder, Edit.of(values)
 
 
 def _original(path: Path) -> bytes:
@@ -127,7 +132,7 @@ def _original(path: Path) -> bytes:
 def _keep(folder: Path, original: bytes, mask: Image.Image | None, edit: Edit) -> None:
     storage.write(folder / _ORIGINAL, original)
     if mask:
-        storage.write(folder / _MASK, _png(mask))
+        storage.write(folder / _MASK, images.png(mask))
     sealed_json.write(folder / _EDIT, asdict(edit))
 
 
@@ -155,12 +160,6 @@ def _whole_mask(path: Path, kept: Path | None, old: Edit, original: bytes) -> Im
     part = Edit().rotated(-old.turns).apply(images.decode(data).convert("L"))
     whole.paste(part.resize((right - left, bottom - top)), (left, top))
     return whole
-
-
-def _png(mask: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    mask.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def rotations(folder: Path, names: Sequence[str], turns: int) -> dict[str, Edit]:

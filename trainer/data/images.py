@@ -159,6 +159,13 @@ def storable(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def png(image: Image.Image) -> bytes:
+    """Return an image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def upright(data: bytes, side: int = 0, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Decode an image of one of the formats in full and turn it upright, in its own mode.
 

@@ -1,6 +1,5 @@
 """Masks of images: white where the image is learned, black where it is left out."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,9 +21,7 @@ def from_drawing(png: bytes) -> bytes:
     mask = images.upright(png, formats=("PNG",)).convert("L")
     if mask.getextrema() == (255, 255):
         return b""
-    buffer = io.BytesIO()
-    mask.save(buffer, "PNG")
-    return buffer.getvalue()
+    return images.png(mask)
 
 
 def from_transparency(image: Path) -> bytes:
@@ -34,11 +31,7 @@ def from_transparency(image: Path) -> bytes:
         UserError: the image is damaged.
     """
     alpha = images.alpha_channel(image.read_bytes())
-    if alpha is None:
-        return b""
-    buffer = io.BytesIO()
-    alpha.save(buffer, "PNG")
-    return buffer.getvalue()
+    return b"" if alpha is None else images.png(alpha)
 
 
 def all_from_transparency(paths: Iterable[Path]) -> dict[str, bytes]:

@@ -112,18 +112,14 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
         elif caption != before:  # it is as before where the change was interrupted
             newer += 1
     for name, (before, after) in level.get("images", {}).items():
-        if name in existing and image_edits.current(folder / name) == _edit(after):
-            image_edits.change(folder / name, _edit(before))
+        if name in existing and image_edits.current(folder / name) == Edit.of(after):
+            image_edits.change(folder / name, Edit.of(before))
             images += 1
     for name, (before, after) in level.get("masks", {}).items():
         if name in existing and hashlib.sha256(dataset.read_mask(folder / name)).hexdigest() == after:
             masks.write(folder / name, base64.b64decode(before))
             images += 1
     return Undone(str(level["what"]), restored, newer, images)
-
-
-def _edit(values: dict[str, Any]) -> Edit:
-    return Edit(values["turns"], tuple(values["box"]) if values["box"] else None)
 
 
 def _levels(folder: Path) -> list[Path]:

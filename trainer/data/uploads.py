@@ -274,9 +274,7 @@ def _add_masks(folder: Path, sources: Sequence[tuple[str, Path]], added: dict[st
             except UserError as error:
                 report.refused.append((_display_name(name), error.message))
                 continue
-            buffer = io.BytesIO()
-            mask.save(buffer, "PNG")
-            storage.write_unsynced(image.with_suffix(dataset.MASK), [buffer.getvalue()])
+            storage.write_unsynced(image.with_suffix(dataset.MASK), [images.png(mask)])
             report.masks += 1
     report.refused += [refusal for refusal in refused.refused if not refusal[0].lower().endswith(".zip")]
 

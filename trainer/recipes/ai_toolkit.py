@@ -100,11 +100,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
     draft = Draft(values)
     _check_model(draft)
-    for key in values:
-        for pattern, reason in ((OF_THAT_MACHINE, "of that machine"), (DECIDED_HERE, "decided here")):
-            if pattern.match(key) and key not in DIRECT:
-                draft.leave(reason, key)  # type: ignore[arg-type]  # mypy widens the reasons to str
-                break
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
     draft.apply(DIRECT)
     set_base(draft, "model.name_or_path")

@@ -5,7 +5,7 @@ Each format takes the values that it understands. Whatever nobody took is named 
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -105,6 +105,13 @@ class Draft:
         for key in keys:
             if key in self.values:
                 self.left[key] = "off" if is_idle(self.values[key]) else reason
+
+    def leave_matching(self, patterns: Mapping[Reason, re.Pattern[str]], but: Container[str] = ()) -> None:
+        """Say why settings are left out whose names a pattern matches, the first one that does, `but` for some."""
+        for key in self.values:
+            reason = next((reason for reason, pattern in patterns.items() if pattern.match(key)), None)
+            if reason and key not in but:
+                self.leave(reason, key)
 
     def note(self, sentence: str) -> None:
         """Add a sentence, translated."""

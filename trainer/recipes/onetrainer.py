@@ -113,11 +113,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
             "Limner does not train other models; give another recipe.",
         )
-    for key in draft.values:
-        for pattern, reason in ((OF_THAT_MACHINE, "of that machine"), (OFF, "off"), (DECIDED_HERE, "decided here")):
-            if pattern.match(key) and key not in DIRECT:
-                draft.leave(reason, key)  # type: ignore[arg-type]  # mypy widens the reasons to str
-                break
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
     if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
         draft.set("training.max_grad_norm", 0.0, "clip_grad_norm")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -43,13 +43,7 @@ class RunWatcher:
 
     def active(self) -> View | None:
         """Return the run that trains now, else the first in the queue, else None."""
-        waiting = None
-        for view in self.views():
-            if view.status == "running":
-                return view
-            if view.status in runs.ACTIVE:
-                waiting = view
-        return waiting
+        return _active(self.views())
 
     def default(self, project: str = "") -> str:
         """Return the id of the run to show first: the active one, else the newest of a project or of all, else ""."""
@@ -60,11 +54,16 @@ class RunWatcher:
 
     def runs_of(self, project: str) -> list[Run]:
         """Return the runs on a project, or all if it is "", the newest first; and whatever trains now."""
-        listed = runs.all_runs()
-        if not project:
-            return listed
-        active = self.active()
-        return [run for run in listed if self._dataset(run) == project or (active and run == active.run)]
+        return self.runs_and_active(project)[0]
+
+    def runs_and_active(self, project: str) -> tuple[list[Run], View | None]:
+        """Return `runs_of` and `active` from one look at all runs."""
+        views = self.views()
+        active = _active(views)
+        listed = [view.run for view in views]
+        if project:
+            listed = [run for run in listed if self._dataset(run) == project or (active and run == active.run)]
+        return listed, active
 
     def _dataset(self, run: Run) -> str:
         """Return the dataset of a run, "" if its settings cannot be read; it never changes."""
@@ -75,6 +74,16 @@ class RunWatcher:
                 except (UserError, OSError):
                     return ""
             return self._datasets[run.folder]
+
+
+def _active(views: Sequence[View]) -> View | None:
+    waiting = None
+    for view in views:
+        if view.status == "running":
+            return view
+        if view.status in runs.ACTIVE:
+            waiting = view
+    return waiting
 
 
 def stamp(view: View | None) -> tuple[Hashable, ...]:

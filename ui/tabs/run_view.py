@@ -134,10 +134,10 @@ def tick(
     project: str | None = "",
 ) -> list[Any] | dict[str, Any]:
     """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
-    listed = watch.runs_of(project or "")
+    listed, active = watch.runs_and_active(project or "")
     known = [run.id for run in listed]
     before = drawn[0] if drawn else known
-    view, active = watch.find(run_id), watch.active()
+    view = watch.find(run_id)
     is_new = active is not None and active.run.id not in before
     if view is None or (view.status not in runs.ACTIVE and is_new):
         view = watch.find(watch.default(project or ""))  # another page started a run

@@ -9,7 +9,7 @@ from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import View, events, queue
-from ui.state import base_model_choices, device_load
+from ui.state import adapter_choices, base_model_choices, device_load
 
 STATUS_LABELS = {
     "waiting": _("Waiting"),
@@ -155,22 +155,33 @@ def _next(view: View) -> str:
 def _done(view: View) -> str:
     """Render what came of a run: its last preview, the file, the programs that load it, and the next step."""
     ready = _("The adapter is ready. Try it out, or download it.")
-    image, file, works = "", "", ""
-    newest = max(view.state.previews, key=lambda preview: preview.step, default=None)
-    if newest:
-        image = f"<span class='strip'>{_cell(view.run.id, newest, look(view))}</span>"
-    export = view.run.folder / view.state.export
-    if view.state.export and export.is_file():
-        url = f"/download/{quote(view.run.id)}/{quote(export.name)}"
-        size = export.stat().st_size / 2**20
-        file = f"<a class='download' download href='{url}'>{escape(export.name)} ({size:.1f} MB)</a>"
+    works = ""
     verified = next((check for check in view.state.verified if check.file == view.state.export), None)
     if verified:
         programs = ", ".join(program for program, loads, _unused in verified.verdicts if loads)
         works = f"<p>{escape(_('Works in {programs}.', programs=programs))}</p>" if programs else ""
     return (
-        f"<div class='outcome'>{image}<div><p class='good'>{ready}</p><p>{file}</p>{works}{practice(view)}</div></div>"
+        f"<div class='outcome'>{newest_image(view)}<div><p class='good'>{ready}</p><p>{export_link(view)}</p>"
+        f"{works}{practice(view)}</div></div>"
     )
+
+
+def newest_image(view: View, of: str = "") -> str:
+    """Render the newest preview of a run; its caption says its step and seed, or what it is of. "" without previews."""
+    newest = max(view.state.previews, key=lambda preview: preview.step, default=None)
+    if newest is None:
+        return ""
+    caption = f"{of} · {newest.prompt}" if of else ""
+    return f"<span class='strip'>{_cell(view.run.id, newest, _look(view), caption)}</span>"
+
+
+def export_link(view: View) -> str:
+    """Render the link that downloads the adapter file of a run, with its size; "" if it is not there."""
+    export = view.run.folder / view.state.export
+    if not view.state.export or not export.is_file():
+        return ""
+    url, size = f"/download/{quote(view.run.id)}/{quote(export.name)}", adapter_choices.size(export.stat().st_size)
+    return f"<a class='download' download href='{url}'>{escape(export.name)} ({size})</a>"
 
 
 def _waiting(view: View, now: float) -> str:
@@ -216,7 +227,7 @@ def previews(view: View) -> str:
         return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
     steps = sorted({preview.step for preview in view.state.previews})
     heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
-    style = look(view)
+    style = _look(view)
     lines = []
     for number in sorted(rows):
         prompt = escape(next(iter(rows[number].values())).prompt)
@@ -229,7 +240,7 @@ def previews(view: View) -> str:
     )
 
 
-def look(view: View) -> str:
+def _look(view: View) -> str:
     """Return the class of the images of a run: those of micro are so small that they are enlarged without smoothing."""
     try:
         return "pixels" if view.run.config().model.base == MICRO else ""
@@ -237,15 +248,15 @@ def look(view: View) -> str:
         return ""
 
 
-def _cell(run_id: str, preview: events.Preview | None, style: str) -> str:
+def _cell(run_id: str, preview: events.Preview | None, style: str, caption: str = "") -> str:
     if preview is None:
         return ""
     name = preview.file.rsplit("/", 1)[-1]
     link = f"/media/run/{quote(run_id)}/{quote(name)}"
     version = f"?t={preview.time.timestamp():.0f}"
     step = _("step {step}", step=preview.step)
-    caption = f"{preview.prompt} · {step}, {_('seed {seed}', seed=preview.seed)}"
-    title = _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
+    title = caption or _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
+    caption = caption or f"{preview.prompt} · {step}, {_('seed {seed}', seed=preview.seed)}"
     return (
         f"<a href='{link}{version}' target='_blank' data-caption='{escape(caption)}' data-file='{escape(name)}' "
         f"data-nearest='{link}/nearest'><img class='{style}' loading='lazy' src='{link}/small{version}' "

@@ -27,7 +27,7 @@ from trainer import fault_injection
 PART = ".part"
 _PART_OF = re.compile(r"\.(\d+)-[0-9a-f]{8}\.part")
 MOMENT = 60.0  # seconds
-BIN = ".bin"  # under outputs: runs and kept adapters; in a dataset: its images
+BIN = ".bin"  # under outputs: runs and kept adapters; under datasets: projects; in a dataset: its images
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
 IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints

@@ -148,6 +148,7 @@ def _clean_up() -> None:
             storage.empty_bin(folder)
     storage.remove_leftovers(paths.datasets(), paths.outputs(), page_folders.sample_images(), paths.adapters())
     storage.empty_bin(paths.outputs())
+    storage.empty_bin(paths.datasets())
 
 
 def warn_if_disk_is_full() -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer import config as configs
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
+from ui.state import page_memory
 from ui.state.answers import ENTRIES
 from ui.widgets import settings_form
 
@@ -21,7 +22,9 @@ RESOLVED = {
     ("training", "devices"),
     ("training", "micro_batches"),
     ("training", "gradient_checkpointing"),
+    ("preview", "prompts"),
 }
+STEPS = ("training", "steps")
 SAID = 6  # differences in the list of runs
 
 
@@ -37,17 +40,13 @@ def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
 @lru_cache(maxsize=500)
 def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
     config = configs.load(file)
+    resolved, images = set(RESOLVED), len(page_memory.captions(config.dataset))
+    open_steps = config.training.model_copy(update={"steps": 0})
+    if images and adjustments.planned_steps(open_steps, images) == config.training.steps:
+        resolved.add(STEPS)  # they follow from the exposures
+    left_out = {entry.id for entry in ENTRIES if entry.path in resolved}
     found = settings_form.differences(ENTRIES, config)
-    left_out = {entry.id for entry in ENTRIES if entry.path in RESOLVED or _is_resolved(entry.path, config)}
     return config, {field: value for field, value in found.items() if field not in left_out}
-
-
-def _is_resolved(path: tuple[str, ...], config: TrainConfig) -> bool:
-    """Tell whether a value was filled in when the run began, as the settings left it open."""
-    usual = settings_form.standard(config.preset, config.model.base)
-    if path == ("training", "steps"):
-        return usual.training.exposures == config.training.exposures
-    return path == ("preview", "prompts")
 
 
 def described(run: Run) -> str:

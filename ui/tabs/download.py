@@ -123,17 +123,7 @@ def _row(view: View) -> str:
 
 def _image(view: View) -> str:
     """Render the newest preview, or a blank."""
-    preview = max(view.state.previews, key=lambda preview: preview.step, default=None)
-    if preview is None:
-        return "<div class='blank'></div>"
-    name = preview.file.rsplit("/", 1)[-1]
-    link = f"/media/run/{quote(view.run.id)}/{quote(name)}"
-    caption, look = escape(f"{label(view.run)} · {preview.prompt}"), run_html.look(view)
-    return (
-        f"<span class='strip'><a href='{link}' data-caption='{caption}' data-file='{escape(name)}' "
-        f"data-nearest='{link}/nearest'><img class='{look}' loading='lazy' alt='{caption}' src='{link}/small'></a>"
-        "</span>"
-    )
+    return run_html.newest_image(view, label(view.run)) or "<div class='blank'></div>"
 
 
 def _facts(view: View) -> str:
@@ -154,10 +144,10 @@ def _facts(view: View) -> str:
 def _settings(view: View) -> str:
     """Render the base model of a run, and the settings that differ from its preset."""
     try:
-        base = view.run.config().model.base
+        config, _differing = run_settings.own(view.run)
     except (UserError, OSError):
         return ""
-    facts = [escape(PurePath(base).name), escape(run_settings.described(view.run))]
+    facts = [escape(PurePath(config.model.base).name), escape(run_settings.described(view.run))]
     return f"<p class='quiet'>{' &middot; '.join(filter(None, facts))}</p>"
 
 
@@ -194,12 +184,8 @@ def _trigger(view: View) -> str:
 
 
 def _links(view: View) -> str:
-    run, links = view.run, []
-    export = run.folder / view.state.export
-    if view.state.export and export.is_file():
-        url = f"/download/{quote(run.id)}/{quote(export.name)}"
-        size = adapter_choices.size(export.stat().st_size)
-        links.append(f"<a class='download' download href='{url}'>{escape(export.name)} ({size})</a>")
+    run = view.run
+    links = [link for link in [run_html.export_link(view)] if link]
     peft_files = [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
     if any((run.folder / file).is_file() for file in peft_files):
         links.append(f"<a download href='/download/{quote(run.id)}/peft'>{_('in the format of diffusers')}</a>")

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +20,12 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
-from trainer import paths, runs
+from trainer import paths, runs, storage
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui import api, head, page
+from ui import api, head, launch, page
 from ui.state import adapter_choices, page_memory, projects, run_actions, run_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
@@ -113,6 +114,16 @@ def test_projects_have_titles_of_their_own_and_come_back_from_the_bin(character:
         projects.restore_last()
 
 
+def test_a_deleted_project_is_gone_after_a_week(character: Path) -> None:
+    projects.delete("rin")
+    launch._clean_up()
+    (binned,) = projects.deleted()
+    long_ago = time.time() - storage.KEPT - 60
+    os.utime(binned, (long_ago, long_ago))
+    launch._clean_up()
+    assert projects.deleted() == []
+
+
 def test_a_project_is_not_deleted_while_a_run_trains_on_it(character: Path) -> None:
     run = train.create(answers())
     with FileLock(run.lock):
@@ -135,6 +146,12 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     assert f"class='again' data-run='{run.id}'" in drawn
     assert "micro &middot; Optimizer lion, Exposures 99" in drawn
     assert "No adapters yet" in download.table(RunWatcher(), "", "other")
+
+
+def test_steps_that_follow_from_the_exposures_are_no_setting_of_a_run(character: Path) -> None:
+    for steps, said in ((160, ""), (24, "Steps 24")):  # 160 is what the preset's exposures come to with 14 images
+        run = train.create(answers(**{"form-training-steps": steps}))
+        assert run_settings.described(run) == said
 
 
 def test_runs_follow_the_project(character: Path, finished: Run) -> None:

@@ -131,7 +131,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert len(addresses) == 5
     uploads = anna.web.post("/gradio_api/upload", files={"files": ("x.png", b"x")}).json()
     for address in (*addresses, f"/gradio_api/file={uploads[0]}"):
-        assert anna.web.get(address).status_code in ((200,) if address in addresses else (200, 403, 404))
+        assert anna.web.get(address).status_code in ((200,) if address in addresses else (200, 403))
         assert ben.web.get(address).status_code in (403, 404)
         assert httpx.get(server.url + address).status_code == 401
     tab(his, "Download")

@@ -152,7 +152,7 @@ def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, vi
     page.mouse.up()
     page.get_by_role("button", name="Show all steps").click()
     before = chart.inner_html()
-    page.get_by_label("Learning rate", exact=True).check()
+    page.locator("#chart").get_by_label("Learning rate").check()
     page.get_by_label("Log scale").check()
     assert chart.locator(".rates").count() == 1
     assert chart.inner_html() != before

@@ -32,3 +32,4 @@ def no_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro is not asked about pictures: that takes a process which loads it."""
     monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", ""))
     monkeypatch.setattr(gauging, "MOMENT", 60.0)
+    monkeypatch.setattr(gauging, "_checks", [])  # none that another test has begun

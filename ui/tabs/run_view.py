@@ -13,7 +13,7 @@ from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, run_html, settings_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, UNQUEUED, handled
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
@@ -118,7 +118,7 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
         **QUIET,
     )
     refresh = handled(lambda run, compared, project, drawn: tick(watch, run, drawn, compared, project))
-    view.timer.tick(refresh, [*picked, view.drawn], view.outputs, queue=False, **QUIET)
+    view.timer.tick(refresh, [*picked, view.drawn], view.outputs, **UNQUEUED)
 
 
 def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = "") -> list[Any]:

@@ -24,7 +24,7 @@ from ui.state import page_memory, pending_uploads, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
 from ui.tabs import plan
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, Handler
+from ui.widgets.handlers import UNQUEUED, Handler
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
@@ -139,9 +139,9 @@ def fill_on(
     """Fill the form on an event from the answer of a handler, whose last value is what it is filled from."""
     settings = form.settings
     shown = [settings.filled, *settings.widgets]
-    asked = event(handler, [*form.inputs, *inputs], [*outputs, settings.answer], js=NUMBERED, **QUIET)
-    applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **QUIET)
-    return applied.then(with_answers(plan.plan), form.inputs, form.planned, **QUIET)
+    asked = event(handler, [*form.inputs, *inputs], [*outputs, settings.answer], js=NUMBERED, **UNQUEUED)
+    applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **UNQUEUED)
+    return applied.then(with_answers(plan.plan), form.inputs, form.planned, **UNQUEUED)
 
 
 def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
@@ -164,12 +164,12 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
         fill_on(settings.use_text.click, with_answers(use_text), form, [settings.text], [form.base]),
     ]
     settings.save.click(
-        with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **QUIET
+        with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **UNQUEUED
     )
     report = [settings.text_report, settings.use_text]
-    settings.as_text.expand(with_answers(as_text), form.inputs, [settings.text, *report], **QUIET)
+    settings.as_text.expand(with_answers(as_text), form.inputs, [settings.text, *report], **UNQUEUED)
     settings.text.change(
-        with_answers(check_text), [*form.inputs, settings.text], report, trigger_mode="always_last", **QUIET
+        with_answers(check_text), [*form.inputs, settings.text], report, trigger_mode="always_last", **UNQUEUED
     )
     return loaded
 

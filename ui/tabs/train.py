@@ -24,7 +24,7 @@ from ui.tabs.plan import EFFORTS, plan
 from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, UNQUEUED, handled
 
 _PATHS = [entry.path for entry in ENTRIES]
 EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
@@ -88,7 +88,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     refilled = [preset.input, base.input, model.downloaded.change]
     loaded = tab_settings.connect(whole, refilled)
     for filling in loaded:
-        filling.then(handled(base_model.describe), [base, widgets[VAE]], described, **QUIET)
+        filling.then(handled(base_model.describe), [base, widgets[VAE]], described, **UNQUEUED)
     _connect_start(tab, start, no_trigger, without, sampler, watch)
     run_view.connect(view, project, sampler, watch)
     return tab
@@ -113,18 +113,20 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]
 
 def _connect_form(tab: Tab, effort: gr.Radio) -> None:
     project, preset, name, _trigger, base, _filled, *widgets = tab.form
-    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **QUIET)
+    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **UNQUEUED)
     # Choices and flags can conflict with each other; the numbers decide how long it takes.
     changes = [
         widget.change
         for entry, widget in zip(ENTRIES, widgets, strict=True)
         if entry.path[-1] in PLANNING or entry.kind in ("choice", "flag")
     ]
-    gr.on(changes, with_answers(plan), tab.form, tab.planned, trigger_mode="always_last", **QUIET)
+    gr.on(changes, with_answers(plan), tab.form, tab.planned, trigger_mode="always_last", **UNQUEUED)
     for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
-        event(handled(lambda project, value, key=key: remember(project, key, value)), [project, widget], None, **QUIET)
+        keep = handled(lambda project, value, key=key: remember(project, key, value))
+        event(keep, [project, widget], None, **UNQUEUED)
     inputs = [*(widget.input for widget in widgets), effort.input, base.input, preset.input]
-    gr.on(inputs, with_answers(tab_settings.remember), tab.form, tab.planned[-1], trigger_mode="always_last", **QUIET)
+    keep_all = with_answers(tab_settings.remember)
+    gr.on(inputs, keep_all, tab.form, tab.planned[-1], trigger_mode="always_last", **UNQUEUED)
 
 
 def _connect_start(

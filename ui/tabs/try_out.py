@@ -24,7 +24,7 @@ from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
 from ui.tabs.sample_images import Sheet
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, UNQUEUED, handled
 from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
@@ -71,7 +71,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
         **QUIET,
     )
     generating.then(handled(sample_images.recent), None, recent, **QUIET)
-    form.cancel.click(sampler.cancel, None, None, queue=False, **QUIET)
+    form.cancel.click(sampler.cancel, None, None, **UNQUEUED)
     hold.click(handled(lambda: toggle_training(watch, sampler)), None, [note, hold], **QUIET)
     others = [adapter for adapter, _unused in form.others]
     inputs = [*form.inputs, form.defaults]

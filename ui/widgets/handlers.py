@@ -18,6 +18,9 @@ LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
 # For listeners that are not public endpoints and show no progress bar of their own.
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+# For those of the large form: each message about a request costs the browser a change of every one of its fields, and
+# outside the queue there are half as many.
+UNQUEUED = {**QUIET, "queue": False}
 
 
 def sentence(error: Exception) -> str:

@@ -14,6 +14,7 @@ from trainer.base_models import MICRO
 from trainer.config import Record, TrainConfig, adjustments, base_notes, uncaptioned
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
+from trainer.data.captions import without_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
@@ -55,9 +56,9 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     accelerator = distributed.join(precision)
     config = distributed.share_config(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
-    examples = dataset.read(dataset.find_folder(config.dataset))
+    examples = dataset.read_subjects(config.taught)
     config = complete(config, run, examples, family)
-    texts = [caption_variants.texts(example, config, config.trigger) for example in examples]
+    texts = [caption_variants.texts(example, config) for example in examples]
     captions = [first for first, *_unused in texts]
     warn(run, config, family, captions)
     batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
@@ -266,14 +267,8 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
 
     Raises:
-        UserError: there are no images, or they changed since the run started.
+        UserError: the images changed since the run started.
     """
-    if not examples:
-        raise UserError(
-            "There are no images in the dataset {name!r}.",
-            "Add at least 5; 10 to 30 work best.",
-            name=dataset.find_folder(config.dataset).name,
-        )
     record = Record(
         program=__version__,
         dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
@@ -288,9 +283,10 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         return config
     for note in base_notes.find(config, family.base):
         run.report(events.Warned(message=note))
-    captions = [caption_variants.texts(example, config, config.trigger)[0] for example in examples]
+    captions = [caption_variants.texts(example, config)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
-    gentler = uncaptioned.adjust(config, captions, beyond=beyond)
+    bare = [without_trigger(example.caption, example.trigger) for example in examples]
+    gentler = uncaptioned.adjust(config, bare, beyond=beyond)
     if gentler != config:
         run.report(events.Warned(message=uncaptioned.note()))
     config = gentler
@@ -359,16 +355,18 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
             resolution=config.training.resolution,
         )
         run.report(events.Warned(message=message))
-    folder = dataset.find_folder(config.dataset)
-    stats = image_stats.measure_missing(folder, MEASURED) if run.is_main else image_stats.known(folder)
-    problems = checks.find(
-        folder,
-        config.trigger,
-        preset=config.preset,
-        base=config.model.base,
-        resolution=config.training.resolution,
-        stats=stats,
-    )
+    problems = []
+    for subject in config.taught:
+        folder = dataset.find_folder(subject.dataset)
+        stats = image_stats.measure_missing(folder, MEASURED) if run.is_main else image_stats.known(folder)
+        problems += checks.find(
+            folder,
+            subject.trigger,
+            preset=config.preset,
+            base=config.model.base,
+            resolution=config.training.resolution,
+            stats=stats,
+        )
     problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
     for problem in group_by_kind(problems):
         kind = KINDS[problem.kind]

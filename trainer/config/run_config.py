@@ -9,11 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from trainer import paths
 from trainer.base_models import MICRO, MICRO_FOLDER
 from trainer.base_models.registry import FamilyName
-from trainer.config import prompt_lines
+from trainer.config import prompt_lines, subject_lines
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
+from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
@@ -192,6 +193,13 @@ class TrainConfig(Section):
         json_schema_extra=BASIC,
         description="Word that calls the subject; it is put in front of each caption that lacks it.",
     )
+    subjects: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        title="Further datasets",
+        description="Taught in the same run, one per line, each with a trigger word of its own: kim --trigger kmx2. "
+        "With --repeats 2 each of its images is seen twice as often.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
@@ -227,6 +235,37 @@ class TrainConfig(Section):
         if not text.isprintable():
             raise ValueError(_("has characters that cannot be printed"))
         return text.strip()
+
+    @field_validator("subjects")
+    @classmethod
+    def _are_subjects(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            try:
+                subject_lines.parse(line)
+            except UserError as error:
+                raise ValueError(f"{error.message} {error.remedy}") from None
+        return lines
+
+    @property
+    def taught(self) -> tuple[Subject, ...]:
+        """All subjects of the run, the first of which is `dataset` with `trigger`."""
+        return (Subject(self.dataset, self.trigger), *map(subject_lines.parse, self.subjects))
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """The trigger words of all subjects."""
+        return tuple(subject.trigger for subject in self.taught if subject.trigger)
+
+    @model_validator(mode="after")
+    def _subjects_differ(self) -> "TrainConfig":
+        triggers = [subject.trigger.casefold() for subject in self.taught]
+        if self.subjects and not self.trigger:
+            raise ValueError(_("several datasets in one run need a trigger word each; the first has none"))
+        if len(set(triggers)) < len(triggers):
+            raise ValueError(_("several datasets in one run need different trigger words"))
+        if len({subject.dataset for subject in self.taught}) < len(triggers):
+            raise ValueError(_("a dataset is named twice in one run"))
+        return self
 
     @model_validator(mode="after")
     def _micro_is_small(self) -> "TrainConfig":

@@ -75,11 +75,13 @@ def with_trigger(caption: str, trigger: str) -> str:
     return f"{trigger}, {caption}" if caption else trigger
 
 
-def without_trigger(caption: str, trigger: str) -> str:
-    """Return the caption without the trigger word, and without the commas that it leaves behind."""
-    if not trigger:
+def without_trigger(caption: str, *triggers: str) -> str:
+    """Return the caption without the trigger words, and without the commas that they leave behind."""
+    if not any(triggers):
         return caption
-    parts = [_pattern(trigger).sub("", part).strip() for part in caption.split(",")]
+    parts = caption.split(",")
+    for trigger in filter(None, triggers):
+        parts = [_pattern(trigger).sub("", part).strip() for part in parts]
     return ", ".join(re.sub(r"\s+", " ", part) for part in parts if part)
 
 

@@ -25,17 +25,27 @@ MASK_FOLDERS = ("mask", "masks")
 
 @dataclass(frozen=True)
 class Example:
-    """One image, as a viewer shows it (`width` x `height` pixels), and its caption."""
+    """One image, as a viewer shows it (`width` x `height` pixels), its caption, and its subject's trigger word."""
 
     path: Path
     caption: str
     width: int
     height: int
+    trigger: str = ""
 
     @property
     def name(self) -> str:
         """The file's name in its folder."""
         return self.path.name
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one dataset teaches: the word that calls it, and how often each image is seen in an epoch."""
+
+    dataset: str
+    trigger: str
+    repeats: int = 1
 
 
 def find_folder(dataset: str) -> Path:
@@ -89,13 +99,33 @@ def read_regularization(dataset: str) -> tuple[Example, ...]:
     return examples
 
 
-def read(folder: Path) -> tuple[Example, ...]:
-    """Read all readable examples of a dataset, in the order of their names."""
+def read(folder: Path, trigger: str = "") -> tuple[Example, ...]:
+    """Read all readable examples of a dataset, in the order of their names, for a trigger word."""
     examples = []
     for path in image_files(folder):
         size = images.display_size(path)
         if size is not None:
-            examples.append(Example(path, read_caption(path), *size))
+            examples.append(Example(path, read_caption(path), *size, trigger))
+    return tuple(examples)
+
+
+def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:
+    """Read the examples of each subject, in turn, as often as an epoch has them.
+
+    Raises:
+        UserError: a dataset is not there, or has no images.
+    """
+    examples: list[Example] = []
+    for subject in subjects:
+        folder = find_folder(subject.dataset)
+        own = read(folder, subject.trigger)
+        if not own:
+            raise UserError(
+                "There are no images in the dataset {name!r}.",
+                "Add at least 5; 10 to 30 work best.",
+                name=folder.name,
+            )
+        examples += own * subject.repeats
     return tuple(examples)
 
 

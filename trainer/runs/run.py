@@ -21,7 +21,7 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,7 +29,7 @@ from typing import Literal, get_args
 from trainer import config as configs
 from trainer import fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, subject_lines
 from trainer.errors import UserError
 from trainer.runs import events
 
@@ -171,7 +171,9 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     }
     config = config.model_copy(update={"model": model.model_copy(update=absolute)})
     regularization = config.regularization.model_copy(update={"dataset": _absolute(config.regularization.dataset)})
-    return config.model_copy(update={"dataset": _absolute(config.dataset), "regularization": regularization})
+    others = (replace(subject, dataset=_absolute(subject.dataset)) for subject in config.taught[1:])
+    datasets = {"dataset": _absolute(config.dataset), "subjects": tuple(map(subject_lines.write, others))}
+    return config.model_copy(update={**datasets, "regularization": regularization})
 
 
 def _absolute(dataset: str) -> str:

@@ -70,7 +70,7 @@ def _rows(conditioning: Conditioning | None, rows: slice) -> Conditioning | None
 
 @dataclass(frozen=True)
 class Pool:
-    """Images that are sampled together, in epochs: the cached views, latent shape and texts of each.
+    """Images that are sampled together, in epochs: the cached views, latent shape, texts and trigger of each.
 
     `size_conditioning` holds the `Batch.sizes` of each view.
     """
@@ -78,6 +78,7 @@ class Pool:
     views: list[tuple[Path, ...]]
     shapes: list[tuple[int, ...]]
     texts: list[tuple[str, ...]]
+    triggers: list[str]
     seed: int
     batch_size: int
     name: str = ""
@@ -172,8 +173,12 @@ class Batches:
         texts = [
             pool.texts[index][int(pick * len(pool.texts[index]))] for index, pick in zip(indices, picks, strict=True)
         ]
-        captions = self._captions(texts, dropped.tolist(), rng) if own else tuple(texts)
-        preserved = self._preserved_prompts(step * config.training.gradient_accumulation + micro, texts) if own else ()
+        captions, preserved = tuple(texts), tuple[str, ...]()
+        if own:
+            triggers = [pool.triggers[index] for index in indices]
+            captions = self._captions(texts, triggers, dropped.tolist(), rng)
+            number = step * config.training.gradient_accumulation + micro
+            preserved = self._preserved_prompts(number, texts, triggers)
         mean = torch.stack([view["mean"] for view in views])
         masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none
         return Batch(
@@ -190,13 +195,15 @@ class Batches:
             self._preserved_latents(preserved, mean),
         )
 
-    def _captions(self, texts: Sequence[str], dropped: Sequence[bool], rng: torch.Generator) -> tuple[str, ...]:
-        """Replace some captions by the trigger alone, and drop others."""
-        share = self.config.captions.trigger_only if self.config.trigger else 0.0
-        trigger_only = [False] * len(texts)
+    def _captions(
+        self, texts: Sequence[str], triggers: Sequence[str], dropped: Sequence[bool], rng: torch.Generator
+    ) -> tuple[str, ...]:
+        """Replace some captions by their trigger alone, and drop others."""
+        share = self.config.captions.trigger_only if any(triggers) else 0.0
+        captions = list(texts)
         if share:  # without it nothing is drawn, so that other runs keep their bits
-            trigger_only = (torch.rand(len(texts), generator=rng) < share).tolist()
-        captions = [self.config.trigger if alone else text for text, alone in zip(texts, trigger_only, strict=True)]
+            alone = (torch.rand(len(texts), generator=rng) < share).tolist()
+            captions = [trigger if only else text for text, trigger, only in zip(texts, triggers, alone, strict=True)]
         return tuple("" if drop else caption for caption, drop in zip(captions, dropped, strict=True))
 
     def _preserved_latents(self, prompts: Sequence[str], own: Tensor) -> Tensor | None:
@@ -227,7 +234,7 @@ class Batches:
         stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
         return {**stacked, "sizes": sizes[: len(texts)]}
 
-    def _preserved_prompts(self, number: int, captions: Sequence[str]) -> tuple[str, ...]:
+    def _preserved_prompts(self, number: int, captions: Sequence[str], triggers: Sequence[str]) -> tuple[str, ...]:
         """Return the prompts of the `number`-th batch for which the base's output is preserved.
 
         Without a trigger, an image's own caption is trained, so that its output cannot be preserved as well.
@@ -236,10 +243,10 @@ class Batches:
         count = int((number + 1) * per_batch) - int(number * per_batch)
         rng = generator(self.config.seed, number, "preservation")
         prompts = []
-        for caption in captions[:count]:
+        for caption, trigger in zip(captions[:count], triggers[:count], strict=True):
             other, pick = torch.rand(2, generator=rng).tolist()
             if other < settings.generated_share and settings.prompts:
                 prompts.append(settings.prompts[int(pick * len(settings.prompts))])
-            elif self.config.trigger:
-                prompts.append(without_trigger(caption, self.config.trigger))
+            elif trigger:
+                prompts.append(without_trigger(caption, *self.config.triggers))
         return tuple(prompts)

@@ -8,15 +8,15 @@ from trainer.data.dataset import Example
 from trainer.rng import generator
 
 
-def texts(example: Example, config: TrainConfig, trigger: str) -> tuple[str, ...]:
-    """Return all captions that are sampled for an image, each with the trigger; the first is the one in its file.
+def texts(example: Example, config: TrainConfig) -> tuple[str, ...]:
+    """Return all captions that are sampled for an image, each with its trigger; the first is the one in its file.
 
     With shuffled tags, there are `captions.shuffles` of each caption. They follow from seed and caption, so that all
     can be encoded beforehand.
     """
     settings = config.captions
     captions = read_captions(example.path) if settings.multiple else (example.caption,)
-    variants = [with_trigger(caption, trigger) for caption in captions or ("",)]
+    variants = [with_trigger(caption, example.trigger) for caption in captions or ("",)]
     if settings.shuffle:
         variants = [
             variant

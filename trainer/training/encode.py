@@ -72,15 +72,15 @@ def build(
 def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
     config, progress = encoder.config, encoder.progress
     regularization = dataset.read_regularization(config.regularization.dataset)
-    own = encoder.pool(examples, config.trigger, "")
-    prior = encoder.pool(regularization, "", "prior") if regularization else None
+    own = encoder.pool(examples, "")
+    prior = encoder.pool(regularization, "prior") if regularization else None
     prompts = _preservable(own, config)
     if not config.training.text_encoder:
         prompts |= {"", *itertools.chain(*own.texts)}
         if prior:
             prompts |= {*itertools.chain(*prior.texts)}
         if config.captions.trigger_only:
-            prompts.add(config.trigger)
+            prompts |= {*own.triggers}
     conditioning: dict[str, Path] = {}
     for number, prompt in enumerate(sorted(prompts)):
         progress(_("Encoding captions"), number, len(prompts))
@@ -93,8 +93,13 @@ def _preservable(own: Pool, config: TrainConfig) -> set[str]:
     """Return all prompts that output preservation can sample."""
     if not config.preservation.share:
         return set()
-    captions = itertools.chain(*own.texts) if config.trigger else ()
-    return {*config.preservation.prompts, *(without_trigger(caption, config.trigger) for caption in captions)}
+    captions = {
+        without_trigger(caption, *config.triggers)
+        for texts, trigger in zip(own.texts, own.triggers, strict=True)
+        for caption in texts
+        if trigger
+    }
+    return {*config.preservation.prompts, *captions}
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class _Encoder:
     start: Fraction
     scale: Fraction = Fraction(1)  # of the size at which images are encoded
 
-    def pool(self, examples: Sequence[Example], trigger: str, name: str) -> Pool:
+    def pool(self, examples: Sequence[Example], name: str) -> Pool:
         """Encode images, each in all its views."""
         resolution = self.config.training.resolution
         full = buckets.buckets([(example.width, example.height) for example in examples], resolution)
@@ -129,8 +134,10 @@ class _Encoder:
             for number in readable
         ]
         shapes = [tuple(self.cache.get(first)["mean"].shape) for first, *_unused in files]
-        texts = [caption_variants.texts(examples[number], self.config, trigger) for number in readable]
-        return Pool(files, shapes, texts, self.config.seed, self.config.training.batch_size, name, conditioning)
+        texts = [caption_variants.texts(examples[number], self.config) for number in readable]
+        triggers = [examples[number].trigger for number in readable]
+        batch_size = self.config.training.batch_size
+        return Pool(files, shapes, texts, triggers, self.config.seed, batch_size, name, conditioning)
 
     def _order(self, count: int) -> list[int]:
         """Return numbers from this process's start, wrapping around: so several share the work, and none waits."""

@@ -23,7 +23,7 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
 from trainer.base_models import detect, layer_names
 from trainer.base_models.layer_names import Shape
-from trainer.config import TrainConfig, dump
+from trainer.config import TrainConfig, dump, subject_lines
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.i18n import _
@@ -208,7 +208,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "modelspec.title": config.name,
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{size}x{size}",
-        "modelspec.trigger_phrase": config.trigger,
+        "modelspec.trigger_phrase": ", ".join(config.triggers),
         "ss_network_module": network,
         "ss_network_dim": config.adapter.rank,
         "ss_network_alpha": config.adapter.file_alpha,
@@ -248,5 +248,10 @@ def without_paths(config: TrainConfig) -> TrainConfig:
         base = base.model_copy(update={"base": Path(base.base).name})
     regularization = config.regularization.model_copy(update={"dataset": Path(config.regularization.dataset).name})
     return config.model_copy(
-        update={"model": base, "dataset": Path(config.dataset).name, "regularization": regularization}
+        update={
+            "model": base,
+            "dataset": Path(config.dataset).name,
+            "subjects": tuple(map(subject_lines.without_path, config.subjects)),
+            "regularization": regularization,
+        }
     )

@@ -40,7 +40,8 @@ def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
 @lru_cache(maxsize=500)
 def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
     config = configs.load(file)
-    resolved, images = set(RESOLVED), len(page_memory.captions(config.dataset))
+    resolved = set(RESOLVED)
+    images = sum(subject.repeats * len(page_memory.captions(subject.dataset)) for subject in config.taught)
     open_steps = config.training.model_copy(update={"steps": 0})
     if images and adjustments.planned_steps(open_steps, images) == config.training.steps:
         resolved.add(STEPS)  # they follow from the exposures

@@ -37,13 +37,14 @@ def plan(answers: Answers) -> list[Any]:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
         config = settings_form.build(ENTRIES, answers.data())
+        images = len(examples) if not config.subjects else len(dataset.read_subjects(config.taught))
     except UserError as error:
         return [escape(str(error)), "", gr.skip(), notes]
     similar = runs.find_similar(config)
-    size, *costs = _summary(config, len(examples), similar)
+    size, *costs = _summary(config, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
     cautions = "".join(_cautions(config, folder, examples))
-    return [summary, cautions, _efforts(config, answers, len(examples), similar), notes]
+    return [summary, cautions, _efforts(config, answers, images, similar), notes]
 
 
 def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:

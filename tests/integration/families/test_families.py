@@ -128,7 +128,7 @@ def test_sizes_are_those_of_the_picture_and_its_crop(home: Path, bases: dict[str
     folder = home / "datasets" / "wide"
     folder.mkdir()
     Image.new("RGB", (300, 200), "red").save(folder / "a.png")
-    family, examples = load(bases["sdxl"]), dataset.read(folder)
+    family, examples = load(bases["sdxl"]), dataset.read(folder, "rin")
     wide, high = buckets.bucket(300, 200, 128)
     for text_encoder in (False, True):
         made = settings(bases["sdxl"], training__resolution=128, training__batch_size=1,
@@ -175,7 +175,7 @@ def test_twelve_steps_lower_the_loss(character: Path, bases: dict[str, Path], ki
     run = runs.create(settings(bases[kind], training__steps=12, optimizer__learning_rate=0.05))
     finish(run)
     family, made = load(bases[kind]), run.config()
-    batches = encode.build(family, dataset.read(character), made, quiet)
+    batches = encode.build(family, dataset.read(character, "rin"), made, quiet)
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
     take(adapter, load_file(run.export))
 
@@ -321,7 +321,7 @@ def test_a_mark_for_zero_terminal_snr_alone_holds_if_the_base_predicts_v(
     file = write(bases["sdxl"], tmp_path / "base.safetensors", marks=("ztsnr",))
     usual = alphas(load(bases["sdxl"]))
     family = load(file, prediction_type=kind)
-    batch = encode.build(family, dataset.read(character), settings(file), quiet).at(0, 0)
+    batch = encode.build(family, dataset.read(character, "rin"), settings(file), quiet).at(0, 0)
     assert batch.sizes is not None
     teach(family, batch.mean, kind, batch.sizes)
     family.set_prediction_type("epsilon" if kind == "v_prediction" else "v_prediction")
@@ -392,7 +392,7 @@ def test_a_base_that_does_not_say_is_asked(
     file = write(bases["sd21"], tmp_path / "base.safetensors")
     assert detect.look(file).prediction_type is None
     family = load(file)
-    examples = dataset.read(character)
+    examples = dataset.read(character, "rin")
     batch = encode.build(family, examples, settings(file), quiet).at(0, 0)
     teach(family, batch.mean, kind)
     run = runs.create(settings(file))
@@ -424,7 +424,7 @@ def test_micro_answers_as_it_was_trained(character: Path) -> None:
     assert family.prediction_type == "v_prediction"
     family.set_prediction_type("epsilon")
     settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
-    batch = encode.build(family, dataset.read(character), settings, quiet).at(0, 0)
+    batch = encode.build(family, dataset.read(character, "rin"), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
     prediction_probe.probe(family, batch.mean, batch.conditioning)
     assert family.prediction_type == "v_prediction"

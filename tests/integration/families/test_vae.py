@@ -113,7 +113,7 @@ def test_it_is_on_record_and_a_run_does_not_go_on_with_another(character: Path, 
 
 
 def test_its_latents_are_kept_apart(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
-    given, examples = make_vae(tmp_path / "vae"), dataset.read(character)
+    given, examples = make_vae(tmp_path / "vae"), dataset.read(character, "rin")
     means = []
     for vae in ("", str(given), ""):
         family = families.load(ModelConfig(base=str(tiny_sd), vae=vae), CPU, torch.float32)

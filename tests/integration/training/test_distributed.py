@@ -210,7 +210,7 @@ def test_a_run_that_takes_the_cores_by_itself_goes_on_bit_for_bit(character: Pat
 def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> None:
     """Each process begins at a place of its own, finds what others have done, and ends with the same."""
     options = {"preservation__share": 0.5, "preservation__prompts": ["a cat", "a dog"], "training__text_encoder": True}
-    config, examples = settings(tiny_sd, **options), dataset.read(character)
+    config, examples = settings(tiny_sd, **options), dataset.read(character, "rin")
     family = families.read(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     kept = character / paths.CACHE
 

@@ -102,7 +102,7 @@ def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_s
     """Of what autograd keeps for the backward pass, by its size in bytes."""
     config = settings(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    batch = encode.build(family, dataset.read(character), config, quiet).at(0, 0)
+    batch = encode.build(family, dataset.read(character, "rin"), config, quiet).at(0, 0)
     assert batch.conditioning is not None
 
     def kept(way: gradient_checkpointing.Recomputed | None) -> int:

@@ -29,7 +29,7 @@ from trainer.training.batches import Batches
 
 
 def built(family: Family, character: Path, config: TrainConfig) -> Batches:
-    return encode.build(family, dataset.read(character), config, quiet)
+    return encode.build(family, dataset.read(character, "rin"), config, quiet)
 
 
 SAME = {
@@ -472,7 +472,7 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
     config = settings(tiny_sd, training__gradient_accumulation=2, training__micro_batches=1)
     single = settings(tiny_sd, training__micro_batches=1)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    batches = encode.build(family, dataset.read(character), config, quiet)
+    batches = encode.build(family, dataset.read(character, "rin"), config, quiet)
     accelerator = Accelerator(cpu=True)
 
     def gradient(config: TrainConfig, *places: tuple[int, int]) -> torch.Tensor:

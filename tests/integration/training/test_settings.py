@@ -198,7 +198,7 @@ def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd
         "training__steps": 5,
         "images__flip": True,
     }
-    batches = encode.build(family, dataset.read(character), settings(tiny_sd, **options), quiet)
+    batches = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **options), quiet)
     sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
     assert sides == [12, 12, 12, 16, 16]
     told = batches.at(1, 0).sizes

@@ -406,7 +406,7 @@ def test_an_unstable_run_stops_with_words(character: Path, tiny_sd: Path) -> Non
 
 def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, tiny_sd: Path) -> None:
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
-    examples = dataset.read(character)
+    examples = dataset.read(character, "rin")
 
     first = encode.build(family, examples, settings(tiny_sd), quiet).at(0, 0)
     files = list((character / paths.CACHE).glob("*.safetensors"))
@@ -428,7 +428,7 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
 
 def test_batches_are_a_function_of_their_place() -> None:
     sizes = [(4, 8, 8)] * 5 + [(4, 8, 16)] * 6
-    pool = batches.Pool([(Path(str(n)),) for n in range(11)], sizes, [(str(n),) for n in range(11)], 0, 4)
+    pool = batches.Pool([(Path(str(n)),) for n in range(11)], sizes, [(str(n),) for n in range(11)], [""] * 11, 0, 4)
     epoch = [pool.indices(number) for number in range(4)]  # 2 + 2 batches of 4
     assert epoch == [pool.indices(number) for number in range(4)]
     assert sorted({index for batch in epoch for index in batch}) == list(range(11))
@@ -439,7 +439,7 @@ def test_batches_are_a_function_of_their_place() -> None:
 def test_a_rare_bucket_is_not_seen_more_often_for_it() -> None:
     """One that does not fill a batch filled one in each epoch, so that its only image was seen four times as often."""
     sizes = [(4, 8, 8)] * 8 + [(4, 8, 16)] + [(4, 16, 8)] * 3
-    pool = batches.Pool([(Path(str(n)),) for n in range(12)], sizes, [(str(n),) for n in range(12)], 0, 4)
+    pool = batches.Pool([(Path(str(n)),) for n in range(12)], sizes, [(str(n),) for n in range(12)], [""] * 12, 0, 4)
     cycle = [pool.indices(number) for number in range(2 * 12)]  # eight epochs
     assert all(len(batch) == 4 and len({sizes[index] for index in batch}) == 1 for batch in cycle)
     seen = [index for batch in cycle for index in batch]
@@ -447,9 +447,9 @@ def test_a_rare_bucket_is_not_seen_more_often_for_it() -> None:
     assert [seen.count(index) >= 7 for index in range(9, 12)] == [True] * 3
     assert len(seen) == 8 * 12
     assert pool.indices(0) != pool.indices(24)
-    few = batches.Pool([(Path(str(n)),) for n in range(2)], sizes[7:9], [("a",), ("b",)], 0, 4)
+    few = batches.Pool([(Path(str(n)),) for n in range(2)], sizes[7:9], [("a",), ("b",)], [""] * 2, 0, 4)
     assert sorted(few.indices(0) + few.indices(1)) == [0] * 4 + [1] * 4
-    assert batches.Pool([(Path("0"),)], sizes[:1], [("a",)], 0, 4).indices(3) == [0] * 4
+    assert batches.Pool([(Path("0"),)], sizes[:1], [("a",)], [""], 0, 4).indices(3) == [0] * 4
 
 
 def test_pixels_keep_the_middle() -> None:
@@ -511,7 +511,7 @@ def test_preservation_is_the_distance_from_the_base(tiny_sd: Path, text_encoder:
 
 def test_which_prompts_are_preserved(character: Path, tiny_sd: Path) -> None:
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
-    examples = dataset.read(character)
+    examples = dataset.read(character, "rin")
     changes = {"preservation__share": 0.25, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, **changes)
     built = encode.build(family, examples, config, quiet)
@@ -568,11 +568,11 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, wo
 def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
-    made = complete(run.config(), run, dataset.read(character), family)
+    made = complete(run.config(), run, dataset.read(character, "rin"), family)
     assert made.training.steps == adjustments.planned_steps(run.config().training, 14)
     assert len(made.preview.prompts) == 3
     assert run.config() == made
-    assert complete(run.config(), run, dataset.read(character), family) == made
+    assert complete(run.config(), run, dataset.read(character, "rin"), family) == made
 
 
 def test_due() -> None:

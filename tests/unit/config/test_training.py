@@ -185,11 +185,12 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rin, smiling\n\n  a portrait of rin \nnight\n")
     (tmp_path / "b.txt").write_text("")
     settings = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
-    example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64)
-    assert caption_variants.texts(example, settings, "rin") == ("rin, smiling", "a portrait of rin", "rin, night")
+    example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64, "rin")
+    assert caption_variants.texts(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
-    assert caption_variants.texts(example, usual, "rin") == ("rin, smiling a portrait of rin night",)
-    assert caption_variants.texts(dataset.Example(tmp_path / "b.png", "", 64, 64), settings, "rin") == ("rin",)
+    assert caption_variants.texts(example, usual) == ("rin, smiling a portrait of rin night",)
+    empty = dataset.Example(tmp_path / "b.png", "", 64, 64, "rin")
+    assert caption_variants.texts(empty, settings) == ("rin",)
 
 
 def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:

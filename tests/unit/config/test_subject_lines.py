@@ -1,0 +1,56 @@
+"""Lines that name further datasets of a run, and what does not go together in one run."""
+
+import pytest
+
+from trainer import config
+from trainer.config import TrainConfig, subject_lines
+from trainer.data.dataset import Subject
+from trainer.errors import UserError
+
+
+def build(*lines: str, **changes: str) -> TrainConfig:
+    return config.build({"name": "x", "dataset": "rin", "trigger": "rinx", "subjects": list(lines), **changes})
+
+
+def test_a_line_is_read_and_written() -> None:
+    subject = subject_lines.parse("my kim --trigger kmx2 --repeats 3")
+    assert subject == Subject("my kim", "kmx2", 3)
+    assert subject_lines.parse(subject_lines.write(subject)) == subject
+    assert subject_lines.write(Subject("kim", "kmx2")) == "kim --trigger kmx2"
+    assert subject_lines.without_path("/home/anna/kim --trigger kmx2") == "kim --trigger kmx2"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("kim", "needs a dataset and a trigger word"),
+        ("--trigger kmx2", "needs a dataset and a trigger word"),
+        ("kim --trigger", "needs a dataset and a trigger word"),
+        ("kim --word kmx2", "unknown flag --word"),
+        ("kim --trigger kmx2 --repeats 0", "should be 1 to 100"),
+        ("kim --trigger kmx2 --repeats two", "should be 1 to 100"),
+    ],
+)
+def test_a_wrong_line_is_refused_in_words(line: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        subject_lines.parse(line)
+    with pytest.raises(UserError, match=words):
+        build(line)
+
+
+def test_a_run_teaches_its_dataset_first() -> None:
+    assert build("kim --trigger kmx2").taught == (Subject("rin", "rinx"), Subject("kim", "kmx2"))
+    assert build().taught == (Subject("rin", "rinx"),)
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "words"),
+    [
+        ("kim --trigger RINX", {}, "different trigger words"),
+        ("rin --trigger kmx2", {}, "named twice"),
+        ("kim --trigger kmx2", {"trigger": ""}, "the first has none"),
+    ],
+)
+def test_subjects_that_could_not_be_told_apart_are_refused(line: str, changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(line, **changes)

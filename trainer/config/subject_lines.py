@@ -1,0 +1,49 @@
+"""Lines that name a dataset to teach in the same run: `kim --trigger kmx2 --repeats 2`."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from trainer.data.dataset import Subject
+from trainer.errors import UserError
+
+FLAG = re.compile(r"\s--([a-z]+)(?=\s|$)")
+MAX_REPEATS = 100
+
+
+def parse(line: str) -> Subject:
+    """Read a line that names a dataset and its trigger word.
+
+    Raises:
+        UserError: it names no dataset or no trigger word, or has an unknown flag or a wrong number.
+    """
+    dataset, *rest = FLAG.split(f" {line}")
+    flags = {flag: text.strip() for flag, text in zip(rest[::2], rest[1::2], strict=True)}
+    if unknown := sorted(flags.keys() - {"trigger", "repeats"}):
+        raise UserError(
+            "A line of further datasets has the unknown flag --{flag}.",
+            "Known are --trigger and --repeats.",
+            flag=unknown[0],
+        )
+    trigger, repeats = flags.get("trigger", ""), flags.get("repeats", "1")
+    if not dataset.strip() or not trigger or not trigger.isprintable():
+        raise UserError(
+            "The line {line!r} of further datasets needs a dataset and a trigger word.",
+            "Write it as: kim --trigger kmx2",
+            line=line,
+        )
+    if not repeats.isascii() or not repeats.isdigit() or not 1 <= int(repeats) <= MAX_REPEATS:
+        raise UserError("--repeats of {line!r} should be 1 to {limit}.", "Correct it.", line=line, limit=MAX_REPEATS)
+    return Subject(dataset.strip(), trigger, int(repeats))
+
+
+def write(subject: Subject) -> str:
+    """Return a subject as the line that `parse` reads."""
+    repeats = f" --repeats {subject.repeats}" if subject.repeats > 1 else ""
+    return f"{subject.dataset} --trigger {subject.trigger}{repeats}"
+
+
+def without_path(line: str) -> str:
+    """Return a line with only the last part of the path of its dataset."""
+    subject = parse(line)
+    return write(replace(subject, dataset=Path(subject.dataset).name))

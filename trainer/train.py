@@ -357,16 +357,16 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         run.report(events.Warned(message=message))
     problems = []
     for subject in config.taught:
-        folder = dataset.find_folder(subject.dataset)
-        stats = image_stats.measure_missing(folder, MEASURED) if run.is_main else image_stats.known(folder)
-        problems += checks.find(
-            folder,
-            subject.trigger,
-            preset=config.preset,
-            base=config.model.base,
-            resolution=config.training.resolution,
-            stats=stats,
-        )
+        for part in dataset.parts(dataset.find_folder(subject.dataset)):
+            measured = image_stats.measure_missing(part.folder, MEASURED) if run.is_main else None
+            problems += checks.find(
+                part.folder,
+                subject.trigger,
+                preset=config.preset,
+                base=config.model.base,
+                resolution=config.training.resolution,
+                stats=measured or image_stats.known(part.folder),
+            )
     problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
     for problem in group_by_kind(problems):
         kind = KINDS[problem.kind]

@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ from trainer.cli import adapter_files, machine, recipes
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import Progress, echo
 from trainer.config import PictureConfig
-from trainer.data import checks, dataset, examples, image_stats
+from trainer.data import captions, checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
@@ -106,7 +107,8 @@ def train(
     data = config.override(config.load_partial(settings_file), assignments or [])
     settings = config.build(data)
     examples.install()
-    dataset.find_folder(settings.dataset)
+    for subject in settings.taught:
+        dataset.find_folder(subject.dataset)
     run = runs.create(settings, folder)
     print(f"Run folder: {run.folder}", file=sys.stderr)
     raise typer.Exit(_work_visibly(run))
@@ -240,21 +242,45 @@ def check(
 ) -> None:
     """Report what is wrong with a dataset, and how to fix it."""
     examples.install()
-    folder = dataset.find_folder(name)
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
-    stats = image_stats.measure_missing(folder)
-    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
-    count = len(dataset.read(folder))
+    problems: list[Problem] = []
+    count, forms = 0, []
+    for part in dataset.parts(dataset.find_folder(name)):
+        stats = image_stats.measure_missing(part.folder)
+        found = checks.find(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+        problems += [problem for problem in found if not part.caption or problem.kind != "no caption"]
+        count += len(dataset.image_files(part.folder))
+        forms += _forms(part)
     if as_json:
         rows = [
             {**vars(problem), "effect": problem.effect, "remedy": problem.remedy, "fatal": problem.fatal}
             for problem in problems
         ]
-        print(json.dumps({"pictures": count, "problems": rows}))
+        print(json.dumps({"pictures": count, "forms": forms, "problems": rows}))
     else:
+        for form in forms:
+            echo(form)
         _echo_problems(problems, count)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(2)
+
+
+def _forms(part: dataset.Part) -> list[str]:
+    """Describe what of a dataset is in the form of another program, and what it is taken for."""
+    images, forms = dataset.image_files(part.folder), []
+    if part.caption:
+        forms.append(
+            f"{part.folder.name}: {len(images)} images, seen {part.repeats} times in an epoch; "
+            f"those without a caption get {part.caption!r}."
+        )
+    sources = Counter(path.suffix for path in map(captions.source, images) if path)
+    for suffix, name in ((".caption", ".caption files"), (".jsonl", captions.METADATA)):
+        if sources[suffix]:
+            forms.append(f"{sources[suffix]} captions are read from {name}.")
+    masks = sum(bool(dataset.read_mask(image)) for image in images)
+    if masks:
+        forms.append(f"{masks} masks; they count with objective.masked_loss.")
+    return forms
 
 
 def _echo_problems(problems: Sequence[Problem], count: int) -> None:

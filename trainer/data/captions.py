@@ -1,13 +1,24 @@
-"""Captions: `.txt` files beside the images, their decoding, and the trigger word in them."""
+"""Captions: `.txt` files beside the images, the other forms that are read, and the trigger word in them.
+
+An image without a `.txt` file has the caption of a `.caption` file, as kohya's scripts read it, or else that of a
+`metadata.jsonl` in its folder, in the form of Hugging Face datasets: `{"file_name": "001.png", "text": "a fox"}`. What
+is changed is written to the `.txt` file.
+"""
 
 import codecs
+import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from trainer import storage
 from trainer.i18n import JOINERS
 
 MAX_BYTES = 2**20  # of a caption file that are read
+MAX_METADATA = 64 * 2**20  # bytes of a file with the captions of a folder that are read
+FORMS = (".txt", ".caption")  # in the order in which they are looked for
+METADATA = "metadata.jsonl"
+TEXTS = ("text", "caption", "prompt")  # names of a caption in it
 REPLACEMENT = "\ufffd"  # stands for bytes that mean nothing in the encoding of a text
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # first: it begins with the mark of UTF-16
@@ -23,23 +34,60 @@ def caption_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
+def source(image: Path) -> Path | None:
+    """Return the file that an image's caption is read from; None if it has none."""
+    for form in FORMS:
+        if storage.is_regular_file(image.with_suffix(form)):
+            return image.with_suffix(form)
+    metadata = image.with_name(METADATA)
+    return metadata if storage.is_regular_file(metadata) and image.name in _metadata_of(metadata) else None
+
+
 def read_caption(image: Path) -> str:
     """Read the caption of an image as one line; "" if there is none."""
-    return one_line(_read_text(caption_file(image)))
+    return one_line(_read(image))
 
 
 def read_captions(image: Path) -> tuple[str, ...]:
     """Read each line of a caption file that is not blank as a caption of its own."""
-    lines = [one_line(line) for line in _read_text(caption_file(image)).splitlines()]
+    lines = [one_line(line) for line in _read(image).splitlines()]
     return tuple(line for line in lines if line)
 
 
-def _read_text(path: Path) -> str:
-    """Read a text file; "" if there is none."""
-    if not storage.is_regular_file(path):
+def _read(image: Path) -> str:
+    path = source(image)
+    if path is None:
         return ""
+    if path.name == METADATA:
+        return _metadata_of(path)[image.name]
     with path.open("rb") as file:
         return decode_text(file.read(MAX_BYTES))
+
+
+def _metadata_of(path: Path) -> dict[str, str]:
+    state = path.stat()
+    return _read_metadata(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read_metadata(path: Path, _changed: int, size: int) -> dict[str, str]:
+    return parse_metadata(path.read_bytes()) if size <= MAX_METADATA else {}
+
+
+def parse_metadata(data: bytes) -> dict[str, str]:
+    """Return the captions in a `metadata.jsonl` by the names of their images; lines that name none are left out."""
+    texts = {}
+    for line in decode_text(data).splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            continue
+        text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
+        if text is not None:
+            texts[row["file_name"].replace("\\", "/")] = text
+    return texts
 
 
 def one_line(text: str) -> str:

@@ -4,9 +4,11 @@ Uses the layout `rin/001.png` + `rin/001.txt` that the tools of the field share,
 """
 
 import hashlib
+import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
@@ -21,6 +23,7 @@ from trainer.i18n import _
 MASK = ".mask.png"
 MASK_ENDINGS = (".mask", "-masklabel")  # of the stem of a file beside the image, as in kohya and OneTrainer
 MASK_FOLDERS = ("mask", "masks")
+REPEATED = re.compile(r"(\d{1,4})_(.+)")  # the name of a folder in the form of kohya's scripts
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,47 @@ def read_regularization(dataset: str) -> tuple[Example, ...]:
 
 
 def read(folder: Path, trigger: str = "") -> tuple[Example, ...]:
-    """Read all readable examples of a dataset, in the order of their names, for a trigger word."""
+    """Read all readable examples of a dataset, in the order of their names, for a trigger word.
+
+    Those of a part that is seen more often are there more than once.
+    """
     examples = []
-    for path in image_files(folder):
-        size = images.display_size(path)
-        if size is not None:
-            examples.append(Example(path, read_caption(path), *size, trigger))
+    for part in parts(folder):
+        for path in image_files(part.folder):
+            size = images.display_size(path)
+            if size is not None:
+                example = Example(path, read_caption(path) or part.caption, *size, trigger)
+                examples += [example] * part.repeats
     return tuple(examples)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of images that is a dataset or one of its parts: how often they are seen, and what they show.
+
+    `caption` is that of images without one.
+    """
+
+    folder: Path
+    repeats: int = 1
+    caption: str = ""
+
+
+def parts(folder: Path) -> list[Part]:
+    """Return the parts of a dataset: the folder itself, or those in it if it has the form of kohya's scripts.
+
+    There, images lie in folders such as `10_kim woman`: the number says how often they are seen beside those of other
+    folders, and the rest is the caption of images that have none.
+    """
+    found = [
+        Part(path, int(match[1]), one_line(match[2].replace("_", " ")))
+        for path in sorted(folder.iterdir())
+        if (match := REPEATED.fullmatch(path.name)) and int(match[1]) and path.is_dir() and not path.is_symlink()
+    ]
+    if not found or image_files(folder):
+        return [Part(folder)]
+    shared = math.gcd(*(part.repeats for part in found))
+    return [replace(part, repeats=part.repeats // shared) for part in found]
 
 
 def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:

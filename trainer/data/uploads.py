@@ -115,23 +115,31 @@ def add(
 def _read_captions(sources: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
     """Read the captions of an upload, by the folder and name of their files without the extension.
 
-    Different captions of the same name are all refused, as it is unknown which image each belongs to.
+    Different captions of the same name are all refused, as it is unknown which image each belongs to. If there are
+    several forms of a caption, the `.txt` file counts, as it does in a dataset.
     """
-    texts: dict[str, str] = {}
+    by_form: dict[str, dict[str, str]] = {form: {} for form in (captions.METADATA, *reversed(captions.FORMS))}
     refused, ambiguous = Report(), set()
     for source in sources:
         for name, data in _entries(*source, refused, _is_caption):
+            form = captions.METADATA if _is_metadata(name) else PurePosixPath(name).suffix.lower()
+            limit = captions.MAX_METADATA if _is_metadata(name) else captions.MAX_BYTES
             text = captions.decode_text(data)
-            if captions.REPLACEMENT in text or len(data) > captions.MAX_BYTES:
+            if captions.REPLACEMENT in text or len(data) > limit:
                 refused.refused.append((_display_name(name), _("not text, or in an unknown encoding; use UTF-8")))
-            elif texts.setdefault(_stem(name), text) != text:
-                ambiguous.add(_stem(name))
-    for stem in sorted(ambiguous):
-        del texts[stem]
+                continue
+            folder = PurePosixPath(name).parent
+            images_of = captions.parse_metadata(data) if _is_metadata(name) else {PurePosixPath(name).name: text}
+            for image, caption in images_of.items():
+                stem = _stem(str(folder / image))
+                if by_form[form].setdefault(stem, caption) != caption:
+                    ambiguous.add((stem, form))
+    for stem, form in sorted(ambiguous):
+        del by_form[form][stem]
         reason = _("several different captions have this name; add one folder at a time")
-        refused.refused.append((_display_name(stem) + ".txt", reason))
-    report.refused += [(name, reason) for name, reason in refused.refused if name.lower().endswith(".txt")]
-    return texts
+        refused.refused.append((_display_name(stem) + form, reason))
+    report.refused += [(name, reason) for name, reason in refused.refused if _is_caption(name)]
+    return {stem: text for form in by_form.values() for stem, text in form.items()}
 
 
 def _stem(name: str) -> str:
@@ -140,7 +148,11 @@ def _stem(name: str) -> str:
 
 
 def _is_caption(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() == ".txt"
+    return PurePosixPath(name).suffix.lower() in captions.FORMS or _is_metadata(name)
+
+
+def _is_metadata(name: str) -> bool:
+    return PurePosixPath(name).name.lower() == captions.METADATA
 
 
 def _is_mask(name: str) -> bool:
@@ -344,7 +356,8 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
             entry = info.filename.replace("\\", "/")
             if _is_hidden(entry) or not wanted(entry):
                 continue
-            if PurePosixPath(entry).suffix.lower() not in (*images.SUFFIXES, *images.CONVERTED, ".txt", *_UNSUPPORTED):
+            known = (*images.SUFFIXES, *images.CONVERTED, *_UNSUPPORTED)
+            if PurePosixPath(entry).suffix.lower() not in known and not _is_caption(entry):
                 report.refused.append((_display_name(entry), _("not an image")))
                 continue
             data, reason = _read_entry(archive, info, MAX_TOTAL - total)

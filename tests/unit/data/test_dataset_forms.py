@@ -1,0 +1,106 @@
+"""Datasets as other trainers have them: `.caption` files, a `metadata.jsonl`, folders named `10_kim woman`, masks."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.data.test_dataset import png
+from trainer.cli import commands
+from trainer.data import captions, dataset, uploads
+
+
+def rows(**texts: str) -> str:
+    return "\n".join(json.dumps({"file_name": name, "text": text}) for name, text in texts.items()) + "\nnot json\n[]\n"
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder of each form: a.png has a text of three forms, b.png of two, c.png in the metadata alone."""
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        (tmp_path / name).write_bytes(png())
+    (tmp_path / "a.txt").write_text("of a text")
+    (tmp_path / "a.caption").write_text("of a caption")
+    (tmp_path / "b.caption").write_text("of\nb caption")
+    (tmp_path / "metadata.jsonl").write_text(rows(**{"a.png": "of metadata", "b.png": "x", "c.png": "of metadata"}))
+    return tmp_path
+
+
+def test_captions_of_each_form_are_read_and_the_text_file_counts(foreign: Path) -> None:
+    texts = {example.name: example.caption for example in dataset.read(foreign)}
+    assert texts == {"a.png": "of a text", "b.png": "of b caption", "c.png": "of metadata", "d.png": ""}
+    assert captions.read_captions(foreign / "b.png") == ("of", "b caption")
+    dataset.write_caption(foreign / "c.png", "mine")
+    assert captions.read_caption(foreign / "c.png") == "mine"
+    assert "of metadata" in (foreign / "metadata.jsonl").read_text(), "what others wrote stays"
+
+
+def test_changed_metadata_are_read_again(foreign: Path) -> None:
+    assert captions.read_caption(foreign / "c.png") == "of metadata"
+    (foreign / "metadata.jsonl").write_text(rows(**{"c.png": "changed since"}))
+    assert captions.read_caption(foreign / "c.png") == "changed since"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_captions_of_each_form_are_uploaded(home: Path, foreign: Path, tmp_path: Path, form: str) -> None:
+    paths = sorted(path for path in foreign.iterdir() if path.is_file())
+    sources = [(f"set/{path.name}", path) for path in paths]
+    if form == "zip":
+        archive = tmp_path / "all.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            for name, path in sources:
+                file.write(path, name)
+        sources = [("all.zip", archive)]
+    folder = dataset.create("rin")
+    # Images of equal bytes would be one.
+    for number, path in enumerate(paths):
+        if path.suffix == ".png":
+            path.write_bytes(png((number, 0, 0)))
+    if form == "zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in paths:
+                file.write(path, f"set/{path.name}")
+    report = uploads.add(folder, sources)
+    assert report.refused == []
+    texts = {example.name: example.caption for example in dataset.read(folder)}
+    assert texts == {"a.png": "of a text", "b.png": "of b caption", "c.png": "of metadata", "d.png": ""}
+
+
+@pytest.fixture
+def kohya(tmp_path: Path) -> Path:
+    folder = tmp_path / "img"
+    for name, count in (("10_kim woman", 2), ("30_kim_hat", 1), ("0_off", 1), ("logs", 1)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / name / f"{number}.png").write_bytes(png((number, count, 7)))
+    (folder / "10_kim woman" / "1.txt").write_text("kim, smiling")
+    return folder
+
+
+def test_repeats_weigh_the_folders_of_a_dataset(kohya: Path) -> None:
+    examples = dataset.read(kohya, "kmx2")
+    assert [(example.path.parent.name, example.caption) for example in examples] == [
+        ("10_kim woman", "kim woman"),
+        ("10_kim woman", "kim, smiling"),
+        ("30_kim_hat", "kim hat"),
+        ("30_kim_hat", "kim hat"),
+        ("30_kim_hat", "kim hat"),
+    ]
+    assert {example.trigger for example in examples} == {"kmx2"}
+    (kohya / "own.png").write_bytes(png())
+    assert [example.name for example in dataset.read(kohya)] == ["own.png"], "images of its own: no form of kohya's"
+
+
+def test_check_says_what_it_takes_for_what(foreign: Path, kohya: Path) -> None:
+    (foreign / "masks").mkdir()
+    (foreign / "masks" / "a.png").write_bytes(png(mode="L", color=255))
+    said = CliRunner().invoke(commands.app, ["check", str(foreign)]).output
+    assert "1 captions are read from .caption files." in said
+    assert "1 captions are read from metadata.jsonl." in said
+    assert "1 masks" in said
+    said = CliRunner().invoke(commands.app, ["check", str(kohya)]).output
+    assert "10_kim woman: 2 images, seen 1 times in an epoch; those without a caption get 'kim woman'." in said
+    assert "30_kim_hat: 1 images, seen 3 times" in said
+    assert "No caption." not in said

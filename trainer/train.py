@@ -18,7 +18,7 @@ from trainer.data.captions import without_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
-from trainer.families import cpu_kernels
+from trainer.families import adapter_start, cpu_kernels
 from trainer.i18n import _, ngettext
 from trainer.optim.schedules import Stable
 from trainer.runs import Run, events
@@ -274,6 +274,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
         dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
+        start_sha256=adapter_start.checksum(config.adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),
         devices=config.record.devices,
@@ -328,6 +329,8 @@ def check_unchanged(before: Record, now: Record) -> None:
         raise UserError("The base model changed since this run started.", remedy)
     if before.vae_sha256 != now.vae_sha256:
         raise UserError("The VAE changed since this run started.", remedy)
+    if before.start_sha256 != now.start_sha256:
+        raise UserError("The adapter that this run started from has changed.", remedy)
 
 
 def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:
@@ -347,6 +350,8 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
             "it: their own captions are left out of output preservation."
         )
         run.report(events.Warned(message=message))
+    if note := adapter_start.note(config.adapter):
+        run.report(events.Warned(message=note))
     side = native_side(family)
     if config.training.resolution < side:
         message = _(

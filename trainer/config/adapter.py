@@ -107,8 +107,17 @@ class Lora(Section):
         description="Learning rate of up over that of down (Hayou et al. 2024, arXiv 2402.12354); 1 = off.",
     )
 
+    start: str = Field(
+        "",
+        max_length=1000,
+        title="Start from",
+        description="An adapter file whose effect the training begins with; one of another rank is converted.",
+    )
+
     @model_validator(mode="after")
     def _dora_sees_all_ranks(self) -> Lora:
+        if self.dora and self.start:
+            raise Conflict("dora", _("a DoRA cannot start from another adapter; turn it off"), False)
         if self.dora and self.rank_dropout:
             raise Conflict("rank_dropout", _("DoRA's norm needs all ranks; set it to 0"), 0.0)
         return self

@@ -155,6 +155,7 @@ class Record(Section):
     dataset_sha256: str = Field("", description="Over the images' bytes and captions.")
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
     vae_sha256: str = Field("", description="Over the weights of the VAE, if it is given separately.")
+    start_sha256: str = Field("", description="Over the adapter that the training started from.")
     prediction_type: str = Field("", description="How the prediction type of the base model was determined.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="Device of the training.")

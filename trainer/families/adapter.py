@@ -15,6 +15,7 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
+from trainer.families import adapter_start
 from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, decompose, drop_ranks, known
 from trainer.families.family import Family
 from trainer.i18n import _
@@ -55,9 +56,14 @@ class Adapter:
         }
 
     def reset(self, seed: int) -> None:
-        """Initialize all layers, so that they change nothing yet."""
+        """Initialize all layers, so that they change nothing yet, or what the adapter to start from changes.
+
+        Raises:
+            UserError: training cannot start from that one.
+        """
         for name, layer in self.layers.items():
             layer.reset(seed, name)
+        adapter_start.start(self.layers, self.settings)
 
     def train(self, mode: bool) -> None:
         """Turn the dropout of the adapter's layers on or off."""
@@ -90,10 +96,11 @@ class Adapter:
 
 
 def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
-    """Attach a fresh adapter to a base model; it changes nothing yet (Hu et al. 2021, section 4.1).
+    """Attach an adapter to a base model; it changes nothing yet (Hu et al. 2021, section 4.1), or starts from another.
 
     Raises:
-        UserError: the blocks in the settings match nothing, so that nothing would train.
+        UserError: the blocks in the settings match nothing, so that nothing would train; or it cannot start from the
+            other adapter.
     """
     paths = _matching(family.denoiser, target_layers(settings.targets, family.denoiser_targets))
     if settings.blocks:

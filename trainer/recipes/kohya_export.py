@@ -190,6 +190,8 @@ def _say_adapter(writer: _Writer, images: int) -> None:
         writer.said.add("adapter.rank_dropout")
     if isinstance(adapter, Lora):
         arguments |= _variants(writer, adapter)
+        if adapter.start:
+            writer.say("network_weights", Path(adapter.start).name, "adapter.start")
     if isinstance(adapter, LoKr):
         arguments["factor"] = adapter.factor
         writer.said.add("adapter.factor")

@@ -38,6 +38,10 @@ def apply(draft: Draft) -> None:
     alpha = draft.get("network_alpha", number, 1.0) or float(rank)
     draft.set("adapter.rank", rank, "network_dim")
     draft.set("adapter.alpha", alpha, "network_alpha")
+    for key in ("network_weights", "lora_network_weights"):
+        start = draft.get(key, text, "")
+        if start and kind == "lora":
+            draft.set("adapter.start", start, key)
     lycoris = module == "lycoris.kohya"
     _set_layers(
         draft, rank, alpha, lycoris=lycoris, conv=lycoris or algorithm != "lora" or "LoRA_type" not in draft.values

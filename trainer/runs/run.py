@@ -30,6 +30,7 @@ from trainer import config as configs
 from trainer import fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig, subject_lines
+from trainer.config.adapter import Lora
 from trainer.errors import UserError
 from trainer.runs import events
 
@@ -172,7 +173,14 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     config = config.model_copy(update={"model": model.model_copy(update=absolute)})
     regularization = config.regularization.model_copy(update={"dataset": _absolute(config.regularization.dataset)})
     others = (replace(subject, dataset=_absolute(subject.dataset)) for subject in config.taught[1:])
-    datasets = {"dataset": _absolute(config.dataset), "subjects": tuple(map(subject_lines.write, others))}
+    adapter = config.adapter
+    if isinstance(adapter, Lora) and adapter.start and Path(adapter.start).expanduser().is_file():
+        adapter = adapter.model_copy(update={"start": str(Path(adapter.start).expanduser().resolve())})
+    datasets = {
+        "adapter": adapter,
+        "dataset": _absolute(config.dataset),
+        "subjects": tuple(map(subject_lines.write, others)),
+    }
     return config.model_copy(update={**datasets, "regularization": regularization})
 
 

@@ -24,6 +24,7 @@ from trainer.adapter_files.writer import Precision
 from trainer.base_models import detect, layer_names
 from trainer.base_models.layer_names import Shape
 from trainer.config import TrainConfig, dump, subject_lines
+from trainer.config.adapter import Lora
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.i18n import _
@@ -247,9 +248,13 @@ def without_paths(config: TrainConfig) -> TrainConfig:
     if not detect.is_hub_name(base.base):
         base = base.model_copy(update={"base": Path(base.base).name})
     regularization = config.regularization.model_copy(update={"dataset": Path(config.regularization.dataset).name})
+    adapter = config.adapter
+    if isinstance(adapter, Lora):
+        adapter = adapter.model_copy(update={"start": Path(adapter.start).name if adapter.start else ""})
     return config.model_copy(
         update={
             "model": base,
+            "adapter": adapter,
             "dataset": Path(config.dataset).name,
             "subjects": tuple(map(subject_lines.without_path, config.subjects)),
             "regularization": regularization,

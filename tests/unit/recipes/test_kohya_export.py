@@ -29,6 +29,8 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
         {"adapter.rank": 8, "adapter.alpha": 4.0, "adapter.targets": "conv", "adapter.lora_plus_ratio": 4.0},
         {"adapter.dropout": 0.1, "adapter.rank_dropout": 0.2, "seed": 7, "model.clip_skip": 2},
         {"adapter.dora": True, "adapter.rank": 16, "adapter.targets": "attention"},
+        {"adapter.start": "first.safetensors"},
+        {"subjects": ["kim --trigger kmx2"], "trigger": "rinx"},
         {"adapter.dora": True, "adapter.rslora": True, "adapter.rank": 16},
         {"adapter.kind": "loha", "adapter.rank": 4, "adapter.alpha": 4.0},
         {"adapter.kind": "lokr", "adapter.rank": 4, "adapter.factor": 4, "adapter.targets": "conv"},
@@ -110,6 +112,8 @@ def test_what_sd_scripts_would_refuse_or_not_find_otherwise_is_said() -> None:
 
 
 def test_no_path_of_this_machine_is_written() -> None:
-    exported = recipes.export(built({"model.base": "/home/me/models/base.safetensors"}))
+    paths = {"model.base": "/home/me/models/base.safetensors", "adapter.start": "/home/me/first.safetensors"}
+    exported = recipes.export(built(paths))
+    assert 'network_weights = "first.safetensors"' in exported.text
     assert 'pretrained_model_name_or_path = "base.safetensors"' in exported.text
     assert "/home" not in exported.text

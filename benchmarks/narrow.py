@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.base_models import CONFIGS, layer_names, layer_shapes
-from trainer.base_models.layer_names import Place, Shape
+from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
+from trainer.base_models.spec import Shape
 
 WIDTHS = (32, 64, 64, 64)
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}

@@ -18,8 +18,8 @@ from trainer.adapter_files.programs import PROGRAMS, Program, Reading
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.layer_names import Shape
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import Shape
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 

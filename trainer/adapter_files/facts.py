@@ -11,9 +11,9 @@ from trainer.adapter_files.programs import TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
-from trainer.base_models.layer_names import Module, Place, Shape
-from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import FamilySpec
+from trainer.base_models.layer_names import Module, Place
+from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
+from trainer.base_models.spec import FamilySpec, Shape
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Facts:
             kind = self._kind_of_oft(layer, shapes.get("oft_blocks", ()))
         elif kind == "IA3" and len(shapes.get("weight", ())) == 4:
             kind = "convolution IA3"
-        elif kind == "norm" and layer.module.place and layer.module.place.component != "unet":
+        elif kind == "norm" and layer.module.place and layer.module.place.component not in layer_names.DENOISERS:
             kind = "text norm"
         elif kind == "full" and "diff" not in shapes:
             kind = "bias"
@@ -143,7 +143,7 @@ class Facts:
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
-        if module.place is None or module.place.component == "unet":
+        if module.place is None or module.place.component in layer_names.DENOISERS:
             return None
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"
@@ -190,5 +190,5 @@ class Facts:
             for layer in self.layers
             if layer.module.place and layer.module.prefix == "lora_unet_"
         )
-        by_depth = next((name for name, spec in FAMILIES.items() if spec.transformer_depth > 2), None) if deep else None
+        by_depth = next((name for name, unet in UNETS.items() if unet.depth > 2), None) if deep else None
         return summary.family_by_width(self.file, seen) or by_depth

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer.adapter_files import peft_settings, safetensors_reader, summary
+from trainer.adapter_files import joined, peft_settings, safetensors_reader, summary
 from trainer.adapter_files.modules import IA3, Full, GLoRA, LoHa, LoKr, Lora, Module, Oft, kind
 from trainer.adapter_files.peft_settings import PeftSettings
 from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
@@ -133,17 +133,31 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
     settings = peft_settings.find(file, folder)
     modules: dict[str, Module] = {}
     for layer in layers:
-        place = layer.module.place
-        assert place  # else it was among the unknown
-        name = layer_names.kohya(place, family or DEFAULT)
-        if name in modules:
-            raise refusal(file.name, "it has {name} twice, under two names", name=name)
-        parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
-        if layer.module.naming == "dotted":
-            parts = _from_peft(settings, place, parts)
-        modules[name] = _module(layer, parts, file.name)
+        for place, module in _of_layer(file, layer, settings).items():
+            name = layer_names.kohya(place, family or DEFAULT)
+            if name in modules:
+                raise refusal(file.name, "it has {name} twice, under two names", name=name)
+            modules[name] = module
     modules = dict(sorted(modules.items()))
     return AdapterFile(tensors_of(modules), modules, file.metadata, file.size, family)
+
+
+def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> dict[Place, Module]:
+    """Return the module of a layer of a file, or those of its parts."""
+    place = layer.module.place
+    assert place  # else it was among the unknown
+    parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
+    if layer.module.naming == "dotted":
+        parts = _from_peft(settings, place, parts)
+    module = _module(layer, parts, file.name)
+    if (own := joined.apart(place, module)) is None:
+        raise refusal(
+            file.name,
+            "{module} is a {kind} of layers that are one in the original code, which Limner cannot take apart",
+            module=layer.module.name,
+            kind=kind(module),
+        )
+    return own
 
 
 def _tensor(file: SafetensorsFile, key: str) -> Tensor:
@@ -269,8 +283,10 @@ def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 def readable_by_diffusers(file: AdapterFile) -> bool:
     """Tell whether diffusers applies the file as intended when it is in kohya's format.
 
-    It recognizes a text encoder's layers by an `out_proj` among them, and stops with an error if there is none.
+    It recognizes a text encoder's layers by an `out_proj` among them, and stops with an error if there is none. Of
+    transformers it reads its own format alone.
     """
     encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
     known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}
-    return file.kinds == {"LoRA"} and encoders <= known
+    kohya = not any(name.startswith("lora_transformer_") for name in file.modules)
+    return kohya and file.kinds == {"LoRA"} and encoders <= known

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
-from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.layer_names import Module, Shape
-from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec
+from trainer.base_models import layer_names, layer_shapes, transformer_names
+from trainer.base_models.layer_names import Module
+from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
+from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec, Shape
 
 COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20
@@ -87,16 +87,24 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
 
     Cross-attention tells it best; without any, the text encoders do.
     """
-    by_context_width = {spec.context_width: family for family, spec in FAMILIES.items()}
+    by_context_width = {unet.context_width: family for family, unet in UNETS.items()}
     encoder_widths: dict[str, int] = {}
     for layer in layers:
         place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
         if not place or not size:
             continue
+        if place.component == "transformer":
+            if narrow := [
+                name for name in transformer_names.families(place.path) if size[1] in TRANSFORMERS[name].widths
+            ]:
+                return narrow[0]
+            continue
         if ".attn2.to_k" in place.path and size[1] in by_context_width:
             return by_context_width[size[1]]
         if place.path.endswith("self_attn.q_proj"):
             encoder_widths.setdefault(place.component, size[1])
+    if any(layer.module.place and layer.module.place.component == "transformer" for layer in layers):
+        return None
     return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})
 
 
@@ -150,9 +158,13 @@ def _family_by_names(layers: list[Layer]) -> FamilyName | None:
 
 
 def _can_have(spec: FamilySpec, module: Module) -> bool:
-    """Tell whether a family can have a layer, by the depth of its transformer blocks and its text encoders' names."""
+    """Tell whether a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
+    if module.place and module.place.component == "transformer":
+        return any(family == spec.name for family in transformer_names.families(module.place.path))
+    if module.place and module.place.component == "unet" and not spec.unet:
+        return False
     block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
-    if block and int(block[1]) >= spec.transformer_depth:
+    if block and spec.unet and int(block[1]) >= spec.unet.depth:
         return False
     text_names = {*spec.prefixes.values(), *(f"{component}." for component in spec.prefixes)}
     return not module.prefix.startswith(("lora_te", "text_encoder")) or module.prefix in text_names
@@ -163,15 +175,18 @@ def _family_by_projections(file: SafetensorsFile, layers: list[Layer]) -> Family
     for layer in layers:
         if layer.module.place and layer.module.place.path.endswith(".proj_in") and layer.kind == "LoRA":
             linear = not any(len(shape) == 4 for shape in shapes(file, layer).values())
-            return next(family for family, spec in FAMILIES.items() if spec.linear_projections == linear)
+            return next(family for family, unet in UNETS.items() if unet.linear_projections == linear)
     return None
 
 
 def _family_by_numbering(layers: list[Layer]) -> FamilyName | None:
     """Return the family whose layers are named as in the original code."""
-    if not any(layer.module.naming == "original" for layer in layers):
+    if not any(
+        layer.module.naming == "original" and layer.module.place and layer.module.place.component == "unet"
+        for layer in layers
+    ):
         return None
-    return next(family for family, spec in FAMILIES.items() if spec.original_names)
+    return next(family for family, unet in UNETS.items() if unet.original_names)
 
 
 def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None) -> str:
@@ -198,7 +213,11 @@ def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> boo
 def describe(file: SafetensorsFile) -> dict[str, Any]:
     """Summarize an adapter file for people, ready for JSON."""
     known_layers, unknown_keys = layers(file)
-    text_layers = [layer for layer in known_layers if layer.module.place and layer.module.place.component != "unet"]
+    text_layers = [
+        layer
+        for layer in known_layers
+        if layer.module.place and layer.module.place.component not in layer_names.DENOISERS
+    ]
     metadata, family_name = file.metadata, family(file, known_layers)
     keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
     dtypes = {file.entries[key].dtype for key in keys}
@@ -269,8 +288,16 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
     for layer in layers:
         block = layer.module.place.block if layer.module.place else "unknown"
         sizes[block] += sum(file.entries[key].size for key in layer.parts.values())
-    order = ("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks", "outside", "unknown")
-    return dict(sorted(sizes.items(), key=lambda item: (order.index(item[0].partition(".")[0]), item[0])))
+    order = (
+        *("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks"),
+        *("transformer_blocks", "single_transformer_blocks", "outside", "unknown"),
+    )
+
+    def place(block: str) -> tuple[int, int]:
+        name, _, number = block.partition(".")
+        return order.index(name), int(number or 0)
+
+    return dict(sorted(sizes.items(), key=lambda item: place(item[0])))
 
 
 def clip_skip(metadata: Mapping[str, str]) -> int:

@@ -19,14 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer import __version__
-from trainer.adapter_files import low_rank, safetensors_reader
+from trainer.adapter_files import joined, low_rank, safetensors_reader
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType
+from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
 
 Form = Literal["kohya", "peft"]
@@ -80,12 +80,14 @@ _ALGORITHMS = {
 }
 
 
-def kohya(modules: Mapping[str, Module], precision: Precision) -> dict[str, Tensor]:
+def kohya(modules: Mapping[str, Module], precision: Precision, family: FamilyName | None = None) -> dict[str, Tensor]:
     """Return the tensors of kohya's format; alphas and DoRA's magnitudes stay in fp32, which every program reads.
 
     Raises:
         UserError: a value is too large for the precision.
     """
+    if family and FAMILIES[family].transformer:
+        modules = joined.as_original(modules, family)
     return _cast(tensors_of(modules), precision)
 
 
@@ -180,7 +182,9 @@ def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int
     columns = size(module)[1]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
         return (columns // 9, 3, 3)
-    projection = path.endswith((".proj_in", ".proj_out")) and not FAMILIES[family or DEFAULT].linear_projections
+    unet = FAMILIES[family or DEFAULT].unet
+    linear = unet is None or unet.linear_projections
+    projection = path.endswith((".proj_in", ".proj_out")) and not linear
     return (columns, 1, 1) if projection or path.endswith(".conv_shortcut") else (columns,)
 
 
@@ -256,20 +260,22 @@ def for_family(file: AdapterFile) -> dict[str, str]:
     """Return a file's metadata, with those added that name its family, if it has none."""
     if file.family is None or file.metadata.get("ss_base_model_version"):
         return dict(file.metadata)
-    predicts: PredictionType = "epsilon"
+    predicts = FAMILIES[file.family].first
     if file.metadata.get("modelspec.prediction_type") == "v":
         predicts = "v_prediction"
     return {**of_family(file.family, predicts), **network(file.modules), **file.metadata}
 
 
-def of_family(family: FamilyName, predicts: PredictionType) -> dict[str, str]:
+def of_family(family: FamilyName, predicts: PredictionType, size: Size | None = None) -> dict[str, str]:
     """Return metadata that name the base models a file is for: the family, and what they predict."""
     variant = FAMILIES[family].variants[predicts]
+    names = {"epsilon": "epsilon", "v_prediction": "v"}
+    predicted = {"modelspec.prediction_type": names[predicts]} if predicts in names else {}
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{variant.architecture}/lora",
+        "modelspec.architecture": f"{size.architecture if size else variant.architecture}/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.prediction_type": "epsilon" if predicts == "epsilon" else "v",
+        **predicted,
         "ss_base_model_version": variant.base_version,
         "ss_v2": str(FAMILIES[family].kohya_v2),
     }

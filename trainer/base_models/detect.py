@@ -14,10 +14,10 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints
+from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models
 from trainer.base_models.few_step import FewStep
-from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType
+from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
+from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -29,41 +29,8 @@ MAX_HEADER = 64 * 2**20
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
-_UNET = "model.diffusion_model."
+_DENOISER = "model.diffusion_model."
 _VAE_KEY = "first_stage_model.decoder.conv_in.weight"
-_DISTILLED = _("a latent consistency model that is told the guidance, which cannot be trained here")
-# What else people choose as a base model, with parts of its tensors' names. The first that is found names the file.
-_OTHER_FILES = {
-    _("an adapter; choose it in Try out, and the base model it was trained on here"): (
-        ".lora_up.",
-        ".lora_A.",
-        ".hada_w1_a",
-        ".lokr_w1",
-    ),
-    _("a FLUX model, which cannot be trained here yet"): ("double_blocks.", "single_transformer_blocks."),
-    _("a Stable Diffusion 3 model, which cannot be trained here yet"): (
-        "joint_blocks.",
-        "transformer_blocks.0.ff_context.",
-    ),
-    _DISTILLED: ("time_embed.cond_proj.", "time_embedding.cond_proj."),
-    _("a Stable Cascade model, which cannot be trained here"): ("effnet",),
-    _("a motion module for AnimateDiff"): ("motion_modules.",),
-    _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
-    _("an IP-Adapter"): ("ip_adapter.",),
-    _("an embedding (textual inversion)"): ("emb_params", "clip_g"),
-}
-# A part of a base model, if nothing else of one is in the file.
-_PARTS = {
-    _("a VAE"): ("first_stage_model.", "decoder.conv_in.weight"),
-    _("a text encoder"): ("text_model.encoder.", "transformer.resblocks.", "encoder.block.0."),
-    _("a UNet without its text encoder and VAE"): ("down_blocks.0.", "input_blocks.0.0.weight"),
-}
-_OTHER_PIPELINES = {
-    "LatentConsistency": _DISTILLED,
-    "Flux": _("a FLUX model, which cannot be trained here yet"),
-    "StableDiffusion3": _("a Stable Diffusion 3 model, which cannot be trained here yet"),
-    "StableCascade": _("a Stable Cascade model, which cannot be trained here"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,11 +49,17 @@ class Base:
     few_step: FewStep | None = None
     has_vae: bool = True
     revision: str = ""
+    size: Size | None = None
+
+    @property
+    def title(self) -> str:
+        """Name of its family, or of its size if the family comes in several."""
+        return self.size.title if self.size else FAMILIES[self.family].title
 
 
 def is_small(path: Path) -> bool:
     """Tell whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
-    files = (path / "unet").glob("*.safetensors") if path.is_dir() else [path]
+    files = [file for part in hub.DENOISERS for file in (path / part).glob("*.safetensors")] or [path]
     return sum(file.stat().st_size for file in files if file.is_file()) < SMALL
 
 
@@ -163,7 +136,7 @@ def _look_at_folder(folder: Path) -> Base:
             "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
         )
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
-        kind = next((kind for start, kind in _OTHER_PIPELINES.items() if str(pipeline).startswith(start)), "")
+        kind = next((kind for start, kind in other_models.PIPELINES.items() if str(pipeline).startswith(start)), "")
         raise _refusal(folder, "it is {kind}", kind=kind or f"a {pipeline}")
     for component in hub.WEIGHTS:
         suffixes = {file.suffix for file in (folder / component).glob("*")}
@@ -173,14 +146,20 @@ def _look_at_folder(folder: Path) -> Base:
                 "Get the model in safetensors format, or convert it with a program that you trust.",
                 name=folder.name,
             )
-    unet = read_json(folder / "unet" / "config.json")
+    denoiser = next(spec.denoiser for spec in FAMILIES.values() if spec.pipeline == pipeline)
+    unet = read_json(folder / denoiser / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     if not unet or not scheduler:
-        raise _refusal(folder, "the config of its UNet or scheduler is missing or damaged")
-    size_conditioned = any(spec.pipeline == pipeline and spec.size_conditioned for spec in FAMILIES.values())
+        part = "UNet" if denoiser == "unet" else denoiser
+        raise _refusal(folder, "the config of its {part} or scheduler is missing or damaged", part=part)
+    if transformers := [name for name in TRANSFORMERS if FAMILIES[name].pipeline == pipeline]:
+        return _look_at_transformer_folder(folder, transformers[0], unet)
+    size_conditioned = any(
+        FAMILIES[name].pipeline == pipeline and spec.size_conditioned for name, spec in UNETS.items()
+    )
     family = _family(folder, size_conditioned, bool(unet.get("use_linear_projection")), unet.get("cross_attention_dim"))
     if unet.get("time_cond_proj_dim"):
-        raise _refusal(folder, "it is {kind}", kind=_DISTILLED)
+        raise _refusal(folder, "it is {kind}", kind=other_models.DISTILLED)
     if unet.get("in_channels", 4) != unet.get("out_channels", 4):
         raise _refusal(folder, "it is made for inpainting or editing")
     predicted = scheduler.get("prediction_type", "epsilon")
@@ -200,6 +179,25 @@ def _look_at_folder(folder: Path) -> Base:
     )
 
 
+def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mapping[str, object]) -> Base:
+    need = TRANSFORMERS[family].need
+    if need and not config.get(need.setting):
+        raise _refusal(folder, "it is {kind}", kind=need.otherwise)
+    if config.get("in_channels") != TRANSFORMERS[family].entry_channels:
+        raise _refusal(folder, "it is made for inpainting or editing")
+    names = name_hints.names(folder, {"modelspec.title": Path(str(config.get("_name_or_path", ""))).name})
+    size = next((size for size in FAMILIES[family].sizes if all(config.get(mark) for mark in size.settings)), None)
+    return Base(
+        family,
+        FAMILIES[family].first,
+        zero_snr=False,
+        reason="its family predicts it",
+        few_step=few_step.find(names),
+        has_vae=(folder / "vae" / "config.json").is_file(),
+        size=size,
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON file; {} if it is missing or damaged."""
     try:
@@ -213,10 +211,10 @@ def _family(path: Path, size_conditioned: bool, linear: bool, width: object) -> 
     """Return the family by its structure, which holds at any size; the width of the cross-attention must agree."""
     family = next(
         name
-        for name, spec in FAMILIES.items()
+        for name, spec in UNETS.items()
         if spec.size_conditioned == size_conditioned and (size_conditioned or spec.linear_projections == linear)
     )
-    by_width = {spec.context_width: name for name, spec in FAMILIES.items()}
+    by_width = {spec.context_width: name for name, spec in UNETS.items()}
     if isinstance(width, int) and by_width.get(width, family) != family:
         raise _refusal(
             path,
@@ -239,40 +237,76 @@ def _look_at_file(path: Path) -> Base:
     except OSError:
         raise _refusal(path, "it cannot be read") from None
     names = name_hints.names(path, metadata)
-    if kind := _other_kind(shapes, names):
+    transformer = next((name for name, spec in TRANSFORMERS.items() if _has(shapes, spec.key)), None)
+    if kind := _other_kind(shapes, names, is_base=transformer is not None):
         raise _refusal(path, "it is {kind}", kind=kind)
-    if not any(key.startswith(_UNET) for key in shapes):
+    if transformer:
+        return _look_at_transformer(path, transformer, shapes, names)
+    if not any(key.startswith(_DENOISER) for key in shapes):
         raise _refusal(path, "it has no Stable Diffusion UNet under the names of the original files")
     if any(key.startswith("edm_") for key in shapes):
         raise _refusal(path, "it was trained as an EDM model, which cannot be trained here")
-    if shapes.get(f"{_UNET}input_blocks.0.0.weight", [0, 4])[1] != shapes.get(f"{_UNET}out.2.weight", [4])[0]:
+    if shapes.get(f"{_DENOISER}input_blocks.0.0.weight", [0, 4])[1] != shapes.get(f"{_DENOISER}out.2.weight", [4])[0]:
         raise _refusal(path, "it is made for inpainting or editing")
-    unet = {key: shape for key, shape in shapes.items() if key.startswith(_UNET)}
+    unet = {key: shape for key, shape in shapes.items() if key.startswith(_DENOISER)}
     width = next((shape[-1] for key, shape in unet.items() if key.endswith("attn2.to_k.weight")), None)
     linear = any(len(shape) == 2 for key, shape in unet.items() if key.endswith("1.proj_in.weight"))
-    family = _family(path, f"{_UNET}label_emb.0.0.weight" in shapes, linear, width)
+    family = _family(path, f"{_DENOISER}label_emb.0.0.weight" in shapes, linear, width)
     spec = FAMILIES[family]
-    missing = [
-        encoder.title
-        for encoder in spec.text_encoders
-        if not {encoder.embedding, encoder.old_embedding} & shapes.keys()
-    ]
-    if missing:
-        raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=missing[0])
+    _check_text_encoders(path, family, shapes)
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
     return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), _VAE_KEY in shapes)
 
 
-def _other_kind(shapes: Mapping[str, list[int]], names: str) -> str:
+def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, list[int]]) -> None:
+    spec = FAMILIES[family]
+    for encoder in spec.text_encoders:
+        if not {encoder.embedding, encoder.old_embedding} & shapes.keys():
+            raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
+
+
+def _has(shapes: Mapping[str, list[int]], key: str) -> bool:
+    """Tell whether a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
+    return key in shapes or f"{_DENOISER}{key}" in shapes
+
+
+def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, list[int]], names: str) -> Base:
+    spec, transformer = FAMILIES[family], TRANSFORMERS[family]
+    if transformer.need and not _has(shapes, transformer.need.key):
+        raise _refusal(path, "it is {kind}", kind=transformer.need.otherwise)
+    entry = shapes.get(f"{_DENOISER}{transformer.entry}", shapes.get(transformer.entry, [0, 0]))
+    if entry[1] != transformer.entry_channels:
+        raise _refusal(path, "it is made for inpainting or editing")
+    _check_text_encoders(path, family, shapes)
+    size = next((size for size in spec.sizes if all(any(mark in key for key in shapes) for mark in size.marks)), None)
+    return Base(
+        family,
+        spec.first,
+        zero_snr=False,
+        reason="its family predicts it",
+        few_step=few_step.find(names),
+        has_vae=_VAE_KEY in shapes,
+        size=size,
+    )
+
+
+def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -> str:
     """Name a file that is not a base model to train, by its tensors' names and its own; "" if nothing gives it away."""
     if few_step.predicts_image(names):
         return _("a one-step model of Lightning, which predicts the image, not its noise, and cannot be trained here")
-    if len(shapes.get(f"{_UNET}label_emb.0.0.weight", ())) == 2 and shapes[f"{_UNET}label_emb.0.0.weight"][1] == 2560:
+    if (
+        len(shapes.get(f"{_DENOISER}label_emb.0.0.weight", ())) == 2
+        and shapes[f"{_DENOISER}label_emb.0.0.weight"][1] == 2560
+    ):
         return _("the refiner of Stable Diffusion XL")
-    tables = [_OTHER_FILES]
-    if not any(key.startswith(_UNET) for key in shapes):
-        tables.append(_PARTS)
+    if {"emb_params", "clip_g"} & shapes.keys():
+        return _("an embedding (textual inversion)")
+    tables: list[Mapping[str, tuple[str, ...]]] = [other_models.FILES]
+    if not is_base:
+        tables.append(other_models.PARTS)
+        if not any(key.startswith(_DENOISER) for key in shapes):
+            tables.append(other_models.PARTS_WITHOUT_DENOISER)
     for kind, markers in itertools.chain(*(table.items() for table in tables)):
         if any(marker in key for key in shapes for marker in markers):
             return kind

@@ -13,8 +13,15 @@ from huggingface_hub import try_to_load_from_cache
 # A repository in diffusers format (owner/name), or one file of a repository (owner/name/file.safetensors).
 NAME = re.compile(r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:/(\w[\w. ()/-]{0,199}\.safetensors))?", re.ASCII)
 INDEX = "model_index.json"
-WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # folders of a repository that hold weights
-NEEDED = (*WEIGHTS, "tokenizer", "tokenizer_2", "scheduler")
+DENOISERS = ("unet", "transformer")
+WEIGHTS = (
+    *DENOISERS,
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+)  # folders of a repository that hold weights
+NEEDED = (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
 _HALF = re.compile(r"[\w-]+\.fp16(-\d+-of-\d+)?\.safetensors|[\w-]+\.safetensors\.index\.fp16\.json")
 _FULL = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
 
@@ -86,7 +93,10 @@ def cached(base: str, revision: str = "") -> Path | None:
     if file:
         return Path(found)
     folder = Path(found).parent
-    return folder if any((folder / "unet").glob("*.safetensors")) or any((folder / "unet").glob("*.bin")) else None
+    weights = (
+        part for name in DENOISERS for part in (folder / name).glob("*") if part.suffix in (".safetensors", ".bin")
+    )
+    return folder if any(weights) else None
 
 
 def commit(path: Path) -> str:

@@ -10,16 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.base_models import transformer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.spec import Shape
 
-Component = str  # as in folders in diffusers form: unet, text_encoder, text_encoder_2
+Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2
+DENOISERS = ("unet", "transformer")
 Naming = Literal["diffusers", "original", "dotted"]
-Shape = tuple[int, ...]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
-PREFIXES = ("lora_unet_", *_TEXT_ENCODERS)
+DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
+PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS)
 MAX_NAME = 300
 PER_BLOCK = 3  # indices that a block of the UNet takes in the original numbering, in all three families
-_COMPONENTS: dict[str, Component] = {"lora_unet_": "unet", "lycoris_": "unet", **_TEXT_ENCODERS}
+_COMPONENTS: dict[str, Component] = {
+    "lora_unet_": "unet",
+    "lycoris_": "unet",
+    "lora_transformer_": "transformer",
+    **_TEXT_ENCODERS,
+}
 # Layers of a residual block under their original names.
 _RESIDUAL = {
     "norm1": "in_layers.0",
@@ -97,10 +105,10 @@ class Place:
 
     @property
     def block(self) -> str:
-        """Block of the UNet that it is in (`down_blocks.1`, `mid_block`), `outside` of them, or its component."""
-        if self.component != "unet":
+        """Block of the denoiser that it is in (`down_blocks.1`, `mid_block`), `outside` of them, or its component."""
+        if self.component not in DENOISERS:
             return self.component
-        block = re.match(r"(?:down|up)_blocks\.\d+|mid_block", self.path)
+        block = re.match(r"\w+_blocks\.\d+|mid_block", self.path)
         return block[0] if block else "outside"
 
 
@@ -135,11 +143,21 @@ def read(name: str) -> Module:
     prefix = next((prefix for prefix in _COMPONENTS if name.startswith(prefix)), "")
     if not prefix:
         return _read_dotted(name)
-    component, path = _COMPONENTS[prefix], dotted(name.removeprefix(prefix))
+    component, inner = _COMPONENTS[prefix], name.removeprefix(prefix)
+    if component in DENOISERS and (module := _read_transformer(name, inner, prefix)):
+        return module
+    path = dotted(inner)
     naming: Naming = "diffusers"
     if component == "unet" and re.match(r"(input|output)_blocks|middle_block|out\.|time_embed\.|label_emb", path):
         path, naming = from_original(path), "original"
     return _module(name, component, path, naming, prefix)
+
+
+def _read_transformer(name: str, inner: str, prefix: str) -> Module | None:
+    """Return the layer of a transformer that a name stands for: kohya's are the original ones, others diffusers'."""
+    naming: Naming = "original" if prefix == "lora_unet_" else "diffusers"
+    path = (transformer_names.from_original if naming == "original" else transformer_names.from_diffusers)(inner)
+    return Module(name, Place("transformer", path), naming, prefix) if path else None
 
 
 def _read_dotted(name: str) -> Module:
@@ -151,12 +169,16 @@ def _read_dotted(name: str) -> Module:
     path = path.removeprefix("base_model.model.").replace(".processor.", ".")
     if path.endswith(".to_out"):
         path += ".0"
+    if path and component in ("", "transformer") and (layer := transformer_names.from_diffusers(path)) == path:
+        return Module(name, Place("transformer", layer), "dotted", prefix)
     return _module(name, component or "unet", path, "dotted", prefix)
 
 
 def _module(name: str, component: Component, path: str, naming: Naming, prefix: str) -> Module:
-    if component == "unet":
-        return Module(name, Place(component, path) if _UNET_PATH.fullmatch(path) else None, naming, prefix)
+    if component in DENOISERS:
+        return Module(
+            name, Place(component, path) if component == "unet" and _UNET_PATH.fullmatch(path) else None, naming, prefix
+        )
     inner = path.removeprefix("text_model.")
     place = Place(component, inner) if _TEXT_PATH.fullmatch(inner) else None
     return Module(name, place, naming, prefix, path.startswith("text_model.") or path == TEXT_PROJECTION)
@@ -169,7 +191,12 @@ def dotted(name: str) -> str:
 
 
 def kohya(place: Place, family: FamilyName) -> str:
-    """Return the name that all programs read: with the original blocks for XL, with those of diffusers for others."""
+    """Return the name that a layer has here: the one that all programs read, if there is one.
+
+    Of UNets, with the original blocks for XL, with those of diffusers for others; of transformers, with OneTrainer's.
+    """
+    if place.component == "transformer":
+        return "lora_transformer_" + place.path.replace(".", "_")
     if place.component == "unet":
         path = original(place.path) if FAMILIES[family].original_names else place.path
         return "lora_unet_" + path.replace(".", "_")
@@ -179,7 +206,7 @@ def kohya(place: Place, family: FamilyName) -> str:
 
 def peft(place: Place) -> str:
     """Return the name in PEFT's format, with the text encoders' first level as the published models have it."""
-    return f"{place.component}.{place.path if place.component == 'unet' else _with_first_level(place)}"
+    return f"{place.component}.{place.path if place.component in DENOISERS else _with_first_level(place)}"
 
 
 def _with_first_level(place: Place) -> str:

@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER
-from trainer.base_models.layer_names import Shape
+from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER, transformer_names
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import Shape
 
 MODELS: dict[str, tuple[FamilyName, Path]] = {
     **{family: (family, CONFIGS / family) for family in FAMILIES},
+    **{size.configs: (family, CONFIGS / size.configs) for family, spec in FAMILIES.items() for size in spec.sizes},
     MICRO: (DEFAULT, MICRO_FOLDER),
 }
 
@@ -23,16 +24,33 @@ MODELS: dict[str, tuple[FamilyName, Path]] = {
 @cache
 def known(model: str) -> dict[str, Shape]:
     """Return weight shapes by `component:path` (`unet:mid_block...`) of one of the `MODELS`."""
-    return of_folder(MODELS[model][1])
+    family, folder = MODELS[model]
+    shapes = of_folder(folder, family)
+    if model not in FAMILIES and model != MICRO:  # a size, of which only the denoiser differs
+        shapes |= {name: shape for name, shape in known(family).items() if name.startswith("text_encoder")}
+    return shapes
 
 
-def of_folder(folder: Path) -> dict[str, Shape]:
+def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     """Return the weight shapes of a model in diffusers form, in the same way."""
-    shapes = {f"unet:{path}": shape for path, shape in unet(_config(folder / "unet")).items()}
+    shapes = {f"{component}:{path}": shape for component, path, shape in _denoiser(folder, family)}
     for component in _text_encoders(folder):
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
     return shapes
+
+
+def _denoiser(folder: Path, family: FamilyName) -> Iterator[tuple[str, str, Shape]]:
+    """Yield component, path and weight shape of a denoiser's layers; of a transformer, also those that are joined."""
+    transformer = FAMILIES[family].transformer
+    if not transformer:
+        yield from (("unet", path, shape) for path, shape in unet(_config(folder / "unet")).items())
+        return
+    shapes = transformer.shapes(_config(folder / "transformer"))
+    yield from (("transformer", path, shape) for path, shape in shapes.items())
+    for whole in {transformer_names.joined(path, family) for path in shapes} - {""}:
+        rows = [shapes[part] for part in transformer_names.parts(whole, family)]
+        yield "transformer", whole, (sum(shape[0] for shape in rows), *rows[0][1:])
 
 
 def text_encoder_size(model: str) -> int:
@@ -47,7 +65,9 @@ def text_encoder_size(model: str) -> int:
 
 
 def _text_encoders(folder: Path) -> list[str]:
-    return sorted(encoder.name for encoder in folder.glob("text_encoder*") if encoder.is_dir())
+    """List the text encoders that an adapter can be for: those that are CLIP's."""
+    encoders = sorted(encoder for encoder in folder.glob("text_encoder*") if encoder.is_dir())
+    return [encoder.name for encoder in encoders if _config(encoder)["model_type"] == "clip_text_model"]
 
 
 def _config(folder: Path) -> dict[str, Any]:

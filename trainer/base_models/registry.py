@@ -3,8 +3,12 @@
 from typing import Literal
 
 from trainer.base_models import sd15, sd21, sdxl
-from trainer.base_models.spec import FamilySpec
+from trainer.base_models.spec import FamilySpec, Transformer, UNet
 
 FamilyName = Literal["sd15", "sd21", "sdxl"]
 FAMILIES: dict[FamilyName, FamilySpec] = {"sd15": sd15.SPEC, "sd21": sd21.SPEC, "sdxl": sdxl.SPEC}
+UNETS: dict[FamilyName, UNet] = {name: spec.unet for name, spec in FAMILIES.items() if spec.unet}
+TRANSFORMERS: dict[FamilyName, Transformer] = {
+    name: spec.transformer for name, spec in FAMILIES.items() if spec.transformer
+}
 DEFAULT: FamilyName = "sd15"  # of a model or file that does not tell; the built-in base model is one, too

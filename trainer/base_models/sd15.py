@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
+from trainer.base_models.spec import FamilySpec, TextEncoder, UNet, Variant
 from trainer.i18n import _
 
 _VARIANT = Variant("stable-diffusion-v1", "sd_v1", 512)
@@ -10,13 +10,8 @@ SPEC = FamilySpec(
     model="sd.SD",
     pipeline="StableDiffusionPipeline",
     pipeline_options={"safety_checker": None, "feature_extractor": None},
-    context_width=768,
+    unet=UNet(context_width=768, depth=1, linear_projections=False),
     vae_scale=0.18215,
-    transformer_depth=1,
-    linear_projections=False,
-    size_conditioned=False,
-    original_names=False,
-    kohya_v2=False,
     metadata_prefixes=("stable-diffusion-v1", "sd_v1", "sd_1"),
     text_encoders=(
         TextEncoder(

@@ -1,6 +1,6 @@
 """Stable Diffusion 2.x: OpenCLIP-H as the text encoder, in two variants that look alike and predict noise or v."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
+from trainer.base_models.spec import FamilySpec, TextEncoder, UNet, Variant
 from trainer.i18n import _
 
 SPEC = FamilySpec(
@@ -9,13 +9,8 @@ SPEC = FamilySpec(
     model="sd.SD",
     pipeline="StableDiffusionPipeline",
     pipeline_options={"safety_checker": None, "feature_extractor": None},
-    context_width=1024,
+    unet=UNet(context_width=1024, depth=1, linear_projections=True),
     vae_scale=0.18215,
-    transformer_depth=1,
-    linear_projections=True,
-    size_conditioned=False,
-    original_names=False,
-    kohya_v2=True,
     metadata_prefixes=("stable-diffusion-v2", "sd_v2"),
     text_encoders=(
         TextEncoder(
@@ -33,6 +28,7 @@ SPEC = FamilySpec(
         "epsilon": Variant("stable-diffusion-v2-512", "sd_v2_512", 512),
         "v_prediction": Variant("stable-diffusion-v2-768-v", "sd_v2_768_v", 768),
     },
+    kohya_v2=True,
     ambiguous=True,
     recipe_names=(
         "sd2",

@@ -1,6 +1,6 @@
 """Stable Diffusion XL, Podell et al. 2023, https://arxiv.org/abs/2307.01952."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, Variant
+from trainer.base_models.spec import FamilySpec, TextEncoder, UNet, Variant
 from trainer.i18n import _
 
 _VARIANT = Variant("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", 1024)
@@ -10,13 +10,8 @@ SPEC = FamilySpec(
     model="sdxl.SDXL",
     pipeline="StableDiffusionXLPipeline",
     pipeline_options={"add_watermarker": False},
-    context_width=2048,
+    unet=UNet(context_width=2048, depth=10, linear_projections=True, size_conditioned=True, original_names=True),
     vae_scale=0.13025,
-    transformer_depth=10,
-    linear_projections=True,
-    size_conditioned=True,
-    original_names=True,
-    kohya_v2=False,
     metadata_prefixes=("stable-diffusion-xl", "sdxl"),
     text_encoders=(
         TextEncoder(

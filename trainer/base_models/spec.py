@@ -1,10 +1,12 @@
 """FamilySpec: the facts about a family of base models that the rest of the program goes by. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
+Shape = tuple[int, ...]
 MAX_CLIP_SKIP = 12  # layers of the text encoder of Stable Diffusion 1.x
 
 
@@ -37,6 +39,68 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class UNet:
+    """A denoiser of down and up blocks with cross-attention (Rombach et al. 2022, section 3.3)."""
+
+    context_width: int  # of the keys in cross-attention
+    depth: int  # transformer blocks in its deepest attention
+    linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
+    size_conditioned: bool = False  # it is told image sizes
+    original_names: bool = False  # adapter files name its layers as the original code does, not as diffusers does
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of a transformer that are alike: their names, and those of their layers, in diffusers and originally.
+
+    Where the original code joins layers to one, it has a name here as in diffusers, which can join them too.
+    """
+
+    original: str
+    layers: Mapping[str, str]  # original names by those of diffusers, both within a block
+    joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a transformer needs to be trained: a key in a single file, a setting in a config; and what it is without."""
+
+    key: str
+    setting: str
+    otherwise: str
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A denoiser of transformer blocks over patches (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748)."""
+
+    blocks: Mapping[str, Blocks]  # by their name in diffusers
+    outside: Mapping[str, str]  # original names of other layers, by those of diffusers
+    key: str  # of a single file, which only this family has
+    entry: str  # key of the layer that the latents enter
+    entry_channels: int  # its inputs; more are for inpainting or editing
+    widths: tuple[int, ...]  # of its published models
+    shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
+    need: Need | None = None
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Joined layers with their parts, by paths within a block."""
+        return {name: tuple(parts) for blocks in self.blocks.values() for name, parts in blocks.joined.items()}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published model of a family that comes in several: its marks in a single file, and its own config."""
+
+    title: str
+    architecture: str  # `modelspec.architecture` without `/lora`
+    marks: tuple[str, ...]  # parts of keys in a single file that sizes listed after it have not all of
+    settings: tuple[str, ...]  # the same of its config
+    configs: str  # folder with what differs from the family's configs
+
+
+@dataclass(frozen=True)
 class FamilySpec:
     """A family of base models: how to recognize one, the names of its parts, and its marks in adapter files."""
 
@@ -45,20 +109,35 @@ class FamilySpec:
     model: str  # module and class in `trainer.families` that load it
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
-    context_width: int  # of the keys in cross-attention
     vae_scale: float  # factor that brings the VAE's latents to about unit variance
-    transformer_depth: int  # transformer blocks in its deepest attention
-    linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
-    size_conditioned: bool  # its denoiser is told image sizes
-    original_names: bool  # adapter files name the denoiser's layers as the original code does, not as diffusers does
-    kohya_v2: bool  # `ss_v2` in the metadata of adapter files
     metadata_prefixes: tuple[str, ...]  # of architecture and base version, in files of any program
     text_encoders: tuple[TextEncoder, ...]
-    variants: Mapping[PredictionType, Variant]
+    variants: Mapping[PredictionType, Variant]  # the first is that of its configs
     recipe_names: tuple[str, ...]  # in recipes of other programs: ai-toolkit's `arch`, OneTrainer's `model_type`
     kohya_script: str = "train_network.py"  # of sd-scripts, which trains it
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
+    kohya_v2: bool = False  # `ss_v2` in the metadata of adapter files
+    vae_channels: int = 4  # of its latents
+    vae_shift: float = 0.0  # mean of the VAE's latents
+    unet: UNet | None = None  # its denoiser is one of the two
+    transformer: Transformer | None = None
+    sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
+
+    @property
+    def denoiser(self) -> str:
+        """Component of its denoiser, as in folders in diffusers form."""
+        return "unet" if self.unet else "transformer"
+
+    @property
+    def original_names(self) -> bool:
+        """Whether adapter files name its UNet's layers as the original code does."""
+        return self.unet is not None and self.unet.original_names
+
+    @property
+    def first(self) -> PredictionType:
+        """Prediction type of its configs."""
+        return next(iter(self.variants))
 
     @property
     def prefixes(self) -> dict[str, str]:

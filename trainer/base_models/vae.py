@@ -4,12 +4,12 @@ from pathlib import Path
 
 from trainer.base_models import detect
 from trainer.base_models.detect import Base
-from trainer.base_models.registry import DEFAULT, FAMILIES
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.errors import UserError
 from trainer.i18n import _
 
 REMEDY = _("Give the .safetensors file of a VAE for Stable Diffusion, or its folder in diffusers format.")
-CHANNELS = 4  # of the latents of all families
+_CHANNELS = 4  # of the latents, if a config does not say
 _PREFIXES = ("first_stage_model.", "")  # of its tensors in a base model, and in a file of its own
 
 
@@ -37,7 +37,7 @@ def _look(path: Path, base: Base) -> Path:
     if path.is_file() and (path.parent / "config.json").is_file():
         path = path.parent  # whose config says more than the file
     if path.is_file():
-        _check_file(path)
+        _check_file(path, base.family)
         return path
     folders = [folder for folder in (path, path / "vae") if (folder / "config.json").is_file()]
     if not folders:
@@ -51,7 +51,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
     return UserError("The VAE {name!r} cannot be used: {reason}.", REMEDY, name=path.name, reason=reason)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, family: FamilyName) -> None:
     if path.suffix.lower() != ".safetensors":
         raise _refusal(path, "it is not a .safetensors file, and other kinds can contain programs")
     try:
@@ -61,7 +61,7 @@ def _check_file(path: Path) -> None:
     for prefix in _PREFIXES:
         encoder, decoder = (shapes.get(f"{prefix}{part}.conv_in.weight", []) for part in ("encoder", "decoder"))
         if len(encoder) == len(decoder) == 4:  # those of videos have 5 dimensions
-            _check_channels(path, decoder[1])
+            _check_channels(path, decoder[1], family)
             return
     raise _refusal(path, "it does not have the encoder and the decoder of a VAE for images")
 
@@ -72,12 +72,19 @@ def _check_folder(folder: Path, base: Base) -> None:
         raise _refusal(folder, "it is not an AutoencoderKL")
     if not any(folder.glob("*.safetensors")):
         raise _refusal(folder, "it has no .safetensors file, and other kinds can contain programs")
-    _check_channels(folder, config.get("latent_channels", CHANNELS))
+    _check_channels(folder, config.get("latent_channels", _CHANNELS), base.family)
     spec = FAMILIES[base.family]
     if config.get("scaling_factor", FAMILIES[DEFAULT].vae_scale) != spec.vae_scale:
         raise _refusal(folder, "it is for another family than {family}", family=spec.title)
 
 
-def _check_channels(path: Path, channels: object) -> None:
-    if channels != CHANNELS:
-        raise _refusal(path, "its latents have {channels} channels, not 4, as for FLUX or SD3", channels=channels)
+def _check_channels(path: Path, channels: object, family: FamilyName) -> None:
+    spec = FAMILIES[family]
+    if channels != spec.vae_channels:
+        raise _refusal(
+            path,
+            "its latents have {channels} channels, those of {family} have {number}",
+            channels=channels,
+            family=spec.title,
+            number=spec.vae_channels,
+        )

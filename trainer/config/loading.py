@@ -49,7 +49,7 @@ def preset(
         # A model without a prediction type is taken as the larger variant, until the worker has probed it.
         prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
-    variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants["epsilon"])
+    variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants[spec.first])
     suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
     if facts and facts.clip_skip > 1:
         suited["model"] = {"clip_skip": facts.clip_skip}

@@ -42,10 +42,11 @@ class ObjectiveConfig(Section):
         title="Huber c",
         description="Error above which Huber grows linearly; if scheduled, it falls from 1 to this as noise grows.",
     )
-    timestep_sampling: Literal["uniform", "logit-normal"] = Field(
+    timestep_sampling: Literal["uniform", "logit-normal", "mode"] = Field(
         "uniform",
         title="Timesteps",
-        description="Distribution of noise levels: uniform, or mostly in the middle (Esser et al. 2024, 2403.03206).",
+        description="Distribution of noise levels: uniform, or mostly in the middle, with (mode) or without the ends "
+        "(logit-normal); Esser et al. 2024, arXiv 2403.03206.",
     )
     logit_mean: float = Field(
         0.0,
@@ -60,6 +61,13 @@ class ObjectiveConfig(Section):
         le=4,
         title="Logit spread",
         description="Standard deviation of logit-normal timesteps.",
+    )
+    mode_scale: float = Field(
+        1.29,
+        ge=-1,
+        le=1.75,
+        title="Mode scale",
+        description="Of timesteps by mode: how much the middle is preferred; below 0, the ends.",
     )
     min_timestep: int = Field(0, ge=0, le=999, title="First timestep", description="Lowest noise that is trained.")
     max_timestep: int = Field(999, ge=0, le=999, title="Last timestep", description="Highest noise that is trained.")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.base_models import MICRO
-from trainer.base_models.spec import MAX_CLIP_SKIP
+from trainer.base_models.spec import MAX_CLIP_SKIP, PredictionType
 from trainer.schema import Section
 
 
@@ -14,9 +14,7 @@ class PictureConfig(Section):
 
     base: str = Field(MICRO, min_length=1, max_length=1000, description="As model.base of a run.")
     revision: str = Field("", max_length=100, description="As model.revision of a run.")
-    objective: Literal["auto", "epsilon", "v_prediction"] = Field(
-        "auto", description="As model.prediction_type of a run."
-    )
+    objective: Literal["auto", PredictionType] = Field("auto", description="As model.prediction_type of a run.")
     vae: str = Field("", max_length=1000, description="As model.vae of a run.")
     clip_skip: int = Field(1, ge=1, le=MAX_CLIP_SKIP, description="As model.clip_skip of a run.")
     adapters: tuple[tuple[str, float], ...] = Field(

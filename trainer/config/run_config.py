@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER
+from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.base_models.registry import FamilyName
-from trainer.config import prompt_lines, subject_lines
+from trainer.base_models.spec import PredictionType
+from trainer.config import base_conflicts, prompt_lines, subject_lines
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
@@ -45,7 +46,7 @@ class ModelConfig(Section):
         title="Revision",
         description="Of a base model from the hub: branch, tag or commit; empty = the newest, which is recorded.",
     )
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = Field(
+    prediction_type: Literal["auto", PredictionType] = Field(
         "auto",
         title="Objective",
         description="Prediction type of the base model; auto reads it from the model, or tests the model if it is not "
@@ -288,6 +289,19 @@ class TrainConfig(Section):
             raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
             raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
+        return self
+
+    @model_validator(mode="after")
+    def _base_fits(self) -> "TrainConfig":
+        asked = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
+        if not asked and self.objective.weighting == "none" and not self.objective.noise_offset:
+            return self  # which fits all families; to look at the base model takes time
+        base = detect.glance(self.model.base, self.model.revision)
+        family = base.family if base else self.model.family
+        if self.model.base == MICRO or family == "auto":
+            return self
+        if conflict := base_conflicts.find(family, self.model.prediction_type, self.objective, self.adapter):
+            raise conflict
         return self
 
     @model_validator(mode="after")

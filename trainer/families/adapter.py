@@ -41,7 +41,7 @@ class Adapter:
         by_factor: dict[float, list[nn.Parameter]] = {}
         for name in sorted(self.layers):
             for role, parameter in self.layers[name].trained().items():
-                factor = 1.0 if name.startswith("lora_unet_") else text_factor
+                factor = 1.0 if name.startswith(layer_names.DENOISER_PREFIXES) else text_factor
                 if role == "up" and isinstance(self.settings, Lora):
                     factor *= self.settings.lora_plus_ratio
                 by_factor.setdefault(factor, []).append(parameter)
@@ -113,7 +113,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     if not all(targets.values()):
         raise UserError(
             "No layer of the base model has any of these in its name: {layers}.",
-            "Name blocks such as up_blocks, mid_block or down_blocks.1, one per line, or none for all of them.",
+            "Name blocks such as {examples}, one per line, or none for all of them.",
+            examples="up_blocks, mid_block, down_blocks.1" if family.spec.unet else "transformer_blocks.0.",
             layers=", ".join(settings.blocks or target_layers(settings.targets, family.denoiser_targets)),
         )
     for host, paths in targets.items():
@@ -153,7 +154,7 @@ def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
 
     Each is (name, owner, attribute there, layer); what an adapter put inside of one is left out.
     """
-    for prefix, host in {"lora_unet": family.denoiser, **family.text_encoders}.items():
+    for prefix, host in {f"lora_{family.spec.denoiser}": family.denoiser, **family.text_encoders}.items():
         adapted_path = "\0"  # no path begins with it
         for path, module in host.named_modules():
             if path.startswith(adapted_path) or not isinstance(module, _NAMED):

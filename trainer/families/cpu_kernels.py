@@ -25,7 +25,7 @@ def optimize_for_cpu(family: Family, side: int) -> None:
     if family.device.type != "cpu":
         return
     denoiser: Any = family.denoiser
-    if (side // family.pipeline().vae_scale_factor) ** 2 <= FEW_TOKENS:
+    if family.spec.unet and (side // family.pipeline().vae_scale_factor) ** 2 <= FEW_TOKENS:
         denoiser.set_attn_processor(AttnProcessor())
     if denoiser.dtype == torch.bfloat16:
         denoiser.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from PIL import Image
@@ -43,7 +43,7 @@ class Family(Protocol):
     base: Base
     spec: FamilySpec
     denoiser: nn.Module
-    text_encoders: dict[str, nn.Module]  # by prefix in adapter files
+    text_encoders: dict[str, nn.Module]  # those that can take an adapter, by prefix in adapter files
     device: torch.device
 
     @property
@@ -83,6 +83,9 @@ class Family(Protocol):
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, h, w] of a square image, the same for the same request."""
 
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+        """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts into conditioning for the denoiser; each row of its tensors belongs to a prompt.
 
@@ -101,6 +104,9 @@ class Family(Protocol):
 
     def pipeline(self) -> Pipeline:
         """Return the live model as a diffusers pipeline, for sampling."""
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """Return the modules that encode prompts, by name; those that can take an adapter, and others."""
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""
@@ -146,6 +152,13 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
             other=FAMILIES[model.family].title,
             key=base.family,
         )
+    if model.prediction_type not in ("auto", *FAMILIES[base.family].variants):
+        raise UserError(
+            "The base model {name!r} does not predict {predicted!r}.",
+            "Set the objective to 'auto'.",
+            name=path.name,
+            predicted=model.prediction_type,
+        )
     separate = vae.find(path, base, model.vae)
     family = _model_class(FAMILIES[base.family]).load(path, base, separate, device, dtype)
     if model.prediction_type != "auto":
@@ -180,7 +193,7 @@ def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
 
 def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
     """Move what is needed all the time to the device; the rest stays in main memory until it is needed."""
-    for module in (family.denoiser, *(family.text_encoders.values() if text_encoder else ())):
+    for module in (family.denoiser, *(family.prompt_encoders().values() if text_encoder else ())):
         module.to(family.device)
     if vae:
         family.encoders()["vae"].to(family.device)

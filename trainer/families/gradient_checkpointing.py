@@ -6,13 +6,14 @@ transformer blocks 6.4 GB for a third, and all other blocks together less than 1
 trained text encoders, 1.3 GB of that model, wait in main memory while they are not needed.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +21,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from trainer.families.family import Family
 
+_TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.\d+$")  # at the end of its path
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
 
 
@@ -47,7 +49,7 @@ def recompute(family: Family, which: Recomputed) -> None:
     modules = list(family.denoiser.modules())
     blocks = _Blocks(
         [module for module in modules if isinstance(module, FeedForward)],
-        [module for module in modules if isinstance(module, BasicTransformerBlock)],
+        [module for path, module in family.denoiser.named_modules() if _TRANSFORMER_BLOCK.search(path)],
         [module for module in modules if isinstance(module, ResnetBlock2D)],
     )
     for module in (*blocks.feed_forwards, *blocks.transformers, *blocks.others):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import diffusers
 import torch
@@ -18,13 +18,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
 from trainer import devices
 from trainer.base_models import CONFIGS, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType, TextEncoder
+from trainer.base_models.spec import PredictionType, Size, TextEncoder
 from trainer.errors import UserError, is_out_of_memory
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -40,17 +40,17 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
+def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype, **parts: Any) -> Pipeline:  # noqa: ANN401 - untyped
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
-    The VAE at the other path, if there is one, is taken in place of its own.
+    The VAE at the other path, if there is one, is taken in place of its own; so are other `parts`.
 
     Raises:
         UserError: files are missing or damaged.
     """
     family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
-    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
+    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options, **parts}
     if vae:
         options["vae"] = _load_vae(vae, family)
     try:
@@ -60,25 +60,17 @@ def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeli
             options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
-            with safe_open(path, "pt") as tensors:
-                keys = set(tensors.keys())
-            for encoder in spec.text_encoders:
-                if encoder.old_embedding in keys - {encoder.embedding}:
-                    options[encoder.component] = _text_encoder_of_2022(path, family, encoder)
-                options[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
-                    CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
-                )
-            if not vae:
-                options["vae"] = _vae_in_file(path, family)
+            options |= _parts_of_file(path, base, dtype, options)
             config = str(CONFIGS / family)
             pipeline = pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **options)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                # The VAE's decoder overflows in fp16.
-                part.to(torch.float32 if name == "vae" else dtype).requires_grad_(False).eval()
+                if isinstance(part, T5EncoderModel):
+                    part.tie_weights()  # a single file may hold its embedding once, which diffusers leaves at that
+                part.to(_precision(name, part, dtype)).requires_grad_(False).eval()
                 _check_finite(vae if vae and name == "vae" else path, name, part)
-        if base.few_step:
+        if base.few_step and spec.first != "flow":
             scheduler_class = getattr(diffusers, base.few_step.scheduler)
             config = pipeline.scheduler.config
             pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
@@ -123,6 +115,40 @@ def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
     return AutoencoderKL.from_single_file(
         str(path), config=str(CONFIGS / family), subfolder="vae", torch_dtype=torch.float32, local_files_only=True
     )
+
+
+def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a pipeline that diffusers would not load, or not rightly, from a single file."""
+    spec, parts = FAMILIES[base.family], dict[str, Any]()
+    with safe_open(path, "pt") as tensors:
+        keys = set(tensors.keys())
+    for encoder in spec.text_encoders:
+        if encoder.old_embedding in keys - {encoder.embedding}:
+            parts[encoder.component] = _text_encoder_of_2022(path, base.family, encoder)
+        parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
+            CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
+        )
+    if "vae" not in given:
+        parts["vae"] = _vae_in_file(path, base.family)
+    if base.size:
+        parts[spec.denoiser] = _denoiser_in_file(path, base.size, getattr(diffusers, spec.pipeline), dtype)
+    return parts
+
+
+def _denoiser_in_file(path: Path, size: Size, pipeline_class: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - untyped
+    """Load the denoiser of one of a family's sizes, which has a config of its own."""
+    denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
+    denoiser: nn.Module = denoiser_class.from_single_file(
+        str(path), config=str(CONFIGS / size.configs), subfolder="transformer", torch_dtype=dtype, local_files_only=True
+    )
+    return denoiser
+
+
+def _precision(name: str, part: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Return the precision for a part of a pipeline: in fp16 the VAE's decoder and T5 overflow."""
+    if name == "vae":
+        return torch.float32
+    return torch.bfloat16 if dtype == torch.float16 and isinstance(part, T5EncoderModel) else dtype
 
 
 def _has_fp16_only(folder: Path) -> bool:
@@ -198,7 +224,7 @@ def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> An
 
 def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-    dtype = encoding_precision(pipeline.unet, device)
+    dtype = encoding_precision(denoiser(pipeline), device)
     mixed: AbstractContextManager[Any] = nullcontext()
     if dtype != torch.float32:
         pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
@@ -210,8 +236,8 @@ def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> t
         return posterior.mean.float(), posterior.std.float()
 
     mean, std = _in_tiles_if_needed(pipeline, pixels[:, 0].numel(), encode)
-    scale = pipeline.vae.config.scaling_factor
-    return mean * scale, std * scale
+    config = pipeline.vae.config
+    return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
 
 
 def _in_tiles_if_needed(pipeline: Pipeline, pixels: int, compute: Callable[[], Result]) -> Result:
@@ -248,7 +274,8 @@ def decode_latents(pipeline: Pipeline, latents: Tensor) -> list[Image.Image]:
 
 def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
     """Decode scaled latents [b, c, h, w] to pixels [b, 3, H, W] in -1..1, in fp32 as the decoder overflows in fp16."""
-    latents = latents.float() / pipeline.vae.config.scaling_factor
+    config = pipeline.vae.config
+    latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
 
     def all_at_once() -> Tensor:
         with torch.no_grad():
@@ -267,7 +294,7 @@ def autocast(denoiser: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - un
 
 def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
     """Generate the scaled latents [c, h, w] of a square image, the same for the same request on the same device."""
-    with torch.no_grad(), autocast(pipeline.unet):
+    with torch.no_grad(), autocast(denoiser(pipeline)):
         latents: Tensor = pipeline(
             prompt,
             num_inference_steps=steps,
@@ -281,9 +308,23 @@ def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, 
 
 
 def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
-    """Return the shape [c, h, w] of the latents of an image at a UNet's native resolution."""
-    side = pipeline.unet.config.sample_size
-    return pipeline.unet.config.in_channels, side, side
+    """Return the shape [c, h, w] of the latents of an image at a denoiser's native resolution."""
+    config = denoiser(pipeline).config
+    return config.in_channels, config.sample_size, config.sample_size
+
+
+def denoiser(pipeline: Pipeline) -> Any:  # noqa: ANN401 - untyped
+    """Return the UNet or the transformer of a pipeline."""
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def sample(
+    pipeline: Pipeline, prompt: Mapping[str, Tensor], negative: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> Tensor:
+    """Generate scaled latents [1, c, h, w] from encoded prompts; the options are those of the pipeline."""
+    with torch.no_grad(), autocast(denoiser(pipeline)), without_text_encoders(pipeline):
+        latents: Tensor = pipeline(**prompt_arguments(prompt, negative), **options, output_type="latent").images
+    return latents
 
 
 def prompt_arguments(prompt: Mapping[str, Tensor], negative: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
 """Noise schedules: how latents are noised in training, and what the denoiser has to predict of them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from trainer.base_models.spec import PredictionType
@@ -14,6 +16,9 @@ class NoiseSchedule(Protocol):
     @property
     def timesteps(self) -> int:
         """Number of timesteps."""
+
+    def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
+        """Return the timesteps [b] at shares (0 to 1) of the way from the first to the last, for latents of a shape."""
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return latents [b, c, h, w] with noise of that shape at timesteps [b]."""
@@ -48,6 +53,10 @@ class DiscreteNoise:
         """Number of timesteps."""
         return len(self.alphas_cumprod)
 
+    def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
+        """Return whole timesteps, whatever the shape."""
+        return (first + (shares * (last + 1 - first)).long()).clamp(max=last)
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return sqrt(alpha) * latents + sqrt(1 - alpha) * noise."""
         alpha = self._alpha(timesteps)
@@ -71,3 +80,49 @@ class DiscreteNoise:
 
     def _alpha(self, timesteps: Tensor) -> Tensor:
         return self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class FlowNoise:
+    """Straight lines from images to noise, along which the denoiser predicts the direction: flow matching.
+
+    Lipman et al. 2023, https://arxiv.org/abs/2210.02747; Esser et al. 2024, https://arxiv.org/abs/2403.03206 (sections
+    2 and 3.1). A timestep is 1000 sigma, a fraction. More pixels need more noise to hide as much of the image: `shift`
+    is the factor for latents of a shape (section 5.3.2).
+    """
+
+    shift: Callable[[Sequence[int]], float]
+    timesteps: int = 1000
+    prediction_type: PredictionType = "flow"
+
+    def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
+        """Return the timesteps of shares that are shifted, between the first and the last as they are after it."""
+        shift = self.shift(shape)
+        start, stop = (_shifted(torch.tensor(bound / self.timesteps), 1 / shift) for bound in (first, last + 1))
+        return self.timesteps * _shifted(start + shares * (stop - start), shift)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return (1 - sigma) * latents + sigma * noise."""
+        sigma = self._sigma(timesteps)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return noise - latents."""
+        return noise - latents
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Return ((1 - sigma) / sigma)^2."""
+        sigma = timesteps / self.timesteps
+        return ((1 - sigma) / sigma) ** 2
+
+    def error_scale(self, snr: Tensor) -> Tensor:
+        """Return 1 / sigma^2, which is (sqrt(SNR) + 1)^2: the image is the noisy one less sigma times the direction."""
+        return (snr.sqrt() + 1) ** 2
+
+    def _sigma(self, timesteps: Tensor) -> Tensor:
+        return (timesteps / self.timesteps).view(-1, 1, 1, 1)
+
+
+def _shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Return shift * sigma / (1 + (shift - 1) * sigma); the inverse has 1 / shift."""
+    return shift * sigma / (1 + (shift - 1) * sigma)

@@ -35,6 +35,6 @@ def probe(family: Family, latents: Tensor, conditioning: Conditioning) -> dict[P
 def probe_with_gray(family: Family) -> None:
     """Probe without any images: with an even gray, of which v is small and there is nothing to see but the noise."""
     gray = torch.zeros(1, *family.latent_shape, device=family.device)
-    with on_device(family, *family.text_encoders.values()), torch.no_grad():
+    with on_device(family, *family.prompt_encoders().values()), torch.no_grad():
         conditioning = family.encode_prompts([""])
     probe(family, gray, conditioning)

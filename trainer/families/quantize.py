@@ -7,6 +7,7 @@ of 64 with the quantiles of a normal distribution as levels: Dettmers et al. 202
 
 import importlib
 import logging
+import re
 from typing import Any, Literal
 
 from torch import nn
@@ -18,7 +19,7 @@ ROWS, COLUMNS = 32, 64  # block size of the library's kernels; it divides all la
 
 
 def quantize(denoiser: nn.Module, bits: Bits) -> None:
-    """Quantize the linear layers of a denoiser's attention blocks; convolutions stay as they are.
+    """Quantize the linear layers of a denoiser's attention blocks; convolutions and modulations stay as they are.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -37,7 +38,7 @@ def quantize(denoiser: nn.Module, bits: Bits) -> None:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     eight_bit = _movable(library.Linear8bitLt)
     for path, layer in list(denoiser.named_modules()):
-        if type(layer) is not nn.Linear or "attentions" not in path:
+        if type(layer) is not nn.Linear or not re.search(r"attentions|transformer_blocks", path) or ".norm" in path:
             continue
         if layer.out_features % ROWS or layer.in_features % COLUMNS:
             continue

@@ -61,7 +61,7 @@ class SD:
         self._pipeline.scheduler = scheduler
         self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
         if self._single_file:  # its config is that of the family's first variant
-            first, variant = self.spec.variants["epsilon"], self.spec.variants[predicts]
+            first, variant = self.spec.variants[self.spec.first], self.spec.variants[predicts]
             side = self._side * variant.resolution // first.resolution
             self._pipeline.unet.register_to_config(sample_size=side)
 
@@ -100,6 +100,10 @@ class SD:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+        """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
+        return loading.sample(self._pipeline, prompt, negative, options)
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts to the text encoder's hidden states [b, chunks * tokens, width]; longer ones are cut off."""
         tokens = tokenize(self.tokenizer, prompts, chunks)
@@ -121,6 +125,10 @@ class SD:
     def pipeline(self) -> Pipeline:
         """Return the live model as a diffusers pipeline."""
         return self._pipeline
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """Return the modules that encode prompts, by name."""
+        return self.text_encoders
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""

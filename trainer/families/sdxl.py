@@ -7,7 +7,7 @@ from small and cropped images without generating such.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
@@ -98,6 +98,10 @@ class SDXL:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+        """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
+        return loading.sample(self._pipeline, prompt, negative, options)
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts to both encoders' penultimate hidden states [b, chunks * tokens, width].
 
@@ -132,6 +136,10 @@ class SDXL:
     def pipeline(self) -> Pipeline:
         """Return the live model as a diffusers pipeline."""
         return self._pipeline
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """Return the modules that encode prompts, by name."""
+        return self.text_encoders
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""

@@ -22,7 +22,7 @@ Encoded = Mapping[str, Conditioning]  # by prompt
 
 def encode(family: Family, prompts: Iterable[str]) -> Encoded:
     """Encode prompts for `generate`; the text encoders are on the device only meanwhile, unless they are there."""
-    encoders = family.text_encoders.values()
+    encoders = family.prompt_encoders().values()
     with families.on_device(family, *encoders), torch.no_grad(), loading.autocast(family.denoiser):
         return {prompt: family.encode_prompts([prompt]) for prompt in prompts}
 
@@ -38,18 +38,16 @@ def generate(
         return values
 
     encoded = encoded or encode(family, {request.prompt, request.negative})
-    pipeline = family.pipeline()
-    with torch.no_grad(), loading.autocast(family.denoiser), loading.without_text_encoders(pipeline):
-        latents = pipeline(
-            **loading.prompt_arguments(encoded[request.prompt], encoded[request.negative]),
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            width=request.width or None,
-            height=request.height or None,
-            generator=torch.Generator().manual_seed(request.seed),
-            callback_on_step_end=report,
-            output_type="latent",
-        ).images
+    latents = family.sample(
+        encoded[request.prompt],
+        encoded[request.negative],
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        width=request.width or None,
+        height=request.height or None,
+        generator=torch.Generator().manual_seed(request.seed),
+        callback_on_step_end=report,
+    )
     with families.on_device(family, family.encoders()["vae"]):  # outside autocast: XL's decoder overflows in fp16
         return family.decode_latents(latents)[0]
 

@@ -218,7 +218,7 @@ class _Encoder:
     def encode_prompt(self, prompt: str, folder: Path) -> Path:
         """Encode a prompt; return the file of its embeddings."""
         chunks = self.config.captions.chunks
-        model = "".join(self.fingerprints[name] for name in self.family.text_encoders) + "+" * (chunks - 1)
+        model = "".join(self.fingerprints[name] for name in self.family.prompt_encoders()) + "+" * (chunks - 1)
         file = tensor_cache.file_of(folder, hashlib.sha256(prompt.encode()).hexdigest(), model)
         if not self.cache.has(file, set()):
             with torch.no_grad():

@@ -22,7 +22,7 @@ from trainer.adapter_files import compatibility, reader, summary, writer
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
 from trainer.base_models import detect, layer_names
-from trainer.base_models.layer_names import Shape
+from trainer.base_models.spec import Shape
 from trainer.config import TrainConfig, dump, subject_lines
 from trainer.config.adapter import Lora
 from trainer.errors import UserError
@@ -205,7 +205,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         text_rate = str(rate * config.training.text_encoder_lr_factor)
     min_snr = config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None"
     values: dict[str, Any] = {
-        **writer.of_family(family.base.family, family.prediction_type),
+        **writer.of_family(family.base.family, family.prediction_type, family.base.size),
         "modelspec.title": config.name,
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{size}x{size}",

@@ -1,5 +1,8 @@
 """Training loss: error of the prediction, weighted by noise level, and output preservation."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +31,7 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
 
     latents = batch.mean + batch.std * draw(*batch.std.shape)
     noise = draw(*latents.shape)
-    timesteps = draw_timesteps(batch.whole, schedule.timesteps, objective, rng)[batch.rows].to(family.device)
+    timesteps = draw_timesteps(batch.whole, schedule, objective, rng, latents.shape)[batch.rows].to(family.device)
     if objective.noise_offset:
         noise = noise + objective.noise_offset * draw(*latents.shape[:2], 1, 1)
     perturbed = noise
@@ -85,16 +88,26 @@ def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
     return {**encoded, "sizes": torch.cat([batch.sizes, batch.sizes[: len(batch.preserved)]])}
 
 
-def draw_timesteps(count: int, total: int, objective: ObjectiveConfig, rng: torch.Generator) -> Tensor:
-    """Draw timesteps [count] between the first and the last that are trained.
+def draw_timesteps(
+    count: int, schedule: NoiseSchedule, objective: ObjectiveConfig, rng: torch.Generator, shape: Sequence[int]
+) -> Tensor:
+    """Draw timesteps [count] between the first and the last that are trained, for latents of a shape.
 
-    Logit-normal is Esser et al. 2024, https://arxiv.org/abs/2403.03206 (section 3.1): the sigmoid of a normal number.
+    Esser et al. 2024, https://arxiv.org/abs/2403.03206 (section 3.1): logit-normal is the sigmoid of a normal number,
+    mode is 1 - u - s (cos^2(pi u / 2) - 1 + u) of a uniform one. In both, 0 is the image and 1 the noise.
     """
-    first, last = min(objective.min_timestep, total - 1), min(objective.max_timestep, total - 1)
-    if objective.timestep_sampling == "uniform":
+    last_of_all = schedule.timesteps - 1
+    first, last = min(objective.min_timestep, last_of_all), min(objective.max_timestep, last_of_all)
+    if objective.timestep_sampling == "uniform" and schedule.prediction_type != "flow":
         return torch.randint(first, last + 1, (count,), generator=rng)
-    share = torch.sigmoid(objective.logit_mean + objective.logit_std * torch.randn(count, generator=rng))
-    return (first + (share * (last + 1 - first)).long()).clamp(max=last)
+    if objective.timestep_sampling == "logit-normal":
+        shares = torch.sigmoid(objective.logit_mean + objective.logit_std * torch.randn(count, generator=rng))
+        return schedule.at(shares, first, last, shape)
+    shares = torch.rand(count, generator=rng)
+    if objective.timestep_sampling == "mode":
+        bend = torch.cos(math.pi * shares / 2) ** 2 - 1 + shares
+        shares = 1 - shares - objective.mode_scale * bend
+    return schedule.at(shares, first, last, shape)
 
 
 def error(prediction: Tensor, target: Tensor, share: Tensor, objective: ObjectiveConfig) -> Tensor:

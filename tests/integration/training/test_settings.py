@@ -53,6 +53,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("objective.huber_c", 0.5, {"objective__loss_type": "huber"}),
     ("objective.logit_mean", 1.0, LOGIT),
     ("objective.logit_std", 0.5, LOGIT),
+    ("objective.mode_scale", -1.0, {"objective__timestep_sampling": "mode"}),
     ("objective.min_timestep", 500, {}),
     ("captions.keep_tokens", 0, SHUFFLED),
     ("captions.shuffles", 2, SHUFFLED),

@@ -233,7 +233,7 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),
         ("StableDiffusionXLPipeline", {"time_cond_proj_dim": 256}, "a latent consistency model"),
         ("StableCascadePriorPipeline", {}, "a Stable Cascade model"),
-        ("PixArtAlphaPipeline", {}, "a PixArtAlphaPipeline"),
+        ("PixArtAlphaPipeline", {}, "a PixArt model"),
         ("StableDiffusionPipeline", {"cross_attention_dim": 768, "in_channels": 9}, "inpainting or editing"),
     ],
 )

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from trainer import config
 from trainer.base_models.spec import PredictionType
 from trainer.config.objective import ObjectiveConfig
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families.noise import DiscreteNoise
+from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
 from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
@@ -154,20 +155,43 @@ def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
     assert masked(errors, torch.zeros_like(mask), 0.0).isfinite().all()
 
 
+NOISE = DiscreteNoise(torch.linspace(0.999, 0.001, 1000), "epsilon")
+
+
+def drawn(count: int, objective: ObjectiveConfig, seed: int, noise: NoiseSchedule = NOISE) -> torch.Tensor:
+    return draw_timesteps(count, noise, objective, generator(seed), (count, 4, 8, 8))
+
+
 def test_timesteps_stay_in_their_range() -> None:
-    few = draw_timesteps(4000, 1000, ObjectiveConfig(min_timestep=10, max_timestep=12), generator(0))
+    few = drawn(4000, ObjectiveConfig(min_timestep=10, max_timestep=12), 0)
     assert set(few.tolist()) == {10, 11, 12}
-    middle = draw_timesteps(4000, 1000, ObjectiveConfig(timestep_sampling="logit-normal"), generator(0)).float()
+    middle = drawn(4000, ObjectiveConfig(timestep_sampling="logit-normal"), 0).float()
     assert 470 < middle.mean() < 530
     inside = ((middle >= 400) & (middle < 600)).float().mean()
     assert inside == pytest.approx(0.315, abs=0.03)  # the normal distribution between logit(0.4) and logit(0.6)
-    noisy = draw_timesteps(4000, 1000, ObjectiveConfig(timestep_sampling="logit-normal", logit_mean=1.0), generator(0))
+    noisy = drawn(4000, ObjectiveConfig(timestep_sampling="logit-normal", logit_mean=1.0), 0)
     assert noisy.float().mean() > middle.mean() + 100
-    ends = draw_timesteps(999, 1000, ObjectiveConfig(timestep_sampling="logit-normal", logit_std=4.0), generator(0))
+    ends = drawn(999, ObjectiveConfig(timestep_sampling="logit-normal", logit_std=4.0), 0)
     assert 0 <= int(ends.min()) < int(ends.max()) <= 999
-    assert torch.equal(
-        draw_timesteps(64, 1000, ObjectiveConfig(), generator(3)), torch.randint(1000, (64,), generator=generator(3))
-    )
+    assert torch.equal(drawn(64, ObjectiveConfig(), 3), torch.randint(1000, (64,), generator=generator(3)))
+
+
+def test_timesteps_of_flow_matching_are_those_of_the_paper() -> None:
+    """As diffusers draws them for its own scripts, from the same random numbers; there, they count down."""
+    flow = FlowNoise(lambda _shape: 3.0)
+    plain = FlowNoise(lambda _shape: 1.0)
+    for name, objective in {
+        "mode": ObjectiveConfig(timestep_sampling="mode", mode_scale=0.8),
+        "logit_normal": ObjectiveConfig(timestep_sampling="logit-normal", logit_mean=0.5, logit_std=2.0),
+    }.items():
+        theirs = compute_density_for_timestep_sampling(name, 64, 0.5, 2.0, 0.8, generator=generator(0))
+        assert torch.allclose(drawn(64, objective, 0, plain), 1000 * theirs, atol=1e-3)
+    middle = drawn(4000, ObjectiveConfig(timestep_sampling="logit-normal"), 0, flow)
+    assert float(middle.median()) == pytest.approx(750, abs=15), "the shift of 3 moves the middle to 0.75"
+    even = drawn(4000, ObjectiveConfig(), 0, FlowNoise(lambda _shape: 1.0))
+    assert float(even.mean()) == pytest.approx(500, abs=15)
+    few = drawn(4000, ObjectiveConfig(min_timestep=300, max_timestep=399), 0, flow)
+    assert 300 <= float(few.min()) < 302 < 398 < float(few.max()) <= 400
 
 
 def test_tags_in_other_orders() -> None:

@@ -1,0 +1,38 @@
+"""Noise schedules, against the formulas of their papers and the schedulers of diffusers."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from trainer.families.noise import FlowNoise
+
+SHAPE = (3, 16, 8, 8)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_timesteps_of_flow_matching_are_those_of_its_scheduler(shift: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    noise = FlowNoise(lambda _shape: shift)
+    shares = torch.arange(1, 1001) / 1000
+    assert torch.allclose(noise.at(shares, 0, 999, SHAPE), scheduler.timesteps.flip(0), rtol=1e-5)
+
+
+def test_the_shift_may_depend_on_the_size() -> None:
+    noise = FlowNoise(lambda shape: shape[-1] / 4)
+    assert float(noise.at(torch.tensor([0.5]), 0, 999, SHAPE)) == pytest.approx(1000 * 2 * 0.5 / 1.5)
+
+
+def test_the_lines_of_flow_matching_are_straight() -> None:
+    noise = FlowNoise(lambda _shape: 3.0)
+    image, random = torch.randn(SHAPE), torch.randn(SHAPE)
+    timesteps = torch.tensor([0.0, 250.0, 1000.0])
+    noisy, target = (step(image, random, timesteps) for step in (noise.add_noise, noise.target))
+    assert torch.equal(noisy[0], image[0])
+    assert torch.allclose(noisy[1], 0.75 * image[1] + 0.25 * random[1])
+    assert torch.equal(noisy[2], random[2])
+    assert torch.equal(target, random - image)
+    assert noise.snr(torch.tensor([250.0, 500.0])).tolist() == pytest.approx([9.0, 1.0])
+    error = 0.1 * torch.ones_like(image[1])
+    implied = noisy[1] - 0.25 * (target[1] + error)
+    squared = float((implied - image[1]).pow(2).mean())
+    assert float(noise.error_scale(noise.snr(timesteps[1:2]))) == pytest.approx(0.01 / squared)

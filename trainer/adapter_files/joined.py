@@ -1,0 +1,97 @@
+"""Layers that a transformer's original code joins to one, such as `attn.qkv`: take their adapters apart, or join them.
+
+diffusers has the parts (`attn.to_q`), and so do adapters here. kohya's format has the joined layers: their rows are
+those of the parts, one after the other, and a joined LoRA's matrices are the parts' in blocks, so that nothing is lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trainer.adapter_files.modules import Full, LoHa, Lora, Module, size
+from trainer.base_models import layer_names, transformer_names
+from trainer.base_models.layer_names import Place
+from trainer.base_models.registry import FamilyName
+
+_SLICED = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "diff_b", "dora_scale")  # whose rows are the layer's
+_PLAIN = {"lora_down.weight", "lora_up.weight"}
+
+
+def apart(place: Place, module: Module) -> dict[Place, Module] | None:
+    """Return the adapters of a joined layer's parts, of others the layer itself; None if it cannot be taken apart."""
+    shares = transformer_names.parts(place.path) if place.component == "transformer" else {}
+    if not shares:
+        return {place: module}
+    rows, unit = size(module)[0], size(module)[0] // sum(shares.values())
+    magnitude = module.parts.get("dora_scale")
+    if not isinstance(module, Lora | LoHa | Full) or rows % sum(shares.values()):
+        return None
+    if magnitude is not None and len(magnitude) != rows:
+        return None
+    parts: dict[Place, Module] = {}
+    start = 0
+    for number, (path, share) in enumerate(shares.items()):
+        stop = start + share * unit
+        tensors = {key: part[start:stop] if key in _SLICED else part for key, part in module.parts.items()}
+        part = replace(module, parts={key: tensor.contiguous() for key, tensor in tensors.items()})
+        parts[Place(place.component, path)] = _own_ranks(part, number, len(shares)) if isinstance(part, Lora) else part
+        start = stop
+    return parts
+
+
+def _own_ranks(part: Lora, number: int, count: int) -> Lora:
+    """Return a part of a joined LoRA without the ranks of the other parts, if each has its own."""
+    rank, remainder = divmod(part.rank, count)
+    own = slice(number * rank, (number + 1) * rank)
+    others = part.up.clone()
+    others[:, own] = 0
+    if remainder or bool(others.any()):
+        return part
+    matrices = {"lora_down.weight": part.down[own].contiguous(), "lora_up.weight": part.up[:, own].contiguous()}
+    return Lora(part.parts | matrices, part.alpha / count)
+
+
+def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
+    """Return modules under the names that kohya's scripts have for a transformer's layers, with joined ones joined.
+
+    Only LoRA can be joined, and only LoRA is what those scripts read; other kinds keep their names.
+    """
+    if not all(isinstance(module, Lora) and module.parts.keys() == _PLAIN for module in modules.values()):
+        return dict(modules)
+    named, groups = dict[str, Module](), dict[str, dict[str, Lora]]()
+    for name, module in modules.items():
+        place = layer_names.read(name).place
+        if place is None or place.component != "transformer" or not isinstance(module, Lora):
+            named[name] = module
+        elif whole := transformer_names.joined(place.path, family):
+            groups.setdefault(whole, {})[place.path] = module
+        else:
+            named[_kohya(place.path, family)] = module
+    for whole, parts in groups.items():
+        named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)
+    return dict(sorted(named.items()))
+
+
+def _kohya(path: str, family: FamilyName) -> str:
+    return "lora_unet_" + transformer_names.original(path, family).replace(".", "_")
+
+
+def _joined(shares: Mapping[str, int], parts: Mapping[str, Lora]) -> Lora:
+    """Return the LoRA of a joined layer, block by block; parts that are missing do not change."""
+    some_path, some = next(iter(parts.items()))
+    unit = some.up.shape[0] // shares[some_path]
+    scales = {module.alpha / module.rank for module in parts.values()}
+    ups, downs = list[Tensor](), list[Tensor]()
+    for path, share in shares.items():
+        if path not in parts:
+            ups.append(torch.zeros(share * unit, 0))
+            continue
+        module = parts[path]
+        ups.append(module.up.float() if len(scales) == 1 else module.up.float() * (module.alpha / module.rank))
+        downs.append(module.down.float())
+    up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+    down = torch.cat(downs)
+    scale = next(iter(scales)) if len(scales) == 1 else 1.0
+    return Lora({"lora_down.weight": down, "lora_up.weight": up}, scale * down.shape[0])

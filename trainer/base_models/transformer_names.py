@@ -1,0 +1,100 @@
+"""Names of a transformer's layers: in diffusers, with dots or underscores between the levels, and in the original code.
+
+The original code joins some layers to one, such as `attn.qkv`. Its path here is that of diffusers, which can join them
+too (`attn.to_qkv`); it has parts. Everything here is text.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from trainer.base_models.registry import TRANSFORMERS, FamilyName
+
+
+@cache
+def _diffusers() -> dict[tuple[str, str], str]:
+    """Return the paths within blocks by the name of the blocks and of the layer, both with underscores."""
+    return {
+        (name, layer.replace(".", "_")): layer
+        for transformer in TRANSFORMERS.values()
+        for name, blocks in transformer.blocks.items()
+        for layer in (*blocks.layers, *(part for parts in blocks.joined.values() for part in parts))
+    }
+
+
+@cache
+def _original() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return blocks and paths as in diffusers by the original names of both, with underscores."""
+    return {
+        (blocks.original, original.replace(".", "_")): (name, layer)
+        for transformer in TRANSFORMERS.values()
+        for name, blocks in transformer.blocks.items()
+        for layer, original in blocks.layers.items()
+    }
+
+
+@cache
+def _outside() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally."""
+    pairs = [pair for transformer in TRANSFORMERS.values() for pair in transformer.outside.items()]
+    return {path.replace(".", "_"): path for path, _ in pairs}, {name.replace(".", "_"): path for path, name in pairs}
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    match = re.fullmatch(r"([a-z_]+)_blocks_(\d+)_(.+)", name.replace(".", "_"))
+    return (f"{match[1]}_blocks", match[2], match[3]) if match else ("", "", "")
+
+
+def from_diffusers(name: str) -> str:
+    """Return the path of a layer by its name in diffusers, with dots or underscores; "" if there is none."""
+    blocks, number, layer = _split(name)
+    path = _diffusers().get((blocks, layer), "")
+    return f"{blocks}.{number}.{path}" if path else _outside()[0].get(name.replace(".", "_"), "")
+
+
+def from_original(name: str) -> str:
+    """Return the path of a layer by its name in the original code, with dots or underscores; "" if there is none."""
+    blocks, number, layer = _split(name)
+    known, path = _original().get((blocks, layer), ("", ""))
+    return f"{known}.{number}.{path}" if path else _outside()[1].get(name.replace(".", "_"), "")
+
+
+def original(path: str, family: FamilyName) -> str:
+    """Return the name of a layer in the original code, with dots; "" if it is only a part of a joined one there."""
+    transformer = TRANSFORMERS[family]
+    name, _, rest = path.partition(".")
+    if name not in transformer.blocks:
+        return transformer.outside.get(path, "")
+    number, _, layer = rest.partition(".")
+    blocks = transformer.blocks[name]
+    return f"{blocks.original}.{number}.{blocks.layers[layer]}" if layer in blocks.layers else ""
+
+
+def parts(path: str, family: FamilyName | None = None) -> dict[str, int]:
+    """Return the paths of the parts of a joined layer with their shares of its rows, in their order; {} of others."""
+    name, _, rest = path.partition(".")
+    number, _, layer = rest.partition(".")
+    for other, transformer in TRANSFORMERS.items():
+        if family in (None, other) and name in transformer.blocks and layer in transformer.blocks[name].joined:
+            shares = transformer.blocks[name].joined[layer]
+            return {f"{name}.{number}.{part}": share for part, share in shares.items()}
+    return {}
+
+
+def joined(path: str, family: FamilyName) -> str:
+    """Return the path of the joined layer that a layer is a part of; "" if it is of none."""
+    name, _, rest = path.partition(".")
+    number, _, layer = rest.partition(".")
+    blocks = TRANSFORMERS[family].blocks.get(name)
+    whole = next((whole for whole, shares in blocks.joined.items() if layer in shares), "") if blocks else ""
+    return f"{name}.{number}.{whole}" if whole else ""
+
+
+def families(path: str) -> Iterator[FamilyName]:
+    """Yield the families whose transformers can have a layer at a path."""
+    name, _, rest = path.partition(".")
+    layer = rest.partition(".")[2]
+    for family, transformer in TRANSFORMERS.items():
+        blocks = transformer.blocks.get(name)
+        if path in transformer.outside or (blocks and (layer in blocks.layers or joined(path, family))):
+            yield family

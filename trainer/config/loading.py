@@ -8,7 +8,7 @@ import difflib
 import math
 import tomllib
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar, cast
 
 import tomlkit
@@ -276,3 +276,22 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 def dump(config: Section) -> str:
     """Return the TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
+
+
+def without_paths(config: TrainConfig) -> TrainConfig:
+    """Return a config as it may be published: only the last part of each path, of whatever system it came from."""
+    model = {"vae": _last_part(config.model.vae)}
+    if not detect.is_hub_name(config.model.base):
+        model["base"] = _last_part(config.model.base)
+    regularization = {"dataset": _last_part(config.regularization.dataset)}
+    return config.model_copy(
+        update={
+            "dataset": _last_part(config.dataset),
+            "model": config.model.model_copy(update=model),
+            "regularization": config.regularization.model_copy(update=regularization),
+        }
+    )
+
+
+def _last_part(path: str) -> str:
+    return PureWindowsPath(path).name  # which splits at slashes, too

@@ -17,7 +17,7 @@ import tomlkit
 from trainer import config as configs
 from trainer import paths, recipes, runs
 from trainer.base_models import MICRO
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import page_memory, pending_uploads, run_settings, saved_settings
@@ -30,7 +30,6 @@ from ui.widgets.templates import read
 
 NUMBERED = "(...values) => window.limnerForm.number(values)"
 APPLIED = "(...values) => window.limnerForm.apply(values)"
-ABOUT_THE_RUN = ("task", "name", "dataset", "preset", "trigger", "record")  # settings that are no part of the text
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
@@ -287,7 +286,7 @@ def as_text(answers: Answers) -> list[Any]:
         complete = settings_form.build(ENTRIES, answers.data()).model_dump(mode="json")
     except UserError:
         complete = configs.complete(answers.data())
-    text = tomlkit.dumps({key: value for key, value in complete.items() if key not in ABOUT_THE_RUN})
+    text = tomlkit.dumps({key: value for key, value in complete.items() if key not in comparison.ABOUT_THE_RUN})
     return [text, *check_text(answers, text)]
 
 

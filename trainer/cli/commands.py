@@ -24,7 +24,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
-from trainer.cli import adapter_files, machine, recipes
+from trainer.cli import adapter_files, machine, recipes, sharing
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import Progress, echo
 from trainer.config import PictureConfig
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.add_typer(adapter_files.app)
 app.add_typer(machine.app)
 app.add_typer(recipes.app)
+app.add_typer(sharing.app)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 

@@ -9,15 +9,17 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
+from trainer.sharing import report
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -153,6 +155,16 @@ def project_backup(name: str) -> FileResponse:
 def run_backup(run_id: str) -> FileResponse:
     """Make a backup of a run, and serve it."""
     return _backup(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
+
+
+@router.get("/report/{run_id}")
+def run_report(run_id: str) -> Response:
+    """Make the report of a run, and serve it as a file to save."""
+    run = _or_404(lambda: runs.find(run_id))
+    content, name = _or_404(lambda: (report.render(run), report.file_name(run)))
+    audit.record("download", what=name)
+    headers = FRESH | {"Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}"}
+    return Response(content, media_type="text/html", headers=headers)
 
 
 def _backup(name: str, write: Callable[[Path], None]) -> FileResponse:

@@ -155,13 +155,14 @@ def _actions(view: View) -> str:
     """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
     run = view.run
     again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
+    shared = f"<a download href='/report/{quote(run.id)}'>{_('Report')}</a>"
     if view.status in runs.ACTIVE:
-        return f"<span class='actions'>{again}</span>"
+        return f"<span class='actions'>{shared}{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
     backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
-        f"<span class='actions'>{backup}{again}"
+        f"<span class='actions'>{shared}{backup}{again}"
         f"<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
         f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )

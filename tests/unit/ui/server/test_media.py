@@ -123,3 +123,14 @@ def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, hom
 def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) -> None:
     (character / "fake.png").write_text("<script>alert(1)</script>")
     assert web.get("/media/dataset/rin/fake.png").status_code == 404
+
+
+def test_a_report_is_a_file_to_save(web: TestClient, run: Run) -> None:
+    answer = web.get(f"/report/{run.id}")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''rin-report.html"
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert answer.text.startswith("<!doctype html>")
+    assert web.get("/report/none").status_code == 404
+    run.config_file.write_text("broken")
+    assert web.get(f"/report/{run.id}").status_code == 404

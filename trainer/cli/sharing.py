@@ -1,0 +1,45 @@
+"""Commands that share a run: a report as one HTML file, and a folder to publish."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer import paths, runs
+from trainer.cli.adapter_files import check_out
+from trainer.cli.console import echo
+from trainer.errors import UserError
+from trainer.runs import Run
+from trainer.sharing import report
+
+app = typer.Typer()
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or name of a run under outputs/.")]
+
+
+@app.command("report")
+def write_report(
+    run: RunName,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="File to write (default: NAME-report.html).")
+    ] = None,
+) -> None:
+    """Write a report of a run to share: one HTML file with curve, previews, settings, dataset and programs."""
+    found = find(run)
+    file = out or Path(report.file_name(found))
+    check_out(file)
+    report.write(found, file)
+    echo(f"{file} is written. It holds no path of this machine.")
+
+
+def find(name: str) -> Run:
+    """Return a run by its folder or its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(name)
+    if (folder / "config.toml").is_file():
+        return Run(folder)
+    if paths.is_name(name) and (paths.outputs() / name / "config.toml").is_file():
+        return runs.find(name)
+    raise UserError("There is no run {name!r}.", "Give its folder, or its name under outputs.", name=folder.name[:80])

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 # A command must not look anything up on a network without being asked to.
-if sys.argv[1:2] == ["download"]:
+if sys.argv[1:2] == ["download"] or (sys.argv[1:2] == ["publish"] and any(a.startswith("--push") for a in sys.argv)):
     os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

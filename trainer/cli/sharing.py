@@ -10,7 +10,7 @@ from trainer.cli.adapter_files import check_out
 from trainer.cli.console import echo
 from trainer.errors import UserError
 from trainer.runs import Run
-from trainer.sharing import report
+from trainer.sharing import publishing, report
 
 app = typer.Typer()
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or name of a run under outputs/.")]
@@ -29,6 +29,32 @@ def write_report(
     check_out(file)
     report.write(found, file)
     echo(f"{file} is written. It holds no path of this machine.")
+
+
+@app.command()
+def publish(
+    run: RunName,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to make (default: NAME).")] = None,
+    push: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository on the Hugging Face Hub.")
+    ] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see a repository that does not exist yet.")
+    ] = False,
+) -> None:
+    """Make a folder to publish: adapter, model card, samples and checksums; upload it only with --push."""
+    found = find(run)
+    folder = to or Path(found.config().name)
+    check_out(folder)
+    publishing.write_folder(found, folder)
+    echo(f"{folder} is ready to be published. Add a license to its README.md.")
+    if push:
+        from trainer.sharing import hub_upload
+
+        uploaded = hub_upload.push(folder, push, public=public)
+        echo(f"Uploaded: {uploaded.url}")
+        if uploaded.kept_card:
+            echo("The repository has a README.md already, which was left as it is.")
 
 
 def find(name: str) -> Run:

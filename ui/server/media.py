@@ -19,7 +19,7 @@ from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from trainer.sharing import report
+from trainer.sharing import publishing, report
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -148,13 +148,13 @@ def adapter(run_id: str, file: str) -> FileResponse:
 @router.get("/backup/project/{name}")
 def project_backup(name: str) -> FileResponse:
     """Make a backup of a project, and serve it."""
-    return _backup(f"{name}.zip", lambda file: backup.write_project(name, file))
+    return _made_zip(f"{name}.zip", lambda file: backup.write_project(name, file))
 
 
 @router.get("/backup/run/{run_id}")
 def run_backup(run_id: str) -> FileResponse:
     """Make a backup of a run, and serve it."""
-    return _backup(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
+    return _made_zip(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
 
 
 @router.get("/report/{run_id}")
@@ -167,7 +167,15 @@ def run_report(run_id: str) -> Response:
     return Response(content, media_type="text/html", headers=headers)
 
 
-def _backup(name: str, write: Callable[[Path], None]) -> FileResponse:
+@router.get("/publish/{run_id}")
+def published_run(run_id: str) -> FileResponse:
+    """Make the folder to publish of a run, and serve it as a zip."""
+    run = _or_404(lambda: runs.find(run_id))
+    name = _or_404(lambda: run.config().name)
+    return _made_zip(f"{name}-publish.zip", lambda file: publishing.write_zip(run, file))
+
+
+def _made_zip(name: str, write: Callable[[Path], None]) -> FileResponse:
     paths.uploads().mkdir(parents=True, exist_ok=True)
     file = paths.uploads() / f"{secrets.token_hex(8)}.zip"
     _or_404(lambda: write(file))

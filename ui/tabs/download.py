@@ -160,6 +160,8 @@ def _actions(view: View) -> str:
         return f"<span class='actions'>{shared}{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
+    if view.state.export:
+        shared += f"<a download href='/publish/{quote(run.id)}'>{_('Zip to publish')}</a>"
     backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
         f"<span class='actions'>{shared}{backup}{again}"

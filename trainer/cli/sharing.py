@@ -5,15 +5,12 @@ from typing import Annotated
 
 import typer
 
-from trainer import paths, runs
 from trainer.cli.adapter_files import check_out
 from trainer.cli.console import echo
-from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.cli.run_queue import RunName, find
 from trainer.sharing import publishing, report
 
 app = typer.Typer()
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or name of a run under outputs/.")]
 
 
 @app.command("report")
@@ -55,17 +52,3 @@ def publish(
         echo(f"Uploaded: {uploaded.url}")
         if uploaded.kept_card:
             echo("The repository has a README.md already, which was left as it is.")
-
-
-def find(name: str) -> Run:
-    """Return a run by its folder or its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = Path(name)
-    if (folder / "config.toml").is_file():
-        return Run(folder)
-    if paths.is_name(name) and (paths.outputs() / name / "config.toml").is_file():
-        return runs.find(name)
-    raise UserError("There is no run {name!r}.", "Give its folder, or its name under outputs.", name=folder.name[:80])

@@ -1,13 +1,14 @@
-"""Runs that have ended: extend, rename, delete and restore them; and display names of their files."""
+"""Runs that have ended: extend, repeat, rename, delete and restore them; and display names of their files."""
 
+import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from trainer import paths, runs, storage
+from trainer import config, paths, runs, storage
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints
 
@@ -35,9 +36,22 @@ def extend(run: Run, steps: int) -> None:
     view = runs.look(run)
     if view.status in runs.ACTIVE or not view.state.steps:
         raise UserError("This run cannot be extended now.", "Wait until it has ended.")
-    config = run.config()
-    training = config.training.model_copy(update={"steps": view.state.steps + steps})
-    run.save_config(config.model_copy(update={"training": training}))
+    settings = run.config()
+    training = settings.training.model_copy(update={"steps": view.state.steps + steps})
+    run.save_config(settings.model_copy(update={"training": training}))
+
+
+def again(run: Run, change: Mapping[str, float | str] | None = None) -> Run:
+    """Create a run with the settings of one that has ended, and changes to them by path.
+
+    Raises:
+        UserError: it is active, or its settings cannot be read.
+    """
+    if runs.look(run).status in runs.ACTIVE:
+        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    data = run.config().model_dump(mode="json", exclude={"record"})
+    assignments = [f"{path}={json.dumps(value)}" for path, value in (change or {}).items()]
+    return runs.create(config.build(config.override(data, assignments)))
 
 
 def delete(run: Run) -> None:

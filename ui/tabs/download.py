@@ -155,7 +155,7 @@ def _actions(view: View) -> str:
     """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
     run = view.run
     again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
-    shared = f"<a download href='/report/{quote(run.id)}'>{_('Report')}</a>"
+    shared = f"<a download href='/report/{quote(run.id)}'>{_('Report')}</a>" if view.state.started else ""
     if view.status in runs.ACTIVE:
         return f"<span class='actions'>{shared}{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"

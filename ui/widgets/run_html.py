@@ -81,7 +81,9 @@ def _facts(view: View) -> list[str]:
         facts.append(_("step {step} of {steps}", step=now, steps=state.steps))
     if remaining := time_left(view):
         facts.append(remaining)
-    if view.status == "waiting" and not state.phase:
+    if view.status == "waiting" and view.run.on_hold:
+        facts.append(_("on hold"))
+    elif view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
         facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
     if view.status == "running":

@@ -310,7 +310,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[3])
         assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[5]
+        assert "has not stopped yet" in drawn[6]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
         assert worker.wait(10) != 0
@@ -323,17 +323,21 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
     started = []
     monkeypatch.setattr(runs, "start", started.append)
     run = train.create(answers())
-    with pytest.raises(UserError, match="no suggested fix"):
+    with pytest.raises(UserError, match="has not failed"):
         run_actions.retry(run.id, SamplerClient())
     run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
     run_actions.retry(run.id, SamplerClient())
     assert started[0] != run
     assert started[0].config().optimizer.learning_rate == 1e-4
     assert started[0].config().adapter == run.config().adapter
+    run.report(events.Failed(message="m", remedy="r", traceback=""))
+    run_actions.retry(run.id, SamplerClient())
+    assert started[1] not in (run, started[0])
+    assert config.dump(started[1].config()) == config.dump(run.config()), "the same settings"
     run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
     run.report(events.Finished(step=40, export="rin.safetensors"))
     run_actions.extend(run.id, SamplerClient())
-    assert started[1].config().training.steps == 60
+    assert started[2].config().training.steps == 60
 
 
 def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -342,8 +343,8 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
 
 def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
     left = answers(**{"form-training-exposures": 99})
-    text, report, use = settings.as_text(left)
-    assert (report, use.interactive) == ("", True)
+    text, report, use, export = settings.as_text(left)
+    assert (report, use.interactive, export.interactive) == ("", True, True)
     assert "exposures = 99" in text
     assert settings.use_text(left, text)[1]["values"] == settings.fill(left).values
     changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))[1]
@@ -353,11 +354,26 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
         ("[training]\nsteps = -3", "steps"),
         ("training", "The text is not a TOML file"),
     ):
-        report, use = settings.check_text(left, wrong)
+        report, use, export = settings.check_text(left, wrong)
         assert words in report
         assert not use.interactive
+        assert not export.interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
+
+
+def test_the_text_is_exported_for_kohyas_scripts_with_what_it_cannot_say(character: Path) -> None:
+    left = answers(name="mira")
+    text = settings.as_text(left)[0].replace("exposures = 340", "exposures = 91")
+    report, file = settings.export_kohya(left, text)
+    assert file["name"] == "mira-kohya.toml"
+    exported = tomllib.loads(file["text"])
+    assert exported["max_train_steps"] == 43, "of the text, not of the form"
+    assert str(character.parent) not in file["text"]
+    assert "The built-in micro is no model for other programs" in report
+    assert "trigger = &#x27;miraxo&#x27;" in report
+    with pytest.raises(UserError, match=r"step is not a setting"):
+        settings.export_kohya(left, "[training]\nstep = 3")
 
 
 def test_an_answer_has_the_number_of_its_request(character: Path) -> None:

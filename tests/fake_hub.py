@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -27,6 +28,8 @@ class FakeHub:
     corrupts: bool = False  # the last byte of large files
     seconds_per_piece: float = 0.0  # of 2 MiB; slows downloads down
     sent: list[tuple[str, int]] = field(default_factory=list)  # files that were sent, and from which byte
+    token: str = ""  # that may write
+    private: set[str] = field(default_factory=set)
 
 
 @contextmanager
@@ -56,6 +59,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        """Take what the hub's client uploads: a new repository, what is to come, and a commit with its files."""
+        hub = self.hubs[self.server.server_address[1]]
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path).path.strip("/").split("/")
+        if parts == ["api", "validate-yaml"]:
+            self._tell({"errors": [], "warnings": []})
+        elif self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._refuse(401, "")
+        elif parts == ["api", "repos", "create"]:
+            asked = json.loads(data)
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            hub.repositories.setdefault(name, {})
+            if asked.get("private") or asked.get("visibility") == "private":
+                hub.private.add(name)
+            self._tell({"url": f"{hub.url}/{name}"})
+        elif parts[4:5] == ["preupload"]:
+            files = json.loads(data)["files"]
+            kind = {"uploadMode": "regular", "shouldIgnore": False}
+            self._tell({"files": [{"path": file["path"], **kind} for file in files]})
+        else:
+            name = "/".join(parts[2:4])
+            for line in map(json.loads, data.splitlines()):
+                if line["key"] == "file":
+                    hub.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            address = f"{hub.url}/{name}/commit/{COMMIT}"
+            self._tell({"commitUrl": address, "commitOid": COMMIT, "pullRequestUrl": None})
+
+    def _tell(self, answer: dict[str, object]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _answer(self, *, body: bool) -> None:
         hub = self.hubs[self.server.server_address[1]]

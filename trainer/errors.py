@@ -1,7 +1,8 @@
-"""UserError, the exception whose message is shown to the user; and what errors of the system mean: memory, disk."""
+"""UserError, whose message is shown to the user; and what errors of the system mean: memory, disk, files in use."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from trainer.i18n import _
 
@@ -43,6 +44,22 @@ def explain_disk(error: BaseException) -> UserError | None:
             "Check the disk and its connection, then resume or try again: what was there is kept.",
         )
     return None
+
+
+@contextmanager
+def explaining_files_in_use() -> Iterator[None]:
+    """Explain why a folder cannot be moved: on Windows, while one of its files is open.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except PermissionError:
+        raise UserError(
+            "Some of these files are in use, or may not be changed.",
+            "Close the programs that have them open, wait for downloads, then try again.",
+        ) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:

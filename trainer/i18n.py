@@ -31,6 +31,24 @@ def ngettext(singular: str, plural: str, n: int, /, **values: object) -> str:
     return _catalog.ngettext(singular, plural, n).format(n=n, **_quoted(values))
 
 
+def duration(count: float) -> str:
+    """Return a duration as text, rounded."""
+    if count < 5:
+        return _("a few seconds")
+    if count < 90:
+        return _("{n} s", n=max(5, round(count / 5) * 5))
+    if count < 90 * 60:
+        return _("{n} min", n=round(count / 60))
+    return _("{n:.1f} h", n=count / 3600)
+
+
+def file_size(count: int) -> str:
+    """Return a number of bytes as text."""
+    if count >= 2**20:
+        return f"{count / 2**20:.1f} MB"
+    return f"{max(1, round(count / 1024))} KB"
+
+
 class _Quoted(str):
     """Text that `!r` quotes as the user wrote it, backslashes too; only what would control a terminal is escaped."""
 

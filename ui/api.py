@@ -27,7 +27,7 @@ from ui.tabs import try_out
 from ui.tabs.sample_form import SampleForm
 from ui.widgets.handlers import Handler, handled
 
-COMMANDS = (*runs.COMMANDS, "pause", "go_on", "resume", "more")
+COMMANDS = (*runs.COMMANDS, "pause", "go_on", "resume", "more", "again", "hold", "release")
 SAMPLE_SETTINGS = ("seed", "steps", "guidance", "clip_skip", "negative", "size")
 Json = dict[str, Any]
 
@@ -42,9 +42,11 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> None:
         return status(run.id)
 
     def control(run: str, command: str) -> Json:
-        """Control a run: stop, pause, go_on, resume, more (steps), checkpoint, preview, or cooldown."""
-        send(run, command, sampler)
-        return status(run)
+        """Control a run: stop, pause, go_on, resume, more (steps), checkpoint, preview, cooldown, hold, or release.
+
+        `again` queues a copy of a failed run; its status is returned.
+        """
+        return status(send(run, command, sampler).id)
 
     def list_adapters() -> list[dict[str, str]]:
         """List all adapters, the newest first; `key` is what make_picture takes."""
@@ -66,17 +68,21 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> None:
         gr.api(handled(endpoint), api_name=endpoint.__name__)
 
 
-def send(run_id: str, command: str, sampler: SamplerClient) -> None:
-    """Carry out a command of `control`.
+def send(run_id: str, command: str, sampler: SamplerClient) -> runs.Run:
+    """Carry out a command of `control`; return the run that it concerns, a new one for `again`.
 
     Raises:
         UserError: there is no such command, or the run is not active.
     """
     match command:
         case "resume":
-            run_actions.resume(run_id, sampler)
+            return run_actions.resume(run_id, sampler)
         case "more":
-            run_actions.extend(run_id, sampler)
+            return run_actions.extend(run_id, sampler)
+        case "again":
+            return run_actions.retry(run_id, sampler)
+        case "hold" | "release":
+            run_actions.arrange(run_id, command, 0)
         case "pause" | "go_on":
             run_actions.pause(runs.find(run_id), sampler, go_on=command == "go_on")
         case _ if command in runs.COMMANDS:
@@ -84,6 +90,7 @@ def send(run_id: str, command: str, sampler: SamplerClient) -> None:
         case _:
             known = ", ".join(COMMANDS)
             raise UserError("{command!r} is not a command.", "Use one of {known}.", command=command, known=known)
+    return runs.find(run_id)
 
 
 def sample_form(prompt: str, adapter: str, strength: float, settings: dict[str, Any]) -> SampleForm:

@@ -184,8 +184,38 @@ print(archive.rename(run, "better").id)
 
 
 def test_a_run_that_is_being_downloaded_is_not_moved_and_it_is_said(disk: Path) -> None:
-    sentence = "The files of this run are in use, or may not be changed."
+    sentence = "Some of these files are in use, or may not be changed."
     assert python(disk, DOWNLOADED).splitlines() == [sentence, sentence, "2026-01-01_120000_better"]
+
+
+LOOKED_AT = """
+from trainer import paths, storage
+from trainer.errors import UserError
+from ui.state import projects
+storage.IN_USE = 0.1
+name = projects.create("Rin")
+image = paths.datasets() / name / "01.png"
+storage.write(image, "")
+with image.open("rb"):
+    try:
+        projects.delete(name)
+    except UserError as error:
+        print(error)
+print(image.is_file())
+projects.delete(name)
+with (projects.deleted()[0] / "01.png").open("rb"):
+    try:
+        projects.restore_last()
+    except UserError as error:
+        print(error.message)
+print(projects.restore_last(), image.is_file())
+"""
+
+
+def test_a_project_with_an_image_that_another_program_shows_is_not_moved_and_it_is_said(disk: Path) -> None:
+    sentence = "Some of these files are in use, or may not be changed."
+    remedy = "Close the programs that have them open, wait for downloads, then try again."
+    assert python(disk, LOOKED_AT).splitlines() == [f"{sentence} {remedy}", "True", sentence, "Rin True"]
 
 
 SERVED = """

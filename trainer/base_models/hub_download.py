@@ -1,7 +1,7 @@
 """Download a base model from the Hugging Face Hub into the hub's cache, with progress; a large file is resumed.
 
-`limner download`, which the page's button starts too, is the only part of the program that asks the hub. The hub's own
-client begins a file again after an interruption, which is much for 7 GB, so large files are fetched here.
+`limner download`, which the page's button starts too, is the only part of the program that asks the hub for anything.
+The hub's own client begins a file again after an interruption, which is much for 7 GB, so large files are fetched here.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ PIECE = 2**20  # bytes that are read at once
 PARTIAL = ".partial"  # of a file that is being fetched
 _SHA256 = re.compile("[0-9a-f]{64}")
 # The hub's client uses another HTTP library from version to version.
-_FAILURES: tuple[type[Exception], ...] = (OSError, httpx.HTTPError, *HfHubHTTPError.__bases__)
+FAILURES: tuple[type[Exception], ...] = (OSError, httpx.HTTPError, *HfHubHTTPError.__bases__)
 
 
 def download(base: str, revision: str, report: Callable[[int, int], None]) -> Path:
@@ -73,7 +73,7 @@ def download(base: str, revision: str, report: Callable[[int, int], None]) -> Pa
                 if file.size >= LARGE:
                     _fetch(repository, file, commit, blobs)
                 path = hf_hub_download(repository, file.path, revision=revision or None)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise _explain(base, error) from error
     return Path(path) if file_name else Path(path).parent
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 # A command must not look anything up on a network without being asked to.
-if sys.argv[1:2] == ["download"]:
+if sys.argv[1:2] == ["download"] or (sys.argv[1:2] == ["publish"] and any(a.startswith("--push") for a in sys.argv)):
     os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -25,7 +25,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
-from trainer.cli import adapter_files, machine, recipes
+from trainer.cli import adapter_files, machine, recipes, run_queue, sharing
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import Progress, echo
 from trainer.config import PictureConfig
@@ -33,7 +33,7 @@ from trainer.data import captions, checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
-from trainer.runs import Run
+from trainer.runs import Run, queue
 
 app = typer.Typer(
     help="Teach Stable Diffusion a character or a style.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -41,6 +41,8 @@ app = typer.Typer(
 app.add_typer(adapter_files.app)
 app.add_typer(machine.app)
 app.add_typer(recipes.app)
+app.add_typer(run_queue.app, name="queue")
+app.add_typer(sharing.app)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
@@ -125,6 +127,7 @@ def resume(folder: RunFolder) -> None:
     if not runs.is_locked(run.lock):  # asked for before it ended
         storage.remove(run.folder / "ask" / "stop")
     runs.pause(run, go_on=True)
+    queue.hold(run, release=True)
     raise typer.Exit(_work_visibly(run))
 
 

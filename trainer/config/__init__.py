@@ -14,6 +14,7 @@ from trainer.config.loading import (
     override,
     parse,
     preset,
+    without_paths,
 )
 from trainer.config.picture import PictureConfig
 from trainer.config.run_config import (
@@ -46,4 +47,5 @@ __all__ = [
     "override",
     "parse",
     "preset",
+    "without_paths",
 ]

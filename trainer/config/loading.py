@@ -7,8 +7,9 @@ of the schema.
 import difflib
 import math
 import tomllib
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar, cast
 
 import tomlkit
@@ -19,7 +20,8 @@ from trainer import paths
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
-from trainer.config import renames
+from trainer.config import renames, subject_lines
+from trainer.config.adapter import Lora
 from trainer.config.run_config import TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
@@ -276,3 +278,26 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 def dump(config: Section) -> str:
     """Return the TOML text of a config, every value written out."""
     return tomlkit.dumps(config.model_dump(mode="json"))
+
+
+def without_paths(config: TrainConfig) -> TrainConfig:
+    """Return a config as it may be published: only the last part of each path, of whatever system it came from."""
+    model = {"vae": _last_part(config.model.vae)}
+    if not detect.is_hub_name(config.model.base):
+        model["base"] = _last_part(config.model.base)
+    regularization = {"dataset": _last_part(config.regularization.dataset)}
+    adapter = {"start": _last_part(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
+    others = (replace(subject, dataset=_last_part(subject.dataset)) for subject in config.taught[1:])
+    return config.model_copy(
+        update={
+            "dataset": _last_part(config.dataset),
+            "subjects": tuple(map(subject_lines.write, others)),
+            "adapter": config.adapter.model_copy(update=adapter),
+            "model": config.model.model_copy(update=model),
+            "regularization": config.regularization.model_copy(update=regularization),
+        }
+    )
+
+
+def _last_part(path: str) -> str:
+    return PureWindowsPath(path).name  # which splits at slashes, too

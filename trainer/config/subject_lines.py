@@ -1,8 +1,6 @@
 """Lines that name a dataset to teach in the same run: `kim --trigger kmx2 --repeats 2`."""
 
 import re
-from dataclasses import replace
-from pathlib import Path
 
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
@@ -41,9 +39,3 @@ def write(subject: Subject) -> str:
     """Return a subject as the line that `parse` reads."""
     repeats = f" --repeats {subject.repeats}" if subject.repeats > 1 else ""
     return f"{subject.dataset} --trigger {subject.trigger}{repeats}"
-
-
-def without_path(line: str) -> str:
-    """Return a line with only the last part of the path of its dataset."""
-    subject = parse(line)
-    return write(replace(subject, dataset=Path(subject.dataset).name))

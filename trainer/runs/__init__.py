@@ -13,7 +13,7 @@ from trainer.runs.run import (
     find,
     log_tail,
 )
-from trainer.runs.view import ENDS, START_GRACE, View, find_similar, is_locked, look
+from trainer.runs.view import ENDS, START_GRACE, STATUS_LABELS, View, find_similar, is_locked, look
 
 __all__ = [
     "ACTIVE",
@@ -21,6 +21,7 @@ __all__ = [
     "ENDS",
     "PAUSE_POLL",
     "START_GRACE",
+    "STATUS_LABELS",
     "Command",
     "Run",
     "StopRequestedError",

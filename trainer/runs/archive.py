@@ -1,14 +1,14 @@
-"""Runs that have ended: extend, rename, delete and restore them; and display names of their files."""
+"""Runs that have ended: extend, repeat, rename, delete and restore them; and display names of their files."""
 
+import json
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from trainer import paths, runs, storage
-from trainer.errors import UserError
+from trainer import config, paths, runs, storage
+from trainer.errors import UserError, explaining_files_in_use
 from trainer.runs import Run, checkpoints
 
 START_TIME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{6}_")  # prefix of a run's name
@@ -35,9 +35,22 @@ def extend(run: Run, steps: int) -> None:
     view = runs.look(run)
     if view.status in runs.ACTIVE or not view.state.steps:
         raise UserError("This run cannot be extended now.", "Wait until it has ended.")
-    config = run.config()
-    training = config.training.model_copy(update={"steps": view.state.steps + steps})
-    run.save_config(config.model_copy(update={"training": training}))
+    settings = run.config()
+    training = settings.training.model_copy(update={"steps": view.state.steps + steps})
+    run.save_config(settings.model_copy(update={"training": training}))
+
+
+def again(run: Run, change: Mapping[str, float | str] | None = None) -> Run:
+    """Create a run with the settings of one that has ended, and changes to them by path.
+
+    Raises:
+        UserError: it is active, or its settings cannot be read.
+    """
+    if runs.look(run).status in runs.ACTIVE:
+        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    data = run.config().model_dump(mode="json", exclude={"record"})
+    assignments = [f"{path}={json.dumps(value)}" for path, value in (change or {}).items()]
+    return runs.create(config.build(config.override(data, assignments)))
 
 
 def delete(run: Run) -> None:
@@ -48,7 +61,7 @@ def delete(run: Run) -> None:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is still running.", "Stop it first.")
-    with _moving():
+    with explaining_files_in_use():
         storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
 
 
@@ -71,7 +84,7 @@ def restore_last() -> Run:
     folder = paths.outputs() / run_folders[0].stem
     if folder.exists():
         raise UserError("Another run has this name by now.", "Rename that one first.")
-    with _moving():
+    with explaining_files_in_use():
         storage.replace(run_folders[0], folder)
     return Run(folder)
 
@@ -88,22 +101,6 @@ def rename(run: Run, name: str) -> Run:
     folder = paths.outputs() / f"{created}_{paths.check_name(name.strip(), 'run')[:42]}"
     if folder.exists() and folder != run.folder:
         raise UserError("There is already a run of this name.", "Choose another name.")
-    with _moving():
+    with explaining_files_in_use():
         storage.replace(run.folder, folder)
     return Run(folder)
-
-
-@contextmanager
-def _moving() -> Iterator[None]:
-    """Explain why a run's folder cannot be moved: on Windows, while one of its files is open.
-
-    Raises:
-        UserError: it is.
-    """
-    try:
-        yield
-    except PermissionError:
-        raise UserError(
-            "The files of this run are in use, or may not be changed.",
-            "Close the programs that have them open, wait for downloads, then try again.",
-        ) from None

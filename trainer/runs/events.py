@@ -4,13 +4,15 @@ The log is append-only with one writer. A line cut off by a crash is ignored by 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+SMOOTHING = 0.9  # of a loss curve
 
 
 def _now() -> datetime:
@@ -287,3 +289,13 @@ def loss_curve(state: State, points: int = 500) -> list[tuple[int, float]]:
         stride = -(-len(steps) // points)
         steps = sorted({*steps[::stride], steps[-1]})
     return [(step, state.losses[step]) for step in steps]
+
+
+def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
+    """Return the exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3)."""
+    average, weight, smoothed = 0.0, 1.0, []
+    for value in values:
+        average = factor * average + (1 - factor) * value
+        weight *= factor
+        smoothed.append(average / (1 - weight))
+    return smoothed

@@ -7,7 +7,8 @@
     worker.log      output of the worker
     worker.lock     held while a worker lives
     ask/            empty files: stop, checkpoint, preview, cooldown (anyone writes, the worker removes), and pause,
-                    which holds the worker after its current step for as long as it is there
+                    which holds the worker after its current step for as long as it is there; start and hold while
+                    it waits for the device (see `queue`)
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
@@ -38,6 +39,7 @@ Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 PAUSE = "pause"
+HOLD = "hold"
 PAUSE_POLL = 0.2  # seconds between checks of whether a paused run may go on
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -103,10 +105,15 @@ class Run:
         return True
 
     @property
-    def is_held(self) -> bool:
+    def is_paused(self) -> bool:
         """True if the run is paused and not asked to stop, so that it waits after the current step."""
         asks = self.folder / "ask"
         return self.is_main and (asks / PAUSE).exists() and not (asks / "stop").exists()
+
+    @property
+    def on_hold(self) -> bool:
+        """True if the run keeps its place in the queue without taking the device."""
+        return (self.folder / "ask" / HOLD).exists()
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Report progress of a phase, and end it if the run was asked to stop.

@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.i18n import _
 from trainer.runs import events
 from trainer.runs.run import ACTIVE, PAUSE, Run, Status, all_runs
 
@@ -17,6 +18,14 @@ START_GRACE = 30.0  # seconds in which a worker that was just started must take 
 SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
 INITIAL_SILENCE = 600.0  # the same before two steps are done
 STOP_TIMEOUT = 10.0  # seconds after which a run that did not respond to a stop request may be killed
+STATUS_LABELS: dict[Status, str] = {
+    "waiting": _("Waiting"),
+    "running": _("Training"),
+    "interrupted": _("Interrupted"),
+    "finished": _("Done"),
+    "stopped": _("Stopped"),
+    "failed": _("Failed"),
+}
 ENDS: dict[str, Status] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 
 

@@ -215,7 +215,7 @@ def requests(
     waited = False
     with ExitStack() as stack:
         while True:
-            pause = run.is_held
+            pause = run.is_paused
             values: list[int] = [pause, *(not pause and run.take_request(command) for command in COMMANDS)]
             is_paused, *flags = _broadcast_integers(accelerator, values)
             if not is_paused:

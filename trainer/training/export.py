@@ -21,10 +21,9 @@ from trainer import __version__, paths, storage
 from trainer.adapter_files import compatibility, reader, summary, writer
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
-from trainer.base_models import detect, layer_names
+from trainer.base_models import layer_names
 from trainer.base_models.spec import Shape
-from trainer.config import TrainConfig, dump, subject_lines
-from trainer.config.adapter import Lora
+from trainer.config import TrainConfig, dump, without_paths
 from trainer.errors import UserError
 from trainer.families import ADAPTER, Adapter, Family, adapted, base_weight, named
 from trainer.i18n import _
@@ -240,23 +239,3 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "limner.config": dump(without_paths(config)),
     }
     return {key: str(value) for key, value in values.items() if value != ""}
-
-
-def without_paths(config: TrainConfig) -> TrainConfig:
-    """Return the settings as they may be published: only the last part of each path."""
-    base = config.model.model_copy(update={"vae": Path(config.model.vae).name})
-    if not detect.is_hub_name(base.base):
-        base = base.model_copy(update={"base": Path(base.base).name})
-    regularization = config.regularization.model_copy(update={"dataset": Path(config.regularization.dataset).name})
-    adapter = config.adapter
-    if isinstance(adapter, Lora):
-        adapter = adapter.model_copy(update={"start": Path(adapter.start).name if adapter.start else ""})
-    return config.model_copy(
-        update={
-            "model": base,
-            "adapter": adapter,
-            "dataset": Path(config.dataset).name,
-            "subjects": tuple(map(subject_lines.without_path, config.subjects)),
-            "regularization": regularization,
-        }
-    )

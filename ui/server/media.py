@@ -9,15 +9,17 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
+from trainer.sharing import publishing, report
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -146,16 +148,34 @@ def adapter(run_id: str, file: str) -> FileResponse:
 @router.get("/backup/project/{name}")
 def project_backup(name: str) -> FileResponse:
     """Make a backup of a project, and serve it."""
-    return _backup(f"{name}.zip", lambda file: backup.write_project(name, file))
+    return _made_zip(f"{name}.zip", lambda file: backup.write_project(name, file))
 
 
 @router.get("/backup/run/{run_id}")
 def run_backup(run_id: str) -> FileResponse:
     """Make a backup of a run, and serve it."""
-    return _backup(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
+    return _made_zip(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
 
 
-def _backup(name: str, write: Callable[[Path], None]) -> FileResponse:
+@router.get("/report/{run_id}")
+def run_report(run_id: str) -> Response:
+    """Make the report of a run, and serve it as a file to save."""
+    run = _or_404(lambda: runs.find(run_id))
+    content, name = _or_404(lambda: (report.render(run), report.file_name(run)))
+    audit.record("download", what=name)
+    headers = FRESH | {"Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}"}
+    return Response(content, media_type="text/html", headers=headers)
+
+
+@router.get("/publish/{run_id}")
+def published_run(run_id: str) -> FileResponse:
+    """Make the folder to publish of a run, and serve it as a zip."""
+    run = _or_404(lambda: runs.find(run_id))
+    name = _or_404(lambda: run.config().name)
+    return _made_zip(f"{name}-publish.zip", lambda file: publishing.write_zip(run, file))
+
+
+def _made_zip(name: str, write: Callable[[Path], None]) -> FileResponse:
     paths.uploads().mkdir(parents=True, exist_ok=True)
     file = paths.uploads() / f"{secrets.token_hex(8)}.zip"
     _or_404(lambda: write(file))

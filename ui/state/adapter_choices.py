@@ -13,7 +13,7 @@ from urllib.parse import quote
 from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, file_size
 from trainer.runs import checkpoints
 from ui.state.run_watcher import RunWatcher, label
 
@@ -157,10 +157,11 @@ def describe(path: Path) -> str:
     settings = [f"{_(name)} {value}" for name, value in facts["recipe"].items()]
     if settings:
         rows.append(_row(_("training settings"), settings))
-    blocks = [_row(_BLOCKS.get(name, name), size(count)) for name, count in facts["blocks"].items()]
+    blocks = [_row(_BLOCKS.get(name, name), file_size(count)) for name, count in facts["blocks"].items()]
     return (
-        f"<div class='look'><h3>{escape(path.name)}, {size(facts['bytes'])}</h3>{_cover(summary.cover(file.metadata))}"
-        f"<table>{''.join(rows)}</table>{checked}<details class='notes'><summary>{_('Size of each block')}</summary>"
+        f"<div class='look'><h3>{escape(path.name)}, {file_size(facts['bytes'])}</h3>"
+        f"{_cover(summary.cover(file.metadata))}<table>{''.join(rows)}</table>{checked}"
+        f"<details class='notes'><summary>{_('Size of each block')}</summary>"
         f"<table>{''.join(blocks)}</table></details></div>"
     )
 
@@ -200,17 +201,10 @@ def table() -> str:
     """Render the kept files with their links; "" if there are none."""
     rows = [
         f"<li><a class='download' download href='/download/kept/{quote(path.name)}'>{escape(path.name)} "
-        f"({size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
+        f"({file_size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
         f"data-label='{escape(path.name)}'>{_('Delete')}</button></li>"
         for path in kept()
     ]
     if not rows:
         return ""
     return f"<div class='kept'><h2>{_('Other files')}</h2><ul>{''.join(rows)}</ul></div>"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as text."""
-    if count >= 2**20:
-        return f"{count / 2**20:.1f} MB"
-    return f"{max(1, round(count / 1024))} KB"

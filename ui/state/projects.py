@@ -6,7 +6,7 @@ from pathlib import Path
 from trainer import paths, runs, storage
 from trainer.data import dataset
 from trainer.data.captions import one_line
-from trainer.errors import UserError
+from trainer.errors import UserError, explaining_files_in_use
 from ui.state import page_memory
 
 FIRST = "my-pictures"  # name of the project that is created for the first upload
@@ -77,7 +77,7 @@ def delete(name: str) -> None:
     """Move a project to the bin, where it stays for a week; its runs stay.
 
     Raises:
-        UserError: there is no such project, or a run trains on it.
+        UserError: there is no such project, a run trains on it, or another program has one of its files open.
     """
     path = folder(name)
     for run in runs.all_runs():
@@ -85,7 +85,8 @@ def delete(name: str) -> None:
             raise UserError("A run is training on this project.", "Stop it first, or wait until it has ended.")
     with dataset.captions_lock(path):
         pass  # what is being written is complete
-    storage.move_to_bin(path, paths.datasets() / storage.BIN / f"{name}.{time.time_ns()}")
+    with explaining_files_in_use():
+        storage.move_to_bin(path, paths.datasets() / storage.BIN / f"{name}.{time.time_ns()}")
 
 
 def deleted() -> list[Path]:
@@ -97,7 +98,7 @@ def restore_last() -> str:
     """Bring back the project that was deleted last, and return its name.
 
     Raises:
-        UserError: there is none, or its name is taken by another project.
+        UserError: there is none, its name is taken by another project, or another program has one of its files open.
     """
     binned = deleted()
     if not binned:
@@ -105,7 +106,8 @@ def restore_last() -> str:
     name = binned[0].stem
     if name in dataset.names():
         raise UserError("There is already a project {name!r}.", "Rename that one first.", name=name)
-    storage.replace(binned[0], paths.datasets() / name)
+    with explaining_files_in_use():
+        storage.replace(binned[0], paths.datasets() / name)
     return name
 
 

@@ -1,11 +1,8 @@
 """Actions on a run that the page and the API share: start, stop, pause, resume, extend, retry."""
 
-import json
-
-from trainer import config as configs
 from trainer import runs
 from trainer.errors import UserError
-from trainer.runs import Run, View, archive, control
+from trainer.runs import Run, View, archive, control, queue
 from ui.state import audit
 from ui.state.sampler_client import SamplerClient
 
@@ -36,19 +33,29 @@ def extra_steps(view: View) -> int:
 
 
 def retry(run_id: str | None, sampler: SamplerClient) -> Run:
-    """Start a copy of a failed run with the change that its failure suggests.
+    """Start a copy of a failed run, with the change that its failure suggests, if any; the failed one stays.
 
     Raises:
-        UserError: the failure suggests none.
+        UserError: the run has not failed.
     """
-    failed = runs.find(run_id or "")
-    change = runs.look(failed).state.change
-    if not change:
-        raise UserError("There is no suggested fix for this run.", "Read its log.")
-    data = failed.config().model_dump(mode="json", exclude={"record"})
-    assignments = [f"{path}={json.dumps(value)}" for path, value in change.items()]
-    config = configs.build(configs.override(data, assignments))
-    return start(runs.create(config), sampler)
+    view = runs.look(runs.find(run_id or ""))
+    if view.status != "failed":
+        raise UserError("This run has not failed.", "Use its settings again instead.")
+    return start(archive.again(view.run, view.state.change), sampler)
+
+
+def arrange(run_id: str, act: str, place: int) -> None:
+    """Change what a waiting run is in the queue: move it to a `place`, 1 = the first, put it on hold, or release it.
+
+    Raises:
+        UserError: the run does not wait.
+    """
+    run = runs.find(run_id)
+    if act == "move":
+        queue.move(run, place)
+    else:
+        queue.hold(run, release=act == "release")
+    audit.record(f"queue {act}", what=run.id)
 
 
 def delete(run_id: str) -> None:

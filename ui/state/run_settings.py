@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import config as configs
-from trainer.config import TrainConfig, adjustments
+from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
@@ -13,18 +13,6 @@ from ui.state import page_memory
 from ui.state.answers import ENTRIES
 from ui.widgets import settings_form
 
-# Resolved when a run begins: by the base model, the machine, and the number of images.
-RESOLVED = {
-    ("model", "family"),
-    ("model", "revision"),
-    ("model", "prediction_type"),
-    ("training", "precision"),
-    ("training", "devices"),
-    ("training", "micro_batches"),
-    ("training", "gradient_checkpointing"),
-    ("preview", "prompts"),
-}
-STEPS = ("training", "steps")
 SAID = 6  # differences in the list of runs
 
 
@@ -40,12 +28,9 @@ def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
 @lru_cache(maxsize=500)
 def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
     config = configs.load(file)
-    resolved = set(RESOLVED)
     images = sum(subject.repeats * len(page_memory.captions(subject.dataset)) for subject in config.taught)
-    open_steps = config.training.model_copy(update={"steps": 0})
-    if images and adjustments.planned_steps(open_steps, images) == config.training.steps:
-        resolved.add(STEPS)  # they follow from the exposures
-    left_out = {entry.id for entry in ENTRIES if entry.path in resolved}
+    resolved = comparison.resolved(config, images)
+    left_out = {entry.id for entry in ENTRIES if ".".join(entry.path) in resolved}
     found = settings_form.differences(ENTRIES, config)
     return config, {field: value for field, value in found.items() if field not in left_out}
 
@@ -57,6 +42,6 @@ def described(run: Run) -> str:
     except (UserError, OSError):
         return ""
     titles = {entry.id: entry.group if entry.path[-1] == "kind" else entry.title for entry in ENTRIES}
-    said = [f"{titles[field]} {settings_form.shown(value)}" for field, value in list(differing.items())[:SAID]]
+    said = [f"{titles[field]} {comparison.shown(value)}" for field, value in list(differing.items())[:SAID]]
     more = len(differing) - len(said)
     return ", ".join([*said, *([_("{n} more", n=more)] if more else [])])

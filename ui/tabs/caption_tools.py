@@ -252,7 +252,7 @@ def _status(view: runs.View) -> str:
                 "{state}: {n} caption was written.",
                 "{state}: {n} captions were written.",
                 written,
-                state=run_html.STATUS_LABELS[view.status],
+                state=runs.STATUS_LABELS[view.status],
             )
             return f"<p class='quiet' role='status'>{text}</p>"
         case "interrupted":

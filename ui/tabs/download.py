@@ -10,7 +10,7 @@ import gradio as gr
 
 from trainer import runs
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, duration
 from trainer.runs import View, archive, checkpoints
 from ui.state import adapter_choices, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
@@ -108,14 +108,14 @@ def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
 
 def _searchable(view: View) -> str:
     """Return the text that a search looks into."""
-    return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.STATUS_LABELS[view.status]}".lower()
+    return f"{label(view.run)} {view.run.id} {_trigger(view)} {runs.STATUS_LABELS[view.status]}".lower()
 
 
 def _row(view: View) -> str:
     run = view.run
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} "
-        f"<span class='pill {view.status}'>{run_html.STATUS_LABELS[view.status]}</span></h2><p>{_facts(view)}</p>"
+        f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span></h2><p>{_facts(view)}</p>"
         f"{_settings(view)}"
         f"<p class='links'>{_links(view)}{_actions(view)}</p>{_verdicts(view)}</div></article>"
     )
@@ -137,7 +137,7 @@ def _facts(view: View) -> str:
     if trigger:
         facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
     if state.seconds:
-        facts.append(run_html.duration(state.seconds))
+        facts.append(duration(state.seconds))
     return " &middot; ".join(facts)
 
 
@@ -155,13 +155,16 @@ def _actions(view: View) -> str:
     """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
     run = view.run
     again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
+    shared = f"<a download href='/report/{quote(run.id)}'>{_('Report')}</a>" if view.state.started else ""
     if view.status in runs.ACTIVE:
-        return f"<span class='actions'>{again}</span>"
+        return f"<span class='actions'>{shared}{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
+    if view.state.export:
+        shared += f"<a download href='/publish/{quote(run.id)}'>{_('Zip to publish')}</a>"
     backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
-        f"<span class='actions'>{backup}{again}"
+        f"<span class='actions'>{shared}{backup}{again}"
         f"<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
         f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
     )

@@ -20,7 +20,7 @@ import gradio as gr
 
 from trainer import paths, processes
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, file_size
 from ui.state import adapter_choices, pending_uploads
 from ui.state.run_watcher import RunWatcher
 from ui.widgets.handlers import QUIET, handled, sentence
@@ -298,7 +298,7 @@ def run(request: Request) -> str:
             most=facts["worst_layer_error"],
         )
     notes = "".join(f"<p>{escape(note)}</p>" for note in facts["notes"])
-    return f"<p>{link} ({adapter_choices.size(facts['bytes'])}). {error}</p>{notes}{adapter_choices.describe(out)}"
+    return f"<p>{link} ({file_size(facts['bytes'])}). {error}</p>{notes}{adapter_choices.describe(out)}"
 
 
 def _model_path(request: Request) -> Path:

@@ -15,10 +15,10 @@ from trainer.data import dataset, reach
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS
 from trainer.errors import UserError
-from trainer.i18n import _, ngettext
+from trainer.i18n import _, duration, ngettext
 from ui.state import base_model_choices
 from ui.state.answers import ENTRIES, Answers
-from ui.widgets import run_html, settings_form
+from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
@@ -52,14 +52,13 @@ def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> lis
     steps = adjustments.planned_steps(training, images)
     times = round(steps * training.batch_size * training.gradient_accumulation / images)
     if similar and similar.seconds_per_step:
-        duration = run_html.duration(similar.seconds_per_step * steps)
         size = ngettext(
             "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
             "<b>{n} images, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
             images,
             steps=steps,
             times=times,
-            time=duration,
+            time=duration(similar.seconds_per_step * steps),
         )
         cost = _memory(similar)
     else:
@@ -128,8 +127,8 @@ def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.V
         exposures = round(standard * factor)
         if pace:
             training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
-            duration = run_html.duration(pace * adjustments.planned_steps(training, images))
-            title = _("{effort}, about {time}", effort=title, time=duration)
+            seconds = pace * adjustments.planned_steps(training, images)
+            title = _("{effort}, about {time}", effort=title, time=duration(seconds))
         labels.append((title, key))
         if config.training.steps == 0 and config.training.exposures == exposures:
             chosen = key

@@ -8,15 +8,16 @@ import gradio as gr
 
 from trainer import runs
 from trainer.i18n import LANGUAGE, _
-from trainer.runs import Run
+from trainer.runs import Run, queue
 from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
-from ui.widgets import loss_chart, run_html, settings_form
+from ui.widgets import loss_chart, queue_list, run_html, settings_form
 from ui.widgets.handlers import QUIET, UNQUEUED, handled
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
+QUEUE = 3  # place of the queue in what was drawn
 LOOKED_EVERY = 3.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
 NO_RUNS = f"<div class='empty'>{_('Nothing has been trained yet.')}</div>"
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
@@ -61,6 +62,7 @@ class RunView:
         self.drawn = gr.State(())
         self.timer = gr.Timer(REFRESHED_EVERY)
         status = gr.HTML(NO_RUNS, elem_id="status")
+        self.queue = gr.HTML(elem_id="queue", js_on_load=read("queue.js"))
         gr.HTML(NOTIFY, js_on_load=read("notify.js"), elem_id="notify")
         with gr.Row(elem_classes="tools"):
             self.buttons = {
@@ -80,6 +82,7 @@ class RunView:
             self.compared,
             self.drawn,
             self.timer,
+            self.queue,
             status,
             chart,
             previews,
@@ -109,7 +112,13 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
             concurrency_limit=1,
             **QUIET,
         )
+
+    def arrange(event: gr.EventData, *chosen: Any) -> list[Any]:  # noqa: ANN401 - values of `picked`
+        run_actions.arrange(str(event.run), str(event.act), int(event.place))
+        return draw(watch, *chosen)
+
     picked = [view.picker, view.compared, project]
+    view.queue.select(handled(arrange), picked, view.outputs, **QUIET)
     gr.on(
         [view.picker.input, view.compared.input],
         handled(lambda run, compared, project: draw(watch, run, compared, project)),
@@ -142,7 +151,9 @@ def tick(
     if view is None or (view.status not in runs.ACTIVE and is_new):
         view = watch.find(watch.default(project or ""))  # another page started a run
     others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
-    state = (known, stamp(view), stamp(active), *map(stamp, others))
+    line = queue.line()
+    waiting = tuple((run.id, run.on_hold) for run in line)
+    state = (known, stamp(view), stamp(active), waiting, *map(stamp, others))
     picker = others_picker = gr.skip()
     if tuple(drawn) == state:
         return dict(picker)
@@ -155,7 +166,8 @@ def tick(
             rest, value=[other.run.id for other in others], multiselect=True, visible=bool(rest)
         )
     timer = gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY)
-    return [run_html.pill(active), picker, others_picker, state, timer, *_parts(view, others)]
+    listed_queue = gr.skip() if drawn and drawn[QUEUE] == waiting else queue_list.render(line)
+    return [run_html.pill(active), picker, others_picker, state, timer, listed_queue, *_parts(view, others)]
 
 
 def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:
@@ -176,16 +188,18 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
     fix = ", ".join(f"{_title(path)} {_value(value)}" for path, value in change.items())
-    pause, stop = _("Pause"), _("Stop and save")
+    pause, stop, again = _("Pause"), _("Stop and save"), _("Train again")
     if view.paused:
         pause = _("Continue")
+    if change:
+        again = _("Train again with {settings}", settings=fix)
     if view.is_unresponsive(time.time()):
         stop = _("End now")
     return [
         gr.Button(pause, visible=running),
         gr.Button(stop, visible=active),
         gr.Button(visible=status in ("stopped", "interrupted", "failed")),
-        gr.Button(_("Train again with {settings}", settings=fix), visible=status == "failed" and bool(change)),
+        gr.Button(again, visible=status == "failed"),
         gr.Button(visible=status == "finished"),
         gr.Button(_("Train {steps} more steps", steps=run_actions.extra_steps(view)), visible=status == "finished"),
         gr.Button(visible=running),

@@ -17,7 +17,7 @@ import tomlkit
 from trainer import config as configs
 from trainer import paths, recipes, runs
 from trainer.base_models import MICRO
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import page_memory, pending_uploads, run_settings, saved_settings
@@ -30,13 +30,32 @@ from ui.widgets.templates import read
 
 NUMBERED = "(...values) => window.limnerForm.number(values)"
 APPLIED = "(...values) => window.limnerForm.apply(values)"
-ABOUT_THE_RUN = ("task", "name", "dataset", "preset", "trigger", "record")  # settings that are no part of the text
+SAVED = """(file) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([file.text], { type: "application/toml" }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
 RECIPES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
+
+
+@dataclass(frozen=True)
+class TextView:
+    """The same settings as a text: what is wrong with it, and the file for kohya's scripts that is made of it."""
+
+    whole: gr.Accordion
+    text: gr.Textbox
+    report: gr.HTML
+    use: gr.Button
+    export: gr.Button
+    export_report: gr.HTML
+    exported: gr.JSON
 
 
 @dataclass(frozen=True)
@@ -56,10 +75,7 @@ class Settings:
     reset_all: gr.Button
     recipe: gr.UploadButton
     recipe_report: gr.HTML
-    text: gr.Textbox
-    text_report: gr.HTML
-    use_text: gr.Button
-    as_text: gr.Accordion
+    text: TextView
     notes: gr.HTML
 
 
@@ -97,17 +113,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
                 _("Import a recipe"), file_types=RECIPES, elem_id="import-recipe", scale=0, min_width=120
             )
         recipe_report = gr.HTML(elem_id="recipe-report")
-        with gr.Accordion(_("The same settings as a text"), open=False, elem_id="settings-text") as as_text:
-            text = gr.Textbox(
-                label=_("Settings as TOML, for `limner train`"),
-                lines=16,
-                max_lines=30,
-                elem_id="settings-toml",
-                interactive=True,
-                buttons=["copy"],
-            )
-            text_report = gr.HTML(elem_id="text-report")
-            use_text = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
+        text_view = _build_text()
         with gr.Column(elem_id="settings"):
             widgets = settings_form.widgets(ENTRIES, standard, apart)
     return Settings(
@@ -121,12 +127,27 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         reset_all=reset_all,
         recipe=recipe,
         recipe_report=recipe_report,
-        text=text,
-        text_report=text_report,
-        use_text=use_text,
-        as_text=as_text,
+        text=text_view,
         notes=gr.HTML({}, html_template="<span></span>", js_on_load=read("form_notes.js"), elem_id="form-notes"),
     )
+
+
+def _build_text() -> TextView:
+    with gr.Accordion(_("The same settings as a text"), open=False, elem_id="settings-text") as whole:
+        text = gr.Textbox(
+            label=_("Settings as TOML, for `limner train`"),
+            lines=16,
+            max_lines=30,
+            elem_id="settings-toml",
+            interactive=True,
+            buttons=["copy"],
+        )
+        report = gr.HTML(elem_id="text-report")
+        with gr.Row():
+            use = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
+            export = gr.Button(_("Download as kohya TOML"), elem_id="export-kohya", size="sm")
+        export_report = gr.HTML(elem_id="kohya-report")
+    return TextView(whole, text, report, use, export, export_report, gr.JSON(visible=False))
 
 
 def fill_on(
@@ -161,15 +182,18 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
             [settings.recipe],
             [settings.recipe_report, form.base],
         ),
-        fill_on(settings.use_text.click, with_answers(use_text), form, [settings.text], [form.base]),
+        fill_on(settings.text.use.click, with_answers(use_text), form, [settings.text.text], [form.base]),
     ]
     settings.save.click(
         with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **UNQUEUED
     )
-    report = [settings.text_report, settings.use_text]
-    settings.as_text.expand(with_answers(as_text), form.inputs, [settings.text, *report], **UNQUEUED)
-    settings.text.change(
-        with_answers(check_text), [*form.inputs, settings.text], report, trigger_mode="always_last", **UNQUEUED
+    view = settings.text
+    with_text, report = [*form.inputs, view.text], [view.report, view.use, view.export]
+    view.whole.expand(with_answers(as_text), form.inputs, [view.text, *report], **UNQUEUED)
+    view.text.change(with_answers(check_text), with_text, report, trigger_mode="always_last", **UNQUEUED)
+    exported = [view.export_report, view.exported]
+    view.export.click(with_answers(export_kohya), with_text, exported, **UNQUEUED).success(
+        None, view.exported, None, js=SAVED, **UNQUEUED
     )
     return loaded
 
@@ -287,12 +311,12 @@ def as_text(answers: Answers) -> list[Any]:
         complete = settings_form.build(ENTRIES, answers.data()).model_dump(mode="json")
     except UserError:
         complete = configs.complete(answers.data())
-    text = tomlkit.dumps({key: value for key, value in complete.items() if key not in ABOUT_THE_RUN})
+    text = tomlkit.dumps({key: value for key, value in complete.items() if key not in comparison.ABOUT_THE_RUN})
     return [text, *check_text(answers, text)]
 
 
 def check_text(answers: Answers, text: str | None) -> list[Any]:
-    """Return a report of what is wrong with a text of settings, and the button, which is off until nothing is."""
+    """Return a report of what is wrong with a text of settings, and its buttons, which are off until nothing is."""
     try:
         data = _parse(answers, text or "")
     except UserError as error:
@@ -300,7 +324,8 @@ def check_text(answers: Answers, text: str | None) -> list[Any]:
     else:
         problems = [error.message for error in configs.find_errors(data).values()]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    return [f"<ul class='problems' role='alert'>{listed}</ul>" if problems else "", gr.Button(interactive=not problems)]
+    report = f"<ul class='problems' role='alert'>{listed}</ul>" if problems else ""
+    return [report, *(gr.Button(interactive=not problems) for _button in range(2))]
 
 
 def use_text(answers: Answers, text: str | None) -> list[Any]:
@@ -314,6 +339,24 @@ def use_text(answers: Answers, text: str | None) -> list[Any]:
     base = paths.unquoted(str(data["model"]["base"]))
     own = settings_form.own_of(ENTRIES, data)
     return [base, _with_settings(replace(answers, base=base), own)]
+
+
+def export_kohya(answers: Answers, text: str | None) -> list[Any]:
+    """Return what a file for kohya's scripts cannot say of a text of settings, and that file, for the browser to save.
+
+    Raises:
+        UserError: the text is not TOML, or a setting in it is unknown or out of bounds.
+    """
+    name = paths.safe_name(answers.name or answers.project, "settings")
+    about = {"name": name, "trigger": answers.trigger}
+    config = configs.build(configs.merge(_parse(answers, text or ""), about))
+    exported = recipes.export(config, len(page_memory.captions(answers.project)))
+    report = f"<p class='quiet'>{escape(_('The file says all of these settings.'))}</p>"
+    if exported.notes:
+        title = escape(_("What the file cannot say"))
+        notes = "".join(f"<li>{escape(note)}</li>" for note in exported.notes)
+        report = f"<details class='notes' open><summary>{title}</summary><ul>{notes}</ul></details>"
+    return [report, {"name": f"{name}-kohya.toml", "text": exported.text}]
 
 
 def _parse(answers: Answers, text: str) -> dict[str, Any]:

@@ -7,18 +7,7 @@ from typing import Any
 from trainer.i18n import _
 from trainer.runs import View, events
 
-SMOOTHING = 0.9
 POINTS = 400  # of each run
-
-
-def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
-    """Return the exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3)."""
-    average, weight, smoothed = 0.0, 1.0, []
-    for value in values:
-        average = factor * average + (1 - factor) * value
-        weight *= factor
-        smoothed.append(average / (1 - weight))
-    return smoothed
 
 
 def chart(views: Sequence[tuple[str, View]]) -> dict[str, Any]:
@@ -43,7 +32,7 @@ def _description(curve: dict[str, Any]) -> str:
     points = curve["points"]
     if len(points) < 2:
         return ""
-    averages = smooth([loss for _step, loss, _rate in points])
+    averages = events.smooth([loss for _step, loss, _rate in points])
     return _(
         "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
         loss=averages[-1],

@@ -7,29 +7,9 @@ from urllib.parse import quote
 from trainer import runs
 from trainer.base_models import MICRO
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, duration, file_size
 from trainer.runs import View, events, queue
-from ui.state import adapter_choices, base_model_choices, device_load
-
-STATUS_LABELS = {
-    "waiting": _("Waiting"),
-    "running": _("Training"),
-    "interrupted": _("Interrupted"),
-    "finished": _("Done"),
-    "stopped": _("Stopped"),
-    "failed": _("Failed"),
-}
-
-
-def duration(count: float) -> str:
-    """Return a duration as text, rounded."""
-    if count < 5:
-        return _("a few seconds")
-    if count < 90:
-        return _("{n} s", n=max(5, round(count / 5) * 5))
-    if count < 90 * 60:
-        return _("{n} min", n=round(count / 60))
-    return _("{n:.1f} h", n=count / 3600)
+from ui.state import base_model_choices, device_load
 
 
 def time_left(view: View) -> str:
@@ -49,7 +29,7 @@ def status_label(view: View) -> str:
         return _("Paused")
     if view.status in runs.ACTIVE and view.state.phase:
         return _("Preparing")
-    return STATUS_LABELS[view.status]
+    return runs.STATUS_LABELS[view.status]
 
 
 def progress(view: View) -> float:
@@ -101,7 +81,9 @@ def _facts(view: View) -> list[str]:
         facts.append(_("step {step} of {steps}", step=now, steps=state.steps))
     if remaining := time_left(view):
         facts.append(remaining)
-    if view.status == "waiting" and not state.phase:
+    if view.status == "waiting" and view.run.on_hold:
+        facts.append(_("on hold"))
+    elif view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
         facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
     if view.status == "running":
@@ -180,7 +162,7 @@ def export_link(view: View) -> str:
     export = view.run.folder / view.state.export
     if not view.state.export or not export.is_file():
         return ""
-    url, size = f"/download/{quote(view.run.id)}/{quote(export.name)}", adapter_choices.size(export.stat().st_size)
+    url, size = f"/download/{quote(view.run.id)}/{quote(export.name)}", file_size(export.stat().st_size)
     return f"<a class='download' download href='{url}'>{escape(export.name)} ({size})</a>"
 
 

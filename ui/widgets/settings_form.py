@@ -18,14 +18,13 @@ from pydantic.fields import FieldInfo
 
 from trainer import config as configs
 from trainer.base_models import MICRO
-from trainer.config import TrainConfig, renames
+from trainer.config import TrainConfig, comparison, renames
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.schema import SettingError
 from ui.widgets.handlers import QUIET
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
-ELSEWHERE = frozenset({"task", "name", "dataset", "preset", "trigger", "record"})
 BASE = ("model", "base")  # chosen above the form
 
 
@@ -58,7 +57,7 @@ def entries(
     nested: list[Entry] = []
     for name, info in section.model_fields.items():
         here = (*path, name)
-        if (not path and name in ELSEWHERE) or here == BASE:
+        if (not path and name in comparison.ABOUT_THE_RUN) or here == BASE:
             continue
         title = _(title_of(name, info))
         sections = _sections(info.annotation)
@@ -312,27 +311,16 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
     changed = {}
     for entry, value, before in zip(listed, _with_own(listed, own, usual), values(listed, usual), strict=True):
         if _plain(entry, value) != _plain(entry, before):
-            changed[entry.id] = _("Default: {value}", value=shown(before) or _("empty"))
+            changed[entry.id] = _("Default: {value}", value=comparison.shown(before) or _("empty"))
     errors = {}
     for field, error in conflicts(listed, data).items():
-        fix = "" if error.fix is None else _("Set to {value}", value=shown(error.fix))
+        fix = "" if error.fix is None else _("Set to {value}", value=comparison.shown(error.fix))
         errors[field] = {"reason": error.message, "fix": fix}
     return {
         "changed": changed,
         "conflicts": errors,
         "words": {"reset": _("Reset"), "none": _("No setting matches.")},
     }
-
-
-def shown(value: object) -> str:
-    """Return a value in the user's words: choices as they are listed, on and off, short numbers."""
-    match value:
-        case bool():
-            return _("on") if value else _("off")
-        case str():
-            return _(value)
-        case _:
-            return f"{value:g}"
 
 
 # Widgets --------------------------------------------------------------------------------------------------------

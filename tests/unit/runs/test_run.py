@@ -1,5 +1,6 @@
 """Run folders: the state table row by row, the queue's order, names, commands. Locks are held by real processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -98,24 +99,96 @@ def test_a_view_reads_only_what_is_new(home: Path) -> None:
     assert second.offset > first.offset
 
 
+def named(name: str) -> Run:
+    """A run of this folder name that was started; nobody works on it yet."""
+    made = make()
+    made.folder.rename(made.folder.with_name(name))
+    run = Run(made.folder.with_name(name))
+    (run.folder / "ask" / "start").touch()
+    return run
+
+
 def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
-    older, newer = make("a"), make("b")
-    older.folder.rename(older.folder.with_name("0001"))
-    older = Run(older.folder.with_name("0001"))
+    older, newer = named("0001"), make("b")
     with held(older.lock):
-        assert queue._older_waiting(newer)
+        assert queue._ahead(newer)
         assert queue.position(newer) == 0  # nobody has started it
         (newer.folder / "ask" / "start").touch()
         assert queue.position(newer) == 2
         runs.request(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
             queue.wait_for_device(newer)
-    assert not queue._older_waiting(newer)
+    (older.folder / "ask" / "start").unlink()
+    assert not queue._ahead(newer)
     assert queue.position(newer) == 0
     lock = queue.wait_for_device(newer)
     assert runs.is_locked(queue.device_lock())
     assert queue.position(newer) == 0  # it is held by itself
     lock.release()
+
+
+def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
+    first, second, third = map(named, ("0001", "0002", "0003"))
+    assert queue.waiting() == [first, second, third]
+    queue.move(third, 1)
+    assert queue.waiting() == [third, first, second]
+    queue.move(third, 2)
+    assert queue.waiting() == [first, third, second]
+    queue.move(first, 99)
+    assert queue.waiting() == [third, second, first]
+    newest = named("0000")
+    assert queue.waiting() == [third, second, first, newest], "who comes later is behind those who were put in order"
+    assert json.loads((home / "outputs" / ".queue.json").read_text()) == ["0003", "0002", "0001"]
+    with held(queue.device_lock()):
+        assert [queue.position(run) for run in (third, second, first, newest)] == [1, 2, 3, 4]
+        assert queue.line() == [third, second, first, newest]
+    assert queue.line() == [second, first, newest], "one can begin at once"
+    for damaged in ("[", "7", ""):
+        (home / "outputs" / ".queue.json").write_text(damaged)
+        assert queue.waiting() == [newest, first, second, third]
+    with pytest.raises(UserError, match="does not wait"):
+        queue.move(make(), 1)
+
+
+def test_the_worker_of_a_run_goes_by_the_order(home: Path) -> None:
+    older, newer = named("0001"), named("0002")
+    with held(older.lock):
+        assert queue._is_preceded(newer)
+        queue.move(newer, 1)
+        assert not queue._is_preceded(newer)
+        queue.wait_for_device(newer).release()
+
+
+def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None:
+    older, newer = named("0001"), named("0002")
+    queue.hold(older)
+    assert older.on_hold
+    with held(older.lock):
+        assert queue.position(newer) == 0
+        assert queue.line() == [older]
+        queue.wait_for_device(newer).release()
+    with ThreadPoolExecutor(1) as thread:
+        resting = thread.submit(queue.wait_for_device, older)
+        time.sleep(0.8)
+        assert not resting.done()
+        assert not runs.is_locked(queue.device_lock())
+        queue.hold(older, release=True)
+        resting.result(timeout=30).release()
+    with pytest.raises(UserError, match="does not wait"):
+        queue.hold(newer)
+    with pytest.raises(UserError, match="does not wait"):
+        queue.move(older, 1)
+
+
+def test_a_run_on_hold_can_be_stopped_and_a_new_start_forgets_the_hold(home: Path) -> None:
+    run = named("0001")
+    queue.hold(run)
+    runs.request(run, "stop")
+    with pytest.raises(runs.StopRequestedError):
+        queue.wait_for_device(run)
+    (run.folder / "ask" / "start").unlink()
+    runs.start(run, executor=lambda _: None)
+    assert not run.on_hold
 
 
 def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

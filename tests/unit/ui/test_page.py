@@ -24,9 +24,10 @@ from trainer import paths, runs, storage
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
+from trainer.i18n import file_size
 from trainer.runs import Run, events
 from ui import api, head, launch, page
-from ui.state import adapter_choices, page_memory, projects, run_actions, run_settings
+from ui.state import page_memory, projects, run_actions, run_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -438,7 +439,7 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert "<b>" not in download.table(RunWatcher(), "tractor <b>")
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in download.table(RunWatcher())
-    assert adapter_choices.size(3 * 2**20) == "3.0 MB"
+    assert file_size(3 * 2**20) == "3.0 MB"
 
 
 def test_an_idle_server_leaves_the_processor_alone() -> None:

@@ -1,6 +1,7 @@
 """The routes that serve files: what is theirs with a fixed type, anything else not at all."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from trainer import runs
 from trainer.config import build
-from trainer.runs import Run
+from trainer.runs import Run, events
 from ui.server import media
 from ui.state import page_folders
 
@@ -123,3 +124,25 @@ def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, hom
 def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) -> None:
     (character / "fake.png").write_text("<script>alert(1)</script>")
     assert web.get("/media/dataset/rin/fake.png").status_code == 404
+
+
+def test_a_report_is_a_file_to_save(web: TestClient, run: Run) -> None:
+    answer = web.get(f"/report/{run.id}")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''rin-report.html"
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert answer.text.startswith("<!doctype html>")
+    assert web.get("/report/none").status_code == 404
+    run.config_file.write_text("broken")
+    assert web.get(f"/report/{run.id}").status_code == 404
+
+
+def test_what_to_publish_is_a_zip_that_leaves_nothing_behind(web: TestClient, run: Run, home: Path) -> None:
+    assert web.get(f"/publish/{run.id}").status_code == 404, "it has not finished"
+    run.report(events.Finished(step=10, export="rin.safetensors"))
+    answer = web.get(f"/publish/{run.id}")
+    assert answer.headers["content-type"] == "application/zip"
+    assert answer.headers["content-disposition"] == 'attachment; filename="rin-publish.zip"'
+    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert sorted(names) == ["rin/README.md", "rin/SHA256SUMS", "rin/rin.safetensors", "rin/settings.toml"]
+    assert list((home / "outputs" / ".tmp").iterdir()) == []

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[3])
         assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[5]
+        assert "has not stopped yet" in drawn[6]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
         assert worker.wait(10) != 0
@@ -323,23 +324,27 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
     started = []
     monkeypatch.setattr(runs, "start", started.append)
     run = train.create(answers())
-    with pytest.raises(UserError, match="no suggested fix"):
+    with pytest.raises(UserError, match="has not failed"):
         run_actions.retry(run.id, SamplerClient())
     run.report(events.Failed(message="m", remedy="r", traceback="", change={"optimizer.learning_rate": 1e-4}))
     run_actions.retry(run.id, SamplerClient())
     assert started[0] != run
     assert started[0].config().optimizer.learning_rate == 1e-4
     assert started[0].config().adapter == run.config().adapter
+    run.report(events.Failed(message="m", remedy="r", traceback=""))
+    run_actions.retry(run.id, SamplerClient())
+    assert started[1] not in (run, started[0])
+    assert config.dump(started[1].config()) == config.dump(run.config()), "the same settings"
     run.report(events.Started(step=0, steps=40, pid=1, device="CPU"))
     run.report(events.Finished(step=40, export="rin.safetensors"))
     run_actions.extend(run.id, SamplerClient())
-    assert started[1].config().training.steps == 60
+    assert started[2].config().training.steps == 60
 
 
 def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
     left = answers(**{"form-training-exposures": 99})
-    text, report, use = settings.as_text(left)
-    assert (report, use.interactive) == ("", True)
+    text, report, use, export = settings.as_text(left)
+    assert (report, use.interactive, export.interactive) == ("", True, True)
     assert "exposures = 99" in text
     assert settings.use_text(left, text)[1]["values"] == settings.fill(left).values
     changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))[1]
@@ -349,11 +354,26 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
         ("[training]\nsteps = -3", "steps"),
         ("training", "The text is not a TOML file"),
     ):
-        report, use = settings.check_text(left, wrong)
+        report, use, export = settings.check_text(left, wrong)
         assert words in report
         assert not use.interactive
+        assert not export.interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
+
+
+def test_the_text_is_exported_for_kohyas_scripts_with_what_it_cannot_say(character: Path) -> None:
+    left = answers(name="mira")
+    text = settings.as_text(left)[0].replace("exposures = 340", "exposures = 91")
+    report, file = settings.export_kohya(left, text)
+    assert file["name"] == "mira-kohya.toml"
+    exported = tomllib.loads(file["text"])
+    assert exported["max_train_steps"] == 43, "of the text, not of the form"
+    assert str(character.parent) not in file["text"]
+    assert "The built-in micro is no model for other programs" in report
+    assert "trigger = &#x27;miraxo&#x27;" in report
+    with pytest.raises(UserError, match=r"step is not a setting"):
+        settings.export_kohya(left, "[training]\nstep = 3")
 
 
 def test_an_answer_has_the_number_of_its_request(character: Path) -> None:

@@ -15,8 +15,8 @@ def view(*reported: events.Event) -> View:
 
 
 def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
-    assert loss_chart.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert loss_chart.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+    assert events.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert events.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from trainer import runs
 from trainer.config import build
+from trainer.i18n import duration
 from trainer.runs import Run, View, events
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.widgets import run_html
@@ -80,7 +81,7 @@ def test_warnings_are_escaped() -> None:
 
 @pytest.mark.parametrize(("count", "text"), [(2, "a few seconds"), (41, "40 s"), (200, "3 min"), (9000, "2.5 h")])
 def test_time_in_words(count: float, text: str) -> None:
-    assert run_html.duration(count) == text
+    assert duration(count) == text
 
 
 def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:

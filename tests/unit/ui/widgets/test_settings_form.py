@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from trainer import schema
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from ui.widgets import settings_form
 
@@ -25,7 +25,7 @@ def read(preset: str = "character", base: str = "micro", **changes: object) -> d
 
 def settings_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, info in section.model_fields.items():
-        if not path and name in settings_form.ELSEWHERE:
+        if not path and name in comparison.ABOUT_THE_RUN:
             continue
         kinds = schema.sections(info.annotation)
         for kind in kinds:

@@ -1,0 +1,63 @@
+"""The queue on the page: its order, holds, and what is drawn of it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from tests.unit.runs.test_run import held, named
+from trainer.errors import UserError
+from trainer.runs import Run, events, queue
+from ui.state import run_actions
+from ui.state.run_watcher import RunWatcher
+from ui.tabs import run_view
+from ui.widgets import queue_list
+
+NAMES = ("2026-11-24_140501_rin", "2026-11-24_140502_fox", "2026-11-24_140503_cat")
+
+
+@pytest.fixture
+def waiting(home: Path) -> Iterator[list[Run]]:
+    """Three runs that wait, as another process has the device."""
+    made = [named(name) for name in NAMES]
+    with held(queue.device_lock()):
+        yield made
+
+
+def listed(html: str) -> list[str]:
+    return re.findall(r"data-run='([^']+)'", html)
+
+
+def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
+    watch = RunWatcher()
+    place = 5  # of the queue in the outputs
+    drawn = run_view.draw(watch, "")
+    assert listed(drawn[place]) == list(NAMES)
+    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])[6]
+    run_actions.arrange(NAMES[2], "move", 1)
+    run_actions.arrange(NAMES[0], "hold", 0)
+    later = run_view.tick(watch, "", drawn[3])
+    assert listed(later[place]) == [NAMES[2], NAMES[0], NAMES[1]]
+    assert later[place].count("On hold") == later[place].count(">Release<") == 1
+    assert "on hold" in run_view.draw(watch, NAMES[0])[6]
+    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])[6]
+    waiting[1].report(events.Warned(message="x"))
+    unchanged = run_view.tick(watch, NAMES[1], later[3])
+    assert unchanged[place] == gr.skip(), "what is being dragged stays"
+    run_actions.arrange(NAMES[0], "release", 0)
+    assert "On hold" not in run_view.draw(watch, "")[place]
+    waiting[1].report(events.Finished(step=1, export=""))
+    (waiting[1].folder / "ask" / "start").unlink()
+    with pytest.raises(UserError, match="does not wait"):
+        run_actions.arrange(NAMES[1], "hold", 0)
+
+
+def test_the_first_cannot_go_up_and_the_last_cannot_go_down(waiting: list[Run]) -> None:
+    rows = queue_list.render(waiting).split("<li")[1:]
+    off = [re.findall(r"aria-label='([^']+)' disabled", row) for row in rows]
+    assert off == [["Move rin, 24 Nov 14:05:01 up"], [], ["Move cat, 24 Nov 14:05:03 down"]]
+    assert queue_list.render([]) == ""
+    waiting[0].config_file.write_text("broken")
+    assert len(listed(queue_list.render(waiting))) == 3

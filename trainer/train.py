@@ -30,6 +30,7 @@ from trainer.training import (
     encode,
     export,
     gauge,
+    held_out,
     memory,
     optimizer_step,
     prediction_type,
@@ -56,12 +57,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     accelerator = distributed.join(precision)
     config = distributed.share_config(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
-    examples = dataset.read_subjects(config.taught)
-    config = complete(config, run, examples, family)
+    examples, held = held_out.split(dataset.read_subjects(config.taught), config)
+    config = complete(config, run, examples, held, family)
     texts = [caption_variants.texts(example, config) for example in examples]
     captions = [first for first, *_unused in texts]
     warn(run, config, family, captions)
-    batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator))
+    batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator), held)
     preview = previews.prepare(family, config, accelerator)
     families.place(family, text_encoder=config.training.text_encoder)
     cpu_kernels.optimize_for_cpu(family, config.training.resolution)
@@ -79,7 +80,13 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         metadata = export.metadata(family, config, run, captions, len(examples))
         checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint, metadata)
 
+    def measure() -> None:
+        with state.exported_weights(adapter):
+            run.report(held_out.measure(accelerator, family, adapter, batches, config, step))
+
     run.report(started(step, config, family.device))
+    if step == 0 and held:
+        measure()
     if step == 0 and config.preview.at_start and config.preview.every:
         preview.make(family, adapter, run, step)
     saved_at = time.monotonic()
@@ -122,6 +129,8 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
         requests = distributed.requests(accelerator, run, resumed, paused)
         last = step == config.training.steps
+        if held and (due(step, config.held_out.every) or last):
+            measure()
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)
@@ -263,7 +272,13 @@ def resolve_precision(config: TrainConfig) -> str:
     return families.precision(config.model, devices.best())
 
 
-def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], family: families.Family) -> TrainConfig:
+def complete(
+    config: TrainConfig,
+    run: Run,
+    examples: tuple[Example, ...],
+    held: tuple[Example, ...],
+    family: families.Family,
+) -> TrainConfig:
     """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
 
     Raises:
@@ -271,7 +286,7 @@ def complete(config: TrainConfig, run: Run, examples: tuple[Example, ...], famil
     """
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *dataset.read_regularization(config.regularization.dataset))),
+        dataset_sha256=dataset.digest((*examples, *held, *dataset.read_regularization(config.regularization.dataset))),
         base_sha256=families.fingerprint(family.denoiser),
         vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
         start_sha256=adapter_start.checksum(config.adapter),

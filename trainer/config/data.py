@@ -113,6 +113,21 @@ class RegularizationConfig(Section):
     )
 
 
+class HeldOutConfig(Section):
+    """Images that are not trained, but measured: where their loss rises, the others are learned by heart."""
+
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        title="Held-out images",
+        description="Share of the images that are not trained but measured; which ones is drawn by the seed.",
+    )
+    every: int = Field(
+        50, ge=1, le=1_000_000, title="Measure every", description="Steps between two measurements of them."
+    )
+
+
 class PreservationConfig(Section):
     """Output preservation: keeps the base model as it is where the trigger is absent, so that the trigger is a switch.
 

@@ -12,7 +12,7 @@ from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.config import base_conflicts, prompt_lines, subject_lines
 from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
-from trainer.config.data import CaptionsConfig, ImagesConfig, PreservationConfig, RegularizationConfig
+from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.dataset import Subject
@@ -217,6 +217,7 @@ class TrainConfig(Section):
     images: ImagesConfig = Field(default_factory=ImagesConfig, title="Images")
     regularization: RegularizationConfig = Field(default_factory=RegularizationConfig, title="Regularization images")
     preservation: PreservationConfig = Field(default_factory=PreservationConfig, title="Preservation")
+    held_out: HeldOutConfig = Field(default_factory=HeldOutConfig, title="Held-out images")
     preview: PreviewConfig = Field(default_factory=PreviewConfig, title="Previews")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, title="Checkpoints")
     export: ExportConfig = Field(default_factory=ExportConfig, title="File")

@@ -56,6 +56,8 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "max_token_length": ("captions.max_token_length", positive),
     "flip_aug": ("images.flip", flag),
     "prior_loss_weight": ("regularization.weight", number),
+    "validation_split": ("held_out.share", number),
+    "validate_every_n_steps": ("held_out.every", positive),
     "sample_every_n_steps": ("preview.every", positive),
     "sample_at_first": ("preview.at_start", flag),
     "save_every_n_steps": ("checkpoint.every", positive),

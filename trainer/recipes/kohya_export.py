@@ -33,6 +33,8 @@ DIRECT: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "objective.noise_offset": ("noise_offset", float),
     "objective.input_perturbation": ("ip_noise_gamma", float),
     "captions.dropout": ("caption_dropout_rate", float),
+    "held_out.share": ("validation_split", float),
+    "held_out.every": ("validate_every_n_steps", int),
     "captions.multiple": ("enable_wildcard", bool),
     "captions.shuffle": ("shuffle_caption", bool),
     "captions.keep_tokens": ("keep_tokens", int),
@@ -49,13 +51,13 @@ UNSAID: dict[str, object] = {
     "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
-    "model.revision": "", "preview.prompts": [],
+    "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
 }  # fmt: skip
 # Sections and settings that say nothing unless the first one is used.
 _OF_OTHERS = {"preservation.share": "preservation.", "regularization.dataset": "regularization.",
               "images.crops": "images.min_crop", "images.background": "images.backgrounds",
               "objective.timestep_sampling": "objective.logit",
-              "objective.masked_loss": "objective.unmasked"}  # fmt: skip
+              "objective.masked_loss": "objective.unmasked", "held_out.share": "held_out."}  # fmt: skip
 _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
                 "training.devices", "training.memory", "training.micro_batches", "training.gradient_checkpointing",
                 "training.exposures", "captions.shuffles", "model.family")  # fmt: skip

@@ -62,6 +62,14 @@ class Step(_Event):
     memory: int
 
 
+class HeldOut(_Event):
+    """The loss of the held-out images was measured after `step` steps."""
+
+    kind: Literal["held_out"] = "held_out"
+    step: int
+    loss: float
+
+
 class Preview(_Event):
     """A preview image was written; `file` is relative to the run folder, and `sha256` its checksum."""
 
@@ -130,7 +138,9 @@ class Failed(_Event):
     change: dict[str, float | str] = Field(default_factory=dict)
 
 
-Event = Began | Started | Phase | Step | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
+Event = (
+    Began | Started | Phase | Step | HeldOut | Preview | Checkpoint | Warned | Verified | Finished | Stopped | Failed
+)
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -151,6 +161,7 @@ class State:
     phase: Phase | None = None
     losses: dict[int, float] = field(default_factory=dict)
     learning_rates: dict[int, float] = field(default_factory=dict)
+    held_out: dict[int, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     pace: tuple[tuple[int, float], ...] = ()
     memory: int = 0
@@ -237,19 +248,28 @@ def _fold_one(state: State, event: Event) -> State:
                 seconds=state.seconds + event.seconds,
                 pace=(*state.pace[-59:], (event.step, event.time.timestamp())),
             )
+        case HeldOut():
+            return replace(state, held_out={**state.held_out, event.step: event.loss})
+        case Preview() | Checkpoint() | Verified():
+            return _after_file(state, event)
+        case Warned():
+            return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
+        case Finished() | Stopped() | Failed():
+            return _after_end(state, event)
+
+
+def _after_file(state: State, event: Preview | Checkpoint | Verified) -> State:
+    """Take note of a file; one that was reported before is replaced."""
+    match event:
         case Preview():
             previews = [preview for preview in state.previews if preview.file != event.file]
             return replace(state, previews=(*previews, event))
         case Checkpoint():
             checkpoints = [checkpoint for checkpoint in state.checkpoints if checkpoint.step != event.step]
             return replace(state, checkpoints=(*checkpoints, event))
-        case Warned():
-            return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
         case Verified():
             verified = [check for check in state.verified if check.file != event.file]
             return replace(state, verified=(*verified, event))
-        case Finished() | Stopped() | Failed():
-            return _after_end(state, event)
 
 
 def _after_start(state: State, event: Started) -> State:
@@ -262,6 +282,7 @@ def _after_start(state: State, event: Started) -> State:
         device=event.device,
         losses={step: loss for step, loss in state.losses.items() if step <= event.step},
         learning_rates={step: rate for step, rate in state.learning_rates.items() if step <= event.step},
+        held_out={step: loss for step, loss in state.held_out.items() if step <= event.step},
         learning_rate=state.learning_rate,
         memory=state.memory,
         seconds=state.seconds,

@@ -147,6 +147,28 @@ class Batches:
     device: torch.device
     preserved: dict[str, Path] = field(default_factory=dict)  # latents that the base generated, by prompt
     small: "Batches | None" = None  # the same images at a lower resolution, for the first steps
+    held: Pool | None = None  # images that are only measured
+
+    @property
+    def held_count(self) -> int:
+        """Number of held-out images."""
+        return len(self.held.views) if self.held else 0
+
+    def held_batch(self, index: int) -> Batch:
+        """Return a batch of one held-out image, whole, with its caption."""
+        assert self.held
+        view = self.cache.get(self.held.views[index][0])
+        sizes = torch.tensor([self.held.size_conditioning[index][0]], dtype=torch.float32, device=self.device)
+        captions = self.held.texts[index][:1]
+        return Batch(
+            view["mean"][None].to(self.device),
+            view["std"][None].to(self.device),
+            None if self.config.training.text_encoder else self._conditioning_of(captions, sizes),
+            captions,
+            1,
+            mask=view["mask"][None].to(self.device) if "mask" in view else None,
+            sizes=sizes,
+        )
 
     def at(self, step: int, micro: int) -> Batch:
         """Return the batch of a micro-step; a pure function."""

@@ -194,6 +194,16 @@ def reduce_gradients(accelerator: Accelerator, state: TrainState, loss: Tensor) 
     return loss.reshape(())
 
 
+def add(accelerator: Accelerator, value: float) -> float:
+    """Return the sum of a number over all processes."""
+    if accelerator.num_processes == 1:
+        return value
+    tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
+    with _together(_patience()):
+        torch.distributed.all_reduce(tensor, group=_groups["prompt"])
+        return tensor.item()
+
+
 def largest(accelerator: Accelerator, value: float) -> float:
     """Return the largest of the processes' values in each process."""
     if accelerator.num_processes == 1:

@@ -36,7 +36,12 @@ SAMPLING_STEPS = 20  # for images to preserve, however few the previews have
 
 
 def build(
-    family: Family, examples: Sequence[Example], config: TrainConfig, progress: Progress, start: Fraction = FIRST
+    family: Family,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    progress: Progress,
+    start: Fraction = FIRST,
+    held: Sequence[Example] = (),
 ) -> Batches:
     """Encode a dataset, or read what is already encoded.
 
@@ -47,6 +52,7 @@ def build(
         progress: called with the name of the phase, the number done, and the total.
         start: position in the dataset at which this process begins, as a share, of several that encode the same; what
             another one has done is only read.
+        held: images to measure, which are not trained.
 
     Raises:
         UserError: no image can be decoded, or one is too large or has latents that are not finite; it names the file.
@@ -63,22 +69,25 @@ def build(
             fingerprints[name] += f" clip skip {config.model.clip_skip}"
     encoder = _Encoder(family, config, TensorCache(), progress, fingerprints, start)
     with on_device(family, *family.encoders().values()):
-        batches = _build(encoder, examples)
+        batches = _build(encoder, examples, held)
         if config.training.low_resolution_share:
-            batches = replace(batches, small=_build(replace(encoder, scale=LOW_RESOLUTION), examples))
+            batches = replace(batches, small=_build(replace(encoder, scale=LOW_RESOLUTION), examples, ()))
     return batches
 
 
-def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
+def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Example]) -> Batches:
     config, progress = encoder.config, encoder.progress
     regularization = dataset.read_regularization(config.regularization.dataset)
     own = encoder.pool(examples, "")
     prior = encoder.pool(regularization, "prior") if regularization else None
+    measured = encoder.pool(held, "held-out") if held else None
     prompts = _preservable(own, config)
     if not config.training.text_encoder:
         prompts |= {"", *itertools.chain(*own.texts)}
         if prior:
             prompts |= {*itertools.chain(*prior.texts)}
+        if measured:
+            prompts |= {texts[0] for texts in measured.texts}
         if config.captions.trigger_only:
             prompts |= {*own.triggers}
     conditioning: dict[str, Path] = {}
@@ -86,7 +95,8 @@ def _build(encoder: "_Encoder", examples: Sequence[Example]) -> Batches:
         progress(_("Encoding captions"), number, len(prompts))
         conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
     preserved = encoder.generate_preserved()
-    return Batches(own, prior, conditioning, encoder.cache, config, encoder.family.device, preserved)
+    device = encoder.family.device
+    return Batches(own, prior, conditioning, encoder.cache, config, device, preserved, held=measured)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:

@@ -58,7 +58,8 @@ function bounds(values, log) {
 function scaled(runs, width) {
   const all = Math.max(...runs.map((run) => Math.max(run.steps, run.points.at(-1)[0])));
   const [first, last] = range ?? [0, all];
-  const inside = runs.flatMap((run) => run.points.filter(([step]) => step >= first && step <= last).map(([, loss]) => loss));
+  const inside = runs.flatMap((run) => [...run.points, ...run.held_out])
+    .filter(([step]) => step >= first && step <= last).map(([, loss]) => loss);
   const [low, high] = bounds(inside, shown.log);
   const move = shown.log ? Math.log : (value) => value;
   const floor = HEIGHT - BOTTOM, span = width - LEFT - right();
@@ -123,11 +124,26 @@ function drawRun(svg, run, color) {
   svg.append(line(run.points.map(([step, loss]) => [scale.x(step), scale.y(loss)]), "raw", color));
   const bold = run.points.map(([step], place) => [scale.x(step), scale.y(averages[place])]);
   svg.append(line(bold, "smooth", color));
+  heldOut(svg, run, color);
   const [x, y] = bold.at(-1);
   svg.append(make("circle", { class: "now", cx: x, cy: y, r: 4, style: `fill: ${color}`, "clip-path": "url(#loss-area)" }));
   const entry = document.createElement("li");
   entry.style.setProperty("--line", color);
   entry.textContent = `${run.label}: ${short(averages.at(-1))}`;
+  part(".legend").prepend(entry);
+}
+
+function heldOut(svg, run, color) {
+  if (!run.held_out.length) return;
+  const points = run.held_out.map(([step, loss]) => [scale.x(step), scale.y(loss)]);
+  svg.append(line(points, "held-out", color));
+  for (const [cx, cy] of points) {
+    svg.append(make("circle", { class: "held-out", cx, cy, r: 2.5, style: `stroke: ${color}`, "clip-path": "url(#loss-area)" }));
+  }
+  const entry = document.createElement("li");
+  entry.className = "held-out";
+  entry.style.setProperty("--line", color);
+  entry.textContent = run.held_label;
   part(".legend").prepend(entry);
 }
 

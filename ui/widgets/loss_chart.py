@@ -25,7 +25,25 @@ def _curve(label: str, state: events.State) -> dict[str, Any]:
         for step, loss in events.loss_curve(state, points=POINTS)
         if isfinite(loss)
     ]
-    return {"label": label, "steps": state.steps, "points": points}
+    held_out = sorted((step, loss) for step, loss in state.held_out.items() if isfinite(loss))
+    return {
+        "label": label,
+        "steps": state.steps,
+        "points": points,
+        "held_out": held_out,
+        "held_label": _lowest(held_out),
+    }
+
+
+def _lowest(held_out: Sequence[tuple[int, float]]) -> str:
+    """Describe the loss of the held-out images, and from which step on it was higher again; "" if there is none."""
+    if not held_out:
+        return ""
+    step, loss = min(held_out, key=lambda point: (point[1], point[0]))
+    latest = held_out[-1][1]
+    if step == held_out[-1][0]:
+        return _("Held-out images: {latest:.4f}, the lowest so far", latest=latest)
+    return _("Held-out images: {latest:.4f}; lowest at step {step} ({loss:.4f})", latest=latest, step=step, loss=loss)
 
 
 def _description(curve: dict[str, Any]) -> str:

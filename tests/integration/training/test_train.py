@@ -568,11 +568,11 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, wo
 def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
-    made = complete(run.config(), run, dataset.read(character, "rin"), family)
+    made = complete(run.config(), run, dataset.read(character, "rin"), (), family)
     assert made.training.steps == adjustments.planned_steps(run.config().training, 14)
     assert len(made.preview.prompts) == 3
     assert run.config() == made
-    assert complete(run.config(), run, dataset.read(character, "rin"), family) == made
+    assert complete(run.config(), run, dataset.read(character, "rin"), (), family) == made
 
 
 def test_due() -> None:

@@ -30,6 +30,7 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
         {"adapter.dropout": 0.1, "adapter.rank_dropout": 0.2, "seed": 7, "model.clip_skip": 2},
         {"adapter.dora": True, "adapter.rank": 16, "adapter.targets": "attention"},
         {"adapter.start": "first.safetensors"},
+        {"held_out.share": 0.1, "held_out.every": 20},
         {"subjects": ["kim --trigger kmx2"], "trigger": "rinx"},
         {"adapter.dora": True, "adapter.rslora": True, "adapter.rank": 16},
         {"adapter.kind": "loha", "adapter.rank": 4, "adapter.alpha": 4.0},

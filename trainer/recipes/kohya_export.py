@@ -54,10 +54,15 @@ UNSAID: dict[str, object] = {
     "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
 }  # fmt: skip
 # Sections and settings that say nothing unless the first one is used.
-_OF_OTHERS = {"preservation.share": "preservation.", "regularization.dataset": "regularization.",
-              "images.crops": "images.min_crop", "images.background": "images.backgrounds",
-              "objective.timestep_sampling": "objective.logit",
-              "objective.masked_loss": "objective.unmasked", "held_out.share": "held_out."}  # fmt: skip
+_OF_OTHERS: dict[str, tuple[str, ...]] = {
+    "preservation.share": ("preservation.",),
+    "regularization.dataset": ("regularization.",),
+    "images.crops": ("images.min_crop",),
+    "images.background": ("images.backgrounds",),
+    "objective.timestep_sampling": ("objective.logit", "objective.mode"),
+    "objective.masked_loss": ("objective.unmasked",),
+    "held_out.share": ("held_out.",),
+}
 _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
                 "training.devices", "training.memory", "training.micro_batches", "training.gradient_checkpointing",
                 "training.exposures", "captions.shuffles", "model.family")  # fmt: skip

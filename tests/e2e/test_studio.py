@@ -41,6 +41,17 @@ def is_in_sight(page: Page, what: Locator) -> bool:
     return box["x"] >= 0 and box["y"] >= 0 and box["y"] + box["height"] <= window["height"] + 1
 
 
+# Titles of settings that lie where the bar with Start is, and whether the bar is what is seen there.
+BELOW_THE_BAR = """() => {
+  const bar = document.querySelector("#start-bar").getBoundingClientRect();
+  return [...document.querySelectorAll("#settings [data-testid='block-info']")]
+    .map((title) => title.getBoundingClientRect())
+    .filter(({ height, top, bottom }) => height && top > bar.top && bottom < bar.bottom)
+    .map(({ left, top, height }) => document.elementFromPoint(left + 5, top + height / 2))
+    .map((seen) => Boolean(seen.closest("#start-bar")));
+}"""
+
+
 def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> None:
     page = visit(trained, **SMALL_WINDOW)
     tab(page, "Train")
@@ -55,6 +66,12 @@ def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> No
     assert is_in_sight(page, begin)
     assert is_in_sight(page, page.locator("#project"))
     assert is_in_sight(page, page.get_by_role("tab", name="Try out"))
+    seen = list[bool]()
+    for place in range(200, 700, 25):
+        page.evaluate(f"scrollTo(0, {place})")
+        seen += page.evaluate(BELOW_THE_BAR)
+    assert seen
+    assert all(seen), "no title is drawn over the bar"
 
 
 def test_all_tabs_are_in_sight_on_a_phone(trained: Server, visit: Visit) -> None:

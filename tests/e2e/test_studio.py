@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
+import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from tests.e2e.conftest import Server, Visit, make_home, serving, wait
 from tests.e2e.test_feel import teach
 from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
+from tests.unit.runs.test_run import named
+from tests.unit.sharing.conftest import make_run
+from trainer.runs import Run, queue
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
 
@@ -34,6 +41,17 @@ def is_in_sight(page: Page, what: Locator) -> bool:
     return box["x"] >= 0 and box["y"] >= 0 and box["y"] + box["height"] <= window["height"] + 1
 
 
+# Titles of settings that lie where the bar with Start is, and whether the bar is what is seen there.
+BELOW_THE_BAR = """() => {
+  const bar = document.querySelector("#start-bar").getBoundingClientRect();
+  return [...document.querySelectorAll("#settings [data-testid='block-info']")]
+    .map((title) => title.getBoundingClientRect())
+    .filter(({ height, top, bottom }) => height && top > bar.top && bottom < bar.bottom)
+    .map(({ left, top, height }) => document.elementFromPoint(left + 5, top + height / 2))
+    .map((seen) => Boolean(seen.closest("#start-bar")));
+}"""
+
+
 def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> None:
     page = visit(trained, **SMALL_WINDOW)
     tab(page, "Train")
@@ -48,6 +66,12 @@ def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> No
     assert is_in_sight(page, begin)
     assert is_in_sight(page, page.locator("#project"))
     assert is_in_sight(page, page.get_by_role("tab", name="Try out"))
+    seen = list[bool]()
+    for place in range(200, 700, 25):
+        page.evaluate(f"scrollTo(0, {place})")
+        seen += page.evaluate(BELOW_THE_BAR)
+    assert seen
+    assert all(seen), "no title is drawn over the bar"
 
 
 def test_all_tabs_are_in_sight_on_a_phone(trained: Server, visit: Visit) -> None:
@@ -204,3 +228,101 @@ def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(trained: Server, visit: 
     page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
     config = tomllib.loads((trained.home / "outputs" / run / "config.toml").read_text())
     assert (config["adapter"]["rank"], config["objective"]["weighting"]) == (4, "min-snr")
+
+
+def test_the_text_is_saved_as_a_file_for_kohyas_scripts(trained: Server, visit: Visit) -> None:
+    page = visit(trained)
+    advanced(page)
+    page.get_by_text("The same settings as a text").click()
+    text = page.locator("#settings-toml textarea")
+    wait(lambda: "max_grad_norm" in text.input_value())
+    export = page.get_by_role("button", name="Download as kohya TOML")
+    text.fill("[training]\nsteps = -1")
+    wait(lambda: not export.is_enabled())
+    text.fill("[training]\nsteps = 77")
+    wait(export.is_enabled)
+    with page.expect_download() as saved:
+        export.click()
+    assert saved.value.suggested_filename.endswith("-kohya.toml")
+    assert tomllib.loads(Path(saved.value.path()).read_text(encoding="utf-8"))["max_train_steps"] == 77
+    page.locator("#kohya-report").get_by_text("What the file cannot say").wait_for()
+    assert "The built-in micro is no model for other programs" in page.locator("#kohya-report").inner_text()
+
+
+@pytest.fixture
+def finished(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A finished run of the first project, made without training."""
+    monkeypatch.setenv("LIMNER_HOME", str(trained.home))
+    run = make_run("example-character")
+    yield run
+    shutil.rmtree(run.folder)
+
+
+def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
+    trained: Server, visit: Visit, browser: Browser, finished: Run, tmp_path: Path
+) -> None:
+    page = visit(trained)
+    tab(page, "Download")
+    row = page.locator(f".run-row[data-run='{finished.id}']")
+    with page.expect_download() as saved:
+        row.get_by_role("link", name="Zip to publish").click()
+    assert "rin/README.md" in zipfile.ZipFile(saved.value.path()).namelist()
+    with page.expect_download() as saved:
+        row.get_by_role("link", name="Report").click()
+    assert saved.value.suggested_filename == "rin-report.html"
+    file = tmp_path / "rin-report.html"
+    saved.value.save_as(file)
+    for scheme, color in (("light", "rgb(248, 250, 252)"), ("dark", "rgb(2, 6, 23)")):
+        context = browser.new_context(color_scheme=scheme, java_script_enabled=False, **PHONE)
+        report, requests = context.new_page(), list[str]()
+        report.on("request", lambda request, requests=requests: requests.append(request.url))
+        report.goto(file.as_uri())
+        assert report.evaluate("getComputedStyle(document.body).backgroundColor") == color
+        assert report.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+        assert report.locator("img").count() == 10
+        assert report.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        report.get_by_text("All settings").click()
+        report.get_by_text("max_grad_norm").wait_for()
+        assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+        context.close()
+
+
+@pytest.fixture
+def waiting(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Run]]:
+    """Three runs that wait for the device; this process has it, and their locks in the place of their workers."""
+    monkeypatch.setenv("LIMNER_HOME", str(trained.home))
+    made = [named(f"2026-11-24_14050{number}_{name}") for number, name in enumerate(("rin", "fox", "cat"))]
+    with ExitStack() as locks:
+        for file in (queue.device_lock(), *(run.lock for run in made)):
+            locks.enter_context(FileLock(file))
+        yield made
+    for run in made:
+        shutil.rmtree(run.folder)
+
+
+def test_waiting_runs_are_dragged_moved_by_keys_and_held(trained: Server, visit: Visit, waiting: list[Run]) -> None:
+    page = visit(trained)
+    tab(page, "Train")
+    rows = page.locator("#queue li")
+
+    def names() -> list[str]:
+        return [text.partition(",")[0].split()[-1] for text in rows.all_inner_texts()]
+
+    wait(lambda: names() == ["rin", "fox", "cat"])
+    rows.nth(2).drag_to(rows.nth(0), target_position={"x": 100, "y": 3})
+    wait(lambda: [run.id[18:] for run in queue.waiting()] == ["cat", "rin", "fox"])
+    wait(lambda: names() == ["cat", "rin", "fox"])
+    page.get_by_role("button", name="Move cat").last.focus()
+    for order in (["rin", "cat", "fox"], ["rin", "fox", "cat"]):
+        page.keyboard.press("Enter")
+        wait(lambda order=order: names() == order)
+        wait(lambda: page.evaluate("document.activeElement.closest('li')?.innerText.includes('cat') ?? false"))
+    rows.nth(1).get_by_role("button", name="Hold").click()
+    rows.nth(1).get_by_text("On hold").wait_for()
+    assert [run.id[18:] for run in queue.waiting() if run.on_hold] == ["fox"]
+    page.reload()
+    tab(page, "Train")
+    wait(lambda: names() == ["rin", "fox", "cat"])
+    rows.nth(1).get_by_role("button", name="Release").click()
+    wait(lambda: not any(run.on_hold for run in queue.waiting()))
+    wait(lambda: page.locator("#queue").get_by_text("On hold").count() == 0)

@@ -13,9 +13,14 @@ SECRET = "/home/anna-secret/models"
 
 @pytest.fixture
 def run(character: Path) -> Run:
-    """A run on the example character, with previews of two prompts, a file and a verdict."""
+    """A finished run on the example character."""
+    return make_run("rin")
+
+
+def make_run(dataset: str) -> Run:
+    """Make a finished run with previews of two prompts, a file and a verdict."""
     settings = {
-        "name": "rin", "dataset": "rin", "trigger": "miraxo", "training": {"batch_size": 3, "resolution": 512},
+        "name": "rin", "dataset": dataset, "trigger": "miraxo", "training": {"batch_size": 3, "resolution": 512},
         "model": {"base": f"{SECRET}/fox.safetensors", "vae": f"{SECRET}/vae.safetensors", "family": "sdxl"},
     }  # fmt: skip
     run = runs.create(config.build(settings))

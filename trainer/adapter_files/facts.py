@@ -13,7 +13,7 @@ from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import FamilySpec, Shape
+from trainer.base_models.spec import FamilySpec, LayerNaming, Shape
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,17 @@ class Facts:
         if module.prefix:
             return "dotted attention" if attention else "dotted"
         return "bare attention" if attention else "bare"
+
+    def transformer_name(self, layer: Layer) -> LayerNaming | None:
+        """Return how the file names a layer of a transformer; None if it is not one."""
+        module = layer.module
+        if module.place is None or module.place.component != "transformer":
+            return None
+        if module.naming == "dotted":
+            return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
+        if module.naming == "original":
+            return "joined"
+        return "lycoris" if module.prefix == "lycoris_" else "onetrainer"
 
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""

@@ -216,7 +216,8 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     if support and support.kinds is not None and facts.kind_of(layer) not in support.kinds:
         return False
     if support and (name := facts.transformer_name(layer)):
-        return name in support.reads and (not support.layers or module.place.path.endswith(support.layers))
+        lost = name in support.alone and facts.adapts_text
+        return name in support.reads and not lost and module.place.path.endswith(support.layers or ("",))
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
     if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
@@ -341,7 +342,7 @@ def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[
         if any(facts.kind_of(layer).startswith(kind) for layer in facts.layers):
             yield reason
             break
-    if program.name == "InvokeAI":
+    if program.name == "InvokeAI" and not support:
         yield from _invoke_refusals(facts)
     if program.name == "sd-scripts" and facts.by_lycoris and facts.without_alpha:
         yield _("{layer} has no alpha, without which LyCORIS stops", layer=facts.without_alpha[0])

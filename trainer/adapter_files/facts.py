@@ -167,6 +167,11 @@ class Facts:
         return "te1 for the only" if only else "te for the first" if first else "other prefix"
 
     @cached_property
+    def adapts_text(self) -> bool:
+        """Tell whether layers of text encoders are in the file."""
+        return any(self.text_name(layer) for layer in self.layers)
+
+    @cached_property
     def unet_names(self) -> set[UnetName]:
         """Ways in which the file names layers of the UNet."""
         return {name for layer in self.layers if (name := self.unet_name(layer))}

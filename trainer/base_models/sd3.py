@@ -63,6 +63,7 @@ _PROGRAMS = {
     "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
     "SD.Next": Support(
         frozenset(("joined", "onetrainer", "dotted")),
+        alone=frozenset(("joined",)),
         differs={"joined": _("it applies the attention of the image to the text, and that of the text to the image")},
     ),
 }

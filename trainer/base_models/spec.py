@@ -75,6 +75,7 @@ class Support:
     reads: frozenset[LayerNaming]
     kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
     layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
+    alone: frozenset[LayerNaming] = frozenset()  # that it reads only where no text encoder's layers are beside them
     differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
     stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
     refuses_unmatched: bool = False

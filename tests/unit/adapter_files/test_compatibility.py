@@ -485,3 +485,13 @@ def test_files_for_transformers(tmp_path: Path, family: FamilyName, form: Form) 
     assert not report.problems
     found = {verdict.program: verdict.outcome for verdict in report.verdicts}
     assert found == TRANSFORMER_VERDICTS[family, form], failed(report)
+
+
+def test_text_encoders_beside_joined_layers_cost_sd_next_all_of_these(tmp_path: Path) -> None:
+    tensors = of_transformer("sd3", "kohya")
+    text = {key: tensor for key, tensor in good("sdxl").items() if key.startswith("lora_te2_")}
+    report = check(tmp_path, tensors | text, writer.of_family("sd3", "flow"))
+    verdicts = {verdict.program: verdict for verdict in report.verdicts}
+    layers = sum(key.endswith(".alpha") for key in tensors)
+    assert f"{layers} of {layers + len(text) // 3} layers are without effect" in verdicts["SD.Next"].words
+    assert verdicts["ComfyUI"].loads

@@ -5,7 +5,8 @@
 The argument is the merge list of CLIP's tokenizer (OpenAI, MIT license), from https://github.com/openai/CLIP (clip/) or
 the packages clip-anytorch and open-clip-torch. vocab.json and merges.txt follow from it by CLIP's own rule
 (clip/simple_tokenizer.py): 256 bytes, the same at the end of a word, 48894 merges, start and end token. The settings
-are the published ones of each model; test_detect.py counts the parameters that they give.
+are the published ones of each model; test_detect.py counts the parameters that they give. T5's tokenizer, in `t5`, is
+as it was published.
 """
 
 import gzip
@@ -96,6 +97,51 @@ CLIP_G = CLIP_L | {
     "num_hidden_layers": 32,
     "projection_dim": 1280,
 }
+CLIP_L_PROJECTED = CLIP_L | {"architectures": ["CLIPTextModelWithProjection"]}
+T5_XXL = {
+    "architectures": ["T5EncoderModel"],
+    "model_type": "t5",
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "num_heads": 64,
+    "num_layers": 24,
+    "num_decoder_layers": 24,
+    "feed_forward_proj": "gated-gelu",
+    "layer_norm_epsilon": 1e-06,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "dropout_rate": 0.1,
+    "vocab_size": 32128,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+MMDIT = {
+    "_class_name": "SD3Transformer2DModel",
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "num_layers": 24,
+    "caption_projection_dim": 1536,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "pos_embed_max_size": 192,
+    "sample_size": 128,
+}
+WIDE_VAE = VAE | {
+    "latent_channels": 16,
+    "sample_size": 1024,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "force_upcast": True,
+}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 SD_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "scheduler": ["diffusers", "DDIMScheduler"],
@@ -109,6 +155,18 @@ XL_INDEX = SD_INDEX | {
     "force_zeros_for_empty_prompt": True,
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
     "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
+SD3_INDEX = {
+    "_class_name": "StableDiffusion3Pipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "text_encoder_3": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "tokenizer_3": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
 }
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "sd15": {
@@ -146,6 +204,23 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "scheduler/scheduler_config.json": SCHEDULER,
         "text_encoder/config.json": CLIP_L,
         "text_encoder_2/config.json": CLIP_G,
+    },
+    "sd3": {
+        "model_index.json": SD3_INDEX,
+        "transformer/config.json": MMDIT,
+        "vae/config.json": WIDE_VAE,
+        "scheduler/scheduler_config.json": FLOW,
+        "text_encoder/config.json": CLIP_L_PROJECTED,
+        "text_encoder_2/config.json": CLIP_G,
+        "text_encoder_3/config.json": T5_XXL,
+    },
+    "sd3-5-medium": {
+        "transformer/config.json": MMDIT
+        | {"dual_attention_layers": [*range(13)], "qk_norm": "rms_norm", "pos_embed_max_size": 384},
+    },
+    "sd3-5-large": {
+        "transformer/config.json": MMDIT
+        | {"num_attention_heads": 38, "num_layers": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm"},
     },
 }
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.base_models import MICRO_FOLDER
+from trainer.base_models import CONFIGS, MICRO_FOLDER
 
 RESIDUAL = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -38,8 +38,31 @@ OPENCLIP = {
 }  # fmt: skip
 
 
+MMDIT = {
+    "pos_embed.pos_embed": "pos_embed", "pos_embed.proj.": "x_embedder.proj.", "proj_out.": "final_layer.linear.",
+    "time_text_embed.timestep_embedder.linear_1.": "t_embedder.mlp.0.", "norm_out.linear.":
+    "final_layer.adaLN_modulation.1.", "time_text_embed.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
+    "time_text_embed.text_embedder.linear_1.": "y_embedder.mlp.0.", "time_text_embed.text_embedder.linear_2.":
+    "y_embedder.mlp.2.", "transformer_blocks.": "joint_blocks.", ".attn.to_out.0.": ".x_block.attn.proj.",
+    ".attn.to_add_out.": ".context_block.attn.proj.", ".attn2.to_out.0.": ".x_block.attn2.proj.",
+    ".ff.net.0.proj.": ".x_block.mlp.fc1.", ".ff.net.2.": ".x_block.mlp.fc2.", ".ff_context.net.0.proj.":
+    ".context_block.mlp.fc1.", ".ff_context.net.2.": ".context_block.mlp.fc2.", ".norm1.linear.":
+    ".x_block.adaLN_modulation.1.", ".norm1_context.linear.": ".context_block.adaLN_modulation.1.",
+    ".attn.norm_q.": ".x_block.attn.ln_q.", ".attn.norm_k.": ".x_block.attn.ln_k.",
+    ".attn.norm_added_q.": ".context_block.attn.ln_q.", ".attn.norm_added_k.": ".context_block.attn.ln_k.",
+    ".attn2.norm_q.": ".x_block.attn2.ln_q.", ".attn2.norm_k.": ".x_block.attn2.ln_k.",
+}  # fmt: skip
+JOINED = {
+    ".attn.to_q.": (".attn.to_k.", ".attn.to_v.", ".x_block.attn.qkv."),
+    ".attn2.to_q.": (".attn2.to_k.", ".attn2.to_v.", ".x_block.attn2.qkv."),
+    ".attn.add_q_proj.": (".attn.add_k_proj.", ".attn.add_v_proj.", ".context_block.attn.qkv."),
+}
+
+
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
     """The single file of a folder, with some more tensors that only mark what it is."""
+    if (folder / "transformer").exists():
+        return _write_sd3(folder, path)
     tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(folder / "unet")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
     if (folder / "text_encoder_2").exists():
@@ -59,11 +82,47 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
     return path
 
 
+def _write_sd3(folder: Path, path: Path) -> Path:
+    tensors = {f"model.diffusion_model.{key}": value for key, value in _mmdit(folder / "transformer")}
+    tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
+    encoders = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
+    for name, part in encoders.items():
+        if (folder / part).exists():
+            start = "" if name == "t5xxl" else "text_model."
+            for key, value in _load(folder / part).items():
+                plain = key.removeprefix("text_model.")
+                if name == "clip_l" and plain.startswith("text_projection."):
+                    continue  # it is the identity
+                inner = plain if plain.startswith("text_projection.") else start + plain
+                tensors[f"text_encoders.{name}.transformer.{inner}"] = value
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return path
+
+
+def _mmdit(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    tensors = _load(folder)
+    last = json.loads((folder / "config.json").read_text())["num_layers"] - 1
+    parts = {second for key in JOINED for second in JOINED[key][:2]}
+    for key, value in tensors.items():
+        if any(part in key for part in parts):
+            continue
+        for first, (second, third, joined) in JOINED.items():
+            if first in key:
+                whole = torch.cat([value, tensors[key.replace(first, second)], tensors[key.replace(first, third)]])
+                yield key.replace(first, joined).replace("transformer_blocks.", "joint_blocks."), whole
+                break
+        else:
+            swapped = key.startswith((f"transformer_blocks.{last}.norm1_context.linear.", "norm_out.linear."))
+            halves = value.chunk(2) if swapped else ()
+            yield _renamed(key, MMDIT), torch.cat([halves[1], halves[0]]) if swapped else value
+
+
 def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
     """What `trainer/base_models/configs` holds, for tiny bases by family."""
     shutil.copytree(MICRO_FOLDER / "tokenizer", folder / "clip")
     for family, base in bases.items():
         shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
+    shutil.copytree(CONFIGS / "t5", folder / "t5")
     return folder
 
 

@@ -7,6 +7,9 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -17,9 +20,11 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
 )
 
-from trainer.base_models import MICRO_FOLDER
+from trainer.base_models import CONFIGS, MICRO_FOLDER
 
 
 def make_sd(folder: Path, seed: int = 0) -> Path:
@@ -66,6 +71,51 @@ def make_sdxl(folder: Path) -> Path:
     return folder
 
 
+def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
+    """Save a Stable Diffusion 3 model, as 3.5 Medium if `dual`, of about 0.1 million parameters beside T5's words."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+        transformer = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=3, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=40,
+            pos_embed_max_size=16, dual_attention_layers=(0, 1) if dual else (), qk_norm="rms_norm" if dual else None,
+        )  # fmt: skip
+        _wake(transformer)
+        first = CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
+        torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
+        second = CLIPTextModelWithProjection(_text(tokenizers[1], hidden_size=24, projection_dim=24, hidden_act="gelu"))
+        third = T5EncoderModel(_t5()) if t5 else None
+        vae = _wide_vae(scaling_factor=1.5305, shift_factor=0.0609)
+    StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae,
+        text_encoder=first, tokenizer=tokenizers[0], text_encoder_2=second, tokenizer_2=tokenizers[1],
+        text_encoder_3=third, tokenizer_3=_t5_tokenizer() if t5 else None,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def _wake(transformer: torch.nn.Module) -> None:
+    """Fill the layers that begin with zeros: modulations and the last one, without which nothing comes out."""
+    for parameter in transformer.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def _t5() -> T5Config:
+    return T5Config(
+        vocab_size=32128, d_model=40, d_kv=8, d_ff=48, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+
+
+def _t5_tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+
+
+def _wide_vae(**changes: Any) -> AutoencoderKL:  # noqa: ANN401 - any settings
+    return _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **changes)
+
+
 def _tokenizer(**changes: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True, **changes)
 
@@ -81,11 +131,12 @@ def _unet(**changes: Any) -> UNet2DConditionModel:  # noqa: ANN401 - any setting
 
 
 def _vae(**changes: Any) -> AutoencoderKL:  # noqa: ANN401 - any settings
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
-        norm_num_groups=4, sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **changes,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }  # fmt: skip
+    return AutoencoderKL(**settings | changes)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> CLIPTextConfig:  # noqa: ANN401 - any settings

@@ -81,11 +81,12 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint, metadata)
 
     def measure() -> None:
-        with state.exported_weights(adapter):
-            run.report(held_out.measure(accelerator, family, adapter, batches, config, step))
+        if held and (due(step, config.held_out.every) or step == config.training.steps):
+            with state.exported_weights(adapter):
+                run.report(held_out.measure(accelerator, family, adapter, batches, config, step))
 
     run.report(started(step, config, family.device))
-    if step == 0 and held:
+    if step == 0:
         measure()
     if step == 0 and config.preview.at_start and config.preview.every:
         preview.make(family, adapter, run, step)
@@ -120,17 +121,11 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         step += 1
         state.update_ema(step, config.training.ema_decay)
 
-        seconds, bytes_used = time.monotonic() - started_at, devices.peak_memory(accelerator.device)
-        run.report(
-            events.Step(
-                step=step, loss=loss.item(), learning_rate=rate, grad_norm=norm, seconds=seconds, memory=bytes_used
-            )
-        )
+        run.report(completed(step, loss, rate, norm, time.monotonic() - started_at))
         resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
         requests = distributed.requests(accelerator, run, resumed, paused)
         last = step == config.training.steps
-        if held and (due(step, config.held_out.every) or last):
-            measure()
+        measure()
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)
@@ -176,6 +171,18 @@ def largest(
             parameter.grad = None
 
     return compute
+
+
+def completed(step: int, loss: torch.Tensor, rate: float, norm: float, seconds: float) -> events.Step:
+    """Build the event for a step that took `seconds`."""
+    return events.Step(
+        step=step,
+        loss=loss.item(),
+        learning_rate=rate,
+        grad_norm=norm,
+        seconds=seconds,
+        memory=devices.peak_memory(loss.device),
+    )
 
 
 def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:
@@ -295,7 +302,7 @@ def complete(
         devices=config.record.devices,
     )
     if config.record.dataset_sha256:
-        check_unchanged(config.record, record)
+        checkpoint.check_unchanged(config.record, record)
         return config
     for note in base_notes.find(config, family.base):
         run.report(events.Warned(message=note))
@@ -329,23 +336,6 @@ def complete(
     )
     run.save_config(config)
     return config
-
-
-def check_unchanged(before: Record, now: Record) -> None:
-    """Refuse to continue with other images or another base model: the result would belong to neither.
-
-    Raises:
-        UserError: something differs; it says what.
-    """
-    remedy = _("Restore it, or start a new run.")
-    if before.dataset_sha256 != now.dataset_sha256:
-        raise UserError("The images or captions of the dataset changed since this run started.", remedy)
-    if before.base_sha256 != now.base_sha256:
-        raise UserError("The base model changed since this run started.", remedy)
-    if before.vae_sha256 != now.vae_sha256:
-        raise UserError("The VAE changed since this run started.", remedy)
-    if before.start_sha256 != now.start_sha256:
-        raise UserError("The adapter that this run started from has changed.", remedy)
 
 
 def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:

@@ -16,14 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainer import paths, storage
-from trainer.adapter_files import safetensors_reader
-from trainer.base_models import detect, layer_names, layer_shapes
+from trainer.adapter_files import joined, safetensors_reader
+from trainer.base_models import detect, layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Component, Place
 from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.spec import Shape
 from trainer.errors import UserError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_UNET = "model.diffusion_model."
+_DENOISER = "model.diffusion_model."
+_OWN = (_DENOISER, "cond_stage_model.", "conditioner.", "text_encoders.")  # of a model, but for its VAE
 _OPENCLIP = {
     "attn.out_proj": "self_attn.out_proj",
     "mlp.c_fc": "mlp.fc1",
@@ -38,16 +40,27 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Weight:
-    """Place of a layer's weight or bias: a tensor of a file, maybe transposed, or a third of a joined one's rows."""
+    """Place of a layer's weight or bias: a tensor of a file, maybe transposed, or some rows of a joined one."""
 
     file: Path
     key: str
-    third: int | None = None
+    rows: tuple[int, int] | None = None  # the first, and the one after the last
     transposed: bool = False
+    swapped: bool = False  # its halves are in the other order than in diffusers
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return the layer's own rows of the tensor; a view."""
-        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        """Return the layer's own rows of the tensor, as diffusers has them."""
+        rows = self._view(tensor)
+        return rows.roll(len(rows) // 2, 0) if self.swapped else rows
+
+    def put(self, tensor: Tensor, values: Tensor) -> None:
+        """Write the layer's own rows, as diffusers has them, into the tensor."""
+        rows = self._view(tensor)
+        values = values.reshape(rows.shape).to(tensor.dtype)
+        rows.copy_(values.roll(len(rows) // 2, 0) if self.swapped else values)
+
+    def _view(self, tensor: Tensor) -> Tensor:
+        rows = tensor if self.rows is None else tensor[slice(*self.rows)]
         return rows.T if self.transposed else rows
 
 
@@ -80,14 +93,16 @@ class Checkpoint:
     def shape(self, weight: Weight) -> tuple[int, ...]:
         """Return the shape of a weight or bias."""
         rows, *others = self.headers[weight.file][weight.key].shape
-        return (*others, rows) if weight.transposed else (rows if weight.third is None else rows // 3, *others)
+        if weight.rows:
+            rows = weight.rows[1] - weight.rows[0]
+        return (*others, rows) if weight.transposed else (rows, *others)
 
     def others(self) -> Iterator[tuple[Path, str]]:
-        """List tensors of the UNet and the text encoders that are no layer's weight: norms, biases, embeddings."""
+        """List tensors of the denoiser and the text encoders that are no layer's weight: norms, biases, embeddings."""
         taken = {(weight.file, weight.key) for weight in self.weights.values()}
         for file, entries in self.headers.items():
             for key, entry in entries.items():
-                own = self.path.is_dir() or key.startswith((_UNET, "cond_stage_model.", "conditioner."))
+                own = self.path.is_dir() or key.startswith(_OWN)
                 if own and entry.dtype in _DTYPES and (file, key) not in taken:
                     yield file, key
 
@@ -128,7 +143,7 @@ def _read_header(path: Path) -> dict[str, Entry]:
 
 
 def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, str, Weight]]:
-    for component in ("unet", "text_encoder", "text_encoder_2"):
+    for component in (*layer_names.DENOISERS, "text_encoder", "text_encoder_2"):
         for file in _weight_files(path / component):
             headers[file] = _read_header(file)
             for key in headers[file]:
@@ -158,12 +173,17 @@ def _in_file(
     path: Path, family: FamilyName, headers: dict[Path, dict[str, Entry]]
 ) -> Iterator[tuple[Place, str, Weight]]:
     headers[path] = _read_header(path)
-    downsamplers = [re.match(rf"{re.escape(_UNET)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]]
+    if FAMILIES[family].transformer:
+        for key in headers[path]:
+            yield from _transformer(path, key, headers[path][key].shape, family)
+    downsamplers = [
+        re.match(rf"{re.escape(_DENOISER)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]
+    ]
     per_block = min((int(match[1]) for match in downsamplers if match), default=layer_names.PER_BLOCK)
     for key in headers[path]:
         name, part = _split(key)
-        if key.startswith(_UNET):
-            original = name.removeprefix(_UNET)
+        if FAMILIES[family].unet and key.startswith(_DENOISER):
+            original = name.removeprefix(_DENOISER)
             module = layer_names.read(f"unet.{layer_names.from_original(original, per_block)}")
             if part and module.place:
                 yield module.place, part, Weight(path, key)
@@ -171,13 +191,29 @@ def _in_file(
         for encoder in FAMILIES[family].text_encoders:
             projection = Place(encoder.component, layer_names.TEXT_PROJECTION)
             if key.startswith(encoder.single_file):
-                yield from _text(encoder.component, key.removeprefix(encoder.single_file), Weight(path, key))
+                rows = headers[path][key].shape[0] if headers[path][key].shape else 0
+                yield from _text(encoder.component, key.removeprefix(encoder.single_file), Weight(path, key), rows)
             projects = f"{encoder.component}:{projection.path}" in layer_shapes.known(family)
             if projects and key == encoder.single_file.removesuffix(_OPENCLIP_LAYERS) + projection.path:
                 yield projection, ".weight", Weight(path, key, transposed=True)
 
 
-def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Place, str, Weight]]:
+def _transformer(path: Path, key: str, shape: Shape, family: FamilyName) -> Iterator[tuple[Place, str, Weight]]:
+    """Find the layers whose weight or bias a transformer's tensor is: one, or the parts of a joined one."""
+    name, part = _split(key.removeprefix(_DENOISER))
+    layer = transformer_names.from_original(name) if part else ""
+    shares = transformer_names.parts(layer, family)
+    if layer and not shares:
+        swapped = joined.is_swapped(layer, shape[0], shape[-1]) if len(shape) > 1 else False
+        yield Place("transformer", layer), part, Weight(path, key, swapped=swapped)
+    start = 0
+    for own, share in shares.items():
+        stop = start + share * shape[0] // sum(shares.values())
+        yield Place("transformer", own), part, Weight(path, key, (start, stop))
+        start = stop
+
+
+def _text(component: Component, key: str, weight: Weight, rows: int) -> Iterator[tuple[Place, str, Weight]]:
     """Find the layers whose weight or bias a text encoder's tensor is, under the names of transformers or OpenCLIP."""
     name, part = _split(key)
     module = layer_names.read(f"{component}.{name}")
@@ -188,9 +224,10 @@ def _text(component: Component, key: str, weight: Weight) -> Iterator[tuple[Plac
         yield Place(component, f"encoder.layers.{layer}.{_OPENCLIP[name]}"), part, weight
     elif layer.isdigit() and name.startswith("attn.in_proj_"):
         part = f".{name.removeprefix('attn.in_proj_')}"
-        for third, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        third = rows // 3
+        for number, name in enumerate(("q_proj", "k_proj", "v_proj")):
             place = Place(component, f"encoder.layers.{layer}.self_attn.{name}")
-            yield place, part, Weight(weight.file, weight.key, third)
+            yield place, part, Weight(weight.file, weight.key, (number * third, (number + 1) * third))
 
 
 def rewrite(checkpoint: Checkpoint, changes: Sequence[tuple[Weight, Change]], out: Path) -> None:
@@ -233,8 +270,7 @@ def _chunks(
 
 def _changed(key: str, tensor: Tensor, changes: list[tuple[Weight, Change]]) -> Tensor:
     for weight, change in changes:
-        rows = weight.of(tensor)
-        rows.copy_(change(rows.float()).reshape(rows.shape).to(tensor.dtype))
+        weight.put(tensor, change(weight.of(tensor).float()))
     if not tensor.isfinite().all():
         raise UserError("{key} is not finite with the adapter in it.", "Use a lower strength.", key=key)
     return tensor

@@ -19,7 +19,7 @@ from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import Shape
+from trainer.base_models.spec import Shape, Support
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
@@ -110,7 +110,7 @@ def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
         yield _("It has no adapter layers.")
         return
     if not known_family and not any(facts.has(layer.module) for layer in facts.layers):
-        yield _("It is not for Stable Diffusion 1.x, 2.x or XL.")
+        yield _("It is not for any of the families that Limner trains.")
     yield from _layer_problems(facts)
     by_width = summary.family_by_width(facts.file, facts.layers)
     by_metadata = summary.family_by_metadata(facts.file.metadata)
@@ -182,6 +182,10 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     if facts.model == "micro" and program.name != "diffusers":
         words = _("does not have the base model Micro, which this file is for")
         return Verdict(program.name, False, words, "refuses")
+    support = _support(program, facts)
+    if facts.spec.transformer and not support:
+        words = _("does not load adapters for {family}", family=facts.spec.title)
+        return Verdict(program.name, False, words, "refuses")
     applied, left_out = list[Layer](), list[Layer]()
     for layer in facts.layers:
         (applied if _applies(program, facts, layer) else left_out).append(layer)
@@ -206,9 +210,14 @@ def _judge(program: Program, facts: Facts) -> Verdict:
 
 def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     """Tell whether a program applies a layer in whatever way."""
-    module = layer.module
+    module, support = layer.module, _support(program, facts)
     if not module.place or not facts.has(module) or _reading(program, facts, layer) is None:
         return False
+    if support and support.kinds is not None and facts.kind_of(layer) not in support.kinds:
+        return False
+    if support and (name := facts.transformer_name(layer)):
+        lost = name in support.alone and facts.adapts_text
+        return name in support.reads and not lost and module.place.path.endswith(support.layers or ("",))
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
     if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
@@ -218,6 +227,11 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     if program.name == "A1111" and module.name in facts.partial_attention:
         return False
     return facts.unet_name(layer) in program.unet_names or facts.text_name(layer) in program.text_names
+
+
+def _support(program: Program, facts: Facts) -> Support | None:
+    """Return what a program does with adapters for a transformer; None if it reads none, or the denoiser is a UNet."""
+    return facts.spec.transformer.programs.get(program.name) if facts.spec.transformer else None
 
 
 def _reading(program: Program, facts: Facts, layer: Layer) -> Reading | None:
@@ -256,6 +270,9 @@ def _differences(program: Program, facts: Facts, layers: list[Layer]) -> Iterato
     )
     if facts.scaled_by_settings and not program.reads_peft_alpha:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
+    if support := _support(program, facts):
+        names = dict.fromkeys(name for layer in layers if (name := facts.transformer_name(layer)))
+        yield from (support.differs[name] for name in names if name in support.differs)
     yield from _metadata_faults(program, facts)
     if facts.incomplete:
         yield _(
@@ -288,7 +305,7 @@ def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
             if not isinstance(table, dict):
                 yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
     listed = _listed_by_a1111(facts.file.metadata)
-    if program.name == "A1111" and listed and listed != facts.family:
+    if program.name == "A1111" and facts.spec.unet and listed and listed != facts.family:
         yield _(
             "its metadata list it under {listed}, so that it is hidden for {family}",
             listed=FAMILIES[listed].title,
@@ -310,16 +327,22 @@ def _listed_by_a1111(metadata: Mapping[str, str]) -> FamilyName | None:
 
 def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[str]:
     """List why a program does not load a file at all."""
-    lenient = facts.peft and program.lenient_with_peft
+    lenient, support = facts.peft and program.lenient_with_peft, _support(program, facts)
+    if support:
+        names = dict.fromkeys(name for layer in facts.layers if (name := facts.transformer_name(layer)))
+        yield from dict.fromkeys(support.stops[name] for name in names if name in support.stops)
+        lenient = not support.refuses_unmatched
     if program.strictness == "refuses" and not lenient and len(unmatched) > program.limit:
         yield from _unmatched(program, facts, unmatched)
         if program.limit:
             yield _("more than {number} such keys, so that it refuses the whole file", number=program.limit)
     for kind, reason in program.refused_kinds.items():
+        if support and support.kinds is not None:
+            break  # other code of it reads these
         if any(facts.kind_of(layer).startswith(kind) for layer in facts.layers):
             yield reason
             break
-    if program.name == "InvokeAI":
+    if program.name == "InvokeAI" and not support:
         yield from _invoke_refusals(facts)
     if program.name == "sd-scripts" and facts.by_lycoris and facts.without_alpha:
         yield _("{layer} has no alpha, without which LyCORIS stops", layer=facts.without_alpha[0])
@@ -347,6 +370,8 @@ def _diffusers_refusals(facts: Facts) -> Iterator[str]:
         if not all("lora" in key for key in facts.file.entries):
             yield _('it stops at a key without "lora" in it')
         return
+    if facts.spec.transformer:
+        return  # it does not look for kohya's format
     if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:

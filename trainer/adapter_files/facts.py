@@ -13,7 +13,7 @@ from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import FamilySpec, Shape
+from trainer.base_models.spec import FamilySpec, LayerNaming, Shape
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,17 @@ class Facts:
             return "dotted attention" if attention else "dotted"
         return "bare attention" if attention else "bare"
 
+    def transformer_name(self, layer: Layer) -> LayerNaming | None:
+        """Return how the file names a layer of a transformer; None if it is not one."""
+        module = layer.module
+        if module.place is None or module.place.component != "transformer":
+            return None
+        if module.naming == "dotted":
+            return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
+        if module.naming == "original":
+            return "joined"
+        return "lycoris" if module.prefix == "lycoris_" else "onetrainer"
+
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
@@ -154,6 +165,11 @@ class Facts:
         only = len(self.spec.text_encoders) == 1 and module.prefix == "lora_te1_"
         first = len(self.spec.text_encoders) == 2 and module.prefix == "lora_te_"
         return "te1 for the only" if only else "te for the first" if first else "other prefix"
+
+    @cached_property
+    def adapts_text(self) -> bool:
+        """Tell whether layers of text encoders are in the file."""
+        return any(self.text_name(layer) for layer in self.layers)
 
     @cached_property
     def unet_names(self) -> set[UnetName]:

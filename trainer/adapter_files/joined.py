@@ -13,17 +13,20 @@ from torch import Tensor
 from trainer.adapter_files.modules import Full, LoHa, Lora, Module, size
 from trainer.base_models import layer_names, transformer_names
 from trainer.base_models.layer_names import Place
-from trainer.base_models.registry import FamilyName
+from trainer.base_models.registry import TRANSFORMERS, FamilyName
 
 _SLICED = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "diff_b", "dora_scale")  # whose rows are the layer's
 _PLAIN = {"lora_down.weight", "lora_up.weight"}
 
 
-def apart(place: Place, module: Module) -> dict[Place, Module] | None:
-    """Return the adapters of a joined layer's parts, of others the layer itself; None if it cannot be taken apart."""
+def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Module] | None:
+    """Return the adapters of a joined layer's parts, of others the layer itself; None if it cannot be taken apart.
+
+    `originally` is how the file names it: as the original code.
+    """
     shares = transformer_names.parts(place.path) if place.component == "transformer" else {}
     if not shares:
-        return {place: module}
+        return {place: _swapped(place.path, module) if originally else module}
     rows, unit = size(module)[0], size(module)[0] // sum(shares.values())
     magnitude = module.parts.get("dora_scale")
     if not isinstance(module, Lora | LoHa | Full) or rows % sum(shares.values()):
@@ -39,6 +42,21 @@ def apart(place: Place, module: Module) -> dict[Place, Module] | None:
         parts[Place(place.component, path)] = _own_ranks(part, number, len(shares)) if isinstance(part, Lora) else part
         start = stop
     return parts
+
+
+def _swapped(path: str, module: Module) -> Module:
+    """Return the adapter of a layer whose halves diffusers has in the other order, in the order of the other code."""
+    rows, columns = size(module)
+    if not is_swapped(path, rows, columns) or not isinstance(module, Lora | LoHa | Full):
+        return module
+    tensors = {key: part.roll(rows // 2, 0) if len(part) == rows else part for key, part in module.parts.items()}
+    return replace(module, parts=tensors)
+
+
+def is_swapped(path: str, rows: int, columns: int) -> bool:
+    """Tell whether the halves of a layer's weight are in the other order in the original code."""
+    names = tuple(transformer.swapped for transformer in TRANSFORMERS.values() if transformer.swapped)
+    return rows == 2 * columns and path.endswith(names)
 
 
 def _own_ranks(part: Lora, number: int, count: int) -> Lora:
@@ -68,7 +86,7 @@ def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, 
         elif whole := transformer_names.joined(place.path, family):
             groups.setdefault(whole, {})[place.path] = module
         else:
-            named[_kohya(place.path, family)] = module
+            named[_kohya(place.path, family)] = _swapped(place.path, module)
     for whole, parts in groups.items():
         named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)
     return dict(sorted(named.items()))

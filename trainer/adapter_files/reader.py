@@ -150,7 +150,7 @@ def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> di
     if layer.module.naming == "dotted":
         parts = _from_peft(settings, place, parts)
     module = _module(layer, parts, file.name)
-    if (own := joined.apart(place, module)) is None:
+    if (own := joined.apart(place, module, originally=layer.module.naming == "original")) is None:
         raise refusal(
             file.name,
             "{module} is a {kind} of layers that are one in the original code, which Limner cannot take apart",

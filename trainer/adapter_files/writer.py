@@ -204,7 +204,7 @@ def write(
     """
     kept = {key: text for key, text in metadata.items() if key != PEFT_METADATA and (not strip or key in NEEDED)}
     if form == "kohya":
-        data = save(kohya(modules, precision), kept)
+        data = save(kohya(modules, precision, family), kept)
     else:
         tensors, settings = peft(modules, precision, family)
         data = save(tensors, kept | settings)

@@ -22,15 +22,15 @@ from trainer.errors import UserError
 from trainer.i18n import _
 
 REMEDY = _(
-    "Use a Stable Diffusion 1.x, 2.x or XL model: a folder in diffusers format, a single .safetensors file, or "
-    "'micro', which is built in."
+    "Use a model of a family that Limner trains: a folder in diffusers format, a single .safetensors file, or 'micro', "
+    "which is built in."
 )
 MAX_HEADER = 64 * 2**20
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _DENOISER = "model.diffusion_model."
-_VAE_KEY = "first_stage_model.decoder.conv_in.weight"
+_VAE_KEYS = {"first_stage_model.decoder.conv_in.weight", "vae.decoder.conv_in.weight"}
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _look_at_file(path: Path) -> Base:
     if transformer:
         return _look_at_transformer(path, transformer, shapes, names)
     if not any(key.startswith(_DENOISER) for key in shapes):
-        raise _refusal(path, "it has no Stable Diffusion UNet under the names of the original files")
+        raise _refusal(path, "it has no denoiser of a known family under the names of the original files")
     if any(key.startswith("edm_") for key in shapes):
         raise _refusal(path, "it was trained as an EDM model, which cannot be trained here")
     if shapes.get(f"{_DENOISER}input_blocks.0.0.weight", [0, 4])[1] != shapes.get(f"{_DENOISER}out.2.weight", [4])[0]:
@@ -256,7 +256,9 @@ def _look_at_file(path: Path) -> Base:
     _check_text_encoders(path, family, shapes)
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
-    return Base(family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), _VAE_KEY in shapes)
+    return Base(
+        family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), not _VAE_KEYS.isdisjoint(shapes)
+    )
 
 
 def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, list[int]]) -> None:
@@ -286,7 +288,7 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
         zero_snr=False,
         reason="its family predicts it",
         few_step=few_step.find(names),
-        has_vae=_VAE_KEY in shapes,
+        has_vae=not _VAE_KEYS.isdisjoint(shapes),
         size=size,
     )
 

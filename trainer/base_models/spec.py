@@ -1,7 +1,7 @@
 """FamilySpec: the facts about a family of base models that the rest of the program goes by. Torch-free."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -61,6 +61,26 @@ class Blocks:
     joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
 
 
+# How an adapter file names a layer of a transformer:
+#   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
+#   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
+#   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
+LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a program does with adapters for a transformer; what its rules for other families say holds beside it."""
+
+    reads: frozenset[LayerNaming]
+    kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
+    layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
+    alone: frozenset[LayerNaming] = frozenset()  # that it reads only where no text encoder's layers are beside them
+    differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
+    stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
+    refuses_unmatched: bool = False
+
+
 @dataclass(frozen=True)
 class Need:
     """What a transformer needs to be trained: a key in a single file, a setting in a config; and what it is without."""
@@ -81,6 +101,8 @@ class Transformer:
     entry_channels: int  # its inputs; more are for inpainting or editing
     widths: tuple[int, ...]  # of its published models
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
+    programs: Mapping[str, Support]  # that read its adapters, by name
+    swapped: str = ""  # a layer whose weight has its two halves in the other order originally, where it is so small
     need: Need | None = None
 
     @cached_property

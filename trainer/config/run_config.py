@@ -37,8 +37,8 @@ class ModelConfig(Section):
         max_length=1000,
         title="Base model",
         json_schema_extra=BASIC,
-        description="'micro' (built in, portraits, runs anywhere), or a Stable Diffusion 1.x, 2.x or XL model: its "
-        "folder in diffusers format, its .safetensors file, or its name on the Hugging Face hub (owner/name).",
+        description="'micro' (built in, portraits, runs anywhere), or a model of one of the families: its folder in "
+        "diffusers format, its .safetensors file, or its name on the Hugging Face hub (owner/name).",
     )
     revision: str = Field(
         "",

@@ -17,6 +17,7 @@ from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_o
 from trainer.recipes.prompts import line, set_prompts
 
 ARCHITECTURES = {"", *(name for spec in FAMILIES.values() for name in spec.recipe_names)}
+UNETS = ("model.is_v2", "model.is_xl", "model.is_v_pred")  # of all marks of a model
 PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
               "bfloat16": "bf16"}  # fmt: skip
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
@@ -114,8 +115,8 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
 
 def _check_model(draft: Draft) -> None:
     architecture = draft.get("model.arch", text, "").partition(":")[0].lower()
-    others = ("is_flux", "is_v3", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2", "is_ssd", "is_vega")
-    if architecture not in ARCHITECTURES or any(draft.get(f"model.{name}", flag, False) for name in others):
+    others = [key for key in draft.values if key.startswith("model.is_") and key not in UNETS]
+    if architecture not in ARCHITECTURES or any(draft.get(key, flag, False) for key in others):
         raise UserError(
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
             "Limner does not train other models; give another recipe.",

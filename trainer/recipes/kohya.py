@@ -72,7 +72,7 @@ DEFAULTS: dict[str, Any] = {
 _FAMILY_PREFIXES = tuple(
     prefix for spec in FAMILIES.values() if (prefix := spec.kohya_script.removesuffix("train_network.py").rstrip("_"))
 )
-OTHER_MODELS = re.compile(r"flux|sd3|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
+OTHER_MODELS = re.compile(r"FLUX|SD3|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
@@ -199,8 +199,8 @@ def _read(values: dict[str, Any], images: int, source: str, *, gui: bool) -> Rec
 
 def _check_model(draft: Draft) -> None:
     told = " ".join(str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version"))
-    named = [key for key in ("flux1_checkbox", "sd3_checkbox", "lumina_checkbox", "anima_checkbox")
-             if str(draft.values.get(key)).lower() == "true"]  # fmt: skip
+    chosen = [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
+    named = [key for key in chosen if OTHER_MODELS.search(key)]
     if named or OTHER_MODELS.search(told):
         raise UserError(
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",

@@ -17,6 +17,7 @@ from trainer.base_models.spec import FamilySpec
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
+from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.draft import flat
 
@@ -93,7 +94,17 @@ class _Writer:
 
 
 def export(config: TrainConfig, images: int = 0) -> Export:
-    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown."""
+    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown.
+
+    Raises:
+        UserError: its base model has a transformer, for which sd-scripts has other settings.
+    """
+    if _spec(config).transformer:
+        raise UserError(
+            "Settings for {family} cannot be written for sd-scripts.",
+            "Limner does so for models with a UNet.",
+            family=_spec(config).title,
+        )
     writer = _Writer(config)
     ours = flat(config.model_dump(mode="json"))
     for path, (key, write) in DIRECT.items():

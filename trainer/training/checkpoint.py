@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer import __version__, storage
-from trainer.config import CheckpointConfig, TrainConfig
+from trainer.config import CheckpointConfig, Record, TrainConfig
 from trainer.errors import UserError
 from trainer.families import Adapter
 from trainer.i18n import _
@@ -186,6 +186,23 @@ def remove_all(run: Run) -> None:
         storage.remove_folder(folder)
     for file in kept_adapters(run):
         storage.remove(file)
+
+
+def check_unchanged(before: Record, now: Record) -> None:
+    """Refuse to continue with other images or another base model: the result would belong to neither.
+
+    Raises:
+        UserError: something differs; it says what.
+    """
+    remedy = _("Restore it, or start a new run.")
+    if before.dataset_sha256 != now.dataset_sha256:
+        raise UserError("The images or captions of the dataset changed since this run started.", remedy)
+    if before.base_sha256 != now.base_sha256:
+        raise UserError("The base model changed since this run started.", remedy)
+    if before.vae_sha256 != now.vae_sha256:
+        raise UserError("The VAE changed since this run started.", remedy)
+    if before.start_sha256 != now.start_sha256:
+        raise UserError("The adapter that this run started from has changed.", remedy)
 
 
 def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = bytes) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from trainer import config, paths, runs
 from trainer.base_models import MICRO, detect, hub, vae
-from trainer.base_models.registry import FAMILIES
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.state import page_memory
@@ -115,8 +114,8 @@ def set_folders(text: str) -> None:
 
 
 def _facts(base: detect.Base, size: int) -> str:
-    predicted = {"epsilon": _("predicts noise"), "v_prediction": _("v-prediction")}
-    facts = [FAMILIES[base.family].title]
+    predicted = {"epsilon": _("predicts noise"), "v_prediction": _("v-prediction"), "flow": _("flow matching")}
+    facts = [base.title]
     facts.append(predicted[base.prediction_type] if base.prediction_type else _("prediction type found at the start"))
     if base.zero_snr and base.prediction_type != "epsilon":
         facts.append(_("zero terminal SNR"))
@@ -172,7 +171,7 @@ def _family(path: Path) -> str:
 @lru_cache(maxsize=1000)
 def _family_of_version(path: Path, _changed: int, _size: int) -> str:
     detected = detect.glance(str(path))
-    return FAMILIES[detected.family].title if detected else ""
+    return detected.title if detected else ""
 
 
 def _used() -> list[str]:

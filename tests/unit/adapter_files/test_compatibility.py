@@ -11,7 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer.adapter_files import compatibility, safetensors_reader, summary, writer
-from trainer.base_models import layer_names, layer_shapes
+from trainer.adapter_files.modules import Lora, Module
+from trainer.adapter_files.writer import Form
+from trainer.base_models import layer_names, layer_shapes, registry, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 from trainer.errors import UserError
@@ -424,8 +426,8 @@ def test_a_file_for_micro(tmp_path: Path) -> None:
 
 
 def test_another_thing_altogether(tmp_path: Path) -> None:
-    report = check(tmp_path, {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 4)})
-    assert "It is not for Stable Diffusion 1.x, 2.x or XL." in report.problems
+    report = check(tmp_path, {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(2, 4)})
+    assert "It is not for any of the families that Limner trains." in report.problems
     report = check(tmp_path, {"vae.x": torch.ones(1)})
     assert report.problems == ("It has no adapter layers.",)
     assert set(failed(report)) == PROGRAMS
@@ -451,3 +453,45 @@ def test_a_missing_file(tmp_path: Path) -> None:
         compatibility.check(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
         compatibility.check(tmp_path)
+
+
+def of_transformer(family: FamilyName, form: Form) -> Tensors:
+    """A LoRA of a whole transformer's attention, in one of the forms that the writer has, or as OneTrainer names it."""
+    modules: dict[str, Module] = {}
+    for name, shape in layer_shapes.known(family).items():
+        place = Place(*name.split(":"))
+        if place.component != "transformer" or ".attn." not in place.path or transformer_names.parts(place.path):
+            continue
+        parts = {"lora_down.weight": torch.ones(1, shape[1]), "lora_up.weight": torch.ones(shape[0], 1)}
+        modules[layer_names.kohya(place, family)] = Lora(parts, 1.0)
+    if form == "peft":
+        return writer.peft(modules, "fp16", family)[0]
+    return writer.kohya(modules, "fp16", family)
+
+
+TRANSFORMER_VERDICTS: dict[tuple[FamilyName, Form], dict[str, str]] = {
+    ("sd3", "kohya"): {"ComfyUI": "right", "A1111": "refuses", "Forge": "right", "InvokeAI": "refuses",
+                       "sd-scripts": "right", "diffusers": "nothing", "SD.Next": "differs"},
+    ("sd3", "peft"): {"ComfyUI": "right", "A1111": "differs", "Forge": "refuses", "InvokeAI": "refuses",
+                      "sd-scripts": "nothing", "diffusers": "right", "SD.Next": "right"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "form"), TRANSFORMER_VERDICTS)
+def test_files_for_transformers(tmp_path: Path, family: FamilyName, form: Form) -> None:
+    tensors = of_transformer(family, form)
+    facts = writer.of_family(family, registry.FAMILIES[family].first)
+    report = check(tmp_path, tensors, facts)
+    assert not report.problems
+    found = {verdict.program: verdict.outcome for verdict in report.verdicts}
+    assert found == TRANSFORMER_VERDICTS[family, form], failed(report)
+
+
+def test_text_encoders_beside_joined_layers_cost_sd_next_all_of_these(tmp_path: Path) -> None:
+    tensors = of_transformer("sd3", "kohya")
+    text = {key: tensor for key, tensor in good("sdxl").items() if key.startswith("lora_te2_")}
+    report = check(tmp_path, tensors | text, writer.of_family("sd3", "flow"))
+    verdicts = {verdict.program: verdict for verdict in report.verdicts}
+    layers = sum(key.endswith(".alpha") for key in tensors)
+    assert f"{layers} of {layers + len(text) // 3} layers are without effect" in verdicts["SD.Next"].words
+    assert verdicts["ComfyUI"].loads

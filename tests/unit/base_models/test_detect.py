@@ -150,8 +150,9 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
         detect.look(tmp_path / "base.ckpt")
 
 
-def folder(path: Path, kind: str, unet: dict[str, Any], scheduler: dict[str, Any]) -> Path:
-    for name, data in (("model_index.json", {"_class_name": kind}), ("unet/config.json", unet),
+def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> Path:
+    part = "transformer" if kind.startswith(("StableDiffusion3", "Flux")) else "unet"
+    for name, data in (("model_index.json", {"_class_name": kind}), (f"{part}/config.json", denoiser),
                        ("scheduler/scheduler_config.json", scheduler)):  # fmt: skip
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(json.dumps(data))
@@ -214,6 +215,12 @@ COUNTS = {
     "sdxl": {
         "unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840,
     },
+    "sd3": {
+        "transformer": 2_028_328_000, "vae": 83_819_683, "text_encoder": 123_650_304, "text_encoder_2": 694_659_840,
+        "text_encoder_3": 4_762_310_656,
+    },
+    "sd3-5-medium": {"transformer": 2_243_171_520},
+    "sd3-5-large": {"transformer": 8_056_627_520},
 }  # fmt: skip
 
 
@@ -223,7 +230,7 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
     import torch
     import transformers
 
-    index = json.loads((CONFIGS / family / "model_index.json").read_text())
+    index = json.loads((CONFIGS / family.partition("-")[0] / "model_index.json").read_text())
     for part, count in counts.items():
         library, name = index[part]
         kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
@@ -231,7 +238,7 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
             if library == "diffusers":
                 model = kind.from_config(CONFIGS / family / part)
             else:
-                model = kind(transformers.CLIPTextConfig.from_pretrained(CONFIGS / family / part))
+                model = kind(kind.config_class.from_pretrained(CONFIGS / family / part))
         assert sum(parameter.numel() for parameter in model.parameters()) == count, part
 
 
@@ -240,7 +247,8 @@ def test_the_settings_are_those_that_the_script_makes() -> None:
     assert len(merges) == make_configs.MERGES
     texts = make_configs.texts(merges)
     assert {name: (CONFIGS / name).read_text(encoding="utf-8") for name in texts} == texts
-    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.*")} == texts.keys()
+    files = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.*")}
+    assert files == {*texts, "t5/tokenizer.json", "t5/tokenizer_config.json"}
 
 
 def test_the_tokenizer_is_clips() -> None:
@@ -250,6 +258,14 @@ def test_the_tokenizer_is_clips() -> None:
     assert len(tokenizer) == 49408
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, 0, 0]
+
+
+def test_the_other_tokenizer_is_t5s() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+    ids = tokenizer("a photo of a cat", padding="max_length", max_length=8).input_ids
+    assert ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
 
 
 def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

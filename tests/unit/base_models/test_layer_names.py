@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainer import families
-from trainer.base_models import layer_names, layer_shapes
+from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 from trainer.config import ModelConfig
@@ -40,6 +40,44 @@ def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str)
 def place_of(name: str) -> Place:
     component, _, path = name.partition(":")
     return Place(component, path)  # type: ignore[arg-type] # one of the three
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])
+def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
+    """Those of its blocks; joined layers have the rows of their parts."""
+    family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
+    name = family.base.family
+    live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
+            if getattr(module, "weight", None) is not None and "transformer_blocks" in name}  # fmt: skip
+    shapes = {place_of(key): shape for key, shape in layer_shapes.of_folder(bases[kind], name).items()
+              if key.startswith("transformer:")}  # fmt: skip
+    joined = {place: transformer_names.parts(place.path, name) for place in shapes}
+    assert {layer_names.kohya(place, name): shape for place, shape in shapes.items() if not joined[place]} == live
+    for place, parts in joined.items():
+        rows = [shapes[Place(place.component, part)][0] for part in parts]
+        assert not parts or shapes[place][0] == sum(rows)
+        assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
+
+
+@pytest.mark.parametrize("family", ["sd3"])
+def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
+    for key in layer_shapes.known(family):
+        place = place_of(key)
+        if place.component != "transformer":
+            continue
+        for name in (layer_names.kohya(place, family), layer_names.peft(place), f"lycoris_{flat(place.path)}"):
+            assert layer_names.read(name).place == place
+        original = transformer_names.original(place.path, family)
+        whole = transformer_names.joined(place.path, family)
+        assert bool(original) != bool(whole), "each layer has a name in the original code, or is a part of one that has"
+        if original:
+            assert layer_names.read(f"lora_unet_{flat(original)}").place == place
+        else:
+            assert place.path in transformer_names.parts(whole, family)
+
+
+def flat(path: str) -> str:
+    return path.replace(".", "_")
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])

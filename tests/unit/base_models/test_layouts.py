@@ -23,6 +23,21 @@ def renamed(shapes: Shapes, old: str, new: str) -> Shapes:
 
 EMA = {"model_ema.decay": [0], "model_ema.diffusion_modelinput_blocks00weight": [320, 4, 3, 3]}
 POSITIONS = {"cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77]}
+CLIPS = ("text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer.")
+SD3 = {
+    f"{UNET}joint_blocks.0.context_block.attn.qkv.weight": [4608, 1536],
+    f"{UNET}x_embedder.proj.weight": [1536, 16, 2, 2],
+    **{f"{clip}text_model.embeddings.position_embedding.weight": [77, 768] for clip in CLIPS},
+}
+SD35_MEDIUM = SD3 | {
+    f"{UNET}joint_blocks.0.x_block.attn.ln_q.weight": [64], f"{UNET}joint_blocks.0.x_block.attn2.qkv.weight": [4608, 1],
+}  # fmt: skip
+SD35_LARGE = SD3 | {f"{UNET}joint_blocks.37.x_block.attn.ln_q.weight": [64]}
+SIZES = {
+    "SD 3 Medium": (SD3, "Stable Diffusion 3"),
+    "SD 3.5 Medium": (SD35_MEDIUM, "Stable Diffusion 3.5 Medium"),
+    "SD 3.5 Large": (SD35_LARGE, "Stable Diffusion 3.5 Large"),
+}
 BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = {
     "SD 1.5": (SD15, {}, ("sd15", "epsilon", False)),
     "SD 1.4 with EMA weights": (SD15 | EMA, {}, ("sd15", "epsilon", False)),
@@ -52,6 +67,7 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "SDXL with a model card": (
         SDXL, {"modelspec.architecture": "stable-diffusion-xl-v1-base"}, ("sdxl", "epsilon", False),
     ),
+    "SD3": (SD3, {}, ("sd3", "flow", False)),
     "SDXL with a baked VAE": (SDXL | {"first_stage_model.encoder.conv_in.weight": [1]}, {}, ("sdxl", "epsilon", False)),
 }  # fmt: skip
 
@@ -64,8 +80,22 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "FLUX": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "a FLUX model"),
     "FLUX, all in one": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": [1, 1]}, "a FLUX model"),
     "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "a FLUX model"),
-    "SD3": ({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": [1]}, "a Stable Diffusion 3 model"),
-    "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model"),
+    "SD3 without its text encoders": (without(SD3, "text_encoders."), "has no first text encoder"),
+    "SD3 for editing": (SD3 | {f"{UNET}x_embedder.proj.weight": [1536, 32, 2, 2]}, "made for inpainting or editing"),
+    "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model alone"),
+    "FLUX.2": ({"double_blocks.0.img_attn.qkv.weight": [1], "single_stream_modulation.lin.weight": [1]}, r"a FLUX\.2 "),
+    "Chroma": ({"double_blocks.0.img_attn.qkv.weight": [1], "distilled_guidance_layer.in_proj.bias": [1]}, "a Chroma "),
+    "Qwen-Image": ({"model.diffusion_model.txt_norm.weight": [3584]}, "a Qwen-Image model"),
+    "Lumina 2": ({"cap_embedder.0.weight": [2304]}, "a Lumina 2 model"),
+    "HiDream": ({"double_stream_blocks.0.block.adaLN_modulation.1.bias": [1]}, "a HiDream model"),
+    "Z-Image": ({"layers.0.adaLN_modulation.0.weight": [1], "cap_embedder.0.weight": [1]}, "a Z-Image model"),
+    "Wan": ({"model.diffusion_model.head.modulation": [1, 2, 1536]}, "a Wan video model"),
+    "HunyuanVideo": ({"txt_in.individual_token_refiner.blocks.0.norm1.weight": [1]}, "a HunyuanVideo model"),
+    "LTX": ({"model.diffusion_model.patchify_proj.weight": [1]}, "an LTX video model"),
+    "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, "a Sana model"),
+    "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, "a PixArt model"),
+    "Kolors": (SDXL | {f"{UNET}encoder_hid_proj.weight": [2048, 4096]}, "a Kolors model"),
+    "AuraFlow": ({"double_layers.0.attn.w1q.weight": [1]}, "an AuraFlow model"),
     "Stable Cascade": ({"effnet_mapper.0.weight": [1]}, "a Stable Cascade model"),
     "LCM, told the guidance": (SD15 | {f"{UNET}time_embed.cond_proj.weight": [320, 256]}, "a latent consistency model"),
     "LCM, diffusers": ({"time_embedding.cond_proj.weight": [320, 256]}, "a latent consistency model"),
@@ -83,7 +113,7 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "T5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": [1]}, "a text encoder"),
     "UNet, diffusers": ({"down_blocks.0.resnets.0.conv1.weight": [1]}, "a UNet without"),
     "UNet, original names": ({"input_blocks.0.0.weight": [320, 4, 3, 3]}, "a UNet without"),
-    "something else": ({"layers.0.weight": [1]}, "no Stable Diffusion UNet"),
+    "something else": ({"layers.0.weight": [1]}, "no denoiser of a known family"),
     "refiner": (
         SDXL | {f"{UNET}label_emb.0.0.weight": [1536, 2560]}, "the refiner of Stable Diffusion XL",
     ),
@@ -106,6 +136,12 @@ def test_base_models(
 ) -> None:
     base = detect.look(write(tmp_path / "base.safetensors", shapes, **metadata))
     assert (base.family, base.prediction_type, base.zero_snr) == expected
+
+
+@pytest.mark.parametrize(("shapes", "title"), SIZES.values(), ids=SIZES.keys())
+def test_sizes_of_a_family_are_told_apart(tmp_path: Path, shapes: Shapes, title: str) -> None:
+    assert detect.look(write(tmp_path / "base.safetensors", shapes)).title == title
+    assert detect.look(write(tmp_path / "plain.safetensors", renamed(shapes, UNET, ""))).title == title
 
 
 # Names of files, folders and repositories, and in metadata; the clip skip that they suggest.
@@ -229,7 +265,15 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("StableDiffusionXLPipeline", {"cross_attention_dim": 2048, "use_linear_projection": True}, "sdxl"),
         ("FluxPipeline", {}, "a FLUX model"),
         ("FluxFillPipeline", {}, "a FLUX model"),
-        ("StableDiffusion3Pipeline", {}, "a Stable Diffusion 3 model"),
+        ("StableDiffusion3Pipeline", {"in_channels": 16}, "sd3"),
+        ("StableDiffusion3Pipeline", {"in_channels": 32}, "made for inpainting or editing"),
+        ("QwenImagePipeline", {}, "a Qwen-Image model"),
+        ("HiDreamImagePipeline", {}, "a HiDream model"),
+        ("ZImagePipeline", {}, "a Z-Image model"),
+        ("Lumina2Pipeline", {}, "a Lumina 2 model"),
+        ("WanPipeline", {}, "a Wan video model"),
+        ("Flux2Pipeline", {}, r"a FLUX\.2 model"),
+        ("KolorsPipeline", {}, "a Kolors model"),
         ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),
         ("StableDiffusionXLPipeline", {"time_cond_proj_dim": 256}, "a latent consistency model"),
         ("StableCascadePriorPipeline", {}, "a Stable Cascade model"),

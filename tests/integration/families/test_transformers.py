@@ -1,0 +1,260 @@
+"""Families with a transformer that are trained by flow matching: as diffusers trains and asks them, and their files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests import single_file
+from tests.integration.families.test_families import TRANSFORMERS, answer, family_of, load, take
+from tests.integration.training.test_train import finish, settings
+from trainer import config, families, runs
+from trainer.adapter_files import compatibility, reader, transforms, writer
+from trainer.adapter_files.base_weights import open_checkpoint
+from trainer.base_models import layer_shapes, transformer_names
+from trainer.config import PictureConfig
+from trainer.errors import UserError
+from trainer.families import Adapter, Family
+from trainer.rng import generator
+from trainer.sampling import sampler
+from trainer.training.batches import Batch
+from trainer.training.loss import draw_timesteps, training_loss
+
+PROMPTS = ["rin, smiling", "a portrait"]
+MOST = 2  # of 255 that a pixel may differ where weights are changed instead of adapted
+
+
+def asked(family: Family) -> tuple[Tensor, ...]:
+    """Prompt embeddings as the family's own pipeline makes them: text and pooled."""
+    if family_of(family.spec.name) == "sd3":
+        text, _, pooled, _ = family.pipeline().encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
+        return text, pooled
+    text, pooled, _ = family.pipeline().encode_prompt(PROMPTS, None)
+    return text, pooled
+
+
+def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
+    """As the training script of diffusers for the family asks the transformer."""
+    result: Tensor = family.denoiser(
+        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=text, pooled_projections=pooled,
+        return_dict=False,
+    )[0]  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], kind: str) -> None:
+    """train_dreambooth_lora_sd3 at diffusers 58eb52c, without preconditioning: the same noise, timesteps and words."""
+    family = load(bases[kind])
+    made = settings(bases[kind], objective__timestep_sampling="logit-normal")
+    adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
+    for layer in adapter.layers.values():
+        torch.nn.init.normal_(layer.trained()["up"], std=0.1, generator=generator(7))
+    conditioning = {**family.encode_prompts(PROMPTS), "sizes": torch.zeros(2, 6)}
+    shape = (2, *family.latent_shape)
+    mean, std = torch.randn(shape, generator=generator(1)), torch.rand(shape, generator=generator(2))
+    batch = Batch(mean, std, conditioning, tuple(PROMPTS), 2)
+    with torch.no_grad():
+        ours = float(training_loss(family, adapter, batch, made, generator(3)))
+
+    rng = generator(3)
+    latents = mean + std * torch.randn(shape, generator=rng)
+    noise = torch.randn(shape, generator=rng)
+    timesteps = draw_timesteps(2, family.noise, made.objective, rng, shape)
+    sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
+    text, pooled = asked(family)
+    with torch.no_grad():
+        predicted = their_prediction(family, (1.0 - sigmas) * latents + sigmas * noise, timesteps, text, pooled)
+    theirs = float(((predicted - (noise - latents)) ** 2).mean())
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_prompts_are_encoded_as_the_pipeline_does(bases: dict[str, Path], kind: str) -> None:
+    family = load(bases[kind])
+    own = family.encode_prompts(PROMPTS)
+    assert all(torch.equal(own[key], theirs) for key, theirs in zip(("text", "pooled"), asked(family), strict=True))
+    if kind == "sd3-5-medium":
+        assert "t5" not in family.encoders()
+        assert not own["text"][:, family.pipeline().tokenizer_max_length :].any(), "zeros take the place of T5"
+    else:
+        assert own["text"][:, family.pipeline().tokenizer_max_length :].any()
+
+
+def test_timesteps_are_shifted_as_the_scheduler_shifts_them(bases: dict[str, Path]) -> None:
+    family = load(bases["sd3"])
+    scheduler = family.pipeline().scheduler
+    assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    shares = torch.arange(1, 1001) / 1000
+    assert torch.allclose(family.noise.at(shares, 0, 999, (1, 16, 8, 8)), scheduler.timesteps.flip(0), rtol=1e-5)
+
+
+def woken(family: Family, adapter: Adapter) -> None:
+    """Give each layer of an adapter some effect."""
+    with torch.no_grad():
+        for name, layer in adapter.layers.items():
+            layer.trained()["up"].normal_(std=0.05, generator=generator(name))
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
+    """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
+    run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=4, export__peft=True,
+                               export__precision="fp32"))  # fmt: skip
+    finish(run)
+    keys = load_file(run.export).keys()
+    assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
+    file, peft = reader.read(run.export), run.folder / "peft" / writer.PEFT_NAME
+    assert file.family == family_of(kind)
+    assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}, "joined, and apart again"
+    assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
+    for name, module in reader.read(peft).modules.items():
+        assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-7)
+
+    family = load(bases[kind])
+    picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, width=64, height=64,
+                            out="x.png")  # fmt: skip
+    adapter = families.attach(family, run.config().adapter, text_encoder=True, seed=0)
+    take(adapter, file.tensors)
+    live = np.asarray(sampler.generate(family, picture)).astype(int)
+    painter = sampler.Sampler()
+    base = np.asarray(painter.generate(picture)).astype(int)
+    adapted = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
+    assert np.abs(np.asarray(painter.generate(adapted)) - live).max() <= MOST
+    assert np.abs(base - live).max() > MOST
+    missing = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3-5-medium" else {}
+    fresh = DiffusionPipeline.from_pretrained(bases[kind], local_files_only=True, **missing)
+    fresh.set_progress_bar_config(disable=True)
+    fresh.load_lora_weights(str(peft.parent), weight_name=peft.name)
+    image = fresh("rin, smiling", num_inference_steps=3, guidance_scale=3.0, width=64, height=64,
+                  generator=torch.Generator().manual_seed(1)).images[0]  # fmt: skip
+    assert np.array_equal(np.asarray(image), live)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
+def test_other_kinds_keep_their_names_and_their_effect(bases: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Only LoRA can be joined; DoRA, LoHa and LoKr have the names that ComfyUI reads as well."""
+    family = load(bases["sd3"])
+    options: dict[str, Any] = {"adapter__dora": True} if kind == "lora" else {"adapter__kind": kind}
+    made = settings(bases["sd3"], **options)
+    adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
+    trained = reader.of_tensors(adapter.tensors(), "x")
+    file = tmp_path / "x.safetensors"
+    facts = writer.of_family("sd3", "flow")  # type: ignore[arg-type]
+    file.write_bytes(writer.write(trained.modules, facts, form="kohya", precision="fp32", family=trained.family))
+    assert all(key.startswith("lora_transformer_transformer_blocks_") for key in load_file(file))
+    again = reader.read(file)
+    assert again.modules.keys() == adapter.layers.keys()
+    known = layer_shapes.of_folder(bases["sd3"], "sd3")
+    verdicts = {one.program: one for one in compatibility.check(file, known).verdicts}
+    assert verdicts["ComfyUI"].loads
+    assert verdicts["sd-scripts"].outcome == "nothing"
+
+
+def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(bases: dict[str, Path], tmp_path: Path) -> None:
+    """The text's last modulation: sd-scripts trains it too, in the order of the original code."""
+    name = "lora_unet_joint_blocks_2_context_block_adaLN_modulation_1"
+    up, down = torch.randn(32, 2), torch.randn(2, 16)
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file, metadata=writer.of_family("sd3", "flow"))  # type: ignore[arg-type]
+    read = reader.read(file)
+    (module,) = read.modules.values()
+    assert torch.allclose(module.delta(), torch.cat([(up @ down)[16:], (up @ down)[:16]]))
+    (tmp_path / "y.safetensors").write_bytes(
+        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family="sd3")  # type: ignore[arg-type]
+    )
+    assert torch.equal(load_file(tmp_path / "y.safetensors")[f"{name}.lora_up.weight"], up)
+
+
+def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path) -> None:
+    """As sd-scripts trains it unless told to split it: the parts share the first matrix."""
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    up, down = torch.randn(48, 4), torch.randn(4, 16)
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file)
+    modules = reader.read(file).modules
+    parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")  # type: ignore[arg-type]
+    deltas = [modules["lora_transformer_" + part.replace(".", "_")].delta() for part in parts]
+    assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path], kind: str) -> None:
+    made = settings(bases[kind])
+    assert made.objective.timestep_sampling == "logit-normal", "by its preset"
+    for changes, words in (
+        ({"objective": {"weighting": "min-snr"}}, "weights noise levels by how often it draws them"),
+        ({"objective": {"noise_offset": 0.05}}, "trained from pure noise"),
+        ({"model": {"base": str(bases[kind]), "prediction_type": "v_prediction"}}, "does not predict that"),
+        ({"adapter": {"targets": "conv"}}, "has no convolutions"),
+    ):
+        with pytest.raises(UserError, match=words):
+            config.build({"name": "x", "dataset": "x", "model": {"base": str(bases[kind])}, **changes})
+    with pytest.raises(UserError, match="does not predict 'epsilon'"):
+        load(bases[kind], prediction_type="epsilon")
+    with pytest.raises(UserError, match=r"Name blocks such as transformer_blocks\.0"):
+        families.attach(
+            load(bases[kind]), settings(bases[kind], adapter__blocks=["up_blocks"]).adapter, text_encoder=False, seed=0
+        )
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_an_adapter_may_be_for_some_blocks_and_layers(bases: dict[str, Path], kind: str) -> None:
+    family = load(bases[kind])
+    made = settings(bases[kind], adapter__blocks=["transformer_blocks.1."], adapter__targets="attention")
+    adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
+    assert adapter.layers
+    assert all("transformer_blocks_1_attn" in name for name in adapter.layers)
+
+
+def exported(base: Path, folder: Path, seed: int = 0) -> tuple[reader.AdapterFile, Tensor, Family]:
+    """The file of an adapter that does something, what is predicted with it, and the model without it."""
+    family = load(base)
+    made = settings(base)
+    adapter = families.attach(family, made.adapter, text_encoder=True, seed=seed)
+    woken(family, adapter)
+    predicted = answer(family)
+    tensors = adapter.tensors()
+    adapter.detach()
+    file = folder / f"adapter{seed}.safetensors"
+    modules = reader.of_tensors(tensors, "x").modules
+    facts = writer.of_family(family.base.family, family.prediction_type)
+    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
+    return reader.read(file), predicted, family
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_baked_base_predicts_it_and_an_extracted_adapter_has_its_effect(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, form: str
+) -> None:
+    file, predicted, _ = exported(bases["sd3"], tmp_path)
+    base = bases["sd3"] if form == "folder" else single_file.write(bases["sd3"], tmp_path / "base.safetensors")
+    out = tmp_path / ("out" if form == "folder" else "out.safetensors")
+    assert transforms.bake(open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
+    assert torch.allclose(answer(load(out)), predicted, atol=1e-4)
+    made = transforms.difference(open_checkpoint(out), open_checkpoint(base), rank=4)
+    assert made.modules.keys() == file.modules.keys()
+    for name, module in file.modules.items():
+        assert torch.allclose(made.modules[name].delta(), module.delta(), atol=1e-5)
+
+
+def test_merged_and_resized_files_predict_what_they_should(bases: dict[str, Path], tmp_path: Path) -> None:
+    one, _, family = exported(bases["sd3"], tmp_path)
+    two, _, _ = exported(bases["sd3"], tmp_path, seed=1)
+    merged = transforms.merge([("one", one, 0.7), ("two", two, -0.4)])
+    file = tmp_path / "merged.safetensors"
+    file.write_bytes(writer.write(merged.modules, one.metadata, form="kohya", precision="fp32", family=one.family))
+    assert all(key.startswith(("lora_unet_joint_blocks_", "lora_te")) for key in load_file(file))
+    with families.patched(family, [(one, 0.7), (two, -0.4)]):
+        both = answer(family)
+    with families.patched(family, [(reader.read(file), 1.0)]):
+        assert torch.allclose(answer(family), both, atol=1e-4)
+    assert transforms.resize(one, 4).error == 0
+    assert {module.rank for module in transforms.resize(one, 2).modules.values()} == {2}

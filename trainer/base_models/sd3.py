@@ -1,0 +1,132 @@
+"""Stable Diffusion 3 and 3.5, Esser et al. 2024, https://arxiv.org/abs/2403.03206, in three sizes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.base_models.spec import Blocks, FamilySpec, Shape, Size, Support, TextEncoder, Transformer, Variant
+from trainer.i18n import _
+
+_QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
+_ADDED = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
+_SECOND = {"attn2.to_q": 1, "attn2.to_k": 1, "attn2.to_v": 1}
+_BLOCKS = Blocks(
+    original="joint_blocks",
+    layers={
+        "attn.to_qkv": "x_block.attn.qkv",
+        "attn.to_out.0": "x_block.attn.proj",
+        "attn.to_added_qkv": "context_block.attn.qkv",
+        "attn.to_add_out": "context_block.attn.proj",
+        "attn2.to_qkv": "x_block.attn2.qkv",
+        "attn2.to_out.0": "x_block.attn2.proj",
+        "ff.net.0.proj": "x_block.mlp.fc1",
+        "ff.net.2": "x_block.mlp.fc2",
+        "ff_context.net.0.proj": "context_block.mlp.fc1",
+        "ff_context.net.2": "context_block.mlp.fc2",
+        "norm1.linear": "x_block.adaLN_modulation.1",
+        "norm1_context.linear": "context_block.adaLN_modulation.1",
+    },
+    joined={"attn.to_qkv": _QKV, "attn.to_added_qkv": _ADDED, "attn2.to_qkv": _SECOND},
+)
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the linear layers of the transformer's blocks and the shapes of their weights (section 4, figure 2).
+
+    In the last block the text only informs the image: it goes no further.
+    """
+    width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    last, dual = int(config["num_layers"]) - 1, config.get("dual_attention_layers") or ()
+    layers: dict[str, Shape] = {}
+    for number in range(last + 1):
+        attention = (*_QKV, *_ADDED, "attn.to_out.0") + (() if number == last else ("attn.to_add_out",))
+        if number in dual:
+            attention += (*_SECOND, "attn2.to_out.0")
+        block: dict[str, Shape] = dict.fromkeys(attention, (width, width))
+        for part in ("ff",) if number == last else ("ff", "ff_context"):
+            block |= {f"{part}.net.0.proj": (4 * width, width), f"{part}.net.2": (width, 4 * width)}
+        block["norm1.linear"] = (9 * width if number in dual else 6 * width, width)
+        block["norm1_context.linear"] = (2 * width if number == last else 6 * width, width)
+        layers |= {f"transformer_blocks.{number}.{path}": shape for path, shape in block.items()}
+    return layers
+
+
+# Read from the programs' sources, at the commits that `adapter_files.programs` names. InvokeAI has no adapters for it.
+_PROGRAMS = {
+    "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft"))),
+    "A1111": Support(
+        frozenset(("dotted",)),
+        layers=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        stops=dict.fromkeys(("joined", "onetrainer"), _("it stops at the alphas of kohya's format")),
+    ),
+    "Forge": Support(frozenset(("joined",)), refuses_unmatched=True),
+    "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
+    "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
+    "SD.Next": Support(
+        frozenset(("joined", "onetrainer", "dotted")),
+        alone=frozenset(("joined",)),
+        differs={"joined": _("it applies the attention of the image to the text, and that of the text to the image")},
+    ),
+}
+SPEC = FamilySpec(
+    name="sd3",
+    title="Stable Diffusion 3",
+    model="sd3.SD3",
+    pipeline="StableDiffusion3Pipeline",
+    pipeline_options={},
+    transformer=Transformer(
+        blocks={"transformer_blocks": _BLOCKS},
+        outside={},
+        key="joint_blocks.0.context_block.attn.qkv.weight",
+        entry="x_embedder.proj.weight",
+        entry_channels=16,
+        widths=(1536, 2432),
+        shapes=shapes,
+        programs=_PROGRAMS,
+        swapped="norm1_context.linear",
+    ),
+    vae_scale=1.5305,
+    vae_shift=0.0609,
+    vae_channels=16,
+    metadata_prefixes=("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
+    text_encoders=(
+        TextEncoder(
+            component="text_encoder",
+            title=_("first text encoder"),
+            prefix="lora_te1_",
+            single_file="text_encoders.clip_l.transformer.",
+            embedding="text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.weight",
+            width=768,
+            tokenizer="tokenizer",
+            pad_token="<|endoftext|>",
+        ),
+        TextEncoder(
+            component="text_encoder_2",
+            title=_("second text encoder"),
+            prefix="lora_te2_",
+            single_file="text_encoders.clip_g.transformer.",
+            embedding="text_encoders.clip_g.transformer.text_model.embeddings.position_embedding.weight",
+            width=1280,
+            tokenizer="tokenizer_2",
+            pad_token="!",
+        ),
+    ),
+    # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/sd3_utils.py`).
+    variants={"flow": Variant("stable-diffusion-3-m", "sd3", 1024)},
+    sizes=(
+        Size(
+            title="Stable Diffusion 3.5 Medium",
+            architecture="stable-diffusion-3-5-medium",
+            marks=("attn2.",),
+            settings=("dual_attention_layers",),
+            configs="sd3-5-medium",
+        ),
+        Size(
+            title="Stable Diffusion 3.5 Large",
+            architecture="stable-diffusion-3-5-large",
+            marks=("attn.ln_q.",),
+            settings=("qk_norm",),
+            configs="sd3-5-large",
+        ),
+    ),
+    recipe_names=(),
+)

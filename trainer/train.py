@@ -59,8 +59,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples, held = held_out.split(dataset.read_subjects(config.taught), config)
     config = complete(config, run, examples, held, family)
-    texts = [caption_variants.texts(example, config) for example in examples]
-    captions = [first for first, *_unused in texts]
+    captions = [caption_variants.texts(example, config)[0] for example in examples]
     warn(run, config, family, captions)
     batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator), held)
     preview = previews.prepare(family, config, accelerator)

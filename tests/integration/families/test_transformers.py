@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, SD3Transformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +21,8 @@ from trainer.adapter_files.base_weights import open_checkpoint
 from trainer.base_models import layer_shapes, transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family
+from trainer.families import Adapter, Family, gradient_checkpointing
+from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
 from trainer.training.batches import Batch
@@ -289,3 +290,51 @@ def test_merged_and_resized_files_predict_what_they_should(bases: dict[str, Path
         assert torch.allclose(answer(family), both, atol=1e-4)
     assert transforms.resize(one, 4).error == 0
     assert {module.rank for module in transforms.resize(one, 2).modules.values()} == {2}
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
+    """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
+    family = load(bases[kind])
+    adapter = families.attach(family, settings(bases[kind]).adapter, text_encoder=False, seed=0)
+    woken(family, adapter)
+    conditioning = {key: value.detach() for key, value in family.encode_prompts(PROMPTS).items()}
+    noisy = torch.randn(2, family.latent_shape[0], 8, 8, generator=generator(1))
+
+    def computed(way: gradient_checkpointing.Recomputed) -> tuple[int, list[Tensor]]:
+        gradient_checkpointing.recompute(family, way)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = family.predict(noisy, torch.tensor([10.0, 900.0]), conditioning)
+        parameters = list(adapter.parameters())
+        return sum(sizes), list(torch.autograd.grad(out.square().sum(), parameters, allow_unused=True))
+
+    kept, plain = computed("off")
+    for way in ("feed-forward", "half", "transformers"):
+        less, gradients = computed(way)
+        assert less < kept
+        kept = less
+        for one, other in zip(gradients, plain, strict=True):
+            assert (one is None and other is None) or torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_blocks_of_a_transformer_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=8,
+        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
+    )  # fmt: skip
+    quantize(transformer, bits)
+    linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
+    assert changed == {path for path in linear if path.startswith("transformer_blocks.") and ".norm" not in path}
+    with torch.no_grad():
+        transformer(
+            hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]),
+            encoder_hidden_states=torch.randn(1, 4, 64), pooled_projections=torch.randn(1, 64),
+        )  # fmt: skip

@@ -132,6 +132,19 @@ MMDIT = {
     "pos_embed_max_size": 192,
     "sample_size": 128,
 }
+FLUX = {
+    "_class_name": "FluxTransformer2DModel",
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "in_channels": 64,
+    "patch_size": 1,
+    "guidance_embeds": True,
+    "axes_dims_rope": [16, 56, 56],
+}
 WIDE_VAE = VAE | {
     "latent_channels": 16,
     "sample_size": 1024,
@@ -166,6 +179,16 @@ SD3_INDEX = {
     "tokenizer_2": ["transformers", "CLIPTokenizer"],
     "tokenizer_3": ["transformers", "T5TokenizerFast"],
     "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+FLUX_INDEX = {
+    "_class_name": "FluxPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -213,6 +236,21 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder/config.json": CLIP_L_PROJECTED,
         "text_encoder_2/config.json": CLIP_G,
         "text_encoder_3/config.json": T5_XXL,
+    },
+    "flux": {
+        "model_index.json": FLUX_INDEX,
+        "transformer/config.json": FLUX,
+        "vae/config.json": WIDE_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        "scheduler/scheduler_config.json": FLOW
+        | {
+            "use_dynamic_shifting": True,
+            "base_shift": 0.5,
+            "max_shift": 1.15,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 4096,
+        },
+        "text_encoder/config.json": CLIP_L,
+        "text_encoder_2/config.json": T5_XXL,
     },
     "sd3-5-medium": {
         "transformer/config.json": MMDIT

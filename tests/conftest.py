@@ -22,7 +22,7 @@ os.environ.update(
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
-CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium")
+CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bases(tiny_sd: Path) -> dict[str, Path]:
     """Folders with a tiny, random model of each kind."""
-    from tests.tiny import make_sd3, make_sd21, make_sdxl
+    from tests.tiny import make_flux, make_sd3, make_sd21, make_sdxl
 
     folder = tiny_sd.parent
     return {
@@ -72,6 +72,7 @@ def bases(tiny_sd: Path) -> dict[str, Path]:
         "sd21-v": make_sd21(folder / "sd21-v", "v_prediction"),
         "sdxl": make_sdxl(folder / "sdxl"),
         "sd3": make_sd3(folder / "sd3"),
+        "flux": make_flux(folder / "flux"),
         "sd3-5-medium": make_sd3(folder / "sd3-5-medium", t5=False, dual=True),
     }
 

@@ -8,6 +8,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -91,6 +93,30 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae,
         text_encoder=first, tokenizer=tokenizers[0], text_encoder_2=second, tokenizer_2=tokenizers[1],
         text_encoder_3=third, tokenizer_3=_t5_tokenizer() if t5 else None,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def make_flux(folder: Path) -> Path:
+    """Save a FLUX.1 dev model of about 0.1 million random parameters beside T5's words."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = _tokenizer()
+        transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )  # fmt: skip
+        _wake(transformer)
+        first = CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
+        second = T5EncoderModel(_t5())
+        vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
+    FluxPipeline(
+        transformer=transformer, vae=vae, text_encoder=first, tokenizer=tokenizer, text_encoder_2=second,
+        tokenizer_2=_t5_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
+            max_image_seq_len=4096,
+        ),
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
 

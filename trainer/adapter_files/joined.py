@@ -39,7 +39,10 @@ def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Modu
         stop = start + share * unit
         tensors = {key: part[start:stop] if key in _SLICED else part for key, part in module.parts.items()}
         part = replace(module, parts={key: tensor.contiguous() for key, tensor in tensors.items()})
-        parts[Place(place.component, path)] = _own_ranks(part, number, len(shares)) if isinstance(part, Lora) else part
+        if isinstance(part, Lora):
+            part = _own_ranks(part, number, len(shares))
+        if not isinstance(part, Lora) or part.up.any() or part.down.any():  # else it was missing
+            parts[Place(place.component, path)] = part
         start = stop
     return parts
 
@@ -97,14 +100,15 @@ def _kohya(path: str, family: FamilyName) -> str:
 
 
 def _joined(shares: Mapping[str, int], parts: Mapping[str, Lora]) -> Lora:
-    """Return the LoRA of a joined layer, block by block; parts that are missing do not change."""
+    """Return the LoRA of a joined layer, block by block; parts that are missing have blocks of zeros."""
     some_path, some = next(iter(parts.items()))
     unit = some.up.shape[0] // shares[some_path]
     scales = {module.alpha / module.rank for module in parts.values()}
     ups, downs = list[Tensor](), list[Tensor]()
     for path, share in shares.items():
         if path not in parts:
-            ups.append(torch.zeros(share * unit, 0))
+            ups.append(torch.zeros(share * unit, some.rank))
+            downs.append(torch.zeros_like(some.down.float()))
             continue
         module = parts[path]
         ups.append(module.up.float() if len(scales) == 1 else module.up.float() * (module.alpha / module.rank))

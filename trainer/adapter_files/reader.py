@@ -167,13 +167,13 @@ def _tensor(file: SafetensorsFile, key: str) -> Tensor:
     return values.reshape(entry.shape)
 
 
-def of_tensors(tensors: Mapping[str, Tensor], name: str) -> AdapterFile:
-    """Return the adapter that tensors in kohya's format make.
+def of_tensors(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[str, str] | None = None) -> AdapterFile:
+    """Return the adapter that tensors in kohya's format make; metadata may name the family that it is for.
 
     Raises:
         UserError: they make none.
     """
-    return of_file(safetensors_reader.parse(save(dict(tensors)), name))
+    return of_file(safetensors_reader.parse(save(dict(tensors), dict(metadata or {})), name))
 
 
 def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:

@@ -60,8 +60,8 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
-    trained = reader.of_tensors(tensors, run.export.name)
     facts = metadata(family, config, run, captions, len(captions))
+    trained = reader.of_tensors(tensors, run.export.name, facts)
     if settings.cover and (image := cover(run)):
         facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()

@@ -1,17 +1,19 @@
 """Families with a transformer that are trained by flow matching: as diffusers trains and asks them, and their files."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, SD3Transformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
-from tests.integration.families.test_families import TRANSFORMERS, answer, family_of, load, take
+from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
 from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, transforms, writer
@@ -19,7 +21,8 @@ from trainer.adapter_files.base_weights import open_checkpoint
 from trainer.base_models import layer_shapes, transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family
+from trainer.families import Adapter, Family, gradient_checkpointing
+from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
 from trainer.training.batches import Batch
@@ -40,6 +43,16 @@ def asked(family: Family) -> tuple[Tensor, ...]:
 
 def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
     """As the training script of diffusers for the family asks the transformer."""
+    if family.spec.name == "flux":
+        side = noisy.shape[-1]
+        packed = FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
+        output = family.denoiser(
+            hidden_states=packed, timestep=timesteps / 1000, guidance=torch.tensor([1.0]).expand(len(noisy)),
+            pooled_projections=pooled, encoder_hidden_states=text, txt_ids=torch.zeros(text.shape[1], 3),
+            img_ids=FluxPipeline._prepare_latent_image_ids(len(noisy), side // 2, side // 2, noisy.device, noisy.dtype),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return FluxPipeline._unpack_latents(output, side * 8, side * 8, 8)
     result: Tensor = family.denoiser(
         hidden_states=noisy, timestep=timesteps, encoder_hidden_states=text, pooled_projections=pooled,
         return_dict=False,
@@ -49,14 +62,14 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], kind: str) -> None:
-    """train_dreambooth_lora_sd3 at diffusers 58eb52c, without preconditioning: the same noise, timesteps and words."""
+    """train_dreambooth_lora_sd3 (without preconditioning) and _flux of diffusers 58eb52c, from the same inputs."""
     family = load(bases[kind])
     made = settings(bases[kind], objective__timestep_sampling="logit-normal")
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.trained()["up"], std=0.1, generator=generator(7))
     conditioning = {**family.encode_prompts(PROMPTS), "sizes": torch.zeros(2, 6)}
-    shape = (2, *family.latent_shape)
+    shape = (2, family.latent_shape[0], 8, 8)
     mean, std = torch.randn(shape, generator=generator(1)), torch.rand(shape, generator=generator(2))
     batch = Batch(mean, std, conditioning, tuple(PROMPTS), 2)
     with torch.no_grad():
@@ -82,7 +95,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(bases: dict[str, Path], kind: 
     if kind == "sd3-5-medium":
         assert "t5" not in family.encoders()
         assert not own["text"][:, family.pipeline().tokenizer_max_length :].any(), "zeros take the place of T5"
-    else:
+    elif kind == "sd3":
         assert own["text"][:, family.pipeline().tokenizer_max_length :].any()
 
 
@@ -92,6 +105,25 @@ def test_timesteps_are_shifted_as_the_scheduler_shifts_them(bases: dict[str, Pat
     assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     shares = torch.arange(1, 1001) / 1000
     assert torch.allclose(family.noise.at(shares, 0, 999, (1, 16, 8, 8)), scheduler.timesteps.flip(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "tokens"), [(256, 256), (512, 1024), (1024, 4096)])
+def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side: int, tokens: int) -> None:
+    """As its pipeline tells its scheduler for an image of this size."""
+    family = load(bases["flux"])
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(family.pipeline().scheduler.config)
+    sigmas = [0.9, 0.5, 0.1]
+    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
+    ours = family.noise.at(torch.tensor(sigmas), 0, 999, (1, 16, side // 8, side // 8))
+    assert torch.allclose(ours, scheduler.timesteps, rtol=1e-5)
+
+
+def test_the_distilled_flux_is_refused_with_the_reason(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bases["flux"], tmp_path / "schnell")
+    file = folder / "transformer" / "config.json"
+    file.write_text(file.read_text().replace('"guidance_embeds": true', '"guidance_embeds": false'))
+    with pytest.raises(UserError, match=r"FLUX\.1 schnell, which is distilled to generate in few steps"):
+        load(folder)
 
 
 def woken(family: Family, adapter: Adapter) -> None:
@@ -105,7 +137,7 @@ def woken(family: Family, adapter: Adapter) -> None:
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
     run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=4, export__peft=True,
-                               export__precision="fp32"))  # fmt: skip
+                               export__precision="fp32", **SMALL.get(kind, {})))  # fmt: skip
     finish(run)
     keys = load_file(run.export).keys()
     assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
@@ -143,9 +175,9 @@ def test_other_kinds_keep_their_names_and_their_effect(bases: dict[str, Path], t
     options: dict[str, Any] = {"adapter__dora": True} if kind == "lora" else {"adapter__kind": kind}
     made = settings(bases["sd3"], **options)
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
-    trained = reader.of_tensors(adapter.tensors(), "x")
+    facts = writer.of_family("sd3", "flow")
+    trained = reader.of_tensors(adapter.tensors(), "x", facts)
     file = tmp_path / "x.safetensors"
-    facts = writer.of_family("sd3", "flow")  # type: ignore[arg-type]
     file.write_bytes(writer.write(trained.modules, facts, form="kohya", precision="fp32", family=trained.family))
     assert all(key.startswith("lora_transformer_transformer_blocks_") for key in load_file(file))
     again = reader.read(file)
@@ -162,12 +194,12 @@ def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(bases: dict[str
     up, down = torch.randn(32, 2), torch.randn(2, 16)
     tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
     file = tmp_path / "x.safetensors"
-    save_file(tensors, file, metadata=writer.of_family("sd3", "flow"))  # type: ignore[arg-type]
+    save_file(tensors, file, metadata=writer.of_family("sd3", "flow"))
     read = reader.read(file)
     (module,) = read.modules.values()
     assert torch.allclose(module.delta(), torch.cat([(up @ down)[16:], (up @ down)[:16]]))
     (tmp_path / "y.safetensors").write_bytes(
-        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family="sd3")  # type: ignore[arg-type]
+        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family="sd3")
     )
     assert torch.equal(load_file(tmp_path / "y.safetensors")[f"{name}.lora_up.weight"], up)
 
@@ -180,7 +212,7 @@ def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path)
     file = tmp_path / "x.safetensors"
     save_file(tensors, file)
     modules = reader.read(file).modules
-    parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")  # type: ignore[arg-type]
+    parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")
     deltas = [modules["lora_transformer_" + part.replace(".", "_")].delta() for part in parts]
     assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
 
@@ -224,18 +256,18 @@ def exported(base: Path, folder: Path, seed: int = 0) -> tuple[reader.AdapterFil
     tensors = adapter.tensors()
     adapter.detach()
     file = folder / f"adapter{seed}.safetensors"
-    modules = reader.of_tensors(tensors, "x").modules
     facts = writer.of_family(family.base.family, family.prediction_type)
+    modules = reader.of_tensors(tensors, "x", facts).modules
     file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
     return reader.read(file), predicted, family
 
 
-@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize(("kind", "form"), [("sd3", "folder"), ("sd3", "file"), ("flux", "folder")])
 def test_a_baked_base_predicts_it_and_an_extracted_adapter_has_its_effect(
-    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, form: str
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str, form: str
 ) -> None:
-    file, predicted, _ = exported(bases["sd3"], tmp_path)
-    base = bases["sd3"] if form == "folder" else single_file.write(bases["sd3"], tmp_path / "base.safetensors")
+    file, predicted, _ = exported(bases[kind], tmp_path)
+    base = bases[kind] if form == "folder" else single_file.write(bases["sd3"], tmp_path / "base.safetensors")
     out = tmp_path / ("out" if form == "folder" else "out.safetensors")
     assert transforms.bake(open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
     assert torch.allclose(answer(load(out)), predicted, atol=1e-4)
@@ -258,3 +290,51 @@ def test_merged_and_resized_files_predict_what_they_should(bases: dict[str, Path
         assert torch.allclose(answer(family), both, atol=1e-4)
     assert transforms.resize(one, 4).error == 0
     assert {module.rank for module in transforms.resize(one, 2).modules.values()} == {2}
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
+    """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
+    family = load(bases[kind])
+    adapter = families.attach(family, settings(bases[kind]).adapter, text_encoder=False, seed=0)
+    woken(family, adapter)
+    conditioning = {key: value.detach() for key, value in family.encode_prompts(PROMPTS).items()}
+    noisy = torch.randn(2, family.latent_shape[0], 8, 8, generator=generator(1))
+
+    def computed(way: gradient_checkpointing.Recomputed) -> tuple[int, list[Tensor]]:
+        gradient_checkpointing.recompute(family, way)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = family.predict(noisy, torch.tensor([10.0, 900.0]), conditioning)
+        parameters = list(adapter.parameters())
+        return sum(sizes), list(torch.autograd.grad(out.square().sum(), parameters, allow_unused=True))
+
+    kept, plain = computed("off")
+    for way in ("feed-forward", "half", "transformers"):
+        less, gradients = computed(way)
+        assert less < kept
+        kept = less
+        for one, other in zip(gradients, plain, strict=True):
+            assert (one is None and other is None) or torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_blocks_of_a_transformer_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=8,
+        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
+    )  # fmt: skip
+    quantize(transformer, bits)
+    linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
+    assert changed == {path for path in linear if path.startswith("transformer_blocks.") and ".norm" not in path}
+    with torch.no_grad():
+        transformer(
+            hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]),
+            encoder_hidden_states=torch.randn(1, 4, 64), pooled_projections=torch.randn(1, 64),
+        )  # fmt: skip

@@ -474,6 +474,10 @@ TRANSFORMER_VERDICTS: dict[tuple[FamilyName, Form], dict[str, str]] = {
                        "sd-scripts": "right", "diffusers": "nothing", "SD.Next": "differs"},
     ("sd3", "peft"): {"ComfyUI": "right", "A1111": "differs", "Forge": "refuses", "InvokeAI": "refuses",
                       "sd-scripts": "nothing", "diffusers": "right", "SD.Next": "right"},
+    ("flux", "kohya"): {"ComfyUI": "right", "A1111": "refuses", "Forge": "right", "InvokeAI": "right",
+                        "sd-scripts": "right", "diffusers": "right", "SD.Next": "right"},
+    ("flux", "peft"): {"ComfyUI": "right", "A1111": "refuses", "Forge": "right", "InvokeAI": "right",
+                       "sd-scripts": "nothing", "diffusers": "right", "SD.Next": "right"},
 }  # fmt: skip
 
 

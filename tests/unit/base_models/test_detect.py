@@ -219,6 +219,9 @@ COUNTS = {
         "transformer": 2_028_328_000, "vae": 83_819_683, "text_encoder": 123_650_304, "text_encoder_2": 694_659_840,
         "text_encoder_3": 4_762_310_656,
     },
+    "flux": {
+        "transformer": 11_901_408_320, "vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656,
+    },
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
 }  # fmt: skip

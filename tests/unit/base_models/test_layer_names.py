@@ -42,7 +42,7 @@ def place_of(name: str) -> Place:
     return Place(component, path)  # type: ignore[arg-type] # one of the three
 
 
-@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux"])
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     """Those of its blocks; joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
@@ -59,7 +59,7 @@ def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, 
         assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
-@pytest.mark.parametrize("family", ["sd3"])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
     for key in layer_shapes.known(family):
         place = place_of(key)
@@ -104,7 +104,8 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
          "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"),
         ("base_model.model.mid_block.resnets.1.conv2", "mid_block.resnets.1.conv2"),
         ("lycoris_mid_block_attentions_0_proj_in", "mid_block.attentions.0.proj_in"),
-        ("lora_unet_single_blocks_0_linear1", None),
+        ("lora_unet_single_blocks_0_linear1", "single_transformer_blocks.0.to_qkv_mlp"),
+        ("lora_unet_single_blocks_0_linear3", None),
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn3_to_q", None),
         ("model.diffusion_model.input_blocks.0.0", None),
         ("lora_unet_" + "a" * 10**6 + "!", None),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.base_models.test_detect import ATTENTION, COMMON, SD15, SD21, SDXL, UNET, folder, write
 from trainer import config
-from trainer.base_models import detect
+from trainer.base_models import detect, registry
 from trainer.errors import UserError
 
 Shapes = dict[str, list[int]]
@@ -33,6 +33,12 @@ SD35_MEDIUM = SD3 | {
     f"{UNET}joint_blocks.0.x_block.attn.ln_q.weight": [64], f"{UNET}joint_blocks.0.x_block.attn2.qkv.weight": [4608, 1],
 }  # fmt: skip
 SD35_LARGE = SD3 | {f"{UNET}joint_blocks.37.x_block.attn.ln_q.weight": [64]}
+FLUX = {
+    f"{UNET}double_blocks.0.img_attn.qkv.weight": [9216, 3072],
+    f"{UNET}guidance_in.in_layer.weight": [3072, 256],
+    f"{UNET}img_in.weight": [3072, 64],
+    f"{CLIPS[0]}text_model.embeddings.position_embedding.weight": [77, 768],
+}
 SIZES = {
     "SD 3 Medium": (SD3, "Stable Diffusion 3"),
     "SD 3.5 Medium": (SD35_MEDIUM, "Stable Diffusion 3.5 Medium"),
@@ -68,6 +74,7 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
         SDXL, {"modelspec.architecture": "stable-diffusion-xl-v1-base"}, ("sdxl", "epsilon", False),
     ),
     "SD3": (SD3, {}, ("sd3", "flow", False)),
+    "FLUX.1 dev": (FLUX, {}, ("flux", "flow", False)),
     "SDXL with a baked VAE": (SDXL | {"first_stage_model.encoder.conv_in.weight": [1]}, {}, ("sdxl", "epsilon", False)),
 }  # fmt: skip
 
@@ -77,9 +84,10 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "a LoRA for FLUX": ({"transformer.single_transformer_blocks.0.x.lora_A.weight": [4, 4]}, "an adapter"),
     "LoHa": ({"lora_unet_x.hada_w1_a": [4, 4]}, "an adapter"),
     "LoKr": ({"lora_unet_x.lokr_w1": [4, 4]}, "an adapter"),
-    "FLUX": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "a FLUX model"),
-    "FLUX, all in one": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": [1, 1]}, "a FLUX model"),
-    "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "a FLUX model"),
+    "FLUX.1 schnell": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "schnell, which is distilled"),
+    "FLUX.1 without its text encoders": (without(FLUX, "text_encoders."), "has no text encoder"),
+    "FLUX.1 Fill": (FLUX | {f"{UNET}img_in.weight": [3072, 384]}, "made for inpainting or editing"),
+    "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "of a FLUX model alone"),
     "SD3 without its text encoders": (without(SD3, "text_encoders."), "has no first text encoder"),
     "SD3 for editing": (SD3 | {f"{UNET}x_embedder.proj.weight": [1536, 32, 2, 2]}, "made for inpainting or editing"),
     "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model alone"),
@@ -263,7 +271,8 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("StableDiffusionPipeline", {"cross_attention_dim": 768}, "sd15"),
         ("StableDiffusionPipeline", {"cross_attention_dim": 1024, "use_linear_projection": True}, "sd21"),
         ("StableDiffusionXLPipeline", {"cross_attention_dim": 2048, "use_linear_projection": True}, "sdxl"),
-        ("FluxPipeline", {}, "a FLUX model"),
+        ("FluxPipeline", {"in_channels": 64, "guidance_embeds": True}, "flux"),
+        ("FluxPipeline", {"in_channels": 64, "guidance_embeds": False}, "FLUX.1 schnell"),
         ("FluxFillPipeline", {}, "a FLUX model"),
         ("StableDiffusion3Pipeline", {"in_channels": 16}, "sd3"),
         ("StableDiffusion3Pipeline", {"in_channels": 32}, "made for inpainting or editing"),
@@ -283,7 +292,7 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
 )
 def test_folders(tmp_path: Path, pipeline: str, unet: dict[str, Any], expected: str) -> None:
     base = folder(tmp_path / "base", pipeline, unet, {"beta_start": 0.00085})
-    if expected.startswith("sd"):
+    if expected in registry.FAMILIES:
         assert detect.look(base).family == expected
     else:
         with pytest.raises(UserError, match=expected):

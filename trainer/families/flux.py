@@ -1,0 +1,159 @@
+"""FLUX.1 dev, Black Forest Labs 2024, https://github.com/black-forest-labs/flux: a transformer, CLIP and T5.
+
+Its latents are packed: 2 x 2 of them are one token with a position. It is distilled to follow a guidance that it is
+told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and diffusers' README do.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from trainer.base_models import CONFIGS
+from trainer.base_models.detect import Base
+from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import PredictionType
+from trainer.families import loading
+from trainer.families.family import Conditioning
+from trainer.families.loading import Pipeline
+from trainer.families.noise import FlowNoise
+
+T5_TOKENS = 512
+GUIDANCE = 1.0  # in training
+
+
+class Flux:
+    """A FLUX.1 model, frozen."""
+
+    denoiser_targets: ClassVar[tuple[str, ...]] = (
+        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
+    text_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    idle: tuple[str, ...] = ()
+
+    def __init__(self, pipeline: Pipeline, base: Base, device: torch.device) -> None:
+        self._pipeline = pipeline
+        self.base = base
+        self.spec = FAMILIES[base.family]
+        self.device = device
+        self.denoiser: nn.Module = pipeline.transformer
+        self.vae = pipeline.vae
+        self.text_encoders: dict[str, nn.Module] = {"lora_te1": pipeline.text_encoder}
+        self.noise = FlowNoise(self._shift)
+
+    @classmethod
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
+
+        The VAE at the other path, if there is one, is taken in place of the base model's own.
+
+        Raises:
+            UserError: files are missing or damaged.
+        """
+        parts: dict[str, Any] = {}
+        if path.is_file():
+            parts["tokenizer_2"] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+        return cls(loading.load(path, base, vae, dtype, **parts), base, device)
+
+    def _shift(self, shape: Sequence[int]) -> float:
+        """Return the shift for latents [b, c, h, w]: e to a power that grows with the number of tokens."""
+        config = self._pipeline.scheduler.config
+        if not config.use_dynamic_shifting:
+            return float(config.shift)
+        few, many = config.base_image_seq_len, config.max_image_seq_len
+        tokens = shape[-2] * shape[-1] / 4
+        slope = (config.max_shift - config.base_shift) / (many - few)
+        return math.exp(config.base_shift + slope * (tokens - few))
+
+    def set_prediction_type(self, predicts: PredictionType) -> None:
+        """Ignore it: all models of the family predict the direction to the noise."""
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Ignore it: of CLIP only the pooled embedding is used."""
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """Prediction type of the transformer."""
+        return self.noise.prediction_type
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape [c, h, w] of the latents of an image at its native resolution."""
+        side = int(self._pipeline.default_sample_size)
+        return self.spec.vae_channels, side, side
+
+    def module_name(self, path: str) -> str:
+        """Return the name of a module of the transformer in adapter files: its path."""
+        return path.replace(".", "_")
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
+        return loading.encode_images(self._pipeline, pixels, self.device)
+
+    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
+        """Decode scaled latents [b, c, h, w] to images."""
+        return loading.decode_latents(self._pipeline, latents)
+
+    def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
+        packed = loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+        return self._unpack(packed[None], side // 8, side // 8)[0]
+
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+        """Generate scaled latents [1, c, h, w] from an encoded prompt, without the other: its guidance needs none."""
+        _, height, width = self.latent_shape
+        scale = self._pipeline.vae_scale_factor
+        height, width = ((options.get(name) or side * scale) for name, side in (("height", height), ("width", width)))
+        packed = loading.sample(self._pipeline, prompt, {}, options)
+        return self._unpack(packed, 2 * (height // (2 * scale)), 2 * (width // (2 * scale)))
+
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """Encode prompts as the pipeline does: T5's hidden states [b, tokens, width], CLIP's pooled embedding."""
+        text, pooled, _ = self._pipeline.encode_prompt(
+            list(prompts), None, device=self.device, max_sequence_length=T5_TOKENS
+        )
+        return {"text": text, "pooled": pooled}
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the transformer's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]; no sizes."""
+        batch, channels, height, width = noisy.shape
+        dtype, text = next(self.denoiser.parameters()).dtype, conditioning["text"]
+        packed = self._pipeline._pack_latents(noisy.to(dtype), batch, channels, height, width)
+        prediction: Tensor = self.denoiser(
+            hidden_states=packed,
+            timestep=timesteps / self.noise.timesteps,
+            guidance=torch.full((batch,), GUIDANCE, device=noisy.device),
+            encoder_hidden_states=text.to(dtype),
+            pooled_projections=conditioning["pooled"].to(dtype),
+            txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device, dtype=dtype),
+            img_ids=self._pipeline._prepare_latent_image_ids(batch, height // 2, width // 2, noisy.device, dtype),
+            return_dict=False,
+        )[0]
+        return self._unpack(prediction, height, width)
+
+    def _unpack(self, packed: Tensor, height: int, width: int) -> Tensor:
+        scale = self._pipeline.vae_scale_factor
+        latents: Tensor = self._pipeline._unpack_latents(packed, height * scale, width * scale, scale)
+        return latents
+
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """Count the tokens of a prompt without its end, and those that T5 can take."""
+        return len(self._pipeline.tokenizer_2(prompt, add_special_tokens=False).input_ids), T5_TOKENS - 1
+
+    def pipeline(self) -> Pipeline:
+        """Return the live model as a diffusers pipeline."""
+        return self._pipeline
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """Return the modules that encode prompts, by name: CLIP and T5."""
+        return {**self.text_encoders, "t5": self._pipeline.text_encoder_2}
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """Return the modules whose outputs are cached, by name."""
+        return {"vae": self.vae, **self.prompt_encoders()}

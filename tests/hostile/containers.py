@@ -150,6 +150,16 @@ def tensors(**changes: Any) -> bytes:  # noqa: ANN401 - arrays, or None to leave
     return raw(header, body)
 
 
+def peft() -> bytes:
+    """A file in the form of PEFT, whose settings lie beside it."""
+    path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    header = {
+        f"{path}.lora_A.weight": {"dtype": "F32", "shape": [4, 6], "data_offsets": [0, 96]},
+        f"{path}.lora_B.weight": {"dtype": "F32", "shape": [5, 4], "data_offsets": [96, 176]},
+    }
+    return raw(header, np.ones(44, "<f4").tobytes())
+
+
 def _at(begin: Any, end: Any, shape: Any = (1,), dtype: Any = "F32") -> dict[str, Any]:  # noqa: ANN401 - any JSON
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 

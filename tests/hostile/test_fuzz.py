@@ -18,13 +18,15 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from trainer import config, paths
+from tests.unit.recipes.examples import GUI, RECIPES
+from trainer import config, paths, recipes
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
 from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
 from trainer.runs import backup, events
+from trainer.sampling import png_info
 
 SECONDS = float(os.environ.get("LIMNER_FUZZ", "12"))
 SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
@@ -145,6 +147,48 @@ def test_adapters(home: Path) -> None:
         reader.read(path)
 
     assert fuzz("adapters", seeds, read) > 100 * SECONDS / 12
+
+
+def test_peft_settings(home: Path) -> None:
+    """The settings of PEFT beside a file and in it decide how it is scaled, and are anybody's JSON with expressions."""
+    path = home / "outputs" / "pytorch_lora_weights.safetensors"
+    path.write_bytes(containers.peft())
+    settings = {"r": 4, "lora_alpha": 2, "alpha_pattern": {"to_k": 8, "mid.*": 1}, "rank_pattern": {"^down": 2}}
+    seeds = [json.dumps(value).encode() for value in (settings, settings | {"use_rslora": True, "lora_bias": True})]
+
+    def read(data: bytes) -> None:
+        (path.parent / "adapter_config.json").write_bytes(data)
+        compatibility.check(path)
+        reader.read(path)
+
+    assert fuzz("PEFT settings", seeds, read) > 50 * SECONDS / 12
+
+
+def test_settings_in_pictures(home: Path) -> None:
+    path = home / "outputs" / "x.png"
+    request = config.PictureConfig(prompt="a fox", negative="blurry", out=str(path))
+    png_info.write(path, pictures.two(size=(8, 8)), request)
+    seeds = [path.read_bytes()]
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        assert isinstance(png_info.read(path), str)
+
+    assert fuzz("settings in pictures", seeds, read) > 50 * SECONDS / 12
+
+
+def test_recipes(home: Path) -> None:
+    texts = {"json": json.dumps(GUI), **{Path(name).suffix[1:]: text for name, text in sorted(RECIPES.items())}}
+    seeds = [f"{form}\n{text}".encode() for form, text in texts.items()]
+
+    def read(data: bytes) -> None:
+        form, _, text = data.partition(b"\n")
+        suffix = form.decode(errors="replace") if form in (b"json", b"toml", b"yaml") else "json"
+        path = home / "outputs" / f"x.{suffix}"
+        path.write_bytes(text)
+        recipes.read(path, images=14)
+
+    assert fuzz("recipes", seeds, read) > 20 * SECONDS / 12
 
 
 def test_settings(home: Path) -> None:

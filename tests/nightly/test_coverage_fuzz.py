@@ -8,7 +8,10 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-READERS = ("pictures", "captions", "zips", "backups", "adapters", "settings", "events")
+READERS = (
+    *("pictures", "captions", "zips", "backups", "adapters", "settings", "events"),
+    *("peft_settings", "settings_in_pictures", "recipes"),
+)
 
 
 @pytest.mark.parametrize("reader", READERS)

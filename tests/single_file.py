@@ -82,6 +82,17 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
     return path
 
 
+def write_apart(folder: Path, path: Path) -> Path:
+    """The same, with the text encoders in files of their own beside it, as ComfyUI has them."""
+    tensors = load_file(_write_sd3(folder, path))
+    for name in ("clip_l", "clip_g", "t5xxl"):
+        start = f"text_encoders.{name}.transformer."
+        if own := {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}:
+            save_file(own, path.parent / f"{name}_fp16.safetensors")
+    save_file(tensors, path)
+    return path
+
+
 def _write_sd3(folder: Path, path: Path) -> Path:
     tensors = {f"model.diffusion_model.{key}": value for key, value in _mmdit(folder / "transformer")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models
+from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models, text_encoder_files
 from trainer.base_models.few_step import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
@@ -264,8 +264,26 @@ def _look_at_file(path: Path) -> Base:
 def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, list[int]]) -> None:
     spec = FAMILIES[family]
     for encoder in spec.text_encoders:
-        if not {encoder.embedding, encoder.old_embedding} & shapes.keys():
+        inside = not shapes.keys().isdisjoint((encoder.embedding, encoder.old_embedding))
+        if inside or text_encoder_files.find(path, encoder.file_name):
+            continue
+        if not encoder.file_name:
             raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
+        raise _without(path, spec.title, encoder.title, encoder.file_name)
+    t5 = spec.t5
+    if t5 and t5.needed and t5.key not in shapes and not text_encoder_files.find(path, t5.file_name):
+        raise _without(path, spec.title, "T5", t5.file_name)
+
+
+def _without(path: Path, family: str, part: str, file: str) -> UserError:
+    return UserError(
+        "The base model {name!r} looks like {family}, but has no {part}.",
+        "Put its file, {file}.safetensors, into the same folder, or give a folder in diffusers format.",
+        name=path.name,
+        family=family,
+        part=_(part),
+        file=file,
+    )
 
 
 def _has(shapes: Mapping[str, list[int]], key: str) -> bool:

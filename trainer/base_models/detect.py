@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import paths
-from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models, text_encoder_files
+from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models
 from trainer.base_models.few_step import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
@@ -72,6 +72,15 @@ def is_here(base: str) -> bool:
         )
     except (OSError, RuntimeError):  # a name that is too long, or the home of an unknown user
         return False
+
+
+def find_beside(base: Path, name: str) -> Path | None:
+    """Return the file beside a single file whose name begins with that of a text encoder (`clip_l`), if one is there.
+
+    It must be readable by this user, as the base model itself.
+    """
+    files = sorted(base.parent.glob(f"{name}*.safetensors")) if name else []
+    return next((file for file in files if file != base and is_here(str(file))), None)
 
 
 def is_hub_name(base: str) -> bool:
@@ -265,13 +274,13 @@ def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, li
     spec = FAMILIES[family]
     for encoder in spec.text_encoders:
         inside = not shapes.keys().isdisjoint((encoder.embedding, encoder.old_embedding))
-        if inside or text_encoder_files.find(path, encoder.file_name):
+        if inside or find_beside(path, encoder.file_name):
             continue
         if not encoder.file_name:
             raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
         raise _without(path, spec.title, encoder.title, encoder.file_name)
     t5 = spec.t5
-    if t5 and t5.needed and t5.key not in shapes and not text_encoder_files.find(path, t5.file_name):
+    if t5 and t5.needed and t5.key not in shapes and not find_beside(path, t5.file_name):
         raise _without(path, spec.title, "T5", t5.file_name)
 
 

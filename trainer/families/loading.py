@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
 
 from trainer import devices
-from trainer.base_models import CONFIGS, hub, text_encoder_files
+from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, Size
@@ -124,7 +124,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
     with safe_open(path, "pt") as tensors:
         keys = set(tensors.keys())
     for encoder in spec.text_encoders:
-        file = text_encoder_files.find(path, encoder.file_name)
+        file = detect.find_beside(path, encoder.file_name)
         if encoder.old_embedding in keys - {encoder.embedding}:
             parts[encoder.component] = text_encoder_loading.of_2022(path, base.family, encoder)
         elif file and encoder.embedding not in keys:
@@ -133,7 +133,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
     if spec.t5:
-        file = text_encoder_files.find(path, spec.t5.file_name)
+        file = detect.find_beside(path, spec.t5.file_name)
         if spec.t5.key in keys or file:
             parts[spec.t5.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
         if file and spec.t5.key not in keys:

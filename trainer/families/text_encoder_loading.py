@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from trainer.base_models import CONFIGS, text_encoder_files
+from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import FamilySpec, TextEncoder
 
@@ -22,7 +22,7 @@ def has_t5(path: Path, spec: FamilySpec) -> bool:
     if path.is_dir():
         return any((path / spec.t5.component).glob("*.safetensors"))
     with safe_open(path, "pt") as tensors:
-        return spec.t5.key in set(tensors.keys()) or text_encoder_files.find(path, spec.t5.file_name) is not None
+        return spec.t5.key in set(tensors.keys()) or detect.find_beside(path, spec.t5.file_name) is not None
 
 
 def of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:

@@ -18,7 +18,7 @@ from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, transforms, writer
 from trainer.adapter_files.base_weights import open_checkpoint
-from trainer.base_models import layer_shapes, transformer_names
+from trainer.base_models import detect, layer_shapes, transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, gradient_checkpointing, text_encoder_loading
@@ -354,6 +354,25 @@ def test_text_encoders_may_be_in_files_beside_a_single_file(
     shutil.copy(tmp_path / "clip_l_fp16.safetensors", tmp_path / "clip_g.safetensors")
     with pytest.raises(UserError, match="cannot be loaded"):
         load(file)
+
+
+def test_a_file_beside_it_that_leads_to_what_another_user_has_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tmp_path / "people" / "anna", tmp_path / "people" / "ben"
+    for folder in (own / "outputs", own / "datasets", other / "outputs", other / "datasets"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("LIMNER_HOME", str(own))
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
+    base, encoder = own / "outputs" / "base.safetensors", other / "outputs" / "clip_l.safetensors"
+    for file in (base, encoder):
+        file.write_bytes(b"x")
+    (own / "outputs" / "clip_l.safetensors").symlink_to(encoder)
+    assert detect.find_beside(base, "clip_l") is None
+    (own / "outputs" / "clip_l_own.safetensors").write_bytes(b"x")
+    found = detect.find_beside(base, "clip_l")
+    assert found
+    assert found.name == "clip_l_own.safetensors"
 
 
 def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ MMDIT = {
     ".attn.norm_added_q.": ".context_block.attn.ln_q.", ".attn.norm_added_k.": ".context_block.attn.ln_k.",
     ".attn2.norm_q.": ".x_block.attn2.ln_q.", ".attn2.norm_k.": ".x_block.attn2.ln_k.",
 }  # fmt: skip
+FLUX = {
+    "time_text_embed.timestep_embedder.linear_1.": "time_in.in_layer.", "time_text_embed.timestep_embedder.linear_2.":
+    "time_in.out_layer.", "time_text_embed.text_embedder.linear_1.": "vector_in.in_layer.",
+    "time_text_embed.text_embedder.linear_2.": "vector_in.out_layer.",
+    "time_text_embed.guidance_embedder.linear_1.": "guidance_in.in_layer.",
+    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.",
+    "context_embedder.": "txt_in.", "x_embedder.": "img_in.", "norm_out.linear.": "final_layer.adaLN_modulation.1.",
+    ".norm1.linear.": ".img_mod.lin.", ".norm1_context.linear.": ".txt_mod.lin.", ".norm.linear.": ".modulation.lin.",
+    ".attn.to_out.0.": ".img_attn.proj.", ".attn.to_add_out.": ".txt_attn.proj.", ".ff.net.0.proj.": ".img_mlp.0.",
+    ".ff.net.2.": ".img_mlp.2.", ".ff_context.net.0.proj.": ".txt_mlp.0.", ".ff_context.net.2.": ".txt_mlp.2.",
+    ".attn.norm_added_q.weight": ".txt_attn.norm.query_norm.scale",
+    ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
+}  # fmt: skip
 JOINED = {
     ".attn.to_q.": (".attn.to_k.", ".attn.to_v.", ".x_block.attn.qkv."),
     ".attn2.to_q.": (".attn2.to_k.", ".attn2.to_v.", ".x_block.attn2.qkv."),
@@ -82,6 +95,17 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
     return path
 
 
+def write_apart(folder: Path, path: Path) -> Path:
+    """The same, with the text encoders in files of their own beside it, as ComfyUI has them."""
+    tensors = load_file(_write_sd3(folder, path))
+    for name in ("clip_l", "clip_g", "t5xxl"):
+        start = f"text_encoders.{name}.transformer."
+        if own := {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}:
+            save_file(own, path.parent / f"{name}_fp16.safetensors")
+    save_file(tensors, path)
+    return path
+
+
 def _write_sd3(folder: Path, path: Path) -> Path:
     tensors = {f"model.diffusion_model.{key}": value for key, value in _mmdit(folder / "transformer")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
@@ -97,6 +121,46 @@ def _write_sd3(folder: Path, path: Path) -> Path:
                 tensors[f"text_encoders.{name}.transformer.{inner}"] = value
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     return path
+
+
+def write_flux(folder: Path, path: Path) -> Path:
+    """The single file of a FLUX.1 folder, as ComfyUI has it."""
+    tensors = {f"model.diffusion_model.{key}": value for key, value in _flux(folder / "transformer")}
+    tensors |= {f"vae.{key}": value for key, value in _vae(folder / "vae")}
+    for key, value in _load(folder / "text_encoder").items():
+        tensors[f"text_encoders.clip_l.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    for key, value in _load(folder / "text_encoder_2").items():
+        tensors[f"text_encoders.t5xxl.transformer.{key}"] = value
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return path
+
+
+def _flux(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for key, value in (tensors := _load(folder)).items():
+        single = key.startswith("single_transformer_blocks.")
+        parts = ("attn.to_q.", "attn.to_k.", "attn.to_v.") + (("proj_mlp.",) if single else ())
+        added = ("attn.add_q_proj.", "attn.add_k_proj.", "attn.add_v_proj.")
+        if any(part in key for part in (*parts[1:], *added[1:])):
+            continue
+        name = key.replace("single_transformer_blocks.", "single_blocks.").replace(
+            "transformer_blocks.", "double_blocks."
+        )
+        if parts[0] in key:
+            whole = torch.cat([tensors[key.replace(parts[0], part)] for part in parts])
+            yield name.replace(parts[0], "linear1." if single else "img_attn.qkv."), whole
+        elif added[0] in key:
+            whole = torch.cat([tensors[key.replace(added[0], part)] for part in added])
+            yield name.replace(added[0], "txt_attn.qkv."), whole
+        elif ".attn.norm_" in key and "added" not in key:
+            part = "query_norm" if "norm_q" in key else "key_norm"
+            owner = "norm" if single else "img_attn.norm"
+            yield f"{name.partition('.attn.')[0]}.{owner}.{part}.scale", value
+        elif key.startswith("norm_out.linear."):
+            yield _renamed(key, FLUX), torch.cat(value.chunk(2)[::-1])
+        elif key.startswith("proj_out."):
+            yield key.replace("proj_out.", "final_layer.linear."), value
+        else:
+            yield _renamed(name, {**FLUX, ".proj_out.": ".linear2."}), value
 
 
 def _mmdit(folder: Path) -> Iterator[tuple[str, Tensor]]:

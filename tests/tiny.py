@@ -97,17 +97,23 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
     return folder
 
 
-def make_flux(folder: Path) -> Path:
-    """Save a FLUX.1 dev model of about 0.1 million random parameters beside T5's words."""
+def make_flux(folder: Path, *, wide: bool = False) -> Path:
+    """Save a FLUX.1 dev model of about 0.1 million random parameters beside T5's words.
+
+    If `wide`, it has one block of each kind in the real width, half a billion parameters, and is saved in bf16.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = _tokenizer()
+        count, heads, axes = (1, 24, (16, 56, 56)) if wide else (2, 2, (4, 6, 6))
         transformer = FluxTransformer2DModel(
-            patch_size=1, in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
+            patch_size=1, in_channels=64, num_layers=count, num_single_layers=count, attention_head_dim=sum(axes),
+            num_attention_heads=heads, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
+            axes_dims_rope=axes,
         )  # fmt: skip
         _wake(transformer)
+        if wide:
+            transformer.to(torch.bfloat16)
         first = CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
         second = T5EncoderModel(_t5())
         vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)

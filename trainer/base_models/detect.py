@@ -74,6 +74,15 @@ def is_here(base: str) -> bool:
         return False
 
 
+def find_beside(base: Path, name: str) -> Path | None:
+    """Return the file beside a single file whose name begins with that of a text encoder (`clip_l`), if one is there.
+
+    It must be readable by this user, as the base model itself.
+    """
+    files = sorted(base.parent.glob(f"{name}*.safetensors")) if name else []
+    return next((file for file in files if file != base and is_here(str(file))), None)
+
+
 def is_hub_name(base: str) -> bool:
     """Tell whether a base is a name on the Hugging Face Hub, not a path on this machine."""
     return bool(hub.NAME.fullmatch(base)) and not is_here(base)
@@ -264,8 +273,26 @@ def _look_at_file(path: Path) -> Base:
 def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, list[int]]) -> None:
     spec = FAMILIES[family]
     for encoder in spec.text_encoders:
-        if not {encoder.embedding, encoder.old_embedding} & shapes.keys():
+        inside = not shapes.keys().isdisjoint((encoder.embedding, encoder.old_embedding))
+        if inside or find_beside(path, encoder.file_name):
+            continue
+        if not encoder.file_name:
             raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
+        raise _without(path, spec.title, encoder.title, encoder.file_name)
+    t5 = spec.t5
+    if t5 and t5.needed and t5.key not in shapes and not find_beside(path, t5.file_name):
+        raise _without(path, spec.title, "T5", t5.file_name)
+
+
+def _without(path: Path, family: str, part: str, file: str) -> UserError:
+    return UserError(
+        "The base model {name!r} looks like {family}, but has no {part}.",
+        "Put its file, {file}.safetensors, into the same folder, or give a folder in diffusers format.",
+        name=path.name,
+        family=family,
+        part=_(part),
+        file=file,
+    )
 
 
 def _has(shapes: Mapping[str, list[int]], key: str) -> bool:

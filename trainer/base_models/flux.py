@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import Blocks, FamilySpec, Need, Shape, Support, TextEncoder, Transformer, Variant
+from trainer.base_models.spec import T5, Blocks, FamilySpec, Need, Shape, Support, TextEncoder, Transformer, Variant
 from trainer.i18n import _
 
 _QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
@@ -103,8 +103,10 @@ SPEC = FamilySpec(
             width=768,
             tokenizer="tokenizer",
             pad_token="<|endoftext|>",
+            file_name="clip_l",
         ),
     ),
+    t5=T5("text_encoder_2", "tokenizer_2", needed=True),
     # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/flux_utils.py`).
     variants={"flow": Variant("flux-1-dev", "flux1", 1024)},
     recipe_names=(),

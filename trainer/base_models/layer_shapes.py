@@ -61,7 +61,15 @@ def text_encoder_size(model: str) -> int:
     for component in _text_encoders(folder):
         config = _config(folder / component)
         size += (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * int(config["hidden_size"])
-    return size
+    t5 = FAMILIES[MODELS[model][0]].t5
+    return size + (_t5_size(_config(folder / t5.component)) if t5 else 0)
+
+
+def _t5_size(config: Mapping[str, Any]) -> int:
+    """Count the parameters of T5, whose feed-forward layers have two gates (Shazeer 2020, arXiv 2002.05202)."""
+    width, inner = int(config["d_model"]), int(config["num_heads"]) * int(config["d_kv"])
+    layer = 4 * width * inner + 3 * width * int(config["d_ff"])
+    return int(config["vocab_size"]) * width + int(config["num_layers"]) * layer
 
 
 def _text_encoders(folder: Path) -> list[str]:

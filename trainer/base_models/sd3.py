@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import Blocks, FamilySpec, Shape, Size, Support, TextEncoder, Transformer, Variant
+from trainer.base_models.spec import T5, Blocks, FamilySpec, Shape, Size, Support, TextEncoder, Transformer, Variant
 from trainer.i18n import _
 
 _QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
@@ -98,6 +98,8 @@ SPEC = FamilySpec(
             width=768,
             tokenizer="tokenizer",
             pad_token="<|endoftext|>",
+            file_name="clip_l",
+            projected=False,
         ),
         TextEncoder(
             component="text_encoder_2",
@@ -108,8 +110,10 @@ SPEC = FamilySpec(
             width=1280,
             tokenizer="tokenizer_2",
             pad_token="!",
+            file_name="clip_g",
         ),
     ),
+    t5=T5("text_encoder_3", "tokenizer_3", needed=False),
     # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/sd3_utils.py`).
     variants={"flow": Variant("stable-diffusion-3-m", "sd3", 1024)},
     sizes=(

@@ -22,11 +22,24 @@ class TextEncoder:
     width: int  # of its hidden states
     tokenizer: str  # component of its tokenizer
     pad_token: str
+    file_name: str = ""  # how files begin that hold it alone; "" if there are none
+    projected: bool = True  # whether its pooled embedding is projected, where its class can do that
 
     @property
     def old_embedding(self) -> str:
         """Key of its embedding in files of 2022 and merges of them (NAI, Anything V3), which lack `text_model.`."""
         return self.embedding.replace(".text_model.", ".")
+
+
+@dataclass(frozen=True)
+class T5:
+    """T5 as a text encoder, which takes no adapter (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
+
+    component: str
+    tokenizer: str
+    needed: bool  # else zeros take the place of its embeddings
+    key: str = "text_encoders.t5xxl.transformer.shared.weight"  # of a single file that has it
+    file_name: str = "t5xxl"
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,7 @@ class FamilySpec:
     vae_shift: float = 0.0  # mean of the VAE's latents
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
+    t5: T5 | None = None
     sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
 
     @property

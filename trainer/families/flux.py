@@ -12,9 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
-from trainer.base_models import CONFIGS
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import PredictionType
@@ -56,10 +54,7 @@ class Flux:
         Raises:
             UserError: files are missing or damaged.
         """
-        parts: dict[str, Any] = {}
-        if path.is_file():
-            parts["tokenizer_2"] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
-        return cls(loading.load(path, base, vae, dtype, **parts), base, device)
+        return cls(loading.load(path, base, vae, dtype), base, device)
 
     def _shift(self, shape: Sequence[int]) -> float:
         """Return the shift for latents [b, c, h, w]: e to a power that grows with the number of tokens."""

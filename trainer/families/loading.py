@@ -18,14 +18,15 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
 
 from trainer import devices
-from trainer.base_models import CONFIGS, hub
+from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType, Size, TextEncoder
+from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError, is_out_of_memory
+from trainer.families import text_encoder_loading
 
 Pipeline = Any  # of diffusers, which is untyped
 Result = TypeVar("Result")
@@ -123,11 +124,22 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
     with safe_open(path, "pt") as tensors:
         keys = set(tensors.keys())
     for encoder in spec.text_encoders:
+        file = detect.find_beside(path, encoder.file_name)
         if encoder.old_embedding in keys - {encoder.embedding}:
-            parts[encoder.component] = _text_encoder_of_2022(path, base.family, encoder)
+            parts[encoder.component] = text_encoder_loading.of_2022(path, base.family, encoder)
+        elif file and encoder.embedding not in keys:
+            parts[encoder.component] = text_encoder_loading.in_file(file, base.family, encoder)
         parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
+    if spec.t5:
+        file = detect.find_beside(path, spec.t5.file_name)
+        if spec.t5.key in keys or file:
+            parts[spec.t5.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+        if file and spec.t5.key not in keys:
+            parts[spec.t5.component] = text_encoder_loading.t5_in_file(
+                file, CONFIGS / base.family / spec.t5.component, dtype
+            )
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
     if base.size:
@@ -154,21 +166,6 @@ def _precision(name: str, part: nn.Module, dtype: torch.dtype) -> torch.dtype:
 def _has_fp16_only(folder: Path) -> bool:
     names = [file.name for file in folder.glob("*.safetensors")]
     return bool(names) and all(".fp16." in name for name in names)
-
-
-def _text_encoder_of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:
-    """Load a text encoder from a single file whose keys lack `text_model.`, which diffusers cannot do."""
-    model = CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / family / encoder.component))
-    names = set(model.state_dict())
-    state = {}
-    with safe_open(path, "pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118 - not a dict
-            name = key.removeprefix(encoder.single_file)
-            for candidate in (name, f"text_model.{name}"):
-                if key != name and candidate in names:
-                    state[candidate] = tensors.get_tensor(key)
-    model.load_state_dict(state)
-    return model
 
 
 def _check_finite(path: Path, name: str, part: nn.Module) -> None:

@@ -10,21 +10,17 @@ from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
-from trainer.base_models import CONFIGS
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import PredictionType
-from trainer.families import loading
+from trainer.families import loading, text_encoder_loading
 from trainer.families.family import Conditioning
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS, MOST_T5_TOKENS = 256, 512  # that the pipeline reads, and that T5 can read
-_T5_KEY = "text_encoders.t5xxl.transformer.shared.weight"
 
 
 class SD3:
@@ -60,12 +56,9 @@ class SD3:
         Raises:
             UserError: files are missing or damaged.
         """
-        parts: dict[str, Any] = {}
-        if not _has_t5(path):
-            parts = {"text_encoder_3": None, "tokenizer_3": None}
-        elif path.is_file():
-            parts["tokenizer_3"] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
-        return cls(loading.load(path, base, vae, dtype, **parts), base, device)
+        has_t5 = text_encoder_loading.has_t5(path, FAMILIES[base.family])
+        missing = {} if has_t5 else {"text_encoder_3": None, "tokenizer_3": None}
+        return cls(loading.load(path, base, vae, dtype, **missing), base, device)
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Ignore it: all models of the family predict the direction to the noise."""
@@ -150,10 +143,3 @@ class SD3:
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""
         return {"vae": self.vae, **self.prompt_encoders()}
-
-
-def _has_t5(path: Path) -> bool:
-    if path.is_dir():
-        return any((path / "text_encoder_3").glob("*.safetensors"))
-    with safe_open(path, "pt") as tensors:
-        return _T5_KEY in set(tensors.keys())

@@ -119,7 +119,7 @@ def _check_model(draft: Draft) -> None:
     if architecture not in ARCHITECTURES or any(draft.get(key, flag, False) for key in others):
         raise UserError(
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner does not train other models; give another recipe.",
+            "Limner reads no recipes for other models; give another one.",
         )
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")

@@ -204,7 +204,7 @@ def _check_model(draft: Draft) -> None:
     if named or OTHER_MODELS.search(told):
         raise UserError(
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner does not train other models; give another recipe.",
+            "Limner reads no recipes for other models; give another one.",
         )
 
 

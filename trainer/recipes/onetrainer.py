@@ -111,7 +111,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     if draft.get("model_type", text, "STABLE_DIFFUSION_15") not in MODELS:
         raise UserError(
             "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner does not train other models; give another recipe.",
+            "Limner reads no recipes for other models; give another one.",
         )
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS

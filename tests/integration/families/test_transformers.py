@@ -18,10 +18,10 @@ from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, transforms, writer
 from trainer.adapter_files.base_weights import open_checkpoint
-from trainer.base_models import layer_shapes, transformer_names
+from trainer.base_models import detect, layer_shapes, transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family, gradient_checkpointing
+from trainer.families import Adapter, Family, gradient_checkpointing, text_encoder_loading
 from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
@@ -338,3 +338,51 @@ def test_blocks_of_a_transformer_take_fewer_bits_but_for_their_modulation(bits: 
             hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]),
             encoder_hidden_states=torch.randn(1, 4, 64), pooled_projections=torch.randn(1, 64),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])
+def test_text_encoders_may_be_in_files_beside_a_single_file(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
+) -> None:
+    file = single_file.write_apart(bases[kind], tmp_path / "base.safetensors")
+    family = load(file)
+    assert torch.equal(answer(family), answer(load(bases[kind])))
+    assert ("t5" in family.encoders()) == (kind == "sd3")
+    (tmp_path / "clip_g_fp16.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no second text encoder.*clip_g\.safetensors, into the same folder"):
+        load(file)
+    shutil.copy(tmp_path / "clip_l_fp16.safetensors", tmp_path / "clip_g.safetensors")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(file)
+
+
+def test_a_file_beside_it_that_leads_to_what_another_user_has_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tmp_path / "people" / "anna", tmp_path / "people" / "ben"
+    for folder in (own / "outputs", own / "datasets", other / "outputs", other / "datasets"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("LIMNER_HOME", str(own))
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
+    base, encoder = own / "outputs" / "base.safetensors", other / "outputs" / "clip_l.safetensors"
+    for file in (base, encoder):
+        file.write_bytes(b"x")
+    (own / "outputs" / "clip_l.safetensors").symlink_to(encoder)
+    assert detect.find_beside(base, "clip_l") is None
+    (own / "outputs" / "clip_l_own.safetensors").write_bytes(b"x")
+    found = detect.find_beside(base, "clip_l")
+    assert found
+    assert found.name == "clip_l_own.safetensors"
+
+
+def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Its words are there under either name; something missing is named."""
+    tensors = load_file(next((bases["flux"] / "text_encoder_2").glob("*.safetensors")))
+    file, folder = tmp_path / "t5xxl.safetensors", bases["flux"] / "text_encoder_2"
+    save_file(tensors, file)
+    own, theirs = text_encoder_loading.t5_in_file(file, folder, torch.float32), load(bases["flux"]).encoders()["t5"]
+    assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
+    tensors.pop("encoder.final_layer_norm.weight")
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"t5xxl.safetensors has no encoder.final_layer_norm.weight"):
+        text_encoder_loading.t5_in_file(file, folder, torch.float32)

@@ -545,15 +545,15 @@ def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(cha
     [
         ("absent/model", "does not exist"),
         (".", "is not a diffusers model"),
-        ("flux", "a FLUX model"),
+        ("qwen", "a Qwen-Image model"),
         ("xl", "config of its UNet"),
         ("cut", "cannot be loaded"),
     ],
 )
 def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, words: str) -> None:
-    if base in ("flux", "xl"):
+    if base in ("qwen", "xl"):
         (tmp_path / base).mkdir()
-        name = {"flux": "FluxPipeline", "xl": "StableDiffusionXLPipeline"}[base]
+        name = {"qwen": "QwenImagePipeline", "xl": "StableDiffusionXLPipeline"}[base]
         (tmp_path / base / "model_index.json").write_text(json.dumps({"_class_name": name}))
     if base == "cut":
         shutil.copytree(tiny_sd, tmp_path / "cut")

@@ -158,6 +158,7 @@ def test_the_size_of_the_weight_that_a_module_changes(
 
 
 def test_the_size_of_text_encoders_is_that_of_the_published_models() -> None:
-    """123 M parameters of CLIP ViT-L, 340 M of OpenCLIP ViT-H as in 2.x, and in XL 695 M of ViT-bigG beside ViT-L."""
-    millions = {model: layer_shapes.text_encoder_size(model) / 1e6 for model in ("sd15", "sd21", "sdxl")}
-    assert millions == pytest.approx({"sd15": 123, "sd21": 340, "sdxl": 123 + 695}, rel=0.01)
+    """123 M parameters of CLIP ViT-L, 340 M of OpenCLIP ViT-H as in 2.x, 695 M of ViT-bigG, 4762 M of T5-XXL."""
+    millions = {model: layer_shapes.text_encoder_size(model) / 1e6 for model in ("sd15", "sd21", "sdxl", "sd3", "flux")}
+    published = {"sd15": 123, "sd21": 340, "sdxl": 123 + 695, "sd3": 123 + 695 + 4762, "flux": 123 + 4762}
+    assert millions == pytest.approx(published, rel=0.01)

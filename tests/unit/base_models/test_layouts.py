@@ -38,6 +38,7 @@ FLUX = {
     f"{UNET}guidance_in.in_layer.weight": [3072, 256],
     f"{UNET}img_in.weight": [3072, 64],
     f"{CLIPS[0]}text_model.embeddings.position_embedding.weight": [77, 768],
+    "text_encoders.t5xxl.transformer.shared.weight": [32128, 4096],
 }
 SIZES = {
     "SD 3 Medium": (SD3, "Stable Diffusion 3"),
@@ -86,6 +87,7 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "LoKr": ({"lora_unet_x.lokr_w1": [4, 4]}, "an adapter"),
     "FLUX.1 schnell": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "schnell, which is distilled"),
     "FLUX.1 without its text encoders": (without(FLUX, "text_encoders."), "has no text encoder"),
+    "FLUX.1 without T5": (without(FLUX, "t5xxl"), "looks like FLUX.1, but has no T5"),
     "FLUX.1 Fill": (FLUX | {f"{UNET}img_in.weight": [3072, 384]}, "made for inpainting or editing"),
     "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "of a FLUX model alone"),
     "SD3 without its text encoders": (without(SD3, "text_encoders."), "has no first text encoder"),

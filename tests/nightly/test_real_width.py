@@ -1,0 +1,40 @@
+"""A transformer in its real width and reduced depth: diffusers converts single files of FLUX.1 in no other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import single_file, tiny
+from tests.integration.training.test_train import losses, settings
+from trainer import families, runs
+from trainer.base_models import detect
+from trainer.config import ModelConfig
+from trainer.families import loading, text_encoder_loading
+from trainer.rng import generator
+from trainer.train import train
+
+
+def test_a_single_file_of_flux_is_the_folder_and_trains(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.make_flux(tmp_path / "flux", wide=True)
+    configs = single_file.write_configs(tmp_path / "configs", {"flux": folder})
+    for module in (loading, text_encoder_loading):
+        monkeypatch.setattr(module, "CONFIGS", configs)
+    file = single_file.write_flux(folder, tmp_path / "base.safetensors")
+    assert detect.look(file).family == "flux"
+
+    def predicted(base: Path) -> Tensor:
+        family = families.load(ModelConfig(base=str(base)), torch.device("cpu"), torch.bfloat16)
+        noisy = torch.randn(1, 16, 8, 8, generator=generator(1))
+        with torch.no_grad():
+            return family.predict(noisy, torch.tensor([500.0]), family.encode_prompts(["rin"]))
+
+    assert torch.equal(predicted(file), predicted(folder))
+    run = runs.create(settings(file, training__steps=3, training__batch_size=1, training__precision="bf16",
+                               preview__prompts=["rin --w 64 --h 64"]))  # fmt: skip
+    train(run.config(), run)
+    assert len(losses(run)) == 3
+    assert run.export.is_file()

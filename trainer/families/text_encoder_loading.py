@@ -1,0 +1,72 @@
+"""Load text encoders from single files: from that of a base model, or from files of their own beside it."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from trainer.base_models import CONFIGS, detect
+from trainer.base_models.registry import FamilyName
+from trainer.base_models.spec import FamilySpec, TextEncoder
+
+UNPROJECTED = "text_projection.weight"
+EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
+
+
+def has_t5(path: Path, spec: FamilySpec) -> bool:
+    """Tell whether a base model has T5: in its folder, in its file, or beside it."""
+    assert spec.t5
+    if path.is_dir():
+        return any((path / spec.t5.component).glob("*.safetensors"))
+    with safe_open(path, "pt") as tensors:
+        return spec.t5.key in set(tensors.keys()) or detect.find_beside(path, spec.t5.file_name) is not None
+
+
+def of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:
+    """Load a text encoder from a single file whose keys lack `text_model.`, which diffusers cannot do."""
+    model = CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / family / encoder.component))
+    _fill(model, path, encoder.single_file)
+    return model
+
+
+def _fill(model: nn.Module, path: Path, prefix: str) -> None:
+    """Load a text encoder's weights, whose names in the file may lack `text_model.`, or those of the model may."""
+    names = set(model.state_dict())
+    state = {}
+    with safe_open(path, "pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            name = key.removeprefix(prefix)
+            for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
+                if key.startswith(prefix) and candidate in names:
+                    state[candidate] = tensors.get_tensor(key)
+    model.load_state_dict(state, strict=False)
+    if missing := names - state.keys() - {UNPROJECTED}:
+        raise ValueError(f"{path.name} has no {min(missing)}")
+
+
+def in_file(path: Path, family: FamilyName, encoder: TextEncoder) -> nn.Module:
+    """Load a CLIP text encoder from a file of its own."""
+    folder = CONFIGS / family / encoder.component
+    config = CLIPTextConfig.from_pretrained(folder)
+    model: nn.Module = getattr(transformers, config.architectures[0])(config)
+    _fill(model, path, "")
+    if not encoder.projected:  # whatever the file says, as diffusers does for single files
+        nn.init.eye_(model.get_parameter(UNPROJECTED))
+    return model
+
+
+def t5_in_file(path: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Load T5 from a file of its own, without filling its billions of weights with random numbers first."""
+    with torch.device("meta"):
+        model: nn.Module = T5EncoderModel(T5Config.from_pretrained(folder))
+    with safe_open(path, "pt") as tensors:
+        state = {key: tensors.get_tensor(key).to(dtype) for key in tensors.keys()}  # noqa: SIM118 - not a dict
+    names = set(model.state_dict())
+    if missing := names - state.keys() - EMBEDDINGS:
+        raise ValueError(f"{path.name} has no {min(missing)}")
+    model.load_state_dict({key: value for key, value in state.items() if key in names}, strict=False, assign=True)
+    model.tie_weights()  # type: ignore[operator]
+    return model

@@ -314,7 +314,7 @@ def complete(
     config = gentler
     training = config.training.model_copy(
         update={
-            "steps": planned_steps(config.training, len(examples)),
+            "steps": planned_steps(config.training, len(examples), len(config.taught)),
             "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
         }
     )

@@ -44,13 +44,19 @@ def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:
     return 16 if count <= 30 else 32
 
 
-def planned_steps(training: TrainingConfig, count: int) -> int:
-    """Return the number of steps for a dataset of `count` images.
+def held_out_count(config: TrainConfig, count: int) -> int:
+    """Return how many of a run's images are held out: at least one if any are to be, and at least one is left."""
+    share = config.held_out.share
+    return min(max(1, round(share * count)), count - 1) if share else 0
+
+
+def planned_steps(training: TrainingConfig, count: int, subjects: int = 1) -> int:
+    """Return the number of steps for `count` images, held-out ones not counted, of so many subjects.
 
     The exposures grow with the square root of the number of images, so that each image of a large dataset is seen
-    less often, but the dataset as a whole more often.
+    less often, but the dataset as a whole more often. Each of several subjects is seen as often as it would be alone.
     """
     if training.steps:
         return training.steps
-    exposures = training.exposures * math.sqrt(max(1, count))
+    exposures = training.exposures * math.sqrt(max(1, count) * subjects)
     return max(1, math.ceil(exposures / (training.batch_size * training.gradient_accumulation)))

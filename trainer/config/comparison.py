@@ -37,7 +37,8 @@ class Difference:
 def resolved(config: TrainConfig, images: int) -> set[str]:
     """Return the paths of settings that nobody chose, given the number of images of the dataset, 0 = unknown."""
     open_steps = config.training.model_copy(update={"steps": 0})
-    if images and adjustments.planned_steps(open_steps, images) == config.training.steps:
+    trained = images - adjustments.held_out_count(config, images)
+    if images and adjustments.planned_steps(open_steps, trained, len(config.taught)) == config.training.steps:
         return {*RESOLVED, STEPS}  # they follow from the exposures
     return set(RESOLVED)
 

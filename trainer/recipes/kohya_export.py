@@ -178,7 +178,7 @@ def _say_length(writer: _Writer, images: int) -> None:
     training = writer.config.training
     writer.said.add("training.steps")
     if training.steps or images:
-        writer.say("max_train_steps", planned_steps(training, images))
+        writer.say("max_train_steps", planned_steps(training, images, len(writer.config.taught)))
     else:
         writer.notes.append(_("The number of steps follows from that of the images: set max_train_steps there."))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, adjustments
 from trainer.data.dataset import Example
 from trainer.families import Adapter, Family
 from trainer.rng import generator
@@ -23,8 +23,7 @@ def split(examples: Sequence[Example], config: TrainConfig) -> tuple[tuple[Examp
     If the settings ask for any, at least one is held out, and at least one is left.
     """
     distinct = list(dict.fromkeys(example.path for example in examples))
-    count = max(1, round(config.held_out.share * len(distinct))) if config.held_out.share else 0
-    count = min(count, len(distinct) - 1)
+    count = adjustments.held_out_count(config, len(distinct))
     order = torch.randperm(len(distinct), generator=generator(config.seed, "held-out"))
     chosen = {distinct[int(index)] for index in order[:count]} if count > 0 else set()
     held = {example.path: example for example in examples if example.path in chosen}

@@ -37,7 +37,8 @@ def plan(answers: Answers) -> list[Any]:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
         config = settings_form.build(ENTRIES, answers.data())
-        images = len(examples) if not config.subjects else len(dataset.read_subjects(config.taught))
+        images = len(dataset.read_subjects(config.taught)) if config.subjects else len(examples)
+        images -= adjustments.held_out_count(config, images)
     except UserError as error:
         return [escape(str(error)), "", gr.skip(), notes]
     similar = runs.find_similar(config)
@@ -49,7 +50,7 @@ def plan(answers: Answers) -> list[Any]:
 
 def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:
     training = config.training
-    steps = adjustments.planned_steps(training, images)
+    steps = adjustments.planned_steps(training, images, len(config.taught))
     times = round(steps * training.batch_size * training.gradient_accumulation / images)
     if similar and similar.seconds_per_step:
         size = ngettext(
@@ -127,7 +128,7 @@ def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.V
         exposures = round(standard * factor)
         if pace:
             training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
-            seconds = pace * adjustments.planned_steps(training, images)
+            seconds = pace * adjustments.planned_steps(training, images, len(config.taught))
             title = _("{effort}, about {time}", effort=title, time=duration(seconds))
         labels.append((title, key))
         if config.training.steps == 0 and config.training.exposures == exposures:

@@ -105,6 +105,8 @@ def test_steps_from_the_number_of_pictures() -> None:
     assert adjustments.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)
     assert adjustments.planned_steps(training, 16) == math.ceil(4 * training.exposures / training.batch_size)
     assert adjustments.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
+    alone, together = (adjustments.planned_steps(training, 14 * count, count) for count in (1, 2))
+    assert together == pytest.approx(2 * alone, abs=1), "two subjects of 14 images each"
 
 
 def test_families_of_the_config_are_those_that_exist() -> None:

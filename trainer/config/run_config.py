@@ -295,8 +295,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _base_fits(self) -> "TrainConfig":
         asked = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
-        if not asked and self.objective.weighting == "none" and not self.objective.noise_offset:
-            return self  # which fits all families; to look at the base model takes time
+        fits_all = not asked and self.objective.weighting == "none" and not self.objective.noise_offset
+        if fits_all or self.record.base_sha256:
+            return self  # a run that has begun was checked; to look at the base model takes time
         base = detect.glance(self.model.base, self.model.revision)
         family = base.family if base else self.model.family
         if self.model.base == MICRO or family == "auto":

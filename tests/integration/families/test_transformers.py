@@ -229,6 +229,8 @@ def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path], kind: s
     ):
         with pytest.raises(UserError, match=words):
             config.build({"name": "x", "dataset": "x", "model": {"base": str(bases[kind])}, **changes})
+    begun = {"objective": {"weighting": "min-snr"}, "record": {"base_sha256": "0" * 64}}
+    config.build({"name": "x", "dataset": "x", "model": {"base": str(bases[kind])}, **begun})  # not looked at again
     with pytest.raises(UserError, match="does not predict 'epsilon'"):
         load(bases[kind], prediction_type="epsilon")
     with pytest.raises(UserError, match=r"Name blocks such as transformer_blocks\.0"):

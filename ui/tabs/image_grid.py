@@ -81,14 +81,14 @@ def read(name: str | None, trigger: str = "") -> Project:
         preset = "character"
     resolution = _resolution(project.name, preset, base)
     stats = image_stats.known(folder)
-    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
     left = image_stats.missing(folder)
     if not left and base == MICRO:
         left = reach.missing(folder)
     return replace(
         project,
-        examples=dataset.read(folder),
-        problems=tuple(problems),
+        examples=found.examples,
+        problems=tuple(found.problems),
         base=base,
         resolution=resolution,
         left=len(left),

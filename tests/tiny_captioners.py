@@ -1,21 +1,56 @@
-"""Tiny caption models of the real classes: one that writes words, and one that names tags."""
+"""Tiny caption models of the real classes: some write words, some answer prompts, some name tags."""
 
+import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BartConfig,
     BertTokenizerFast,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
     BlipConfig,
     BlipForConditionalGeneration,
     BlipImageProcessor,
     BlipProcessor,
     BlipTextConfig,
     BlipVisionConfig,
+    CLIPVisionConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    GitConfig,
+    GitForCausalLM,
+    GitProcessor,
+    GitVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+CHAT = (  # a template that takes messages in parts, as most do
+    "{% for message in messages %}USER {% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT"
+)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "girl", "with", "pink", "hair", "hat"]
 TAGS = {0: "pink_hair", 1: "red_shirt", 2: "glasses"}
 
@@ -57,3 +92,192 @@ def make_tagger(folder: Path) -> Path:
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def make_git(folder: Path) -> Path:
+    """Save a GIT of random weights, which writes some of `WORDS`."""
+    folder.mkdir(parents=True)
+    vision = GitVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    settings = GitConfig(
+        vision_config=vision.to_dict(), vocab_size=len(WORDS), hidden_size=16, intermediate_size=16,
+        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64, bos_token_id=5, eos_token_id=3,
+        pad_token_id=0,
+    )  # fmt: skip
+    _save(GitForCausalLM, settings, folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    GitProcessor(_clip_images(), BertTokenizerFast(str(folder / "vocab.txt"))).save_pretrained(folder)
+    return folder
+
+
+def make_blip2(folder: Path) -> Path:
+    """Save a BLIP-2 of random weights with an OPT, which writes some of `WORDS`."""
+    folder.mkdir(parents=True)
+    tokenizer = _tokenizer("<image>")
+    vision = Blip2VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    between = Blip2QFormerConfig(
+        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        encoder_hidden_size=16, cross_attention_frequency=1,
+    )  # fmt: skip
+    text = OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    settings = Blip2Config(
+        vision_config=vision.to_dict(), qformer_config=between.to_dict(), text_config=text.to_dict(),
+        num_query_tokens=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    _save(Blip2ForConditionalGeneration, settings, folder)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(images, tokenizer, num_query_tokens=3).save_pretrained(folder)
+    return folder
+
+
+def make_florence(folder: Path) -> Path:
+    """Save a Florence-2 of random weights, in transformers' own form."""
+    folder.mkdir(parents=True)
+    tokenizer = _tokenizer("<image>")
+    text = BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=128,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    vision = Florence2VisionConfig(
+        embed_dim=(8, 8, 8, 16), num_heads=(1, 1, 1, 2), num_groups=(1, 1, 1, 2), depths=(1, 1, 1, 1), window_size=2,
+        projection_dim=16, max_temporal_embeddings=4, max_position_embeddings=8,
+    )  # fmt: skip
+    settings = Florence2Config(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
+    )
+    _save(Florence2ForConditionalGeneration, settings, folder)
+    images = _clip_images(64)
+    images.image_seq_length = 5
+    Florence2Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def make_llava(folder: Path, template: str = CHAT) -> Path:
+    """Save a LLaVA of random weights with a chat template, which writes some of `WORDS`."""
+    folder.mkdir(parents=True)
+    tokenizer = _tokenizer("<image>")
+    tokenizer.chat_template = template
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16,
+        projection_dim=8,
+    )  # fmt: skip
+    settings = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=LlamaConfig(**_language(tokenizer)).to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+    )
+    _save(LlavaForConditionalGeneration, settings, folder)
+    tokenizer.save_pretrained(folder)
+    _clip_images().save_pretrained(folder)
+    return folder
+
+
+def make_qwen(folder: Path, version: str = "2.5") -> Path:
+    """Save a Qwen2-VL or Qwen2.5-VL of random weights, which writes some of `WORDS`."""
+    folder.mkdir(parents=True)
+    special = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = _tokenizer(*special)
+    tokenizer.chat_template = CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    start, end, image, video = tokenizer.convert_tokens_to_ids(special)
+    language = _language(tokenizer) | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    own = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
+    if version == "2":
+        seen = {"embed_dim": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 1}
+        settings = Qwen2VLConfig(vision_config=seen, text_config=language, **own)
+        _save(Qwen2VLForConditionalGeneration, settings, folder)
+    else:
+        seen = {"hidden_size": 16, "out_hidden_size": 16, "depth": 1, "num_heads": 2, "intermediate_size": 16,
+                "fullatt_block_indexes": [0], "window_size": 28}  # fmt: skip
+        settings = Qwen2_5_VLConfig(vision_config=seen, text_config=language, **own)
+        _save(Qwen2_5_VLForConditionalGeneration, settings, folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
+    return folder
+
+
+WD14_TAGS = ["general", "sensitive", "1girl", "pink_hair", "^_^", "mirax_(series)", "blue_hat"]
+WD14_CATEGORIES = [9, 9, 0, 0, 0, 4, 0]
+WD14_LOGITS = [1.0, -3.0, 3.0, 0.5, 0.4, 2.5, -10.0]
+SIDE = 32
+# The graph sigmoid(mean(image) @ weights + WD14_LOGITS) of an image [batch, 32, 32, 3]; all weights are 0, but that
+# from the first channel to `blue_hat` is 20 / 255. Made with onnx.helper, which tests need not have.
+ONNX_TAGGER = (
+    "CAgSADryAgo5CgVpbnB1dBIEbWVhbiIKUmVkdWNlTWVhbioNCgRheGVzQAFAAqABByoPCghrZWVwZGltcxgAoAECCiAKBG1lYW4K"
+    "B3dlaWdodHMSB3Byb2R1Y3QiBk1hdE11bAobCgdwcm9kdWN0CgZsb2dpdHMSA3N1bSIDQWRkChYKA3N1bRIGb3V0cHV0IgdTaWdt"
+    "b2lkEgZ0YWdnZXIqZQgDCAcQASJUAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoaCgPQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQgd3ZWlnaHRzKioIBxABIhwAAIA/AABAwAAAQEAAAAA/zczMPgAAIEAAACDB"
+    "QgZsb2dpdHNaJAoFaW5wdXQSGwoZCAESFQoHEgViYXRjaAoCCCAKAgggCgIIA2IdCgZvdXRwdXQSEwoRCAESDQoHEgViYXRjaAoC"
+    "CAdCBAoAEA0="
+)
+
+
+def make_wd14(folder: Path, form: str) -> Path:
+    """Save a tagger that gives `WD14_LOGITS`: in the form of timm, or of ONNX, which also sees blue hats in blue."""
+    folder.mkdir(parents=True)
+    rows = [
+        f"{number},{name},{category},9"
+        for number, (name, category) in enumerate(zip(WD14_TAGS, WD14_CATEGORIES, strict=True))
+    ]
+    (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]), encoding="utf-8")
+    if form == "timm":
+        _save_timm(folder)
+    else:
+        (folder / "model.onnx").write_bytes(base64.b64decode(ONNX_TAGGER))
+    return folder
+
+
+def _save_timm(folder: Path) -> None:
+    import timm
+
+    sizes = {"img_size": SIDE, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    settings = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": len(WD14_TAGS),
+        "model_args": sizes,
+        "pretrained_cfg": {"input_size": [3, SIDE, SIDE], "mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    model = timm.create_model(settings["architecture"], num_classes=len(WD14_TAGS), **sizes)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor(WD14_LOGITS))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _tokenizer(*special: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of `WORDS` and special tokens."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *special, *WORDS[7:], "USER", "ASSISTANT", "describe"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"} if special == ("<image>",) else list(special),
+    )  # fmt: skip
+
+
+def _language(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def _clip_images(side: int = 32) -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
+    )
+
+
+def _save(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - transformers is untyped
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model_class(settings).save_pretrained(folder)

@@ -271,6 +271,45 @@ def test_captions_are_typed_while_a_model_writes_and_a_run_trains(server: Server
     wait(lambda: (folder / "07.txt").read_text() == "\n")
 
 
+def test_captions_by_a_model_are_reviewed_below_their_images(server: Server, visit: Visit) -> None:
+    code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
+    model = server.home / "reviewed-tagger"
+    subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
+    folder = server.home / "datasets" / "reviewed"
+    shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*", "0[4-9].*", "1*", "*.txt"))
+    page = visit(server)
+    choose(page, "reviewed")
+    page.locator("#bulk").get_by_text("Edit many captions").click()
+    page.get_by_role("tab", name="Written by a model").click()
+    field = page.locator("#caption-model input")
+    field.click()
+    page.get_by_role("option", name="Florence-2: one to many sentences, to download").click()
+    page.get_by_text("Florence-2: one to many sentences is not on this machine yet: 1.6 GB").wait_for()
+    page.locator("#caption-task").wait_for()
+    fill(page, "caption-model", str(model))
+    field.press("Enter")
+    page.locator("#caption-task").wait_for(state="hidden")
+    fill(page, "caption-blacklist", "glasses")
+    page.get_by_label("Review before they are kept").check()
+    page.get_by_role("button", name="Write captions").click()
+    page.get_by_text("3 proposed captions").wait_for(timeout=90_000)
+    assert not list(folder.glob("*.txt"))
+    first, second, third = (page.locator(f".card[data-name='0{number}.png']") for number in (1, 2, 3))
+    first.get_by_text("pink hair").wait_for()
+    first.get_by_role("button", name="Keep", exact=True).click()
+    page.get_by_text("Kept 1 proposed caption.").wait_for()
+    wait(lambda: (folder / "01.txt").read_text() == "pink hair\n")
+    assert page.get_by_label("Caption of 01.png").input_value() == "pink hair"
+    second.get_by_role("button", name="Discard", exact=True).click()
+    page.get_by_text("1 proposed caption", exact=True).wait_for()
+    assert third.locator(".proposed").is_visible()
+    assert not second.locator(".proposed").is_visible()
+    page.get_by_role("button", name="Keep all").click()
+    wait(lambda: (folder / "03.txt").exists())
+    page.locator("#captions .proposals").wait_for(state="hidden")
+    assert not (folder / "02.txt").exists()
+
+
 def test_a_click_enlarges_an_image_with_its_size_its_crop_and_its_caption(server: Server, visit: Visit) -> None:
     folder = server.home / "datasets" / "example-character"
     picture(1, (1200, 500)).save(folder / "00.png")

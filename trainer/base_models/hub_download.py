@@ -1,4 +1,4 @@
-"""Download a base model from the Hugging Face Hub into the hub's cache, with progress; a large file is resumed.
+"""Download a model from the Hugging Face Hub into the hub's cache, with progress; a large file is resumed.
 
 `limner download`, which the page's button starts too, is the only part of the program that asks the hub for anything.
 The hub's own client begins a file again after an interruption, which is much for 7 GB, so large files are fetched here.
@@ -7,7 +7,7 @@ The hub's own client begins a file again after an interruption, which is much fo
 import hashlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,13 +40,20 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 FAILURES: tuple[type[Exception], ...] = (OSError, httpx.HTTPError, *HfHubHTTPError.__bases__)
 
 
-def download(base: str, revision: str, report: Callable[[int, int], None]) -> Path:
-    """Download a base model into the hub's cache, going on where an earlier attempt ended; returns its path there.
+Select = Callable[[Sequence[RemoteFile]], list[RemoteFile]]
+
+
+def download(
+    base: str, revision: str, report: Callable[[int, int], None], selections: Sequence[Select] = (select,)
+) -> Path:
+    """Download a model into the hub's cache, going on where an earlier attempt ended; returns its path there.
 
     Args:
         base: owner/name, or owner/name/file.safetensors.
         revision: branch, tag or commit; "" = the newest.
         report: called with the bytes that are here, and those of the whole download.
+        selections: which files of a repository are needed, the last of them in its top folder; the first that finds
+            any counts.
 
     Raises:
         UserError: there is no such model, it needs a license to be accepted, the hub cannot be reached, or the disk
@@ -55,7 +62,7 @@ def download(base: str, revision: str, report: Callable[[int, int], None]) -> Pa
     disable_progress_bars()
     repository, file_name = split(base)
     try:
-        files, commit = _look_up(base, revision)
+        files, commit = _look_up(base, revision, selections)
         missing = [file for file in files if not _is_cached(repository, file.path, commit)]
         total = sum(file.size for file in missing)
         cache = Path(constants.HF_HUB_CACHE)
@@ -100,20 +107,23 @@ def _explain(base: str, error: Exception) -> UserError:
     )
 
 
-def _look_up(base: str, revision: str) -> tuple[list[RemoteFile], str]:
-    """Return the needed files of a base model, and its commit.
+def _look_up(base: str, revision: str, selections: Sequence[Select]) -> tuple[list[RemoteFile], str]:
+    """Return the needed files of a model, and its commit.
 
     Raises:
-        UserError: the repository is not a base model; it says what to enter instead.
+        UserError: the repository is not such a model; it says what to enter instead.
     """
     repository, file = split(base)
     info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
     files = [RemoteFile(sibling.rfilename, sibling.size or 0) for sibling in info.siblings or ()]
-    selected = [remote for remote in files if remote.path == file] if file else select(files)
+    if file:
+        selected = [remote for remote in files if remote.path == file]
+    else:
+        selected = next(filter(None, (choose(files) for choose in selections)), [])
     if file and not selected:
         raise UserError("The repository {repository} has no file {file!r}.", "Check the name.", repository=repository,
                         file=file)  # fmt: skip
-    if not any(remote.path.endswith(".safetensors") for remote in selected):
+    if not any(remote.path.endswith((".safetensors", ".onnx")) for remote in selected):
         single = [remote.path for remote in files if "/" not in remote.path and remote.path.endswith(".safetensors")]
         if single:
             raise UserError(

@@ -1,10 +1,15 @@
 """Captions written by a model, as runs of their own: settings, run folders, and saving the result."""
 
+from trainer.captioning.kinds import SUGGESTED
 from trainer.captioning.run import (
-    SUGGESTED,
+    PROMPT,
     CaptionConfig,
+    Category,
+    Existing,
+    FlorenceTask,
     apply,
     create,
+    finish,
     images_to_caption,
     load,
     newest,
@@ -13,10 +18,15 @@ from trainer.captioning.run import (
 )
 
 __all__ = [
+    "PROMPT",
     "SUGGESTED",
     "CaptionConfig",
+    "Category",
+    "Existing",
+    "FlorenceTask",
     "apply",
     "create",
+    "finish",
     "images_to_caption",
     "load",
     "newest",

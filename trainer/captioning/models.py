@@ -1,40 +1,60 @@
-"""Write captions with a model of transformers: one that describes an image, or one that names tags.
+"""Write the captions of a caption run: load the model that its settings name, and ask it about each image.
 
-The model is read from safetensors files of a folder or of the hub's cache; no code that comes with it is run.
+Each kind of model has a file of its own. The model is read from files of a folder or of the hub's cache; no code that
+comes with it is run.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Protocol
 
 import psutil
 import torch
-import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
 from trainer import captioning, devices
-from trainer.base_models import detect
-from trainer.captioning import SUGGESTED, CaptionConfig
+from trainer.captioning import SUGGESTED, CaptionConfig, chat, classifier, describer, florence, kinds, server, wd14
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, events
 
-Captioner = Callable[[Image.Image], str]
-Untyped: TypeAlias = Any  # models and processors: transformers is untyped
 SAVE_EVERY = 8  # images
-REMEDY = _(
-    "Download one, for example with: hf download {model}. Then enter its name, or the folder of a model in safetensors "
-    "format.",
-    model=SUGGESTED,
-)
+
+
+class Captioner(Protocol):
+    """A model that writes captions."""
+
+    def __call__(self, image: Image.Image) -> str:
+        """Return the caption of an image in RGB; "" if there is nothing to say.
+
+        Raises:
+            UserError: it cannot answer, and would not for another image either.
+        """
+
+
+class Loader(Protocol):
+    """Loads the model in a folder to a device."""
+
+    def __call__(self, folder: Path, settings: CaptionConfig, device: torch.device, /) -> Captioner:
+        """Return the model, ready to write captions.
+
+        Raises:
+            UserError: it cannot be used; other errors are explained by `load`.
+        """
+
+
+LOADERS: dict[kinds.Kind, Loader] = {
+    kinds.DESCRIBER: describer.load,
+    kinds.FLORENCE: florence.load,
+    kinds.CHAT: chat.load,
+    kinds.CLASSIFIER: classifier.load,
+    kinds.WD14: wd14.load,
+}
 
 
 def caption(run: Run) -> None:
-    """Write the captions that a run asks for; a run that is stopped keeps those that it has.
+    """Write the captions that a run asks for; a run that is stopped, or whose model fails, keeps those that it has.
 
     Raises:
         UserError: something that the user can change, usually the model.
@@ -54,12 +74,10 @@ def caption(run: Run) -> None:
                 captions[path.name] = caption_file(captioner, path)
             if number % SAVE_EVERY == 0:
                 captioning.save(run, captions)
-    except StopRequestedError:
-        captioning.save(run, captions)
-        captioning.apply(settings, captions)
+    except (StopRequestedError, UserError):
+        captioning.finish(run, settings, captions)
         raise
-    captioning.save(run, captions)
-    captioning.apply(settings, captions)
+    captioning.finish(run, settings, captions)
     run.report(events.Finished(step=len(files), export=""))
 
 
@@ -74,77 +92,34 @@ def caption_file(captioner: Captioner, path: Path) -> str:
 
 
 def load(settings: CaptionConfig, device: torch.device) -> Captioner:
-    """Load a captioning model; returns a function that writes the caption of an image.
+    """Load the model that the settings name.
 
     Raises:
         UserError: there is no such model here, or it is not one that writes captions.
     """
-    folder = locate(settings)
+    if settings.server:
+        return server.load(_with_length(settings, kinds.SERVER))
+    folder = kinds.find(settings.model, settings.revision)
+    if folder is None:
+        raise UserError(
+            "The caption model {name!r} is not on this machine.",
+            "Download it with: limner download {suggested}. Or give the folder of one.",
+            name=Path(settings.model).name[:100],
+            suggested=settings.model if kinds.is_hub_name(settings.model) else SUGGESTED,
+        )
+    kind = kinds.look(folder)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        is_tagger = any("ImageClassification" in name for name in config.architectures or ())
-        if is_tagger:
-            model_class, processor_class = transformers.AutoModelForImageClassification, transformers.AutoImageProcessor
-        else:
-            model_class, processor_class = transformers.AutoModelForImageTextToText, transformers.AutoProcessor
-        model: Any = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
-        processor: Any = processor_class.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        return LOADERS[kind](folder, _with_length(settings, kind), device)
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0].replace(str(folder), folder.name)
         raise UserError(
-            "The model {name!r} cannot be used for captions: {reason}", REMEDY, name=folder.name, reason=reason[:200]
+            "The model {name!r} cannot be used for captions: {reason}",
+            kinds.REMEDY,
+            name=folder.name,
+            reason=reason[:200],
         ) from error
-    return _tagger(model, processor, settings) if is_tagger else _describer(model, processor, settings)
 
 
-def locate(settings: CaptionConfig) -> Path:
-    """Return the folder of the model; one of the hub is downloaded if needed and allowed.
-
-    Raises:
-        UserError: it is not here and cannot be downloaded.
-    """
-    if not detect.is_hub_name(settings.model):
-        folder = Path(settings.model).expanduser()
-        if not folder.is_dir() or not detect.is_here(settings.model):
-            raise UserError("There is no model {name!r} on this machine.", REMEDY, name=folder.name[:100])
-        return folder
-    try:
-        return Path(
-            snapshot_download(
-                settings.model, revision=settings.revision or None, allow_patterns=["*.json", "*.txt", "*.safetensors"]
-            )
-        )
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UserError("The model {model!r} is not on this machine.", REMEDY, model=settings.model) from error
-
-
-def _describer(model: Untyped, processor: Untyped, settings: CaptionConfig) -> Captioner:
-    """Return a function that describes an image: the most likely of three beams."""
-
-    def describe(image: Image.Image) -> str:
-        inputs = processor(images=image, return_tensors="pt").to(model.device)
-        tokens = model.generate(**inputs, max_new_tokens=settings.tokens, num_beams=3, do_sample=False)
-        return str(processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
-
-    return describe
-
-
-def _tagger(model: Untyped, processor: Untyped, settings: CaptionConfig) -> Captioner:
-    """Return a function that names tags above the threshold, the most likely first.
-
-    If the classes exclude each other, it names the most likely one.
-    """
-    single = model.config.problem_type == "single_label_classification"
-
-    def name_tags(image: Image.Image) -> str:
-        inputs = processor(images=image, return_tensors="pt").to(model.device)
-        logits = model(**inputs).logits[0].float()
-        if single:
-            classes = [int(logits.argmax())]
-        else:
-            probabilities = logits.sigmoid()
-            order = probabilities.argsort(descending=True).tolist()
-            classes = [number for number in order if probabilities[number] > settings.threshold]
-        return ", ".join(str(model.config.id2label[number]).replace("_", " ") for number in classes)
-
-    return name_tags
+def _with_length(settings: CaptionConfig, kind: kinds.Kind) -> CaptionConfig:
+    """Return the settings with a maximum length of captions that suits the kind, unless they have one."""
+    return settings if settings.tokens else settings.model_copy(update={"tokens": kind.tokens})

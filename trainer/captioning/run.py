@@ -13,16 +13,20 @@ from pydantic import Field
 
 from trainer import config as configs
 from trainer import paths, storage
-from trainer.data import caption_edits, dataset
+from trainer.data import caption_edits, dataset, proposals
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.schema import Section
 
 FOLDER = ".captions"
-SUGGESTED = "Salesforce/blip-image-captioning-large"
 CAPTIONS = "captions.json"
 Existing = Literal["keep", "add", "replace"]
+Result = Literal["save", "review", "none"]
+Category = Literal["general", "character", "rating"]
+CATEGORIES: dict[Category, int] = {"general": 0, "character": 4, "rating": 9}  # numbers in the list of a WD14 tagger
+FlorenceTask = Literal["caption", "detailed_caption", "more_detailed_caption"]
+PROMPT = "Describe this image in one sentence, as a caption."
 
 
 class CaptionConfig(Section):
@@ -33,13 +37,31 @@ class CaptionConfig(Section):
     model: str = Field(
         min_length=1,
         max_length=1000,
-        description="A transformers model that writes captions (BLIP, GIT) or tags (an image classifier): its folder, "
-        "or its name on the Hugging Face hub.",
+        description="A model that writes captions or tags: its folder, its name on the Hugging Face hub, or, with a "
+        "server, its name there.",
     )
     revision: str = Field("", max_length=100, description="Of a model from the hub; empty = the newest.")
+    server: str = Field(
+        "", max_length=500, description="Address of an OpenAI-compatible server that writes the captions; empty = none."
+    )
     existing: Existing = Field("keep", description="Keep existing captions, add to them, or replace them.")
-    tokens: int = Field(40, ge=4, le=200, description="Maximum length of a caption, in tokens of the model.")
+    result: Result = Field("save", description="Save the captions, keep them for review, or only record them.")
+    tokens: int = Field(
+        0, ge=0, le=2000, description="Maximum length of a caption, in tokens of the model; 0 = what suits the model."
+    )
     threshold: float = Field(0.35, gt=0, lt=1, description="Minimum probability of a tag.")
+    character_threshold: float = Field(0.85, gt=0, lt=1, description="Minimum probability of the tag of a character.")
+    categories: tuple[Category, ...] = Field(
+        ("general", "character"), description="Kinds of tags that a WD14 tagger names."
+    )
+    blacklist: str = Field("", description="Tags that are left out, separated by commas.")
+    florence_task: FlorenceTask = Field("detailed_caption", description="What Florence-2 is asked for.")
+    prompt: str = Field(PROMPT, min_length=1, description="What a model that takes a prompt is asked.")
+
+    @property
+    def task_token(self) -> str:
+        """The token of Florence-2's task, such as <DETAILED_CAPTION>."""
+        return f"<{self.florence_task.upper()}>"
 
 
 def create(settings: CaptionConfig) -> Run:
@@ -110,21 +132,39 @@ def save(run: Run, captions: dict[str, str]) -> None:
     storage.write(run.folder / CAPTIONS, json.dumps(captions, indent=1))
 
 
+def finish(run: Run, settings: CaptionConfig, captions: dict[str, str]) -> None:
+    """Save the captions of a run that ends, and do with them what it asks for."""
+    save(run, captions)
+    if settings.result == "save":
+        apply(settings, captions)
+    elif settings.result == "review":
+        folder = dataset.find_folder(settings.dataset)
+        proposals.add(folder, _edits(folder, settings, captions))
+
+
 def apply(settings: CaptionConfig, captions: dict[str, str]) -> int:
     """Write captions beside the images, as a single change that can be undone; returns how many changed.
 
     With `keep`, a caption that the user wrote in the meantime stays as it is.
     """
     folder = dataset.find_folder(settings.dataset)
-    edits = []
     with dataset.captions_lock(folder):
-        for path in dataset.image_files(folder):
-            before, after = read_caption(path), one_line(captions.get(path.name, ""))
-            if not after or (settings.existing == "keep" and before):
-                continue
-            if settings.existing == "add" and before:
-                after = f"{before}, {after}"
-            if after != before:
-                edits.append(caption_edits.Edit(path.name, before, after))
-        caption_edits.apply(folder, edits, "automatic captions")
+        edits = _edits(folder, settings, captions)
+        caption_edits.apply(folder, edits, proposals.TITLE)
     return len(edits)
+
+
+def _edits(folder: Path, settings: CaptionConfig, captions: dict[str, str]) -> list[caption_edits.Edit]:
+    """Return the changes that captions make to those that are there."""
+    edits = []
+    for path in dataset.image_files(folder):
+        before, after = read_caption(path), one_line(captions.get(path.name, ""))
+        if not after or (settings.existing == "keep" and before):
+            continue
+        if settings.existing == "add" and before:
+            if before.endswith(f", {after}"):  # added before the run was stopped
+                continue
+            after = f"{before}, {after}"
+        if after != before:
+            edits.append(caption_edits.Edit(path.name, before, after))
+    return edits

@@ -145,17 +145,44 @@ def work(folder: RunFolder) -> None:
 @app.command()
 def caption(
     name: DatasetName,
-    model: Annotated[str, typer.Option(metavar="FOLDER|HUB-NAME")] = captioning.SUGGESTED,
-    existing: Annotated[
-        Literal["keep", "add", "replace"], typer.Option(help="What to do with existing captions.")
-    ] = "keep",
-    threshold: Annotated[float, typer.Option(help="Confidence a tagger needs to give a tag.")] = 0.35,
+    model: Annotated[
+        str, typer.Option(metavar="FOLDER|HUB-NAME", help="Caption model; with --server, its name there.")
+    ] = captioning.SUGGESTED,
+    server: Annotated[
+        str, typer.Option(metavar="URL", help="OpenAI-compatible server, such as http://127.0.0.1:1234/v1.")
+    ] = "",
+    existing: Annotated[captioning.Existing, typer.Option(help="What to do with existing captions.")] = "keep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the captions, and save none.")] = False,
+    review: Annotated[bool, typer.Option("--review", help="Keep the captions for review on the page.")] = False,
+    threshold: Annotated[float, typer.Option(help="Taggers: minimum probability of a tag.")] = 0.35,
+    character_threshold: Annotated[float, typer.Option(help="WD14: the same for tags of characters.")] = 0.85,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(help="WD14: kind of tags to name; may be repeated (default: general, character)."),
+    ] = None,
+    blacklist: Annotated[str, typer.Option(metavar="TAG,TAG,...", help="Taggers: tags to leave out.")] = "",
+    task: Annotated[captioning.FlorenceTask, typer.Option(help="Florence-2: what to write.")] = "detailed_caption",
+    prompt: Annotated[str, typer.Option(help="LLaVA, Qwen-VL, servers: what to ask.")] = captioning.PROMPT,
+    tokens: Annotated[int, typer.Option(help="Maximum length in tokens; 0 = what suits the model.")] = 0,
 ) -> None:
     """Write captions for the images of a dataset that have none."""
     examples.install()
     if not paths.is_name(name):
         name = str(dataset.find_folder(name).resolve())
-    settings = {"dataset": name, "model": model, "existing": existing, "threshold": threshold}
+    settings = {
+        "dataset": name,
+        "model": model,
+        "server": server,
+        "existing": existing,
+        "result": "none" if dry_run else "review" if review else "save",
+        "threshold": threshold,
+        "character_threshold": character_threshold,
+        "categories": category or ["general", "character"],
+        "blacklist": blacklist,
+        "florence_task": task,
+        "prompt": prompt,
+        "tokens": tokens,
+    }
     run = captioning.create(config.check(captioning.CaptionConfig, settings))
     code = _work_visibly(run)
     for image, text in captioning.read_captions(run).items():

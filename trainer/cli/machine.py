@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from trainer import __version__, home_check, nvidia, paths, runs, storage
 from trainer.base_models import hub, hub_download
+from trainer.captioning import kinds
 from trainer.cli import adapter_files
 from trainer.cli.adapter_files import Json
 from trainer.cli.console import DownloadBar, echo, echo_facts, echo_table
@@ -29,19 +31,26 @@ def download(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit (default: the newest).")] = "",
     as_json: Json = False,
 ) -> None:
-    """Download a base model from the Hugging Face Hub; a download that was interrupted continues."""
+    """Download a base model or a caption model from the Hugging Face Hub; a download that was interrupted continues."""
     if not hub.NAME.fullmatch(base):
         raise UserError("{base!r} is not a name on the Hugging Face Hub.", "Give owner/name.", base=base[:100])
     if as_json:
         try:
-            hub_download.download(base, revision, lambda done, total: _print_line(done=done, total=total))
+            _download(base, revision, lambda done, total: _print_line(done=done, total=total))
         except UserError as error:
             _print_line(error=error.message, remedy=error.remedy)
             raise typer.Exit(2) from None
         return
     with DownloadBar() as bar:
-        hub_download.download(base, revision, bar)
-    echo(f"{base} is ready. Use it as model.base.")
+        _download(base, revision, bar)
+    if kinds.find(base, revision):
+        echo(f"{base} is ready. Use it with: limner caption DATASET --model {base}")
+    else:
+        echo(f"{base} is ready. Use it as model.base.")
+
+
+def _download(base: str, revision: str, report: Callable[[int, int], None]) -> None:
+    hub_download.download(base, revision, report, (hub.select, kinds.select))
 
 
 def _print_line(**values: object) -> None:

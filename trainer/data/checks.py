@@ -1,8 +1,10 @@
 """Check a dataset: its files, its captions and, as far as statistics exist, its images."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,9 +49,31 @@ def find(
         resolution: of the training, in pixels; 0 = not known yet.
         stats: known statistics of the images, by name; nothing is measured here.
     """
+    return examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats).problems
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The examples of a dataset, and what to know about them before training, the most important first."""
+
+    examples: tuple[Example, ...]
+    problems: list[Problem]
+
+
+def examine(
+    folder: Path,
+    trigger: str = "",
+    *,
+    preset: str = "character",
+    base: str = "",
+    resolution: int = 0,
+    stats: Mapping[str, ImageStats] | None = None,
+) -> Examination:
+    """Read a dataset and check it, as `find` does: of a large one, each costs a second."""
     files = dataset.image_files(folder)
+    everything = dataset.read(folder)
     damaged = image_stats.damaged(folder)
-    examples = [example for example in dataset.read(folder) if example.name not in damaged]
+    examples = [example for example in everything if example.name not in damaged]
     names = {example.name for example in examples}
     stats = {name: image for name, image in (stats or {}).items() if name in names}
     problems = [
@@ -65,7 +89,7 @@ def find(
         problems.append(Problem("beyond micro", "", _(KINDS["beyond micro"].title)))
     if preset == "character" and _lacks_class(examples):
         problems.append(Problem("no class", "", _(KINDS["no class"].title)))
-    return sorted(problems, key=lambda problem: -problem.severity)
+    return Examination(everything, sorted(problems, key=lambda problem: -problem.severity))
 
 
 def _check_images(files: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
@@ -80,9 +104,9 @@ def _check_images(files: Sequence[Path], examples: Sequence[Example]) -> Iterato
 
 
 def _check_folders(folder: Path) -> Iterator[Problem]:
-    for subfolder in sorted(folder.iterdir()):
+    for subfolder in dataset.subfolders(folder):
         is_own = subfolder.name.startswith(".") or subfolder.name.lower() in dataset.MASK_FOLDERS
-        if subfolder.is_dir() and not is_own and (number := len(dataset.image_files(subfolder))):
+        if not is_own and (number := len(dataset.image_files(subfolder))):
             message = ngettext("{n} image in it is not read.", "{n} images in it are not read.", number)
             yield Problem("folder", subfolder.name, message)
 
@@ -93,12 +117,13 @@ def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Proble
         if number > 1:
             message = _("{number} images share this caption file.", number=number)
             yield Problem("shared caption", f"{stem}.txt", message)
-    for file in sorted(folder.glob("*.txt")):
-        if file.stem not in stems:
-            yield Problem("lonely caption", file.name, _("This caption has no image."))
-    for file in sorted(folder.glob("*.caption")):  # the extension that some other trainers use
-        if file.stem in stems:
-            yield Problem("other caption", file.name, _("This caption is not read."))
+    others = [os.path.splitext(name) for name in sorted(os.listdir(folder))]
+    for stem, extension in others:
+        if extension == ".txt" and stem not in stems:
+            yield Problem("lonely caption", stem + extension, _("This caption has no image."))
+    for stem, extension in others:
+        if extension == ".caption" and stem in stems:  # the extension that some other trainers use
+            yield Problem("other caption", stem + extension, _("This caption is not read."))
 
 
 def _check_masks(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
@@ -106,9 +131,8 @@ def _check_masks(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
     for mask in dataset.mask_files(folder):
         if dataset.masked_stem(mask) not in stems:
             yield Problem("lonely mask", mask.name, _("This mask has no image."))
-    for file in files:
-        if dataset.mask_file(file).is_file():
-            yield Problem("mask", file.name, _("Has a mask."))
+    for file in dataset.masked(folder, files):
+        yield Problem("mask", file.name, _("Has a mask."))
 
 
 def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Iterator[Problem]:

@@ -5,9 +5,10 @@ Uses the layout `rin/001.png` + `rin/001.txt` that the tools of the field share,
 
 import hashlib
 import math
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -137,13 +138,20 @@ def parts(folder: Path) -> list[Part]:
     """
     found = [
         Part(path, int(match[1]), one_line(match[2].replace("_", " ")))
-        for path in sorted(folder.iterdir())
-        if (match := REPEATED.fullmatch(path.name)) and int(match[1]) and path.is_dir() and not path.is_symlink()
+        for path in subfolders(folder)
+        if (match := REPEATED.fullmatch(path.name)) and int(match[1])
     ]
     if not found or image_files(folder):
         return [Part(folder)]
     shared = math.gcd(*(part.repeats for part in found))
     return [replace(part, repeats=part.repeats // shared) for part in found]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder in the order of their names; links are not followed."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return [folder / name for name in sorted(names, key=os.path.normcase)]
 
 
 def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:
@@ -168,19 +176,32 @@ def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files of a dataset in the order of their names; masks are left out, links are not followed."""
-    return sorted(path for path in _all_images(folder) if not is_mask(path))
+    return [path for path in _all_images(folder) if not is_mask(path)]
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """Return the image file of a dataset by its name, without listing the folder; None if it has no such image."""
+    path = folder / name
+    try:
+        is_here = path.parent == folder and path.name == name and storage.is_regular_file(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    return path if is_here and _is_image_name(name) and not is_mask(path) else None
 
 
 def mask_files(folder: Path) -> list[Path]:
     """Return the masks that lie beside the images of a dataset, in the order of their names."""
-    return sorted(path for path in _all_images(folder) if is_mask(path))
+    return [path for path in _all_images(folder) if is_mask(path)]
 
 
-def _all_images(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        is_image = path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
-        if is_image and storage.is_regular_file(path):
-            yield path
+def _all_images(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:  # tells what is a file without looking each up
+        names = [entry.name for entry in entries if _is_image_name(entry.name) and entry.is_file(follow_symlinks=False)]
+    return [folder / name for name in sorted(names, key=os.path.normcase)]
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
 
 
 def is_mask(path: PurePath) -> bool:
@@ -205,6 +226,15 @@ def mask_file(image: Path) -> Path:
     others = [image.with_name(f"{image.stem}-masklabel.png")]
     others += [image.parent / folder / f"{image.stem}.png" for folder in MASK_FOLDERS]
     return next((path for path in (default, *others) if storage.is_regular_file(path)), default)
+
+
+def masked(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Return those of the image files of a dataset that have a mask, with one look at its folders."""
+    stems = {masked_stem(mask).lower() for mask in mask_files(folder)}
+    for name in MASK_FOLDERS:
+        if (folder / name).is_dir():
+            stems |= {Path(entry).stem.lower() for entry in os.listdir(folder / name)}
+    return [file for file in files if file.stem.lower() in stems and mask_file(file).is_file()]
 
 
 def read_mask(image: Path) -> bytes:

@@ -62,7 +62,9 @@ def answer(project: str, key: str) -> str:
     match key:
         case "trigger":
             return guess_trigger(captions(project))
-        case "base" | "settings" | "class" | "caption-model" | "without-trigger":
+        case "base" | "settings" | "class" | "without-trigger":
+            return ""
+        case "caption-model" | "caption-server" | "caption-server-model":
             return ""
         case "preset":
             return "style" if "style" in project.lower() else "character"

@@ -130,7 +130,6 @@ def find_image(project: str | None, name: str) -> Path:
     Raises:
         UserError: there is no such project, or it has no such image.
     """
-    for path in dataset.image_files(folder(project)):
-        if path.name == name:
-            return path
+    if path := dataset.find_image(folder(project), name):
+        return path
     raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")

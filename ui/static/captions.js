@@ -45,6 +45,9 @@ function fillCard(card, item) {
   if (!typed.has(keyOf(area)) && !(newer?.at > props.value.at)) loaded.set(keyOf(area), item.caption);
   describe(card);
   showConflict(card);
+  const proposed = card.querySelector(".proposed");
+  proposed.hidden = !item.proposed;
+  proposed.querySelector("q").textContent = item.proposed;
   const file = card.querySelector(".file");
   file.textContent = file.title = item.name;
   tell(card, item);
@@ -131,6 +134,8 @@ function draw() {
   for (const name of ["project", "page", "last", "left"]) box().dataset[name] = value[name];
   element.querySelector(".only").hidden = !value.only;
   element.querySelector(".filter").textContent = value.only;
+  element.querySelector(".proposals").hidden = !value.proposals;
+  element.querySelector(".proposals .count").textContent = value.proposals;
   element.querySelector(".keys").hidden = element.querySelector(".order").hidden = !value.any;
   element.querySelector(".order").replaceChildren(...value.orders.map((order) => withText("option", order.title, {
     value: order.key, ...(order.selected && { selected: "" }),
@@ -275,6 +280,9 @@ element.addEventListener("click", (event) => {
     trigger("select", { page: Number(page.dataset.page) });
   } else if (event.target.closest(".conflict button")) {
     settle(event.target.closest(".card"), event.target.matches(".keep-mine"));
+  } else if (event.target.matches(".keep, .discard")) {
+    const name = event.target.closest(".card")?.dataset.name ?? "";
+    trigger("apply", { name, action: event.target.matches(".keep") ? "keep" : "discard" });
   } else if (event.target.closest(".all")) {
     trigger("select", { all: true });
   }

@@ -80,7 +80,7 @@ def describe(base: str | None, vae: str | None = "") -> list[Any]:
     base = paths.unquoted(base or "") or MICRO
     current = hub_downloads.find(base)
     if current and current.running:
-        return _shown(Description(_progress(current), is_usable=False), downloading=True)
+        return _shown(Description(progress(current), is_usable=False), downloading=True)
     description = base_model_choices.describe(base, paths.unquoted(vae or ""))
     if current and current.error and not description.is_usable:
         description = Description(current.error, is_usable=False, can_download=True)
@@ -100,7 +100,8 @@ def _shown(description: Description, *, downloading: bool = False) -> list[Any]:
     ]
 
 
-def _progress(current: hub_downloads.Download) -> str:
+def progress(current: hub_downloads.Download) -> str:
+    """Describe how far a download is."""
     if not current.total:
         return _("Asking the Hugging Face Hub ...")
     return _(

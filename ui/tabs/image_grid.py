@@ -6,9 +6,9 @@ Nothing here waits until images are measured; `Project.left` says how many still
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, reach, token_count, undo
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, proposals, reach, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -56,6 +56,7 @@ class Project:
     base: str = MICRO
     resolution: int = 0
     left: int = 0  # images that have not been measured yet
+    proposed: Mapping[str, str] = field(default_factory=dict)  # captions by a model, by the name of the image
     read_at: float = 0.0
 
     @property
@@ -80,17 +81,18 @@ def read(name: str | None, trigger: str = "") -> Project:
         preset = "character"
     resolution = _resolution(project.name, preset, base)
     stats = image_stats.known(folder)
-    problems = checks.find(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
     left = image_stats.missing(folder)
     if not left and base == MICRO:
         left = reach.missing(folder)
     return replace(
         project,
-        examples=dataset.read(folder),
-        problems=tuple(problems),
+        examples=found.examples,
+        problems=tuple(found.problems),
         base=base,
         resolution=resolution,
         left=len(left),
+        proposed={name: edit.after for name, edit in proposals.read(folder).items()},
     )
 
 
@@ -130,11 +132,18 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
             for example in visible
         ],
         "any": bool(project.examples),
+        "proposals": _proposals(project),
         "only": filter_label(selection, len(selected)),
         "orders": [_order(key, title, selection) for key, title in ORDERS.items()],
         "paged": last > 1,
         "pages": [_page(number, page, len(selected)) for number in range(1, last + 1)],
     }
+
+
+def _proposals(project: Project) -> str:
+    """Tell how many captions are proposed; "" if none is."""
+    number = sum(1 for example in project.examples if example.name in project.proposed)
+    return ngettext("{n} proposed caption", "{n} proposed captions", number) if number else ""
 
 
 def _order(key: str, title: str, selection: Selection) -> dict[str, str]:
@@ -162,6 +171,7 @@ def _card(project: Project, example: Example, crop: tuple[float, float], bucket:
         "facts": _facts(project, example, bucket),
         "mask": _url("mask", project, example.name, mask) if mask.is_file() else "",
         "caption": example.caption,
+        "proposed": project.proposed.get(example.name, ""),
         "look": "small" if min(example.width, example.height) < SMALL else "",
         "ratio": f"{example.width / example.height:.4f}",
         "cut": _inset(*crop),

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data import buckets, caption_edits, dataset, image_edits, masks, undo
+from trainer.data import buckets, caption_edits, dataset, image_edits, masks, proposals, undo
 from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
@@ -102,3 +102,20 @@ def save_mask(argument: dict[str, Any]) -> dict[str, Any]:
         mask = masks.from_drawing(base64.b64decode(str(argument["png"])))
     undo.edit_masks(image.parent, {image.name: mask}, _("mask {name}", name=image.name))
     return {}
+
+
+def decide(project: str, action: str, name: str) -> str:
+    """Keep or discard the caption that a model proposes for an image, or for all without a name; say what happened."""
+    folder, names = projects.folder(project), [name] if name else None
+    if action == "discard":
+        proposals.discard(folder, names)
+        return _("The proposed captions were discarded.") if names is None else _("The proposed caption was discarded.")
+    number = proposals.keep(folder, names)
+    text = ngettext("Kept {n} proposed caption.", "Kept {n} proposed captions.", number)
+    if names is None and (left := len(proposals.read(folder))):
+        text += " " + ngettext(
+            "{n} caption was changed since; decide about it below its image.",
+            "{n} captions were changed since; decide about them below their images.",
+            left,
+        )
+    return text

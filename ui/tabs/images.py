@@ -17,7 +17,7 @@ from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import gauging, page_memory, pending_uploads, projects
-from ui.tabs import caption_tools, image_grid, image_tools
+from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
 from ui.widgets.handlers import QUIET, answered, handled
@@ -190,9 +190,11 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
     tools.replace.click(handled(replace_in_all), find_and_replace, [*parts.result, tools.replacing], **after_typing)
     template = [*parts.inputs, tools.template, tools.noun]
     tools.fill.click(handled(fill_in), template, [*parts.result, tools.filling], **after_typing)
-    captioning = [parts.inputs[0], tools.model, tools.existing]
-    tools.write.click(handled(caption_tools.start), captioning, tools.live, **after_typing)
-    tools.timer.tick(handled(poll_captioning), parts.inputs, [*tools.live, *parts.view], **QUIET)
+    writer = tools.writer
+    settings = [parts.inputs[0], *writer.settings]
+    writer.write.click(handled(caption_models.write), settings, writer.live, **after_typing)
+    writer.timer.tick(handled(caption_models.poll), parts.inputs, [*writer.live, *parts.view], **QUIET)
+    parts.grid.apply(handled(decide), parts.inputs, parts.result, **after_typing)
 
 
 def show(project: str) -> list[Any]:
@@ -368,6 +370,12 @@ def remove(project: str, trigger: str, selection: Selection, event: gr.EventData
     return [status, *image_grid.draw(project, trigger, selection)]
 
 
+def decide(project: str, trigger: str, selection: Selection, event: gr.EventData) -> list[Any]:
+    """Keep or discard the captions that a model proposes, of one image or of all."""
+    text = image_tools.decide(project, str(event.action), str(event.name))
+    return [_status(text), *image_grid.draw(project, trigger, selection)]
+
+
 def change_selected(project: str, trigger: str, selection: Selection, event: gr.EventData) -> list[Any]:
     """Rotate or remove the selected images, or change a tag in their captions."""
     names = [str(name) for name in event.names]
@@ -381,11 +389,3 @@ def restore_removed(project: str, trigger: str, selection: Selection) -> list[An
     if dataset.restore_last(projects.folder(project)):
         text = _("Restored.")
     return [_status(text), *image_grid.draw(project, trigger, selection)]
-
-
-def poll_captioning(project: str, trigger: str, selection: Selection) -> list[Any]:
-    """Show the progress of the captioning model; when it has ended, show its captions in the grid."""
-    progress = caption_tools.draw(project)
-    if caption_tools.is_writing(project):
-        return [*progress, *(gr.skip() for _ in range(6))]
-    return [*progress, *image_grid.draw(project, trigger, selection)]

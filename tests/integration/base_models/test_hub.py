@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import fake_hub
-from tests.conftest import CHECKOUT
+from tests import fake_hub, tiny_captioners
+from tests.conftest import CHARACTER, CHECKOUT
 from tests.fake_hub import FakeHub
 from trainer.base_models import hub
 from trainer.base_models.hub import RemoteFile
@@ -70,6 +71,25 @@ print(family.base.revision)
     offline = environment(fake, home) | {"HF_HUB_OFFLINE": "1"}
     used = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, env=offline)
     assert used.stdout.split() == ["sd15", fake_hub.COMMIT], used.stderr
+
+
+def test_a_caption_model_is_downloaded_and_used_offline(fake: FakeHub, home: Path, tmp_path: Path) -> None:
+    folder = tiny_captioners.make_tagger(tmp_path / "tagger")
+    unneeded = {"pytorch_model.bin": b"x", "own.py": b"x", "onnx/model.onnx": b"x"}
+    fake.repositories["anna/tagger"] = fake_hub.folder_files(folder) | unneeded
+    done = download(fake, home, "anna/tagger")
+    assert done.stdout == "anna/tagger is ready. Use it with: limner caption DATASET --model anna/tagger\n", done.stderr
+    names = ["model.safetensors", "preprocessor_config.json", "config.json"]
+    assert [path for path, _start in fake.sent] == names  # with its config last, one that was interrupted is none
+    shutil.copytree(CHARACTER, home / "datasets" / "rin", ignore=shutil.ignore_patterns("*.txt", ".*"))
+    offline = environment(fake, home) | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "trainer", "caption", "rin", "--model", "anna/tagger", "--dry-run"]
+    used = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=offline)
+    assert used.stdout.splitlines()[0] == "01.png: pink hair, glasses", used.stderr
+    missing = [*command[:-3], "--model", "anna/other"]
+    refused = subprocess.run(missing, cwd=CHECKOUT, capture_output=True, text=True, env=environment(fake, home))
+    assert "limner download anna/other" in refused.stderr
+    assert not any("other" in path for path, _start in fake.sent), "nothing is fetched unasked"
 
 
 def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import fake_caption_server
 from tests.conftest import CHECKOUT
 from tests.tiny_captioners import WORDS, make_blip, make_tagger
 from trainer import captioning, runs
 from trainer.captioning import CaptionConfig
-from trainer.data import dataset, undo
+from trainer.cli.commands import main
+from trainer.data import dataset, proposals, undo
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from trainer.worker import work
@@ -104,10 +106,49 @@ def test_without_a_model_it_is_said_what_to_do(half: Path, tmp_path: Path, model
     made = run(str(tmp_path) if model == "EMPTY" else model)
     state = runs.look(made).state
     assert state.end == "failed"
-    assert "cannot be used for captions" in state.message or "on this machine" in state.message
-    assert captioning.SUGGESTED in state.remedy
+    assert "has no model that writes captions" in state.message or "not on this machine" in state.message
+    assert "limner download" in state.remedy
     assert "nowhere/at" not in state.message
     assert captions(half) == before
+
+
+def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_caption_server.serving() as server:
+        made = captioning.create(CaptionConfig(dataset="rin", model="some-vlm", server=server.url))
+
+        def fail_at_five(event: events.Event) -> None:
+            if isinstance(event, events.Phase) and event.name == "Writing captions" and event.done == 5:
+                server.status = 500
+
+        work(Run(made.folder, fail_at_five))
+        assert runs.look(made).state.message == "The caption server refused (500)."
+        assert captions(half)[2:8] == ["caption 1", "caption 2", "caption 3", "caption 4", "caption 5", ""]
+        server.status = 200
+        work(made)
+    assert runs.look(made).status == "finished"
+    assert all(captions(half))
+    assert len(server.asked) == 13, "what was written is not asked for again"
+
+
+@pytest.mark.parametrize("result", ["review", "none"])
+def test_captions_may_be_proposed_or_only_recorded(half: Path, tagger: Path, result: str) -> None:
+    before = captions(half)
+    made = run(tagger, result=result)
+    assert runs.look(made).status == "finished"
+    assert captions(half) == before
+    assert set(captioning.read_captions(made).values()) == {"pink hair, glasses"}
+    proposed = proposals.read(half)
+    assert len(proposed) == (12 if result == "review" else 0)
+    if proposed:
+        assert proposals.keep(half) == 12
+        assert captions(half) == before[:2] + ["pink hair, glasses"] * 12
+
+
+def test_a_stopped_run_that_goes_on_adds_nothing_twice(character: Path, tagger: Path) -> None:
+    before = captions(character)
+    made = run(tagger, existing="add")
+    work(made)
+    assert captions(character) == [f"{caption}, pink hair, glasses" for caption in before]
 
 
 def test_nothing_to_write_is_refused(character: Path) -> None:
@@ -116,6 +157,23 @@ def test_nothing_to_write_is_refused(character: Path) -> None:
     dataset.create("void")
     with pytest.raises(UserError, match="no images"):
         captioning.create(CaptionConfig(dataset="void", model="x"))
+
+
+def test_the_options_of_the_command_line(half: Path, tagger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = captions(half)
+    assert (
+        main(["caption", "rin", "--model", str(tagger), "--dry-run", "--blacklist", "glasses", "--threshold", "0.5"])
+        == 0
+    )
+    assert capsys.readouterr().out.splitlines()[0] == "03.png: pink hair"
+    assert captions(half) == before
+    options = ["--server", "not an address", "--task", "caption", "--prompt", "What?", "--tokens", "9"]
+    assert main(["caption", "rin", *options, "--category", "rating", "--character-threshold", "0.5"]) == 2
+    assert "is not the address of a server" in capsys.readouterr().err
+    settings = captioning.load(captioning.newest("rin"))
+    assert (settings.task_token, settings.prompt, settings.tokens) == ("<CAPTION>", "What?", 9)
+    assert (settings.categories, settings.character_threshold, settings.result) == (("rating",), 0.5, "save")
+    assert main(["caption", "rin", "--task", "<OD>"]) == 2
 
 
 def test_the_same_on_the_command_line(half: Path, tagger: Path) -> None:

@@ -252,3 +252,38 @@ def test_a_thumbnail_is_made_once(folder: Path) -> None:
         assert image.size == (320, 160)
     stamp = path.stat().st_mtime_ns
     assert images.thumbnail(folder, folder / "a.png").stat().st_mtime_ns == stamp
+
+
+def test_an_image_is_found_by_its_name_without_listing_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.JPG", "a.mask.png", "a.txt", ".hidden.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "c.png").write_bytes(b"x")
+    (folder / "folder.png").mkdir()
+    (tmp_path / "outside.png").write_bytes(b"x")
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    assert [path.name for path in dataset.image_files(folder)] == ["a.png", "b.JPG"]
+
+    def never(_folder: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("os.scandir", never)
+    monkeypatch.setattr("os.listdir", never)
+    assert dataset.find_image(folder, "a.png") == folder / "a.png"
+    assert dataset.find_image(folder, "b.JPG") == folder / "b.JPG"
+    others = ["a.txt", "a.mask.png", ".hidden.png", "folder.png", "link.png", "no.png", "", ".", "..", "inner/c.png"]
+    others += ["../outside.png", str(tmp_path / "outside.png"), "a.png/", "./a.png", "a\0.png", "a" * 300 + ".png"]
+    assert [name for name in others if dataset.find_image(folder, name)] == []
+
+
+def test_masks_are_found_with_one_look_at_the_folders(folder: Path) -> None:
+    for name in ("a.png", "b.png", "c.PNG", "d.jpg", "a.mask.png", "b-masklabel.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "mask").mkdir()
+    (folder / "mask" / "d.png").write_bytes(b"x")
+    (folder / "mask" / "c.jpg").write_bytes(b"x")  # not in a form that is read
+    files = dataset.image_files(folder)
+    assert [path.name for path in dataset.masked(folder, files)] == ["a.png", "b.png", "d.jpg"]
+    assert dataset.masked(folder, files) == [path for path in files if dataset.mask_file(path).is_file()]

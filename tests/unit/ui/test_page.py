@@ -332,35 +332,6 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
         images.replace_in_all("rin", "", Selection(), "", "x")
 
 
-def test_captions_by_a_model_are_started_told_and_refused(character: Path) -> None:
-    started: list[Run] = []
-    with pytest.raises(UserError, match="No caption model"):
-        caption_tools.start("rin", " ", "keep", started.append)
-    with pytest.raises(UserError, match="already has a caption"):
-        caption_tools.start("rin", "some/model", "keep", started.append)
-    (character / "03.txt").unlink()
-    caption_tools.start("rin", " some/model ", "keep", started.append)
-    (run,) = started
-    assert caption_tools.show("rin")[:2] == ["", "some/model"]
-    assert not caption_tools.is_writing("rin")
-    assert "interrupted" in caption_tools.draw("rin")[0]
-    (run.folder / "ask" / "start").touch()
-    assert caption_tools.is_writing("rin")
-    with pytest.raises(UserError, match="already being written"):
-        caption_tools.start("rin", "some/model", "keep", started.append)
-    run.report(events.Phase(name="Writing captions", done=1, total=4))
-    status, write, stop, timer = caption_tools.stop("rin")
-    assert "Writing captions (1 of 4)" in status
-    assert "aria-valuenow='25'" in status
-    assert (write.visible, stop.visible, timer.active) == (False, True, True)
-    assert (run.folder / "ask" / "stop").exists()
-    assert len(images.poll_captioning("rin", "", Selection())) == 10
-    (run.folder / "ask" / "start").unlink()
-    run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
-    assert "<b>No &lt;model&gt;.</b> Get one." in caption_tools.draw("rin")[0]
-    assert images.poll_captioning("rin", "", Selection())[5]["items"]
-
-
 def test_a_removed_picture_comes_back(character: Path) -> None:
     images.remove("rin", "", Selection(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()

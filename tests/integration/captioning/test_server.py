@@ -1,0 +1,123 @@
+"""Captions by a server: what is asked and sent, and what is said when it refuses, dawdles or answers garbage."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from tests import fake_caption_server
+from tests.fake_caption_server import FakeCaptionServer
+from trainer.captioning import CaptionConfig, models, server
+from trainer.errors import UserError
+
+IMAGE = Image.new("RGB", (3000, 1500), "red")
+IMAGE.info["comment"] = b"taken at home"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCaptionServer]:
+    for name in ("OPENAI_API_KEY", "LIMNER_CAPTION_KEY", "LIMNER_SHARED"):
+        monkeypatch.delenv(name, raising=False)
+    with fake_caption_server.serving() as made:
+        yield made
+
+
+def load(address: str, **settings: object) -> server.Server:
+    loaded = models.load(
+        CaptionConfig(dataset="rin", model="some-vlm", server=address, **settings), torch.device("cpu")
+    )
+    assert isinstance(loaded, server.Server)
+    return loaded
+
+
+def test_a_server_is_asked_with_prompt_and_image(fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # of no concern to this machine
+    assert load(fake.url, prompt="What is it?", tokens=70)(IMAGE) == "caption\n1"
+    ((path, headers, asked),) = fake.asked
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    assert (asked["model"], asked["max_tokens"]) == ("some-vlm", 70)
+    text, image = asked["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is it?"}
+    kind, _, data = image["image_url"]["url"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    sent = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert sent.size == (1024, 512)
+    assert b"home" not in base64.b64decode(data)
+    assert IMAGE.size == (3000, 1500)
+
+
+@pytest.mark.parametrize("ending", ["/v1", "/v1/", "/v1/chat/completions"])
+def test_an_address_may_be_written_in_full(fake: FakeCaptionServer, ending: str) -> None:
+    assert load(fake.url + ending)(IMAGE)
+    assert fake.asked[0][0] == "/v1/chat/completions"
+
+
+def test_keys_come_from_the_environment_and_that_of_openai_goes_there_alone(
+    fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    load(fake.url)(IMAGE)
+    assert "Authorization" not in fake.asked[-1][1]
+    assert load("https://api.openai.com/v1").client.headers["Authorization"] == "Bearer sk-openai"
+    assert "Authorization" not in load("http://api.openai.com/v1").client.headers, "a key is not sent in the clear"
+    monkeypatch.setenv("LIMNER_CAPTION_KEY", "own")
+    load(fake.url)(IMAGE)
+    assert fake.asked[-1][1]["Authorization"] == "Bearer own"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (401, b'{"error": {"message": "bad\\nkey"}}', r"refused \(401\): bad key .*LIMNER_CAPTION_KEY"),
+        (404, b'{"error": "no model"}', r"refused \(404\): no model .*name of the model"),
+        (500, b"<html>oops</html>", r"refused \(500\)\. See what the server logged"),
+        (200, b"<html>hello</html>", "not a caption"),
+        (200, b'{"choices": []}', "not a caption"),
+        (200, b'{"choices": [{"message": {"content": null}}]}', "not a caption"),
+        (200, b"[" * 100_000, "not a caption"),
+        (200, b" " * (server.MAX_BYTES + 10), "not a caption"),
+    ],
+)
+def test_refusals_and_garbage_are_explained(fake: FakeCaptionServer, status: int, body: bytes, expected: str) -> None:
+    fake.status, fake.body = status, body
+    with pytest.raises(UserError, match=expected):
+        load(fake.url)(IMAGE)
+
+
+def test_a_redirect_is_not_followed(fake: FakeCaptionServer) -> None:
+    fake.status, fake.location = 307, f"{fake.url}/elsewhere"
+    with pytest.raises(UserError, match=r"refused \(307\)"):
+        load(fake.url)(IMAGE)
+    assert len(fake.asked) == 1
+
+
+def test_an_answer_that_trickles_in_is_given_up(fake: FakeCaptionServer) -> None:
+    fake.seconds_per_byte = 0.05
+    with pytest.raises(UserError, match="did not answer in time"):
+        replace(load(fake.url), seconds=0.2)(IMAGE)
+
+
+def test_no_server_at_all() -> None:
+    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached"):
+        load("http://127.0.0.1:9")(IMAGE)
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "127.0.0.1:1234", "http://", "http://a:b@c/v1", "http://[/"])
+def test_what_is_not_an_address_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="is not the address of a server"):
+        load(address)
+
+
+def test_users_of_a_shared_page_reach_nothing_through_it(
+    fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_SHARED", "/somewhere")
+    with pytest.raises(UserError, match="several users share"):
+        load(fake.url)
+    assert json.dumps(fake.asked) == "[]"

@@ -1,0 +1,148 @@
+"""Captions by a model in the page: chosen, described, downloaded, started, told, reviewed and refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.tiny_captioners import make_llava, make_tagger
+from trainer import captioning
+from trainer.captioning import CaptionConfig, kinds
+from trainer.data import caption_edits, dataset, proposals
+from trainer.data.captions import read_caption
+from trainer.errors import UserError
+from trainer.runs import Run, events
+from ui.state import hub_downloads, page_memory
+from ui.tabs import caption_models, image_grid, images
+from ui.tabs.image_grid import Selection
+
+VALUES = {
+    "prompt": "What?", "florence_task": "caption", "threshold": 0.5, "character_threshold": 0.7,
+    "categories": ["general"], "blacklist": "text", "tokens": 30,
+}  # fmt: skip
+
+
+def chosen(model: str, *, review: bool = False, server: str = "", server_model: str = "") -> CaptionConfig:
+    return caption_models.read_settings("rin", model, "keep", review, server, server_model, *VALUES.values())
+
+
+def shown(model: str) -> tuple[str, list[str]]:
+    """Return what is said about a model, and which of the other components are shown for it."""
+    text, download, cancel, _timer, server, server_model, *options = caption_models.describe(model)
+    named: dict[str, Any] = {"download": download.visible, "cancel": cancel.visible, "server": server.visible}
+    assert server_model.visible == server.visible
+    named |= {name: update["visible"] for name, update in zip(caption_models.OPTIONS, options, strict=True)}
+    return text, [name for name, visible in named.items() if visible]
+
+
+def test_captions_are_started_told_and_refused(character: Path) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="No caption model"):
+        chosen(" ")
+    with pytest.raises(UserError, match="already has a caption"):
+        caption_models.start("rin", chosen("some/model"), started.append)
+    (character / "03.txt").unlink()
+    caption_models.start("rin", chosen(" some/model "), started.append)
+    (run,) = started
+    assert caption_models.show("rin")[0].value == "some/model"
+    assert not caption_models.is_writing("rin")
+    assert "interrupted" in caption_models.draw("rin")[0]
+    (run.folder / "ask" / "start").touch()
+    assert caption_models.is_writing("rin")
+    with pytest.raises(UserError, match="already being written"):
+        caption_models.start("rin", chosen("some/model"), started.append)
+    run.report(events.Phase(name="Writing captions", done=1, total=4))
+    status, write, stop, timer = caption_models.stop("rin")
+    assert "Writing captions (1 of 4)" in status
+    assert "aria-valuenow='25'" in status
+    assert (write.visible, stop.visible, timer.active) == (False, True, True)
+    assert (run.folder / "ask" / "stop").exists()
+    assert len(caption_models.poll("rin", "", Selection())) == 10
+    (run.folder / "ask" / "start").unlink()
+    run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
+    assert "<b>No &lt;model&gt;.</b> Get one." in caption_models.draw("rin")[0]
+    assert caption_models.poll("rin", "", Selection())[5]["items"]
+
+
+def test_each_model_shows_the_options_that_it_understands(home: Path, tmp_path: Path) -> None:
+    assert shown("") == ("", [])
+    assert shown("server") == ("", ["server", "prompt", "tokens"])
+    assert shown(f'"{make_tagger(tmp_path / "tagger")}"') == ("", ["threshold", "blacklist"])
+    assert shown(str(make_llava(tmp_path / "llava")))[1] == ["prompt", "tokens"]
+    text, components = shown("SmilingWolf/wd-vit-tagger-v3")
+    assert "0.4 GB from the Hugging Face Hub, license Apache-2.0" in text
+    assert components == ["download", "threshold", "character_threshold", "categories", "blacklist"]
+    assert shown("florence-community/Florence-2-large-ft")[1] == ["download", "florence_task", "tokens"]
+    text, components = shown("some/model")
+    assert "some/model is not on this machine." in text
+    assert components == ["download"]
+    assert shown("no <folder>") == ("<p class='quiet' role='status'>There is no such folder on this machine.</p>", [])
+    (tmp_path / "config.json").write_text('{"architectures": ["<Bert>"]}', encoding="utf-8")
+    text, components = shown(str(tmp_path))
+    assert "of the architecture &lt;Bert&gt;" in text
+    assert components == []
+    assert set(caption_models.OPTIONS) == {name for kind in vars(kinds).values() if isinstance(kind, kinds.Kind)
+                                           for name in kind.options}  # fmt: skip
+
+
+def test_only_the_options_of_the_model_are_used(character: Path, tmp_path: Path) -> None:
+    settings = chosen(str(make_tagger(tmp_path / "tagger")), review=True)
+    assert (settings.threshold, settings.blacklist, settings.result) == (0.5, "text", "review")
+    assert (settings.prompt, settings.tokens, settings.categories) == (captioning.PROMPT, 0, ("general", "character"))
+    empty = [None] * (2 + len(caption_models.OPTIONS))
+    tagger = caption_models.read_settings("rin", str(tmp_path / "tagger"), "keep", False, *empty)
+    assert (tagger.blacklist, tagger.threshold) == ("", 0.35), "a field that was left empty has its default"
+    settings = chosen("server", server="http://127.0.0.1:1/v1")
+    assert (settings.server, settings.model, settings.prompt) == ("http://127.0.0.1:1/v1", "default", "What?")
+    with pytest.raises(UserError, match="address of the server is missing"):
+        chosen("server")
+    (character / "03.txt").unlink()
+    caption_models.start("rin", chosen("server", server="http://127.0.0.1:1/v1", server_model="vlm"), lambda _run: None)
+    assert [page_memory.answer("rin", f"caption-{key}") for key in ("model", "server", "server-model")] == [
+        "server", "http://127.0.0.1:1/v1", "vlm",
+    ]  # fmt: skip
+    assert caption_models.show("rin")[1:3] == ["http://127.0.0.1:1/v1", "vlm"]
+
+
+def test_a_shared_page_offers_no_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "server" in [value for _label, value in caption_models._choices()]
+    monkeypatch.setenv("LIMNER_SHARED", str(home))
+    assert "server" not in [value for _label, value in caption_models._choices()]
+
+
+def test_a_download_is_shown_while_it_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = "SmilingWolf/wd-vit-tagger-v3"
+    process = SimpleNamespace(poll=lambda: None, terminate=lambda: None)
+    download = hub_downloads.Download(process, done=2**29, total=2**30)  # type: ignore[arg-type]
+    monkeypatch.setitem(hub_downloads._DOWNLOADS, model, download)
+    text, components = shown(model)
+    assert "Downloading: 0.5 of 1.0 GB (50 %)." in text
+    assert components == ["cancel"]
+    download.error = "The hub did not answer. Try again."
+    text, components = shown(model)
+    assert "The hub did not answer." in text
+    assert "download" in components
+    caption_models.cancel(model)
+    assert hub_downloads.find(model) is None
+
+
+def test_proposed_captions_are_kept_and_discarded_below_their_images(character: Path) -> None:
+    def decide(action: str, name: str = "") -> str:
+        return str(images.decide("rin", "", Selection(), SimpleNamespace(action=action, name=name))[0])
+
+    names = ["01.png", "02.png", "03.png", "04.png"]
+    edits = [caption_edits.Edit(name, read_caption(character / name), f"<b>{name}") for name in names]
+    assert image_grid.cards(image_grid.read("rin"), Selection())["proposals"] == ""
+    proposals.add(character, edits)
+    cards = image_grid.cards(image_grid.read("rin"), Selection())
+    assert cards["proposals"] == "4 proposed captions"
+    assert [item["proposed"] for item in cards["items"]][2:5] == ["<b>03.png", "<b>04.png", ""]
+    assert "Kept 1 proposed caption." in decide("keep", "01.png")
+    assert read_caption(character / "01.png") == "<b>01.png"
+    assert "was discarded" in decide("discard", "02.png")
+    dataset.write_caption(character / "03.png", "typed")
+    assert "Kept 1 proposed caption. 1 caption was changed since" in decide("keep")
+    assert read_caption(character / "03.png") == "typed"
+    assert "were discarded" in decide("discard")
+    assert image_grid.cards(image_grid.read("rin"), Selection())["proposals"] == ""

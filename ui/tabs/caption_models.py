@@ -1,0 +1,370 @@
+"""Captions written by a model, in the Images tab: the model, its options and its download, the job and its progress."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from trainer import captioning, config, paths, runs
+from trainer.captioning import CaptionConfig, kinds
+from trainer.captioning.kinds import Kind
+from trainer.data.captions import one_line
+from trainer.errors import UserError
+from trainer.i18n import _, ngettext
+from trainer.runs import control
+from ui.state import hub_downloads, page_memory, projects
+from ui.tabs import base_model, image_grid
+from ui.tabs.image_grid import Selection
+from ui.widgets import run_html
+from ui.widgets.handlers import QUIET, handled
+
+SERVER = "server"  # chosen instead of a model
+# Settings that depend on the kind of model, in the order of the page.
+OPTIONS = ("prompt", "florence_task", "threshold", "character_threshold", "categories", "blacklist", "tokens")
+EXISTING = [
+    (_("Leave them as they are"), "keep"),
+    (_("Add the new text after them"), "add"),
+    (_("Replace them (you can undo it)"), "replace"),
+]
+TASKS = [
+    (_("One sentence"), "caption"),
+    (_("A few sentences"), "detailed_caption"),
+    (_("A paragraph"), "more_detailed_caption"),
+]
+CATEGORIES = [(_("General"), "general"), (_("Characters"), "character"), (_("Rating"), "rating")]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The components. `options` are those of `CaptionConfig`, by their names; only those of the model are shown."""
+
+    model: gr.Dropdown
+    about: gr.HTML
+    download: gr.Button
+    cancel: gr.Button
+    server: gr.Textbox
+    server_model: gr.Textbox
+    options: dict[str, Any]
+    existing: gr.Radio
+    review: gr.Checkbox
+    write: gr.Button
+    stop: gr.Button
+    writing: gr.HTML
+    timer: gr.Timer
+    downloading: gr.Timer
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Components that `show` returns values for."""
+        return [self.model, self.server, self.server_model, *self.described, *self.live]
+
+    @property
+    def described(self) -> list[Any]:
+        """Components that `describe` returns values for: they change with the model."""
+        return [self.about, self.download, self.cancel, self.downloading, self.server, self.server_model,
+                *self.options.values()]  # fmt: skip
+
+    @property
+    def live(self) -> list[Any]:
+        """Components that `draw` returns values for."""
+        return [self.writing, self.write, self.stop, self.timer]
+
+    @property
+    def settings(self) -> list[Any]:
+        """Components whose values `write` takes after the project."""
+        return [self.model, self.existing, self.review, self.server, self.server_model, *self.options.values()]
+
+
+def build() -> Writer:
+    """Draw the components."""
+    model = gr.Dropdown(
+        [],
+        label=_("Caption model"),
+        info=_("Choose one, or type its name on the Hugging Face Hub or a folder on this machine."),
+        allow_custom_value=True,
+        elem_id="caption-model",
+        interactive=True,
+    )
+    about = gr.HTML(elem_id="caption-model-description")
+    download = gr.Button(_("Download"), visible=False, elem_id="download-caption-model", size="sm")
+    cancel = gr.Button(_("Cancel download"), visible=False, elem_id="cancel-caption-model", size="sm")
+    server = gr.Textbox(
+        label=_("Address of the server"), info=_("Such as http://127.0.0.1:1234/v1. It gets the images."), max_lines=1,
+        visible=False, elem_id="caption-server", interactive=True,
+    )  # fmt: skip
+    server_model = gr.Textbox(
+        label=_("Model on the server"), max_lines=1, visible=False, elem_id="caption-server-model", interactive=True
+    )
+    options = _options()
+    existing = gr.Radio(EXISTING, value="keep", label=_("Existing captions"), elem_id="existing", interactive=True)
+    review = gr.Checkbox(
+        label=_("Review before they are kept"), info=_("Each is shown below its image, with Keep and Discard."),
+        elem_id="review", interactive=True,
+    )  # fmt: skip
+    with gr.Row(elem_classes="tools"):
+        write = gr.Button(_("Write captions"), elem_id="write", size="sm")
+        stop = gr.Button(_("Stop and keep finished captions"), elem_id="write-stop", size="sm", visible=False)
+    writing = gr.HTML(elem_id="writing")
+    timers = gr.Timer(1, active=False), gr.Timer(base_model.REFRESHED_EVERY, active=False)
+    return Writer(
+        model, about, download, cancel, server, server_model, options, existing, review, write, stop, writing, *timers
+    )
+
+
+def _options() -> dict[str, Any]:
+    defaults = CaptionConfig(dataset="-", model="-")
+    hidden = {"visible": False, "interactive": True}
+    return {
+        "prompt": gr.Textbox(defaults.prompt, label=_("Prompt"), lines=2, elem_id="caption-prompt", **hidden),
+        "florence_task": gr.Dropdown(
+            TASKS, value=defaults.florence_task, label=_("Length"), elem_id="caption-task", **hidden
+        ),
+        "threshold": gr.Slider(
+            0.05, 0.95, defaults.threshold, step=0.05, label=_("Minimum probability of a tag"),
+            elem_id="caption-threshold", **hidden,
+        ),
+        "character_threshold": gr.Slider(
+            0.05, 0.95, defaults.character_threshold, step=0.05, label=_("Minimum probability of a character"),
+            elem_id="caption-character-threshold", **hidden,
+        ),
+        "categories": gr.CheckboxGroup(
+            CATEGORIES, value=list(defaults.categories), label=_("Kinds of tags"), elem_id="caption-categories",
+            **hidden,
+        ),
+        "blacklist": gr.Textbox(
+            label=_("Tags to leave out"), info=_("Separated by commas."), max_lines=1, elem_id="caption-blacklist",
+            **hidden,
+        ),
+        "tokens": gr.Number(
+            0, precision=0, minimum=0, label=_("Maximum length in tokens"), info=_("0: what suits the model."),
+            elem_id="caption-tokens", **hidden,
+        ),
+    }  # fmt: skip
+
+
+def connect(writer: Writer, project: gr.Dropdown) -> None:
+    """Connect what changes no captions: the description of the model, its download, and the button that stops it."""
+    described = {"inputs": writer.model, "outputs": writer.described, **QUIET}
+    writer.model.input(handled(describe), **described)
+    writer.download.click(handled(download), **described)
+    writer.cancel.click(handled(cancel), **described)
+    writer.downloading.tick(handled(describe), **described)
+    writer.stop.click(handled(stop), project, writer.live, **QUIET)
+
+
+def show(project: str) -> list[Any]:
+    """Return values of `Writer.outputs` for a project."""
+    model, server, server_model = (
+        page_memory.answer(project, key) if project else ""
+        for key in ("caption-model", "caption-server", "caption-server-model")
+    )
+    values = gr.Dropdown(_choices(), value=model or None, allow_custom_value=True), server, server_model
+    return [*values, *describe(model), *draw(project)]
+
+
+def _choices() -> list[tuple[str, str]]:
+    choices = []
+    for known in kinds.WELL_KNOWN:
+        here = kinds.find(known.model) is not None
+        choices.append((known.title if here else _("{model}, to download", model=known.title), known.model))
+    if not os.environ.get("LIMNER_SHARED"):
+        choices.append((_("A server (OpenAI-compatible)"), SERVER))
+    return choices
+
+
+# The model ------------------------------------------------------------------------------------------------------
+
+
+def describe(model: str | None) -> list[Any]:
+    """Return values of `Writer.described`: what the model is or lacks, and the options that it understands."""
+    model = _name(model)
+    current = hub_downloads.find(model)
+    if current and current.running:
+        return _described(base_model.progress(current), None, downloading=True)
+    try:
+        kind = _kind(model)
+    except UserError as error:
+        return _described(str(error), None)
+    if model in ("", SERVER) or (kind and kinds.find(model)):
+        return _described("", kind, is_server=model == SERVER)
+    text = current.error if current and current.error else _missing(model)
+    return _described(text, kind, can_download=kinds.is_hub_name(model))
+
+
+def _described(
+    text: str, kind: Kind | None, *, is_server: bool = False, can_download: bool = False, downloading: bool = False
+) -> list[Any]:
+    options = kind.options if kind else ()
+    return [
+        f"<p class='quiet' role='status'>{escape(text)}</p>" if text else "",
+        gr.Button(visible=can_download),
+        gr.Button(visible=downloading),
+        gr.Timer(active=downloading),
+        gr.Textbox(visible=is_server),
+        gr.Textbox(visible=is_server),
+        *(gr.update(visible=name in options) for name in OPTIONS),
+    ]
+
+
+def _kind(model: str) -> Kind | None:
+    """Return the kind of a model as far as it is known.
+
+    Raises:
+        UserError: it is here, and not a model that writes captions.
+    """
+    if model == SERVER:
+        return kinds.SERVER
+    folder = kinds.find(model) if model else None
+    if folder:
+        return kinds.look(folder)
+    return next((known.kind for known in kinds.WELL_KNOWN if known.model == model), None)
+
+
+def _missing(model: str) -> str:
+    known = next((known for known in kinds.WELL_KNOWN if known.model == model), None)
+    if known:
+        return _(
+            "{model} is not on this machine yet: {size:.1f} GB from the Hugging Face Hub, license {license}.",
+            model=known.title,
+            size=known.size,
+            license=known.license,
+        )
+    if kinds.is_hub_name(model):
+        return _("{base} is not on this machine. If it is a name on the Hugging Face Hub, download it.", base=model)
+    return _("There is no such folder on this machine.")
+
+
+def download(model: str | None) -> list[Any]:
+    """Start to download the model, and describe it."""
+    hub_downloads.start(_name(model))
+    return describe(model)
+
+
+def cancel(model: str | None) -> list[Any]:
+    """Cancel the download of the model, and describe it."""
+    hub_downloads.cancel(_name(model))
+    return describe(model)
+
+
+def _name(model: str | None) -> str:
+    return paths.unquoted(one_line(model or ""))
+
+
+# The job --------------------------------------------------------------------------------------------------------
+
+
+def write(project: str, *values: Any) -> list[Any]:  # noqa: ANN401 - the values of `Writer.settings`
+    """Start a run that writes captions; returns values of `Writer.live`."""
+    return start(project, read_settings(project, *values))
+
+
+def read_settings(project: str, model: str | None, existing: str, review: bool, *values: Any) -> CaptionConfig:  # noqa: ANN401
+    """Return the settings that the components ask for, with the options of the model alone.
+
+    Raises:
+        UserError: no model is chosen, or one of them is not valid.
+    """
+    server, server_model, *options = values
+    name = _name(model)
+    if not name:
+        raise UserError(
+            "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED
+        )
+    settings = {"dataset": project, "model": name, "existing": existing, "result": "review" if review else "save"}
+    if name == SERVER:
+        if not one_line(server or ""):
+            raise UserError("The address of the server is missing.", "Write it as http://127.0.0.1:1234/v1.")
+        settings |= {"server": one_line(server), "model": one_line(server_model or "") or "default"}
+    kind = _kind(name)
+    given = dict(zip(OPTIONS, options, strict=True))
+    understood = kind.options if kind else ()
+    settings |= {
+        option: given[option] for option in understood if given[option] not in (None, "")
+    }  # empty: the default
+    return config.check(CaptionConfig, settings)
+
+
+def start(project: str, settings: CaptionConfig, execute: Callable[[runs.Run], None] = runs.start) -> list[Any]:
+    """Start a run with these settings, and remember its model; returns values of `Writer.live`."""
+    projects.folder(project)
+    if is_writing(project):
+        raise UserError("Captions are already being written.", "Wait until they are finished, or stop them first.")
+    run = captioning.create(settings)
+    page_memory.remember(project, "caption-model", SERVER if settings.server else settings.model)
+    if settings.server:
+        page_memory.remember(project, "caption-server", settings.server)
+        page_memory.remember(project, "caption-server-model", settings.model)
+    execute(run)
+    return draw(project)
+
+
+def stop(project: str) -> list[Any]:
+    """Ask the model to stop, or end it if it did not react; finished captions are kept."""
+    run = captioning.newest(project)
+    if run:
+        control.stop(run)
+    return draw(project)
+
+
+def poll(project: str, trigger: str, selection: Selection) -> list[Any]:
+    """Show the progress of the model; when it has ended, show its captions in the grid."""
+    progress = draw(project)
+    if is_writing(project):
+        return [*progress, *(gr.skip() for _ in range(6))]
+    return [*progress, *image_grid.draw(project, trigger, selection)]
+
+
+def is_writing(project: str) -> bool:
+    """Tell whether a model is writing captions for a project."""
+    view = _view(project)
+    return view is not None and view.status in runs.ACTIVE
+
+
+def draw(project: str) -> list[Any]:
+    """Return values of `Writer.live`: the progress of the model, and the buttons."""
+    view = _view(project)
+    status, active, label = "", False, _("Stop and keep finished captions")
+    if view:
+        status, active = _status(view), view.status in runs.ACTIVE
+        if view.is_unresponsive(time.time()):
+            label = _("End now")
+    return [status, gr.Button(visible=not active), gr.Button(label, visible=active), gr.Timer(active=active)]
+
+
+def _view(project: str) -> runs.View | None:
+    """Return the newest captioning run of a project."""
+    run = captioning.newest(project) if project else None
+    return runs.look(run) if run else None
+
+
+def _status(view: runs.View) -> str:
+    state, phase = view.state, view.state.phase
+    match view.status:
+        case "failed":
+            return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
+        case "finished" | "stopped":
+            written = sum(1 for text in captioning.read_captions(view.run).values() if text)
+            text = ngettext(
+                "{state}: {n} caption was written.",
+                "{state}: {n} captions were written.",
+                written,
+                state=runs.STATUS_LABELS[view.status],
+            )
+            return f"<p class='quiet' role='status'>{text}</p>"
+        case "interrupted":
+            text = _("It was interrupted, and no caption was changed. Start it again.")
+            return f"<p class='quiet' role='status'>{text}</p>"
+    if phase is None:
+        return _progress(run_html.status_label(view), 0.0)
+    share = phase.done / phase.total if phase.total else 0.0
+    return _progress(run_html.phase(phase), share)
+
+
+def _progress(text: str, share: float) -> str:
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{_('Captions')}'"
+    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
+    return f"<p role='status'>{escape(text)}</p>{bar}"

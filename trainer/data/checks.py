@@ -117,12 +117,13 @@ def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Proble
         if number > 1:
             message = _("{number} images share this caption file.", number=number)
             yield Problem("shared caption", f"{stem}.txt", message)
-    others = [os.path.splitext(name) for name in sorted(os.listdir(folder))]
-    for stem, extension in others:
-        if extension == ".txt" and stem not in stems:
+    names = sorted(os.listdir(folder))
+    texts = {stem for stem, extension in map(os.path.splitext, names) if extension == ".txt"}
+    for stem, extension in map(os.path.splitext, names):
+        if extension in captions.FORMS and stem not in stems:
             yield Problem("lonely caption", stem + extension, _("This caption has no image."))
-    for stem, extension in others:
-        if extension == ".caption" and stem in stems:  # the extension that some other trainers use
+    for stem, extension in map(os.path.splitext, names):
+        if extension == ".caption" and stem in texts and stem in stems:
             yield Problem("other caption", stem + extension, _("This caption is not read."))
 
 

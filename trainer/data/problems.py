@@ -72,9 +72,9 @@ KINDS = {
         button="Remove",
     ),
     "other caption": Kind(
-        title="{n} caption [file has|files have] an unsupported format.",
-        effect="Captions are read from .txt files only.",
-        remedy="Rename the file to .txt if you want to use its caption; otherwise remove it.",
+        title="{n} caption [file is|files are] not read, as there is a .txt file too.",
+        effect="Of several captions of an image, that of its .txt file counts.",
+        remedy="Remove the file, or the .txt file if this caption is the right one.",
     ),
     "lonely mask": Kind(
         title="{n} [mask has|masks have] no image.",

@@ -98,6 +98,8 @@ def test_check_says_what_it_takes_for_what(foreign: Path, kohya: Path) -> None:
     (foreign / "masks" / "a.png").write_bytes(png(mode="L", color=255))
     said = CliRunner().invoke(commands.app, ["check", str(foreign)]).output
     assert "1 captions are read from .caption files." in said
+    assert said.count("a.caption") == 1, "that of a.png is not read, that of b.png is"
+    assert "b.caption" not in said
     assert "1 captions are read from metadata.jsonl." in said
     assert "1 masks" in said
     said = CliRunner().invoke(commands.app, ["check", str(kohya)]).output

@@ -3,6 +3,7 @@
 They are kept in the dataset's cache, by name, size and time of the file, so that editing captions costs nothing.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ BOX = 9  # pixels that are averaged to blur an image once more
 MAX_BITS, MAX_COLOR_DISTANCE = 10, 5.0  # between near duplicates: of 128 bits, and of 255
 STEP = 2  # of 255: brightness has to grow by more than noise does
 SAME_BACKGROUND, PLAIN = 14.0, 8.0  # of 255
-THREADS = 2
+THREADS = min(8, os.cpu_count() or 1)
 Grayscale = np.ndarray[Any, np.dtype[np.float32]]
 FILE = "measurements.json"  # in the cache
 _VERSION = 2

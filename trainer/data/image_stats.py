@@ -59,27 +59,45 @@ class ImageStats:
         return colors.reshape(CELLS, CELLS, 3).astype(np.int16)
 
 
-def known(folder: Path) -> dict[str, ImageStats]:
-    """Return the stored statistics of the images that are there now, by name."""
-    stored = _stored(folder)
-    current = {}
+@dataclass(frozen=True)
+class Known:
+    """What is known of the images of a dataset as they are now.
+
+    `stats` are by name; `damaged` are the names of images that could not be decoded; `missing` are not measured yet.
+    """
+
+    stats: dict[str, ImageStats]
+    damaged: set[str]
+    missing: list[Path]
+
+
+def look(folder: Path) -> Known:
+    """Compare the images of a dataset with what is stored of them."""
+    stored, result = _stored(folder), Known({}, set(), [])
     for path in dataset.image_files(folder):
         file_stamp, stats = stored.get(path.name, ((), None))
-        if stats and file_stamp == stamp(path):
-            current[path.name] = stats
-    return current
+        if file_stamp != stamp(path):
+            result.missing.append(path)
+        elif stats:
+            result.stats[path.name] = stats
+        elif path.name in stored:
+            result.damaged.add(path.name)
+    return result
+
+
+def known(folder: Path) -> dict[str, ImageStats]:
+    """Return the stored statistics of the images that are there now, by name."""
+    return look(folder).stats
 
 
 def damaged(folder: Path) -> set[str]:
     """Return the names of images that could not be decoded when they were measured, and have not changed since."""
-    stored = _stored(folder)
-    return {path.name for path in dataset.image_files(folder) if stored.get(path.name, ((), 0)) == (stamp(path), None)}
+    return look(folder).damaged
 
 
 def missing(folder: Path) -> list[Path]:
     """Return the images that have not been measured yet."""
-    stored = _stored(folder)
-    return [path for path in dataset.image_files(folder) if stored.get(path.name, ((), None))[0] != stamp(path)]
+    return look(folder).missing
 
 
 def measure_missing(folder: Path, limit: int = 100_000) -> dict[str, ImageStats]:

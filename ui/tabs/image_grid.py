@@ -81,9 +81,9 @@ def read(name: str | None, trigger: str = "") -> Project:
     if preset not in ("character", "style"):
         preset = "character"
     resolution = _resolution(project.name, preset, base)
-    stats = image_stats.known(folder)
-    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
-    left = image_stats.missing(folder)
+    known = image_stats.look(folder)
+    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
+    left = known.missing
     if not left and base == MICRO:
         left = reach.missing(folder)
     return replace(

@@ -1,4 +1,4 @@
-"""Upload ten thousand images in one zip: measure time, memory, and how fast the page answers meanwhile.
+"""Upload ten thousand images in one zip: measure time, memory, and how fast the page answers meanwhile and then.
 
 python -m benchmarks.many [--pictures 10000] [--side 512]
 """
@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from PIL import Image
 
 from tests.e2e.conftest import Server
 from tests.e2e.test_network import Page
+
+CARDS = 100  # of a page
+AT_ONCE = 50
+PAGE = 2.0  # seconds
 
 
 def make_zip(path: Path, pictures: int, side: int) -> None:
@@ -48,6 +53,33 @@ def watch(server: Server, ended: threading.Event, answers: list[float], memory: 
                     memory[name] = max(memory.get(name, 0), process.memory_info().rss / 2**20)
             if ended.wait(0.5):
                 return
+
+
+def turn_pages(page: Page, web: httpx.Client, pictures: int) -> None:
+    """Measure how long a page of the grid takes, alone and with many others; one alone takes at most `PAGE` seconds."""
+    turn = page.called_by("captions", "select")
+    values = page.without_states(turn, page.values(turn, project="many", trigger="miraxo"))
+    page.call(page.opened(), [], "turned", seconds=300)
+    started = time.monotonic()
+    answer = page.call(turn, values, "turned", event={"page": 3}, seconds=300)
+    drawn = time.monotonic() - started
+    assert f"{2 * CARDS:05d}.jpg" in answer, answer[-1000:]
+    names = [f"{number:05d}.jpg" for number in range(min(pictures, CARDS))]
+    times = []
+    for _ in range(2):  # thumbnails are made, and then known
+        started = time.monotonic()
+        assert all(web.get(f"/media/dataset/many/{name}").status_code == 200 for name in names)
+        times.append(time.monotonic() - started)
+    print(f"a page of the grid: drawn in {drawn:.2f} s, its thumbnails in {times[0]:.2f} s, again in {times[1]:.2f} s")
+    started = time.monotonic()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        calls = [
+            pool.submit(page.call, page.opened(), [], f"at once {number}", seconds=300) for number in range(AT_ONCE)
+        ]
+        for call in calls:
+            call.result()
+    print(f"{AT_ONCE} pages opened at once in {time.monotonic() - started:.1f} s")
+    assert drawn + times[1] <= PAGE, "a page of the grid takes too long"
 
 
 def main() -> None:
@@ -84,6 +116,7 @@ def main() -> None:
                 imported = time.monotonic()
                 page.call(page.opened(), [], "again", seconds=300)
                 opened = time.monotonic()
+                turn_pages(page, web, options.pictures)
         finally:
             ended.set()
             watcher.join()

@@ -141,8 +141,9 @@ def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Ite
         return captions.without_trigger(caption, trigger).lower()
 
     limit = token_count.limit(base)
-    alike = Counter(distinctive(example.caption) for example in examples if example.caption)
-    for example in examples:
+    bare = [distinctive(example.caption) for example in examples]
+    alike = Counter(text for text, example in zip(bare, examples, strict=True) if example.caption)
+    for text, example in zip(bare, examples, strict=True):
         name, caption = example.name, example.caption
         if not caption:
             yield Problem("no caption", name, _("No caption."))
@@ -155,7 +156,7 @@ def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Ite
         if length > limit:
             message = _("{length} tokens; only {read} are read.", length=length, read=limit)
             yield Problem("long caption", name, message)
-        same = alike[distinctive(caption)]
+        same = alike[text]
         if same >= SHARED:
             yield Problem("same caption", name, _("The same caption as {number} others.", number=same - 1))
 

@@ -176,7 +176,7 @@ def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files of a dataset in the order of their names; masks are left out, links are not followed."""
-    return [path for path in _all_images(folder) if not is_mask(path)]
+    return _images(folder, masks=False)
 
 
 def find_image(folder: Path, name: str) -> Path | None:
@@ -186,17 +186,21 @@ def find_image(folder: Path, name: str) -> Path | None:
         is_here = path.parent == folder and path.name == name and storage.is_regular_file(path)
     except (OSError, ValueError):  # a name that no file can have
         return None
-    return path if is_here and _is_image_name(name) and not is_mask(path) else None
+    return path if is_here and _is_image_name(name) and not is_mask(name) else None
 
 
 def mask_files(folder: Path) -> list[Path]:
     """Return the masks that lie beside the images of a dataset, in the order of their names."""
-    return [path for path in _all_images(folder) if is_mask(path)]
+    return _images(folder, masks=True)
 
 
-def _all_images(folder: Path) -> list[Path]:
+def _images(folder: Path, *, masks: bool) -> list[Path]:
     with os.scandir(folder) as entries:  # tells what is a file without looking each up
-        names = [entry.name for entry in entries if _is_image_name(entry.name) and entry.is_file(follow_symlinks=False)]
+        names = [
+            entry.name
+            for entry in entries
+            if _is_image_name(entry.name) and is_mask(entry.name) is masks and entry.is_file(follow_symlinks=False)
+        ]
     return [folder / name for name in sorted(names, key=os.path.normcase)]
 
 
@@ -204,9 +208,9 @@ def _is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
 
 
-def is_mask(path: PurePath) -> bool:
+def is_mask(name: str) -> bool:
     """Tell by its name whether a file is the mask of another one."""
-    return path.stem.lower().endswith(MASK_ENDINGS)
+    return os.path.splitext(name)[0].lower().endswith(MASK_ENDINGS)
 
 
 def masked_stem(path: PurePath) -> str:

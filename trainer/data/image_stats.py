@@ -3,6 +3,7 @@
 They are kept in the dataset's cache, by name, size and time of the file, so that editing captions costs nothing.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ BOX = 9  # pixels that are averaged to blur an image once more
 MAX_BITS, MAX_COLOR_DISTANCE = 10, 5.0  # between near duplicates: of 128 bits, and of 255
 STEP = 2  # of 255: brightness has to grow by more than noise does
 SAME_BACKGROUND, PLAIN = 14.0, 8.0  # of 255
-THREADS = 2
+THREADS = min(8, os.cpu_count() or 1)
 Grayscale = np.ndarray[Any, np.dtype[np.float32]]
 FILE = "measurements.json"  # in the cache
 _VERSION = 2
@@ -58,27 +59,45 @@ class ImageStats:
         return colors.reshape(CELLS, CELLS, 3).astype(np.int16)
 
 
-def known(folder: Path) -> dict[str, ImageStats]:
-    """Return the stored statistics of the images that are there now, by name."""
-    stored = _stored(folder)
-    current = {}
+@dataclass(frozen=True)
+class Known:
+    """What is known of the images of a dataset as they are now.
+
+    `stats` are by name; `damaged` are the names of images that could not be decoded; `missing` are not measured yet.
+    """
+
+    stats: dict[str, ImageStats]
+    damaged: set[str]
+    missing: list[Path]
+
+
+def look(folder: Path) -> Known:
+    """Compare the images of a dataset with what is stored of them."""
+    stored, result = _stored(folder), Known({}, set(), [])
     for path in dataset.image_files(folder):
         file_stamp, stats = stored.get(path.name, ((), None))
-        if stats and file_stamp == stamp(path):
-            current[path.name] = stats
-    return current
+        if file_stamp != stamp(path):
+            result.missing.append(path)
+        elif stats:
+            result.stats[path.name] = stats
+        elif path.name in stored:
+            result.damaged.add(path.name)
+    return result
+
+
+def known(folder: Path) -> dict[str, ImageStats]:
+    """Return the stored statistics of the images that are there now, by name."""
+    return look(folder).stats
 
 
 def damaged(folder: Path) -> set[str]:
     """Return the names of images that could not be decoded when they were measured, and have not changed since."""
-    stored = _stored(folder)
-    return {path.name for path in dataset.image_files(folder) if stored.get(path.name, ((), 0)) == (stamp(path), None)}
+    return look(folder).damaged
 
 
 def missing(folder: Path) -> list[Path]:
     """Return the images that have not been measured yet."""
-    stored = _stored(folder)
-    return [path for path in dataset.image_files(folder) if stored.get(path.name, ((), None))[0] != stamp(path)]
+    return look(folder).missing
 
 
 def measure_missing(folder: Path, limit: int = 100_000) -> dict[str, ImageStats]:

@@ -6,6 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ PIXELS_PER_BYTE = 2000  # of a JPEG, at most; more means a false header, which d
 _CONVERTED_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
+LARGE = 2**22  # pixels above which images are decoded one at a time
 _ONE_AT_A_TIME = threading.Lock()
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -125,7 +127,7 @@ def downscale(data: bytes, side: int) -> tuple[Image.Image, float]:
     Raises:
         UserError: as `decode`.
     """
-    with _ONE_AT_A_TIME:  # the page requests many at once, and a large image takes much memory
+    with _gate(data):  # the page requests many at once, and a large image takes much memory
         image = upright(data, side)
         opaque = 1.0
         if _has_alpha(image):
@@ -135,6 +137,16 @@ def downscale(data: bytes, side: int) -> tuple[Image.Image, float]:
         image = _to_rgb(image, "white")
         image.thumbnail((side, side), reducing_gap=2.0)
     return image, opaque
+
+
+def _gate(data: bytes) -> AbstractContextManager[object]:
+    """Return what an image is decoded in: large ones one at a time, others at once."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            is_large = image.width * image.height > LARGE
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        return nullcontext()  # it is refused when it is decoded
+    return _ONE_AT_A_TIME if is_large else nullcontext()
 
 
 def storable(data: bytes) -> bytes:

@@ -157,7 +157,7 @@ def _is_metadata(name: str) -> bool:
 
 def _is_mask(name: str) -> bool:
     path = PurePosixPath(name)
-    return not _is_caption(name) and (dataset.is_mask(path) or path.parent.name.lower() in dataset.MASK_FOLDERS)
+    return not _is_caption(name) and (dataset.is_mask(path.name) or path.parent.name.lower() in dataset.MASK_FOLDERS)
 
 
 def _is_image(name: str) -> bool:

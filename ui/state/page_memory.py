@@ -12,6 +12,7 @@ from typing import Any
 from trainer import paths, storage
 from trainer.data import answers, caption_edits, dataset
 from trainer.data.captions import read_caption
+from ui.state.shared_reads import shared
 
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
@@ -87,7 +88,7 @@ def captions(project: str) -> list[str]:
     folder = paths.datasets() / project
     if not paths.is_name(project) or not folder.is_dir():
         return []
-    return [read_caption(path) for path in dataset.image_files(folder)]
+    return shared(("captions", project), lambda: [read_caption(path) for path in dataset.image_files(folder)])
 
 
 def guess_trigger(captions: list[str]) -> str:

@@ -25,6 +25,7 @@ from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
 from trainer.i18n import _, ngettext
 from ui.state import page_memory
+from ui.state.shared_reads import shared
 
 PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
@@ -80,9 +81,9 @@ def read(name: str | None, trigger: str = "") -> Project:
     if preset not in ("character", "style"):
         preset = "character"
     resolution = _resolution(project.name, preset, base)
-    stats = image_stats.known(folder)
-    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
-    left = image_stats.missing(folder)
+    known = image_stats.look(folder)
+    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
+    left = known.missing
     if not left and base == MICRO:
         left = reach.missing(folder)
     return replace(
@@ -344,18 +345,21 @@ def summary(project: Project) -> str:
 
 def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[Any]:
     """Return values of `images.Parts.view`: selection, grid, overview, summary, restore button, undo button."""
-    project = read(name, trigger)
-    grid = cards(project, selection)
-    folder = project.folder
+    folder, grid, above, text = shared(("grid", name, trigger, selection), lambda: _draw(name, trigger, selection))
     has_removed = folder is not None and any((folder / storage.BIN).glob("*"))
     return [
         replace(selection, page=grid["page"]),
         grid,
-        overview(project),
-        summary(project),
+        above,
+        text,
         gr.Button(visible=has_removed),
         undo_button(folder),
     ]
+
+
+def _draw(name: str, trigger: str, selection: Selection) -> tuple[Path | None, dict[str, Any], dict[str, Any], str]:
+    project = read(name, trigger)
+    return project.folder, cards(project, selection), overview(project), summary(project)
 
 
 def undo_button(folder: Path | None) -> gr.Button:

@@ -18,6 +18,7 @@ from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
 from ui.state import base_model_choices
 from ui.state.answers import ENTRIES, Answers
+from ui.state.shared_reads import shared
 from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
@@ -32,7 +33,7 @@ def plan(answers: Answers) -> list[Any]:
     folder = paths.datasets() / answers.project
     examples: tuple[Example, ...] = ()
     if paths.is_name(answers.project) and folder.is_dir():
-        examples = dataset.read(folder)
+        examples = shared(("examples", folder), lambda: dataset.read(folder))
     if not examples:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:

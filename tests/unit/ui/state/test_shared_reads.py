@@ -1,0 +1,50 @@
+"""Requests that arrive together share what is read, and none gets what was read before it asked."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ui.state.shared_reads import KEPT, shared
+
+
+def test_requests_that_wait_share_one_read() -> None:
+    reading, may_end = threading.Event(), threading.Event()
+    reads: list[int] = []
+
+    def read() -> int:
+        reads.append(len(reads) + 1)
+        reading.set()
+        assert may_end.wait(10)
+        return reads[-1]
+
+    with ThreadPoolExecutor(21) as pool:
+        first = pool.submit(shared, "many", read)
+        assert reading.wait(10)
+        others = [pool.submit(shared, "many", read) for _ in range(20)]
+        time.sleep(0.3)  # until all of them wait
+        may_end.set()
+        assert first.result() == 1
+        assert {other.result() for other in others} == {2}, "the first read began before they asked"
+    assert reads == [1, 2]
+
+
+def test_each_later_request_reads_again() -> None:
+    values = iter(range(10))
+    assert [shared("later", lambda: next(values)) for _ in range(3)] == [0, 1, 2]
+    assert shared("other", lambda: "x") == "x"
+
+
+def test_a_read_that_fails_is_tried_again() -> None:
+    with pytest.raises(ZeroDivisionError):
+        shared("fails", lambda: 1 / 0)
+    assert shared("fails", lambda: 1) == 1
+
+
+def test_few_results_are_kept() -> None:
+    from ui.state import shared_reads
+
+    for number in range(3 * KEPT):
+        shared(number, lambda: "x")
+    assert len(shared_reads._SLOTS) == KEPT

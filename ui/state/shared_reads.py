@@ -1,0 +1,41 @@
+"""Share what is read among requests that arrive together, such as those of many pages that are opened at once."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+KEPT = 8  # results, of the keys that were asked for last
+
+
+@dataclass
+class _Slot:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    started: float = -1.0
+    result: Any = None
+
+
+_SLOTS: dict[Hashable, _Slot] = {}
+_LOCK = threading.Lock()
+
+
+def shared(key: Hashable, read: Callable[[], Result]) -> Result:
+    """Return what `read` returns. Its call began after this one, but another thread that waited too may have made it.
+
+    So a result is never older than the request, and of any number of requests that wait only one reads again.
+    """
+    asked = time.monotonic()
+    with _LOCK:
+        slot = _SLOTS.pop(key, None) or _Slot()
+        _SLOTS[key] = slot
+        for old in list(_SLOTS)[:-KEPT]:
+            del _SLOTS[old]
+    with slot.lock:
+        if slot.started <= asked:
+            started = time.monotonic()
+            result = read()  # if it fails, the next one tries again
+            slot.started, slot.result = started, result
+        answer: Result = slot.result
+        return answer

@@ -30,6 +30,31 @@ SCRIPT: dict[str, Any] = {
     "optimizer_type": "AdamW", "lr_scheduler": "constant", "max_train_steps": 1500, "train_batch_size": 4,
     "resolution": "512", "mixed_precision": "fp16", "seed": 3,
 }  # fmt: skip
+# What the GUI writes of FLUX.1 and of SD 3, whatever the model.
+FLOW_GUI: dict[str, Any] = {
+    "ae": "D:/ae.safetensors", "apply_t5_attn_mask": True, "blocks_to_swap": 18, "clip_l": "D:/clip_l.safetensors",
+    "clip_g": "", "discrete_flow_shift": 3.1582, "flux1_cache_text_encoder_outputs": True, "flux1_checkbox": True,
+    "fp8_base": True, "full_bf16": False, "guidance_scale": 1, "hunyuan_timestep_sampling": "sigma", "img_attn_dim": "",
+    "logit_mean": 0, "logit_std": 1, "mem_eff_save": True, "mode_scale": 1.29, "model_prediction_type": "raw",
+    "model_type": "flux", "sd3_checkbox": False, "sd3_clip_l": "D:/clip_l.safetensors", "sd3_t5xxl": "",
+    "split_mode": True, "split_qkv": False, "t5xxl": "D:/t5xxl_fp16.safetensors", "t5xxl_lr": 1e-5,
+    "t5xxl_max_token_length": 512, "timestep_sampling": "shift", "train_blocks": "single",
+    "train_double_block_indices": "all", "train_single_block_indices": "all", "train_t5xxl": False,
+    "weighting_scheme": "logit_normal", "lumina_checkbox": False, "max_resolution": "1024,1024",
+}  # fmt: skip
+FLUX: dict[str, Any] = {
+    **SCRIPT, "pretrained_model_name_or_path": "/models/flux1-dev.safetensors", "resolution": "1024,1024",
+    "network_module": "networks.lora_flux", "clip_l": "/models/clip_l.safetensors",
+    "t5xxl": "/models/t5xxl.safetensors", "ae": "/models/ae.safetensors", "guidance_scale": 1.0,
+    "model_prediction_type": "raw",
+    "timestep_sampling": "flux_shift", "network_train_unet_only": True, "cache_text_encoder_outputs": True,
+    "fp8_base": True, "network_args": ["split_qkv=True"],
+}  # fmt: skip
+SD3: dict[str, Any] = {
+    **SCRIPT, "pretrained_model_name_or_path": "/models/sd3.5_medium.safetensors", "resolution": "1024,1024",
+    "network_module": "networks.lora_sd3", "clip_g": "/models/clip_g.safetensors", "weighting_scheme": "logit_normal",
+    "training_shift": 3.0, "network_train_unet_only": True, "network_args": ["x_mod_dim=0", "context_mod_dim=0"],
+}  # fmt: skip
 ONE_TRAINER: dict[str, Any] = {
     "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE",
     "base_model_name": "stabilityai/stable-diffusion-xl-base-1.0", "learning_rate": 0.0003, "lora_rank": 16,
@@ -146,6 +171,19 @@ caption_dropout_rate = 0.1
 image_dir = "/data/reg"
 is_reg = true
 """,
+    "gui-flux.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1"}),
+    "gui-flux-oft.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1 OFT", "timestep_sampling": "sigma"}),
+    "gui-sd3.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}),
+    "gui-with-flux-unused.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False}),
+    "script-flux.toml": toml(FLUX),
+    "script-flux-lokr.toml": toml(FLUX | {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8",
+        "preset=attn-mlp"], "guidance_scale": 3.5, "timestep_sampling": "sigma", "weighting_scheme": "mode"}),
+    "script-flux-odd.toml": toml(FLUX | {"timestep_sampling": "new", "discrete_flow_shift": -1, "sigmoid_scale": "x",
+        "model_prediction_type": "additive", "min_snr_gamma": 5, "max_timestep": 900, "network_args": [
+        "train_t5xxl=True", "in_dims=[4,4,4,4,4]", "train_blocks=double", "train_double_block_indices=0-3"]}),
+    "script-sd3.toml": toml(SD3),
+    "script-sd3-sqrt.toml": toml(SD3 | {"weighting_scheme": "sigma_sqrt", "apply_lg_attn_mask": True,
+        "t5_dropout_rate": 0.1, "network_args": ["emb_dims=[4,4,4,4,4,4]"]}),
     "onetrainer.json": json.dumps(ONE_TRAINER),
     "onetrainer-lokr.json": json.dumps(ONE_TRAINER | {"peft_type": "LOKR", "lokr_dim": 8, "lokr_decompose_factor": 8,
         "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.2, "masked_training": True,

@@ -163,6 +163,6 @@ SPEC = FamilySpec(
     # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/flux_utils.py`).
     variants={"flow": Variant("flux-1-dev", "flux1", 1024)},
     flow=Flow(_shift, _KOHYA),
-    recipe_names=(),
+    recipe_names=("flux", "is_flux", "FLUX_DEV_1"),
     kohya_script="flux_train_network.py",
 )

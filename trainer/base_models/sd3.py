@@ -165,6 +165,6 @@ SPEC = FamilySpec(
         ),
     ),
     flow=Flow(lambda _side: 3.0, _KOHYA),  # `shift` of its scheduler
-    recipe_names=(),
+    recipe_names=("sd3", "is_v3", "STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
     kohya_script="sd3_train_network.py",
 )

@@ -8,10 +8,9 @@ import re
 
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, Flow, FlowScript
-from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.draft import Draft, flag, is_idle, number, text
-from trainer.recipes.flow import Levels, above_zero, set_levels
+from trainer.recipes.flow import Levels, above_zero, note_layers, refusal, set_levels
 
 FLOWS = [(spec, spec.flow.kohya) for spec in FAMILIES.values() if spec.flow]
 SCRIPTS = [script for _spec, script in FLOWS]
@@ -43,11 +42,7 @@ def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
     if spec:
         names += str(draft.values.get("model_type", ""))
     if others or OTHER_MODELS.search(names):
-        raise UserError(
-            "This recipe is not for a model that Limner trains.",
-            "Give one for {families}.",
-            families=", ".join(family.title for family in FAMILIES.values()),
-        )
+        raise refusal()
     return spec
 
 
@@ -126,8 +121,7 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
             draft.set("adapter.targets", targets, *skipped)
     draft.set("adapter.targets", targets)
     if not exact:
-        draft.note(_("sd-scripts also adapts the other linear layers of the transformer's blocks, such as those of the "
-                   "modulation; Limner does not."))  # fmt: skip
+        note_layers(draft, "sd-scripts")
     key = "network_args.split_qkv" if "network_args.split_qkv" in draft.values else "split_qkv"
     if draft.get(key, flag, False) and not lycoris:
         draft.leave("decided here", key)

@@ -123,6 +123,26 @@ meta: {name: mira, version: "1.0"}
 """
 
 
+FLUX_TRAINER: dict[str, Any] = {
+    **{key: value for key, value in ONE_TRAINER.items() if key != "unet"}, "model_type": "FLUX_DEV_1",
+    "base_model_name": "black-forest-labs/FLUX.1-dev", "loss_weight_fn": "CONSTANT", "offset_noise_weight": 0.0,
+    "transformer": {"train": True, "weight_dtype": "NFLOAT_4", "learning_rate": 0.0002, "guidance_scale": 1.0,
+                    "attention_mask": False},
+    "text_encoder_2": {"train": False, "weight_dtype": "NFLOAT_4"}, "timestep_distribution": "LOGIT_NORMAL",
+    "dynamic_timestep_shifting": True, "layer_filter_preset": "blocks", "layer_filter": "transformer_block",
+}  # fmt: skip
+SD3_TRAINER: dict[str, Any] = {
+    **FLUX_TRAINER, "model_type": "STABLE_DIFFUSION_35", "timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.8,
+    "timestep_shift": 3.0, "min_noising_strength": 0.1, "text_encoder_3": {"train": True}, "layer_filter": "attn",
+    "layer_filter_preset": "attn-only",
+}  # fmt: skip
+FLUX_JOB = AI_TOOLKIT.replace("noise_scheduler: ddpm", "noise_scheduler: flowmatch").replace(
+    "arch: sdxl, quantize: false", "is_flux: true, quantize: true, low_vram: true").replace(
+    "min_snr_gamma: 5", "timestep_type: sigmoid").replace("stabilityai/stable-diffusion-xl-base-1.0",
+    "black-forest-labs/FLUX.1-dev").replace(", conv: 32, conv_alpha: 16", "")  # fmt: skip
+SD3_JOB = FLUX_JOB.replace("is_flux: true", "is_v3: true").replace("timestep_type: sigmoid", "timestep_type: linear")
+
+
 def toml(values: dict[str, Any]) -> str:
     """Return flat values as TOML, whose scalars and lists are JSON's."""
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
@@ -191,7 +211,19 @@ is_reg = true
     "onetrainer-odd.json": json.dumps(ONE_TRAINER | {"optimizer": {"optimizer": "CAME", "weight_decay": 0.01},
         "learning_rate_scheduler": "REX", "peft_type": "OFT_2", "huber_strength": 1.0, "resolution": "512,768",
         "layer_filter_preset": "custom", "layer_filter": "up_blocks, mid_block", "min_noising_strength": 0.1}),
+    "onetrainer-flux.json": json.dumps(FLUX_TRAINER),
+    "onetrainer-sd3.json": json.dumps(SD3_TRAINER),
+    "onetrainer-flux-odd.json": json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA", "timestep_shift": 0,
+        "dynamic_timestep_shifting": False, "loss_weight_fn": "SIGMA", "offset_noise_weight": 0.1,
+        "text_encoder_layer_skip": 1, "text_encoder_2": {"train": True}, "text_encoder_2_sequence_length": 256,
+        "transformer": {"attention_mask": True, "guidance_scale": 3.5, "train": False},
+        "layer_filter_preset": "custom", "layer_filter": "single_transformer_blocks"}),
     "ai-toolkit.yaml": AI_TOOLKIT,
+    "ai-toolkit-flux.yaml": FLUX_JOB,
+    "ai-toolkit-sd3.yaml": SD3_JOB,
+    "ai-toolkit-flux-odd.yaml": FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted\n"
+        "        min_snr_gamma: 5\n        linear_timesteps2: true\n        noise_offset: 0.1").replace(
+        "low_vram: true", "attn_masking: true, is_v_pred: true").replace("type: lora", "type: lora, conv: 8"),
     "ai-toolkit-lokr.yaml": AI_TOOLKIT.replace("type: lora", "type: lokr, lokr_factor: 8").replace(
         "do_cfg: true", "lr_scheduler: cosine\n        diff_output_preservation: true\n"
         "        diff_output_preservation_class: person"),

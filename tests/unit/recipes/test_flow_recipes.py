@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from tests.unit.recipes.examples import FLOW_GUI, FLUX, GUI, SD3, toml
+from tests.unit.recipes.examples import FLOW_GUI, FLUX, FLUX_JOB, FLUX_TRAINER, GUI, SD3, SD3_JOB, SD3_TRAINER, toml
 from trainer import config, recipes
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.families.noise import FlowNoise
@@ -42,7 +42,11 @@ def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
     elif objective.timestep_sampling == "mode":
         shares = 1 - shares - objective.mode_scale * (torch.cos(math.pi * shares / 2) ** 2 - 1 + shares)
     noise = FlowNoise(lambda _shape: flow.shift(side))
-    return sorted((noise.at(shares, 0, 999, (1, 16, side // 8, side // 8)) / 1000).tolist())
+    return sorted(
+        (
+            noise.at(shares, objective.min_timestep, objective.max_timestep, (1, 16, side // 8, side // 8)) / 1000
+        ).tolist()
+    )
 
 
 def shifted(sigma: float, shift: float) -> float:
@@ -87,6 +91,88 @@ def test_noise_levels_are_drawn_as_by_sd_scripts(
     recipe = read(tmp_path, toml({"flux": FLUX, "sd3": SD3}[family] | changes))
     assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "theirs"),
+    [
+        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+        ("flux", {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
+        ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4,
+                  "noising_weight": 0.2}, [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
+        ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
+        ("sd3", {"min_noising_strength": 0.0}, [shifted(mode(u, 0.8), 3) for u in SHARES]),
+        ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
+         [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
+        ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_noise_levels_are_drawn_as_by_onetrainer(
+    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
+) -> None:
+    recipe = read(tmp_path, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | changes))
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
+    assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "theirs"),
+    [
+        ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
+        ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
+        ("sd3", "sigmoid", [sigmoid(z) for z in NORMAL]),
+        ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+    ],
+)
+def test_noise_levels_are_drawn_as_by_ai_toolkit(
+    tmp_path: Path, family: FamilyName, kind: str, theirs: list[float]
+) -> None:
+    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
+    for now in ("sigmoid", "linear"):
+        job = job.replace(f"timestep_type: {now}", f"timestep_type: {kind}")
+    recipe = read(tmp_path, job)
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
+    assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (json.dumps(FLUX_TRAINER | {"offset_noise_weight": 0.1}), "offset_noise_weight = 0.1"),
+        (json.dumps(FLUX_TRAINER | {"loss_weight_fn": "SIGMA"}), "loss_weight_fn = 'SIGMA'"),
+        (json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.5}}), "transformer.guidance_scale = 3.5"),
+        (json.dumps(FLUX_TRAINER | {"transformer": {"attention_mask": True}}), "transformer.attention_mask = True"),
+        (json.dumps(FLUX_TRAINER | {"text_encoder_2": {}}), "T5"),
+        (json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA"}), "timestep_distribution = 'BETA'"),
+        (FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted"), "timestep_type = 'weighted'"),
+        (FLUX_JOB.replace("low_vram: true", "attn_masking: true"), "attn_masking = True"),
+        (SD3_JOB, "Noise levels are shifted by 3 here, as in the base model, and by 1 in the recipe"),
+    ],
+)
+def test_what_other_programs_do_otherwise_is_named(tmp_path: Path, text: str, named: str) -> None:
+    assert any(named in note for note in read(tmp_path, text).notes)
+    plain = [*read(tmp_path, json.dumps(FLUX_TRAINER)).notes, *read(tmp_path, FLUX_JOB).notes]
+    assert not any(named in note for note in plain)
+
+
+def test_a_preset_of_onetrainer_for_flux(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, json.dumps(FLUX_TRAINER)))
+    assert settings.model.base == "black-forest-labs/FLUX.1-dev"
+    assert settings.optimizer.learning_rate == 2e-4  # the transformer's
+    assert settings.training.text_encoder_lr_factor == 0.5
+    assert settings.adapter.targets == "attention+ff"
+    other = read(tmp_path, json.dumps(SD3_TRAINER))
+    assert built(other).adapter.targets == "attention"
+    assert not any("dynamic_timestep_shifting = " in note for note in other.notes)  # which it has no use for
+
+
+def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
+    recipe = read(tmp_path, FLUX_JOB)
+    settings = built(recipe)
+    assert (settings.adapter.targets, settings.training.resolution) == ("attention+ff", 1024)
+    assert settings.model.weights == "full"  # to quantize is a matter of the machine
+    assert any("model.quantize" in note and "model.low_vram" in note and "decided by" in note for note in recipe.notes)
 
 
 def test_a_shift_of_uniform_levels_that_is_not_ours_is_named(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ _KOHYA = FlowScript(
     ),
     skipped={"attention+ff": _MODULATION, "attention": (*_MODULATION, "img_mlp_dim", "txt_mlp_dim")},
     layers_differ=True,  # a rank for `linear1` and `linear2` of single blocks, where ours adapts the attention
+    splits_qkv=False,  # it stopped at that until July 2026 (kohya-ss/sd-scripts#2396)
     blocks={"all": "", "single": "single_transformer_blocks"},
 )
 # Read from the programs' sources, at the commits that `adapter_files.programs` names. A1111 has no FLUX.

@@ -81,6 +81,7 @@ _KOHYA = FlowScript(
     gui=("weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
     skipped={"attention+ff": _MODULATION, "attention": (*_MODULATION, "context_mlp_dim", "x_mlp_dim")},
     layers_differ=False,
+    splits_qkv=True,
 )
 # Read from the programs' sources, at the commits that `adapter_files.programs` names. InvokeAI has no adapters for it.
 _PROGRAMS = {

@@ -153,6 +153,7 @@ class FlowScript:
     gui: tuple[str, ...]  # settings that the GUI's files have for all models, and that it hands to this script only
     skipped: Mapping[str, tuple[str, ...]]  # ranks of layers that are 0 there, by what is adapted here
     layers_differ: bool  # even so it adapts more layers
+    splits_qkv: bool  # all its versions can adapt q, k and v each on its own
     blocks: Mapping[str, str] = field(default_factory=dict)  # blocks of ours, by its `train_blocks`
 
 

@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
-from trainer.recipes.flow import Levels, note_family, note_layers, refusal, set_levels
+from trainer.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
 
@@ -189,7 +189,7 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
         draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
                    rank=conv, alpha=conv_alpha))  # fmt: skip
     if flow:
-        note_layers(draft, "ai-toolkit")
+        draft.note(layers_note("ai-toolkit"))
     elif not conv:
         draft.note(_("ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
                    "convolutions only."))  # fmt: skip

@@ -58,10 +58,10 @@ def shifted(share: float, flow: Flow, levels: Levels, side: int) -> float:
     return shift * share / (1 + (shift - 1) * share)
 
 
-def note_layers(draft: Draft, program: str) -> None:
-    """Say that a program adapts layers of the transformer that Limner leaves out."""
-    draft.note(_("{program} also adapts the other linear layers of the transformer's blocks, such as those of the "
-               "modulation; Limner does not.", program=program))  # fmt: skip
+def layers_note(program: str) -> str:
+    """Return the sentence that a program adapts layers of the transformer that Limner leaves out."""
+    return _("{program} also adapts the other linear layers of the transformer's blocks, such as those of the "
+             "modulation; Limner does not.", program=program)  # fmt: skip
 
 
 def refusal() -> UserError:

@@ -5,12 +5,14 @@ bmaltais/kohya_ss at commit 45088f0 (kohya_gui/lora_gui.py).
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, Flow, FlowScript
 from trainer.i18n import _
 from trainer.recipes.draft import Draft, flag, is_idle, number, text
-from trainer.recipes.flow import Levels, above_zero, note_layers, refusal, set_levels
+from trainer.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
 
 FLOWS = [(spec, spec.flow.kohya) for spec in FAMILIES.values() if spec.flow]
 SCRIPTS = [script for _spec, script in FLOWS]
@@ -78,11 +80,29 @@ def apply(draft: Draft, flow: Flow) -> None:
     if script.image_loss and scheme == "sigma_sqrt":
         draft.set("objective.weighting", "none", "weighting_scheme")
     elif script.image_loss:
-        draft.note(_("sd-scripts weights the loss by the square of the noise level, unless weighting_scheme is "
-                   "sigma_sqrt; Limner does not."))  # fmt: skip
+        draft.note(image_loss_note())
+    if {"min_timestep", "max_timestep"} & draft.mapped.keys() and is_cut(draft.settings):
+        draft.note(range_note())
     if scheme == "cosmap":
         draft.leave("no counterpart", "weighting_scheme")
     draft.leave("off", *(key for key in LEVELS if key not in keys))
+
+
+def is_cut(settings: Mapping[str, Any]) -> bool:
+    """Tell whether settings of ours, by their paths, leave out the lowest or the highest noise levels."""
+    return (settings["objective.min_timestep"], settings["objective.max_timestep"]) != (0, 999)
+
+
+def range_note() -> str:
+    """Return the sentence about noise levels in a part of their range."""
+    return _("Where some timesteps are left out, sd-scripts shifts noise levels before they are scaled to the others; "
+             "Limner does so afterwards.")  # fmt: skip
+
+
+def image_loss_note() -> str:
+    """Return the sentence about a script whose error is that of the image."""
+    return _("sd-scripts weights the loss by the square of the noise level, unless weighting_scheme is sigma_sqrt; "
+             "Limner does not.")  # fmt: skip
 
 
 def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tuple[str, ...]]:
@@ -121,13 +141,12 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
             draft.set("adapter.targets", targets, *skipped)
     draft.set("adapter.targets", targets)
     if not exact:
-        note_layers(draft, "sd-scripts")
+        draft.note(layers_note("sd-scripts"))
     key = "network_args.split_qkv" if "network_args.split_qkv" in draft.values else "split_qkv"
     if draft.get(key, flag, False) and not lycoris:
         draft.leave("decided here", key)
     else:
-        draft.note(_("sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner "
-                   "adapts each on its own."))  # fmt: skip
+        draft.note(joined_note())
     key = "network_args.train_blocks"
     block = script.blocks.get(draft.get(key, text, "all"))
     if draft.get("split_mode", flag, False):  # of the GUI
@@ -140,6 +159,12 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
                 if draft.values.get(key) == "all"))  # fmt: skip
     if not draft.get("train_t5xxl", flag, False) and not draft.get("network_args.train_t5xxl", flag, False):
         draft.leave("off", "t5xxl_lr")
+
+
+def joined_note() -> str:
+    """Return the sentence about the layers that the original code joins."""
+    return _("sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner adapts "
+             "each on its own.")  # fmt: skip
 
 
 def gui_network(gui_type: str) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
-from trainer.recipes.flow import Levels, above_zero, note_family, note_layers, refusal, set_levels, shifted
+from trainer.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
 
@@ -189,7 +189,7 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     elif patterns and not draft.get("layer_filter_regex", flag, False):
         draft.set("adapter.blocks", patterns, "layer_filter")
     if spec.transformer and targets != "attention":
-        note_layers(draft, "OneTrainer")
+        draft.note(layers_note("OneTrainer"))
     elif preset == "attn-mlp":
         draft.note(_("OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
                    "so with the convolutions only."))  # fmt: skip

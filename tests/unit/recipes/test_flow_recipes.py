@@ -236,6 +236,7 @@ def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:
         ({**FLUX, "network_args": ["train_blocks=double"]}, "network_args.train_blocks = 'double'"),
         ({**FLUX, "network_args": ["img_attn_dim=4"]}, "network_args.img_attn_dim = '4'"),
         (SD3, "square of the noise level"),
+        ({**SD3, "max_timestep": 900}, "before they are scaled"),
         ({**SD3, "weighting_scheme": "cosmap"}, "weighting_scheme = 'cosmap'"),
         ({**SD3, "network_args": []}, "modulation"),
     ],

@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import T5, Blocks, FamilySpec, Shape, Size, Support, TextEncoder, Transformer, Variant
+from trainer.base_models.spec import (
+    T5,
+    Blocks,
+    FamilySpec,
+    Flow,
+    FlowScript,
+    Shape,
+    Size,
+    Support,
+    TextEncoder,
+    Transformer,
+    Variant,
+)
 from trainer.i18n import _
 
 _QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
@@ -50,6 +62,27 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     return layers
 
 
+# Read from kohya-ss/sd-scripts at commit 48d368f: sd3_train_network.py, library/sd3_train_utils.py,
+# networks/lora_sd3.py.
+_MODULATION = ("context_mod_dim", "x_mod_dim")
+_AS_HERE = {"t5xxl_max_token_length": 256, "apply_t5_attn_mask": False, "apply_lg_attn_mask": False}
+_KOHYA = FlowScript(
+    word="sd3",
+    network="networks.lora_sd3",
+    files=("clip_l", "clip_g", "t5xxl"),
+    mark="clip_g",
+    shift="training_shift",
+    usual_shift=1.0,
+    sampling="",
+    image_loss=True,
+    as_here=_AS_HERE,
+    usual=_AS_HERE,
+    unused=("noise_offset", "ip_noise_gamma"),
+    gui=("weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
+    skipped={"attention+ff": _MODULATION, "attention": (*_MODULATION, "context_mlp_dim", "x_mlp_dim")},
+    layers_differ=False,
+    splits_qkv=True,
+)
 # Read from the programs' sources, at the commits that `adapter_files.programs` names. InvokeAI has no adapters for it.
 _PROGRAMS = {
     "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft"))),
@@ -132,5 +165,7 @@ SPEC = FamilySpec(
             configs="sd3-5-large",
         ),
     ),
-    recipe_names=(),
+    flow=Flow(lambda _side: 3.0, _KOHYA),  # `shift` of its scheduler
+    recipe_names=("sd3", "is_v3", "STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
+    kohya_script="sd3_train_network.py",
 )

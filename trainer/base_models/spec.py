@@ -136,6 +136,36 @@ class Size:
 
 
 @dataclass(frozen=True)
+class FlowScript:
+    """How a script of kohya's trains a family by flow matching: its names, and where it differs from the others."""
+
+    word: str  # regular expression for its name in network modules, and in the GUI's settings
+    network: str  # module of its LoRA
+    files: tuple[str, ...]  # settings with paths of the model's other parts
+    mark: str  # one of these that tells the family, whatever the network module
+    shift: str  # setting of the factor that shifts noise levels
+    usual_shift: float
+    sampling: str  # `timestep_sampling` that shifts as the base model does; "" if `weighting_scheme` alone draws levels
+    image_loss: bool  # the error is that of the image, not of the direction to the noise
+    as_here: Mapping[str, object]  # what makes it train as Limner does
+    usual: Mapping[str, object]  # what it does of these if nothing is said
+    unused: tuple[str, ...]  # settings of the other scripts that it takes and does not use
+    gui: tuple[str, ...]  # settings that the GUI's files have for all models, and that it hands to this script only
+    skipped: Mapping[str, tuple[str, ...]]  # ranks of layers that are 0 there, by what is adapted here
+    layers_differ: bool  # even so it adapts more layers
+    splits_qkv: bool  # all its versions can adapt q, k and v each on its own
+    blocks: Mapping[str, str] = field(default_factory=dict)  # blocks of ours, by its `train_blocks`
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Flow matching in a family, for recipes: Limner itself takes the shift from the base model."""
+
+    shift: Callable[[int], float]  # of noise levels, by the side of images in pixels, as its published models have it
+    kohya: FlowScript
+
+
+@dataclass(frozen=True)
 class FamilySpec:
     """A family of base models: how to recognize one, the names of its parts, and its marks in adapter files."""
 
@@ -148,7 +178,7 @@ class FamilySpec:
     metadata_prefixes: tuple[str, ...]  # of architecture and base version, in files of any program
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, Variant]  # the first is that of its configs
-    recipe_names: tuple[str, ...]  # in recipes of other programs: ai-toolkit's `arch`, OneTrainer's `model_type`
+    recipe_names: tuple[str, ...]  # in recipes: ai-toolkit's `arch` and marks, OneTrainer's `model_type`
     kohya_script: str = "train_network.py"  # of sd-scripts, which trains it
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
@@ -158,6 +188,7 @@ class FamilySpec:
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
     t5: T5 | None = None
+    flow: Flow | None = None  # if it is trained by flow matching
     sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
 
     @property

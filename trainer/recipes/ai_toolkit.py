@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import FamilySpec, Flow
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
+from trainer.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
 
-ARCHITECTURES = {"", *(name for spec in FAMILIES.values() for name in spec.recipe_names)}
-UNETS = ("model.is_v2", "model.is_xl", "model.is_v_pred")  # of all marks of a model
+ARCHITECTURES = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
+UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
 PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
               "bfloat16": "bf16"}  # fmt: skip
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
@@ -65,7 +67,7 @@ OF_THAT_MACHINE = re.compile(
 )
 DECIDED_HERE = re.compile(
     r"type$|datasets\.\d+\.(cache_\w+|caption_ext|buckets|bucket_tolerance|num_workers|prefetch_factor|num_frames|"
-    r"fast_image_size|replay_transforms|is_reg)|model\.(quantize\w*|qtype\w*|low_vram|arch|is_v2|is_xl|dtype|\w+_dtype|"
+    r"fast_image_size|replay_transforms|is_reg)|model\.(quantize\w*|qtype\w*|low_vram|arch|is_\w+|dtype|\w+_dtype|"
     r"\w+_device|layer_offloading\w*|auto_memory|compile\w*|block_compile|attn_masking|split_model\w*)|"
     r"train\.(gradient_checkpointing|xformers|sdp|attention_backend|unload_text_encoder|cache_text_embeddings|"
     r"disable_sampling|force_first_sample|linear_timesteps\w*|train_unet|num_train_timesteps)|save\.save_format|"
@@ -100,29 +102,38 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     del images  # the length of a job is in steps
     values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
     draft = Draft(values)
-    _check_model(draft)
+    spec = _family(draft)
+    flow = spec.flow if spec else None
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
+    if flow:
+        draft.leave("no counterpart", "train.noise_offset", "model.attn_masking", "train.linear_timesteps",
+                    "train.linear_timesteps2", "train.snr_gamma", "train.min_snr_gamma")  # fmt: skip
+        draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
     draft.apply(DIRECT)
     set_base(draft, "model.name_or_path")
     _set_passes_and_size(draft)
-    _set_adapter(draft)
+    _set_adapter(draft, flow)
     _set_optimizer(draft)
     _set_objective(draft)
+    if spec and flow:
+        _set_levels(draft, flow)
+        note_family(draft, spec)
     _set_previews(draft)
     return draft.finish("ai-toolkit", USUAL)
 
 
-def _check_model(draft: Draft) -> None:
+def _family(draft: Draft) -> FamilySpec | None:
+    """Return the family that a job is for, None for one of the UNets that it does not tell."""
     architecture = draft.get("model.arch", text, "").partition(":")[0].lower()
-    others = [key for key in draft.values if key.startswith("model.is_") and key not in UNETS]
-    if architecture not in ARCHITECTURES or any(draft.get(key, flag, False) for key in others):
-        raise UserError(
-            "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner reads no recipes for other models; give another one.",
-        )
+    marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
+    told = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
+    names = [*([architecture] if architecture else []), *told]
+    if any(name not in ARCHITECTURES for name in names):
+        raise refusal()
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")
+    return ARCHITECTURES[names[0]] if names else None
 
 
 def _set_passes_and_size(draft: Draft) -> None:
@@ -145,7 +156,7 @@ def _largest(sizes: object) -> tuple[int, bool]:
     return largest if len(sizes) == 1 else (largest[0], False)
 
 
-def _set_adapter(draft: Draft) -> None:
+def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     kind = draft.get("network.type", text, "lora").lower()
     ours = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}.get(kind)
     if ours is None:
@@ -177,7 +188,9 @@ def _set_adapter(draft: Draft) -> None:
     if conv and (conv, conv_alpha) != (rank, alpha):
         draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
                    rank=conv, alpha=conv_alpha))  # fmt: skip
-    if not conv:
+    if flow:
+        draft.note(layers_note("ai-toolkit"))
+    elif not conv:
         draft.note(_("ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
                    "convolutions only."))  # fmt: skip
     for name in ("network_kwargs.only_if_contains", "only_if_contains"):
@@ -246,6 +259,20 @@ def _set_objective(draft: Draft) -> None:
         draft.note(_("Output preservation leaves the trigger word out here; there the word of a class replaces it."))
     else:
         draft.leave("off", "train.diff_output_preservation_class")
+
+
+def _set_levels(draft: Draft, flow: Flow) -> None:
+    """Set the noise levels, as ai-toolkit draws them for flow matching."""
+    if draft.get("train.noise_scheduler", text, "flowmatch") == "flowmatch":
+        draft.leave("off", "train.noise_scheduler")
+    kind = draft.get("train.timestep_type", text, "sigmoid")
+    linear = any(draft.values.get(f"train.{key}") is True for key in ("linear_timesteps", "linear_timesteps2"))
+    if kind == "sigmoid" and not linear:
+        set_levels(draft, flow, Levels("logit-normal"), "train.timestep_type")
+    elif kind.endswith("shift") and not linear:
+        set_levels(draft, flow, Levels("uniform", None), "train.timestep_type")
+    else:
+        set_levels(draft, flow, Levels("uniform"), *(["train.timestep_type"] if kind == "linear" else []))
 
 
 def _set_previews(draft: Draft) -> None:

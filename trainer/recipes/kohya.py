@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.base_models.registry import FAMILIES
-from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.recipes import kohya_network, kohya_optimizer
+from trainer.recipes import kohya_flow, kohya_network, kohya_optimizer
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import (
     NEUTRAL,
@@ -29,6 +28,7 @@ from trainer.recipes.draft import (
     text,
     whole,
 )
+from trainer.recipes.flow import note_family
 from trainer.recipes.kohya_names import DECIDED_HERE, OF_THAT_MACHINE, USUAL
 from trainer.recipes.prompts import set_prompts
 
@@ -68,11 +68,9 @@ DEFAULTS: dict[str, Any] = {
     "training.gradient_accumulation": 1,
     "training.max_grad_norm": 1.0,
 }
-# The GUI's settings of one family are named like its script.
-_FAMILY_PREFIXES = tuple(
-    prefix for spec in FAMILIES.values() if (prefix := spec.kohya_script.removesuffix("train_network.py").rstrip("_"))
-)
-OTHER_MODELS = re.compile(r"FLUX|SD3|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
+# Some of the GUI's settings begin with the name of the script that they are for.
+_SCRIPTS = "|".join(name for spec in FAMILIES.values() if (name := spec.kohya_script.removesuffix("train_network.py")))
+_OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>\w+))?$")
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
@@ -177,35 +175,31 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
 
 def _read(values: dict[str, Any], images: int, source: str, *, gui: bool) -> Recipe:
     draft = Draft(values, images)
-    _check_model(draft)
+    spec = kohya_flow.find(draft, gui=gui)
+    flow = spec.flow if spec else None
     draft.settings |= DEFAULTS
     if gui:
         _of_gui(draft)
+    kohya_flow.leave_unused(draft, flow, gui=gui)
     draft.apply(DIRECT)
     _set_resolution(draft)
     set_base(draft, "pretrained_model_name_or_path")
     _set_length(draft, gui=gui)
     _set_objective(draft)
+    if spec and flow:
+        kohya_flow.apply(draft, flow)
+        note_family(draft, spec)
     _set_previews(draft)
-    kohya_network.apply(draft)
+    kohya_network.apply(draft, flow)
     kohya_optimizer.apply(draft, gui=gui)
-    draft.leave("of that machine", *OF_THAT_MACHINE)
-    for name in values:
-        if name.rpartition(".")[2] in OF_THAT_MACHINE:
-            draft.leave("of that machine", name)
-    draft.leave("decided here", *DECIDED_HERE, *(key for key in values if key.startswith(_FAMILY_PREFIXES)))
+    for key in values:
+        prefixed = _OF_SCRIPT.match(key)
+        name = (prefixed["name"] or "") if prefixed else key.rpartition(".")[2]
+        if key in DECIDED_HERE or (prefixed and name in ("", *DECIDED_HERE)):
+            draft.leave("decided here", key)
+        elif name in OF_THAT_MACHINE:
+            draft.leave("of that machine", key)
     return draft.finish(source, USUAL)
-
-
-def _check_model(draft: Draft) -> None:
-    told = " ".join(str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version"))
-    chosen = [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
-    named = [key for key in chosen if OTHER_MODELS.search(key)]
-    if named or OTHER_MODELS.search(told):
-        raise UserError(
-            "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner reads no recipes for other models; give another one.",
-        )
 
 
 def _of_gui(draft: Draft) -> None:

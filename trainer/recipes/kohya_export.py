@@ -13,13 +13,14 @@ import tomlkit
 
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import FamilySpec
+from trainer.base_models.spec import FamilySpec, Flow, FlowScript
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
-from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.recipes import kohya_flow, kohya_flow_export
 from trainer.recipes.draft import flat
+from trainer.recipes.flow import layers_note
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 # Our setting: theirs, and how its value is written.
@@ -84,6 +85,7 @@ class Export:
 @dataclass
 class _Writer:
     config: TrainConfig
+    flow: Flow | None
     values: dict[str, Any] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -94,20 +96,13 @@ class _Writer:
 
 
 def export(config: TrainConfig, images: int = 0) -> Export:
-    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown.
-
-    Raises:
-        UserError: its base model has a transformer, for which sd-scripts has other settings.
-    """
-    if _spec(config).transformer:
-        raise UserError(
-            "Settings for {family} cannot be written for sd-scripts.",
-            "Limner does so for models with a UNet.",
-            family=_spec(config).title,
-        )
-    writer = _Writer(config)
+    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown."""
+    spec = _spec(config)
+    writer = _Writer(config, spec.flow)
     ours = flat(config.model_dump(mode="json"))
     for path, (key, write) in DIRECT.items():
+        if not kohya_flow_export.is_used(spec.flow, key):
+            continue
         writer.said.add(path)
         if ours[path] != UNSAID.get(path):
             writer.say(key, write(ours[path]))
@@ -117,14 +112,15 @@ def export(config: TrainConfig, images: int = 0) -> Export:
     _say_optimizer(writer)
     _say_schedule(writer)
     _say_objective(writer)
+    if spec.flow:
+        _say_flow(writer, spec.flow)
     unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
     if unsaid:
         writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(unsaid)))
     document = tomlkit.document()
-    script = _spec(config).kohya_script
-    document.add(
-        tomlkit.comment(f"accelerate launch {script} --config_file THIS.toml --train_data_dir ... --output_dir ...")
-    )
+    options = ["config_file THIS.toml", "train_data_dir ...", "output_dir ..."]
+    options += [f"{name} ..." for name in (spec.flow.kohya.files if spec.flow else ())]
+    document.add(tomlkit.comment(f"accelerate launch {spec.kohya_script} --{' --'.join(options)}"))
     for key, value in writer.values.items():
         document.add(key, tomlkit.item(value))
     return Export(tomlkit.dumps(document), tuple(writer.notes))
@@ -190,11 +186,14 @@ def _say_adapter(writer: _Writer, images: int) -> None:
         writer.notes.append(_("The rank follows from the number of images; {rank} is written.", rank=rank))
     lycoris = not isinstance(adapter, Lora) or adapter.dora
     alpha = adapter.alpha if lycoris else adapter.model_copy(update={"rank": rank}).file_alpha
-    writer.say("network_module", "lycoris.kohya" if lycoris else "networks.lora", "adapter.kind")
+    network = writer.flow.kohya.network if writer.flow else "networks.lora"
+    writer.say("network_module", "lycoris.kohya" if lycoris else network, "adapter.kind")
     writer.say("network_dim", rank, "adapter.rank")
     writer.say("network_alpha", alpha, "adapter.alpha")
-    arguments = {"algo": adapter.kind, **_layers(writer, adapter)} if lycoris else {}
-    if adapter.targets == "conv":
+    arguments: dict[str, Any] = {"algo": adapter.kind, **_layers(writer, adapter)} if lycoris else {}
+    if writer.flow:
+        arguments |= _flow_layers(writer, writer.flow.kohya, lycoris=lycoris)
+    elif adapter.targets == "conv":
         arguments |= {"conv_dim": rank, "conv_alpha": alpha}
         writer.said.add("adapter.targets")
     elif not lycoris and adapter.targets == "attention+ff":
@@ -219,8 +218,22 @@ def _say_adapter(writer: _Writer, images: int) -> None:
 
 def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
     presets = {"attention": "attn-only", "attention+ff": "attn-mlp", "conv": "full"}
+    if writer.flow:  # whose attention "attn-only" does not find
+        writer.said.update(["adapter.targets"] if adapter.targets == "attention+ff" else [])
+        return {"preset": "attn-mlp"}
     writer.said.add("adapter.targets")
     return {"preset": presets[adapter.targets]}
+
+
+def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
+    """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
+    arguments, said = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    writer.said |= said
+    if lycoris or script.layers_differ:
+        writer.notes.append(layers_note("sd-scripts"))
+    if "split_qkv" not in arguments:
+        writer.notes.append(kohya_flow.joined_note())
+    return arguments
 
 
 def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
@@ -279,6 +292,19 @@ def _say_schedule(writer: _Writer) -> None:
     writer.say("lr_scheduler", name)
     if schedule.warmup:
         writer.say("lr_warmup_steps", schedule.warmup)  # a float is a share of the steps there, too
+
+
+def _say_flow(writer: _Writer, flow: Flow) -> None:
+    objective = writer.config.objective
+    for key, value in flow.kohya.as_here.items():
+        if value != flow.kohya.usual[key]:
+            writer.say(key, value)
+    for key, value in kohya_flow_export.levels(objective, flow, writer.config.training.resolution).items():
+        writer.say(key, value)
+    writer.said.update(kohya_flow_export.LEVELS)
+    writer.notes += kohya_flow_export.level_notes(objective, flow)
+    if writer.config.training.text_encoder:
+        writer.notes.append(_("Of the text encoder, Limner adapts the attention only."))
 
 
 def _say_objective(writer: _Writer) -> None:

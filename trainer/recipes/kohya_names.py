@@ -16,7 +16,7 @@ OF_THAT_MACHINE = (
     "save_state_to_huggingface", "resume_from_huggingface", "async_upload", "session_id", "training_started_at",
     "training_finished_at", "sd_model_name", "vae_name", "sd_model_hash", "new_sd_model_hash", "vae_hash",
     "new_vae_hash", "sd_scripts_commit_hash", "tag_frequency", "dataset_dirs", "reg_dataset_dirs", "bucket_info",
-    "base_model_version",
+    "base_model_version", "ae", "clip_l", "clip_g", "t5xxl",
 )  # fmt: skip
 DECIDED_HERE = (
     "xformers", "mem_eff_attn", "sdpa", "gradient_checkpointing", "cpu_offload_checkpointing", "cache_latents",
@@ -31,6 +31,9 @@ DECIDED_HERE = (
     "save_every_n_epochs", "save_last_n_epochs", "save_last_n_steps", "save_state", "save_last_n_epochs_state",
     "save_last_n_steps_state", "save_state_on_train_end", "sample_sampler", "no_metadata", "v2",
     "zero_terminal_snr", "use_shell", "print_only", "headless", "num_train_images", "num_reg_images",
+    "fp8_base", "fp8_base_unet", "blocks_to_swap", "single_blocks_to_swap", "double_blocks_to_swap", "mem_eff_save",
+    "blockwise_fused_optimizers", "fused_backward_pass", "t5xxl_device", "t5xxl_dtype", "save_clip", "save_t5xxl",
+    "model_type", "show_timesteps", "show_timesteps_resolution",
     "num_batches_per_epoch", "num_epochs", "num_validation_images", "epoch_done", "steps", "total_batch_size",
 )  # fmt: skip
 # Values that mean nothing, or that what is mapped above already says.

@@ -4,7 +4,9 @@ The meaning was read from kohya-ss/sd-scripts at commit 48d368f (networks/lora.p
 f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
 """
 
+from trainer.base_models.spec import Flow
 from trainer.i18n import _
+from trainer.recipes import kohya_flow
 from trainer.recipes.draft import Draft, flag, number, positive, text
 
 # The GUI's name: the module, and its algorithm.
@@ -14,7 +16,8 @@ GUI_TYPES = {
     "kohya dylora": ("networks.dylora", "dylora"),
 }  # fmt: skip
 MODULES = {"networks.lora": "lora", "networks.lora_fa": "lora-fa", "networks.dylora": "dylora",
-           "networks.loha": "loha", "networks.lokr": "lokr", "networks.oft": "oft"}  # fmt: skip
+           "networks.loha": "loha", "networks.lokr": "lokr", "networks.oft": "oft",
+           **{script.network: "lora" for script in kohya_flow.SCRIPTS}}  # fmt: skip
 KINDS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 # LyCORIS' presets of layers: ours, and whether that is exact.
 LAYERS = {"full": "conv", "unet-only": "conv", "full-lin": "attention+ff", "attn-mlp": "attention+ff",
@@ -23,8 +26,8 @@ UNET_ONLY = ("unet-only", "unet-transformer-only", "unet-convblock-only")
 DEFAULT_RANK, DEFAULT_FACTOR = 4, 8
 
 
-def apply(draft: Draft) -> None:
-    """Set the adapter and its layers."""
+def apply(draft: Draft, flow: Flow | None) -> None:
+    """Set the adapter and its layers, as flow matching has them if the recipe is for it."""
     keys = ("network_module", "LoRA_type", "network_args.algo")
     module, algorithm = _algorithm(draft)
     kind = KINDS.get(algorithm, "lora")
@@ -43,9 +46,14 @@ def apply(draft: Draft) -> None:
         if start and kind == "lora":
             draft.set("adapter.start", start, key)
     lycoris = module == "lycoris.kohya"
-    _set_layers(
-        draft, rank, alpha, lycoris=lycoris, conv=lycoris or algorithm != "lora" or "LoRA_type" not in draft.values
-    )
+    if flow:
+        preset = LAYERS.get(draft.get(_preset_key(draft), text, "full"), "conv")
+        targets = "attention" if preset == "attention" else "attention+ff"
+        kohya_flow.set_layers(draft, flow.kohya, lycoris=lycoris, targets=targets)
+        draft.leave("decided here", _preset_key(draft))
+    else:
+        conv = lycoris or algorithm != "lora" or "LoRA_type" not in draft.values
+        _set_layers(draft, rank, alpha, lycoris=lycoris, conv=conv)
     _set_dropout(draft, kind)
     _set_variants(draft, kind)
 
@@ -58,8 +66,8 @@ def argument(draft: Draft, name: str) -> str:
 
 def _algorithm(draft: Draft) -> tuple[str, str]:
     gui = draft.get("LoRA_type", text, "").lower()
-    if gui in GUI_TYPES:
-        return GUI_TYPES[gui]
+    if network := GUI_TYPES.get(gui) or kohya_flow.gui_network(gui):
+        return network
     if gui.startswith("lycoris/"):
         return "lycoris.kohya", gui.partition("/")[2].replace(" ", "-")
     module = draft.get("network_module", text, "networks.lora")

@@ -80,7 +80,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
     rate = common if unet is None else unet
     text_rate = common if encoder is None else encoder
     if draft.get("network_train_text_encoder_only", flag, False) or (text_rate and not rate):
-        draft.note(_("The recipe trains the text encoder only; Limner always trains the UNet, too."))
+        draft.note(_("The recipe trains the text encoder only; Limner always trains the denoiser, too."))
         rate = rate or text_rate
     if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
         text_rate = 0.0

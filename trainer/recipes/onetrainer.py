@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import FamilySpec, Flow
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
+from trainer.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
 
 SIGNS = {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "lora_rank"}
-MODELS = {name for spec in FAMILIES.values() for name in spec.recipe_names}
+MODELS = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
 PRECISIONS = {"float_32": "fp32", "tfloat_32": "fp32", "float_16": "fp16", "bfloat_16": "bf16"}
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "batch_size": ("training.batch_size", positive),
@@ -49,10 +51,7 @@ OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "ada
 OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01}
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
 WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}
-NAMES = Names(
-    ("optimizer.optimizer",), ("learning_rate", "unet.learning_rate", "text_encoder.learning_rate"), "optimizer."
-)
-LAYERS = {"full": "conv", "": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
+LAYERS = {"full": "conv", "": "conv", "blocks": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
 OF_THAT_MACHINE = re.compile(
     r"cloud\.|secrets\.|concepts\.\d+\.(name|path|seed|concept_stats|text\.prompt_path)|workspace_dir|cache_dir|debug|"
     r"huggingface_cache_dir|output_model_destination|concept_file_name|sample_definition_file_name|lora_model_name|"
@@ -66,13 +65,13 @@ DECIDED_HERE = re.compile(
     r"gradient_reduce_precision|compile|prevent_overwrites|backup_before_save|rolling_backup|rescale_noise_scheduler|"
     r"sample_(image|video|audio)_format|samples_to_tensorboard|non_ema_sampling|model_type|training_method|samples\.|"
     r"quantization\.|.*(offload_fraction|activation_offloading|svd_dtype|svd_rank|attention_mask)$|save_|validat|"
-    r"(unet|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name|guidance_scale)|optimizer\.(fused|foreach|"
+    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name|guidance_scale)|optimizer\.(fused|foreach|"
     r"stochastic_rounding|optim_bits|min_8bit_size|percentile_clipping|block_wise|is_paged|use_triton)|"
     r"concepts\.\d+\.(enabled|type|include_subdirectories|text\.prompt_source|text\.tag_delimiter)"
 )
 # Parts of other models, and settings of optimizers that are not chosen.
 OFF = re.compile(
-    r"(prior|transformer|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*|vae|optimizer_defaults|"
+    r"(prior|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*|vae|optimizer_defaults|"
     r"oft_\w+|embedding_\w+|preserve_embedding_norm|bundle_additional_embeddings)(\.|$)"
 )
 USUAL: dict[str, object] = {
@@ -86,8 +85,9 @@ USUAL: dict[str, object] = {
     "concepts.0.text_variations": 1, "concepts.0.image.enable_crop_jitter": True,
     "concepts.0.image.resolution_override": "512", "concepts.0.text.tag_dropout_mode": "FULL",
     "layer_filter_preset": "full", "concepts.0.text.caps_randomize_mode": "capslock, title, first, random",
-    "optimizer.eps": 1e-8, "unet.train": True, "text_encoder.train": True, "text_encoder_2.train": True,
-    "backup_after": 30, "sample_after": 10, "peft_type": "LORA", "lora_weight_dtype": "FLOAT_32",
+    "optimizer.eps": 1e-8, "unet.train": True, "transformer.train": True, "text_encoder.train": True,
+    "text_encoder_2.train": True, "backup_after": 30, "sample_after": 10, "peft_type": "LORA",
+    "lora_weight_dtype": "FLOAT_32",
     "loss_scaler": "NONE", "optimizer.clip_threshold": 1.0, "optimizer.d0": 1e-6, "optimizer.decay_rate": -0.8,
     "optimizer.eps2": 1e-3, "optimizer.weight_lr_power": 2.0, "optimizer.slice_p": 11,
     "optimizer.growth_rate": "inf",
@@ -108,21 +108,24 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     draft = Draft(flat(data), images)
     if draft.get("training_method", text, "FINE_TUNE") != "LORA":
         raise UserError("This recipe of OneTrainer does not train an adapter.", "Give one with the method LoRA.")
-    if draft.get("model_type", text, "STABLE_DIFFUSION_15") not in MODELS:
-        raise UserError(
-            "This recipe is not for Stable Diffusion 1.x, 2.x or XL.",
-            "Limner reads no recipes for other models; give another one.",
-        )
+    spec = MODELS.get(draft.get("model_type", text, "STABLE_DIFFUSION_15"))
+    if spec is None:
+        raise refusal()
+    draft.leave("off", *(key for key in draft.values if key.startswith("transformer." if spec.unet else "unet.")))
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
+    if spec.flow:
+        _leave_unused(draft, spec)
     if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
         draft.set("training.max_grad_norm", 0.0, "clip_grad_norm")
     draft.apply(DIRECT)
     set_base(draft, "base_model_name")
     _set_size_and_length(draft)
-    _set_adapter(draft)
-    _set_optimizer(draft)
-    _set_objective(draft)
+    _set_adapter(draft, spec)
+    _set_optimizer(draft, spec)
+    _set_objective(draft, spec.flow)
+    if spec.flow:
+        note_family(draft, spec)
     _set_previews_and_backups(draft)
     return draft.finish("OneTrainer", USUAL)
 
@@ -146,7 +149,19 @@ def _set_size_and_length(draft: Draft) -> None:
                    "dataset, or set training.steps.", count=epochs))  # fmt: skip
 
 
-def _set_adapter(draft: Draft) -> None:
+def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
+    """Name what the recipe has for a model of flow matching and Limner does not do, and leave out what nobody uses."""
+    part = spec.denoiser
+    draft.leave("no counterpart", f"{part}.attention_mask", "offset_noise_weight", "text_encoder_layer_skip")
+    if draft.values.get(f"{part}.guidance_scale", 1) != 1:
+        draft.leave("no counterpart", f"{part}.guidance_scale")
+    draft.leave("decided here", "force_v_prediction", "force_epsilon_prediction", "rescale_noise_scheduler_to_zero_snr")
+    if spec.t5 and str(draft.values.get(key := f"{spec.t5.component}.train", True)).lower() != "false":
+        draft.leave("no counterpart", key)
+        draft.note(_("The recipe also trains T5, the large text encoder; Limner does not."))
+
+
+def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     kind = draft.get("peft_type", text, "LORA").lower()
     if kind not in ("lora", "loha", "lokr"):
         draft.leave("no counterpart", "peft_type")
@@ -166,17 +181,23 @@ def _set_adapter(draft: Draft) -> None:
             draft.note(_("Dropout hides inputs of a layer here, and values between down and up there."))
     preset = draft.get("layer_filter_preset", text, "full").lower()
     patterns = [part.strip() for part in draft.get("layer_filter", text, "").split(",") if part.strip()]
-    draft.set("adapter.targets", LAYERS.get(preset, "conv"), "layer_filter_preset")
+    targets = LAYERS.get(preset, "conv")
+    draft.set("adapter.targets", "attention+ff" if spec.transformer and targets == "conv" else targets,
+              "layer_filter_preset")  # fmt: skip
     if preset in LAYERS and preset:
         draft.leave("off", "layer_filter")
     elif patterns and not draft.get("layer_filter_regex", flag, False):
         draft.set("adapter.blocks", patterns, "layer_filter")
-    if preset == "attn-mlp":
+    if spec.transformer and targets != "attention":
+        draft.note(layers_note("OneTrainer"))
+    elif preset == "attn-mlp":
         draft.note(_("OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
                    "so with the convolutions only."))  # fmt: skip
 
 
-def _set_optimizer(draft: Draft) -> None:
+def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
+    rates = ("learning_rate", f"{spec.denoiser}.learning_rate", "text_encoder.learning_rate")
+    names = Names(("optimizer.optimizer",), rates, "optimizer.")
     name = draft.get("optimizer.optimizer", text, "ADAMW").lower()
     kind = OPTIMIZERS.get(name)
     if kind == "adafactor" and draft.get("optimizer.relative_step", flag, False):
@@ -184,12 +205,12 @@ def _set_optimizer(draft: Draft) -> None:
     if name in ("adam", "adam_8bit") and draft.get("optimizer.weight_decay", number, 0.0):
         kind = None  # Adam adds its decay to the gradients
     if kind is None:
-        leave_optimizer(draft, name, NAMES)
+        leave_optimizer(draft, name, names)
         draft.leave("no counterpart", "learning_rate_scheduler")
         return
     decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
-    set_optimizer(draft, kind, NAMES, decay)
-    _set_rates(draft)
+    set_optimizer(draft, kind, names, decay)
+    _set_rates(draft, spec.denoiser)
     name = draft.get("learning_rate_scheduler", text, "CONSTANT").lower()
     if name not in SCHEDULES:
         draft.leave("no counterpart", "learning_rate_scheduler")
@@ -210,9 +231,9 @@ def _set_optimizer(draft: Draft) -> None:
                  "min_lr_ratio": ("learning_rate_min_factor",), "cycles": ("learning_rate_cycles",)})  # fmt: skip
 
 
-def _set_rates(draft: Draft) -> None:
+def _set_rates(draft: Draft, part: str) -> None:
     common = draft.get("learning_rate", number, 3e-6)
-    unet = draft.get("unet.learning_rate", number, None)
+    denoiser = draft.get(f"{part}.learning_rate", number, None)
     encoder = draft.get("text_encoder.learning_rate", number, None)
     batch, passes = draft.settings["training.batch_size"], draft.settings["training.gradient_accumulation"]
     scaler = draft.get("learning_rate_scaler", text, "NONE")
@@ -220,30 +241,30 @@ def _set_rates(draft: Draft) -> None:
     scale = math.sqrt(scales.get(scaler, batch * passes))
     trains_text = draft.get("text_encoder.train", flag, True)
     text_rate = (common if encoder is None else encoder) * scale if trains_text else 0.0
-    if not draft.get("unet.train", flag, True):
-        draft.note(_("The recipe trains the text encoder only; Limner always trains the UNet, too."))
+    if not draft.get(f"{part}.train", flag, True):
+        draft.note(_("The recipe trains the text encoder only; Limner always trains the denoiser, too."))
     text_key = "learning_rate" if encoder is None and trains_text else "text_encoder.learning_rate"
-    rate_keys = ("learning_rate" if unet is None else "unet.learning_rate", *(["learning_rate_scaler"] * (scale != 1)))
-    rate = float(f"{(common if unet is None else unet) * scale:.6g}")
+    rate_keys = (
+        "learning_rate" if denoiser is None else f"{part}.learning_rate",
+        *(["learning_rate_scaler"] * (scale != 1)),
+    )
+    rate = float(f"{(common if denoiser is None else denoiser) * scale:.6g}")
     set_rates(draft, rate, text_rate, rate_keys, (text_key, "text_encoder.train"))
-    draft.leave("off", *({"learning_rate", "unet.learning_rate", "text_encoder.learning_rate"} - draft.mapped.keys()))
+    draft.leave(
+        "off", *({"learning_rate", f"{part}.learning_rate", "text_encoder.learning_rate"} - draft.mapped.keys())
+    )
 
 
-def _set_objective(draft: Draft) -> None:
-    weighting = draft.get("loss_weight_fn", choice(WEIGHTINGS), "none")
+def _set_objective(draft: Draft, flow: Flow | None) -> None:
+    weightings = {"constant": "none"} if flow else WEIGHTINGS
+    weighting = draft.get("loss_weight_fn", choice(weightings), "none")
     draft.set("objective.weighting", weighting, "loss_weight_fn")
     strengths = {"p2": "objective.p2_gamma", "min-snr": "objective.min_snr_gamma"}
     if weighting in strengths:
         draft.set(strengths[weighting], draft.get("loss_weight_strength", number, 5.0), "loss_weight_strength")
     else:
         draft.leave("off", "loss_weight_strength")
-    if draft.get("timestep_distribution", text, "UNIFORM") == "LOGIT_NORMAL":
-        draft.set("objective.timestep_sampling", "logit-normal", "timestep_distribution")
-        draft.set("objective.logit_mean", draft.get("noising_bias", number, 0.0), "noising_bias")
-        draft.set("objective.logit_std", draft.get("noising_weight", number, 0.0) + 1, "noising_weight")
-    elif draft.get("timestep_distribution", text, "UNIFORM") == "UNIFORM":
-        draft.set("objective.timestep_sampling", "uniform", "timestep_distribution")
-        draft.leave("off", "noising_bias", "noising_weight")
+    _set_levels(draft, flow)
     if draft.get("masked_training", flag, False):
         draft.set("objective.masked_loss", True, "masked_training")
         draft.set("objective.unmasked_weight", draft.get("unmasked_weight", number, 0.1), "unmasked_weight")
@@ -256,6 +277,36 @@ def _set_objective(draft: Draft) -> None:
         draft.set("training.ema_decay", round(decay ** (1 / every), 7), "ema", "ema_decay", "ema_update_step_interval")
     else:
         draft.leave("off", "ema_decay", "ema_update_step_interval")
+
+
+def _set_levels(draft: Draft, flow: Flow | None) -> None:
+    """Set the noise levels, which models of flow matching shift."""
+    bias, weight = draft.get("noising_bias", number, 0.0), draft.get("noising_weight", number, 0.0)
+    distribution = draft.get("timestep_distribution", text, "UNIFORM")
+    shift: float | None = draft.get("timestep_shift", above_zero, 1.0)
+    keys = ["timestep_distribution", "timestep_shift"]
+    if flow and flow.shift(512) == flow.shift(1024):  # whatever the size of the images, which OneTrainer then ignores
+        draft.leave("decided here", "dynamic_timestep_shifting")
+    elif flow and draft.get("dynamic_timestep_shifting", flag, False):
+        shift, keys = None, ["timestep_distribution", "dynamic_timestep_shifting"]
+    if distribution == "LOGIT_NORMAL" and weight > -1:
+        levels = Levels("logit-normal", shift, bias, weight + 1)
+        keys += ["noising_bias", "noising_weight"]
+    elif distribution == "HEAVY_TAIL":
+        levels = Levels("mode", shift, mode_scale=weight)
+        keys.append("noising_weight")
+    else:
+        levels = Levels("uniform", shift)
+        if distribution != "UNIFORM":
+            draft.leave("no counterpart", "timestep_distribution")
+    if distribution in ("UNIFORM", "LOGIT_NORMAL", "HEAVY_TAIL"):
+        draft.leave("off", *({"noising_bias", "noising_weight", "timestep_shift"} - {*keys}))
+    set_levels(draft, flow, levels, *keys)
+    for key, path, last in (("min_noising_strength", "objective.min_timestep", 0),
+                            ("max_noising_strength", "objective.max_timestep", 1)):  # fmt: skip
+        if flow and path in draft.mapped.get(key, ()):
+            level = shifted(draft.get(key, number, 0.0), flow, levels, int(draft.settings["training.resolution"]))
+            draft.set(path, int(1000 * level) - last, key)
 
 
 def _set_previews_and_backups(draft: Draft) -> None:

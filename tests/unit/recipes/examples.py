@@ -30,6 +30,31 @@ SCRIPT: dict[str, Any] = {
     "optimizer_type": "AdamW", "lr_scheduler": "constant", "max_train_steps": 1500, "train_batch_size": 4,
     "resolution": "512", "mixed_precision": "fp16", "seed": 3,
 }  # fmt: skip
+# What the GUI writes of FLUX.1 and of SD 3, whatever the model.
+FLOW_GUI: dict[str, Any] = {
+    "ae": "D:/ae.safetensors", "apply_t5_attn_mask": True, "blocks_to_swap": 18, "clip_l": "D:/clip_l.safetensors",
+    "clip_g": "", "discrete_flow_shift": 3.1582, "flux1_cache_text_encoder_outputs": True, "flux1_checkbox": True,
+    "fp8_base": True, "full_bf16": False, "guidance_scale": 1, "hunyuan_timestep_sampling": "sigma", "img_attn_dim": "",
+    "logit_mean": 0, "logit_std": 1, "mem_eff_save": True, "mode_scale": 1.29, "model_prediction_type": "raw",
+    "model_type": "flux", "sd3_checkbox": False, "sd3_clip_l": "D:/clip_l.safetensors", "sd3_t5xxl": "",
+    "split_mode": True, "split_qkv": False, "t5xxl": "D:/t5xxl_fp16.safetensors", "t5xxl_lr": 1e-5,
+    "t5xxl_max_token_length": 512, "timestep_sampling": "shift", "train_blocks": "single",
+    "train_double_block_indices": "all", "train_single_block_indices": "all", "train_t5xxl": False,
+    "weighting_scheme": "logit_normal", "lumina_checkbox": False, "max_resolution": "1024,1024",
+}  # fmt: skip
+FLUX: dict[str, Any] = {
+    **SCRIPT, "pretrained_model_name_or_path": "/models/flux1-dev.safetensors", "resolution": "1024,1024",
+    "network_module": "networks.lora_flux", "clip_l": "/models/clip_l.safetensors",
+    "t5xxl": "/models/t5xxl.safetensors", "ae": "/models/ae.safetensors", "guidance_scale": 1.0,
+    "model_prediction_type": "raw",
+    "timestep_sampling": "flux_shift", "network_train_unet_only": True, "cache_text_encoder_outputs": True,
+    "fp8_base": True, "network_args": ["split_qkv=True"],
+}  # fmt: skip
+SD3: dict[str, Any] = {
+    **SCRIPT, "pretrained_model_name_or_path": "/models/sd3.5_medium.safetensors", "resolution": "1024,1024",
+    "network_module": "networks.lora_sd3", "clip_g": "/models/clip_g.safetensors", "weighting_scheme": "logit_normal",
+    "training_shift": 3.0, "network_train_unet_only": True, "network_args": ["x_mod_dim=0", "context_mod_dim=0"],
+}  # fmt: skip
 ONE_TRAINER: dict[str, Any] = {
     "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE",
     "base_model_name": "stabilityai/stable-diffusion-xl-base-1.0", "learning_rate": 0.0003, "lora_rank": 16,
@@ -98,6 +123,26 @@ meta: {name: mira, version: "1.0"}
 """
 
 
+FLUX_TRAINER: dict[str, Any] = {
+    **{key: value for key, value in ONE_TRAINER.items() if key != "unet"}, "model_type": "FLUX_DEV_1",
+    "base_model_name": "black-forest-labs/FLUX.1-dev", "loss_weight_fn": "CONSTANT", "offset_noise_weight": 0.0,
+    "transformer": {"train": True, "weight_dtype": "NFLOAT_4", "learning_rate": 0.0002, "guidance_scale": 1.0,
+                    "attention_mask": False},
+    "text_encoder_2": {"train": False, "weight_dtype": "NFLOAT_4"}, "timestep_distribution": "LOGIT_NORMAL",
+    "dynamic_timestep_shifting": True, "layer_filter_preset": "blocks", "layer_filter": "transformer_block",
+}  # fmt: skip
+SD3_TRAINER: dict[str, Any] = {
+    **FLUX_TRAINER, "model_type": "STABLE_DIFFUSION_35", "timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.8,
+    "timestep_shift": 3.0, "min_noising_strength": 0.1, "text_encoder_3": {"train": True}, "layer_filter": "attn",
+    "layer_filter_preset": "attn-only",
+}  # fmt: skip
+FLUX_JOB = AI_TOOLKIT.replace("noise_scheduler: ddpm", "noise_scheduler: flowmatch").replace(
+    "arch: sdxl, quantize: false", "is_flux: true, quantize: true, low_vram: true").replace(
+    "min_snr_gamma: 5", "timestep_type: sigmoid").replace("stabilityai/stable-diffusion-xl-base-1.0",
+    "black-forest-labs/FLUX.1-dev").replace(", conv: 32, conv_alpha: 16", "")  # fmt: skip
+SD3_JOB = FLUX_JOB.replace("is_flux: true", "is_v3: true").replace("timestep_type: sigmoid", "timestep_type: linear")
+
+
 def toml(values: dict[str, Any]) -> str:
     """Return flat values as TOML, whose scalars and lists are JSON's."""
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
@@ -146,6 +191,19 @@ caption_dropout_rate = 0.1
 image_dir = "/data/reg"
 is_reg = true
 """,
+    "gui-flux.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1"}),
+    "gui-flux-oft.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1 OFT", "timestep_sampling": "sigma"}),
+    "gui-sd3.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}),
+    "gui-with-flux-unused.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False}),
+    "script-flux.toml": toml(FLUX),
+    "script-flux-lokr.toml": toml(FLUX | {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8",
+        "preset=attn-mlp"], "guidance_scale": 3.5, "timestep_sampling": "sigma", "weighting_scheme": "mode"}),
+    "script-flux-odd.toml": toml(FLUX | {"timestep_sampling": "new", "discrete_flow_shift": -1, "sigmoid_scale": "x",
+        "model_prediction_type": "additive", "min_snr_gamma": 5, "max_timestep": 900, "network_args": [
+        "train_t5xxl=True", "in_dims=[4,4,4,4,4]", "train_blocks=double", "train_double_block_indices=0-3"]}),
+    "script-sd3.toml": toml(SD3),
+    "script-sd3-sqrt.toml": toml(SD3 | {"weighting_scheme": "sigma_sqrt", "apply_lg_attn_mask": True,
+        "t5_dropout_rate": 0.1, "network_args": ["emb_dims=[4,4,4,4,4,4]"]}),
     "onetrainer.json": json.dumps(ONE_TRAINER),
     "onetrainer-lokr.json": json.dumps(ONE_TRAINER | {"peft_type": "LOKR", "lokr_dim": 8, "lokr_decompose_factor": 8,
         "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.2, "masked_training": True,
@@ -153,7 +211,19 @@ is_reg = true
     "onetrainer-odd.json": json.dumps(ONE_TRAINER | {"optimizer": {"optimizer": "CAME", "weight_decay": 0.01},
         "learning_rate_scheduler": "REX", "peft_type": "OFT_2", "huber_strength": 1.0, "resolution": "512,768",
         "layer_filter_preset": "custom", "layer_filter": "up_blocks, mid_block", "min_noising_strength": 0.1}),
+    "onetrainer-flux.json": json.dumps(FLUX_TRAINER),
+    "onetrainer-sd3.json": json.dumps(SD3_TRAINER),
+    "onetrainer-flux-odd.json": json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA", "timestep_shift": 0,
+        "dynamic_timestep_shifting": False, "loss_weight_fn": "SIGMA", "offset_noise_weight": 0.1,
+        "text_encoder_layer_skip": 1, "text_encoder_2": {"train": True}, "text_encoder_2_sequence_length": 256,
+        "transformer": {"attention_mask": True, "guidance_scale": 3.5, "train": False},
+        "layer_filter_preset": "custom", "layer_filter": "single_transformer_blocks"}),
     "ai-toolkit.yaml": AI_TOOLKIT,
+    "ai-toolkit-flux.yaml": FLUX_JOB,
+    "ai-toolkit-sd3.yaml": SD3_JOB,
+    "ai-toolkit-flux-odd.yaml": FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted\n"
+        "        min_snr_gamma: 5\n        linear_timesteps2: true\n        noise_offset: 0.1").replace(
+        "low_vram: true", "attn_masking: true, is_v_pred: true").replace("type: lora", "type: lora, conv: 8"),
     "ai-toolkit-lokr.yaml": AI_TOOLKIT.replace("type: lora", "type: lokr, lokr_factor: 8").replace(
         "do_cfg: true", "lr_scheduler: cosine\n        diff_output_preservation: true\n"
         "        diff_output_preservation_class: person"),

@@ -70,6 +70,65 @@ def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, An
     assert not differing - named
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective.timestep_sampling": "logit-normal"},
+        {"objective.timestep_sampling": "logit-normal", "objective.logit_mean": -1.15, "objective.logit_std": 0.8},
+        {"objective.timestep_sampling": "mode", "objective.mode_scale": 0.7},
+        {"adapter.targets": "attention", "adapter.rank_dropout": 0.1, "adapter.lora_plus_ratio": 4.0},
+        {"adapter.blocks": ["single_transformer_blocks"], "training.text_encoder": False},
+        {"adapter.kind": "lokr", "adapter.factor": 4},
+        {"adapter.dora": True, "adapter.targets": "attention"},
+        {"objective.loss_type": "huber", "objective.input_perturbation": 0.1, "objective.min_timestep": 50},
+        {"model.clip_skip": 2, "captions.max_token_length": 225, "training.resolution": 512},
+    ],
+    ids=str,
+)
+def test_what_it_says_for_flow_matching_comes_back_as_it_was(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    settings = built({"training.resolution": 1024, "model.family": family, **changes})
+    exported = recipes.export(settings, images=20)
+    values = tomllib.loads(exported.text)
+    assert f"accelerate launch {family}_train_network.py" in exported.text
+    if family == "flux":
+        assert "--clip_l ... --t5xxl ... --ae ..." in exported.text
+        assert (values["guidance_scale"], values["model_prediction_type"]) == (1.0, "raw")
+    file = tmp_path / "kohya.toml"
+    file.write_text(exported.text, encoding="utf-8")
+    if values["network_module"] == "lycoris.kohya":  # by which a family is not told; in use, the path of a part does
+        mark = {"sd3": "clip_g", "flux": "ae"}[family]
+        file.write_text(f'{exported.text}\n{mark} = "part.safetensors"', encoding="utf-8")
+    again = config.build(config.merge(nested(PLAIN | {"model.family": family}), recipes.read(file).settings))
+    before, after = (flat(one.model_dump(mode="json")) for one in (settings, again))
+    differing = {
+        path for path, value in before.items()
+        if after.get(path) != (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
+        and not path.startswith(NOT_SAID)
+    }  # fmt: skip
+    named = {path for path in differing if any(path in note for note in exported.notes)}
+    assert not differing - named
+
+
+def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
+    def notes(family: str, **changes: Any) -> str:  # noqa: ANN401 - any settings
+        settings = {"training.resolution": 1024, "model.family": family, **changes}
+        return " ".join(recipes.export(built(settings)).notes)
+
+    assert "modulation" in notes("flux")  # whose single blocks have more layers
+    assert "modulation" not in notes("sd3")  # whose other layers are given a rank of 0
+    assert "split_qkv" in notes("flux")  # at which older versions of its script stop
+    assert "split_qkv" not in notes("sd3")
+    assert "square of the noise level" in notes("sd3", **{"objective.timestep_sampling": "logit-normal"})
+    assert "divides by the noise level" in notes("sd3", **{"objective.timestep_sampling": "uniform"})
+    assert "before they are scaled" in notes("sd3", **{"objective.min_timestep": 50})
+    assert "objective.min_timestep = 50" in notes("flux", **{"objective.min_timestep": 50})
+    assert "adapter.blocks" in notes("flux", **{"adapter.blocks": ["transformer_blocks.0."]})
+
+
 def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
     exported = recipes.export(built({"adapter.rank": 0, "training.steps": 0, "training.exposures": 100}), images=16)
     values = tomllib.loads(exported.text)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from tests.unit.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
+from tests.unit.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config, recipes
 from trainer.errors import UserError
 from trainer.recipes import kohya
@@ -224,15 +224,18 @@ def test_train_as_an_adapter_was(
         ("config: {process: [{network: !!python/object/apply:os.system ['true']}]}", "not a recipe"),
         (json.dumps({"a": "x" * MAX_BYTES}), "too large"),
         (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
-        (json.dumps(GUI | {"LoRA_type": "Flux1"}), "not for Stable Diffusion"),
-        (toml(SCRIPT | {"network_module": "networks.lora_sd3"}), "not for Stable Diffusion"),
-        (AI_TOOLKIT.replace("arch: sdxl", "arch: flux"), "not for Stable Diffusion"),
-        (json.dumps(ONE_TRAINER | {"model_type": "FLUX_DEV_1"}), "not for Stable Diffusion"),
+        (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
+        (json.dumps(GUI | {"LoRA_type": "Flux1", "model_type": "chroma"}), "not for a model that Limner trains"),
+        (toml(SCRIPT | {"network_module": "networks.lora_flux2"}), "not for a model that Limner trains"),
+        (toml(FLUX | {"network_module": "lycoris.kohya", "gemma2": "a.safetensors"}), "not for a model that Limner"),
+        (AI_TOOLKIT.replace("arch: sdxl", "arch: flux2"), "not for a model that Limner trains"),
+        (AI_TOOLKIT.replace("arch: sdxl", "is_lumina2: true"), "not for a model that Limner trains"),
+        (json.dumps(ONE_TRAINER | {"model_type": "FLUX_FILL_DEV_1"}), "not for a model that"),
         (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
         ("\x00\x01", "not a recipe"),
     ],
-    ids=str.split("empty nothing brackets objects dots inline-dots aliases nested-yaml tags large many flux sd3 "
-                  "flux-yaml flux-json embedding bytes"),
+    ids=str.split("empty nothing brackets objects dots inline-dots aliases nested-yaml tags large many lumina "
+                  "chroma flux2 gemma flux2-yaml lumina-yaml fill-json embedding bytes"),
 )  # fmt: skip
 def test_hostile_and_other_files_are_refused_in_a_sentence_and_at_once(tmp_path: Path, text: str, message: str) -> None:
     before = time.process_time()

@@ -48,8 +48,7 @@ class Head:
 def build(log_out: str) -> Head:
     """Draw the head; `log_out` are links for users who logged in."""
     with gr.Row(elem_id="head", equal_height=False):
-        title = f"<img src='/favicon.ico' alt=''><h1>Limner</h1>{log_out}"
-        gr.HTML(title, elem_id="title", js_on_load=read("viewer.js"))
+        gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
         pill = gr.HTML(elem_id="pill", js_on_load=TO_THE_RUN)
         with gr.Row(elem_id="projects", equal_height=False):
             project = gr.Dropdown(
@@ -57,6 +56,8 @@ def build(log_out: str) -> Head:
             )
             manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
             new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
+        if log_out:
+            gr.HTML(log_out, elem_id="account")
     if advice := nvidia.advice():
         gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:

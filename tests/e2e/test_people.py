@@ -115,6 +115,8 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
         if process.environ()["LIMNER_HOME"] == str(anna.home):
             process.kill()
     hers.reload()
+    hers.get_by_role("tab", name="Train").wait_for(timeout=90_000)  # her server starts again
+    tab(hers, "Train")  # shown by itself only while the run trains, which may be over by now
     hers.locator(f"#status [data-run='{run}']").wait_for()
     finished(hers)
     assert points(hers) == 60

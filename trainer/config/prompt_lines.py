@@ -42,9 +42,9 @@ def parse(line: str) -> PromptLine:
     Raises:
         UserError: a flag is unknown, has no value, or one out of bounds.
     """
-    prompt, *rest = FLAG.split(f" {line}")
+    prompt, flags = split(line)
     found: dict[str, Any] = {}
-    for flag, text in zip(rest[::2], rest[1::2], strict=True):
+    for flag, text in flags:
         if flag not in FLAGS:
             known = ", ".join(f"--{name}" for name in FLAGS)
             raise UserError(
@@ -52,10 +52,10 @@ def parse(line: str) -> PromptLine:
             )
         name, kind = FLAGS[flag]
         try:
-            found[name] = kind(text.strip())
+            found[name] = kind(text)
         except ValueError:
             raise _wrong(flag, text) from None
-        if not text.strip():
+        if not text:
             raise _wrong(flag, text)
     strength = found.pop("strength", None)
     if strength is not None and not 0 <= strength <= MAX_STRENGTH:
@@ -69,7 +69,13 @@ def parse(line: str) -> PromptLine:
         names = {name: flag for flag, (name, _kind) in FLAGS.items()}
         name = str(error.errors()[0]["loc"][0])
         raise _wrong(names[name], str(found[name])) from None
-    return PromptLine(prompt.strip(), found, strength)
+    return PromptLine(prompt, found, strength)
+
+
+def split(line: str) -> tuple[str, list[tuple[str, str]]]:
+    """Split a line into what precedes its flags, and each flag with its text, all without outer white space."""
+    start, *rest = FLAG.split(f" {line}")
+    return start.strip(), [(flag, text.strip()) for flag, text in zip(rest[::2], rest[1::2], strict=True)]
 
 
 def without_flags(text: str) -> str:
@@ -78,6 +84,4 @@ def without_flags(text: str) -> str:
 
 
 def _wrong(flag: str, text: str) -> UserError:
-    return UserError(
-        "{text!r} is no value for --{flag} of a preview prompt.", "Correct it.", text=text.strip(), flag=flag
-    )
+    return UserError("{text!r} is no value for --{flag} of a preview prompt.", "Correct it.", text=text, flag=flag)

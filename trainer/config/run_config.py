@@ -1,6 +1,7 @@
 """Schema of a run's settings: the TOML file, the form, the checks, the docs and the record come from here."""
 
 import json
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
@@ -116,11 +117,7 @@ class PreviewConfig(Section):
     @field_validator("prompts")
     @classmethod
     def _has_known_flags(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        for line in prompts:
-            try:
-                prompt_lines.parse(line)
-            except UserError as error:
-                raise ValueError(f"{error.message} {error.remedy}") from None
+        _check_lines(prompt_lines.parse, prompts)
         return prompts
 
 
@@ -242,11 +239,7 @@ class TrainConfig(Section):
     @field_validator("subjects")
     @classmethod
     def _are_subjects(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        for line in lines:
-            try:
-                subject_lines.parse(line)
-            except UserError as error:
-                raise ValueError(f"{error.message} {error.remedy}") from None
+        _check_lines(subject_lines.parse, lines)
         return lines
 
     @property
@@ -315,6 +308,14 @@ class TrainConfig(Section):
         if is_dora and self.preview.strength != 1:
             raise Conflict("preview.strength", _("DoRA previews need strength 1"), 1.0)
         return self
+
+
+def _check_lines(parse: Callable[[str], object], lines: Iterable[str]) -> None:
+    for line in lines:
+        try:
+            parse(line)
+        except UserError as error:
+            raise ValueError(f"{error.message} {error.remedy}") from None
 
 
 @cache

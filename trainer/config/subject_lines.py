@@ -1,11 +1,9 @@
 """Lines that name a dataset to teach in the same run: `kim --trigger kmx2 --repeats 2`."""
 
-import re
-
+from trainer.config import prompt_lines
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 
-FLAG = re.compile(r"\s--([a-z]+)(?=\s|$)")
 MAX_REPEATS = 100
 
 
@@ -15,8 +13,8 @@ def parse(line: str) -> Subject:
     Raises:
         UserError: it names no dataset or no trigger word, or has an unknown flag or a wrong number.
     """
-    dataset, *rest = FLAG.split(f" {line}")
-    flags = {flag: text.strip() for flag, text in zip(rest[::2], rest[1::2], strict=True)}
+    dataset, pairs = prompt_lines.split(line)
+    flags = dict(pairs)
     if unknown := sorted(flags.keys() - {"trigger", "repeats"}):
         raise UserError(
             "A line of further datasets has the unknown flag --{flag}.",
@@ -24,7 +22,7 @@ def parse(line: str) -> Subject:
             flag=unknown[0],
         )
     trigger, repeats = flags.get("trigger", ""), flags.get("repeats", "1")
-    if not dataset.strip() or not trigger or not trigger.isprintable():
+    if not dataset or not trigger or not trigger.isprintable():
         raise UserError(
             "The line {line!r} of further datasets needs a dataset and a trigger word.",
             "Write it as: kim --trigger kmx2",
@@ -32,7 +30,7 @@ def parse(line: str) -> Subject:
         )
     if not repeats.isascii() or not repeats.isdigit() or not 1 <= int(repeats) <= MAX_REPEATS:
         raise UserError("--repeats of {line!r} should be 1 to {limit}.", "Correct it.", line=line, limit=MAX_REPEATS)
-    return Subject(dataset.strip(), trigger, int(repeats))
+    return Subject(dataset, trigger, int(repeats))
 
 
 def write(subject: Subject) -> str:

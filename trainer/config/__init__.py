@@ -14,6 +14,7 @@ from trainer.config.loading import (
     override,
     parse,
     preset,
+    with_paths,
     without_paths,
 )
 from trainer.config.picture import PictureConfig
@@ -47,5 +48,6 @@ __all__ = [
     "override",
     "parse",
     "preset",
+    "with_paths",
     "without_paths",
 ]

@@ -7,6 +7,7 @@ of the schema.
 import difflib
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -280,23 +281,32 @@ def dump(config: Section) -> str:
     return tomlkit.dumps(config.model_dump(mode="json"))
 
 
-def without_paths(config: TrainConfig) -> TrainConfig:
-    """Return a config as it may be published: only the last part of each path, of whatever system it came from."""
-    model = {"vae": _last_part(config.model.vae)}
-    if not detect.is_hub_name(config.model.base):
-        model["base"] = _last_part(config.model.base)
-    regularization = {"dataset": _last_part(config.regularization.dataset)}
-    adapter = {"start": _last_part(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
-    others = (replace(subject, dataset=_last_part(subject.dataset)) for subject in config.taught[1:])
+def with_paths(
+    config: TrainConfig, *, base: Callable[[str], str], file: Callable[[str], str], dataset: Callable[[str], str]
+) -> TrainConfig:
+    """Return a config whose base model, other files and datasets, by name or path, are replaced by these functions."""
+    others = (replace(subject, dataset=dataset(subject.dataset)) for subject in config.taught[1:])
+    start = {"start": file(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
+    model = {"base": base(config.model.base), "vae": file(config.model.vae)}
+    regularization = {"dataset": dataset(config.regularization.dataset)}
     return config.model_copy(
         update={
-            "dataset": _last_part(config.dataset),
+            "dataset": dataset(config.dataset),
             "subjects": tuple(map(subject_lines.write, others)),
-            "adapter": config.adapter.model_copy(update=adapter),
+            "adapter": config.adapter.model_copy(update=start),
             "model": config.model.model_copy(update=model),
             "regularization": config.regularization.model_copy(update=regularization),
         }
     )
+
+
+def without_paths(config: TrainConfig) -> TrainConfig:
+    """Return a config as it may be published: only the last part of each path, of whatever system it came from."""
+
+    def published_base(base: str) -> str:
+        return base if detect.is_hub_name(base) else _last_part(base)
+
+    return with_paths(config, base=published_base, file=_last_part, dataset=_last_part)
 
 
 def _last_part(path: str) -> str:

@@ -22,7 +22,7 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,8 +30,7 @@ from typing import Literal, get_args
 from trainer import config as configs
 from trainer import fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
-from trainer.config import TrainConfig, subject_lines
-from trainer.config.adapter import Lora
+from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.runs import events
 
@@ -172,26 +171,18 @@ def _new_folder(stem: str) -> Path:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Make relative paths absolute, so that the settings mean the same wherever the run is resumed."""
-    model = config.model
-    files = {"base": model.base if model.base != MICRO else "", "vae": model.vae}
-    absolute = {
-        key: str(Path(file).expanduser().resolve()) for key, file in files.items() if file and detect.is_here(file)
-    }
-    config = config.model_copy(update={"model": model.model_copy(update=absolute)})
-    regularization = config.regularization.model_copy(update={"dataset": _absolute(config.regularization.dataset)})
-    others = (replace(subject, dataset=_absolute(subject.dataset)) for subject in config.taught[1:])
-    adapter = config.adapter
-    if isinstance(adapter, Lora) and adapter.start and Path(adapter.start).expanduser().is_file():
-        adapter = adapter.model_copy(update={"start": str(Path(adapter.start).expanduser().resolve())})
-    datasets = {
-        "adapter": adapter,
-        "dataset": _absolute(config.dataset),
-        "subjects": tuple(map(subject_lines.write, others)),
-    }
-    return config.model_copy(update={**datasets, "regularization": regularization})
+
+    def base(name: str) -> str:
+        return name if name == MICRO else _absolute_file(name)
+
+    return configs.with_paths(config, base=base, file=_absolute_file, dataset=_absolute_dataset)
 
 
-def _absolute(dataset: str) -> str:
+def _absolute_file(path: str) -> str:
+    return str(Path(path).expanduser().resolve()) if path and detect.is_here(path) else path
+
+
+def _absolute_dataset(dataset: str) -> str:
     if not dataset or (paths.datasets() / dataset).is_dir():
         return dataset
     folder = Path(dataset).expanduser()

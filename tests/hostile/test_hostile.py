@@ -201,7 +201,7 @@ def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected:
         caption_file(example.path).write_bytes(data)  # put there by hand, it does no harm, and is reported
         (example,) = dataset.read(folder)
         assert REPLACEMENT in example.caption or len(data) > MAX_BYTES
-        messages = [problem.message for problem in checks.find(folder)]
+        messages = [problem.message for problem in checks.examine(folder).problems]
         assert "The caption has unreadable characters." in messages or len(data) > MAX_BYTES
         return
     assert report.refused == []
@@ -299,7 +299,7 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
     assert [(example.name, example.caption) for example in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
     assert [dataset.read_mask(folder / name) for name in ("a.png", "c.png")] == [b"", b""]
     assert dataset.digest(dataset.read(folder)) == digest
-    checks.find(folder)
+    checks.examine(folder)
 
 
 # Adapter files --------------------------------------------------------------------------------------------------

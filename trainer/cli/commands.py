@@ -277,9 +277,9 @@ def check(
     count, forms = 0, []
     for part in dataset.parts(dataset.find_folder(name)):
         stats = image_stats.measure_missing(part.folder)
-        found = checks.find(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
-        problems += [problem for problem in found if not part.caption or problem.kind != "no caption"]
-        count += len(dataset.image_files(part.folder))
+        found = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+        problems += [problem for problem in found.problems if not part.caption or problem.kind != "no caption"]
+        count += len(found.examples)
         forms += _forms(part)
     if as_json:
         rows = [
@@ -307,8 +307,7 @@ def _forms(part: dataset.Part) -> list[str]:
     for suffix, name in ((".caption", ".caption files"), (".jsonl", captions.METADATA)):
         if sources[suffix]:
             forms.append(f"{sources[suffix]} captions are read from {name}.")
-    masks = sum(bool(dataset.read_mask(image)) for image in images)
-    if masks:
+    if masks := len(dataset.masked(part.folder, images)):
         forms.append(f"{masks} masks; they count with objective.masked_loss.")
     return forms
 

@@ -30,28 +30,6 @@ NOUNS = frozenset({
 })  # fmt: skip
 
 
-def find(
-    folder: Path,
-    trigger: str = "",
-    *,
-    preset: str = "character",
-    base: str = "",
-    resolution: int = 0,
-    stats: Mapping[str, ImageStats] | None = None,
-) -> list[Problem]:
-    """List what to know before training, the most important first.
-
-    Args:
-        folder: the dataset.
-        trigger: the trigger word.
-        preset: what is taught; a style needs no class.
-        base: the base model, which limits the length of captions.
-        resolution: of the training, in pixels; 0 = not known yet.
-        stats: known statistics of the images, by name; nothing is measured here.
-    """
-    return examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats).problems
-
-
 @dataclass(frozen=True)
 class Examination:
     """The examples of a dataset, and what to know about them before training, the most important first."""
@@ -69,7 +47,16 @@ def examine(
     resolution: int = 0,
     stats: Mapping[str, ImageStats] | None = None,
 ) -> Examination:
-    """Read a dataset and check it, as `find` does: of a large one, each costs a second."""
+    """Read a dataset and check it; of a large one, each costs a second.
+
+    Args:
+        folder: the dataset.
+        trigger: the trigger word.
+        preset: what is taught; a style needs no class.
+        base: the base model, which limits the length of captions.
+        resolution: of the training, in pixels; 0 = not known yet.
+        stats: known statistics of the images, by name; nothing is measured here.
+    """
     files = dataset.image_files(folder)
     everything = dataset.read(folder)
     damaged = image_stats.damaged(folder)

@@ -96,7 +96,7 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: a setting is invalid, or the images or the base model cannot be used.
     """
-    for problem in checks.find(projects.folder(project)):
+    for problem in checks.examine(projects.folder(project)).problems:
         if problem.fatal:
             raise UserError(problem.message, problem.remedy)
     config = settings_form.build(ENTRIES, data)

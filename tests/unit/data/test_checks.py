@@ -53,7 +53,7 @@ def files_by_kind(folder: Path, trigger: str = "rin", **about: object) -> dict[s
     """Names of the files by kind of problem."""
     measured = image_stats.measure_missing(folder)
     result: dict[str, list[str]] = {}
-    for problem in checks.find(folder, trigger, **{"resolution": 256, "stats": measured, **about}):
+    for problem in checks.examine(folder, trigger, **{"resolution": 256, "stats": measured, **about}).problems:
         result.setdefault(problem.kind, []).append(problem.name)
     return result
 
@@ -79,7 +79,7 @@ def test_a_single_pixel_is_told(six: Path) -> None:
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
 def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str) -> None:
     measured = {path.name: image_stats.measure(path.read_bytes()) for path in dataset.image_files(shipped)}
-    problems = checks.find(shipped, preset=preset, resolution=128, stats=measured)
+    problems = checks.examine(shipped, preset=preset, resolution=128, stats=measured).problems
     assert [problem.kind for problem in problems if not problem.hint] == []
 
 
@@ -184,7 +184,7 @@ def test_each_problem_says_what_it_does_and_what_to_do() -> None:
 def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Path], None], kind: str) -> None:
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
-    problems = checks.find(six, "rin", resolution=256, stats=image_stats.measure_missing(six))
+    problems = checks.examine(six, "rin", resolution=256, stats=image_stats.measure_missing(six)).problems
     fixes.apply(six, problems, kind, "rin")
     assert files_by_kind(six) == {}
     assert dataset.restore_last(six) or undo.undo(six)
@@ -193,7 +193,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, spoil: Callable[[Pat
 
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
-    problems = checks.find(six, "rin")
+    problems = checks.examine(six, "rin").problems
     assert fixes.apply(six, problems, "shared caption") == "Renamed 1 image: 2-2.png."
     captions = {example.name: example.caption for example in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
@@ -203,7 +203,7 @@ def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
 def test_a_shared_background_is_named(folder: Path) -> None:
     for number in range(6):
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
-    problems = checks.find(folder, "rin", stats=image_stats.measure_missing(folder))
+    problems = checks.examine(folder, "rin", stats=image_stats.measure_missing(folder)).problems
     assert [problem.message for problem in problems] == ["6 of 6 images have the same white background."]
     assert fixes.apply(folder, problems, "backdrop") == "Added 'white background' to 6 captions."
     assert files_by_kind(folder) == {}
@@ -231,9 +231,9 @@ def test_nothing_is_measured_while_a_person_types(folder: Path) -> None:
         (folder / f"{number}.png").write_bytes(buffer.getvalue())
         (folder / f"{number}.txt").write_text(f"rin, number {number}")
     measured = image_stats.measure_missing(folder)
-    checks.find(folder, "rin", resolution=128, stats=measured)
+    checks.examine(folder, "rin", resolution=128, stats=measured)
     begun = time.monotonic()
-    checks.find(folder, "rin", resolution=128, stats=image_stats.known(folder))
+    checks.examine(folder, "rin", resolution=128, stats=image_stats.known(folder))
     assert time.monotonic() - begun < 1.0  # about 0.05 s on an idle core
 
 
@@ -262,7 +262,9 @@ def test_a_caption_is_too_long_from_the_first_token_that_is_not_read(six: Path, 
         caption = "rin" + " cat" * (most + more - token_count.count("rin", base))
         assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it
         dataset.write_caption(six / "0.png", caption)
-        problems = [problem for problem in checks.find(six, "rin", base=base) if problem.kind == "long caption"]
+        problems = [
+            problem for problem in checks.examine(six, "rin", base=base).problems if problem.kind == "long caption"
+        ]
         assert [(problem.name, problem.message) for problem in problems] == (
             [("0.png", f"{most + 1} tokens; only {most} are read.")] if more else []
         )
@@ -283,7 +285,7 @@ def test_a_damaged_image_is_said_as_soon_as_it_was_looked_at(character: Path) ->
     (character / "01.png").write_bytes((character / "01.png").read_bytes()[:3000])
     stats = image_stats.measure_missing(character)
     assert image_stats.damaged(character) == {"01.png"}
-    problems = checks.find(character, stats=stats)
+    problems = checks.examine(character, stats=stats).problems
     assert [problem.name for problem in problems if problem.kind == "unreadable"] == ["01.png"]
     (character / "01.png").write_bytes((character / "02.png").read_bytes())
     assert image_stats.damaged(character) == set()
@@ -294,7 +296,7 @@ def test_images_in_subfolders_are_said(character: Path) -> None:
         (character / name).mkdir()
     for name in ("10_rin", "masks", ".hidden"):
         shutil.copy(character / "01.png", character / name / "01.png")
-    (problem,) = (problem for problem in checks.find(character) if problem.kind == "folder")
+    (problem,) = (problem for problem in checks.examine(character).problems if problem.kind == "folder")
     assert (problem.name, problem.message) == ("10_rin", "1 image in it is not read.")
 
 
@@ -312,7 +314,7 @@ def test_statistics_with_a_flipped_byte_are_measured_again(character: Path) -> N
             image_stats._load.cache_clear()
             file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             assert read(character) == {}, data[place : place + 40]
-            checks.find(character)
+            checks.examine(character)
         assert image_stats.measure_missing(character) == kept
         file.write_bytes(data)
         image_stats._load.cache_clear()

@@ -52,7 +52,7 @@ def test_a_mask_keeps_its_place_and_one_that_changed_since_is_not_undone(folder:
 def test_transparency_becomes_masks_where_there_are_none_with_one_undo(folder: Path) -> None:
     own = saved(Image.new("L", (40, 30), 7), "PNG")
     (folder / "b.mask.png").write_bytes(own)
-    problems = checks.find(folder, stats=image_stats.measure_missing(folder))
+    problems = checks.examine(folder, stats=image_stats.measure_missing(folder)).problems
     assert fixes.apply(folder, problems, "transparent") == "Made 1 mask from transparency."
     assert corners((folder / "a.mask.png").read_bytes()) == (0, 255)
     assert (folder / "b.mask.png").read_bytes() == own

@@ -57,8 +57,10 @@ def test_most_pictures_have_to_be_beyond() -> None:
 
 def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
-    assert "beyond micro" in {problem.kind for problem in checks.find(character, "miraxo", base="micro")}
-    assert "beyond micro" not in {problem.kind for problem in checks.find(character, "miraxo", base="owner/name")}
+    assert "beyond micro" in {problem.kind for problem in checks.examine(character, "miraxo", base="micro").problems}
+    assert "beyond micro" not in {
+        problem.kind for problem in checks.examine(character, "miraxo", base="owner/name").problems
+    }
     findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw images like these."

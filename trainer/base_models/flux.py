@@ -13,9 +13,9 @@ from trainer.base_models.spec import (
     Need,
     Shape,
     Support,
-    TextEncoder,
     Transformer,
     Variant,
+    clip_l,
 )
 from trainer.i18n import _
 
@@ -147,19 +147,7 @@ SPEC = FamilySpec(
     vae_shift=0.1159,
     vae_channels=16,
     metadata_prefixes=("flux-1", "flux1", "flux"),
-    text_encoders=(
-        TextEncoder(
-            component="text_encoder",
-            title=_("text encoder"),
-            prefix="lora_te1_",
-            single_file="text_encoders.clip_l.transformer.",
-            embedding="text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.weight",
-            width=768,
-            tokenizer="tokenizer",
-            pad_token="<|endoftext|>",
-            file_name="clip_l",
-        ),
-    ),
+    text_encoders=(clip_l(_("text encoder")),),
     t5=T5("text_encoder_2", "tokenizer_2", needed=True),
     # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/flux_utils.py`).
     variants={"flow": Variant("flux-1-dev", "flux1", 1024)},

@@ -15,6 +15,7 @@ from trainer.base_models.spec import (
     TextEncoder,
     Transformer,
     Variant,
+    clip_l,
 )
 from trainer.i18n import _
 
@@ -122,18 +123,7 @@ SPEC = FamilySpec(
     vae_channels=16,
     metadata_prefixes=("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
     text_encoders=(
-        TextEncoder(
-            component="text_encoder",
-            title=_("first text encoder"),
-            prefix="lora_te1_",
-            single_file="text_encoders.clip_l.transformer.",
-            embedding="text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.weight",
-            width=768,
-            tokenizer="tokenizer",
-            pad_token="<|endoftext|>",
-            file_name="clip_l",
-            projected=False,
-        ),
+        clip_l(_("first text encoder"), projected=False),
         TextEncoder(
             component="text_encoder_2",
             title=_("second text encoder"),

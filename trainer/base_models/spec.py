@@ -31,6 +31,23 @@ class TextEncoder:
         return self.embedding.replace(".text_model.", ".")
 
 
+def clip_l(title: str, *, projected: bool = True) -> TextEncoder:
+    """Return CLIP-L, the first text encoder, as single files with a transformer have it."""
+    prefix = "text_encoders.clip_l.transformer."
+    return TextEncoder(
+        component="text_encoder",
+        title=title,
+        prefix="lora_te1_",
+        single_file=prefix,
+        embedding=f"{prefix}text_model.embeddings.position_embedding.weight",
+        width=768,
+        tokenizer="tokenizer",
+        pad_token="<|endoftext|>",
+        file_name="clip_l",
+        projected=projected,
+    )
+
+
 @dataclass(frozen=True)
 class T5:
     """T5 as a text encoder, which takes no adapter (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""

@@ -89,11 +89,11 @@ def main() -> None:
             file = taught(parsed.folder, names, Path(home), parsed.changes)
             family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name)
             for name in (*names, ""):
-                asked = subjects.questions(
+                questions = subjects.questions(
                     parsed.folder, subjects.find(parsed.folder, name or names[0]), parsed.prompts, SEED
                 )
                 sheet = parsed.sheet / f"{pair}-{name or 'plain'}.png" if parsed.sheet else None
-                seen = counts(family, recognizer, asked.called if name else asked.plain, sheet)
+                seen = counts(family, recognizer, questions.called if name else questions.plain, sheet)
                 shares = []
                 for who in names:
                     low, high = interval(seen[who], parsed.prompts)

@@ -10,13 +10,13 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from trainer.adapter_files.modules import Module, bias_change, fits
+from trainer.adapter_files.modules import Module, bias_change
 from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
 from trainer.families import adapter_start
-from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, decompose, drop_ranks, known
+from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, check_size, decompose, drop_ranks, known
 from trainer.families.family import Family
 from trainer.i18n import _
 
@@ -204,12 +204,11 @@ def _changes(
     """Yield the parameters of a layer that a module changes, with their changes, and note their values in `before`."""
     weight, for_bias = getattr(layer, "weight", None), bias_change(module)
     bias = getattr(layer, "bias", None) if for_bias is not None else weight
-    remedy = _("Choose the base model that it was trained on.")
     if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter):
+        remedy = _("Choose the base model that it was trained on.")
         raise UserError("The base model has no {name}.", remedy, name=name)
     old = before.setdefault(weight, weight.detach().clone()).float().cpu().reshape(len(weight), -1)
-    if not fits(module, (old.shape[0], old.shape[1])):
-        raise UserError("{name} has a different size in the base model.", remedy, name=name)
+    check_size(name, module, (old.shape[0], old.shape[1]))
     yield weight, module.delta(old)
     if for_bias is not None:
         before.setdefault(bias, bias.detach().clone())

@@ -15,6 +15,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.adapter_files.modules import Module, fits
+from trainer.errors import UserError
+from trainer.i18n import _
 from trainer.rng import generator
 
 ADAPTER = "default"
@@ -48,6 +51,20 @@ class Layer(Protocol):
 
     def reset(self, seed: int, name: str) -> None:
         """Initialize it so that it changes nothing yet; randomness comes from the seed and the layer's name."""
+
+
+def check_size(name: str, module: Module, size: tuple[int, int]) -> None:
+    """Refuse a module of an adapter file that does not fit a weight of this size, [out, in * kh * kw].
+
+    Raises:
+        UserError: it does not fit.
+    """
+    if not fits(module, size):
+        raise UserError(
+            "{name} has a different size in the base model.",
+            _("Choose the base model that it was trained on."),
+            name=name,
+        )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 
 from trainer import paths, storage
 from trainer.adapter_files import low_rank, reader
-from trainer.adapter_files.modules import Module, fits
+from trainer.adapter_files.modules import Module
 from trainer.config.adapter import AdapterConfig, Lora
 from trainer.errors import UserError
-from trainer.families.adapter_layers import Layer, LoraPair
+from trainer.families.adapter_layers import Layer, LoraPair, check_size
 from trainer.i18n import _
 
 
@@ -45,12 +45,7 @@ def start(layers: Mapping[str, Layer], settings: AdapterConfig) -> None:
 
 def _take(layer: LoraPair, module: Module, name: str) -> None:
     weight = layer.module.get_base_layer().weight
-    if not fits(module, (len(weight), weight[0].numel())):
-        raise UserError(
-            "{name} has a different size in the base model.",
-            _("Choose the base model that it was trained on."),
-            name=name,
-        )
+    check_size(name, module, (len(weight), weight[0].numel()))
     rank = layer.down.shape[0]
     pair = low_rank.factors(module, tuple(weight.shape[1:]))
     if pair.rank > rank:

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trainer.i18n import _
+
 SMOOTHING = 0.9  # of a loss curve
 
 
@@ -310,6 +312,20 @@ def loss_curve(state: State, points: int = 500) -> list[tuple[int, float]]:
         stride = -(-len(steps) // points)
         steps = sorted({*steps[::stride], steps[-1]})
     return [(step, state.losses[step]) for step in steps]
+
+
+def describe_loss(points: Sequence[tuple[int, float]], steps: int) -> str:
+    """Describe a loss curve for those who do not see it, from (step, loss) pairs; "" if there are fewer than two."""
+    if len(points) < 2:
+        return ""
+    averages = smooth([loss for _step, loss in points])
+    return _(
+        "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
+        loss=averages[-1],
+        step=points[-1][0],
+        steps=max(steps, points[-1][0]),
+        first=averages[0],
+    )
 
 
 def smooth(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from trainer.i18n import _
 from trainer.runs import events
 
 WIDTH, HEIGHT = 960, 280
@@ -29,13 +28,7 @@ def draw(state: events.State) -> str:
 
     raw = [place(step, loss) for step, loss in points]
     smooth = [place(step, average) for (step, _loss), average in zip(points, averages, strict=True)]
-    label = _(
-        "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
-        loss=averages[-1],
-        step=last,
-        steps=max(state.steps, last),
-        first=averages[0],
-    )
+    label = events.describe_loss(points, state.steps)
     marks = [_level(value, place(first, value)[1]) for value in ticks(low, high)]
     marks += [_step(value, place(value, low)[0]) for value in ticks(first, last) if value == int(value)]
     end_x, end_y = smooth[-1]

@@ -16,7 +16,10 @@ def chart(views: Sequence[tuple[str, View]]) -> dict[str, Any]:
     The axis spans all steps of the runs, so that it shows what is left.
     """
     curves = [_curve(label, view.state) for label, view in views]
-    return {"label": _description(curves[0]) if curves else "", "runs": curves}
+    label = ""
+    if curves:
+        label = events.describe_loss([(step, loss) for step, loss, _rate in curves[0]["points"]], curves[0]["steps"])
+    return {"label": label, "runs": curves}
 
 
 def _curve(label: str, state: events.State) -> dict[str, Any]:
@@ -44,17 +47,3 @@ def _lowest(held_out: Sequence[tuple[int, float]]) -> str:
     if step == held_out[-1][0]:
         return _("Held-out images: {latest:.4f}, the lowest so far", latest=latest)
     return _("Held-out images: {latest:.4f}; lowest at step {step} ({loss:.4f})", latest=latest, step=step, loss=loss)
-
-
-def _description(curve: dict[str, Any]) -> str:
-    points = curve["points"]
-    if len(points) < 2:
-        return ""
-    averages = events.smooth([loss for _step, loss, _rate in points])
-    return _(
-        "Loss by step: {loss:.3f} at step {step} of {steps}, {first:.3f} at the start",
-        loss=averages[-1],
-        step=points[-1][0],
-        steps=max(curve["steps"], points[-1][0]),
-        first=averages[0],
-    )

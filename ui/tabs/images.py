@@ -178,7 +178,7 @@ def _connect_view(parts: Parts, tools: Tools) -> None:
     parts.grid.edit(handled(refresh_overview), parts.inputs, [parts.overview, parts.summary], **QUIET)
     after_typing = {"js": TYPED_FIRST, **QUIET}
     filtered = [tools.find, *parts.view]
-    parts.overview.select(handled(filter_images), [*parts.inputs, tools.find], filtered, **after_typing)
+    parts.overview.select(handled(filter_images), parts.inputs, filtered, **after_typing)
     parts.overview.apply(handled(fix), parts.inputs, parts.result, **after_typing)
 
 
@@ -299,11 +299,14 @@ def change_selection(project: str, trigger: str, selection: Selection, event: gr
     return image_grid.draw(project, trigger, selection)
 
 
-def filter_images(project: str, trigger: str, selection: Selection, find: str, event: gr.EventData) -> list[Any]:
-    """Show only the images with a kind of problem, or with a tag; the tag also goes into the Find box."""
+def filter_images(project: str, trigger: str, selection: Selection, event: gr.EventData) -> list[Any]:
+    """Show only the images with a kind of problem, or with a tag; the tag also goes into the Find box.
+
+    Otherwise the box stays as it is, since the user may have typed into it while this was under way.
+    """
     kind, tag = str(getattr(event, "kind", "")), str(getattr(event, "tag", ""))
     filtered = Selection(order=selection.order, kind=kind, tag=tag)
-    return [tag or find, *image_grid.draw(project, trigger, filtered)]
+    return [tag or gr.skip(), *image_grid.draw(project, trigger, filtered)]
 
 
 def _change_all(folder: Path, change: caption_edits.Change, description: str) -> str:

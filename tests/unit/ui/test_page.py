@@ -250,11 +250,11 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
         selection, grid, *_ = images.change_selection("rin", "miraxo", Selection(), SimpleNamespace(order=order))
         assert (selection.order, grid["items"][0]["name"]) == (order, first)
     tagged = SimpleNamespace(tag="a very rare tag")
-    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, "", tagged)
+    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, tagged)
     assert (find, [item["name"] for item in grid["items"]]) == ("a very rare tag", ["07.png"])
     problem = SimpleNamespace(kind="no caption")
-    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, "x", problem)
-    assert (find, [item["name"] for item in grid["items"]]) == ("x", ["05.png"])
+    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, problem)
+    assert (find, [item["name"] for item in grid["items"]]) == (gr.skip(), ["05.png"])  # it may have been edited since
     assert grid["only"] == "Only 1 image with this problem: no caption"
     assert len(images.change_selection("rin", "", selection, SimpleNamespace(all=True))[1]["items"]) == 14
 

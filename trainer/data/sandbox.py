@@ -99,7 +99,10 @@ def confined(
 
 
 def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
-    """End a process that takes more than `MEMORY`, or more than `SECONDS` for the latest of the names."""
+    """End a process that takes more than `MEMORY`, or more than `SECONDS` for the latest of the names.
+
+    What it takes before the first name is its own start, not a file's.
+    """
     latest, start = 0, 0.0
     with suppress(psutil.NoSuchProcess):
         usage = psutil.Process(process.pid)
@@ -107,7 +110,7 @@ def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
             spent = sum(usage.cpu_times()[:2])
             if len(names) > latest:
                 latest, start = len(names), spent
-            if usage.memory_info().rss > MEMORY or spent - start > SECONDS:
+            if usage.memory_info().rss > MEMORY or (names and spent - start > SECONDS):
                 process.kill()
             time.sleep(WATCHED_EVERY)
 

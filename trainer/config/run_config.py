@@ -71,8 +71,8 @@ class ModelConfig(Section):
     weights: Literal["full", "int8", "nf4"] = Field(
         "full",
         title="Weights",
-        description="Of the frozen base model in training: int8 and nf4 quantize its attention to 8 or 4 bits for "
-        "small GPUs; slightly less exact, slower, needs bitsandbytes.",
+        description="Of the frozen base model in training: int8 and nf4 quantize its attention, and T5, to 8 or 4 bits "
+        "for small GPUs; slightly less exact, slower, needs bitsandbytes.",
     )
 
 

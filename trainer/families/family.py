@@ -165,6 +165,8 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
         family.set_prediction_type(model.prediction_type)
     family.set_clip_skip(model.clip_skip)
     quantize(family.denoiser, model.weights)
+    if t5 := family.prompt_encoders().get("t5"):
+        quantize(t5, model.weights)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family

@@ -16,10 +16,11 @@ from trainer.errors import UserError
 
 Bits = Literal["full", "int8", "nf4"]
 ROWS, COLUMNS = 32, 64  # block size of the library's kernels; it divides all layers of real models
+BLOCKS = re.compile(r"attentions|transformer_blocks|encoder\.block\.")
 
 
-def quantize(denoiser: nn.Module, bits: Bits) -> None:
-    """Quantize the linear layers of a denoiser's attention blocks; convolutions and modulations stay as they are.
+def quantize(model: nn.Module, bits: Bits) -> None:
+    """Quantize the linear layers in the blocks of a denoiser or of T5; convolutions and modulations stay as they are.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -37,19 +38,19 @@ def quantize(denoiser: nn.Module, bits: Bits) -> None:
     # With int8 it warns in each layer of each step that it casts the layer's input.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     eight_bit = _movable(library.Linear8bitLt)
-    for path, layer in list(denoiser.named_modules()):
-        if type(layer) is not nn.Linear or not re.search(r"attentions|transformer_blocks", path) or ".norm" in path:
+    for path, layer in list(model.named_modules()):
+        if type(layer) is not nn.Linear or not BLOCKS.search(path) or ".norm" in path:
             continue
         if layer.out_features % ROWS or layer.in_features % COLUMNS:
             continue
         size, dtype = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.dtype
-        if bits == "int8":
+        if bits == "int8" or path.endswith(".wo"):  # T5 would convert the input of this one to packed 4-bit weights
             quantized = eight_bit(*size, has_fp16_weights=False)
         else:
             quantized = library.Linear4bit(*size, compute_dtype=dtype, quant_type="nf4", compress_statistics=True)
         quantized.load_state_dict(layer.state_dict())
         owner, _, name = path.rpartition(".")
-        setattr(denoiser.get_submodule(owner), name, quantized.to("cpu").requires_grad_(False))
+        setattr(model.get_submodule(owner), name, quantized.to("cpu").requires_grad_(False))
         if quantized.bias is not None:
             quantized.bias.data = quantized.bias.data.to(dtype)
 

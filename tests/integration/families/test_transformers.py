@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPi
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
@@ -340,6 +341,25 @@ def test_blocks_of_a_transformer_take_fewer_bits_but_for_their_modulation(bits: 
             hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]),
             encoder_hidden_states=torch.randn(1, 4, 64), pooled_projections=torch.randn(1, 64),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("bits", "less"), [("int8", 4), ("nf4", 8)])
+def test_t5_takes_fewer_bits_and_says_the_same(bases: dict[str, Path], tmp_path: Path, bits: str, less: int) -> None:
+    """Of the smallest width that the kernels take."""
+    folder = shutil.copytree(bases["flux"], tmp_path / "base")
+    config = T5Config.from_pretrained(folder / "text_encoder_2", d_model=64, d_kv=16, d_ff=128)
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder_2")
+    full, small = (load(folder, weights=weights) for weights in ("full", bits))
+
+    def sizes(family: Family) -> dict[str, int]:
+        layers = family.encoders()["t5"].named_modules()
+        return {path: layer.weight.nbytes for path, layer in layers if isinstance(layer, torch.nn.Linear)}
+
+    kept = sizes(full)
+    assert sizes(small) == {path: size // (4 if path.endswith(".wo") else less) for path, size in kept.items()}
+    said, expected = (family.encode_prompts(PROMPTS)["text"].flatten() for family in (small, full))
+    assert not torch.equal(said, expected)
+    assert torch.cosine_similarity(said, expected, dim=0) > (0.999 if bits == "int8" else 0.98)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])

@@ -73,17 +73,24 @@ def make_sdxl(folder: Path) -> Path:
     return folder
 
 
-def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
-    """Save a Stable Diffusion 3 model, as 3.5 Medium if `dual`, of about 0.1 million parameters beside T5's words."""
+def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 0) -> Path:
+    """Save a Stable Diffusion 3 model, as 3.5 Medium if `dual`, of about 0.1 million parameters beside T5's words.
+
+    With a number of `heads` it has two blocks of the width of a real model that has so many, and is saved in bf16.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+        layers, head = (2, 64) if heads else (3, 8)
         transformer = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=3, attention_head_dim=8,
-            num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=40,
-            pos_embed_max_size=16, dual_attention_layers=(0, 1) if dual else (), qk_norm="rms_norm" if dual else None,
+            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=layers, attention_head_dim=head,
+            num_attention_heads=heads or 2, joint_attention_dim=40, caption_projection_dim=(heads or 2) * head,
+            pooled_projection_dim=40, pos_embed_max_size=16,
+            dual_attention_layers=(0, 1) if dual else (), qk_norm="rms_norm" if dual or heads else None,
         )  # fmt: skip
         _wake(transformer)
+        if heads:
+            transformer.to(torch.bfloat16)
         first = CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
         torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
         second = CLIPTextModelWithProjection(_text(tokenizers[1], hidden_size=24, projection_dim=24, hidden_act="gelu"))

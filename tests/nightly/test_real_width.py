@@ -1,4 +1,4 @@
-"""A transformer in its real width and reduced depth: diffusers converts single files of FLUX.1 in no other."""
+"""Transformers in their real width and reduced depth: diffusers converts single files of FLUX.1 in no other."""
 
 from pathlib import Path
 
@@ -35,6 +35,15 @@ def test_a_single_file_of_flux_is_the_folder_and_trains(
     assert torch.equal(predicted(file), predicted(folder))
     run = runs.create(settings(file, training__steps=3, training__batch_size=1, training__precision="bf16",
                                preview__prompts=["rin --w 64 --h 64"]))  # fmt: skip
+    train(run.config(), run)
+    assert len(losses(run)) == 3
+    assert run.export.is_file()
+
+
+@pytest.mark.parametrize(("heads", "dual"), [(24, True), (38, False)], ids=["Medium", "Large"])
+def test_stable_diffusion_3_5_trains(character: Path, tmp_path: Path, heads: int, dual: bool) -> None:
+    base = tiny.make_sd3(tmp_path / "sd3", dual=dual, heads=heads)
+    run = runs.create(settings(base, training__steps=3, training__batch_size=1, training__precision="bf16"))
     train(run.config(), run)
     assert len(losses(run)) == 3
     assert run.export.is_file()

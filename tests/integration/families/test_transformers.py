@@ -17,9 +17,8 @@ from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
 from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
-from trainer.adapter_files import compatibility, reader, transforms, writer
-from trainer.adapter_files.base_weights import open_checkpoint
-from trainer.base_models import detect, layer_shapes, transformer_names
+from trainer.adapter_files import reader, writer
+from trainer.base_models import detect, transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, gradient_checkpointing, text_encoder_loading
@@ -169,26 +168,6 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert np.array_equal(np.asarray(image), live)
 
 
-@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
-def test_other_kinds_keep_their_names_and_their_effect(bases: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    """Only LoRA can be joined; DoRA, LoHa and LoKr have the names that ComfyUI reads as well."""
-    family = load(bases["sd3"])
-    options: dict[str, Any] = {"adapter__dora": True} if kind == "lora" else {"adapter__kind": kind}
-    made = settings(bases["sd3"], **options)
-    adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
-    facts = writer.of_family("sd3", "flow")
-    trained = reader.of_tensors(adapter.tensors(), "x", facts)
-    file = tmp_path / "x.safetensors"
-    file.write_bytes(writer.write(trained.modules, facts, form="kohya", precision="fp32", family=trained.family))
-    assert all(key.startswith("lora_transformer_transformer_blocks_") for key in load_file(file))
-    again = reader.read(file)
-    assert again.modules.keys() == adapter.layers.keys()
-    known = layer_shapes.of_folder(bases["sd3"], "sd3")
-    verdicts = {one.program: one for one in compatibility.check(file, known).verdicts}
-    assert verdicts["ComfyUI"].loads
-    assert verdicts["sd-scripts"].outcome == "nothing"
-
-
 def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(bases: dict[str, Path], tmp_path: Path) -> None:
     """The text's last modulation: sd-scripts trains it too, in the order of the original code."""
     name = "lora_unet_joint_blocks_2_context_block_adaLN_modulation_1"
@@ -247,52 +226,6 @@ def test_an_adapter_may_be_for_some_blocks_and_layers(bases: dict[str, Path], ki
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
     assert adapter.layers
     assert all("transformer_blocks_1_attn" in name for name in adapter.layers)
-
-
-def exported(base: Path, folder: Path, seed: int = 0) -> tuple[reader.AdapterFile, Tensor, Family]:
-    """The file of an adapter that does something, what is predicted with it, and the model without it."""
-    family = load(base)
-    made = settings(base)
-    adapter = families.attach(family, made.adapter, text_encoder=True, seed=seed)
-    woken(family, adapter)
-    predicted = answer(family)
-    tensors = adapter.tensors()
-    adapter.detach()
-    file = folder / f"adapter{seed}.safetensors"
-    facts = writer.of_family(family.base.family, family.prediction_type)
-    modules = reader.of_tensors(tensors, "x", facts).modules
-    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
-    return reader.read(file), predicted, family
-
-
-@pytest.mark.parametrize(("kind", "form"), [("sd3", "folder"), ("sd3", "file"), ("flux", "folder")])
-def test_a_baked_base_predicts_it_and_an_extracted_adapter_has_its_effect(
-    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str, form: str
-) -> None:
-    file, predicted, _ = exported(bases[kind], tmp_path)
-    base = bases[kind] if form == "folder" else single_file.write(bases["sd3"], tmp_path / "base.safetensors")
-    out = tmp_path / ("out" if form == "folder" else "out.safetensors")
-    assert transforms.bake(open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
-    assert torch.allclose(answer(load(out)), predicted, atol=1e-4)
-    made = transforms.difference(open_checkpoint(out), open_checkpoint(base), rank=4)
-    assert made.modules.keys() == file.modules.keys()
-    for name, module in file.modules.items():
-        assert torch.allclose(made.modules[name].delta(), module.delta(), atol=1e-5)
-
-
-def test_merged_and_resized_files_predict_what_they_should(bases: dict[str, Path], tmp_path: Path) -> None:
-    one, _, family = exported(bases["sd3"], tmp_path)
-    two, _, _ = exported(bases["sd3"], tmp_path, seed=1)
-    merged = transforms.merge([("one", one, 0.7), ("two", two, -0.4)])
-    file = tmp_path / "merged.safetensors"
-    file.write_bytes(writer.write(merged.modules, one.metadata, form="kohya", precision="fp32", family=one.family))
-    assert all(key.startswith(("lora_unet_joint_blocks_", "lora_te")) for key in load_file(file))
-    with families.patched(family, [(one, 0.7), (two, -0.4)]):
-        both = answer(family)
-    with families.patched(family, [(reader.read(file), 1.0)]):
-        assert torch.allclose(answer(family), both, atol=1e-4)
-    assert transforms.resize(one, 4).error == 0
-    assert {module.rank for module in transforms.resize(one, 2).modules.values()} == {2}
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)

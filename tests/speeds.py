@@ -1,8 +1,8 @@
 """Three speeds of one suite: `pytest` in minutes, `pytest --full` as in CI, `pytest --nightly` with all there is.
 
 A test runs at every speed unless `speeds.toml` leaves it to a slower one, with the test that stands for it meanwhile.
-What is left to the night is the cases of products, of which CI runs a half that follows from the commit; and what takes
-long, under `tests/nightly`.
+What is left to the night is products and long ways through the page, of which CI runs a quarter that follows from the
+commit; and what takes longest, under `tests/nightly`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONG = "nightly/"  # the folder of what only the night runs
 FUZZED = {"quick": "2", "full": "10", "nightly": "120"}  # seconds of each reader
+PARTS = 4  # of the night's tests; CI runs one
 TOGETHER = "e2e/"  # tests of one of its files share a server, and so a process
 
 
@@ -42,7 +43,7 @@ def table() -> list[Left]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two slower speeds."""
     group = parser.getgroup("speeds")
-    group.addoption("--full", action="store_true", help="also what is left to CI, and half of the night's products")
+    group.addoption("--full", action="store_true", help="also what is left to CI, and a quarter of the night's tests")
     group.addoption("--nightly", action="store_true", help="all there is: products, kills, fuzzing, soaks")
 
 
@@ -57,9 +58,9 @@ def commit() -> str:
     return done.stdout.strip() or "none"
 
 
-def in_half(seed: str, test: str) -> bool:
-    """Tell whether a case of a product is in the half that a commit runs; each is in about every other."""
-    return hashlib.sha256(f"{seed} {test}".encode()).digest()[0] % 2 == 0
+def is_drawn(seed: str, test: str) -> bool:
+    """Tell whether one of the night's tests is among those that a commit runs; each is in about every fourth."""
+    return hashlib.sha256(f"{seed} {test}".encode()).digest()[0] % PARTS == 0
 
 
 def runs_at(test: str, chosen: str, rows: list[Left], seed: str) -> bool:
@@ -72,7 +73,7 @@ def runs_at(test: str, chosen: str, rows: list[Left], seed: str) -> bool:
     row = next((row for row in rows if row.test in (name, name.partition("::")[0]) and case[:-1] not in row.but), None)
     if row is None:
         return True
-    return chosen == "full" and (row.to == "full" or in_half(seed, test))
+    return chosen == "full" and (row.to == "full" or is_drawn(seed, test))
 
 
 def examples(count: int) -> int:
@@ -93,8 +94,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say how much runs, and what chose it."""
-    half = f", with the half of the night's products that {commit()[:12]} chooses" if speed(config) == "full" else ""
-    return f"speed: {speed(config)}{half}"
+    part = f", with the quarter of the night's tests that {commit()[:12]} draws" if speed(config) == "full" else ""
+    return f"speed: {speed(config)}{part}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

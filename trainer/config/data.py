@@ -38,7 +38,21 @@ class CaptionsConfig(Section):
         title="Keep tokens",
         description="Number of tags that stay in front, such as the trigger.",
     )
-    shuffles: int = Field(8, ge=2, le=64, title="Shuffles", description="Number of tag orders for each caption.")
+    tag_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Tag dropout",
+        description="Share of the parts between commas that are dropped at random; tags that are kept in front and the "
+        "trigger stay.",
+    )
+    shuffles: int = Field(
+        8,
+        ge=2,
+        le=64,
+        title="Caption variants",
+        description="Number of variants of each caption whose tags are shuffled or dropped.",
+    )
     max_token_length: Literal[75, 150, 225] = Field(
         75,
         title="Max token length",

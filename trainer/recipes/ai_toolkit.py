@@ -33,6 +33,7 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "model.is_v_pred": ("model.prediction_type", lambda value: "v_prediction" if flag(value) else "auto"),
     "datasets.0.caption_dropout_rate": ("captions.dropout", number),
     "datasets.0.shuffle_tokens": ("captions.shuffle", flag),
+    "datasets.0.token_dropout_rate": ("captions.tag_dropout", number),
     "datasets.0.keep_tokens": ("captions.keep_tokens", whole),
     "datasets.0.flip_x": ("images.flip", flag),
     "datasets.0.alpha_mask": ("objective.masked_loss", flag),

@@ -49,6 +49,7 @@ NEUTRAL: dict[str, Any] = {
     "captions.trigger_only": 0.0,
     "captions.multiple": False,
     "captions.shuffle": False,
+    "captions.tag_dropout": 0.0,
     "captions.keep_tokens": 0,
     "captions.max_token_length": 75,
     "images.flip": False,

@@ -51,6 +51,7 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "max_timestep": ("objective.max_timestep", lambda value: whole(value) - 1),  # theirs is not drawn itself
     "caption_dropout_rate": ("captions.dropout", number),
     "shuffle_caption": ("captions.shuffle", flag),
+    "caption_tag_dropout_rate": ("captions.tag_dropout", number),
     "keep_tokens": ("captions.keep_tokens", whole),
     "enable_wildcard": ("captions.multiple", flag),
     "max_token_length": ("captions.max_token_length", positive),

@@ -39,6 +39,7 @@ DIRECT: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "held_out.every": ("validate_every_n_steps", int),
     "captions.multiple": ("enable_wildcard", bool),
     "captions.shuffle": ("shuffle_caption", bool),
+    "captions.tag_dropout": ("caption_tag_dropout_rate", float),
     "captions.keep_tokens": ("keep_tokens", int),
     "captions.max_token_length": ("max_token_length", int),
     "images.flip": ("flip_aug", bool),
@@ -47,7 +48,8 @@ DIRECT: dict[str, tuple[str, Callable[[Any], Any]]] = {
 # Values that need no saying: what sd-scripts does anyway, or would if the setting it belongs to were used.
 UNSAID: dict[str, object] = {
     "model.clip_skip": 1, "objective.noise_offset": 0.0, "objective.input_perturbation": 0.0, "captions.dropout": 0.0,
-    "captions.multiple": False, "captions.shuffle": False, "captions.max_token_length": 75, "images.flip": False,
+    "captions.multiple": False, "captions.shuffle": False, "captions.tag_dropout": 0.0,
+    "captions.max_token_length": 75, "images.flip": False,
     "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
     "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
     "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,

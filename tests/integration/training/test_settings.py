@@ -57,6 +57,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("objective.min_timestep", 500, {}),
     ("captions.keep_tokens", 0, SHUFFLED),
     ("captions.shuffles", 2, SHUFFLED),
+    ("captions.tag_dropout", 0.9, SHUFFLED),
     ("images.min_crop", 0.3, {"images__crops": 2}),
     ("preservation.weight", 1.0, PRESERVED),
     ("preservation.generated_share", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),

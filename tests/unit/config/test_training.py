@@ -194,15 +194,42 @@ def test_timesteps_of_flow_matching_are_those_of_the_paper() -> None:
     assert 300 <= float(few.min()) < 302 < 398 < float(few.max()) <= 400
 
 
+TAGS = "rin, red hair, smiling, outdoors, night"
+
+
+def variants(caption: str, trigger: str = "rin", seed: int = 0, **captions: Any) -> tuple[str, ...]:  # noqa: ANN401 - any settings
+    settings = config.build({"name": "x", "dataset": "x", "seed": seed, "captions": captions})
+    return caption_variants.texts(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
+
+
 def test_tags_in_other_orders() -> None:
-    shuffled = caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert shuffled[0] == "rin, red hair, smiling, outdoors, night"
+    shuffled = variants(TAGS, shuffle=True, keep_tokens=2)
+    assert shuffled[0] == TAGS
+    assert len(shuffled) == 8
     assert all(caption.startswith("rin, red hair, ") for caption in shuffled)
     assert len(set(shuffled)) > 3
     assert {tuple(sorted(caption.split(", "))) for caption in shuffled} == {tuple(sorted(shuffled[0].split(", ")))}
-    assert shuffled == caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=0)
-    assert shuffled != caption_variants.shuffles("rin, red hair, smiling, outdoors, night", keep=2, count=8, seed=1)
-    assert caption_variants.shuffles("alone", keep=1, count=2, seed=0) == ["alone", "alone"]
+    assert shuffled == variants(TAGS, shuffle=True, keep_tokens=2)
+    assert shuffled != variants(TAGS, shuffle=True, keep_tokens=2, seed=1)
+    assert variants("alone", "", shuffle=True, shuffles=2) == ("alone", "alone")
+
+
+def test_tags_are_dropped_but_for_those_in_front_and_the_trigger() -> None:
+    dropped = variants("red hair, smiling, a portrait of rin, outdoors, night", tag_dropout=0.5, shuffles=64)
+    assert dropped[0] == "red hair, smiling, a portrait of rin, outdoors, night"
+    assert all(caption.startswith("red hair, ") and "a portrait of rin" in caption for caption in dropped)
+    kept = [caption.split(", ") for caption in dropped[1:]]
+    order = dropped[0].split(", ")
+    assert all(tags == [tag for tag in order if tag in tags] for tags in kept), "in their order"
+    for tag in ("smiling", "outdoors", "night"):
+        assert 0.3 < sum(tag in tags for tags in kept) / len(kept) < 0.7
+    both = variants(TAGS, tag_dropout=0.5, shuffle=True, shuffles=64)
+    assert any(
+        caption.index("night") < caption.index("outdoors")
+        for caption in both
+        if {"night", "outdoors"} <= {*caption.split(", ")}
+    )
+    assert dropped == variants(dropped[0], tag_dropout=0.5, shuffles=64)
 
 
 def test_a_caption_a_line(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ config:
           caption_ext: txt
           caption_dropout_rate: 0.05
           shuffle_tokens: true
+          token_dropout_rate: 0.1
           keep_tokens: 1
           cache_latents_to_disk: true
           resolution: [512, 768, 1024]

@@ -157,6 +157,7 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     assert not settings.preview.at_start
     assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")
     assert settings.training.ema_decay == 0.99
+    assert (settings.captions.shuffle, settings.captions.tag_dropout) == (True, 0.1)
 
 
 def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.data import image_stats
 from trainer.data.problems import KINDS
 from trainer.i18n import LANGUAGES
-from trainer.schema import Section, sections
+from trainer.schema import Section, kind_titles, sections
 from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
@@ -114,9 +114,8 @@ def settings(section: type[Section]) -> Iterator[str]:
             yield info.description or ""
             yield from (choice for choice in get_args(info.annotation) if isinstance(choice, str))
         for kind in kinds:
-            if len(kinds) > 1:
-                yield str(kind.model_fields["kind"].default).capitalize()
             yield from settings(kind)
+    yield from kind_titles(section).values()
 
 
 def updated(language: str, messages: dict[Id, list[str]]) -> MessageCatalog:

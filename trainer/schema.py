@@ -59,6 +59,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
 
 
+def kind_titles(section: type[BaseModel]) -> dict[str, str]:
+    """Return what a form calls the kinds of a section's settings, such as AdamW 8-bit for `adamw8bit`."""
+    alternatives = [kinds for info in section.model_fields.values() if len(kinds := sections(info.annotation)) > 1]
+    names = [(str(kind.model_fields["kind"].default), kind) for kinds in alternatives for kind in kinds]
+    return {name: kind.model_config.get("title") or name.capitalize() for name, kind in names}
+
+
 def setting_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the paths of all settings in a section and those inside it, such as `train.steps`."""
     setting_names = []

@@ -116,7 +116,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     wait(lambda: marked.count() == 2, seconds=60)
     page.get_by_role("button", name="Reset all").click()
     wait(lambda: marked.count() == 0, seconds=60)
-    assert page.locator("#form-optimizer-kind").get_by_label("Adamw", exact=True).is_checked()
+    assert page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked()
     wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
 

@@ -66,7 +66,7 @@ RankDropout = Annotated[
 ]
 
 
-class Lora(Section):
+class Lora(Section, title="LoRA"):
     """Low-rank adaptation, Hu et al. 2021, https://arxiv.org/abs/2106.09685 (section 4.1).
 
     Its file is read by every program, also with convolutions (LoCon). With DoRA (Liu et al. 2024, arXiv 2402.09353) it
@@ -151,7 +151,7 @@ class Lora(Section):
         )
 
 
-class LoHa(Section):
+class LoHa(Section, title="LoHa"):
     """Product, entry by entry, of two low-rank updates, Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098.
 
     Its file is read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers. Keep alpha equal to rank:
@@ -184,7 +184,7 @@ class LoHa(Section):
         )
 
 
-class LoKr(Section):
+class LoKr(Section, title="LoKr"):
     """Kronecker product of a small and a large, low-rank matrix, Yeh et al. 2024, https://arxiv.org/abs/2309.14859.
 
     Its file is small and read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers for this family.

@@ -19,7 +19,7 @@ from trainer.config.training import TrainingConfig
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Prodigy, ScheduleFree
+from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, AdEMAMix, Came, Lion, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Conflict, Section
 
@@ -202,7 +202,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
-    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree = Field(
+    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree | Came | AdEMAMix = Field(
         default_factory=AdamW, discriminator="kind", title="Optimizer"
     )
     schedule: Constant | Cosine | Linear | Stable = Field(

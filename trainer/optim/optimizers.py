@@ -38,7 +38,7 @@ WeightDecay = Annotated[
 ]
 
 
-class AdamW(Section):
+class AdamW(Section, title="AdamW"):
     """Adam with decoupled weight decay, Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101."""
 
     kind: Literal["adamw"] = "adamw"
@@ -61,7 +61,7 @@ class AdamW(Section):
         )
 
 
-class AdamW8bit(Section):
+class AdamW8bit(Section, title="AdamW 8-bit"):
     """AdamW with its state in 8 bits, Dettmers et al. 2022, https://arxiv.org/abs/2110.02861."""
 
     kind: Literal["adamw8bit"] = "adamw8bit"
@@ -151,7 +151,7 @@ class Prodigy(Section):
         return optimizer
 
 
-class ScheduleFree(Section):
+class ScheduleFree(Section, title="Schedule-free AdamW"):
     """AdamW that averages instead of lowering its rate, Defazio et al. 2024, https://arxiv.org/abs/2405.15682.
 
     Goes with the constant schedule. Previews, checkpoints and the file show the average (x in the paper), while the
@@ -176,6 +176,60 @@ class ScheduleFree(Section):
         )
         optimizer.train()
         return cast("Optimizer", optimizer)
+
+
+class Came(Section, title="CAME"):
+    """Adafactor with momentum, less where its steps disagree, Luo et al. 2023, https://arxiv.org/abs/2307.02047."""
+
+    kind: Literal["came"] = "came"
+    learning_rate: LearningRate = 1e-4
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.999
+    beta3: float = Field(
+        0.9999, ge=0, lt=1, title="Beta 3", description="Decay of the mean of how far steps are from their mean."
+    )
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of pytorch_optimizer.
+
+        Raises:
+            UserError: pytorch_optimizer is not installed.
+        """
+        module = _import_extra("pytorch_optimizer", "optimizers", "CAME")
+        optimizer: Optimizer = module.CAME(
+            groups, lr=self.learning_rate, betas=(self.beta1, self.beta2, self.beta3), weight_decay=self.weight_decay
+        )
+        return optimizer
+
+
+class AdEMAMix(Section, title="AdEMAMix"):
+    """AdamW with a second, slow mean of the gradients, Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137."""
+
+    kind: Literal["ademamix"] = "ademamix"
+    learning_rate: LearningRate = 1e-4
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.999
+    beta3: float = Field(0.9999, ge=0, lt=1, title="Beta 3", description="Decay of the slow mean of the gradients.")
+    alpha: float = Field(5.0, ge=0, le=100, title="Alpha", description="Weight of the slow mean.")
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of pytorch_optimizer, with decoupled weight decay as in the paper (algorithm 1).
+
+        Raises:
+            UserError: pytorch_optimizer is not installed.
+        """
+        module = _import_extra("pytorch_optimizer", "optimizers", "AdEMAMix")
+        optimizer: Optimizer = module.AdEMAMix(
+            groups,
+            lr=self.learning_rate,
+            betas=(self.beta1, self.beta2, self.beta3),
+            alpha=self.alpha,
+            weight_decay=self.weight_decay,
+            weight_decouple=True,
+        )
+        return optimizer
 
 
 def _import_extra(module: str, extra: str, name: str) -> ModuleType:

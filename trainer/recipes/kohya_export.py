@@ -71,9 +71,11 @@ _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "che
                 "training.devices", "training.memory", "training.micro_batches", "training.gradient_checkpointing",
                 "training.exposures", "captions.shuffles", "model.family")  # fmt: skip
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree"}  # fmt: skip
+              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree",
+              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix"}  # fmt: skip
 ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
-             "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"]}  # fmt: skip
+             "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
+             "ademamix": ["weight_decouple=True"]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,8 +260,10 @@ def _say_optimizer(writer: _Writer) -> None:
     writer.say("optimizer_type", OPTIMIZERS[optimizer.kind], "optimizer.kind")
     values = optimizer.model_dump()
     arguments = [f"weight_decay={optimizer.weight_decay}"]
-    if "beta1" in values:
-        arguments.append(f"betas=({values['beta1']},{values['beta2']})")
+    if betas := [str(value) for name, value in values.items() if name.startswith("beta")]:
+        arguments.append(f"betas=({','.join(betas)})")
+    if "alpha" in values:
+        arguments.append(f"alpha={values['alpha']}")
     arguments += ARGUMENTS.get(optimizer.kind, [])
     writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in values))
     writer.say("learning_rate", rate)

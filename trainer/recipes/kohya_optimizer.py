@@ -17,7 +17,7 @@ KINDS = {
     "": "adamw", "adamw": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw", "adamw8bit": "adamw8bit",
     "pagedadamw8bit": "adamw8bit", "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion",
     "adafactor": "adafactor", "prodigy": "prodigy", "adamwschedulefree": "schedule-free",
-    "schedule-free": "schedule-free",
+    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix",
 }  # fmt: skip
 SCHEDULES = {
     "constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "cosine_with_restarts": "cosine",

@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
               "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
-              "schedule_free_adamw": "schedule-free"}  # fmt: skip
+              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix"}  # fmt: skip
 OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01}
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
 WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}

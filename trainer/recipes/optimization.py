@@ -8,7 +8,7 @@ from trainer.i18n import _
 from trainer.recipes.draft import Draft, number
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
-# prodigyopt and schedulefree.
+# prodigyopt, schedulefree and pytorch_optimizer.
 USUAL: dict[str, dict[str, float]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
     "adamw8bit": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01},
@@ -16,6 +16,8 @@ USUAL: dict[str, dict[str, float]] = {
     "adafactor": {"weight_decay": 0.0},
     "prodigy": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
     "schedule-free": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
+    "came": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "weight_decay": 0.0},
+    "ademamix": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "weight_decay": 0.0},
 }
 # Arguments that say what ours does anyway.
 _AS_OURS: dict[str, dict[str, object]] = {
@@ -24,6 +26,8 @@ _AS_OURS: dict[str, dict[str, object]] = {
     "adafactor": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
     "prodigy": {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True, "d_coef": 1, "eps": 1e-8},
     "schedule-free": {"eps": 1e-8},
+    "came": {"weight_decouple": True, "clip_threshold": 1.0, "eps1": 1e-30, "eps2": 1e-16, "ams_bound": False},
+    "ademamix": {"weight_decouple": True, "eps": 1e-8, "t_alpha_beta3": None},
 }
 
 
@@ -40,9 +44,9 @@ def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, flo
     """Set the optimizer of one of our kinds, with the arguments that a recipe gives it."""
     draft.set("optimizer.kind", kind, *names.kinds)
     values = {**USUAL[kind], **(usual or {})}
-    betas = draft.get(f"{names.arguments}betas", _pair, None)
-    if betas and "beta1" in values:
-        values["beta1"], values["beta2"] = betas
+    own = [name for name in values if name.startswith("beta")]
+    betas = draft.get(f"{names.arguments}betas", lambda value: _numbers(value, len(own)), None) if own else None
+    values |= zip(own, betas or (), strict=False)
     for name, value in values.items():
         pair = f"{names.arguments}betas"
         keys = (f"{names.arguments}{name}", *([pair] if betas and name.startswith("beta") else []))
@@ -66,10 +70,10 @@ def leave_optimizer(draft: Draft, name: str, names: Names) -> None:
     )
 
 
-def _pair(value: object) -> tuple[float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("not a pair")
-    return number(value[0]), number(value[1])
+def _numbers(value: object, count: int) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or len(value) not in (2, count):
+        raise ValueError("not as many numbers")
+    return tuple(number(item) for item in value)
 
 
 @dataclass(frozen=True)

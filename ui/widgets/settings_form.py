@@ -21,11 +21,12 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig, comparison, renames
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.schema import SettingError
+from trainer.schema import SettingError, kind_titles
 from ui.widgets.handlers import QUIET
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
 BASE = ("model", "base")  # chosen above the form
+KIND_TITLES = kind_titles(TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ def _widget(entry: Entry, value: object) -> gr.Component:
         case "flag":
             return gr.Checkbox(value, **common)
         case "choice" if entry.path[-1] == "kind":
-            choices = [(_(choice.capitalize()), choice) for choice in entry.choices]
+            choices = [(_(KIND_TITLES[choice]), choice) for choice in entry.choices]
             return gr.Radio(choices, value=value, **common)
         case "choice":
             return gr.Dropdown([(_(choice), choice) for choice in entry.choices], value=value, **common)

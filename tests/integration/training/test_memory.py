@@ -275,7 +275,9 @@ def test_an_optimizer_that_runs_out_of_memory_later_ends_the_run(
         train(run.config(), run)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"])
+@pytest.mark.parametrize(
+    "kind", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free", "came", "ademamix"]
+)
 def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
     options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
     config = settings(tiny_sd, **options)

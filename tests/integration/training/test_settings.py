@@ -135,7 +135,7 @@ def test_another_value_gives_another_adapter(
     assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor", "lion", "prodigy", "schedule-free"])
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "lion", "prodigy", "schedule-free", "came", "ademamix"])
 def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
     needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind == "prodigy" else 0.01}
     needed |= {"schedule__kind": "constant"} if kind == "schedule-free" else {}
@@ -143,6 +143,7 @@ def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, k
     values = {"learning_rate": 0.03, "weight_decay": 0.6} | (
         {} if kind == "adafactor" else {"beta1": 0.3, "beta2": 0.3}
     )
+    values |= {"came": {"beta3": 0.3}, "ademamix": {"beta3": 0.3, "alpha": 2.0}}.get(kind, {})
     for name, value in values.items():
         assert not same(learned(tiny_sd, needed | {f"optimizer__{name}": value}), usual), name
 

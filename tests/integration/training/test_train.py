@@ -96,6 +96,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "schedule__kind": "constant",
         "preview__every": 2,
     },
+    "CAME": {"optimizer__kind": "came", "optimizer__weight_decay": 0.1},
+    "AdEMAMix": {"optimizer__kind": "ademamix"},
     "debiased, Huber": {"objective__weighting": "debiased", "objective__loss_type": "huber"},
     "P2, scheduled Huber": {"objective__weighting": "p2", "objective__loss_type": "scheduled-huber"},
     "logit-normal in a range": {"objective__timestep_sampling": "logit-normal", "objective__max_timestep": 700},
@@ -167,6 +169,8 @@ TOGETHER = (
      "attention of the up blocks", "rsLoRA"),
     ("Adafactor", "constant", "a caption a line, long", "random backgrounds", "DoRA"),
     ("Prodigy", "prior pictures", "LoHa"),
+    ("CAME", "shuffled tags"),
+    ("AdEMAMix", "crops"),
     ("schedule-free", "shuffled tags, text encoder", "LoKr"),
     ("gradient checkpointing", "preservation of the text encoder", "bf16"),
 )  # fmt: skip

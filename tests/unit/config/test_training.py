@@ -17,7 +17,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
-from trainer.optim.optimizers import AdamW8bit, Prodigy, ScheduleFree
+from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
@@ -85,10 +85,16 @@ def test_a_lion_step_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "package"),
-    [(AdamW8bit(), "bitsandbytes"), (Prodigy(), "prodigyopt"), (ScheduleFree(), "schedulefree")],
+    [
+        (AdamW8bit(), "bitsandbytes"),
+        (Prodigy(), "prodigyopt"),
+        (ScheduleFree(), "schedulefree"),
+        (Came(), "pytorch_optimizer"),
+        (AdEMAMix(), "pytorch_optimizer"),
+    ],
 )
 def test_an_optimizer_whose_package_is_absent(
-    optimizer: AdamW8bit | Prodigy | ScheduleFree, package: str, monkeypatch: pytest.MonkeyPatch
+    optimizer: AdamW8bit | Prodigy | ScheduleFree | Came | AdEMAMix, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)

@@ -39,6 +39,8 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
         {"optimizer.kind": "adafactor", "optimizer.learning_rate": 3e-4},
         {"optimizer.kind": "lion", "optimizer.learning_rate": 2e-5, "training.text_encoder": False},
         {"optimizer.kind": "prodigy"},
+        {"optimizer.kind": "came", "optimizer.beta3": 0.99, "optimizer.weight_decay": 0.1},
+        {"optimizer.kind": "ademamix", "optimizer.beta1": 0.8, "optimizer.alpha": 3.0},
         {"optimizer.kind": "schedule-free", "schedule.kind": "constant", "schedule.warmup": 0.0},
         {"schedule.kind": "constant", "schedule.warmup": 0.1},
         {"schedule.kind": "cosine", "schedule.min_lr_ratio": 0.1, "schedule.warmup": 0.03},

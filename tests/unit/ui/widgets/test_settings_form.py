@@ -41,6 +41,13 @@ def test_every_setting_has_one_widget_and_a_help_text() -> None:
     assert all(entry.help for entry in ENTRIES if entry.path[-1] != "kind")
 
 
+def test_kinds_have_the_names_that_people_write() -> None:
+    titles = schema.kind_titles(TrainConfig)
+    assert {name: titles[name] for name in ("adamw8bit", "came", "lokr", "cosine")} == {
+        "adamw8bit": "AdamW 8-bit", "came": "CAME", "lokr": "LoKr", "cosine": "Cosine",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("preset", ["character", "style"])
 @pytest.mark.parametrize("base", ["micro", "/models/sd15"])
 def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:

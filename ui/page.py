@@ -196,14 +196,14 @@ def _load(watch: RunWatcher) -> list[Any]:
     selected = gr.skip()
     if watch.active():
         selected = gr.Tabs(selected="train")
-    return [selected, head.choices(project), *_show(watch, project)]
+    return [selected, head.choices(project), *_show(watch, project, opened=True)]
 
 
-def _show(watch: RunWatcher, project: str) -> list[Any]:
-    """Return values that show a project on all tabs."""
+def _show(watch: RunWatcher, project: str, *, opened: bool = False) -> list[Any]:
+    """Return values that show a project on all tabs, of a page that was just opened or on another one."""
     return [
         *datasets.show(project),
-        *training.show(project),
+        *training.show(project, opened=opened),
         *run_view.draw(watch, watch.default(project), project=project),
     ]
 

@@ -425,3 +425,5 @@ def test_an_idle_server_leaves_the_processor_alone() -> None:
     blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
     assert "self.sleep_when_free" in inspect.getsource(gradio.queueing), "Gradio has another name for it"
     assert blocks._queue.sleep_when_free == page.QUEUE_LOOKED_EVERY
+    assert "self.progress_update_sleep_when_free" in inspect.getsource(gradio.queueing), "here, too"
+    assert blocks._queue.progress_update_sleep_when_free == page.PROGRESS_SENT_EVERY

@@ -22,13 +22,12 @@ from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.tabs.sample_form import SampleForm, with_form
 from ui.widgets.handlers import QUIET, handled
-from ui.widgets.templates import STATIC
+from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
+PROGRESS_SENT_EVERY = 0.2  # seconds; Gradio looks for some a hundred times a second, which keeps a core 1 % busy
 OPENED_AT_ONCE = 16  # pages; what they read of a dataset is read once for all that wait
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
-# Gradio would set the browser's language as that of the page, whatever language the page is in.
-SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
 LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
 PRIMARY = {
     "background_fill": "*primary_600",
@@ -97,7 +96,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         theme=theme(),
         css_paths=[STATIC / "style.css"],
         favicon_path=str(STATIC / "favicon.svg"),
-        js=SET_LANGUAGE,
+        js=read("start.js").replace("{language}", LANGUAGE),
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     return app
@@ -171,7 +170,8 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         page.load(handled(lambda: _load(watch)), None, loaded, concurrency_limit=OPENED_AT_ONCE, **QUIET)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
-    page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it
+    page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it, or for the next one
+    page._queue.progress_update_sleep_when_free = PROGRESS_SENT_EVERY
     page.state_session_capacity = SESSIONS
     return page
 
@@ -196,14 +196,14 @@ def _load(watch: RunWatcher) -> list[Any]:
     selected = gr.skip()
     if watch.active():
         selected = gr.Tabs(selected="train")
-    return [selected, head.choices(project), *_show(watch, project)]
+    return [selected, head.choices(project), *_show(watch, project, opened=True)]
 
 
-def _show(watch: RunWatcher, project: str) -> list[Any]:
-    """Return values that show a project on all tabs."""
+def _show(watch: RunWatcher, project: str, *, opened: bool = False) -> list[Any]:
+    """Return values that show a project on all tabs, of a page that was just opened or on another one."""
     return [
         *datasets.show(project),
-        *training.show(project),
+        *training.show(project, opened=opened),
         *run_view.draw(watch, watch.default(project), project=project),
     ]
 

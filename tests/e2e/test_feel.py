@@ -87,6 +87,18 @@ def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, siz
     assert not new, json.dumps(new, indent=1)
 
 
+def test_a_page_at_rest_draws_no_frames(trained: Server, visit: Visit) -> None:
+    """Gradio counts the seconds of its own start in each frame, sixty times a second, until the page is closed."""
+    page = visit(trained)
+
+    def frames() -> int:
+        before = page.evaluate("requestAnimationFrame(() => {})")
+        page.wait_for_timeout(500)
+        return int(page.evaluate("requestAnimationFrame(() => {})")) - int(before)
+
+    wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
+
+
 def test_the_strength_by_mouse_keyboard_and_number(trained: Server, visit: Visit) -> None:
     page = visit(trained)
     teach(page)

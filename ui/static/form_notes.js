@@ -91,7 +91,21 @@ window.limnerForm = {
   },
 };
 
-form.addEventListener("input", (event) => { if (event.target.id === "find-setting") find(event.target.value); });
+// An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.
+const PAUSE = 250;  // milliseconds
+let edited;
+function report(delay) {
+  clearTimeout(edited);
+  edited = setTimeout(() => { edited = undefined; trigger("input"); }, delay);
+}
+const isDropdown = (field) => field.getAttribute("role") === "listbox";
+form.addEventListener("input", ({ target }) => {
+  if (target.id === "find-setting") find(target.value);
+  else if (target.closest("[id^='form-']") && !isDropdown(target)) report(target.matches("[type=checkbox], [type=radio]") ? 0 : PAUSE);
+});
+form.addEventListener("focusout", ({ target }) => {
+  if (edited !== undefined || (target.closest("[id^='form-']") && isDropdown(target))) report(0);
+});
 form.addEventListener("click", (event) => {
   const head = event.target.closest(".fold"), reset = event.target.closest(".reset-group");
   if (head) {

@@ -18,7 +18,7 @@ from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
 QUEUE = 3  # place of the queue in what was drawn
-LOOKED_EVERY = 3.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
+LOOKED_EVERY = 5.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
 NO_RUNS = f"<div class='empty'>{_('Nothing has been trained yet.')}</div>"
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
 NOTIFY = f"<label><input type='checkbox'> {_('Tell me with a sound when it has ended')}</label>"

@@ -4,6 +4,7 @@ A change of many fields at once (another base, a reset, a text) is numbered by t
 only if no later one was asked for meanwhile, and a field edited meanwhile keeps what was typed (see form_notes.js).
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,8 @@ SEARCH = (
 )
 RECIPES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
+AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
+_SHOWN = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Settings:
     """The widgets of all settings in the order of `ENTRIES`, and what belongs to them.
 
     `filled` is what the form was filled from; `answer` what it will be filled from as soon as the browser has agreed.
+    `shown` is what the server fills it from for a project, in a request of its own: each field costs the browser time.
     """
 
     widgets: list[Any]
     filled: gr.JSON
     answer: gr.JSON
+    shown: gr.State
     saved: gr.Dropdown
     use: gr.Button
     name: gr.Textbox
@@ -92,7 +97,7 @@ class Form:
 
 def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
     """Draw the settings, but for the widgets that are drawn apart."""
-    filled = gr.JSON(asdict(settings_form.fill(ENTRIES, "character", MICRO, {})), visible=False)
+    filled = gr.JSON(asdict(AS_DRAWN), visible=False)
     with gr.Accordion(_("Advanced"), open=False, elem_id="advanced", elem_classes="side"):
         with gr.Row(elem_id="settings-tools", elem_classes="bottom"):
             gr.HTML(SEARCH, elem_id="search-settings")
@@ -120,6 +125,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         widgets=widgets,
         filled=filled,
         answer=gr.JSON(visible=False),
+        shown=gr.State(),
         saved=saved,
         use=use,
         name=name,
@@ -168,6 +174,12 @@ def fill_on(
 def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
     settings = form.settings
+    settings.shown.change(
+        lambda shown: [shown["filled"], *shown["filled"]["values"]],
+        settings.shown,
+        [settings.filled, *settings.widgets],
+        **UNQUEUED,
+    ).then(with_answers(plan.plan), form.inputs, form.planned, **UNQUEUED)
     for event in refilled_on:
         fill_on(event, with_answers(refill), form)
     fill_on(settings.notes.apply, with_answers_and_event(fix_conflict), form)
@@ -276,6 +288,11 @@ def fill(answers: Answers) -> Filled:
     """Return what the form is filled from."""
     filled = settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
     return replace(filled, request=answers.request)
+
+
+def to_show(filled: Filled) -> dict[str, Any]:
+    """Return a value of `Settings.shown`, which differs from any other, as the form may have been edited meanwhile."""
+    return {"number": next(_SHOWN), "filled": asdict(filled)}
 
 
 def fix_conflict(answers: Answers, event: gr.EventData) -> dict[str, Any]:

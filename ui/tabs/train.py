@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -30,7 +30,6 @@ _PATHS = [entry.path for entry in ENTRIES]
 EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
-PLANNING = ("steps", "exposures", "batch_size", "gradient_accumulation", "resolution")
 # On a phone the run is below or above the form, out of sight.
 TO_THE_RUN = """() => {
   const status = document.querySelector("#status");
@@ -80,7 +79,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     form = [project, preset, name, trigger, base, filled, *widgets]
     planned = [summary, cautions, effort, settings.notes]
     described = [*model.described, start]
-    outputs = [preset, name, trigger, base, model.folders, *described, settings.saved, filled, *widgets, *planned]
+    outputs = [preset, name, trigger, base, model.folders, *described, settings.saved, settings.shown, *planned]
     whole = Form(settings, form, planned, preset, base)
     tab = Tab(trigger, form, planned, outputs, view, whole)
     base_model.connect(model, widgets[VAE], start)
@@ -112,21 +111,21 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]
 
 
 def _connect_form(tab: Tab, effort: gr.Radio) -> None:
+    """Remember and plan what is edited. The browser reports edits of all settings as one event of their notes.
+
+    If each setting had a listener, the browser would compare all of them with every component when the page opens.
+    """
     project, preset, name, _trigger, base, _filled, *widgets = tab.form
-    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **UNQUEUED)
-    # Choices and flags can conflict with each other; the numbers decide how long it takes.
-    changes = [
-        widget.change
-        for entry, widget in zip(ENTRIES, widgets, strict=True)
-        if entry.path[-1] in PLANNING or entry.kind in ("choice", "flag")
-    ]
-    gr.on(changes, with_answers(plan), tab.form, tab.planned, trigger_mode="always_last", **UNQUEUED)
+    see = with_answers(edited)
+    tab.whole.settings.notes.input(see, tab.form, tab.planned, trigger_mode="always_last", **UNQUEUED)
+    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **UNQUEUED).then(
+        see, tab.form, tab.planned, **UNQUEUED
+    )
     for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
         keep = handled(lambda project, value, key=key: remember(project, key, value))
         event(keep, [project, widget], None, **UNQUEUED)
-    inputs = [*(widget.input for widget in widgets), effort.input, base.input, preset.input]
     keep_all = with_answers(tab_settings.remember)
-    gr.on(inputs, keep_all, tab.form, tab.planned[-1], trigger_mode="always_last", **UNQUEUED)
+    gr.on([base.input, preset.input], keep_all, tab.form, tab.planned[-1], trigger_mode="always_last", **UNQUEUED)
 
 
 def _connect_start(
@@ -168,8 +167,11 @@ def _connect_start(
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def show(project: str) -> list[Any]:
-    """Return values of `Tab.outputs` for a project: its answers, the settings as they were left, and the plan."""
+def show(project: str, *, opened: bool = False) -> list[Any]:
+    """Return values of `Tab.outputs` for a project: its answers, the settings as they were left, and the plan.
+
+    With `opened`, the page was just opened, so that its settings are still as they were drawn.
+    """
     preset, name, trigger, base = "character", "", "", ""
     data: dict[str, Any] = {}
     if project:
@@ -185,7 +187,14 @@ def show(project: str) -> list[Any]:
     about_base = [base_model.choices(answers.base), base_model.folders_text(), *description]
     saved = gr.Dropdown(saved_settings.names(), value=None)
     filled = tab_settings.fill(answers)
-    return [preset, name, trigger, *about_base, saved, asdict(filled), *filled.values, *plan(answers)]
+    shown = gr.skip() if opened and filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled)
+    return [preset, name, trigger, *about_base, saved, shown, *plan(answers)]
+
+
+def edited(answers: Answers) -> list[Any]:
+    """Remember the settings that the user edited, and return the plan."""
+    tab_settings.remember(answers)
+    return plan(answers)
 
 
 def remember(project: str | None, key: str, value: str) -> None:

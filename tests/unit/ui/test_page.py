@@ -65,6 +65,14 @@ def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: 
     assert len(named) == len(set(named))
 
 
+def test_a_page_opens_without_a_listener_and_a_message_for_each_setting(home: Path) -> None:
+    """The browser compares each component with each listener, and looks each output up in the tree of all of them."""
+    events = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).get_config_file()["dependencies"]
+    assert sum(len(event["targets"]) for event in events) < 200
+    opening = next(event for event in events if "load" in {kind for _, kind in event["targets"]})
+    assert len(opening["outputs"]) < 100
+
+
 def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
     with TestClient(in_loop(page.make_app)) as client:
         assert "Limner" in client.get("/").text
@@ -417,3 +425,5 @@ def test_an_idle_server_leaves_the_processor_alone() -> None:
     blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
     assert "self.sleep_when_free" in inspect.getsource(gradio.queueing), "Gradio has another name for it"
     assert blocks._queue.sleep_when_free == page.QUEUE_LOOKED_EVERY
+    assert "self.progress_update_sleep_when_free" in inspect.getsource(gradio.queueing), "here, too"
+    assert blocks._queue.progress_update_sleep_when_free == page.PROGRESS_SENT_EVERY

@@ -17,6 +17,7 @@ from ui.state import hub_downloads, page_memory, pending_uploads, projects
 from ui.state.answers import with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
+from ui.state.shared_reads import shared
 from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
@@ -200,12 +201,17 @@ def _load(watch: RunWatcher) -> list[Any]:
 
 
 def _show(watch: RunWatcher, project: str) -> list[Any]:
-    """Return values that show a project on all tabs."""
-    return [
-        *datasets.show(project),
-        *training.show(project),
-        *run_view.draw(watch, watch.default(project), project=project),
-    ]
+    """Return values that show a project on all tabs; pages that are opened at once get the same ones."""
+
+    def show() -> list[Any]:
+        return [
+            *datasets.show(project),
+            *training.show(project),
+            *run_view.draw(watch, watch.default(project), project=project),
+        ]
+
+    values = shared(("project on all tabs", project), show)
+    return [dict(value) if isinstance(value, dict) else value for value in values]  # Gradio changes updates
 
 
 def _project_for(watch: RunWatcher, project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:

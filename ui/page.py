@@ -22,11 +22,10 @@ from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.tabs.sample_form import SampleForm, with_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, TOGETHER, handled
 from ui.widgets.templates import STATIC
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
-OPENED_AT_ONCE = 16  # pages; what they read of a dataset is read once for all that wait
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
 # Gradio would set the browser's language as that of the page, whatever language the page is in.
 SET_LANGUAGE = f"() => {{ document.documentElement.lang = '{LANGUAGE}'; }}"
@@ -169,7 +168,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         datasets.connect_files(images.parts, lambda *given: _project_for(watch, *given), [top.project, *shown])
         top.pill.select(handled(lambda: run_view.draw(watch, watch.default())), None, train.view.outputs, **QUIET)
         loaded = [tabs, top.project, *shown]
-        page.load(handled(lambda: _load(watch)), None, loaded, concurrency_limit=OPENED_AT_ONCE, **QUIET)
+        page.load(handled(lambda: _load(watch)), None, loaded, **TOGETHER)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it

@@ -38,6 +38,17 @@ def make_zip(path: Path, pictures: int, side: int) -> None:
             archive.writestr(f"{number:05d}.txt", f"miraxo, number {number}")
 
 
+def add_zip(page: Page, file: Path) -> tuple[float, str]:
+    """Upload images to the project `many`, and import them; return when they had arrived, and the answer."""
+    add = page.given("upload")
+    with file.open("rb") as content:
+        (path,) = page.web.post("/gradio_api/upload", files={"files": ("set.zip", content)}).json()
+    arrived = time.monotonic()
+    entry = {"path": path, "orig_name": "set.zip", "meta": {"_type": "gradio.FileData"}}
+    values = page.values(add, project="many", trigger="miraxo", upload=[entry])
+    return arrived, page.call(add, page.without_states(add, values), "many", seconds=900)
+
+
 def watch(server: Server, ended: threading.Event, answers: list[float], memory: dict[str, float]) -> None:
     """Request the page again and again, and measure the memory of its process and of the upload process."""
     assert server.process is not None
@@ -108,14 +119,8 @@ def main() -> None:
             with httpx.Client(base_url=server.url, timeout=600) as web:
                 page = Page(web, web.get("/config").json())
                 page.call(page.opened(), [], "many")
-                add = page.given("upload")
                 started = time.monotonic()
-                with made.open("rb") as file:
-                    (path,) = web.post("/gradio_api/upload", files={"files": ("set.zip", file)}).json()
-                uploaded = time.monotonic()
-                entry = {"path": path, "orig_name": "set.zip", "meta": {"_type": "gradio.FileData"}}
-                values = page.values(add, project="many", trigger="miraxo", upload=[entry])
-                answer = page.call(add, page.without_states(add, values), "many", seconds=900)
+                uploaded, answer = add_zip(page, made)
                 imported = time.monotonic()
                 page.call(page.opened(), [], "again", seconds=300)
                 opened = time.monotonic()

@@ -13,7 +13,7 @@ from trainer import nvidia
 from trainer.i18n import _
 from trainer.runs import backup
 from ui.state import audit, page_memory, pending_uploads, projects
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, TOGETHER, handled
 from ui.widgets.templates import read
 
 TO_THE_RUN = """element.addEventListener("click", () => {
@@ -115,7 +115,7 @@ def connect(head: Head, show: Callable[[str], list[Any]], outputs: Sequence[Any]
         return opened(restored.name)
 
     project_and_all = [head.project, head.new_row, head.manage_row, head.new_name, *outputs]
-    head.project.input(handled(lambda name: opened(name or "")), head.project, project_and_all, **QUIET)
+    head.project.input(handled(lambda name: opened(name or "")), head.project, project_and_all, **TOGETHER)
     gr.on([head.create.click, head.new_name.submit], handled(create), head.new_name, project_and_all, **QUIET)
     gr.on(
         [head.rename.click, head.title.submit],

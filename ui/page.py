@@ -17,16 +17,16 @@ from ui.state import hub_downloads, page_memory, pending_uploads, projects
 from ui.state.answers import with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
+from ui.state.shared_reads import shared
 from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.tabs.sample_form import SampleForm, with_form
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import QUIET, TOGETHER, handled
 from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
 PROGRESS_SENT_EVERY = 0.2  # seconds; Gradio looks for some a hundred times a second, which keeps a core 1 % busy
-OPENED_AT_ONCE = 16  # pages; what they read of a dataset is read once for all that wait
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
 LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
 PRIMARY = {
@@ -167,7 +167,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         datasets.connect_files(images.parts, lambda *given: _project_for(watch, *given), [top.project, *shown])
         top.pill.select(handled(lambda: run_view.draw(watch, watch.default())), None, train.view.outputs, **QUIET)
         loaded = [tabs, top.project, *shown]
-        page.load(handled(lambda: _load(watch)), None, loaded, concurrency_limit=OPENED_AT_ONCE, **QUIET)
+        page.load(handled(lambda: _load(watch)), None, loaded, **TOGETHER)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it, or for the next one
@@ -200,12 +200,20 @@ def _load(watch: RunWatcher) -> list[Any]:
 
 
 def _show(watch: RunWatcher, project: str, *, opened: bool = False) -> list[Any]:
-    """Return values that show a project on all tabs, of a page that was just opened or on another one."""
-    return [
-        *datasets.show(project),
-        *training.show(project, opened=opened),
-        *run_view.draw(watch, watch.default(project), project=project),
-    ]
+    """Return values that show a project on all tabs, of a page that was just opened or on another one.
+
+    Pages that ask for it at once get the same ones.
+    """
+
+    def show() -> list[Any]:
+        return [
+            *datasets.show(project),
+            *training.show(project, opened=opened),
+            *run_view.draw(watch, watch.default(project), project=project),
+        ]
+
+    values = shared(("project on all tabs", project, opened), show)
+    return [dict(value) if isinstance(value, dict) else value for value in values]  # Gradio changes updates
 
 
 def _project_for(watch: RunWatcher, project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer import paths, storage
 from trainer.data import answers, caption_edits, dataset
-from trainer.data.captions import read_caption
+from trainer.data.dataset import Example
 from ui.state.shared_reads import shared
 
 EXAMPLE = "example-character"
@@ -83,12 +83,17 @@ def remember(project: str, key: str, value: str) -> None:
     _save(change)
 
 
-def captions(project: str) -> list[str]:
-    """Return all captions of a project; none if it does not exist."""
+def examples(project: str) -> tuple[Example, ...]:
+    """Return the examples of a project; none if it does not exist."""
     folder = paths.datasets() / project
     if not paths.is_name(project) or not folder.is_dir():
-        return []
-    return shared(("captions", project), lambda: [read_caption(path) for path in dataset.image_files(folder)])
+        return ()
+    return shared(("examples", project), lambda: dataset.read(folder))
+
+
+def captions(project: str) -> list[str]:
+    """Return all captions of a project; none if it does not exist."""
+    return [example.caption for example in examples(project)]
 
 
 def guess_trigger(captions: list[str]) -> str:

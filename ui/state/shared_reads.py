@@ -2,7 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,14 +21,27 @@ class _Slot:
 
 _SLOTS: dict[Hashable, _Slot] = {}
 _LOCK = threading.Lock()
+_AS_OF: ContextVar[float | None] = ContextVar("as_of", default=None)
+
+
+@contextmanager
+def _as_of(started: float) -> Iterator[None]:
+    token = _AS_OF.set(started)
+    try:
+        yield
+    finally:
+        _AS_OF.reset(token)
 
 
 def shared(key: Hashable, read: Callable[[], Result]) -> Result:
     """Return what `read` returns. Its call began after this one, but another thread that waited too may have made it.
 
-    So a result is never older than the request, and of any number of requests that wait only one reads again.
+    So a result is never older than the request, and of any number of requests that wait only one reads again. What
+    `read` itself shares is as of its own beginning, so that nothing is read twice in it.
     """
-    asked = time.monotonic()
+    asked = _AS_OF.get()
+    if asked is None:
+        asked = time.monotonic()
     with _LOCK:
         slot = _SLOTS.pop(key, None) or _Slot()
         _SLOTS[key] = slot
@@ -35,7 +50,8 @@ def shared(key: Hashable, read: Callable[[], Result]) -> Result:
     with slot.lock:
         if slot.started <= asked:
             started = time.monotonic()
-            result = read()  # if it fails, the next one tries again
+            with _as_of(started):
+                result = read()  # if it fails, the next one tries again
             slot.started, slot.result = started, result
         answer: Result = slot.result
         return answer

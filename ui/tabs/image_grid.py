@@ -358,8 +358,14 @@ def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[An
 
 
 def _draw(name: str, trigger: str, selection: Selection) -> tuple[Path | None, dict[str, Any], dict[str, Any], str]:
+    project, above, text = shared(("project", name, trigger), lambda: _look(name, trigger))
+    return project.folder, cards(project, selection), above, text
+
+
+def _look(name: str, trigger: str) -> tuple[Project, dict[str, Any], str]:
+    """Return what all pages and orders of a project have in common."""
     project = read(name, trigger)
-    return project.folder, cards(project, selection), overview(project), summary(project)
+    return project, overview(project), summary(project)
 
 
 def undo_button(folder: Path | None) -> gr.Button:

@@ -20,7 +20,7 @@ from ui.state import gauging, page_memory, pending_uploads, projects
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
-from ui.widgets.handlers import QUIET, answered, handled
+from ui.widgets.handlers import QUIET, TOGETHER, answered, handled
 from ui.widgets.templates import read
 
 AT_ONCE = 24  # images that are measured in one request
@@ -173,7 +173,7 @@ def connect_files(
 def _connect_view(parts: Parts, tools: Tools) -> None:
     parts.grid.delete(handled(remove), parts.inputs, parts.result, **QUIET)
     parts.restore.click(handled(restore_removed), parts.inputs, parts.result, **QUIET)
-    parts.grid.select(handled(change_selection), parts.inputs, parts.view, **QUIET)
+    parts.grid.select(handled(change_selection), parts.inputs, parts.view, **TOGETHER)
     parts.grid.end(handled(image_grid.draw), parts.inputs, parts.view, **QUIET)
     parts.grid.edit(handled(refresh_overview), parts.inputs, [parts.overview, parts.summary], **QUIET)
     after_typing = {"js": TYPED_FIRST, **QUIET}

@@ -16,9 +16,8 @@ from trainer.data.dataset import Example
 from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
-from ui.state import base_model_choices
+from ui.state import base_model_choices, page_memory
 from ui.state.answers import ENTRIES, Answers
-from ui.state.shared_reads import shared
 from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
@@ -30,10 +29,7 @@ def plan(answers: Answers) -> list[Any]:
     notes = answers.notes()
     if not answers.project:
         return [_("Create a project and add images first."), "", gr.skip(), notes]
-    folder = paths.datasets() / answers.project
-    examples: tuple[Example, ...] = ()
-    if paths.is_name(answers.project) and folder.is_dir():
-        examples = shared(("examples", folder), lambda: dataset.read(folder))
+    examples = page_memory.examples(answers.project)
     if not examples:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
@@ -45,7 +41,7 @@ def plan(answers: Answers) -> list[Any]:
     similar = runs.find_similar(config)
     size, *costs = _summary(config, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
-    cautions = "".join(_cautions(config, folder, examples))
+    cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
     return [summary, cautions, _efforts(config, answers, images, similar), notes]
 
 

@@ -18,6 +18,8 @@ LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
 # For listeners that are not public endpoints and show no progress bar of their own.
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+# For those whose reading all that wait share: fifty pages in turns of four would read a project twice in each turn.
+TOGETHER = {**QUIET, "concurrency_limit": 32}
 # For those of the large form: each message about a request costs the browser a change of every one of its fields, and
 # outside the queue there are half as many.
 UNQUEUED = {**QUIET, "queue": False}

@@ -427,3 +427,16 @@ def test_an_idle_server_leaves_the_processor_alone() -> None:
     assert blocks._queue.sleep_when_free == page.QUEUE_LOOKED_EVERY
     assert "self.progress_update_sleep_when_free" in inspect.getsource(gradio.queueing), "here, too"
     assert blocks._queue.progress_update_sleep_when_free == page.PROGRESS_SENT_EVERY
+
+
+def test_many_pages_may_wait_for_a_project_together(home: Path) -> None:
+    """All that wait share what is read; in turns of four, each turn would read it again."""
+    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
+    names = {number: block.elem_id for number, block in blocks.blocks.items()}
+    limits = {
+        (names.get(number), event): function.concurrency_limit
+        for function in blocks.fns.values()
+        for number, event in function.targets
+    }
+    shared = [limits["project", "input"], limits["captions", "select"], limits[None, "load"]]
+    assert shared == [32, 32, 32]

@@ -48,3 +48,12 @@ def test_few_results_are_kept() -> None:
     for number in range(3 * KEPT):
         shared(number, lambda: "x")
     assert len(shared_reads._SLOTS) == KEPT
+
+
+def test_nothing_is_read_twice_in_a_read() -> None:
+    values = iter(range(10))
+
+    def look() -> list[int]:
+        return [shared("inner", lambda: next(values)) for _ in range(3)]
+
+    assert [shared("outer", look) for _ in range(2)] == [[0, 0, 0], [1, 1, 1]]

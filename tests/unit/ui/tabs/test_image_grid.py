@@ -1,12 +1,21 @@
 """What the page draws of a dataset: the crops on its cards, its buckets and sizes."""
 
 import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from ui import page
 from ui.state import page_memory
+from ui.state.run_watcher import RunWatcher
+from ui.state.shared_reads import shared
 from ui.tabs import image_grid
 from ui.tabs.image_grid import Selection
 
@@ -18,6 +27,21 @@ def folder(home: Path) -> Path:
     for name, size in {"a": (300, 300), "b": (300, 300), "c": (600, 300)}.items():
         Image.new("RGB", size).save(folder / f"{name}.png")
     return folder
+
+
+@pytest.fixture
+def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that are opened from now on, each as often as it is."""
+    (folder / "a.txt").write_text("miraxo", encoding="utf-8")
+    names: list[str] = []
+    really_open = Path.open
+
+    def noted(path: Path, *arguments: Any, **options: Any) -> object:  # noqa: ANN401
+        names.append(path.name)
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", noted)
+    return names
 
 
 def test_buckets_and_sizes_are_counted_at_the_resolution_of_the_preset_or_the_one_chosen(folder: Path) -> None:
@@ -36,3 +60,37 @@ def test_buckets_and_sizes_are_counted_at_the_resolution_of_the_preset_or_the_on
 def test_an_empty_project_has_no_chart(home: Path) -> None:
     (home / "datasets" / "none").mkdir()
     assert image_grid.overview(image_grid.read("none"))["sizes"] is None
+
+
+def at_once(key: tuple[str, ...], calls: Sequence[Callable[[], object]]) -> list[Any]:
+    """Make calls that all wait for what is read under a key."""
+    reading, may_end = threading.Event(), threading.Event()
+
+    def read() -> None:
+        reading.set()
+        assert may_end.wait(10)
+
+    with ThreadPoolExecutor(len(calls) + 1) as pool:
+        first = pool.submit(shared, key, read)
+        assert reading.wait(10)
+        waiting = [pool.submit(call) for call in calls]
+        time.sleep(0.3)  # until all of them wait
+        may_end.set()
+        first.result()
+        return [call.result() for call in waiting]
+
+
+def test_pages_that_are_turned_at_once_share_one_reading(folder: Path, opened: list[str]) -> None:
+    turns = [partial(image_grid.draw, "rin", "miraxo", Selection(page=number)) for number in range(1, 6)]
+    drawn = at_once(("project", "rin", "miraxo"), turns)
+    assert {grid["items"][0]["caption"] for _, grid, *_ in drawn} == {"miraxo"}
+    assert opened.count("a.txt") == 1
+
+
+def test_a_project_is_read_twice_however_many_open_it_at_once(folder: Path, opened: list[str]) -> None:
+    """Once for the grid, and once for all else; one of 10,000 images costs most of a second each time."""
+    watch = RunWatcher()
+    shown = at_once(("project on all tabs", "rin", False), [partial(page._show, watch, "rin")] * 5)
+    dicts = [id(value) for values in shown for value in values if isinstance(value, dict)]
+    assert len(dicts) == len(set(dicts)), "Gradio changes what it is given"
+    assert opened.count("a.txt") == 2

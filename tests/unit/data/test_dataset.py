@@ -1,6 +1,7 @@
 """Data sets: reading, captions in any encoding, buckets, what is wrong, taking in and removing pictures."""
 
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -245,9 +246,12 @@ def test_a_data_set_that_is_not_there(home: Path, name: str) -> None:
     assert str(home) not in str(caught.value)
 
 
-def test_a_thumbnail_is_made_once(folder: Path) -> None:
+def test_a_thumbnail_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "a.png").write_bytes(png(size=(1000, 500)))
+    real_sync, synced = os.fsync, list[int]()
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(number), real_sync(number)))
     path = images.thumbnail(folder, folder / "a.png")
+    assert len(synced) == 1  # the file, so that it is whole; not its folder, as it can be made again
     with Image.open(path) as image:
         assert image.size == (320, 160)
     stamp = path.stat().st_mtime_ns

@@ -132,6 +132,7 @@ PROGRAMS = (
             "LoHa with DoRA": _("it takes LoHa with DoRA for a LoRA, and stops"),
             "LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
             "whole LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
+            "convolution IA3": _("it stops at IA3 of a convolution"),
         },
     ),
     Program(

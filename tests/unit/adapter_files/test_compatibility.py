@@ -348,6 +348,22 @@ def test_kinds_of_other_makers(
     assert {program: outcome for program, outcome in found.items() if outcome != "right"} == expected
 
 
+def test_invokeai_stops_at_ia3_of_a_convolution(tmp_path: Path) -> None:
+    tensors = good("sdxl")
+    convolutions = [key.partition(".")[0] for key, tensor in tensors.items() if "lora_up" in key and tensor.dim() == 4]
+    others = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] not in convolutions}
+    assert "InvokeAI" not in failed(check(tmp_path, others))
+    scaled = {
+        key: tensor
+        for name in convolutions
+        for key, tensor in {
+            f"{name}.weight": torch.ones(len(tensors[f"{name}.lora_up.weight"]), 1, 1, 1),
+            f"{name}.on_input": torch.tensor(0.0),
+        }.items()
+    }
+    assert "stops at IA3 of a convolution" in failed(check(tmp_path, {**others, **scaled}))["InvokeAI"]
+
+
 def test_a_loha_or_lokr_whose_alpha_is_not_its_rank(tmp_path: Path) -> None:
     """LyCORIS multiplies by alpha / rank twice."""
     tensors = {key: torch.tensor(1.0) if key.endswith("alpha") else one for key, one in of_kind("LoHa", "sd15").items()}

@@ -549,7 +549,7 @@ def test_without_a_trigger_no_image_is_preserved_as_what_it_is_trained_to_be(cha
     [
         ("absent/model", "does not exist"),
         (".", "is not a diffusers model"),
-        ("qwen", "a Qwen-Image model"),
+        ("qwen", ", Qwen-Image,"),
         ("xl", "config of its UNet"),
         ("cut", "cannot be loaded"),
     ],

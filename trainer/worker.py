@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
@@ -60,6 +60,7 @@ def work(run: Run) -> int:
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer import devices  # imports torch, which a waiting run does not need
+    from trainer.runs import tensorboard
     from trainer.train import follow, train
     from trainer.training import ranks
 
@@ -70,16 +71,17 @@ def _train_run(run: Run) -> None:
         message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
         run.report(events.Warned(message=message))
         processes = 1
-    try:
-        with ranks.followers(run, processes, follow):
-            train(settings, run)
-    except ranks.NotJoinedError:
-        if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
-            raise
-        traceback.print_exc()
-        message = _("No other process could be started to share the work; this one trains alone. The log says why.")
-        run.report(events.Warned(message=message))
-        train(settings, run)
+    with tensorboard.shown(run) if settings.training.tensorboard else nullcontext(run) as shown:
+        try:
+            with ranks.followers(shown, processes, follow):
+                train(settings, shown)
+        except ranks.NotJoinedError:
+            if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
+                raise
+            traceback.print_exc()
+            message = _("No other process could be started to share the work; this one trains alone. The log says why.")
+            shown.report(events.Warned(message=message))
+            train(settings, shown)
 
 
 def _caption_run(run: Run) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
 from trainer.schema import Conflict, Section
@@ -26,6 +27,7 @@ CONVOLUTIONS = (
     "proj_in",
     "proj_out",
 )
+MAX_RANK = 512
 Targets = Literal["attention", "attention+ff", "conv"]
 Rank = Annotated[
     int,
@@ -85,6 +87,13 @@ class Lora(Section, title="LoRA"):
     alpha: Alpha = Field(16.0, description="The update is scaled by alpha / rank; leave it at 16, whatever the rank.")
     targets: TargetLayers = "attention+ff"
     blocks: Blocks = ()
+    ranks: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        title="Ranks of blocks",
+        description="One per line, such as up_blocks.1 = 32: another rank for layers whose name contains up_blocks.1; "
+        "the last line that fits counts.",
+    )
     dropout: float = Field(
         0.0, ge=0, lt=1, title="Dropout", description="Share of a layer's inputs that is hidden from the adapter."
     )
@@ -113,6 +122,13 @@ class Lora(Section, title="LoRA"):
         title="Start from",
         description="An adapter file whose effect the training begins with; one of another rank is converted.",
     )
+
+    @field_validator("ranks")
+    @classmethod
+    def _are_ranks(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            _parse_rank(line)
+        return lines
 
     @model_validator(mode="after")
     def _dora_sees_all_ranks(self) -> Lora:
@@ -148,7 +164,25 @@ class Lora(Section, title="LoRA"):
             target_modules=list(names),
             lora_dropout=self.dropout,
             use_rslora=self.rslora,
+            rank_pattern={re.escape(name): rank for name in names if (rank := self.rank_of(name)) != self.rank},
         )
+
+    def rank_of(self, layer: str) -> int:
+        """Return the rank of a layer, by the path of its module."""
+        ranks = [rank for part, rank in map(_parse_rank, self.ranks) if part in layer]
+        return ranks[-1] if ranks else self.rank
+
+
+def _parse_rank(line: str) -> tuple[str, int]:
+    """Return the part of layers' names and their rank that a line such as `up_blocks.1 = 32` gives.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    match = re.fullmatch(r"([\w.]+) *= *([0-9]{1,3})", line.strip(), re.ASCII)
+    if not match or not 1 <= int(match[2]) <= MAX_RANK:
+        raise ValueError(_("{line!r} should be like up_blocks.1 = 32, with a rank of 1 to 512", line=line[:80]))
+    return match[1], int(match[2])
 
 
 class LoHa(Section, title="LoHa"):

@@ -31,6 +31,7 @@ _CHECKED = {"name": "recipe", "dataset": "recipe", "model": {"base": "limner/any
 NEUTRAL: dict[str, Any] = {
     "adapter.kind": "lora",
     "adapter.blocks": [],
+    "adapter.ranks": [],
     "schedule.warmup": 0.0,
     "training.low_resolution_share": 0.0,
     "training.ema_decay": 0.0,

@@ -51,6 +51,7 @@ UNSAID: dict[str, object] = {
     "captions.multiple": False, "captions.shuffle": False, "captions.tag_dropout": 0.0,
     "captions.max_token_length": 75, "images.flip": False,
     "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
+    "adapter.ranks": [],
     "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
     "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",

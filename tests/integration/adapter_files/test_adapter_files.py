@@ -33,6 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "locon": {"adapter__targets": "conv"},
     "rslora": {"adapter__rslora": True},
+    "ranks": {"adapter__ranks": ["up_blocks = 8", "attn2.to_k = 2"]},
     "dora": {"adapter__dora": True, "adapter__targets": "conv"},
     "loha": {"adapter__kind": "loha", "adapter__targets": "conv"},
     "lokr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "adapter__factor": 4},
@@ -84,9 +85,8 @@ def test_the_files_draw_what_the_adapter_drew(
     file = reader.read(run.export)
     assert any(name.startswith("lora_te") for name in file.modules)
     if file.kinds == {"LoRA"}:
-        assert {module.alpha / module.rank for module in file.modules.values()} == {
-            1.0 if "rslora" in str(options) else 0.5
-        }
+        scales = {0.25, 0.5, 1.0} if "ranks" in str(options) else {1.0 if "rslora" in str(options) else 0.5}
+        assert {module.alpha / module.rank for module in file.modules.values()} == scales
         pipeline = fresh(bases[family])
         pipeline.load_lora_weights(run.folder, weight_name=run.export.name)
         assert torch.equal(draw(pipeline), live)

@@ -23,6 +23,7 @@ REFUSED = {
     "LoKr": "has no convolutions",
 }
 INSTEAD: dict[str, dict[str, Any]] = {
+    "ranks of blocks": {"adapter__ranks": ["transformer_blocks.1 = 8", "to_q = 2"]},
     "attention of the up blocks": {"adapter__targets": "attention", "adapter__blocks": ["transformer_blocks.1"]},
     "debiased, Huber": {"objective__loss_type": "huber"},
     "P2, scheduled Huber": {"objective__loss_type": "scheduled-huber"},

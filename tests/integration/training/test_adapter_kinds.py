@@ -111,6 +111,15 @@ def test_which_layers_are_adapted(family: Family, tiny_sd: Path) -> None:
         names(adapter__blocks=["upblocks"])
 
 
+def test_blocks_may_have_ranks_of_their_own(family: Family, tiny_sd: Path) -> None:
+    made = settings(tiny_sd, adapter__ranks=["up_blocks = 8", "attn2 = 2", "self_attn = 1"])
+    adapter = families.attach(family, made.adapter, text_encoder=True, seed=0)
+    for name, layer in adapter.layers.items():
+        rank = 1 if "self_attn" in name else 2 if "attn2" in name else 8 if "up_blocks" in name else 4
+        assert layer.trained()["down"].shape[0] == rank, name
+    adapter.detach()
+
+
 def test_the_alpha_of_rslora_is_that_of_the_programs(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, adapter__rslora=True)  # alpha 2, rank 4: scale 2 / sqrt(4) = 1 = alpha' / 4
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)

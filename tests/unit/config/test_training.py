@@ -286,6 +286,8 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}}, "adapter.lora_plus_ratio"),
         ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
         ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter.rank_dropout"),
+        ({"adapter": {"ranks": ["up_blocks"]}}, "'up_blocks' should be like up_blocks.1 = 32"),
+        ({"adapter": {"ranks": ["up_blocks = 0"]}}, "with a rank of 1 to 512"),
         ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),
         ({"adapter": {"kind": "loha", "dora": True}}, "adapter.dora is not a setting"),
         ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),

@@ -145,6 +145,7 @@ def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
     [
         ({"adapter.targets": "attention"}, "adapter.targets"),
         ({"adapter.blocks": ["up_blocks"]}, "adapter.blocks"),
+        ({"adapter.ranks": ["up_blocks = 8"]}, "adapter.ranks"),
         ({"objective.weighting": "p2"}, "objective.weighting"),
         ({"objective.timestep_sampling": "logit-normal"}, "objective.timestep_sampling"),
         ({"objective.masked_loss": True}, "objective.masked_loss"),

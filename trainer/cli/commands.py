@@ -106,12 +106,7 @@ def train(
     ] = None,
 ) -> None:
     """Train an adapter from a config file."""
-    data = config.override(config.load_partial(settings_file), assignments or [])
-    settings = config.build(data)
-    examples.install()
-    for subject in settings.taught:
-        dataset.find_folder(subject.dataset)
-    run = runs.create(settings, folder)
+    run = runs.create(run_queue.read_settings(settings_file, assignments or []), folder)
     print(f"Run folder: {run.folder}", file=sys.stderr)
     raise typer.Exit(_work_visibly(run))
 

@@ -1,17 +1,22 @@
-"""Commands on the run queue: show it, move, hold and release runs that wait, and queue a run again that has ended."""
+"""Commands on the run queue: show it, add runs, move and hold those that wait, and queue an ended one again."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trainer import paths, runs
+from trainer import config, paths, runs
 from trainer.cli.console import echo, echo_table
+from trainer.config import TrainConfig
+from trainer.data import dataset, examples
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, archive, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")
+MAX_ADDED = 200  # runs at once: each that waits is a small process
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or name of a run under outputs/.")]
 
 
@@ -32,6 +37,61 @@ def show() -> None:
         echo_table([*rows])
     else:
         echo("No run is active.")
+
+
+@app.command()
+def add(
+    settings_files: Annotated[list[Path], typer.Argument(metavar="CONFIG.toml...", help="Full or partial settings.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="KEY.PATH=VALUE,VALUE",
+            help="A run for each of the values; repeated, one for each combination.",
+        ),
+    ] = None,
+) -> None:
+    """Queue a run for each config file; they train in the background, one after the other."""
+    varied = [_values(assignment) for assignment in grid or []]
+    added = [
+        (read_settings(file, [*(assignments or []), *chosen]), chosen)
+        for file in settings_files
+        for chosen in itertools.product(*varied)
+    ]
+    if len(added) > MAX_ADDED:
+        raise UserError("These are {count} runs.", "Add at most {most} at once.", count=len(added), most=MAX_ADDED)
+    for settings, chosen in added:
+        run = runs.create(settings.model_copy(update={"name": _name(settings.name, chosen)}))
+        runs.start(run)
+        echo("  ".join((run.id, *chosen)))
+
+
+def read_settings(file: Path, assignments: Sequence[str]) -> TrainConfig:
+    """Return the settings of a run from a config file with assignments, whose datasets are there.
+
+    Raises:
+        UserError: the settings are invalid, or a dataset is missing.
+    """
+    settings = config.build(config.override(config.load_partial(file), list(assignments)))
+    examples.install()
+    for subject in settings.taught:
+        dataset.find_folder(subject.dataset)
+    return settings
+
+
+def _values(assignment: str) -> list[str]:
+    """Split `key=a,b` into `key=a` and `key=b`."""
+    path, _equals, values = assignment.partition("=")
+    return [f"{path}={value.strip()}" for value in values.split(",")]
+
+
+def _name(name: str, chosen: Sequence[str]) -> str:
+    """Return the name of a run, with the values that tell it from the others."""
+    values = [assignment.rpartition(".")[2].replace("=", "-") for assignment in chosen]
+    return paths.safe_name("-".join((name, *values)), name)
 
 
 @app.command()

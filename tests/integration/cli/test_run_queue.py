@@ -1,5 +1,7 @@
 """`limner queue`: the same queue as on the page."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.integration.runs.test_processes import limner
@@ -39,3 +41,30 @@ def test_the_queue_in_the_command_line(waiting: list[Run], monkeypatch: pytest.M
     (waiting[0].folder / "ask" / "start").unlink()
     assert limner("queue", "retry", NAMES[0]).stdout.split() == [started[0].id]
     assert started[0].config() == waiting[0].config()
+
+
+def test_a_run_is_queued_for_each_file_and_each_combination(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Run] = []
+    monkeypatch.setattr(runs, "start", started.append)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(f'name = "{name}"\ndataset = "rin"\n')
+    grid = ["--grid", "optimizer.learning_rate=1e-4, 2e-4", "--grid", "schedule.kind=constant,linear"]
+    done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"), "--set", "seed=7", *grid)
+    assert done.returncode == 0, done.stderr
+    made = [run.config() for run in started]
+    assert [(one.name.partition("-")[0], one.optimizer.learning_rate, one.schedule.kind) for one in made] == [
+        (name, rate, kind) for name in ("one", "two") for rate in (1e-4, 2e-4) for kind in ("constant", "linear")
+    ]
+    assert {one.seed for one in made} == {7}
+    assert made[0].name == "one-learning_rate-1e-4-kind-constant"
+    assert done.stdout.splitlines()[0] == f"{started[0].id}  optimizer.learning_rate=1e-4  schedule.kind=constant"
+    started.clear()
+    (tmp_path / "two.toml").write_text('name = "two"\ndataset = "absent"\n')
+    done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"))
+    assert (done.returncode, started) == (2, []), "nothing is queued unless all can be"
+    assert "absent" in done.stderr
+    done = limner("queue", "add", str(tmp_path / "one.toml"), "--grid", f"seed={','.join(map(str, range(201)))}")
+    assert (done.returncode, started) == (2, [])
+    assert "Add at most 200 at once" in done.stderr

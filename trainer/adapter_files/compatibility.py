@@ -224,7 +224,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
         return program.name == "sd-scripts" and facts.by_lycoris
     if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
         return not facts.spec.original_names
-    if program.name == "A1111" and module.name in facts.partial_attention:
+    if program.name == "A1111" and module.name in facts.lost_of_openclip:
         return False
     return facts.unet_name(layer) in program.unet_names or facts.text_name(layer) in program.text_names
 

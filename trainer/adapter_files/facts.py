@@ -182,8 +182,11 @@ class Facts:
         return self.spec.original_names and {"original", "diffusers"} <= self.unet_names
 
     @cached_property
-    def partial_attention(self) -> set[str]:
-        """Names of layers of OpenCLIP's text encoders that A1111 leaves out: norms, and attention without all four."""
+    def lost_of_openclip(self) -> set[str]:
+        """Names of layers of OpenCLIP's text encoders that A1111 leaves out.
+
+        They are norms, attention without all four layers, and those with the prefix of the first of two encoders.
+        """
         joined = {encoder.component for encoder in self.spec.text_encoders if "resblocks" in encoder.single_file}
         blocks: dict[tuple[str, str], list[Layer]] = {}
         for layer in self.layers:
@@ -193,7 +196,9 @@ class Facts:
         norms = [layer for layer in self.layers if layer.algorithm == "norm" and layer.module.place
                  and layer.module.place.component in joined]  # fmt: skip
         partial = [layer for block in blocks.values() if len(block) < 4 for layer in block]
-        return {layer.module.name for layer in (*partial, *norms)}
+        first = [layer for layer in self.layers if layer.module.place and layer.module.place.component in joined
+                 and self.text_name(layer) == "te1 for the only"]  # fmt: skip
+        return {layer.module.name for layer in (*partial, *norms, *first)}
 
     @cached_property
     def family_for_invoke(self) -> FamilyName | None:

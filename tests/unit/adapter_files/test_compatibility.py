@@ -387,6 +387,12 @@ def test_attention_of_openclip_is_left_out_by_a1111_unless_all_of_it_is_there(tm
     assert set(failed(report)) == {"A1111"}
 
 
+def test_a1111_leaves_out_openclip_under_the_name_of_the_first_of_two(tmp_path: Path) -> None:
+    for family, lost in (("sd15", False), ("sd21", True)):
+        report = check(tmp_path, renamed(good(family), "lora_te_", "lora_te1_"), metadata(family))
+        assert ("match nothing" in failed(report).get("A1111", "")) == lost
+
+
 def test_a_dora_with_a_length_for_each_input_is_applied_as_it_was_trained(tmp_path: Path) -> None:
     tensors = of_kind("DoRA", "sd15")
     for key in [key for key in tensors if key.endswith("dora_scale")]:

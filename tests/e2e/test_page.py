@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -109,9 +110,13 @@ def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
         torch.set_num_threads(threads)
 
 
-def same_pixels(png: bytes, image: Image.Image) -> bool:
+def same_pixels(png: bytes, image: Image.Image, most: int = 0) -> bool:
+    """Compare a PNG with an image; its values may differ by `most` of 255."""
     with Image.open(io.BytesIO(png)) as shown:
-        return shown.mode == image.mode and shown.size == image.size and shown.tobytes() == image.tobytes()
+        if (shown.mode, shown.size) != (image.mode, image.size):
+            return False
+        difference = np.asarray(shown).astype(int) - np.asarray(image)
+    return int(np.abs(difference).max()) <= most
 
 
 def test_the_whole_way(server: Server, visit: Visit) -> None:
@@ -165,7 +170,8 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     assert download.value.suggested_filename == "mira.safetensors"
     file = Path(download.value.path())
     assert file.read_bytes() == (server.home / "outputs" / run / "mira.safetensors").read_bytes()
-    assert same_pixels(one, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", file))
+    # Diffusers adds layers where Try out changes micro's weights, which rounds otherwise.
+    assert same_pixels(one, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", file), most=1)
     assert same_pixels(zero, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", None))
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()

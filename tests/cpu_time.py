@@ -21,7 +21,7 @@ SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
     "quick": {"unit": 20, "integration": 250, "hostile": 30, "e2e": 140},
-    "full": {"unit": 90, "integration": 1800, "hostile": 90, "e2e": 2200},
+    "full": {"unit": 90, "integration": 1900, "hostile": 110, "e2e": 1500},
 }
 
 

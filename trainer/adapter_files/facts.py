@@ -188,17 +188,18 @@ class Facts:
         They are norms, attention without all four layers, and those with the prefix of the first of two encoders.
         """
         joined = {encoder.component for encoder in self.spec.text_encoders if "resblocks" in encoder.single_file}
+        lost: list[Layer] = []
         blocks: dict[tuple[str, str], list[Layer]] = {}
         for layer in self.layers:
             place = layer.module.place
-            if place and place.component in joined and ".self_attn." in place.path:
+            if place is None or place.component not in joined:
+                continue
+            if layer.algorithm == "norm" or self.text_name(layer) == "te1 for the only":
+                lost.append(layer)
+            if ".self_attn." in place.path:
                 blocks.setdefault((place.component, place.path.rpartition(".")[0]), []).append(layer)
-        norms = [layer for layer in self.layers if layer.algorithm == "norm" and layer.module.place
-                 and layer.module.place.component in joined]  # fmt: skip
-        partial = [layer for block in blocks.values() if len(block) < 4 for layer in block]
-        first = [layer for layer in self.layers if layer.module.place and layer.module.place.component in joined
-                 and self.text_name(layer) == "te1 for the only"]  # fmt: skip
-        return {layer.module.name for layer in (*partial, *norms, *first)}
+        lost += [layer for block in blocks.values() if len(block) < 4 for layer in block]
+        return {layer.module.name for layer in lost}
 
     @cached_property
     def family_for_invoke(self) -> FamilyName | None:

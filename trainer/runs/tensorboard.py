@@ -34,26 +34,25 @@ def shown(run: Run) -> Iterator[Run]:
             "TensorBoard is not installed.",
             "Install it with: pip install 'limner[tensorboard]', or turn training.tensorboard off.",
         ) from None
-    writers: list[Any] = []  # of each start of the loop; the last one is open
-
-    def close() -> None:
-        if writers:
-            writers[-1].close()
+    writer: Any = None  # since the latest start of the loop
 
     def write(event: events.Event) -> None:
+        nonlocal writer
         if run.listener:
             run.listener(event)
         if isinstance(event, events.Started):
-            close()
-            writers.append(library.SummaryWriter(str(run.folder / FOLDER), purge_step=event.step + 1))
-            writers[-1].add_text("settings", f"```\n{config.dump(run.config())}```", event.step)
-        elif writers:
-            _add(writers[-1], run, event)
+            if writer:
+                writer.close()
+            writer = library.SummaryWriter(str(run.folder / FOLDER), purge_step=event.step + 1)
+            writer.add_text("settings", f"```\n{config.dump(run.config())}```", event.step)
+        elif writer:
+            _add(writer, run, event)
 
     try:
         yield replace(run, listener=write)
     finally:
-        close()
+        if writer:
+            writer.close()
 
 
 def _add(writer: Any, run: Run, event: events.Event) -> None:  # noqa: ANN401 - an optional package

@@ -2,6 +2,7 @@
 
 diffusers has the parts (`attn.to_q`), and so do adapters here. kohya's format has the joined layers: their rows are
 those of the parts, one after the other, and a joined LoRA's matrices are the parts' in blocks, so that nothing is lost.
+The blocks are of one rank, the largest; ranks of zeros fill the others, by which the parts are found again.
 """
 
 from collections.abc import Mapping
@@ -63,15 +64,18 @@ def is_swapped(path: str, rows: int, columns: int) -> bool:
 
 
 def _own_ranks(part: Lora, number: int, count: int) -> Lora:
-    """Return a part of a joined LoRA without the ranks of the other parts, if each has its own."""
+    """Return a part of a joined LoRA without the ranks of the other parts and those of zeros, if each has its own."""
     rank, remainder = divmod(part.rank, count)
-    own = slice(number * rank, (number + 1) * rank)
+    start = number * rank
     others = part.up.clone()
-    others[:, own] = 0
+    others[:, start : start + rank] = 0
     if remainder or bool(others.any()):
         return part
-    matrices = {"lora_down.weight": part.down[own].contiguous(), "lora_up.weight": part.up[:, own].contiguous()}
-    return Lora(part.parts | matrices, part.alpha / count)
+    down, up = part.down[start : start + rank], part.up[:, start : start + rank]
+    used = (down != 0).flatten(1).any(1) | (up != 0).flatten(1).any(0)
+    kept = int(used.nonzero().max()) + 1 if used.any() else rank
+    matrices = {"lora_down.weight": down[:kept].contiguous(), "lora_up.weight": up[:, :kept].contiguous()}
+    return Lora(part.parts | matrices, part.alpha * kept / part.rank)
 
 
 def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
@@ -103,17 +107,15 @@ def _joined(shares: Mapping[str, int], parts: Mapping[str, Lora]) -> Lora:
     """Return the LoRA of a joined layer, block by block; parts that are missing have blocks of zeros."""
     some_path, some = next(iter(parts.items()))
     unit = some.up.shape[0] // shares[some_path]
+    rank = max(module.rank for module in parts.values())
     scales = {module.alpha / module.rank for module in parts.values()}
     ups, downs = list[Tensor](), list[Tensor]()
     for path, share in shares.items():
-        if path not in parts:
-            ups.append(torch.zeros(share * unit, some.rank))
-            downs.append(torch.zeros_like(some.down.float()))
-            continue
-        module = parts[path]
-        ups.append(module.up.float() if len(scales) == 1 else module.up.float() * (module.alpha / module.rank))
-        downs.append(module.down.float())
+        ups.append(torch.zeros(share * unit, rank))
+        downs.append(torch.zeros(rank, some.down.shape[1]))
+        if module := parts.get(path):
+            ups[-1][:, : module.rank] = module.up.float() * (1 if len(scales) == 1 else module.alpha / module.rank)
+            downs[-1][: module.rank] = module.down
     up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-    down = torch.cat(downs)
     scale = next(iter(scales)) if len(scales) == 1 else 1.0
-    return Lora({"lora_down.weight": down, "lora_up.weight": up}, scale * down.shape[0])
+    return Lora({"lora_down.weight": torch.cat(downs), "lora_up.weight": up}, scale * rank * len(shares))

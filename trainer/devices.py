@@ -6,11 +6,14 @@ first two answer alike; MPS has no memory of its own and no statistics of peaks.
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import psutil
 import torch
+from torch import Tensor
 
+PINNED_AT_ONCE = 2**29  # bytes
 LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
@@ -152,6 +155,51 @@ def trim() -> None:
     """Give back the memory of the accelerator that is kept but not used."""
     if count():
         _module(best()).empty_cache()
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Tell whether a device has memory beside main memory; MPS, and a processor, have not."""
+    return device.type not in ("cpu", "mps")
+
+
+def copy_stream(device: torch.device) -> Any:  # noqa: ANN401 - a stream of torch, whose types differ by backend
+    """Return a stream on which a device copies while it computes; None if it has no streams."""
+    return _module(device).Stream(device) if has_own_memory(device) else None
+
+
+def compute_stream(device: torch.device) -> Any:  # noqa: ANN401
+    """Return the stream on which a device computes."""
+    return _module(device).current_stream(device)
+
+
+def on_stream(stream: Any) -> AbstractContextManager[Any]:  # noqa: ANN401
+    """Copy on a stream inside the `with`; None = on the one that computes."""
+    if stream is None:
+        return nullcontext()
+    context: AbstractContextManager[Any] = _module(stream.device).stream(stream)
+    return context
+
+
+class Pinned:
+    """Copies tensors into main memory that is pinned, from where a device fetches them by itself.
+
+    Torch pins whole powers of two, so that many tensors share one, and little is lost.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pins = has_own_memory(device)
+        self._free = torch.empty(0, dtype=torch.uint8)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in pinned memory; as it is if it is there already, or the device shares main memory."""
+        if not self._pins or (tensor.device.type == "cpu" and tensor.is_pinned()):
+            return tensor
+        if tensor.nbytes > len(self._free):
+            self._free = torch.empty(max(PINNED_AT_ONCE, tensor.nbytes), dtype=torch.uint8, pin_memory=True)
+        taken = -(-tensor.nbytes // 16) * 16
+        copy = self._free[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        self._free = self._free[taken:]
+        return copy.copy_(tensor)
 
 
 def _numbered(device: torch.device) -> torch.device | None:

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,10 +68,30 @@ def inserted(size: int) -> Iterator[Meter]:
     torch.cuda.get_per_process_memory_fraction = lambda device=None: 1.0
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
+    torch.cuda.Stream = _Stream  # type: ignore[misc, assignment]
+    torch.cuda.current_stream = _Stream
+    torch.cuda.stream = nullcontext  # type: ignore[assignment]
+    Tensor.is_pinned = lambda self, device=None: self.device.type == "cpu"
+    checkpoint.DefaultDeviceType.set_device_type(CARD.type)
     functional.scaled_dot_product_attention = _attention
     nn.Module._apply = _apply
     with FakeTensorMode(allow_non_fake_inputs=True), meter:
         yield meter
+
+
+class _Stream:
+    """One on which everything is done at once."""
+
+    device = CARD
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        pass
+
+    def record_event(self) -> None:
+        """Nothing is ever to be waited for."""
+
+    def wait_event(self, event: None) -> None:
+        """Go on."""
 
 
 def _apply(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -97,15 +118,14 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attend with the kernel that a card would choose: flash in 16 bits, memory-efficient in 32."""
-    assert attn_mask is None, "another kernel is for masks"
+    """Attend with the kernel that a card would choose: flash in 16 bits, memory-efficient in 32 or with a mask."""
     assert not enable_gqa, "another kernel is for grouped queries"
     if torch.is_autocast_enabled("cuda"):
         query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
-    if query.dtype == torch.float32:
+    if query.dtype == torch.float32 or attn_mask is not None:
         learns = any(tensor.requires_grad for tensor in (query, key, value))
         return torch.ops.aten._scaled_dot_product_efficient_attention(
-            query, key, value, None, learns, dropout_p, is_causal, scale=scale
+            query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale
         )[0]
     return torch.ops.aten._scaled_dot_product_flash_attention(
         query, key, value, dropout_p, is_causal, False, scale=scale

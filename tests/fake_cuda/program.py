@@ -1,8 +1,9 @@
 """Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program 8 sdxl off all`.
 
 The first argument is the size of the card in GB, the second the family of the base model, which is built from its
-config. Then come ways of gradient checkpointing, of each of which the gradients of one image are computed, beside the
-optimizer's state; `text-encoders` trains those too. `encoding` and `preview` are what they say.
+config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which the
+gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too. `encoding` and
+`preview` are what they say.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -20,6 +21,7 @@ import diffusers
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from trainer import config, families
 from trainer.base_models import CONFIGS
@@ -33,7 +35,11 @@ from trainer.training.batches import Batch
 
 TEXT_ENCODERS = "text-encoders"
 Measured = Callable[[str], AbstractContextManager[None]]
-WAYS: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
+WAYS: dict[str, tuple[gradient_checkpointing.Recomputed, gradient_checkpointing.Waiting]] = {
+    **{way: (way, "off") for way in get_args(gradient_checkpointing.Recomputed)},
+    "offload half": ("all", "half"),
+    "offload all": ("all", "all"),
+}
 
 
 class Accelerator:
@@ -93,7 +99,7 @@ def train(
     family: Family,
     settings: TrainConfig,
     conditioning: dict[str, Tensor],
-    ways: Sequence[gradient_checkpointing.Recomputed],
+    ways: Sequence[str],
     measured: Measured,
 ) -> None:
     """Measure the gradients of one image, beside the state of the optimizer, in some ways of gradient checkpointing."""
@@ -103,12 +109,12 @@ def train(
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # its state is there from now on
     optimizer.zero_grad()
-    side = settings.training.resolution // 8
-    latents, sizes = torch.zeros(1, 4, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
+    side, channels = settings.training.resolution // 8, family.latent_shape[0]
+    latents, sizes = torch.zeros(1, channels, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
     cached = None if settings.training.text_encoder else {**conditioning, "sizes": sizes}
     batch = Batch(latents, latents.clone(), cached, ("a person",), 1, sizes=sizes)
     for way in ways:
-        gradient_checkpointing.recompute(family, way)
+        gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):
             optimizer_step.compute_gradients(
                 cast(Any, Accelerator()),
@@ -130,23 +136,28 @@ def build(base: FamilyName) -> Family:
             continue
         kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], origin[1])
         if name.startswith("tokenizer"):
-            component = kind.from_pretrained(CONFIGS / "clip", local_files_only=True)
+            texts = "t5" if "T5" in origin[1] else "clip"
+            component = kind.from_pretrained(CONFIGS / texts, local_files_only=True)
         elif name.startswith("text_encoder"):
-            component = kind(transformers.CLIPTextConfig.from_pretrained(folder / name))
+            component = kind(kind.config_class.from_pretrained(folder / name))
+        elif name == "scheduler":  # it looks at its own values
+            with unset_fake_temporarily():
+                component = kind.from_config(kind.load_config(folder / name))
         else:
             component = kind.from_config(kind.load_config(folder / name))
         if isinstance(component, nn.Module):
             component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
         components[name] = component
     pipeline = getattr(diffusers, spec.pipeline)(**components)
-    single_file = {} if base == "sdxl" else {"single_file": False}
+    single_file = {"single_file": False} if base in ("sd15", "sd21") else {}
     model: Any = _model_class(spec)
-    return cast(Family, model(pipeline, Base(base, "epsilon", False, ""), CARD, **single_file))
+    predicts = next(iter(spec.variants))
+    return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, **single_file))
 
 
 def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
-    resolution = FAMILIES[base].variants["epsilon"].resolution
+    resolution = next(iter(FAMILIES[base].variants.values())).resolution
     return config.build(
         {
             "name": "x",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,60 @@ def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (devices.peak_memory(mac), devices.peak_reserved(mac)) == (2 * GB, 3 * GB)
     devices.trim()
     assert calls == ["empty"]
+
+
+def test_a_card_copies_beside_its_computations(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = list[str]()
+
+    @contextmanager
+    def stream(chosen: Any) -> Iterator[None]:  # noqa: ANN401 - a stream
+        entered.append(chosen.name)
+        yield
+
+    card = pretend(
+        monkeypatch,
+        "cuda",
+        Stream=lambda device: SimpleNamespace(name="copies", device=device),
+        current_stream=lambda _: SimpleNamespace(name="computes"),
+        stream=stream,
+    )
+    assert devices.has_own_memory(card)
+    copies = devices.copy_stream(card)
+    assert devices.compute_stream(card).name == "computes"
+    with devices.on_stream(copies):
+        assert entered == ["copies"]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_what_shares_main_memory_copies_nothing(kind: str) -> None:
+    device, weight = torch.device(kind), torch.ones(3)
+    assert not devices.has_own_memory(device)
+    assert devices.copy_stream(device) is None
+    assert devices.Pinned(device)(weight) is weight
+    with devices.on_stream(None):
+        pass
+
+
+def test_tensors_share_memory_that_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch pins whole powers of two: one for each tensor could be twice as much."""
+    sizes = list[int]()
+    empty = torch.empty
+
+    def pinned(size: int, *, pin_memory: bool = False, **options: Any) -> torch.Tensor:  # noqa: ANN401 - as in torch
+        if pin_memory:
+            sizes.append(size)
+        return empty(size, **options)
+
+    card = pretend(monkeypatch, "cuda")
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: False)
+    monkeypatch.setattr(torch, "empty", pinned)
+    monkeypatch.setattr(devices, "PINNED_AT_ONCE", 256)
+    weights = [torch.arange(30, dtype=torch.float16).reshape(5, 6), torch.rand(3), torch.rand(2, 50), torch.ones(1)]
+    pin = devices.Pinned(card)
+    copies = [pin(weight) for weight in weights]
+    assert all(torch.equal(copy, weight) for copy, weight in zip(copies, weights, strict=True))
+    assert all(copy.data_ptr() % 16 == 0 for copy in copies)
+    assert sizes == [256, 400, 256]
 
 
 @pytest.fixture

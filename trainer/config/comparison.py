@@ -19,6 +19,7 @@ RESOLVED = (
     "training.devices",
     "training.micro_batches",
     "training.gradient_checkpointing",
+    "training.offload",
     "preview.prompts",
 )
 STEPS = "training.steps"

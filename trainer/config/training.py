@@ -83,6 +83,12 @@ class TrainingConfig(Section):
         "blocks, of all of them, or of all blocks; each needs less memory, up to a third more time. auto = as few as "
         "needed.",
     )
+    offload: Literal["auto", "off", "half", "all"] = Field(
+        "auto",
+        title="Offload",
+        description="Keep the weights of half the denoiser's blocks, or of all, in main memory, and copy each to the "
+        "GPU ahead of its use; slower, and all blocks are computed twice. auto = if nothing else is left.",
+    )
     max_grad_norm: float = Field(1.0, ge=0, le=1000, title="Clipping", description="Maximum gradient norm; 0 = off.")
     text_encoder: bool = Field(
         False,
@@ -117,6 +123,12 @@ class TrainingConfig(Section):
         title="TensorBoard",
         description="Also write the curves and previews into the run's folder, for TensorBoard; needs its package.",
     )
+
+    @model_validator(mode="after")
+    def _waiting_blocks_are_computed_twice(self) -> "TrainingConfig":
+        if self.offload in ("half", "all") and self.gradient_checkpointing not in ("auto", "all"):
+            raise Conflict("offload", _("blocks whose weights wait are computed twice; set it to auto"), "auto")
+        return self
 
     @model_validator(mode="after")
     def _batch_can_be_shared(self) -> "TrainingConfig":

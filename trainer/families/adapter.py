@@ -15,7 +15,7 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
-from trainer.families import adapter_start
+from trainer.families import adapter_start, offload
 from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, check_size, decompose, drop_ranks, known
 from trainer.families.family import Family
 from trainer.i18n import _
@@ -122,6 +122,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     adapter = Adapter(adapted(family), tuple(targets), settings)
     in_full = family.denoiser.dtype == torch.float32  # diffusers looks at all modules to answer: 30 ms with XL's
     for layer in adapter.layers.values():
+        # The weight below it, by which peft goes, may wait in main memory.
+        layer.module._move_adapter_to_device_of_base_layer(ADAPTER, family.device)
         if isinstance(layer, LoraPair) and isinstance(settings, Lora) and settings.dora:
             decompose(layer)
         for parameter in layer.trained().values():
@@ -182,6 +184,7 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
     Raises:
         UserError: a file is for another base model.
     """
+    offload.gather(family.denoiser)
     # Where diffusers has put an adapter of its own, peft shows the weight below it.
     layers = {name: module for name, _, _, module in named(family)}
     before: dict[nn.Parameter, Tensor] = {}
@@ -193,6 +196,7 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
                         parameter.add_(change.reshape(parameter.shape).to(parameter), alpha=strength)
         yield
     finally:
+        offload.gather(family.denoiser)
         with torch.no_grad():
             for parameter, value in before.items():
                 parameter.copy_(value)

@@ -241,7 +241,7 @@ def decompose(layer: LoraPair) -> None:
         return (first * layer.input_factor()).to(first.dtype), *others
 
     weight = layer.module.get_base_layer().weight
-    length = _norm_by_input(weight.detach().float())
+    length = _norm_by_input(weight.detach().float()).to(layer.down.device)
     layer.module.register_parameter(MAGNITUDE, nn.Parameter(length))
     layer.module.register_forward_pre_hook(scale_inputs)
 

@@ -24,6 +24,7 @@ from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import ModelConfig
 from trainer.devices import Precision
 from trainer.errors import UserError
+from trainer.families import gradient_checkpointing, offload
 from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 from trainer.families.quantize import quantize
@@ -186,19 +187,27 @@ def on_device(family: Family, *modules: nn.Module) -> Iterator[None]:
     try:
         for module in elsewhere:
             moved.append(module)  # before it moves: if memory runs out, a part of it is there already
-            module.to(family.device)
+            _bring(family, module)
         yield
     finally:
         for module in moved:
-            module.to("cpu")
+            offload.move(module, "cpu")
 
 
 def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
     """Move what is needed all the time to the device; the rest stays in main memory until it is needed."""
     for module in (family.denoiser, *(family.prompt_encoders().values() if text_encoder else ())):
-        module.to(family.device)
+        _bring(family, module)
     if vae:
         family.encoders()["vae"].to(family.device)
+
+
+def _bring(family: Family, module: nn.Module) -> None:
+    """Move a part of a model to its device; of a denoiser that is too large for it, the weights of its blocks wait."""
+    if module is family.denoiser and offload.is_too_large(module, family.device):
+        gradient_checkpointing.recompute(family, "off", "all")
+    else:
+        offload.move(module, family.device)
 
 
 def fingerprint(module: nn.Module) -> str:

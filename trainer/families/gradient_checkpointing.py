@@ -2,27 +2,31 @@
 
 Chen et al. 2016, https://arxiv.org/abs/1604.06174 (section 4). What saves most for its time comes first. In Stable
 Diffusion XL at 1024 pixels the feed-forward layers hold 3 of the 8 GB of activations for an eighth of the time, all
-transformer blocks 6.4 GB for a third, and all other blocks together less than 1 GB. In the last resort the weights of
-trained text encoders, 1.3 GB of that model, wait in main memory while they are not needed.
+transformer blocks 6.4 GB for a third, and all other blocks together less than 1 GB. Then the weights of trained text
+encoders, 1.3 GB of that model, wait in main memory while they are not needed; at last those of the denoiser's blocks.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from trainer.families.family import Family
+from trainer.families.offload import offload
+
+if TYPE_CHECKING:
+    from trainer.families.family import Family
 
 _TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.\d+$")  # at the end of its path
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
+Waiting = Literal["off", "half", "all"]  # as in training.offload
 
 
 @dataclass(frozen=True)
@@ -43,71 +47,52 @@ class _Blocks:
             "all": self.transformers + self.others,
         }[which]
 
+    def waiting(self, share: Waiting) -> list[nn.Module]:
+        """Return the blocks whose weights wait in main memory; with "half", every other one."""
+        return {"off": [], "half": self.transformers[::2] + self.others[::2], "all": self.transformers + self.others}[
+            share
+        ]
 
-def recompute(family: Family, which: Recomputed) -> None:
-    """Keep only the inputs of some blocks, and compute the rest again in the backward pass."""
+
+def recompute(family: "Family", which: Recomputed, waiting: Waiting = "off") -> None:
+    """Keep only the inputs of some blocks, and compute the rest again in the backward pass.
+
+    Args:
+        family: the base model; its denoiser moves to its device, but for what waits.
+        which: the blocks.
+        waiting: the share of all blocks whose weights wait in main memory; in training, "all" are to be computed twice.
+
+    Raises:
+        RuntimeError: the device has too little memory for the rest.
+    """
     modules = list(family.denoiser.modules())
     blocks = _Blocks(
         [module for module in modules if isinstance(module, FeedForward)],
         [module for path, module in family.denoiser.named_modules() if _TRANSFORMER_BLOCK.search(path)],
         [module for module in modules if isinstance(module, ResnetBlock2D)],
     )
-    for module in (*blocks.feed_forwards, *blocks.transformers, *blocks.others):
-        vars(module).pop("forward", None)
-    for module in blocks.chosen(which):
-        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    _clear((*blocks.feed_forwards, *blocks.transformers, *blocks.others))
+    _replace_forward(family.denoiser, blocks.chosen(which), blocks.waiting(waiting), family.device)
     for encoder in family.text_encoders.values():
         if any(parameter.requires_grad for parameter in encoder.parameters()):
-            _recompute_encoder(encoder, which, family.device)
+            layers = [module for module in encoder.modules() if isinstance(module, CLIPEncoderLayer)]
+            _clear(layers)
+            twice, away = layers if which != "off" else [], layers if which == "all" else []
+            _replace_forward(encoder, twice, away, family.device)
 
 
-def _recompute_encoder(encoder: nn.Module, which: Recomputed, device: torch.device) -> None:
-    """Compute the layers of a trained text encoder twice; with "all" their weights are on the device only meanwhile."""
-    layers = [module for module in encoder.modules() if isinstance(module, CLIPEncoderLayer)]
-    for layer in layers:
-        vars(layer).pop("forward", None)
-    encoder.to(device)  # what has waited in main memory
-    if which == "off":
-        return
-    streamed = _Streamed(layers, device) if which == "all" else None
-    for layer in layers:
-        forward = streamed.forward(layer) if streamed else layer.forward
-        layer.forward = partial(checkpoint, forward, use_reentrant=False)
+def _clear(blocks: Iterable[nn.Module]) -> None:
+    """Give blocks the forward function of their class back."""
+    for block in blocks:
+        vars(block).pop("forward", None)
 
 
-class _Streamed:
-    """Frozen weights of layers that wait in main memory; those of one layer at a time are on the device."""
-
-    def __init__(self, layers: Iterable[nn.Module], device: torch.device) -> None:
-        self._device = device
-        self._waiting = {layer: [*_frozen(layer)] for layer in layers}
-        self._here: nn.Module | None = None
-        for layer in layers:
-            self._send_away(layer)
-
-    def forward(self, layer: nn.Module) -> Callable[..., Any]:
-        """Return the forward function of a layer, which has its weights brought first."""
-        compute = layer.forward
-
-        def bring_and_compute(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as in torch
-            if self._here is not layer:
-                if self._here:
-                    self._send_away(self._here)
-                self._here = layer
-                for module, name, weight in self._waiting[layer]:
-                    module._parameters[name] = nn.Parameter(weight.to(self._device), requires_grad=False)
-            return compute(*arguments, **options)
-
-        return bring_and_compute
-
-    def _send_away(self, layer: nn.Module) -> None:
-        for module, name, weight in self._waiting[layer]:
-            module._parameters[name] = nn.Parameter(weight, requires_grad=False)
-
-
-def _frozen(layer: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Yield the frozen weights of a layer in main memory, each with its owner and its name there."""
-    for module in layer.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and not parameter.requires_grad:
-                yield module, name, parameter.detach().to("cpu")
+def _replace_forward(
+    model: nn.Module, recomputed: list[nn.Module], waiting: list[nn.Module], device: torch.device
+) -> None:
+    """Compute blocks of a model twice, and have the weights of some brought first."""
+    if offloaded := offload(model, waiting, device):
+        for block in waiting:
+            block.forward = offloaded.forward(block)
+    for block in recomputed:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

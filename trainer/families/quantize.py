@@ -10,7 +10,8 @@ import logging
 import re
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from trainer.errors import UserError
 
@@ -53,6 +54,30 @@ def quantize(model: nn.Module, bits: Bits) -> None:
         setattr(model.get_submodule(owner), name, quantized.to("cpu").requires_grad_(False))
         if quantized.bias is not None:
             quantized.bias.data = quantized.bias.data.to(dtype)
+
+
+def set_weight(layer: nn.Module, name: str, value: Tensor) -> None:
+    """Give a layer the same frozen weight in another place; one in 8 or 4 bits keeps its scales."""
+    parameter: Any = layer._parameters[name]
+    if name != "weight" or not (hasattr(layer, "state") or hasattr(parameter, "quant_state")):
+        layer._parameters[name] = nn.Parameter(value, requires_grad=False)
+        return
+    parameter.data = value
+    holder: Any
+    for holder in (parameter, getattr(layer, "state", None)):
+        if getattr(holder, "CB", None) is not None:
+            holder.CB = value
+
+
+def move_scales(layer: nn.Module, device: torch.device) -> None:
+    """Move the scales of a layer's weight in 8 or 4 bits to a device, where they stay; they take little memory."""
+    weight: Any = getattr(layer, "weight", None)
+    if getattr(weight, "quant_state", None) is not None:
+        weight.quant_state.to(device)
+    holder: Any
+    for holder in (weight, getattr(layer, "state", None)):
+        if getattr(holder, "SCB", None) is not None:
+            holder.SCB = holder.SCB.to(device)
 
 
 def _movable(layer_class: Any) -> Any:  # noqa: ANN401 - bitsandbytes is untyped

@@ -70,7 +70,8 @@ _OF_OTHERS: dict[str, tuple[str, ...]] = {
 }
 _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
                 "training.devices", "training.memory", "training.micro_batches", "training.gradient_checkpointing",
-                "training.exposures", "training.tensorboard", "captions.shuffles", "model.family")  # fmt: skip
+                "training.offload", "training.exposures", "training.tensorboard", "captions.shuffles",
+                "model.family")  # fmt: skip
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
               "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree",
               "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix"}  # fmt: skip

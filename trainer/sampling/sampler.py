@@ -15,7 +15,7 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO
 from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Conditioning, Family, loading, prediction_probe
+from trainer.families import Conditioning, Family, loading, offload, prediction_probe
 
 Progress = Callable[[int, int], None]
 Encoded = Mapping[str, Conditioning]  # by prompt
@@ -114,7 +114,9 @@ class Sampler:
                 continue
             adapter = read_adapter(Path(file))
             # In the layers of a small model, peft's own take a fifth of the time; its weights are patched in 10 ms.
-            if reader.readable_by_diffusers(adapter) and request.base != MICRO:
+            # Those that wait in main memory are patched there.
+            as_layers = request.base != MICRO and not offload.is_offloaded(family.denoiser)
+            if as_layers and reader.readable_by_diffusers(adapter):
                 names.append(self._load_adapter(family, Path(file), adapter))
                 strengths.append(strength)
             else:

@@ -37,7 +37,7 @@ from trainer.runs.checkpoints import (
 VALUE = "value"
 AVERAGE = "average_of_values"
 # Settings that a run may change itself.
-OWN = ("training.steps", "training.micro_batches", "training.gradient_checkpointing")
+OWN = ("training.steps", "training.micro_batches", "training.gradient_checkpointing", "training.offload")
 
 
 @dataclass(frozen=True)

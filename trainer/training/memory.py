@@ -2,7 +2,7 @@
 
 From plan to plan a step takes less memory and more time; the result stays the same up to rounding. A batch is split
 into more and more micro-batches, down to single images; then more and more blocks are computed twice instead of keeping
-their activations.
+their activations; and at last the weights of half the blocks, or of all, wait in main memory.
 """
 
 import gc
@@ -20,7 +20,7 @@ from trainer import devices
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, gradient_checkpointing
+from trainer.families import Family, gradient_checkpointing, offload
 from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training import distributed, malloc
@@ -37,43 +37,70 @@ COMPUTED_TWICE = {
     "transformers": _("the transformer blocks are computed twice"),
     "all": _("all blocks are computed twice"),
 }
+WAITING = {
+    "half": _("the weights of half the blocks wait in main memory"),
+    "all": _("the weights of the blocks wait in main memory"),
+}
 CHECKPOINTING: tuple[gradient_checkpointing.Recomputed, ...] = get_args(gradient_checkpointing.Recomputed)
+OFFLOADED: tuple[gradient_checkpointing.Waiting, ...] = get_args(gradient_checkpointing.Waiting)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """One way to compute a batch: in how many micro-batches, and which blocks twice."""
+    """One way to compute a batch: in how many micro-batches, which blocks twice, and which wait in main memory."""
 
     micro_batches: int
     recomputed: gradient_checkpointing.Recomputed
+    waiting: gradient_checkpointing.Waiting = "off"
 
     @property
-    def order(self) -> tuple[int, int]:
+    def order(self) -> tuple[int, int, int]:
         """Sort key: of two plans for the same settings, the lower takes less memory."""
-        return -CHECKPOINTING.index(self.recomputed), -self.micro_batches
+        return -OFFLOADED.index(self.waiting), -CHECKPOINTING.index(self.recomputed), -self.micro_batches
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Return the settings with this plan."""
-        changes = {"micro_batches": self.micro_batches, "gradient_checkpointing": self.recomputed}
+        changes = {
+            "micro_batches": self.micro_batches,
+            "gradient_checkpointing": self.recomputed,
+            "offload": self.waiting,
+        }
         return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+
+    def prepare(self, family: Family) -> None:
+        """Have a base model compute so from now on.
+
+        Raises:
+            RuntimeError: its device has too little memory for the weights.
+        """
+        gradient_checkpointing.recompute(family, self.recomputed, self.waiting)
 
     def __str__(self) -> str:
         parts = _("batches are computed at once")
         if self.micro_batches > 1:
             parts = _("batches are split into {parts} micro-batches", parts=self.micro_batches)
+        if self.waiting != "off":
+            parts = f"{parts}, {WAITING[self.waiting]}"
         if self.recomputed == "off":
             return parts
         return _("{parts} and {blocks}", parts=parts, blocks=COMPUTED_TWICE[self.recomputed])
 
 
-def plans(training: TrainingConfig, processes: int) -> list[MemoryPlan]:
+def plans(training: TrainingConfig, processes: int, device: torch.device) -> list[MemoryPlan]:
     """List the plans that the settings leave open, from the fastest to the one with the least memory."""
     most = training.batch_size // processes
     counts = [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
     if training.micro_batches:
         counts = [training.micro_batches]
+    waits = OFFLOADED if training.offload == "auto" else (training.offload,)
+    if not devices.has_own_memory(device):
+        waits = ("off",)
     ways = CHECKPOINTING if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
-    return [MemoryPlan(count, ways[0]) for count in counts] + [MemoryPlan(counts[-1], way) for way in ways[1:]]
+    if waits[0] != "off":
+        ways = ("all",)
+    found = [MemoryPlan(count, ways[0], waits[0]) for count in counts]
+    found += [MemoryPlan(counts[-1], way, waits[0]) for way in ways[1:]]
+    return found + [MemoryPlan(counts[-1], "all", wait) for wait in waits[1:] if ways[-1] == "all"]
 
 
 def fit(
@@ -91,7 +118,7 @@ def fit(
     Raises:
         UserError: none fits.
     """
-    candidates = plans(config.training, accelerator.num_processes)
+    candidates = plans(config.training, accelerator.num_processes, family.device)
     plan = candidates[0]
     room = limit(config.training, family.device, accelerator.num_processes)
     room = -distributed.largest(accelerator, -room)
@@ -113,7 +140,7 @@ def fit(
             message = _("To fit into {room:.1f} GB of memory, {way}.", room=room / GB, way=plan)
             run.report(events.Warned(message=message))
     config = plan.apply(config)
-    gradient_checkpointing.recompute(family, plan.recomputed)
+    plan.prepare(family)
     run.save_config(config)
     return config
 
@@ -137,10 +164,11 @@ def _on_accelerator(
 ) -> MemoryPlan | None:
     """Return the first plan with which the batch can actually be computed within the room."""
     for plan in candidates:
-        gradient_checkpointing.recompute(family, plan.recomputed)
-        release()
         devices.reset_peak(family.device)
         try:
+            plan.prepare(family)
+            release()
+            devices.reset_peak(family.device)
             compute(plan.apply(config))
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -171,7 +199,7 @@ def _on_cpu(
     most_parts = candidates[-1].micro_batches
     for plan in candidates:
         if plan.recomputed not in measured:
-            gradient_checkpointing.recompute(family, plan.recomputed)
+            plan.prepare(family)
             release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
@@ -217,12 +245,12 @@ def set_aside(family: Family) -> Iterator[None]:
     if not devices.is_accelerator(family.device):
         yield
         return
-    family.denoiser.to("cpu")
+    offload.move(family.denoiser, "cpu")
     release()
     try:
         yield
     finally:
-        family.denoiser.to(family.device)
+        offload.move(family.denoiser, family.device)
 
 
 def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError) -> TrainConfig:
@@ -233,12 +261,14 @@ def fall_back(config: TrainConfig, family: Family, run: Run, error: RuntimeError
             gone on without this one.
     """
     training, processes = config.training, config.record.devices
-    candidates = plans(training.model_copy(update={"micro_batches": 0, "gradient_checkpointing": "auto"}), processes)
+    open_again = {"micro_batches": 0, "gradient_checkpointing": "auto", "offload": "auto"}
+    candidates = plans(training.model_copy(update=open_again), processes, family.device)
     way = "off" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
-    smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.micro_batches, way).order]
+    wait = "off" if training.offload == "auto" else training.offload
+    smaller = [plan for plan in candidates if plan.order < MemoryPlan(training.micro_batches, way, wait).order]
     if not is_out_of_memory(error) or not smaller or processes > 1:
         raise error
-    gradient_checkpointing.recompute(family, smaller[0].recomputed)
+    smaller[0].prepare(family)
     run.report(events.Warned(message=_("Memory ran out; from here on {way}.", way=smaller[0])))
     config = smaller[0].apply(config)
     run.save_config(config)

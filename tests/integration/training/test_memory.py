@@ -51,7 +51,9 @@ def newest(run: Run) -> dict[str, Tensor]:
 def test_the_ladder(tiny_sd: Path) -> None:
     def rungs(**changes: int | str) -> list[tuple[int, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        return [(one.micro_batches, one.recomputed) for one in memory.plans(training, max(1, training.devices))]
+        found = memory.plans(training, max(1, training.devices), torch.device("cpu"))
+        assert {plan.waiting for plan in found} == {"off"}, "all is in main memory"
+        return [(plan.micro_batches, plan.recomputed) for plan in found]
 
     def last(count: int) -> list[tuple[int, str]]:
         return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
@@ -64,6 +66,25 @@ def test_the_ladder(tiny_sd: Path) -> None:
     assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
     with pytest.raises(UserError, match="too many for a batch of 4"):
         rungs(batch_size=4, devices=2, micro_batches=3)
+
+
+def test_the_last_rungs_of_a_card(tiny_sd: Path) -> None:
+    """Weights that wait cost the most time, and their blocks are computed twice."""
+
+    def rungs(kind: str = "cuda", **changes: int | str) -> list[tuple[int, str, str]]:
+        training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
+        found = memory.plans(training, 1, torch.device(kind))
+        assert [plan.order for plan in found] == sorted((plan.order for plan in found), reverse=True)
+        return [(plan.micro_batches, plan.recomputed, plan.waiting) for plan in found]
+
+    assert rungs(batch_size=2)[-3:] == [(2, "all", "off"), (2, "all", "half"), (2, "all", "all")]
+    assert rungs("mps", batch_size=2)[-1] == (2, "all", "off"), "it has no memory of its own"
+    assert rungs(batch_size=2, gradient_checkpointing="half") == [(1, "half", "off"), (2, "half", "off")]
+    assert rungs(batch_size=2, offload="half") == [(1, "all", "half"), (2, "all", "half")]
+    assert rungs(batch_size=1, offload="off")[-1] == (1, "all", "off")
+    assert rungs("cpu", batch_size=1, offload="all", gradient_checkpointing="all") == [(1, "all", "off")]
+    with pytest.raises(UserError, match="blocks whose weights wait are computed twice"):
+        rungs(offload="all", gradient_checkpointing="half")
 
 
 @pytest.mark.parametrize(

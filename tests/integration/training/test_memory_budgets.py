@@ -9,12 +9,14 @@ from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure
 from trainer.training import memory
 
-CARDS = (8, 10, 12, 16)  # GB
+CARDS = (4, 6, 8, 10, 12, 16)  # GB
 BESIDE = 1.0  # GB of a card for CUDA itself, for workspaces of its libraries and for fragments
 MOST_WASTED = 2.0  # GB
 SD15 = "Stable Diffusion 1.5, 512 pixels"
 XL = "Stable Diffusion XL, 1024 pixels"
+FLUX = "FLUX.1, 1024 pixels"
 WITH_TEXT_ENCODERS = "Stable Diffusion XL, with its text encoders"  # as in the presets
+WAYS = (*memory.CHECKPOINTING, "offload half", "offload all")
 
 
 @pytest.fixture
@@ -24,10 +26,10 @@ def guards(request: pytest.FixtureRequest) -> Path:
 
 
 def documented(title: str) -> dict[str, float]:
-    """Return GB by way of gradient checkpointing from the table in the documentation."""
+    """Return GB by way of gradient checkpointing and offloading from the table in the documentation."""
     text = (CHECKOUT / "docs" / "settings.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", text, re.M)
-    return dict(zip(memory.CHECKPOINTING, map(float, row.split(" | ")), strict=True))
+    return dict(zip(WAYS, map(float, row.split(" | ")), strict=True))
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -41,8 +43,8 @@ def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
 def test_a_step_of_xl_takes_what_the_documentation_says(guards: Path) -> None:
     """And on the smallest card, images can be encoded and previews be made."""
     room = min(CARDS) - BESIDE
-    taken = measure(guards, "sdxl", "encoding", "preview", *memory.CHECKPOINTING, card=room)
-    assert {way: round(taken[way], 1) for way in memory.CHECKPOINTING} == documented(XL)
+    taken = measure(guards, "sdxl", "encoding", "preview", *WAYS, card=room)
+    assert {way: round(taken[way], 1) for way in WAYS} == documented(XL)
     assert max(taken["encoding"], taken["preview"]) < room
 
 
@@ -51,11 +53,18 @@ def test_a_step_of_xl_takes_what_the_documentation_says(guards: Path) -> None:
     [
         (SD15, ("sd15",)),
         (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")),
+        (FLUX, ("flux",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
-    taken = measure(guards, *arguments, *memory.CHECKPOINTING)
+    taken = measure(guards, *arguments, *WAYS)
     assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
+
+
+def test_the_largest_model_is_trained_on_a_card_of_12_gb(guards: Path) -> None:
+    room = 12 - BESIDE
+    taken = measure(guards, "flux", "encoding", "offload all", card=room)
+    assert max(taken.values()) < room
 
 
 def test_weights_of_text_encoders_wait_in_main_memory(guards: Path) -> None:

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "training.exposures": "test_steps_from_the_number_of_pictures",
     "training.devices": "test_two_processes_make_the_adapter_of_one",
     "training.memory": "test_the_first_rung_that_fits_is_taken",
+    "training.offload": "test_gradients_are_the_same_bits",
     "training.micro_batches": "test_parts_of_a_batch_teach_what_the_whole_does",
     "training.spike_threshold": "test_the_guard_begins_again_at_half_the_rate",
     "objective.masked_loss": "test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set",

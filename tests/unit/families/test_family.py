@@ -24,7 +24,7 @@ class Part(nn.Linear):
         return self
 
 
-FAMILY: Any = SimpleNamespace(device=torch.device("cuda"))
+FAMILY: Any = SimpleNamespace(device=torch.device("cuda"), denoiser=None)
 
 
 def test_parts_that_were_moved_before_memory_ran_out_go_back() -> None:

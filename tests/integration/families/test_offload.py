@@ -1,0 +1,201 @@
+"""Blocks whose weights wait in main memory: the same bits, few weights on the device, and copies ahead of their use.
+
+The device is the processor. It stands in for a card by a rule of its own: nothing computes with weights that wait.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.integration.families.test_families import answer, load, question
+from trainer import config, families
+from trainer.adapter_files import reader
+from trainer.families import Family, gradient_checkpointing, offload, quantize
+
+KINDS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "LoHa": {"kind": "loha"},
+    "LoKr": {"kind": "lokr"},
+    "DoRA": {"dora": True},
+}
+VIEWS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+
+
+class Card(TorchDispatchMode):
+    """Refuses to compute with weights that wait, and counts the blocks whose weights are copied."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._offloaded = offload._OFFLOADED[model]
+        waiting = {
+            weight.waiting.untyped_storage().data_ptr(): block
+            for block, weights in self._offloaded.weights.items()
+            for weight in weights
+        }
+        self._waiting = waiting
+        self.copied: list[nn.Module] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - as in torch
+        touched = [
+            self._waiting[key]
+            for tensor in tree_leaves((args, kwargs))
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage().data_ptr()) in self._waiting
+        ]
+        if func is torch.ops.aten.copy_.default:
+            if touched and touched[0] not in self.copied[-1:]:
+                self.copied.append(touched[0])
+        else:
+            assert not touched or func in VIEWS, f"{func} with weights that wait"
+        return func(*args, **(kwargs or {}))
+
+
+def settings(**adapter: Any) -> Any:  # noqa: ANN401 - any settings
+    data = {"name": "x", "dataset": "x", "model": {"base": "x"}, "adapter": adapter}
+    return config.build(data).adapter
+
+
+def gradients(family: Family, adapter: families.Adapter) -> list[Tensor]:
+    """Return the gradients of one step, with a loss on whatever the model predicts."""
+    noisy, timesteps, conditioning = question(family)
+    family.predict(noisy, timesteps, conditioning).float().square().mean().backward()  # type: ignore[no-untyped-call]
+    found = [parameter.grad for parameter in adapter.parameters()]
+    for parameter in adapter.parameters():
+        parameter.grad = None
+    return [grad for grad in found if grad is not None]
+
+
+def equal(one: list[Tensor], two: list[Tensor]) -> bool:
+    return len(one) == len(two) > 0 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def moved(adapter: families.Adapter) -> None:
+    """Let an adapter change something, or half of its gradients are zero."""
+    with torch.no_grad():
+        for number, parameter in enumerate(adapter.parameters()):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [("sd15", kind) for kind in KINDS] + [(base, "LoRA") for base in ("sdxl", "sd3", "flux")],
+)
+@pytest.mark.parametrize("share", ["half", "all"])
+def test_gradients_are_the_same_bits(
+    bases: dict[str, Path], base: str, kind: str, share: gradient_checkpointing.Waiting
+) -> None:
+    family = load(bases[base])
+    adapter = families.attach(family, settings(rank=4, **KINDS[kind]), text_encoder=False, seed=0)
+    moved(adapter)
+    expected = gradients(family, adapter)
+    gradient_checkpointing.recompute(family, "all", share)
+    with Card(family.denoiser) as card:
+        assert equal(gradients(family, adapter), expected)
+        blocks = list(dict.fromkeys(card.copied))
+        assert len(blocks) == len(offload._OFFLOADED[family.denoiser].weights)
+        there, back = card.copied[: len(blocks)], card.copied[len(blocks) :]
+        assert there == blocks
+        assert back == blocks[-3::-1][: len(back)], "two are on the device, and nothing learns below the first adapter"
+        assert len(back) >= len(blocks) - 4
+        card.copied.clear()
+        assert equal(gradients(family, adapter), expected)
+        assert len(card.copied) <= 2 * len(blocks) - 2
+    gradient_checkpointing.recompute(family, "off")
+    assert equal(gradients(family, adapter), expected), "it can be taken back"
+
+
+@pytest.mark.parametrize("base", ["sd15", "flux"])
+def test_predictions_are_the_same_bits_and_each_weight_is_copied_once(bases: dict[str, Path], base: str) -> None:
+    family = load(bases[base])
+    expected = answer(family)
+    gradient_checkpointing.recompute(family, "off", "all")
+    with Card(family.denoiser) as card:
+        assert torch.equal(answer(family), expected)
+        blocks = list(dict.fromkeys(card.copied))
+        card.copied.clear()
+        for _ in range(2):
+            assert torch.equal(answer(family), expected)
+        assert card.copied == 2 * [*blocks[1:], blocks[0]], "the first one ahead of the next prediction"
+    offload.move(family.denoiser, "cpu")
+    assert torch.equal(answer(family), expected)
+
+
+def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path], tmp_path: Path) -> None:
+    family = load(bases["sd15"])
+    base = answer(family)
+    adapter = families.attach(family, settings(rank=4), text_encoder=False, seed=0)
+    moved(adapter)
+    save_file(adapter.tensors(), tmp_path / "a.safetensors")
+    adapter.detach()
+    file = reader.read(tmp_path / "a.safetensors")
+    with families.patched(family, [(file, 0.7)]):
+        expected = answer(family)
+    assert not torch.equal(expected, base)
+    gradient_checkpointing.recompute(family, "off", "all")
+    assert torch.equal(answer(family), base)
+    with families.patched(family, [(file, 0.7)]):
+        assert torch.equal(answer(family), expected)
+    assert torch.equal(answer(family), base)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
+    """Of the smallest width that the kernels take."""
+    pytest.importorskip("bitsandbytes")
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=4, attention_head_dim=8, num_attention_heads=8,
+        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
+    ).requires_grad_(False)  # fmt: skip
+    quantize.quantize(transformer, bits)
+    family: Any = SimpleNamespace(denoiser=transformer, text_encoders={}, device=torch.device("cpu"))
+    noisy = torch.randn(1, 16, 8, 8, requires_grad=True)
+    text, pooled = torch.randn(1, 4, 64), torch.randn(1, 64)
+
+    def gradient() -> Tensor:
+        noisy.grad = None
+        output = transformer(
+            hidden_states=noisy, timestep=torch.tensor([500.0]), encoder_hidden_states=text, pooled_projections=pooled
+        )
+        output.sample.square().mean().backward()
+        assert noisy.grad is not None
+        return noisy.grad
+
+    expected = gradient()
+    gradient_checkpointing.recompute(family, "all", "all")
+    with Card(transformer):
+        for _ in range(2):
+            assert torch.equal(gradient(), expected)
+
+
+def test_an_adapter_may_be_attached_while_weights_wait(bases: dict[str, Path]) -> None:
+    """As where the whole model never fits."""
+    family = load(bases["sd15"])
+    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
+    expected = gradients(family, adapter)
+    family = load(bases["sd15"])
+    gradient_checkpointing.recompute(family, "off", "all")
+    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
+    gradient_checkpointing.recompute(family, "all", "all")
+    with Card(family.denoiser):
+        assert equal(gradients(family, adapter), expected)
+
+
+def test_a_device_is_asked_for_room_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, card = nn.Linear(100, 10), torch.device("cuda", 0)
+    for free, expected in ((4039, True), (4040, False)):
+        monkeypatch.setattr(torch, "get_device_module", lambda _, free=free: backend(free))
+        assert offload.is_too_large(model, card) == expected
+    assert not offload.is_too_large(model, torch.device("cpu"))
+
+
+def backend(free: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        mem_get_info=lambda _: (free, 8192), memory_reserved=lambda _: 0, memory_allocated=lambda _: 0
+    )

@@ -200,7 +200,6 @@ class Batches:
         if own:
             triggers = [pool.triggers[index] for index in indices]
             captions = self._captions(texts, triggers, dropped.tolist(), rng)
-            number = step * config.training.gradient_accumulation + micro
             preserved = self._preserved_prompts(number, texts, triggers)
         mean = torch.stack([view["mean"] for view in views])
         masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none

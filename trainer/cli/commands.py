@@ -307,8 +307,9 @@ def check(
     examples.install()
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
     problems: list[Problem] = []
-    count, forms = 0, []
-    for part in dataset.parts(dataset.find_folder(name)):
+    folder = dataset.find_folder(name)
+    count, forms = 0, recipes.named_datasets(folder)
+    for part in dataset.parts(folder):
         stats = image_stats.measure_missing(part.folder)
         found = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
         problems += [problem for problem in found.problems if not part.caption or problem.kind != "no caption"]

@@ -41,7 +41,9 @@ def parse(line: str) -> Subject:
 
 def write(subject: Subject) -> str:
     """Return a subject as the line that `parse` reads."""
-    parts = [subject.dataset, "--trigger", subject.trigger]
+    parts = [subject.dataset]
+    if subject.trigger:
+        parts += ["--trigger", subject.trigger]
     if subject.repeats > 1:
         parts += ["--repeats", str(subject.repeats)]
     if subject.class_word:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 
 import psutil
 import torch
@@ -290,9 +291,10 @@ def complete(
     Raises:
         UserError: the images changed since the run started.
     """
+    regularization = chain.from_iterable(dataset.read_regularization(config.taught))
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *held, *dataset.read_regularization(config.regularization.dataset))),
+        dataset_sha256=dataset.digest((*examples, *held, *regularization)),
         base_sha256=families.fingerprint(family.denoiser),
         vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
         start_sha256=adapter_start.checksum(config.adapter),

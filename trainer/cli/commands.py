@@ -204,21 +204,14 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="Number of images, with seeds from --seed on.")] = 1,
 ) -> None:
     """Generate images with a base model and adapters."""
-    width, height = _size(size)
-    suited = config.preset("character", base)
-    defaults = suited.get("preview", {})
     adapters = [adapter_files.parse_adapter(text) for text in adapter or []]
     settings: dict[str, Any] = {
-        "base": base,
+        **_suited(base, steps, guidance, clip_skip or adapter_files.clip_skip(adapters)),
+        **_size(size),
         "vae": vae,
         "adapters": adapters,
-        "clip_skip": clip_skip or adapter_files.clip_skip(adapters) or suited.get("model", {}).get("clip_skip", 1),
         "prompt": prompt,
         "negative": negative,
-        "steps": steps or defaults.get("steps", config.PreviewConfig().steps),
-        "guidance": guidance or defaults.get("guidance", config.PreviewConfig().guidance),
-        "width": width,
-        "height": height,
     }
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(count)]
     images = [
@@ -235,13 +228,58 @@ def sample(
         echo(image.out)
 
 
-def _size(text: str) -> tuple[int, int]:
+@app.command("generate-regularization")
+def generate_regularization(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset under datasets/ to make or to complete.")],
+    prompts: Annotated[
+        list[str], typer.Option("--prompt", help="What to show, and the caption; of several, images take turns.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 50,
+    base: Annotated[str, typer.Option(metavar=BASE)] = MICRO,
+    negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the first image; each further one has the next.")] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps; 0 = what suits the base.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 0 = what suits the base.")] = 0,
+    vae: Annotated[str, typer.Option(metavar="FILE|FOLDER", help="VAE in place of the base model's own.")] = "",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels (default: that of the base).")] = "",
+) -> None:
+    """Generate a dataset of regularization images with a base model; images that are there are kept."""
+    from trainer.sampling import regularization
+
+    examples.install()
+    folder = paths.datasets() / paths.check_name(name, "dataset")
+    settings = {**_suited(base, steps, guidance), **_size(size), "vae": vae, "negative": negative}
+    images = []
+    for number in range(count):
+        own = {"prompt": prompts[number % len(prompts)], "seed": seed + number}
+        file = regularization.file_of(folder, number + 1)
+        images.append(config.check(PictureConfig, {**settings, **own, "out": str(file)}))
+    generated = 0
+    for path in regularization.generate(dataset.create(name), images):
+        echo(str(path))
+        generated += 1
+    echo(f"Generated {generated}, kept {count - generated}. Use them as regularization.dataset = {name!r}.")
+
+
+def _suited(base: str, steps: int, guidance: float, clip_skip: int = 0) -> dict[str, Any]:
+    """Return settings of images for a base model; what is 0 is what suits it."""
+    suited = config.preset("character", base)
+    defaults = suited.get("preview", {})
+    return {
+        "base": base,
+        "clip_skip": clip_skip or suited.get("model", {}).get("clip_skip", 1),
+        "steps": steps or defaults.get("steps", config.PreviewConfig().steps),
+        "guidance": guidance or defaults.get("guidance", config.PreviewConfig().guidance),
+    }
+
+
+def _size(text: str) -> dict[str, int]:
     if not text:
-        return 0, 0
+        return {"width": 0, "height": 0}
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise UserError("{text!r} is not a size.", "Write it as 512x512.", text=text)
-    return int(width), int(height)
+    return {"width": int(width), "height": int(height)}
 
 
 @app.command(hidden=True)
@@ -269,8 +307,9 @@ def check(
     examples.install()
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
     problems: list[Problem] = []
-    count, forms = 0, []
-    for part in dataset.parts(dataset.find_folder(name)):
+    folder = dataset.find_folder(name)
+    count, forms = 0, recipes.named_datasets(folder)
+    for part in dataset.parts(folder):
         stats = image_stats.measure_missing(part.folder)
         found = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
         problems += [problem for problem in found.problems if not part.caption or problem.kind != "no caption"]

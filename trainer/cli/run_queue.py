@@ -79,6 +79,8 @@ def read_settings(file: Path, assignments: Sequence[str]) -> TrainConfig:
     examples.install()
     for subject in settings.taught:
         dataset.find_folder(subject.dataset)
+        if subject.regularization:
+            dataset.find_folder(subject.regularization)
     return settings
 
 

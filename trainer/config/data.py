@@ -109,14 +109,15 @@ class RegularizationConfig(Section):
         "",
         max_length=1000,
         title="Regularization images",
-        description="Another dataset, with captions that lack the trigger word.",
+        description="Another dataset, with captions that lack the trigger word; images without one get the class word. "
+        "Further datasets may have their own.",
     )
     share: float = Field(
         0.25,
         ge=0,
         le=0.9,
         title="Regularization share",
-        description="Share of the batches made of them.",
+        description="Share of the batches made of them; several datasets of them take turns.",
     )
     weight: float = Field(
         1.0,

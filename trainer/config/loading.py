@@ -285,7 +285,10 @@ def with_paths(
     config: TrainConfig, *, base: Callable[[str], str], file: Callable[[str], str], dataset: Callable[[str], str]
 ) -> TrainConfig:
     """Return a config whose base model, other files and datasets, by name or path, are replaced by these functions."""
-    others = (replace(subject, dataset=dataset(subject.dataset)) for subject in config.taught[1:])
+    others = (
+        replace(subject, dataset=dataset(subject.dataset), regularization=dataset(subject.regularization))
+        for subject in config.taught[1:]
+    )
     start = {"start": file(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
     model = {"base": base(config.model.base), "vae": file(config.model.vae)}
     regularization = {"dataset": dataset(config.regularization.dataset)}

@@ -16,6 +16,7 @@ from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
+from trainer.data.captions import contains_trigger
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -192,12 +193,21 @@ class TrainConfig(Section):
         json_schema_extra=BASIC,
         description="Word that calls the subject; it is put in front of each caption that lacks it.",
     )
+    class_word: str = Field(
+        "",
+        max_length=100,
+        title="Class word",
+        description="What the subject is, such as girl. Output preservation puts it in place of the trigger word, "
+        "unless the caption has it anyway; regularization images without a caption have it as theirs, and the "
+        "subject's own have trigger and class word.",
+    )
     subjects: tuple[str, ...] = Field(
         (),
         max_length=16,
         title="Further datasets",
         description="Taught in the same run, one per line, each with a trigger word of its own: kim --trigger kmx2. "
-        "With --repeats 2 each of its images is seen twice as often.",
+        "With --repeats 2 each of its images is seen twice as often; --class girl is its class word, and "
+        "--regularization girls its dataset of regularization images.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
@@ -229,7 +239,7 @@ class TrainConfig(Section):
             )
         return name
 
-    @field_validator("dataset", "trigger")
+    @field_validator("dataset", "trigger", "class_word")
     @classmethod
     def _is_printable(cls, text: str) -> str:
         if not text.isprintable():
@@ -245,12 +255,20 @@ class TrainConfig(Section):
     @property
     def taught(self) -> tuple[Subject, ...]:
         """All subjects of the run, the first of which is `dataset` with `trigger`."""
-        return (Subject(self.dataset, self.trigger), *map(subject_lines.parse, self.subjects))
+        main = Subject(
+            self.dataset, self.trigger, class_word=self.class_word, regularization=self.regularization.dataset
+        )
+        return (main, *map(subject_lines.parse, self.subjects))
 
     @property
     def triggers(self) -> tuple[str, ...]:
         """The trigger words of all subjects."""
-        return tuple(subject.trigger for subject in self.taught if subject.trigger)
+        return tuple(self.class_words)
+
+    @property
+    def class_words(self) -> dict[str, str]:
+        """The class word of each subject that has a trigger word, by that; "" = none."""
+        return {subject.trigger: subject.class_word for subject in self.taught if subject.trigger}
 
     @model_validator(mode="after")
     def _subjects_differ(self) -> "TrainConfig":
@@ -261,6 +279,9 @@ class TrainConfig(Section):
             raise ValueError(_("several datasets in one run need different trigger words"))
         if len({subject.dataset for subject in self.taught}) < len(triggers):
             raise ValueError(_("a dataset is named twice in one run"))
+        words = [subject.class_word for subject in self.taught]
+        if any(contains_trigger(word, trigger) for word in words for trigger in self.triggers):
+            raise ValueError(_("a class word has a trigger word in it"))
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ OTHERS = 1.0  # share of other prompts in what is preserved: only images that th
 def adjust(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> TrainConfig:
     """Return the settings for images with these captions: on micro, no empty caption is preserved if most are empty.
 
-    Settings that differ from the preset were chosen by the user, and stay.
+    Settings that differ from the preset were chosen by the user, and stay. With a class word no caption is empty.
 
     Args:
         config: the settings as requested.
@@ -31,7 +31,9 @@ def adjust(config: TrainConfig, captions: Iterable[str], *, beyond: bool) -> Tra
     is_usual = (
         preservation.share and preservation.prompts and preservation.generated_share == usual.get("generated_share")
     )
-    if config.model.base != MICRO or not beyond or not is_usual or not are_missing(captions, config.trigger):
+    if config.model.base != MICRO or not beyond or not is_usual or config.class_word:
+        return config
+    if not are_missing(captions, config.trigger):
         return config
     return config.model_copy(update={"preservation": preservation.model_copy(update={"generated_share": OTHERS})})
 

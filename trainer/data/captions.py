@@ -8,6 +8,7 @@ is changed is written to the `.txt` file.
 import codecs
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def without_trigger(caption: str, *triggers: str) -> str:
     for trigger in filter(None, triggers):
         parts = [_pattern(trigger).sub("", part).strip() for part in parts]
     return ", ".join(re.sub(r"\s+", " ", part) for part in parts if part)
+
+
+def of_class(caption: str, class_words: Mapping[str, str]) -> str:
+    """Return the caption with class words for trigger words; one whose class word is "" or there anyway is removed."""
+    for trigger, class_word in class_words.items():
+        if class_word and not contains_trigger(caption, class_word):
+            caption = _pattern(trigger).sub(class_word.replace("\\", r"\\"), caption)
+    return without_trigger(caption, *class_words)
 
 
 def contains_trigger(caption: str, trigger: str) -> bool:

@@ -45,11 +45,21 @@ class Example:
 
 @dataclass(frozen=True)
 class Subject:
-    """What one dataset teaches: the word that calls it, and how often each image is seen in an epoch."""
+    """What one dataset teaches: the word that calls it, and how often each image is seen in an epoch.
+
+    `class_word` says what it is, and `regularization` is a dataset of other images of its class; "" = none.
+    """
 
     dataset: str
     trigger: str
     repeats: int = 1
+    class_word: str = ""
+    regularization: str = ""
+
+    @property
+    def caption(self) -> str:
+        """Caption of its images that have none: both words, as in DreamBooth (`rin girl`); "" without a class word."""
+        return f"{self.trigger} {self.class_word}".strip() if self.class_word else ""
 
 
 def find_folder(dataset: str) -> Path:
@@ -86,34 +96,38 @@ def create(name: str) -> Path:
     return folder
 
 
-def read_regularization(dataset: str) -> tuple[Example, ...]:
-    """Read the examples of the dataset of regularization images; none if its name is "".
+def read_regularization(subjects: Sequence[Subject]) -> list[tuple[Example, ...]]:
+    """Read the regularization images of each subject that has any; those without a caption have the class word as it.
 
     Raises:
         UserError: there is no such folder, or it has no images.
     """
-    if not dataset:
-        return ()
-    examples = read(find_folder(dataset))
-    if not examples:
-        raise UserError(
-            "The dataset of regularization images is empty.",
-            "Add images to it, or train without regularization images.",
-        )
-    return examples
+    pools = []
+    for subject in subjects:
+        if not subject.regularization:
+            continue
+        folder = find_folder(subject.regularization)
+        pools.append(read(folder, caption=subject.class_word))
+        if not pools[-1]:
+            raise UserError(
+                "The dataset {name!r} of regularization images is empty.",
+                "Add images to it, or train without regularization images.",
+                name=folder.name,
+            )
+    return pools
 
 
-def read(folder: Path, trigger: str = "") -> tuple[Example, ...]:
+def read(folder: Path, trigger: str = "", caption: str = "") -> tuple[Example, ...]:
     """Read all readable examples of a dataset, in the order of their names, for a trigger word.
 
-    Those of a part that is seen more often are there more than once.
+    Those of a part that is seen more often are there more than once. `caption` is that of images without one.
     """
     examples = []
     for part in parts(folder):
         for path in image_files(part.folder):
             size = images.display_size(path)
             if size is not None:
-                example = Example(path, read_caption(path) or part.caption, *size, trigger)
+                example = Example(path, read_caption(path) or part.caption or caption, *size, trigger)
                 examples += [example] * part.repeats
     return tuple(examples)
 
@@ -163,7 +177,7 @@ def read_subjects(subjects: Sequence[Subject]) -> tuple[Example, ...]:
     examples: list[Example] = []
     for subject in subjects:
         folder = find_folder(subject.dataset)
-        own = read(folder, subject.trigger)
+        own = read(folder, subject.trigger, subject.caption)
         if not own:
             raise UserError(
                 "There are no images in the dataset {name!r}.",

@@ -257,7 +257,9 @@ def _set_objective(draft: Draft) -> None:
         draft.set("preservation.share", 1.0, "train.diff_output_preservation")
         draft.set("preservation.weight", weight, "train.diff_output_preservation_multiplier")
         draft.set("preservation.generated_share", 0.0, "train.diff_output_preservation")
-        draft.note(_("Output preservation leaves the trigger word out here; there the word of a class replaces it."))
+        class_key = "train.diff_output_preservation_class"
+        if class_word := draft.get(class_key, text, ""):
+            draft.set("class_word", class_word, class_key)
     else:
         draft.leave("off", "train.diff_output_preservation_class")
 

@@ -75,10 +75,14 @@ class Recipe:
 
 @dataclass
 class Draft:
-    """What a file says, flat, by its own names; and the recipe so far, by our paths."""
+    """What a file says, flat, by its own names; and the recipe so far, by our paths.
+
+    `seen` is the number of images in an epoch, each counted as often as it is repeated; 0 = unknown.
+    """
 
     values: dict[str, Any]
     images: int = 0
+    seen: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     mapped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Recipes of kohya's scripts: `--config_file` in TOML, presets of the GUI in JSON, and the metadata of their adapters.
+"""Recipes of kohya's scripts: files for `--config_file` and `--dataset_config`, presets of the GUI, adapters' metadata.
 
 The meaning was read from kohya-ss/sd-scripts at commit 48d368f (library/train_util.py, library/config_util.py,
 library/custom_train_functions.py, train_network.py), bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from trainer.base_models.registry import FAMILIES
 from trainer.i18n import _
-from trainer.recipes import kohya_flow, kohya_network, kohya_optimizer
+from trainer.recipes import kohya_datasets, kohya_flow, kohya_network, kohya_optimizer
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import (
     NEUTRAL,
@@ -76,18 +77,34 @@ _OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
     """Tell whether a table is a recipe of kohya's scripts or of their GUI."""
-    return len(SIGNS & lifted(data).keys()) >= 2
+    return len(SIGNS & lifted(data).keys()) >= 2 or kohya_datasets.are_in(data)
 
 
-def read(data: Mapping[str, Any], images: int) -> Recipe:
-    """Read a TOML or JSON recipe.
+def read(data: Mapping[str, Any], images: int, *, datasets: bool = False) -> Recipe:
+    """Read a TOML or JSON recipe; `datasets` asks for the datasets that it names, too.
 
     Raises:
         UserError: it is for a model that Limner does not train.
     """
     values = lifted(data)
+    subsets = data if datasets else {}
+    if len(SIGNS & values.keys()) < 2:
+        return _read_datasets(values, images, subsets)
     gui = "LoRA_type" in values or "max_resolution" in values
-    return _read(values, images, "kohya_ss" if gui else "sd-scripts", gui=gui)
+    return _read(values, images, "kohya_ss" if gui else "sd-scripts", gui=gui, subsets=subsets)
+
+
+def _read_datasets(values: dict[str, Any], images: int, subsets: Mapping[str, Any]) -> Recipe:
+    """Read a file for `--dataset_config`, which says nothing of the training."""
+    draft = Draft(values, images)
+    draft.apply(DIRECT)
+    if "resolution" in values:
+        _set_resolution(draft)
+    kohya_datasets.apply(draft, subsets)
+    if "num_repeats" not in draft.mapped:  # which count in epochs
+        draft.leave("decided here", "num_repeats")
+    _leave_others(draft)
+    return draft.finish("sd-scripts", USUAL)
 
 
 def read_metadata(metadata: Mapping[str, str], images: int) -> Recipe:
@@ -174,7 +191,9 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
     return result
 
 
-def _read(values: dict[str, Any], images: int, source: str, *, gui: bool) -> Recipe:
+def _read(
+    values: dict[str, Any], images: int, source: str, *, gui: bool, subsets: Mapping[str, Any] = MappingProxyType({})
+) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
     flow = spec.flow if spec else None
@@ -185,6 +204,7 @@ def _read(values: dict[str, Any], images: int, source: str, *, gui: bool) -> Rec
     draft.apply(DIRECT)
     _set_resolution(draft)
     set_base(draft, "pretrained_model_name_or_path")
+    kohya_datasets.apply(draft, subsets)
     _set_length(draft, gui=gui)
     _set_objective(draft)
     if spec and flow:
@@ -193,14 +213,19 @@ def _read(values: dict[str, Any], images: int, source: str, *, gui: bool) -> Rec
     _set_previews(draft)
     kohya_network.apply(draft, flow)
     kohya_optimizer.apply(draft, gui=gui)
-    for key in values:
+    _leave_others(draft)
+    return draft.finish(source, USUAL)
+
+
+def _leave_others(draft: Draft) -> None:
+    for key in [key for key in draft.values if key not in draft.left]:
         prefixed = _OF_SCRIPT.match(key)
         name = (prefixed["name"] or "") if prefixed else key.rpartition(".")[2]
-        if key in DECIDED_HERE or (prefixed and name in ("", *DECIDED_HERE)):
+        of_subset = key.startswith("datasets.") and name in DECIDED_HERE
+        if key in DECIDED_HERE or of_subset or (prefixed and name in ("", *DECIDED_HERE)):
             draft.leave("decided here", key)
         elif name in OF_THAT_MACHINE:
             draft.leave("of that machine", key)
-    return draft.finish(source, USUAL)
 
 
 def _of_gui(draft: Draft) -> None:
@@ -229,9 +254,9 @@ def _set_resolution(draft: Draft) -> None:
 
 def steps_per_epoch(draft: Draft) -> int:
     """Return the number of steps of an epoch, 0 if the number of images is not known."""
-    repeats = draft.get("num_repeats", positive, None) or 1
+    seen = draft.seen or draft.images * (draft.get("num_repeats", positive, None) or 1)
     batch, passes = int(draft.settings["training.batch_size"]), int(draft.settings["training.gradient_accumulation"])
-    return math.ceil(math.ceil(draft.images * repeats / batch) / passes)
+    return math.ceil(math.ceil(seen / batch) / passes)
 
 
 def _set_length(draft: Draft, *, gui: bool) -> None:
@@ -245,7 +270,7 @@ def _set_length(draft: Draft, *, gui: bool) -> None:
         draft.leave("off", "epoch")
     if epochs and draft.images:
         draft.set("training.steps", epochs * steps_per_epoch(draft), *keys)
-        if "num_repeats" not in draft.values:
+        if "num_repeats" not in draft.values and not draft.seen:
             draft.note(_("Repeats stand in the names of the recipe's folders; each image is taken once per epoch."))
     elif epochs:
         draft.note(_("The recipe counts {count} epochs, and its steps follow from the number of images: read it for a "

@@ -18,7 +18,7 @@ from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.i18n import _
-from trainer.recipes import kohya_flow, kohya_flow_export
+from trainer.recipes import kohya_datasets, kohya_flow, kohya_flow_export
 from trainer.recipes.draft import flat
 from trainer.recipes.flow import layers_note
 
@@ -57,6 +57,7 @@ UNSAID: dict[str, object] = {
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
     "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
+    "class_word": "",
 }  # fmt: skip
 # Sections and settings that say nothing unless the first one is used.
 _OF_OTHERS: dict[str, tuple[str, ...]] = {
@@ -82,10 +83,11 @@ ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warm
 
 @dataclass(frozen=True)
 class Export:
-    """A config file of sd-scripts, and what it cannot say."""
+    """A config file of sd-scripts, what it cannot say, and the file of its datasets, "" if that was not asked for."""
 
     text: str
     notes: tuple[str, ...]
+    datasets: str = ""
 
 
 @dataclass
@@ -101,8 +103,11 @@ class _Writer:
         self.said.update(paths)
 
 
-def export(config: TrainConfig, images: int = 0) -> Export:
-    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown."""
+def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> Export:
+    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown.
+
+    `datasets` asks for a file of the datasets, too, which holds their paths.
+    """
     spec = _spec(config)
     writer = _Writer(config, spec.flow)
     ours = flat(config.model_dump(mode="json"))
@@ -120,16 +125,19 @@ def export(config: TrainConfig, images: int = 0) -> Export:
     _say_objective(writer)
     if spec.flow:
         _say_flow(writer, spec.flow)
+    if datasets:
+        _say_datasets(writer)
     unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
     if unsaid:
         writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(unsaid)))
     document = tomlkit.document()
-    options = ["config_file THIS.toml", "train_data_dir ...", "output_dir ..."]
+    images_option = "dataset_config ..." if datasets else "train_data_dir ..."
+    options = ["config_file THIS.toml", images_option, "output_dir ..."]
     options += [f"{name} ..." for name in (spec.flow.kohya.files if spec.flow else ())]
     document.add(tomlkit.comment(f"accelerate launch {spec.kohya_script} --{' --'.join(options)}"))
     for key, value in writer.values.items():
         document.add(key, tomlkit.item(value))
-    return Export(tomlkit.dumps(document), tuple(writer.notes))
+    return Export(tomlkit.dumps(document), tuple(writer.notes), kohya_datasets.write(config) if datasets else "")
 
 
 def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer) -> bool:
@@ -172,8 +180,18 @@ def _say_model(writer: _Writer) -> None:
     writer.said.add("training.precision")
     writer.say("save_precision", {"fp32": "float"}.get(writer.config.export.precision, writer.config.export.precision))
     writer.say("save_model_as", "safetensors")
-    if writer.config.regularization.dataset:
+    if any(subject.regularization for subject in writer.config.taught):
         writer.say("prior_loss_weight", writer.config.regularization.weight, "regularization.weight")
+
+
+def _say_datasets(writer: _Writer) -> None:
+    config = writer.config
+    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share"))
+    writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
+                          "the other captions."))  # fmt: skip
+    if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:
+        writer.notes.append(_("sd-scripts repeats regularization images until they are as many as the others, whatever "
+                              "regularization.share says ({share:g}).", share=config.regularization.share))  # fmt: skip
 
 
 def _say_length(writer: _Writer, images: int) -> None:

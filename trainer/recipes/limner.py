@@ -10,7 +10,9 @@ from trainer.i18n import _
 from trainer.recipes.draft import Draft, Recipe, flat
 
 SECTIONS = {"model", "adapter", "optimizer", "schedule", "training", "objective", "captions", "preview", "checkpoint"}
-OF_THAT_MACHINE = re.compile(r"name|dataset|trigger|record\.|regularization\.dataset|task|model\.vae$|model\.revision")
+OF_THAT_MACHINE = re.compile(
+    r"name|dataset|trigger|subjects|record\.|regularization\.dataset|task|model\.vae$|model\.revision"
+)
 DECIDED_HERE = re.compile(r"training\.(devices|memory|micro_batches|gradient_checkpointing|offload)|model\.family")
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
-from trainer.recipes import ai_toolkit, kohya, limner, onetrainer
+from trainer.recipes import ai_toolkit, kohya, kohya_datasets, limner, onetrainer
 from trainer.recipes.draft import MAX_DEPTH, Recipe
 
 
@@ -35,12 +35,13 @@ _DEEP_KEY = re.compile(
 )
 
 
-def read(path: Path, images: int = 0) -> Recipe:
+def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
     """Read the recipe of a settings file, a run folder or an adapter file.
 
     Args:
         path: Settings of kohya's scripts or their GUI, of OneTrainer, ai-toolkit or Limner; a run folder; an adapter.
         images: Number of images that will be trained, for recipes that count epochs; 0 = unknown.
+        datasets: Whether to read the datasets that a file of kohya's scripts names, too.
 
     Raises:
         UserError: it is none of these, too large, damaged, or for a model that Limner does not train.
@@ -59,6 +60,8 @@ def read(path: Path, images: int = 0) -> Recipe:
     if len(start) > MAX_BYTES:
         raise UserError("{name} is too large for a recipe.", "Give a settings file.", name=path.name)
     data = _parse(start, path)
+    if datasets and kohya_datasets.are_in(data):
+        return kohya.read(data, images, datasets=True)
     for form in FORMATS:
         if form.is_recipe(data):
             return form.read(data, images)

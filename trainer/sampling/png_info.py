@@ -4,6 +4,7 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,10 +26,7 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
     Returns the SHA-256 of the file.
     """
     text = PngInfo()
-    settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
-    settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
-    settings["adapters"] = [(archive.display_name(Path(file)), strength) for file, strength in request.adapters]
-    text.add_text(KEY, json.dumps(settings))
+    text.add_text(KEY, json.dumps(_published(request)))
     adapters = ", ".join(f"{Path(file).name}:{strength:g}" for file, strength in request.adapters)
     clip_skip = f"Clip skip: {request.clip_skip}, " if request.clip_skip > 1 else ""
     text.add_text(
@@ -40,6 +38,20 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
     return storage.write(path, buffer.getvalue())
+
+
+def _published(request: PictureConfig) -> dict[str, Any]:
+    """Return the settings of a request without paths."""
+    settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
+    settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
+    settings["adapters"] = [[archive.display_name(Path(file)), strength] for file, strength in request.adapters]
+    return settings
+
+
+def matches(path: Path, request: PictureConfig) -> bool:
+    """Tell whether a PNG file is that of a request, as far as it says: not if it was edited, or of which file."""
+    recorded, settings = read(path), _published(request)
+    return all(settings.get(name) == value for name, value in json.loads(recorded or "{}").items())
 
 
 def read(path: Path) -> str:

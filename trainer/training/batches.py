@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import TrainConfig
-from trainer.data.captions import without_trigger
+from trainer.data.captions import of_class
 from trainer.families import Conditioning
 from trainer.rng import generator
 from trainer.training.tensor_cache import TensorCache
@@ -25,11 +25,11 @@ class Batch:
     """Inputs of one pass: mean and standard deviation of the latents [b, c, h, w], conditioning, captions.
 
     `preserved` are prompts with which the adapter should predict what the base predicts, for `preserved_latents`
-    [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger;
-    their conditioning is the base's. That of the captions is None if they must be encoded in the step, because the text
-    encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is everywhere 1; `weight` is the batch's in
-    the loss. `sizes` [b, 6] is part of any conditioning: original height and width, top and left of the crop, height
-    and width.
+    [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger
+    or have the class word instead; their conditioning is the base's. That of the captions is None if they must be
+    encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is
+    everywhere 1; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning: original height and
+    width, top and left of the crop, height and width.
 
     A batch may be a micro-batch of a larger one of `whole` images: those at `rows` there.
     """
@@ -140,7 +140,7 @@ class Batches:
     """All batches of a run; the examples in one follow from (seed, step, micro-step) alone."""
 
     own: Pool
-    prior: Pool | None
+    priors: tuple[Pool, ...]  # of regularization images, which take turns
     conditioning: dict[str, Path]  # the base's, by prompt; if the text encoder is trained, only for preservation
     cache: TensorCache
     config: TrainConfig
@@ -176,10 +176,11 @@ class Batches:
         if self.small and step < training.low_resolution_share * training.steps:
             return self.small.at(step, micro)
         number = step * training.gradient_accumulation + micro
-        share = self.config.regularization.share if self.prior else 0.0
+        share = self.config.regularization.share if self.priors else 0.0
         before, after = int(number * share), int((number + 1) * share)
-        if self.prior and after > before:
-            return self._batch(self.prior, before, step, micro)
+        if after > before:
+            prior = self.priors[before % len(self.priors)]
+            return self._batch(prior, before // len(self.priors), step, micro)
         return self._batch(self.own, number - before, step, micro)
 
     def _batch(self, pool: Pool, number: int, step: int, micro: int) -> Batch:
@@ -199,7 +200,6 @@ class Batches:
         if own:
             triggers = [pool.triggers[index] for index in indices]
             captions = self._captions(texts, triggers, dropped.tolist(), rng)
-            number = step * config.training.gradient_accumulation + micro
             preserved = self._preserved_prompts(number, texts, triggers)
         mean = torch.stack([view["mean"] for view in views])
         masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none
@@ -270,5 +270,5 @@ class Batches:
             if other < settings.generated_share and settings.prompts:
                 prompts.append(settings.prompts[int(pick * len(settings.prompts))])
             elif trigger:
-                prompts.append(without_trigger(caption, *self.config.triggers))
+                prompts.append(of_class(caption, self.config.class_words))
         return tuple(prompts)

@@ -16,8 +16,8 @@ def texts(example: Example, config: TrainConfig) -> tuple[str, ...]:
     that all can be encoded beforehand.
     """
     settings = config.captions
-    captions = read_captions(example.path) if settings.multiple else (example.caption,)
-    variants = [with_trigger(caption, example.trigger) for caption in captions or ("",)]
+    captions = read_captions(example.path) if settings.multiple else ()
+    variants = [with_trigger(caption, example.trigger) for caption in captions or (example.caption,)]
     if settings.shuffle or settings.tag_dropout:
         variants = [
             variant

@@ -19,7 +19,7 @@ from torch import Tensor
 from trainer import paths
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
-from trainer.data.captions import without_trigger
+from trainer.data.captions import of_class
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.families import Family, fingerprint, loading, on_device
@@ -77,15 +77,14 @@ def build(
 
 def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Example]) -> Batches:
     config, progress = encoder.config, encoder.progress
-    regularization = dataset.read_regularization(config.regularization.dataset)
+    regularization = dataset.read_regularization(config.taught)
     own = encoder.pool(examples, "")
-    prior = encoder.pool(regularization, "prior") if regularization else None
+    priors = tuple(encoder.pool(images, "prior" + str(place or "")) for place, images in enumerate(regularization))
     measured = encoder.pool(held, "held-out") if held else None
     prompts = _preservable(own, config)
     if not config.training.text_encoder:
         prompts |= {"", *itertools.chain(*own.texts)}
-        if prior:
-            prompts |= {*itertools.chain(*prior.texts)}
+        prompts |= {text for prior in priors for texts in prior.texts for text in texts}
         if measured:
             prompts |= {texts[0] for texts in measured.texts}
         if config.captions.trigger_only:
@@ -96,7 +95,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Exam
         conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
     preserved = encoder.generate_preserved()
     device = encoder.family.device
-    return Batches(own, prior, conditioning, encoder.cache, config, device, preserved, held=measured)
+    return Batches(own, priors, conditioning, encoder.cache, config, device, preserved, held=measured)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -104,7 +103,7 @@ def _preservable(own: Pool, config: TrainConfig) -> set[str]:
     if not config.preservation.share:
         return set()
     captions = {
-        without_trigger(caption, *config.triggers)
+        of_class(caption, config.class_words)
         for texts, trigger in zip(own.texts, own.triggers, strict=True)
         for caption in texts
         if trigger

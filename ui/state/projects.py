@@ -81,7 +81,9 @@ def delete(name: str) -> None:
     """
     path = folder(name)
     for run in runs.all_runs():
-        if runs.look(run).status in runs.ACTIVE and name in [subject.dataset for subject in run.config().taught]:
+        if runs.look(run).status not in runs.ACTIVE:
+            continue
+        if any(name in (subject.dataset, subject.regularization) for subject in run.config().taught):
             raise UserError("A run is training on this project.", "Stop it first, or wait until it has ended.")
     with dataset.captions_lock(path):
         pass  # what is being written is complete

@@ -61,10 +61,11 @@ def test_a_run_is_queued_for_each_file_and_each_combination(
     assert made[0].name == "one-learning_rate-1e-4-kind-constant"
     assert done.stdout.splitlines()[0] == f"{started[0].id}  optimizer.learning_rate=1e-4  schedule.kind=constant"
     started.clear()
-    (tmp_path / "two.toml").write_text('name = "two"\ndataset = "absent"\n')
-    done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"))
-    assert (done.returncode, started) == (2, []), "nothing is queued unless all can be"
-    assert "absent" in done.stderr
+    for missing in ('dataset = "absent"\n', 'dataset = "rin"\n[regularization]\ndataset = "absent"\n'):
+        (tmp_path / "two.toml").write_text(f'name = "two"\n{missing}')
+        done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"))
+        assert (done.returncode, started) == (2, []), "nothing is queued unless all can be"
+        assert "absent" in done.stderr
     done = limner("queue", "add", str(tmp_path / "one.toml"), "--grid", f"seed={','.join(map(str, range(201)))}")
     assert (done.returncode, started) == (2, [])
     assert "Add at most 200 at once" in done.stderr

@@ -236,6 +236,15 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
         built(family, character, settings(tiny_sd, regularization__dataset="none"))
 
 
+def test_regularization_images_do_not_take_the_turns_of_preservation(
+    family: Family, character: Path, tiny_sd: Path
+) -> None:
+    options = {"regularization__share": 0.25, "preservation__share": 0.25, "training__batch_size": 1}
+    made = built(family, character, settings(tiny_sd, regularization__dataset="rin", **options))
+    batches = [made.at(step, 0) for step in range(64)]
+    assert sum(len(batch.preserved) for batch in batches) == 12, "a quarter of the 48 batches of other images"
+
+
 def test_the_average_is_that_of_diffusers(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__ema_decay=0.6)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)

@@ -59,6 +59,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("captions.shuffles", 2, SHUFFLED),
     ("captions.tag_dropout", 0.9, SHUFFLED),
     ("images.min_crop", 0.3, {"images__crops": 2}),
+    ("class_word", "girl", PRESERVED),
     ("preservation.weight", 1.0, PRESERVED),
     ("preservation.generated_share", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
     ("preservation.prompts", ["a house"], PRESERVED | {"preservation__generated_share": 1.0}),

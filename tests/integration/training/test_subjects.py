@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from tests.integration.training.test_train import finish, is_third, quiet, same, settings
@@ -20,6 +21,10 @@ from trainer.train import train
 from trainer.training import encode
 
 SUBJECTS: dict[str, Any] = {"subjects": ["kim --trigger kmx2 --repeats 2"]}
+CLASSES: dict[str, Any] = {
+    "class_word": "girl", "regularization__dataset": "girls", "regularization__share": 0.5,
+    "subjects": ["kim --trigger kmx2 --repeats 2 --class boy --regularization boys"], "preservation__share": 1.0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -31,6 +36,17 @@ def kim(character: Path) -> Path:
         shutil.copy(character / f"{number:02}.png", folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(caption)
     return folder
+
+
+@pytest.fixture
+def classes(character: Path) -> None:
+    """Two datasets of regularization images: three girls, and two boys, one of whom has a caption."""
+    for name, count in (("girls", 3), ("boys", 2)):
+        folder = character.with_name(name)
+        folder.mkdir()
+        for number in range(count):
+            Image.new("RGB", (64, 64), (80 * number, 90, count)).save(folder / f"{number}.png")
+    (character.with_name("boys") / "1.txt").write_text("a boy in a park")
 
 
 @pytest.mark.usefixtures("kim")
@@ -55,13 +71,33 @@ def test_each_image_is_taught_with_its_own_trigger(tiny_sd: Path) -> None:
     assert not any(contains_trigger(text, trigger) for text in preserved for trigger in ("rin", "kmx2"))
 
 
-@pytest.mark.usefixtures("kim")
+@pytest.mark.usefixtures("classes")
+def test_each_subject_has_its_class_word_and_its_regularization_images(kim: Path, tiny_sd: Path) -> None:
+    (kim / "1.txt").unlink()
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    config = settings(tiny_sd, **CLASSES, training__batch_size=1, captions__multiple=True)
+    built = encode.build(family, dataset.read_subjects(config.taught), config, quiet)
+    batches = [built.at(step, 0) for step in range(88)]
+    captions = Counter(batch.captions[0] for batch in batches)
+    assert captions["girl"] == 22, "every other batch, in turn with the boys"
+    assert captions["boy"] == captions["a boy in a park"] == 11
+    assert captions["kmx2 boy"] == 4, "an own image without a caption has both words"
+    preserved = {text for batch in batches for text in batch.preserved}
+    assert {"boy", "boy, kim's picture 2", "boy, kim's hat, girl"} < preserved
+    assert all(text.startswith(("boy", "girl")) for text in preserved)
+    (kim.with_name("boys") / "0.png").unlink()
+    (kim.with_name("boys") / "1.png").unlink()
+    with pytest.raises(UserError, match="dataset 'boys' of regularization images is empty"):
+        encode.build(family, dataset.read_subjects(config.taught), config, quiet)
+
+
+@pytest.mark.usefixtures("kim", "classes")
 def test_a_run_of_two_subjects_is_resumed_and_names_both(tiny_sd: Path) -> None:
-    whole = runs.create(settings(tiny_sd, **SUBJECTS, training__text_encoder=True))
+    whole = runs.create(settings(tiny_sd, **CLASSES, training__text_encoder=True))
     adapter = finish(whole)
     with safe_open(whole.export, "pt") as file:
         assert file.metadata()["modelspec.trigger_phrase"] == "rin, kmx2"
-    parts = runs.create(settings(tiny_sd, **SUBJECTS, training__text_encoder=True))
+    parts = runs.create(settings(tiny_sd, **CLASSES, training__text_encoder=True))
     train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if is_third(event) else None))
     assert runs.look(parts).state.step == 3
     assert same(finish(parts), adapter)

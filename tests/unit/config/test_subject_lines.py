@@ -1,5 +1,7 @@
 """Lines that name further datasets of a run, and what does not go together in one run."""
 
+from typing import Any
+
 import pytest
 
 from trainer import config
@@ -8,7 +10,7 @@ from trainer.data.dataset import Subject
 from trainer.errors import UserError
 
 
-def build(*lines: str, **changes: str) -> TrainConfig:
+def build(*lines: str, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any settings
     return config.build({"name": "x", "dataset": "rin", "trigger": "rinx", "subjects": list(lines)} | changes)
 
 
@@ -17,8 +19,12 @@ def test_a_line_is_read_and_written() -> None:
     assert subject == Subject("my kim", "kmx2", 3)
     assert subject_lines.parse(subject_lines.write(subject)) == subject
     assert subject_lines.write(Subject("kim", "kmx2")) == "kim --trigger kmx2"
-    published = config.without_paths(build("/home/anna/kim --trigger kmx2", dataset="/home/anna/rin"))
-    assert (published.dataset, published.subjects) == ("rin", ("kim --trigger kmx2",))
+    subject = subject_lines.parse("kim --class young girl --trigger kmx2 --regularization /data/my girls")
+    assert subject == Subject("kim", "kmx2", 1, "young girl", "/data/my girls")
+    assert subject_lines.parse(subject_lines.write(subject)) == subject
+    line = "/home/anna/kim --trigger kmx2 --regularization /home/anna/girls"
+    published = config.without_paths(build(line, dataset="/home/anna/rin"))
+    assert (published.dataset, published.subjects) == ("rin", ("kim --trigger kmx2 --regularization girls",))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +36,8 @@ def test_a_line_is_read_and_written() -> None:
         ("kim --word kmx2", "unknown flag --word"),
         ("kim --trigger kmx2 --repeats 0", "should be 1 to 100"),
         ("kim --trigger kmx2 --repeats two", "should be 1 to 100"),
+        ("kim --trigger kmx2 --class", "--class of .* has no value"),
+        ("kim --trigger kmx2 --regularization", "--regularization of .* has no value"),
     ],
 )
 def test_a_wrong_line_is_refused_in_words(line: str, words: str) -> None:
@@ -42,6 +50,9 @@ def test_a_wrong_line_is_refused_in_words(line: str, words: str) -> None:
 def test_a_run_teaches_its_dataset_first() -> None:
     assert build("kim --trigger kmx2").taught == (Subject("rin", "rinx"), Subject("kim", "kmx2"))
     assert build().taught == (Subject("rin", "rinx"),)
+    whole = build("kim --trigger kmx2 --class boy", class_word=" girl ", regularization={"dataset": "girls"})
+    assert whole.taught == (Subject("rin", "rinx", 1, "girl", "girls"), Subject("kim", "kmx2", 1, "boy"))
+    assert whole.class_words == {"rinx": "girl", "kmx2": "boy"}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,8 @@ def test_a_run_teaches_its_dataset_first() -> None:
         ("kim --trigger RINX", {}, "different trigger words"),
         ("rin --trigger kmx2", {}, "named twice"),
         ("kim --trigger kmx2", {"trigger": ""}, "the first has none"),
+        ("kim --trigger kmx2", {"class_word": "a kmx2"}, "class word has a trigger word in it"),
+        ("kim --trigger kmx2 --class Rinx girl", {}, "class word has a trigger word in it"),
     ],
 )
 def test_subjects_that_could_not_be_told_apart_are_refused(line: str, changes: dict[str, str], words: str) -> None:

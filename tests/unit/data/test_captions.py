@@ -1,8 +1,8 @@
-"""Captions in the encodings that people's files have."""
+"""Captions in the encodings that people's files have, and with class words for triggers."""
 
 import pytest
 
-from trainer.data.captions import REPLACEMENT, decode_text
+from trainer.data.captions import REPLACEMENT, decode_text, of_class, without_trigger
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,25 @@ def test_a_text_in_another_encoding_is_no_row_of_odd_letters(text: str, encoding
 )
 def test_western_languages_are_read_as_old_editors_write_them(text: str) -> None:
     assert decode_text(text.encode("cp1252")) == text
+
+
+@pytest.mark.parametrize(
+    ("caption", "preserved"),
+    [
+        ("rin, smiling", "girl, smiling"),
+        ("rin", "girl"),
+        ("Rin smiling, red hat", "girl smiling, red hat"),
+        ("a photo of rin in a park", "a photo of girl in a park"),
+        ("rin girl, smiling", "girl, smiling"),
+        ("rin, a girl in a park", "a girl in a park"),
+        ("kmx2 and rin", "a\\1 boy and girl"),
+        ("leox, running", "running"),
+        ("rinse, smiling", "rinse, smiling"),
+        ("", ""),
+    ],
+)
+def test_a_class_word_stands_where_the_trigger_stood_unless_it_is_there_anyway(caption: str, preserved: str) -> None:
+    assert of_class(caption, {"rin": "girl", "kmx2": "a\\1 boy", "leox": ""}) == preserved
+    without = {"rin": "", "kmx2": "", "leox": ""}
+    assert of_class(caption, without) == without_trigger(caption, *without)
+    assert of_class(caption, {}) == caption

@@ -155,6 +155,7 @@ def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
         ({"images.crops": 2}, "images.crops"),
         ({"regularization.dataset": "reg"}, "regularization.dataset"),
         ({"trigger": "mirax"}, "trigger"),
+        ({"class_word": "girl"}, "class_word"),
         ({"captions.trigger_only": 0.1}, "captions.trigger_only"),
         ({"model.weights": "nf4"}, "model.weights"),
         ({"preview.prompts": ["a cat"]}, "preview.prompts"),

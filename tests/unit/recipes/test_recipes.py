@@ -160,6 +160,11 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     assert (settings.captions.shuffle, settings.captions.tag_dropout) == (True, 0.1)
 
 
+def test_the_class_of_output_preservation_is_read(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, RECIPES["ai-toolkit-lokr.yaml"]))
+    assert (settings.class_word, settings.preservation.share) == ("person", 1.0)
+
+
 def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> None:
     recipe = read(tmp_path, RECIPES["limner.toml"])
     assert recipe.source == "Limner"

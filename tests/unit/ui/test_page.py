@@ -139,7 +139,11 @@ def test_a_project_is_not_deleted_while_a_run_trains_on_it(character: Path) -> N
         run.report(events.Began(pid=os.getpid()))
         with pytest.raises(UserError, match="training on this project"):
             projects.delete("rin")
-    assert dataset.names() == ["rin"]
+        dataset.create("girls")
+        run.save_config(run.config().model_copy(update={"subjects": ("kim --trigger kmx2 --regularization girls",)}))
+        with pytest.raises(UserError, match="training on this project"):
+            projects.delete("girls")
+    assert dataset.names() == ["girls", "rin"]
 
 
 def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:

@@ -20,7 +20,7 @@ PROPERTY = "cpu_seconds"
 SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
-    "quick": {"unit": 20, "integration": 250, "hostile": 30, "e2e": 140},
+    "quick": {"unit": 35, "integration": 320, "hostile": 40, "e2e": 100},
     "full": {"unit": 90, "integration": 1900, "hostile": 110, "e2e": 1500},
 }
 

@@ -54,9 +54,9 @@ class Offloaded:
     device: torch.device
     weights: dict[nn.Module, list[_Weight]]
     size: int  # bytes of the largest block
+    stream: Any  # on which weights are copied; None: on the one that computes
     order: list[nn.Module] = field(default_factory=list)  # of the blocks, as they were first used
     slots: list[_Slot] = field(default_factory=list)  # two, from the first use on
-    stream: Any = None  # on which weights are copied; None: on the one that computes
     last: int = -1  # number of the block that was used last
 
     def forward(self, block: nn.Module) -> Callable[..., Any]:
@@ -73,18 +73,17 @@ class Offloaded:
         """Have all weights in main memory, and no slot on the device."""
         for slot in self.slots:
             self._empty(slot)
+            self._await(slot)  # before its memory is given to others
         self.slots.clear()
 
     def _use(self, block: nn.Module) -> None:
         """Bring the weights of a block, and begin to bring those of the next one."""
         if not self.slots:
-            self.stream = devices.copy_stream(self.device)
             self.slots = [_Slot(torch.empty(self.size, dtype=torch.uint8, device=self.device)) for _ in range(2)]
         if block not in self.order:
             self.order.append(block)
         slot = self._bring(block, after=self.order[self.last] if self.last >= 0 else None)
-        if slot.filled is not None:
-            devices.compute_stream(self.device).wait_event(slot.filled)
+        self._await(slot)
         number = self.order.index(block)
         if following := self._following(number):
             self._bring(following, after=block)
@@ -119,6 +118,11 @@ class Offloaded:
             slot.filled = self.stream.record_event() if self.stream is not None else None
         return slot
 
+    def _await(self, slot: _Slot) -> None:
+        """Have what is computed from now on wait until a slot is filled."""
+        if slot.filled is not None:
+            devices.compute_stream(self.device).wait_event(slot.filled)
+
     def _empty(self, slot: _Slot) -> None:
         for weight in self.weights.get(slot.block, ()) if slot.block else ():
             weight.send_home()
@@ -152,7 +156,7 @@ def offload(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device)
             quantize.move_scales(owner, device)
             weights[block][-1].send_home()
         size = max(size, start)
-    offloaded = _OFFLOADED[model] = Offloaded(device, weights, size)
+    offloaded = _OFFLOADED[model] = Offloaded(device, weights, size, devices.copy_stream(device))
     move(model, device)
     return offloaded
 

@@ -3,6 +3,7 @@
 The device is the processor. It stands in for a card by a rule of its own: nothing computes with weights that wait.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +186,46 @@ def test_an_adapter_may_be_attached_while_weights_wait(bases: dict[str, Path]) -
     gradient_checkpointing.recompute(family, "all", "all")
     with Card(family.denoiser):
         assert equal(gradients(family, adapter), expected)
+
+
+class Stream:
+    """Numbers its events, and notes how much of the other stream it has waited for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.events = self.waited = 0
+
+    def record_event(self) -> int:
+        self.events += 1
+        return self.events
+
+    def wait_event(self, event: int) -> None:
+        self.waited = max(self.waited, event)
+
+
+def test_copies_and_computations_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot is filled after its last block has computed, and a block computes after its slot is filled."""
+    copies, computes = Stream(), Stream()
+    streams = SimpleNamespace(current_stream=lambda _: computes, stream=lambda _: nullcontext())
+    monkeypatch.setattr(torch, "get_device_module", lambda _: streams)
+    blocks = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))).requires_grad_(False)
+    offloaded = offload.offload(blocks, list(blocks), torch.device("cpu"))
+    assert offloaded
+    offloaded.stream = copies
+    used: dict[int, int] = {}  # by slot: the first event of the computations after its block was used
+    for block in blocks:
+        block.forward = offloaded.forward(block)
+
+    for _ in range(2):
+        for block in blocks:
+            block(torch.ones(1, 4, requires_grad=True))
+            slot = next(slot for slot in offloaded.slots if slot.block is block)
+            assert computes.waited >= slot.filled, "it is there"
+            assert copies.waited >= used.get(id(slot), 0), "nobody needs what was there"
+            used[id(slot)] = computes.events + 1
+    offloaded.send_home()
+    assert computes.waited == copies.events, "the memory is not given to others while it is filled"
 
 
 def test_a_device_is_asked_for_room_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,8 @@ def test_copies_and_computations_wait_for_each_other(monkeypatch: pytest.MonkeyP
             assert computes.waited >= slot.filled, "it is there"
             assert copies.waited >= used.get(id(slot), 0), "nobody needs what was there"
             used[id(slot)] = computes.events + 1
+    blocks[2](torch.ones(1, 4, requires_grad=True))
+    assert computes.waited < copies.events, "the next one's are under way"
     offloaded.send_home()
     assert computes.waited == copies.events, "the memory is not given to others while it is filled"
 

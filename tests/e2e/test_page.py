@@ -139,6 +139,8 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo", seconds=5)
     advanced(page, training_steps=24, preview_every=6, preview_prompts="miraxo, smiling, red shirt, teal background")
     run = start(page)
+    in_sight = "shown => { const box = shown.getBoundingClientRect(); return box.top >= 0 && box.bottom < innerHeight }"
+    wait(lambda: page.locator("#status").evaluate(in_sight), seconds=5)  # though the settings above it are open
     wait(lambda: points(page) >= 3)
     before = points(page)
     wait(lambda: points(page) > before)

@@ -108,8 +108,9 @@ def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """Return what a library says about a file that it cannot load: its first line, without the path."""
-    return (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)[:200]
+    """Return what a library says about a file that it cannot load: its first line, without the path or advice."""
+    said = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
+    return said.partition(". If you want to")[0][:200]
 
 
 def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer import config, paths, runs
 from trainer.base_models import MICRO, detect, hub, vae
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, file_size
 from ui.state import page_memory
 
 RECENT_RUNS = 50  # runs that are searched for bases used before
@@ -123,7 +123,8 @@ def _facts(base: detect.Base, size: int) -> str:
         facts.append(_("distilled to few steps ({kind})", kind=base.few_step.title))
     if base.clip_skip > 1:
         facts.append(_("anime model by its name: clip skip {number}", number=base.clip_skip))
-    return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30)])
+    is_large = size >= 2**30 / 10
+    return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30) if is_large else file_size(size)])
 
 
 def _size(path: Path) -> int:

@@ -175,7 +175,7 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
     settings = form.settings
     settings.shown.change(
-        lambda shown: [shown["filled"], *shown["filled"]["values"]],
+        lambda shown: [shown["filled"], *shown["filled"]["values"]] if shown else gr.skip(),  # a page that opens
         settings.shown,
         [settings.filled, *settings.widgets],
         **UNQUEUED,

@@ -30,10 +30,12 @@ _PATHS = [entry.path for entry in ENTRIES]
 EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
-# On a phone the run is below or above the form, out of sight.
+# On a phone, and below open settings, the run is out of sight.
 TO_THE_RUN = """() => {
   const status = document.querySelector("#status");
-  if (window.innerWidth < 720) status?.scrollIntoView({ behavior: "smooth", block: "center" });
+  const { top, bottom } = status.getBoundingClientRect();
+  const hidden = top < 0 || bottom > innerHeight - 150;  // the bar with Start lies over the end of the page
+  if (hidden) status.scrollIntoView({ behavior: "smooth", block: "center" });
 }"""
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "

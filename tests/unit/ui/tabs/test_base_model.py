@@ -32,7 +32,7 @@ def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str
         "<p class='quiet'>Practice model, built in: portraits of its own kind, 128 pixels wide.</p>", True, False,
     )  # fmt: skip
     assert described(str(bases["sdxl"])) == (
-        "<p class='quiet'>Stable Diffusion XL · predicts noise · 0.0 GB</p>",
+        "<p class='quiet'>Stable Diffusion XL · predicts noise · 1.6 MB</p>",
         True,
         False,
     )

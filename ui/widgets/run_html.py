@@ -8,7 +8,7 @@ from trainer import runs
 from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _, duration, file_size
-from trainer.runs import View, events, queue
+from trainer.runs import View, cards, events, queue
 from ui.state import base_model_choices, device_load
 
 
@@ -101,7 +101,9 @@ def _device_facts(view: View) -> list[str]:
             facts.append(_("{n:.1f} s per step", n=pace))
     if state.device:
         facts.append(_("on {device}", device=escape(state.device)))
-    if load := device_load.current(state.device) if state.device else None:
+        if state.cards:
+            facts.append(escape(cards.describe(state.cards)))
+    if load := device_load.current(state.device, next(iter(state.cards), "")) if state.device else None:
         facts.append(_("{share:.0%} busy", share=load.busy))
     if state.step:
         facts.append(_("learning rate {rate:.2g}", rate=state.learning_rate))

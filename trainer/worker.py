@@ -89,7 +89,7 @@ def _train_run(run: Run) -> None:
             with ranks.followers(shown, processes, follow):
                 train(settings, shown)
         except ranks.NotJoinedError:
-            if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
+            if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
                 raise
             traceback.print_exc()
             message = _("No other process could be started to share the work; this one trains alone. The log says why.")

@@ -11,7 +11,7 @@ from trainer.recipes.draft import Draft, Recipe, flat
 
 SECTIONS = {"model", "adapter", "optimizer", "schedule", "training", "objective", "captions", "preview", "checkpoint"}
 OF_THAT_MACHINE = re.compile(r"name|dataset|trigger|record\.|regularization\.dataset|task|model\.vae$|model\.revision")
-DECIDED_HERE = re.compile(r"training\.(devices|memory|micro_batches|gradient_checkpointing)|model\.family")
+DECIDED_HERE = re.compile(r"training\.(devices|cards|memory|micro_batches|gradient_checkpointing)|model\.family")
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:

@@ -117,17 +117,25 @@ def beside_runs() -> tuple[Card, ...]:
 
 def wish(config: TrainConfig | None) -> Wish:
     """Return what a run asks for by its settings; one card if there are none, as of a caption run."""
-    if config is None or len(known()) == 1:
+    if config is None:
         return Wish()
-    return Wish(config.training.devices or config.record.devices or 1)
+    training, is_one = config.training, len(known()) == 1
+    return Wish(1 if is_one else training.wanted_devices or config.record.devices or 1, training.card_numbers)
 
 
 def check(wish: Wish) -> None:
     """Check that there are the cards that a run asks for.
 
     Raises:
-        UserError: there are fewer.
+        UserError: one that it names is not there, or there are fewer.
     """
+    numbers = {card.number for card in known()}
+    if missing := [number for number in wish.numbers if number not in numbers]:
+        raise UserError(
+            "There is no card {number} on this machine.",
+            "Name those that nvidia-smi lists in training.cards, or leave it empty.",
+            number=missing[0],
+        )
     fitting = [card for card in known() if wish.fits(card)]
     if len(fitting) < wish.count:
         raise UserError(

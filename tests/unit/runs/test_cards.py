@@ -55,6 +55,8 @@ def test_the_driver_lists_the_cards_and_a_small_one_is_left_alone(driver: Path) 
     with pytest.raises(UserError, match="3 devices, but there are 2 GPUs"):
         cards.check(Wish(3))
     cards.check(Wish(2))
+    with pytest.raises(UserError, match="There is no card 3 on this machine"):
+        cards.check(Wish(2, ("0", "3")))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,8 @@ def test_a_machine_of_which_nothing_is_known_is_one_device(driver: Path, monkeyp
     forget()
     assert cards.known() == (Card(""),)
     assert cards.wish(make().config()) == Wish(1)
+    with pytest.raises(UserError, match="There is no card 0 on this machine"):
+        cards.check(Wish(1, ("0",)))
     monkeypatch.setenv(cards.HIP, "0,1")
     assert cards.known() == (Card("0", "0"), Card("1", "1")), "AMD's are those that the user names"
     with cards.visible(cards.known()[1:]):
@@ -121,7 +125,7 @@ def test_a_run_of_several_processes_sees_its_cards_and_one_of_a_launcher_takes_a
     seen: list[str | None] = []
     monkeypatch.setitem(worker.TASKS, "train", lambda run: seen.append(os.environ.get(cards.CUDA)))
     run = make()
-    training = run.config().training.model_copy(update={"devices": 2})
+    training = run.config().training.model_copy(update={"cards": "1, 2"})
     run.save_config(run.config().model_copy(update={"training": training}))
     assert worker.work(run) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")

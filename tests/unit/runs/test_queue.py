@@ -165,6 +165,20 @@ def test_who_can_begin_at_once_is_not_in_the_line() -> None:
     assert queue.position(first) == 0
 
 
+def test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass(start: Start) -> None:
+    first, second, third = map(named, ("0001", "0002", "0003"))
+    one = start(first, ONE)
+    one.gets("0")
+    training = second.config().training.model_copy(update={"cards": "0"})
+    second.save_config(second.config().model_copy(update={"training": training}))
+    picky = start(second, cards.wish(second.config()))
+    assert queue.line() == [second], "the third can begin at once"
+    start(third, ONE).gets("1")
+    assert not picky.has
+    one.end()
+    picky.gets("0")
+
+
 def test_more_cards_than_there_are_are_refused() -> None:
     run = named("0001")
     with pytest.raises(UserError, match="3 devices, but there are 2 GPUs"):

@@ -15,7 +15,8 @@ from trainer import fault_injection, nvidia, paths
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import ngettext
-from trainer.runs.view import is_locked
+from trainer.runs.run import all_runs
+from trainer.runs.view import is_locked, look
 
 CUDA, HIP = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 SMALL = 0.5  # of the largest card's memory: a card with less, such as one for the screen, is used only if it is named
@@ -110,9 +111,17 @@ def free(held: Collection[Card] = (), reserved: Collection[Card] = ()) -> tuple[
     return tuple(card for card in known() if card in held or is_free(card))
 
 
+def has_spare() -> bool:
+    """Tell whether there are several cards, of which one is for whoever needs it now."""
+    return len(known()) > 1 and bool(Wish().choose(free()))
+
+
 def beside_runs() -> tuple[Card, ...]:
-    """Return the card for what is generated beside runs: one that no run holds, else the first."""
-    return Wish().choose(free()) or known()[:1]
+    """Return the card to generate on beside runs: one that no run holds, else that of a paused one, else the first."""
+    if spare := Wish().choose(free()):
+        return spare
+    paused = {number for view in map(look, all_runs()) if view.paused for number in view.state.cards}
+    return (tuple(card for card in known() if card.number in paused) or known())[:1]
 
 
 def wish(config: TrainConfig | None) -> Wish:

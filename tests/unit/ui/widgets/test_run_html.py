@@ -94,6 +94,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
     assert run_html.pill(None) == ""
     assert run_html.pill(view(run, "finished")) == ""
     assert "Training 25%" in run_html.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
+    assert "Training 0% · 2 more runs<" in run_html.pill(view(run, "running"), 2)
     runs.request(run, "stop")
     assert "Stopping" in run_html.pill(view(run, "running"))
 

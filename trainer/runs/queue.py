@@ -55,7 +55,8 @@ class Claim:
         if share and self.wish.count > 1:
             if not self._reservations:
                 self._reserve(taken)
-            share = self.wish.choose(card for card in left if card in self._reservations)
+            reserved = [card for card in left if card in self._reservations]
+            share = self.wish.choose(sorted(reserved, key=lambda card: card not in self._locks))  # what it has first
         for card in share:
             if card not in self._locks:
                 _acquire(card.lock, self._locks, card)

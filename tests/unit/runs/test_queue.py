@@ -1,8 +1,10 @@
 """The queue where there are several cards. Workers are threads of this process: what they hold are files' locks."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,59 @@ def test_two_runs_for_two_cards_do_not_wait_for_each_other(start: Start) -> None
     stays(lambda: not (one.has and another.has))
     (one if one.has else another).end()
     until(lambda: one.has == another.has == "01")
+
+
+def test_what_a_run_has_counts_when_several_cards_are_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
+    claim = queue.Claim(named("0001"), TWO)
+    first, second, third = cards.known()
+    with FileLock(first.lock), FileLock(second.lock):
+        claim.update()
+        assert claim.cards == (third,)
+        assert not claim.is_complete
+    claim.update()
+    assert claim.is_complete
+    assert claim.cards == (first, third)
+    claim.release()
+
+
+def test_whatever_runs_ask_for_each_gets_it_and_no_card_is_used_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of two users, all at once; a failure prints the seed."""
+    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    used: set[str] = set()
+
+    def work(run: Run, wish: Wish) -> None:
+        with FileLock(run.lock):
+            claim = queue.wait_for_cards(run, wish)
+            numbers = {card.number for card in claim.cards}
+            assert len(numbers) == wish.count, seed
+            assert numbers <= set(wish.numbers or "012"), seed
+            assert not numbers & used, seed
+            used.update(numbers)
+            time.sleep(rng.uniform(0.0, 0.2))
+            used.difference_update(numbers)
+            claim.release()
+
+    waiting: dict[Run, Wish] = {}
+    for place in range(10):
+        settings = config.build({"name": "x", "dataset": "rin"})
+        run = named(f"{place:04d}") if place % 3 else runs.create(settings, tmp_path / "ben" / "outputs" / str(place))
+        numbers = tuple(rng.sample("012", rng.randint(0, 3)))
+        waiting[run] = Wish(rng.randint(1, len(numbers) or 3), numbers)
+        training = settings.training.model_copy(update={"devices": waiting[run].count, "cards": ",".join(numbers)})
+        run.save_config(settings.model_copy(update={"training": training}))
+    with ThreadPoolExecutor(len(waiting)) as threads:
+        working = [threads.submit(work, run, wish) for run, wish in waiting.items()]
+        try:
+            for work_of_one in working:
+                work_of_one.result(timeout=60)
+        finally:
+            for run in waiting:
+                runs.request(run, "stop")
 
 
 def test_who_can_begin_at_once_is_not_in_the_line() -> None:

@@ -17,9 +17,10 @@ from trainer.runs import Run
 
 @dataclass
 class Workers:
-    """The process that forks; one worker at a time."""
+    """The process that forks."""
 
     process: subprocess.Popen[str] = field(init=False)
+    newest: int = 0
 
     def __post_init__(self) -> None:
         self.process = subprocess.Popen(
@@ -29,21 +30,15 @@ class Workers:
 
     def start(self, run: Run, fault: str = "") -> int:
         """Begin to work on a run; returns the number of the process."""
-        assert self.process.stdin is not None
-        home = os.environ.get("LIMNER_HOME", "")
-        self.process.stdin.write(json.dumps([str(run.folder.resolve()), home, fault]) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
+        self.newest = self._ask([str(run.folder.resolve()), os.environ.get("LIMNER_HOME", ""), fault])
+        return self.newest
 
-    def wait(self) -> int:
-        """The exit code of the worker that was started; negative if a signal ended it.
+    def wait(self, number: int = 0) -> int:
+        """The exit code of a worker, by default the newest; negative if a signal ended it.
 
         Until somebody waits, its number is not given to another process, so that it can be killed whatever it does.
         """
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self._answer()
+        return self._ask(number or self.newest)
 
     def work(self, run: Run, fault: str = "") -> int:
         """A worker from its start to its end."""
@@ -54,8 +49,11 @@ class Workers:
         """End the process that forks."""
         self.process.communicate()
 
-    def _answer(self) -> int:
+    def _ask(self, question: list[str] | int) -> int:
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
 
@@ -84,14 +82,15 @@ def _serve() -> None:
     diffusers.StableDiffusionPipeline, trainer.cli.commands, trainer.train  # noqa: B018 - loaded when they are named
     torch.set_num_threads(1)  # threads would not live on in the worker
     while line := sys.stdin.readline():
+        question = json.loads(line)
+        if isinstance(question, int):
+            _, status = os.waitpid(question, 0)
+            print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
+            continue
         number = os.fork()
         if number == 0:
-            _child(*json.loads(line))
+            _child(*question)
         print(number, flush=True)
-        sys.stdin.readline()
-        _, status = os.waitpid(number, 0)
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        print(code, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TE
     lost@1       the first of them exits as it starts
     late@1       the first of them exits after it has started, as it is about to join
     patience@3   processes wait for each other for at most three seconds
+    cards@2      the machine has two cards, which are chosen between like real ones; computing is on the CPU
 """
 
 import errno
@@ -119,10 +120,17 @@ def on_rank_join(rank: int) -> None:
 
 def timeout(seconds: float) -> float:
     """Return the seconds to wait for another process, or as few as a test wants."""
+    return _setting("patience") or seconds
+
+
+def cards() -> int:
+    """Return the number of cards that this machine has for a test; 0 if there is no test of that."""
+    return int(_setting("cards"))
+
+
+def _setting(kind: str) -> float:
+    """Return the number of a fault that lasts; 0 if a test does not want it."""
     if os.environ.get("LIMNER_TEST") != "1":
-        return seconds
-    for fault in os.environ.get("LIMNER_FAULT", "").split(","):
-        kind, _, value = fault.partition("@")
-        if kind == "patience":
-            return float(value)
-    return seconds
+        return 0.0
+    faults = dict(fault.split("@", 1) for fault in os.environ.get("LIMNER_FAULT", "").split(",") if "@" in fault)
+    return float(faults.get(kind, 0))

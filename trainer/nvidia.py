@@ -36,6 +36,26 @@ class Card:
     capability: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Installed:
+    """An NVIDIA card by its number, as nvidia-smi counts, and its UUID; its memory in bytes."""
+
+    number: str
+    uuid: str
+    memory: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an NVIDIA card does now: the share of it that is busy, 0 to 1, and its memory in bytes."""
+
+    number: str
+    name: str
+    busy: float
+    used: float
+    total: float
+
+
 @cache
 def advice() -> str:
     """Say why a card of this machine is not used, and what to do; "" if there is none, or nothing is wrong."""
@@ -69,15 +89,29 @@ def query(program: str) -> list[Card]:
     return cards
 
 
-def usage() -> list[tuple[str, float, float, float]]:
-    """Return (name, busy share, bytes of memory in use, bytes in all) of each card; [] if nothing tells."""
+@cache
+def installed() -> tuple[Installed, ...]:
+    """Return the cards of this machine; () if nothing tells."""
+    program = _program()
+    if program is None:
+        return ()
+    try:
+        answers = list(_ask(program, "index,uuid,memory.total"))
+        return tuple(Installed(number, uuid, float(memory) * 2**20) for number, uuid, memory in answers)
+    except (OSError, subprocess.SubprocessError, ValueError):  # "[N/A]" where a card does not tell
+        return ()
+
+
+def usage() -> list[Usage]:
+    """Return what each card does; [] if nothing tells."""
     program = _program()
     if program is None:
         return []
     try:
-        answers = list(_ask(program, "utilization.gpu,memory.used,memory.total,name"))
+        answers = list(_ask(program, "index,utilization.gpu,memory.used,memory.total,name"))
         return [
-            (name, float(busy) / 100, float(used) * 2**20, float(total) * 2**20) for busy, used, total, name in answers
+            Usage(number, name, float(busy) / 100, float(used) * 2**20, float(total) * 2**20)
+            for number, busy, used, total, name in answers
         ]
     except (OSError, subprocess.SubprocessError, ValueError):  # "[N/A]" where a card does not tell
         return []

@@ -1,4 +1,4 @@
-"""Worker of a run, in its own process: lock the run, wait for the device, train, and report the end."""
+"""Worker of a run, in its own process: lock the run, wait for its cards, train, and report the end."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
-from trainer.runs import Run, StopRequestedError, control, events, queue
+from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.training import malloc
 
 
@@ -33,12 +33,7 @@ def work(run: Run) -> int:
         run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
-        device = queue.wait_for_device(run)
-        try:
-            run.report(events.Began(pid=os.getpid()))
-            TASKS[task](run)
-        finally:
-            device.release()
+        _work_on_cards(run, TASKS[task], settings)
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
@@ -52,9 +47,27 @@ def work(run: Run) -> int:
             )
         return 2 if isinstance(error, UserError) else 1
     finally:
-        storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had the device
+        storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had its cards
         lock.release()
     return 0
+
+
+def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig | None) -> None:
+    """Wait for the cards that a run asks for, and work on it while this process sees only these.
+
+    Processes of a launcher choose among all cards that they see, so that a run of theirs takes these.
+    """
+    launched = "WORLD_SIZE" in os.environ
+    all_numbers = tuple(card.number for card in cards.known())
+    wish = cards.Wish(len(all_numbers), all_numbers) if launched else cards.wish(settings)
+    claim = queue.wait_for_cards(run, wish)
+    try:
+        numbers = tuple(card.number for card in claim.cards) if len(all_numbers) > 1 else ()
+        run.report(events.Began(pid=os.getpid(), cards=numbers))
+        with cards.visible(() if launched else claim.cards):
+            task(run)
+    finally:
+        claim.release()
 
 
 def _train_run(run: Run) -> None:
@@ -76,7 +89,7 @@ def _train_run(run: Run) -> None:
             with ranks.followers(shown, processes, follow):
                 train(settings, shown)
         except ranks.NotJoinedError:
-            if settings.training.devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
+            if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
                 raise
             traceback.print_exc()
             message = _("No other process could be started to share the work; this one trains alone. The log says why.")

@@ -20,7 +20,7 @@ from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
 from tests.unit.runs.test_run import named
 from tests.unit.sharing.conftest import make_run
-from trainer.runs import Run, queue
+from trainer.runs import Run, cards, queue
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -296,7 +296,7 @@ def waiting(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[R
     monkeypatch.setenv("LIMNER_HOME", str(trained.home))
     made = [named(f"2026-11-24_14050{number}_{name}") for number, name in enumerate(("rin", "fox", "cat"))]
     with ExitStack() as locks:
-        for file in (queue.device_lock(), *(run.lock for run in made)):
+        for file in (cards.known()[0].lock, *(run.lock for run in made)):
             locks.enter_context(FileLock(file))
         yield made
     for run in made:

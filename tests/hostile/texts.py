@@ -101,4 +101,5 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "a precision that is none": ('[training]\nprecision = "int1"', "training.precision"),
     "a memory below nothing": ("[training]\nmemory = -5", "training.memory"),
     "a thousand devices": ("[training]\ndevices = 100000", "training.devices"),
+    "a card by its maker": ('[training]\ncards = "nvidia"', "training.cards"),
 }

@@ -98,8 +98,8 @@ def test_the_builds_are_those_of_the_start_scripts(name: str) -> None:
 
 
 def test_the_load_of_the_cards_is_asked_and_missing_without_an_answer(driver: Path) -> None:
-    answering(driver, 'echo "87, 6144, 8192, NVIDIA GeForce RTX 3060"')
-    assert nvidia.usage() == [("NVIDIA GeForce RTX 3060", 0.87, 6144 * 2**20, 8192 * 2**20)]
-    for script in ("exit 9", "echo '[N/A], 1, 2, x'"):
+    answering(driver, 'echo "0, 87, 6144, 8192, NVIDIA GeForce RTX 3060"')
+    assert nvidia.usage() == [nvidia.Usage("0", "NVIDIA GeForce RTX 3060", 0.87, 6144 * 2**20, 8192 * 2**20)]
+    for script in ("exit 9", "echo '0, [N/A], 1, 2, x'"):
         answering(driver, script)
         assert nvidia.usage() == []

@@ -33,7 +33,7 @@ from trainer.data import captions, checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
-from trainer.runs import Run, queue
+from trainer.runs import Run, cards, queue
 
 app = typer.Typer(
     help="Teach Stable Diffusion a character or a style.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -285,9 +285,10 @@ def _size(text: str) -> dict[str, int]:
 @app.command(hidden=True)
 def sampler() -> None:
     """Generate images for the page: requests on stdin, answers on stdout."""
-    from trainer.sampling.server import serve
+    with cards.visible(cards.beside_runs()):
+        from trainer.sampling.server import serve
 
-    serve()
+        serve()
 
 
 # Datasets -------------------------------------------------------------------------------------------------------

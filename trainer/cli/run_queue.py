@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.data import dataset, examples
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.runs import Run, archive, queue
+from trainer.runs import Run, archive, cards, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")
 MAX_ADDED = 200  # runs at once: each that waits is a small process
@@ -27,10 +27,14 @@ def _show(context: typer.Context) -> None:
 
 
 def show() -> None:
-    """List the run that has the device, and those that wait in their order."""
+    """List the runs that have what they need, and those that wait in their order."""
     waiting = queue.waiting()
     labels = runs.STATUS_LABELS
-    rows = [("-", run.id, labels["running"]) for run in runs.all_runs() if runs.look(run).status == "running"]
+    rows = []
+    for view in map(runs.look, runs.all_runs()):
+        if view.status == "running":
+            where = cards.describe(view.state.cards)
+            rows.append(("-", view.run.id, ", ".join(filter(None, (labels["running"], where)))))
     for place, run in enumerate(waiting, 1):
         rows.append((str(place), run.id, _("On hold") if run.on_hold else labels["waiting"]))
     if rows:
@@ -54,7 +58,7 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Queue a run for each config file; they train in the background, one after the other."""
+    """Queue a run for each config file; they train in the background, on each card one after the other."""
     varied = [_values(assignment) for assignment in grid or []]
     added = [
         (read_settings(file, [*(assignments or []), *chosen]), chosen)

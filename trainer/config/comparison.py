@@ -17,6 +17,7 @@ RESOLVED = (
     "model.prediction_type",
     "training.precision",
     "training.devices",
+    "training.cards",
     "training.micro_batches",
     "training.gradient_checkpointing",
     "training.offload",

@@ -1,8 +1,9 @@
 """Settings of the training loop. Torch-free."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
 from trainer.schema import BASIC, Conflict, Section
@@ -59,8 +60,15 @@ class TrainingConfig(Section):
         ge=0,
         le=64,
         title="Devices",
-        description="GPUs, or processes without a GPU, that share each batch; the adapter is the same. 0 = one, or one "
-        "per core without a GPU if the base model is small.",
+        description="GPUs, or processes without a GPU, that share each batch; the adapter is the same. 0 = one, or all "
+        "that cards names, or one per core without a GPU if the base model is small.",
+    )
+    cards: str = Field(
+        "",
+        max_length=200,
+        title="Cards",
+        description="Numbers of the GPUs to use, as nvidia-smi counts them, such as 0,2; if devices is less, any of "
+        "them. Empty = any.",
     )
     memory: float = Field(
         0.0,
@@ -124,6 +132,38 @@ class TrainingConfig(Section):
         description="Also write the curves and previews into the run's folder, for TensorBoard; needs its package.",
     )
 
+    @field_validator("cards", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # of one card, the number is text too
+
+    @field_validator("cards")
+    @classmethod
+    def _are_numbers(cls, value: str) -> str:
+        numbers = [number.strip() for number in value.split(",")] if value.strip() else []
+        if not all(re.fullmatch("0|[1-9][0-9]{0,2}", number, re.ASCII) for number in numbers):
+            raise ValueError(_("should be numbers of cards, such as 0,2"))
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(_("names a card twice"))
+        return ",".join(numbers)
+
+    @property
+    def card_numbers(self) -> tuple[str, ...]:
+        """The numbers of the cards to choose from; () = any."""
+        return tuple(self.cards.split(",")) if self.cards else ()
+
+    @property
+    def wanted_devices(self) -> int:
+        """The number of devices that the settings ask for; 0 = they leave it open."""
+        return self.devices or len(self.card_numbers)
+
+    @model_validator(mode="after")
+    def _there_are_enough_cards(self) -> "TrainingConfig":
+        if self.cards and self.devices > len(self.card_numbers):
+            reason = _("there are fewer than devices ({devices}); name more, or none", devices=self.devices)
+            raise Conflict("cards", reason, "")
+        return self
+
     @model_validator(mode="after")
     def _waiting_blocks_are_computed_twice(self) -> "TrainingConfig":
         if self.offload in ("half", "all") and self.gradient_checkpointing not in ("auto", "all"):
@@ -132,7 +172,8 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _batch_can_be_shared(self) -> "TrainingConfig":
-        if max(1, self.devices) * max(1, self.micro_batches) > self.batch_size:
-            name = "micro_batches" if self.micro_batches > 1 else "devices"
-            raise Conflict(name, _("too many for a batch of {size}; raise batch_size", size=self.batch_size), 0)
+        if max(1, self.wanted_devices) * max(1, self.micro_batches) > self.batch_size:
+            name = "micro_batches" if self.micro_batches > 1 else "devices" if self.devices else "cards"
+            fix = "" if name == "cards" else 0
+            raise Conflict(name, _("too many for a batch of {size}; raise batch_size", size=self.batch_size), fix)
         return self

@@ -70,9 +70,9 @@ _OF_OTHERS: dict[str, tuple[str, ...]] = {
     "held_out.share": ("held_out.",),
 }
 _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
-                "training.devices", "training.memory", "training.micro_batches", "training.gradient_checkpointing",
-                "training.offload", "training.exposures", "training.tensorboard", "captions.shuffles",
-                "model.family")  # fmt: skip
+                "training.devices", "training.cards", "training.memory", "training.micro_batches",
+                "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
+                "captions.shuffles", "model.family")  # fmt: skip
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
               "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree",
               "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix"}  # fmt: skip

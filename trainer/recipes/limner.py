@@ -13,7 +13,9 @@ SECTIONS = {"model", "adapter", "optimizer", "schedule", "training", "objective"
 OF_THAT_MACHINE = re.compile(
     r"name|dataset|trigger|subjects|record\.|regularization\.dataset|task|model\.vae$|model\.revision"
 )
-DECIDED_HERE = re.compile(r"training\.(devices|memory|micro_batches|gradient_checkpointing|offload)|model\.family")
+DECIDED_HERE = re.compile(
+    r"training\.(devices|cards|memory|micro_batches|gradient_checkpointing|offload)|model\.family"
+)
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:

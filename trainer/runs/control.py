@@ -28,7 +28,7 @@ def spawn(run: Run) -> None:
 
 
 def start(run: Run, executor: Executor = spawn) -> None:
-    """Start or resume a run; the worker waits until the device is free.
+    """Start or resume a run; the worker waits until the cards that it needs are free.
 
     Raises:
         UserError: it is already running.

@@ -27,10 +27,14 @@ class _Event(BaseModel):
 
 
 class Began(_Event):
-    """A worker has taken the run, or got the device for it; from here on the process `pid` is responsible for it."""
+    """A worker has taken the run, or got its cards; from here on the process `pid` is responsible for it.
+
+    `cards` are the numbers of those that the run has, if this machine has several.
+    """
 
     kind: Literal["began"] = "began"
     pid: int
+    cards: tuple[str, ...] = ()
 
 
 class Started(_Event):
@@ -159,6 +163,7 @@ class State:
     step: int = 0
     steps: int = 0
     pid: int = 0
+    cards: tuple[str, ...] = ()
     device: str = ""
     phase: Phase | None = None
     losses: dict[int, float] = field(default_factory=dict)
@@ -233,7 +238,7 @@ def fold(state: State, events: Iterable[Event]) -> State:
 def _fold_one(state: State, event: Event) -> State:
     match event:
         case Began():
-            return replace(state, pid=event.pid, pace=())
+            return replace(state, pid=event.pid, cards=event.cards, pace=())
         case Started():
             return _after_start(state, event)
         case Phase():
@@ -281,6 +286,7 @@ def _after_start(state: State, event: Started) -> State:
         step=event.step,
         steps=event.steps,
         pid=event.pid,
+        cards=state.cards,
         device=event.device,
         losses={step: loss for step, loss in state.losses.items() if step <= event.step},
         learning_rates={step: rate for step, rate in state.learning_rates.items() if step <= event.step},

@@ -8,7 +8,7 @@
     worker.lock     held while a worker lives
     ask/            empty files: stop, checkpoint, preview, cooldown (anyone writes, the worker removes), and pause,
                     which holds the worker after its current step for as long as it is there; start and hold while
-                    it waits for the device (see `queue`)
+                    it waits for its cards (see `queue`)
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def on_hold(self) -> bool:
-        """True if the run keeps its place in the queue without taking the device."""
+        """True if the run keeps its place in the queue without taking cards."""
         return (self.folder / "ask" / HOLD).exists()
 
     def progress(self, name: str, done: int, total: int) -> None:

@@ -154,7 +154,7 @@ def _cost(config: TrainConfig) -> tuple[object, ...]:
         training.resolution,
         training.batch_size,
         training.gradient_accumulation,
-        training.devices,
+        training.wanted_devices,
         training.text_encoder,
         adapter.kind,
         adapter.targets,

@@ -53,7 +53,7 @@ def wanted(config: TrainConfig) -> int:
     at least four images of a batch.
     """
     training, base = config.training, config.model.base
-    if processes := training.devices or config.record.devices:
+    if processes := training.wanted_devices or config.record.devices:
         return processes
     if (
         devices.count()
@@ -166,7 +166,7 @@ def _watch(run: Run, processes: list[Any], done: threading.Event) -> None:
 
     If the settings do not ask for others, it notices within `JOINED_WITHIN` that they do not join, and goes on alone.
     """
-    required = run.config().training.devices > 0
+    required = run.config().training.wanted_devices > 0
     while (alive := [process for process in processes if process.exitcode is None]) and not done.is_set():
         connection.wait([process.sentinel for process in alive])
         matters = required or torch.distributed.is_initialized()

@@ -21,17 +21,17 @@ class Load:
 
 
 _lock = threading.Lock()
-_latest: dict[bool, tuple[float, Load | None]] = {}
+_latest: dict[str, tuple[float, Load | None]] = {}
 
 
-def current(device: str) -> Load | None:
-    """Return the load of the device with this name; None if nothing on this machine tells it."""
-    on_cpu = device == "CPU"
+def current(device: str, card: str = "") -> Load | None:
+    """Return the load of the device with this name and, of several cards, number; None if nothing here tells it."""
+    on_cpu, key = device == "CPU", card or device
     with _lock:
-        asked, load = _latest.get(on_cpu, (-VALID, None))
+        asked, load = _latest.get(key, (-VALID, None))
         if time.monotonic() - asked >= VALID:
-            load = _of_cpu() if on_cpu else _of_card(device)
-            _latest[on_cpu] = time.monotonic(), load
+            load = _of_cpu() if on_cpu else _of_card(device, card)
+            _latest[key] = time.monotonic(), load
     return load
 
 
@@ -40,8 +40,8 @@ def _of_cpu() -> Load:
     return Load(psutil.cpu_percent() / 100, memory.total - memory.available, memory.total)
 
 
-def _of_card(device: str) -> Load | None:
-    for name, busy, used, total in nvidia.usage():
-        if name in device or device in name:
-            return Load(busy, used, total)
+def _of_card(device: str, number: str) -> Load | None:
+    for card in nvidia.usage():
+        if number in ("", card.number) and (card.name in device or device in card.name):
+            return Load(card.busy, card.used, card.total)
     return None

@@ -2,7 +2,7 @@
 
 from trainer import runs
 from trainer.errors import UserError
-from trainer.runs import Run, View, archive, control, queue
+from trainer.runs import Run, View, archive, cards, control, queue
 from ui.state import audit
 from ui.state.sampler_client import SamplerClient
 
@@ -95,7 +95,11 @@ def toggle_pause(run_id: str | None, sampler: SamplerClient) -> Run:
 
 
 def pause(run: Run, sampler: SamplerClient, *, go_on: bool) -> None:
-    """Pause a run, or let it go on. The sampler process ends first then, so that the run has the device to itself."""
-    if go_on:
+    """Pause a run, or let it go on.
+
+    The sampler process ends first if the run goes on, so that it has the device to itself, and where there are several
+    cards: the next one starts on the card of the paused run.
+    """
+    if go_on or len(cards.known()) > 1:
         sampler.close()
     runs.pause(run, go_on=go_on)

@@ -42,8 +42,8 @@ class RunWatcher:
         return [self.view(run) for run in runs.all_runs()]
 
     def active(self) -> View | None:
-        """Return the run that trains now, else the first in the queue, else None."""
-        return _active(self.views())
+        """Return the newest run that trains now, else the first in the queue, else None."""
+        return next(iter(_active(self.views())), None)
 
     def default(self, project: str = "") -> str:
         """Return the id of the run to show first: the active one, else the newest of a project or of all, else ""."""
@@ -56,13 +56,14 @@ class RunWatcher:
         """Return the runs on a project, or all if it is "", the newest first; and whatever trains now."""
         return self.runs_and_active(project)[0]
 
-    def runs_and_active(self, project: str) -> tuple[list[Run], View | None]:
-        """Return `runs_of` and `active` from one look at all runs."""
+    def runs_and_active(self, project: str) -> tuple[list[Run], list[View]]:
+        """Return `runs_of`, and all runs that train now or else the first in the queue, from one look at all runs."""
         views = self.views()
         active = _active(views)
+        shown = [view.run for view in active]
         listed = [view.run for view in views]
         if project:
-            listed = [run for run in listed if self._dataset(run) == project or (active and run == active.run)]
+            listed = [run for run in listed if self._dataset(run) == project or run in shown]
         return listed, active
 
     def _dataset(self, run: Run) -> str:
@@ -76,14 +77,10 @@ class RunWatcher:
             return self._datasets[run.folder]
 
 
-def _active(views: Sequence[View]) -> View | None:
-    waiting = None
-    for view in views:
-        if view.status == "running":
-            return view
-        if view.status in runs.ACTIVE:
-            waiting = view
-    return waiting
+def _active(views: Sequence[View]) -> list[View]:
+    """Return the runs that train now, the newest first, else the first in the queue."""
+    training = [view for view in views if view.status == "running"]
+    return training or [view for view in views if view.status in runs.ACTIVE][-1:]
 
 
 def stamp(view: View | None) -> tuple[Hashable, ...]:

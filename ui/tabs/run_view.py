@@ -143,7 +143,8 @@ def tick(
     project: str | None = "",
 ) -> list[Any] | dict[str, Any]:
     """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
-    listed, active = watch.runs_and_active(project or "")
+    listed, training = watch.runs_and_active(project or "")
+    active = training[0] if training else None
     known = [run.id for run in listed]
     before = drawn[0] if drawn else known
     view = watch.find(run_id)
@@ -153,7 +154,7 @@ def tick(
     others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
     line = queue.line()
     waiting = tuple((run.id, run.on_hold) for run in line)
-    state = (known, stamp(view), stamp(active), waiting, *map(stamp, others))
+    state = (known, stamp(view), (stamp(active), len(training)), waiting, *map(stamp, others))
     picker = others_picker = gr.skip()
     if tuple(drawn) == state:
         return dict(picker)
@@ -167,7 +168,15 @@ def tick(
         )
     timer = gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY)
     listed_queue = gr.skip() if drawn and drawn[QUEUE] == waiting else queue_list.render(line)
-    return [run_html.pill(active), picker, others_picker, state, timer, listed_queue, *_parts(view, others)]
+    return [
+        run_html.pill(active, len(training) - 1),
+        picker,
+        others_picker,
+        state,
+        timer,
+        listed_queue,
+        *_parts(view, others),
+    ]
 
 
 def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:

@@ -15,7 +15,7 @@ from trainer.base_models import MICRO
 from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.runs import archive
+from trainer.runs import archive, cards
 from ui.state import adapter_choices, page_folders, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -158,9 +158,10 @@ def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
     if active and active.paused:
         notes.append(_("Training is paused."))
         label = _("Continue training")
-    elif active:
+    elif active and not cards.has_spare():
         notes.append(_("A training run is active: generating images is slower, and so is the training."))
-    return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=bool(active))]
+    shares = active is not None and (active.paused or not cards.has_spare())
+    return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=shares)]
 
 
 def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> list[Any]:

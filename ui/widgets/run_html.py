@@ -7,8 +7,8 @@ from urllib.parse import quote
 from trainer import runs
 from trainer.base_models import MICRO
 from trainer.errors import UserError
-from trainer.i18n import _, duration, file_size
-from trainer.runs import View, events, queue
+from trainer.i18n import _, duration, file_size, ngettext
+from trainer.runs import View, cards, events, queue
 from ui.state import base_model_choices, device_load
 
 
@@ -39,8 +39,8 @@ def progress(view: View) -> float:
     return min(1.0, view.state.step / view.state.steps)
 
 
-def pill(view: View | None) -> str:
-    """Render the short form for the head of the page; "" if the run is not active."""
+def pill(view: View | None, more: int = 0) -> str:
+    """Render the short form for the head of the page; "" if the run is not active. `more` other runs train too."""
     if view is None or view.status not in runs.ACTIVE:
         return ""
     text = status_label(view)
@@ -48,6 +48,8 @@ def pill(view: View | None) -> str:
         text += f" {progress(view):.0%}"
         if remaining := time_left(view):
             text += f", {remaining}"
+    if more > 0:
+        text += " \u00b7 " + ngettext("{n} more run", "{n} more runs", more)
     title = escape(_("Show the run"))
     return f"<button type='button' class='pill {view.status}' role='status' title='{title}'>{escape(text)}</button>"
 
@@ -101,7 +103,9 @@ def _device_facts(view: View) -> list[str]:
             facts.append(_("{n:.1f} s per step", n=pace))
     if state.device:
         facts.append(_("on {device}", device=escape(state.device)))
-    if load := device_load.current(state.device) if state.device else None:
+        if state.cards:
+            facts.append(escape(cards.describe(state.cards)))
+    if load := device_load.current(state.device, next(iter(state.cards), "")) if state.device else None:
         facts.append(_("{share:.0%} busy", share=load.busy))
     if state.step:
         facts.append(_("learning rate {rate:.2g}", rate=state.learning_rate))

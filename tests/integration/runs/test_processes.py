@@ -22,7 +22,7 @@ from tests.conftest import CHECKOUT
 from tests.unit.ui.test_page import in_loop
 from trainer import config, nvidia, runs
 from trainer.cli.commands import main
-from trainer.runs import Run, archive, events, queue
+from trainer.runs import Run, archive, cards, events, queue
 from trainer.training import checkpoint
 from ui import page
 from ui.state.run_watcher import RunWatcher
@@ -189,7 +189,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
 
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
-    lock = queue.FileLock(queue.device_lock())
+    lock = queue.FileLock(cards.known()[0].lock)
     with lock:
         runs.start(run)
         wait_until(lambda: runs.is_locked(run.lock))

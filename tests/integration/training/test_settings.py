@@ -89,6 +89,7 @@ ELSEWHERE = {
     "training.tensorboard": "test_a_run_is_shown_in_tensorboard",
     "training.exposures": "test_steps_from_the_number_of_pictures",
     "training.devices": "test_two_processes_make_the_adapter_of_one",
+    "training.cards": "test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass",
     "training.memory": "test_the_first_rung_that_fits_is_taken",
     "training.offload": "test_gradients_are_the_same_bits",
     "training.micro_batches": "test_parts_of_a_batch_teach_what_the_whole_does",

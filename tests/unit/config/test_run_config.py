@@ -100,6 +100,36 @@ def test_assignments_override() -> None:
         config.override({}, ["steps"])
 
 
+@pytest.mark.parametrize(
+    ("assignment", "cards", "devices"),
+    [("", "", 0), ("0", "0", 1), ("0,2", "0,2", 2), ("' 0, 2 '", "0,2", 2), ("''", "", 0), ("10,0", "10,0", 2)],
+)
+def test_cards_are_named_by_their_numbers(assignment: str, cards: str, devices: int) -> None:
+    data = config.override(SMALL, [f"training.cards={assignment}"] if assignment else [])
+    training = config.build(data).training
+    assert (training.cards, training.wanted_devices) == (cards, devices)
+    if devices:
+        assert config.build(config.merge(data, {"training": {"devices": 1}})).training.wanted_devices == 1
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"cards": "a"}, "training.cards: should be numbers of cards, such as 0,2"),
+        ({"cards": "0,,2"}, "training.cards: should be numbers"),
+        ({"cards": "-1"}, "training.cards: should be numbers"),
+        ({"cards": "00"}, "training.cards: should be numbers"),
+        ({"cards": True}, "training.cards: should be a valid string"),
+        ({"cards": "0,2,0"}, "training.cards: names a card twice"),
+        ({"cards": "0", "devices": 2}, r"training.cards: there are fewer than devices \(2\)"),
+        ({"cards": "0,1,2", "batch_size": 2}, "training.cards: too many for a batch of 2"),
+    ],
+)
+def test_cards_that_are_none_are_refused_by_name(training: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config.build({**SMALL, "training": training})
+
+
 def test_steps_from_the_number_of_pictures() -> None:
     training = config.build(SMALL).training
     assert adjustments.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)

@@ -14,8 +14,8 @@ PLAIN: dict[str, Any] = {
     "training.precision": "bf16", "adapter.rank": 16,
 }  # fmt: skip
 # Not part of what sd-scripts could do: of the run, or of the machine.
-NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "name", "dataset", "captions.shuffles",
-            "checkpoint.minutes", "checkpoint.keep", "checkpoint.adapters", "export")  # fmt: skip
+NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "training.cards", "name", "dataset",
+            "captions.shuffles", "checkpoint.minutes", "checkpoint.keep", "checkpoint.adapters", "export")  # fmt: skip
 
 
 def built(changes: dict[str, Any]) -> config.TrainConfig:

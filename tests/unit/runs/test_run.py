@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.runs import Run, archive, control, events, queue
+from trainer.runs import Run, archive, cards, control, events, queue
 from ui import launch
 
 
@@ -111,18 +111,16 @@ def named(name: str) -> Run:
 def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     older, newer = named("0001"), make("b")
     with held(older.lock):
-        assert queue._ahead(newer)
         assert queue.position(newer) == 0  # nobody has started it
         (newer.folder / "ask" / "start").touch()
-        assert queue.position(newer) == 2
+        assert queue.position(newer) == 1  # the older one can begin at once
         runs.request(newer, "stop")
         with pytest.raises(runs.StopRequestedError):
-            queue.wait_for_device(newer)
+            queue.wait_for_cards(newer)
     (older.folder / "ask" / "start").unlink()
-    assert not queue._ahead(newer)
     assert queue.position(newer) == 0
-    lock = queue.wait_for_device(newer)
-    assert runs.is_locked(queue.device_lock())
+    lock = queue.wait_for_cards(newer)
+    assert runs.is_locked(cards.known()[0].lock)
     assert queue.position(newer) == 0  # it is held by itself
     lock.release()
 
@@ -139,7 +137,7 @@ def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
     newest = named("0000")
     assert queue.waiting() == [third, second, first, newest], "who comes later is behind those who were put in order"
     assert json.loads((home / "outputs" / ".queue.json").read_text()) == ["0003", "0002", "0001"]
-    with held(queue.device_lock()):
+    with held(cards.known()[0].lock):
         assert [queue.position(run) for run in (third, second, first, newest)] == [1, 2, 3, 4]
         assert queue.line() == [third, second, first, newest]
     assert queue.line() == [second, first, newest], "one can begin at once"
@@ -153,10 +151,14 @@ def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
 def test_the_worker_of_a_run_goes_by_the_order(home: Path) -> None:
     older, newer = named("0001"), named("0002")
     with held(older.lock):
-        assert queue._is_preceded(newer)
+        claim = queue.Claim(newer, cards.Wish())
+        claim.update()
+        assert not claim.cards
         queue.move(newer, 1)
-        assert not queue._is_preceded(newer)
-        queue.wait_for_device(newer).release()
+        claim.update()
+        assert claim.is_complete
+        claim.release()
+        queue.wait_for_cards(newer).release()
 
 
 def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None:
@@ -166,12 +168,12 @@ def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None
     with held(older.lock):
         assert queue.position(newer) == 0
         assert queue.line() == [older]
-        queue.wait_for_device(newer).release()
+        queue.wait_for_cards(newer).release()
     with ThreadPoolExecutor(1) as thread:
-        resting = thread.submit(queue.wait_for_device, older)
+        resting = thread.submit(queue.wait_for_cards, older)
         time.sleep(0.8)
         assert not resting.done()
-        assert not runs.is_locked(queue.device_lock())
+        assert not runs.is_locked(cards.known()[0].lock)
         queue.hold(older, release=True)
         resting.result(timeout=30).release()
     with pytest.raises(UserError, match="does not wait"):
@@ -185,7 +187,7 @@ def test_a_run_on_hold_can_be_stopped_and_a_new_start_forgets_the_hold(home: Pat
     queue.hold(run)
     runs.request(run, "stop")
     with pytest.raises(runs.StopRequestedError):
-        queue.wait_for_device(run)
+        queue.wait_for_cards(run)
     (run.folder / "ask" / "start").unlink()
     runs.start(run, executor=lambda _: None)
     assert not run.on_hold
@@ -202,11 +204,11 @@ def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pyte
             assert queue.position(run) == 1
             runs.request(run, "stop")
             with pytest.raises(runs.StopRequestedError):
-                queue.wait_for_device(run)
+                queue.wait_for_cards(run)
         else:
-            locks.append(queue.wait_for_device(run))
+            locks.append(queue.wait_for_cards(run))
     locks[0].release()
-    queue.wait_for_device(run).release()
+    queue.wait_for_cards(run).release()
 
 
 def test_a_run_is_held_once(home: Path) -> None:

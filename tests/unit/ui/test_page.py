@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Never
@@ -174,6 +175,18 @@ def test_runs_follow_the_project(character: Path, finished: Run) -> None:
     assert watch.runs_of("other") == []
     assert watch.default("other") == ""
     assert run_view.draw(watch, watch.default("other"), project="other")[1].choices == []
+
+
+def test_all_runs_that_train_now_are_listed_whatever_the_project(character: Path, finished: Run) -> None:
+    projects.create("other")
+    training = [train.create(answers()) for _number in range(2)]
+    with ExitStack() as locks:
+        for run in training:
+            run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+            locks.enter_context(FileLock(run.lock))
+        drawn = run_view.draw(RunWatcher(), "", project="other")
+    assert {run for _label, run in drawn[1].choices} == {run.id for run in training}
+    assert "1 more run<" in drawn[0]
 
 
 def test_another_preset_or_base_retunes_the_form(character: Path) -> None:

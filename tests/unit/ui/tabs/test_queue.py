@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.runs.test_run import held, named
 from trainer.errors import UserError
-from trainer.runs import Run, events, queue
+from trainer.runs import Run, cards, events
 from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.tabs import run_view
@@ -22,7 +22,7 @@ NAMES = ("2026-11-24_140501_rin", "2026-11-24_140502_fox", "2026-11-24_140503_ca
 def waiting(home: Path) -> Iterator[list[Run]]:
     """Three runs that wait, as another process has the device."""
     made = [named(name) for name in NAMES]
-    with held(queue.device_lock()):
+    with held(cards.known()[0].lock):
         yield made
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -22,7 +23,7 @@ from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs, storage
 from trainer.config import PictureConfig, TrainConfig, dump
 from trainer.errors import UserError
-from trainer.runs import Run, checkpoints, events
+from trainer.runs import Run, cards, checkpoints, events
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -259,6 +260,25 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
     try_out.toggle_training(RunWatcher(), sampler)
     assert not runs.look(finished).paused
     assert process.poll() is not None, "the training needs the memory"
+
+
+def test_a_training_on_another_card_is_not_in_the_way(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "cards@2")
+    first, second = cards.known()
+    finished.report(events.Began(pid=1, cards=(second.number,)))
+    finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    with FileLock(finished.lock), FileLock(second.lock):
+        note, button = try_out._notes(RunWatcher(), small=False)
+        assert (note, button.visible) == ("", False)
+        assert cards.beside_runs() == (first,)
+        with FileLock(first.lock):
+            note, button = try_out._notes(RunWatcher(), small=False)
+            assert ("generating images is slower" in note, button.visible) == (True, True)
+            assert cards.beside_runs() == (first,)
+            try_out.toggle_training(RunWatcher(), SamplerClient())
+            assert runs.look(finished).paused
+            assert cards.beside_runs() == (second,), "its card is idle now"
 
 
 @pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])

@@ -42,6 +42,12 @@ def test_the_time_left_is_one_figure(run: Run) -> None:
     assert run_html.time_left(view(run, "stopped", *slower)) == ""
 
 
+def test_where_there_are_several_cards_it_says_which(run: Run) -> None:
+    began = events.Began(pid=1, cards=("0", "2"))
+    assert "on CPU · cards 0, 2" in run_html.status(view(run, "running", began, events.Warned(message="x")))
+    assert "card" not in run_html.status(view(run, "running"))
+
+
 def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:
     failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
     drawn = run_html.status(view(run, "failed", failed))
@@ -88,6 +94,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
     assert run_html.pill(None) == ""
     assert run_html.pill(view(run, "finished")) == ""
     assert "Training 25%" in run_html.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
+    assert "Training 0% · 2 more runs<" in run_html.pill(view(run, "running"), 2)
     runs.request(run, "stop")
     assert "Stopping" in run_html.pill(view(run, "running"))
 

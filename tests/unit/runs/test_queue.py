@@ -1,0 +1,251 @@
+"""The queue where there are several cards. Workers are threads of this process: what they hold are files' locks."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.unit.runs.test_run import named
+from trainer import config, runs
+from trainer.cli import run_queue
+from trainer.errors import UserError
+from trainer.runs import Run, cards, events, queue
+from trainer.runs.cards import Wish
+
+ONE, TWO = Wish(1), Wish(2)
+
+
+@pytest.fixture(autouse=True)
+def _two_cards(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", "cards@2")
+
+
+class Worker:
+    """What the worker of a run does about its cards, in a thread."""
+
+    def __init__(self, run: Run, wish: Wish) -> None:
+        self.run, self.has = run, ""
+        self._alive, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(wish,))
+        self._thread.start()
+        self._alive.wait()
+
+    def _work(self, wish: Wish) -> None:
+        with FileLock(self.run.lock):
+            self._alive.set()
+            try:
+                claim = queue.wait_for_cards(self.run, wish)
+            except runs.StopRequestedError:
+                return
+            self.has = "".join(card.number for card in claim.cards)
+            self._end.wait()
+            claim.release()
+
+    def gets(self, numbers: str) -> None:
+        """Wait until it has these cards."""
+        until(lambda: self.has)
+        assert self.has == numbers
+
+    def end(self) -> None:
+        """End it, whether it has its cards or waits."""
+        runs.request(self.run, "stop")
+        self._end.set()
+        self._thread.join()
+
+
+Start = Callable[[Run, Wish], Worker]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Begin to work on a run; all end with the test."""
+    workers: list[Worker] = []
+
+    def begin(run: Run, wish: Wish) -> Worker:
+        workers.append(Worker(run, wish))
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        worker.end()
+
+
+def until(what: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def stays(what: Callable[[], object], seconds: float = 1.2) -> None:
+    """Longer than a worker that waits takes to look again."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert what()
+        time.sleep(0.05)
+
+
+def test_two_runs_have_a_card_each_and_the_third_gets_the_first_that_is_free(start: Start) -> None:
+    first, second, third = map(named, ("0001", "0002", "0003"))
+    start(first, ONE).gets("0")
+    another = start(second, ONE)
+    another.gets("1")
+    waiting = start(third, ONE)
+    stays(lambda: not waiting.has)
+    assert queue.line() == [third]
+    assert [queue.position(run) for run in (first, second, third)] == [0, 0, 1]
+    another.end()
+    waiting.gets("1")
+    assert queue.line() == []
+
+
+def test_a_run_for_two_cards_gets_them_though_runs_for_one_are_waiting_too(start: Start, tmp_path: Path) -> None:
+    first, second, third, fourth = map(named, ("0001", "0002", "0003", "0004"))
+    of_ben = runs.create(config.build({"name": "x", "dataset": "rin"}), tmp_path / "people" / "ben" / "outputs" / "x")
+    one, another = start(first, ONE), start(second, ONE)
+    until(lambda: one.has and another.has)
+    both, behind = start(third, TWO), start(fourth, ONE)
+    one.end()
+    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    elsewhere = start(of_ben, ONE)  # in the line of another user, where nobody is ahead
+    stays(lambda: not (both.has or behind.has or elsewhere.has))
+    another.end()
+    both.gets("01")
+    stays(lambda: not (behind.has or elsewhere.has))
+    both.end()
+    until(lambda: {behind.has, elsewhere.has} == {"0", "1"})
+
+
+def test_what_a_run_has_gathered_goes_to_who_is_moved_ahead_of_it_or_passes_it(start: Start) -> None:
+    first, second, third, fourth, fifth = map(named, ("0001", "0002", "0003", "0004", "0005"))
+    start(first, ONE).gets("0")
+    another = start(second, ONE)
+    another.gets("1")
+    both, behind = start(third, TWO), start(fourth, ONE)
+    another.end()
+    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    stays(lambda: not behind.has)
+    queue.hold(third)
+    behind.gets("1")
+    queue.hold(third, release=True)
+    behind.end()
+    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    newest = start(fifth, ONE)
+    stays(lambda: not newest.has)
+    queue.move(fifth, 1)
+    newest.gets("1")
+    assert not both.has
+
+
+def test_two_runs_for_two_cards_do_not_wait_for_each_other(start: Start) -> None:
+    first, second = map(named, ("0001", "0002"))
+    one, another = start(first, TWO), start(second, TWO)
+    until(lambda: one.has or another.has)
+    stays(lambda: not (one.has and another.has))
+    (one if one.has else another).end()
+    until(lambda: one.has == another.has == "01")
+
+
+def test_what_a_run_has_counts_when_several_cards_are_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
+    claim = queue.Claim(named("0001"), TWO)
+    first, second, third = cards.known()
+    with FileLock(first.lock), FileLock(second.lock):
+        claim.update()
+        assert claim.cards == (third,)
+        assert not claim.is_complete
+    claim.update()
+    assert claim.is_complete
+    assert claim.cards == (first, third)
+    claim.release()
+
+
+def test_whatever_runs_ask_for_each_gets_it_and_no_card_is_used_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of two users, all at once; a failure prints the seed."""
+    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    used: set[str] = set()
+
+    def work(run: Run, wish: Wish) -> None:
+        with FileLock(run.lock):
+            claim = queue.wait_for_cards(run, wish)
+            numbers = {card.number for card in claim.cards}
+            assert len(numbers) == wish.count, seed
+            assert numbers <= set(wish.numbers or "012"), seed
+            assert not numbers & used, seed
+            used.update(numbers)
+            time.sleep(rng.uniform(0.0, 0.2))
+            used.difference_update(numbers)
+            claim.release()
+
+    waiting: dict[Run, Wish] = {}
+    for place in range(10):
+        settings = config.build({"name": "x", "dataset": "rin"})
+        run = named(f"{place:04d}") if place % 3 else runs.create(settings, tmp_path / "ben" / "outputs" / str(place))
+        numbers = tuple(rng.sample("012", rng.randint(0, 3)))
+        waiting[run] = Wish(rng.randint(1, len(numbers) or 3), numbers)
+        training = settings.training.model_copy(update={"devices": waiting[run].count, "cards": ",".join(numbers)})
+        run.save_config(settings.model_copy(update={"training": training}))
+    with ThreadPoolExecutor(len(waiting)) as threads:
+        working = [threads.submit(work, run, wish) for run, wish in waiting.items()]
+        try:
+            for work_of_one in working:
+                work_of_one.result(timeout=60)
+        finally:
+            for run in waiting:
+                runs.request(run, "stop")
+
+
+def test_who_can_begin_at_once_is_not_in_the_line() -> None:
+    first, second, third = map(named, ("0001", "0002", "0003"))
+    assert queue.line() == [third]
+    assert [queue.position(run) for run in (first, second, third)] == [0, 0, 1]
+    training = first.config().training.model_copy(update={"devices": 2})
+    second.save_config(second.config().model_copy(update={"training": training}))
+    assert queue.line() == [second, third], "the second is not passed by"
+    assert [queue.position(run) for run in (first, second, third)] == [0, 1, 2]
+    queue.hold(second)
+    assert queue.line() == [second]
+    assert queue.position(third) == 0
+    first.config_file.write_text("broken")
+    assert queue.position(first) == 0
+
+
+def test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass(start: Start) -> None:
+    first, second, third = map(named, ("0001", "0002", "0003"))
+    one = start(first, ONE)
+    one.gets("0")
+    training = second.config().training.model_copy(update={"cards": "0"})
+    second.save_config(second.config().model_copy(update={"training": training}))
+    picky = start(second, cards.wish(second.config()))
+    assert queue.line() == [second], "the third can begin at once"
+    start(third, ONE).gets("1")
+    assert not picky.has
+    one.end()
+    picky.gets("0")
+
+
+def test_more_cards_than_there_are_are_refused() -> None:
+    run = named("0001")
+    with pytest.raises(UserError, match="3 devices, but there are 2 GPUs"):
+        queue.wait_for_cards(run, Wish(3))
+
+
+def test_the_queue_says_which_card_a_run_has(capsys: pytest.CaptureFixture[str]) -> None:
+    run = named("0001")
+    run.report(events.Began(pid=1, cards=("1",)))
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    (run.folder / "ask" / "start").unlink()
+    with FileLock(run.lock):
+        run_queue.show()
+    assert "Training, card 1" in capsys.readouterr().out
+    assert runs.look(run).state.cards == ("1",)

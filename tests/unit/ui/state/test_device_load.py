@@ -1,0 +1,25 @@
+"""The load of the device of a run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ui.state import device_load
+
+CARD = "NVIDIA GeForce RTX 3060"
+
+
+def test_of_several_cards_of_one_kind_it_is_that_of_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '0, 10, 1, 8, {CARD}'; echo '1, 90, 2, 8, {CARD}'\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(device_load, "_latest", {})
+    first, second = device_load.current(CARD), device_load.current(CARD, "1")
+    assert first is not None
+    assert second is not None
+    assert (first.busy, second.busy) == (0.1, 0.9)
+    assert device_load.current(CARD, "7") is None

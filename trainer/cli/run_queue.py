@@ -1,6 +1,7 @@
 """Commands on the run queue: show it, add runs, move and hold those that wait, and queue an ended one again."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -32,9 +33,9 @@ def show() -> None:
     labels = runs.STATUS_LABELS
     rows = []
     for view in map(runs.look, runs.all_runs()):
-        if view.status == "running":
-            where = cards.describe(view.state.cards)
-            rows.append(("-", view.run.id, ", ".join(filter(None, (labels["running"], where)))))
+        if view.status in runs.ACTIVE and view.run not in waiting:
+            status = labels["running"] if view.status == "running" else _("starting")
+            rows.append(("-", view.run.id, ", ".join(filter(None, (status, cards.describe(view.state.cards))))))
     for place, run in enumerate(waiting, 1):
         rows.append((str(place), run.id, _("On hold") if run.on_hold else labels["waiting"]))
     if rows:
@@ -60,14 +61,15 @@ def add(
 ) -> None:
     """Queue a run for each config file; they train in the background, on each card one after the other."""
     varied = [_values(assignment) for assignment in grid or []]
+    count = len(settings_files) * math.prod(map(len, varied))
+    if count > MAX_ADDED:
+        raise UserError("These are {count} runs.", "Add at most {most} at once.", count=count, most=MAX_ADDED)
     added = [
         (read_settings(file, [*(assignments or []), *chosen]), chosen)
         for file in settings_files
         for chosen in itertools.product(*varied)
     ]
-    if len(added) > MAX_ADDED:
-        raise UserError("These are {count} runs.", "Add at most {most} at once.", count=len(added), most=MAX_ADDED)
-    for settings, chosen in added:
+    for settings, chosen in added:  # all of them are valid
         run = runs.create(settings.model_copy(update={"name": _name(settings.name, chosen)}))
         runs.start(run)
         echo("  ".join((run.id, *chosen)))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.runs.test_processes import limner
+from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
 from trainer import runs
 from trainer.runs import Run
@@ -39,6 +40,8 @@ def test_the_queue_in_the_command_line(waiting: list[Run], monkeypatch: pytest.M
     monkeypatch.setattr(runs, "start", started.append)
     assert limner("queue", "retry", NAMES[0]).stderr.startswith("This run is still running.")
     (waiting[0].folder / "ask" / "start").unlink()
+    with held(waiting[0].lock):
+        assert limner("queue").stdout.split()[:3] == ["-", NAMES[0], "starting"], "it has what it waited for"
     assert limner("queue", "retry", NAMES[0]).stdout.split() == [started[0].id]
     assert started[0].config() == waiting[0].config()
 

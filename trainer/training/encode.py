@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer import paths
+from trainer.base_models import MICRO, MICRO_FOLDER
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
 from trainer.data.captions import of_class
@@ -32,6 +34,7 @@ from trainer.training.tensor_cache import TensorCache
 Progress = Callable[[str, int, int], None]
 FIRST = Fraction(0)
 LOW_RESOLUTION = Fraction(3, 4)  # of a resolution: its sides stay multiples of the VAE's factor
+SHIPPED = MICRO_FOLDER / "preserved.safetensors"  # what micro's presets preserve (scripts/preserved_latents.py)
 SAMPLING_STEPS = 20  # for images to preserve, however few the previews have
 
 
@@ -210,6 +213,11 @@ class _Encoder:
             prompt: tensor_cache.file_of(paths.outputs(), prompt, str(side), str(SAMPLING_STEPS), str(guidance), model)
             for prompt in preservation.prompts
         }
+        if self.config.model.base == MICRO and SHIPPED.exists():
+            for name, latents in load_file(SHIPPED).items():
+                file = paths.outputs() / paths.CACHE / f"{name}.safetensors"
+                if file in files.values() and not self.cache.has(file, {"latents"}):
+                    self.cache.put(file, {"latents": latents})
         if all(self.cache.has(file, {"latents"}) for file in files.values()):
             return files
         with on_device(self.family, self.family.denoiser):

@@ -1,11 +1,13 @@
 """Settings of the training loop. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
 from trainer.schema import BASIC, Conflict, Section
+
+Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=64)]
 
 
 class TrainingConfig(Section):
@@ -42,12 +44,19 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with the area of a training image.",
     )
+    further_resolutions: tuple[Resolution, ...] = Field(
+        (),
+        max_length=7,
+        title="Further resolutions",
+        description="Lower ones, such as 768, 512: batches take turns between these and the resolution, so that the "
+        "adapter learns each image at several sizes.",
+    )
     low_resolution_share: float = Field(
         0.0,
         ge=0,
         lt=1,
         title="Low-resolution warm-up",
-        description="Share of the steps, at the start, at three quarters of the resolution: faster, with less detail.",
+        description="Share of the steps, at the start, at three quarters of each resolution: faster, with less detail.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -123,6 +132,19 @@ class TrainingConfig(Section):
         title="TensorBoard",
         description="Also write the curves and previews into the run's folder, for TensorBoard; needs its package.",
     )
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The resolution and the further ones, which batches take turns with."""
+        return (self.resolution, *self.further_resolutions)
+
+    @model_validator(mode="after")
+    def _further_resolutions_are_lower(self) -> "TrainingConfig":
+        lower = sorted({side for side in self.further_resolutions if side < self.resolution}, reverse=True)
+        if len(lower) < len(self.further_resolutions):
+            reason = _("each must be lower than the resolution, {side}, and named once", side=self.resolution)
+            raise Conflict("further_resolutions", reason, lower)
+        return self
 
     @model_validator(mode="after")
     def _waiting_blocks_are_computed_twice(self) -> "TrainingConfig":

@@ -53,6 +53,7 @@ UNSAID: dict[str, object] = {
     "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
     "adapter.ranks": [],
     "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
+    "training.further_resolutions": [],
     "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",

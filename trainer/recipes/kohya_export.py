@@ -171,7 +171,8 @@ def _say_model(writer: _Writer) -> None:
     side = writer.config.training.resolution
     writer.say("resolution", f"{side},{side}", "training.resolution")
     writer.say("enable_bucket", True)
-    writer.say("min_bucket_reso", min(256, side))  # sd-scripts refuses a resolution outside of these
+    # sd-scripts refuses a resolution outside of these.
+    writer.say("min_bucket_reso", min(256, *writer.config.training.resolutions))
     writer.say("max_bucket_reso", max(1024, 2 * side))
     writer.say("caption_extension", ".txt")
     writer.say("cache_latents", not writer.values.get("flip_aug", False))
@@ -187,7 +188,8 @@ def _say_model(writer: _Writer) -> None:
 
 def _say_datasets(writer: _Writer) -> None:
     config = writer.config
-    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share"))
+    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
+                        "training.further_resolutions"))  # fmt: skip
     writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
                           "the other captions."))  # fmt: skip
     if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:

@@ -152,12 +152,27 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     settings = built(read(tmp_path, AI_TOOLKIT))
     assert settings.optimizer.learning_rate == 1e-4  # YAML's 1e-4 is a text
     assert (settings.training.steps, settings.training.gradient_accumulation) == (3000, 2)
-    assert (settings.training.resolution, settings.adapter.targets) == (1024, "conv")
+    assert (settings.training.resolutions, settings.adapter.targets) == ((1024, 768, 512), "conv")
     assert not settings.training.text_encoder
     assert not settings.preview.at_start
     assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")
     assert settings.training.ema_decay == 0.99
     assert (settings.captions.shuffle, settings.captions.tag_dropout) == (True, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [("512,768", (768, 512), ""), ("1024", (1024,), ""), ("512, 1000,512", (1024, 512), "1024, 512 pixels"),
+     ("512,x", (512,), "no counterpart for: resolution"), (",".join(map(str, range(64, 1024, 64))), (960,), "most 7"),
+     ("", (512,), "")],
+)  # fmt: skip
+def test_batches_of_onetrainer_take_turns_between_resolutions(
+    tmp_path: Path, theirs: str, ours: tuple[int, ...], said: str
+) -> None:
+    recipe = read(tmp_path, json.dumps(ONE_TRAINER | {"resolution": theirs}))
+    assert built(recipe).training.resolutions == ours
+    assert said in " ".join(recipe.notes)
+    assert any("pixels here" in note for note in recipe.notes) == ("pixels" in said)
 
 
 def test_the_class_of_output_preservation_is_read(tmp_path: Path) -> None:
@@ -198,6 +213,11 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
             {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
                 [{"batch_size_per_device": 5, "resolution": [768, 768], "subsets": [{"keep_tokens": 2}]}])},
             "sd-scripts", ("training.batch_size", "training.resolution", "captions.keep_tokens"), (5, 768, 2),
+        ),
+        (
+            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
+                [{"resolution": [side, side], "subsets": [{"image_dir": "10_x"}]} for side in (512, 768)])},
+            "sd-scripts", ("training.resolution", "training.further_resolutions"), (768, [512]),
         ),
         ({"limner.config": RECIPES["limner.toml"]}, "Limner", ("adapter.rank",), (4,)),
         ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", ("adapter.rank",), (16,)),

@@ -12,6 +12,7 @@ from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, Flow
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.recipes import convolutions
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
 from trainer.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
@@ -179,10 +180,8 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     draft.set(
         "adapter.targets", "conv" if conv else "attention+ff", "network.conv", *(["network.conv_alpha"] * bool(conv))
     )
-    conv_alpha = draft.get("network.conv_alpha", number, float(conv or 0))
-    if conv and (conv, conv_alpha) != (rank, alpha):
-        draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
-                   rank=conv, alpha=conv_alpha))  # fmt: skip
+    if conv:
+        convolutions.set_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
     if flow:
         draft.note(layers_note("ai-toolkit"))
     elif not conv:

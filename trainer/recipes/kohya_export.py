@@ -18,7 +18,7 @@ from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.i18n import _
-from trainer.recipes import kohya_datasets, kohya_flow, kohya_flow_export
+from trainer.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
 from trainer.recipes.draft import flat
 from trainer.recipes.flow import layers_note
 
@@ -221,8 +221,7 @@ def _say_adapter(writer: _Writer, images: int) -> None:
     if writer.flow:
         arguments |= _flow_layers(writer, writer.flow.kohya, lycoris=lycoris)
     elif adapter.targets == "conv":
-        arguments |= {"conv_dim": rank, "conv_alpha": alpha}
-        writer.said.add("adapter.targets")
+        arguments |= _convolutions(writer, adapter, rank, alpha)
     elif not lycoris and adapter.targets == "attention+ff":
         writer.said.add("adapter.targets")
         writer.notes.append(
@@ -241,6 +240,14 @@ def _say_adapter(writer: _Writer, images: int) -> None:
         writer.said.add("adapter.factor")
     if arguments:
         writer.say("network_args", [f"{name}={value}" for name, value in arguments.items()])
+
+
+def _convolutions(writer: _Writer, adapter: Lora | LoHa | LoKr, rank: int, alpha: float) -> dict[str, Any]:
+    writer.said.add("adapter.targets")
+    own = convolutions.find_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
+    if own:
+        writer.said.add("adapter.ranks")
+    return {"conv_dim": own or rank, "conv_alpha": alpha}
 
 
 def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:

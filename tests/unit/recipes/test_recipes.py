@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 
 from tests.unit.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config, recipes
+from trainer.base_models import layer_shapes
+from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
-from trainer.recipes import kohya
+from trainer.recipes import convolutions, kohya
 from trainer.recipes.draft import flat
 from trainer.recipes.reading import MAX_BYTES
 
@@ -106,6 +108,8 @@ def test_what_other_programs_do_not_do_is_off_although_presets_have_it(tmp_path:
         ({"network_dim": None, "network_alpha": None}, "adapter.rank", 4),
         ({"network_alpha": 0}, "adapter.alpha", 16.0),
         ({"network_args": ["conv_dim=16", "conv_alpha=8"]}, "adapter.targets", "conv"),
+        ({"network_args": ["conv_dim=4", "conv_alpha=8"]}, "adapter.ranks", convolutions.lines(4)),
+        ({"network_module": "lycoris.kohya", "network_args": ["conv_dim=4"]}, "adapter.ranks", convolutions.lines(4)),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=loha"]}, "adapter.kind", "loha"),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "adapter.targets", "conv"),
         ({"network_module": "lycoris.kohya", "network_args": ["preset=attn-only"]}, "adapter.targets", "attention"),
@@ -131,6 +135,33 @@ def test_settings_of_the_scripts(tmp_path: Path, changes: dict[str, Any], path: 
     values = {key: item for key, item in (SCRIPT | changes).items() if item is not None}
     recipe = read(tmp_path, toml(values), images=20)
     assert flat(recipe.settings)[path] == value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_args": ["conv_dim=4", "conv_alpha=4"]},
+        {"network_module": "lycoris.kohya", "network_args": ["algo=loha", "conv_dim=4"]},
+    ],
+)
+def test_a_rank_of_convolutions_that_does_not_mean_the_same_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = read(tmp_path, toml(SCRIPT | changes))
+    assert "adapter.ranks" not in flat(recipe.settings)
+    assert any("Convolutions have rank 4" in note for note in recipe.notes)
+    assert not any("adapter.ranks" in note for note in recipe.notes), "which the file does not ask for"
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "micro"])
+def test_the_rank_of_convolutions_is_that_of_three_by_three_alone(model: str) -> None:
+    adapter = Lora(rank=16, targets="conv", ranks=tuple(convolutions.lines(4)))
+    ranks = {1: set[int](), 3: set[int]()}
+    for name, shape in layer_shapes.known(model).items():
+        path = name.partition(":")[2]
+        if len(shape) > 1 and path.endswith(CONVOLUTIONS):
+            ranks[shape[-1] if len(shape) == 4 else 1].add(adapter.rank_of(path))
+        else:
+            assert adapter.rank_of(path) == 16, path
+    assert ranks == {1: {16}, 3: {4}}
 
 
 def test_a_preset_of_onetrainer(tmp_path: Path) -> None:

@@ -184,6 +184,8 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     assert settings.optimizer.learning_rate == 1e-4  # YAML's 1e-4 is a text
     assert (settings.training.steps, settings.training.gradient_accumulation) == (3000, 2)
     assert (settings.training.resolutions, settings.adapter.targets) == ((1024, 768, 512), "conv")
+    smaller = built(read(tmp_path, AI_TOOLKIT.replace("conv: 32", "conv: 8")))
+    assert (settings.adapter.ranks, smaller.adapter.ranks) == ((), tuple(convolutions.lines(8)))
     assert not settings.training.text_encoder
     assert not settings.preview.at_start
     assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")

@@ -25,7 +25,12 @@ class UserError(Exception):
     """
 
     def __init__(
-        self, message: str, remedy: str, change: Mapping[str, float | str] | None = None, /, **values: object
+        self,
+        message: str,
+        remedy: str,
+        change: Mapping[str, float | str | list[int]] | None = None,
+        /,
+        **values: object,
     ) -> None:
         self.message, self.remedy = _(message, **values), _(remedy, **values)
         super().__init__(f"{self.message} {self.remedy}".strip())

@@ -10,7 +10,7 @@ from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.training import TrainingConfig
 
-Change = dict[str, float | str]
+Change = dict[str, float | str | list[int]]
 LOWEST_RESOLUTION = 256  # pixels; below that Stable Diffusion draws little that can be recognized
 
 
@@ -22,13 +22,17 @@ def lower_learning_rate(config: TrainConfig) -> Change:
 def lower_resolution(config: TrainConfig) -> Change:
     """For a run that did not fit into memory: three quarters of the resolution, in steps of 64 pixels.
 
-    Empty if it cannot be lower. A smaller batch would not help: one that does not fit is split already.
+    Further resolutions that are no longer below it are left out. Empty if it cannot be lower. A smaller batch would not
+    help: one that does not fit is split already.
     """
     resolution = config.training.resolution
     lower = max(LOWEST_RESOLUTION, resolution * 3 // 4 // 64 * 64)
     if config.model.base == MICRO or lower >= resolution:
         return {}
-    return {"training.resolution": lower}
+    further = [side for side in config.training.further_resolutions if side < lower]
+    if len(further) == len(config.training.further_resolutions):
+        return {"training.resolution": lower}
+    return {"training.resolution": lower, "training.further_resolutions": further}
 
 
 def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:

@@ -184,7 +184,7 @@ def _errors(error: ValidationError) -> dict[str, SettingError]:
         if isinstance(conflict, Conflict):
             location.append(conflict.path)
             fix = conflict.fix
-        path = ".".join(str(part) for part in location)
+        path = ".".join(part for part in location if isinstance(part, str))  # an item's error is its list's
         errors[path] = SettingError(_error_message(path, details), fix)
     return errors
 

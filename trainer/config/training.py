@@ -1,12 +1,14 @@
 """Settings of the training loop. Torch-free."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
 from trainer.schema import BASIC, Conflict, Section
+
+Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=64)]
 
 
 class TrainingConfig(Section):
@@ -43,12 +45,19 @@ class TrainingConfig(Section):
         title="Resolution",
         description="Side in pixels of a square with the area of a training image.",
     )
+    further_resolutions: tuple[Resolution, ...] = Field(
+        (),
+        max_length=7,
+        title="Further resolutions",
+        description="Lower ones, such as 768, 512: batches take turns between these and the resolution, so that the "
+        "adapter learns each image at several sizes.",
+    )
     low_resolution_share: float = Field(
         0.0,
         ge=0,
         lt=1,
         title="Low-resolution warm-up",
-        description="Share of the steps, at the start, at three quarters of the resolution: faster, with less detail.",
+        description="Share of the steps, at the start, at three quarters of each resolution: faster, with less detail.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -148,6 +157,11 @@ class TrainingConfig(Section):
         return ",".join(numbers)
 
     @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The resolution and the further ones, which batches take turns with."""
+        return (self.resolution, *self.further_resolutions)
+
+    @property
     def card_numbers(self) -> tuple[str, ...]:
         """The numbers of the cards to choose from; () = any."""
         return tuple(self.cards.split(",")) if self.cards else ()
@@ -162,6 +176,14 @@ class TrainingConfig(Section):
         if self.cards and self.devices > len(self.card_numbers):
             reason = _("there are fewer than devices ({devices}); name more, or none", devices=self.devices)
             raise Conflict("cards", reason, "")
+        return self
+
+    @model_validator(mode="after")
+    def _further_resolutions_are_lower(self) -> "TrainingConfig":
+        lower = sorted({side for side in self.further_resolutions if side < self.resolution}, reverse=True)
+        if len(lower) < len(self.further_resolutions):
+            reason = _("each must be lower than the resolution, {side}, and named once", side=self.resolution)
+            raise Conflict("further_resolutions", reason, lower)
         return self
 
     @model_validator(mode="after")

@@ -12,11 +12,13 @@ from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, Flow
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.recipes import convolutions
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
 from trainer.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
+from trainer.recipes.resolutions import Side, set_resolutions
 
 ARCHITECTURES = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
 UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
@@ -141,20 +143,13 @@ def _set_passes_and_size(draft: Draft) -> None:
     keys = ("train.gradient_accumulation", "train.gradient_accumulation_steps")
     passes = [count for key in keys if (count := draft.get(key, positive, None))]
     draft.set("training.gradient_accumulation", max(passes, default=1), *keys)
-    sizes = draft.values.get("datasets.0.resolution", 512)
-    pixels, exact = draft.get("datasets.0.resolution", _largest, (512, True))
-    draft.set("training.resolution", pixels, "datasets.0.resolution")
-    if not exact:
-        draft.note(_("Images have the area of a square of {side} pixels here; the recipe says {size}.", side=pixels,
-                   size=str(sizes)[:40]))  # fmt: skip
+    sides = draft.get("datasets.0.resolution", _sides, [(512, True)])
+    set_resolutions(draft, sides, draft.values.get("datasets.0.resolution"), "datasets.0.resolution")
 
 
-def _largest(sizes: object) -> tuple[int, bool]:
-    """Return the largest of several resolutions, and whether it is the only one."""
-    if not isinstance(sizes, list):
-        return side(sizes)
-    largest = max(side(size) for size in sizes[:20])
-    return largest if len(sizes) == 1 else (largest[0], False)
+def _sides(sizes: object) -> list[Side]:
+    """Read one resolution, or a list of several that batches take turns with."""
+    return [side(size) for size in (sizes if isinstance(sizes, list) else [sizes])] or [(512, True)]
 
 
 def _set_adapter(draft: Draft, flow: Flow | None) -> None:
@@ -185,10 +180,8 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     draft.set(
         "adapter.targets", "conv" if conv else "attention+ff", "network.conv", *(["network.conv_alpha"] * bool(conv))
     )
-    conv_alpha = draft.get("network.conv_alpha", number, float(conv or 0))
-    if conv and (conv, conv_alpha) != (rank, alpha):
-        draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
-                   rank=conv, alpha=conv_alpha))  # fmt: skip
+    if conv:
+        convolutions.set_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
     if flow:
         draft.note(layers_note("ai-toolkit"))
     elif not conv:

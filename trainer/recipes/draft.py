@@ -31,8 +31,8 @@ _CHECKED = {"name": "recipe", "dataset": "recipe", "model": {"base": "limner/any
 NEUTRAL: dict[str, Any] = {
     "adapter.kind": "lora",
     "adapter.blocks": [],
-    "adapter.ranks": [],
     "schedule.warmup": 0.0,
+    "training.further_resolutions": [],
     "training.low_resolution_share": 0.0,
     "training.ema_decay": 0.0,
     "training.spike_threshold": 0.0,

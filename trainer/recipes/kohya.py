@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from trainer.base_models.registry import FAMILIES
@@ -32,6 +31,7 @@ from trainer.recipes.draft import (
 from trainer.recipes.flow import note_family
 from trainer.recipes.kohya_names import DECIDED_HERE, OF_THAT_MACHINE, USUAL
 from trainer.recipes.prompts import set_prompts
+from trainer.recipes.resolutions import set_resolutions
 
 SIGNS = {"network_dim", "network_module", "train_batch_size", "LoRA_type", "pretrained_model_name_or_path", "unet_lr",
          "max_train_steps", "max_train_epochs"}  # fmt: skip
@@ -87,20 +87,19 @@ def read(data: Mapping[str, Any], images: int, *, datasets: bool = False) -> Rec
         UserError: it is for a model that Limner does not train.
     """
     values = lifted(data)
-    subsets = data if datasets else {}
     if len(SIGNS & values.keys()) < 2:
-        return _read_datasets(values, images, subsets)
+        return _read_datasets(values, images, data, datasets=datasets)
     gui = "LoRA_type" in values or "max_resolution" in values
-    return _read(values, images, "kohya_ss" if gui else "sd-scripts", gui=gui, subsets=subsets)
+    return _read(values, images, "kohya_ss" if gui else "sd-scripts", gui=gui, data=data, datasets=datasets)
 
 
-def _read_datasets(values: dict[str, Any], images: int, subsets: Mapping[str, Any]) -> Recipe:
+def _read_datasets(values: dict[str, Any], images: int, data: Mapping[str, Any], *, datasets: bool) -> Recipe:
     """Read a file for `--dataset_config`, which says nothing of the training."""
     draft = Draft(values, images)
     draft.apply(DIRECT)
-    if "resolution" in values:
-        _set_resolution(draft)
-    kohya_datasets.apply(draft, subsets)
+    if "resolution" in values or kohya_datasets.find_repeated(data):
+        _set_resolution(draft, data)
+    kohya_datasets.apply(draft, data if datasets else {})
     if "num_repeats" not in draft.mapped:  # which count in epochs
         draft.leave("decided here", "num_repeats")
     _leave_others(draft)
@@ -118,12 +117,14 @@ def read_metadata(metadata: Mapping[str, str], images: int) -> Recipe:
             name = key.removeprefix("ss_")
             values[names.get(name, name)] = words.get(value, value)
     datasets = _json(values.pop("datasets", None))
+    data: dict[str, Any] = {}
     if isinstance(datasets, list) and datasets and isinstance(datasets[0], dict):
+        data = {"datasets": datasets}
         values = {**_of_dataset(datasets[0]), **values}
     arguments = _json(values.pop("network_args", None))
     if isinstance(arguments, dict):
         values |= {f"network_args.{name}": value for name, value in arguments.items()}
-    return _read(values, images, "sd-scripts", gui=False)
+    return _read(values, images, "sd-scripts", gui=False, data=data, datasets=False)
 
 
 def _json(value: object) -> Any:  # noqa: ANN401 - any JSON
@@ -192,7 +193,7 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
 
 
 def _read(
-    values: dict[str, Any], images: int, source: str, *, gui: bool, subsets: Mapping[str, Any] = MappingProxyType({})
+    values: dict[str, Any], images: int, source: str, *, gui: bool, data: Mapping[str, Any], datasets: bool
 ) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
@@ -202,9 +203,9 @@ def _read(
         _of_gui(draft)
     kohya_flow.leave_unused(draft, flow, gui=gui)
     draft.apply(DIRECT)
-    _set_resolution(draft)
+    _set_resolution(draft, data)
     set_base(draft, "pretrained_model_name_or_path")
-    kohya_datasets.apply(draft, subsets)
+    kohya_datasets.apply(draft, data if datasets else {})
     _set_length(draft, gui=gui)
     _set_objective(draft)
     if spec and flow:
@@ -243,18 +244,23 @@ def _of_gui(draft: Draft) -> None:
             draft.leave("off", key)
 
 
-def _set_resolution(draft: Draft) -> None:
-    found = draft.get("resolution", side, None)
-    pixels, exact = found or (512, True)
-    draft.set("training.resolution", pixels, "resolution")
-    if not exact:
-        draft.note(_("Images have the area of a square of {side} pixels here; the recipe says {size}.", side=pixels,
-                   size=str(draft.values["resolution"])[:40]))  # fmt: skip
+def _set_resolution(draft: Draft, data: Mapping[str, Any]) -> None:
+    sides = [draft.get("resolution", side, (512, True))]
+    keys = ["resolution"]
+    if repeated := kohya_datasets.find_repeated(data):
+        sides = list(dict(repeated.values()).items())
+        for number_ in repeated:
+            keys.append(f"datasets.{number_}.resolution")
+            batch_key = f"datasets.{number_}.train_batch_size"
+            if draft.values.get(batch_key) == draft.settings.get("training.batch_size"):
+                draft.set("training.batch_size", draft.values[batch_key], batch_key)
+    set_resolutions(draft, sides, ", ".join(str(draft.values[key]) for key in keys if key in draft.values), *keys)
 
 
 def steps_per_epoch(draft: Draft) -> int:
     """Return the number of steps of an epoch, 0 if the number of images is not known."""
-    seen = draft.seen or draft.images * (draft.get("num_repeats", positive, None) or 1)
+    resolutions = 1 + len(draft.settings.get("training.further_resolutions", []))
+    seen = resolutions * (draft.seen or draft.images * (draft.get("num_repeats", positive, None) or 1))
     batch, passes = int(draft.settings["training.batch_size"]), int(draft.settings["training.gradient_accumulation"])
     return math.ceil(math.ceil(seen / batch) / passes)
 

@@ -15,9 +15,11 @@ from trainer.data import captions, dataset
 from trainer.data.dataset import Part, Subject
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.recipes.draft import Draft, Reason
+from trainer.recipes.draft import Draft, Reason, side
+from trainer.recipes.resolutions import Side
 
 MOST = 17  # datasets of a run
+FURTHER = "training.further_resolutions"
 SHARE = 0.5  # of regularization images there: they are repeated until they are as many as the others
 # What each subset has for itself there, and a whole run here.
 OF_A_RUN = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "caption_tag_dropout_rate", "enable_wildcard",
@@ -79,15 +81,26 @@ def subsets(data: Mapping[str, Any]) -> Iterator[Subset]:
                 yield Subset(((prefix, values), (of_dataset, table), ("", common)), number)
 
 
+def find_repeated(data: Mapping[str, Any]) -> dict[int, Side]:
+    """Return the resolution of each dataset, by its number, if they repeat the same subsets at several; else {}."""
+    sides: dict[int, Side] = {}
+    contents: dict[int, list[tuple[str, str, int, bool]]] = {}
+    for subset in subsets(data):
+        if not subset.is_used:
+            continue
+        try:
+            sides[subset.number] = side(subset.get("resolution"))
+        except ValueError:
+            return {}
+        content = subset.text("image_dir"), subset.text("class_tokens"), subset.repeats, subset.get("is_reg") is True
+        contents.setdefault(sides[subset.number][0], []).append(content)
+    distinct = {tuple(sorted(content)) for content in contents.values()}
+    return sides if len(contents) > 1 and len(distinct) == 1 else {}
+
+
 def apply(draft: Draft, data: Mapping[str, Any]) -> None:
     """Set datasets, trigger words, class words and regularization images of a draft as the subsets of a table say."""
-    used = []
-    for subset in subsets(data):
-        if subset.is_used:
-            used.append(subset)
-        else:
-            reason: Reason = "no counterpart" if subset.repeats else "off"
-            draft.leave(reason, *(subset.key(name) for name in ("image_dir", "metadata_file", "class_tokens")))
+    used, again = _sorted_out(draft, data)
     others = [subset for subset in used if subset.get("is_reg") is True]
     own = {subset: _subject(subset, others) for subset in used if subset not in others}
     if not own:
@@ -103,11 +116,30 @@ def apply(draft: Draft, data: Mapping[str, Any]) -> None:
             keys += [subset.key(name) for name in ("image_dir", "num_repeats", "class_tokens")]
     if lines:
         draft.set("subjects", lines, *keys)
-    _compare(draft, list(taught))
+    for subset in again:
+        keys = [subset.key(name) for name in ("image_dir", "num_repeats", "class_tokens", "is_reg")]
+        draft.set(FURTHER, draft.settings[FURTHER], *keys)
+    _compare(draft, [*taught, *(subset for subset in again if subset.get("is_reg") is not True)])
     _count(draft, taught, others)
-    for subset in used:
+    for subset in (*used, *again):
         if subset.text("caption_extension") not in ("", *captions.FORMS):
             draft.leave("no counterpart", subset.key("caption_extension"))
+
+
+def _sorted_out(draft: Draft, data: Mapping[str, Any]) -> tuple[list[Subset], list[Subset]]:
+    """Return the subsets that are used, and those that repeat them at further resolutions; say why others are not."""
+    used: list[Subset] = []
+    again: list[Subset] = []
+    repeated = find_repeated(data)
+    for subset in subsets(data):
+        if not subset.is_used:
+            reason: Reason = "no counterpart" if subset.repeats else "off"
+            draft.leave(reason, *(subset.key(name) for name in ("image_dir", "metadata_file", "class_tokens")))
+        elif repeated and used and repeated[subset.number][0] != repeated[used[0].number][0]:
+            again.append(subset)
+        else:
+            used.append(subset)
+    return used, again
 
 
 def _subject(subset: Subset, others: Iterable[Subset]) -> Subject:
@@ -245,7 +277,10 @@ def write(config: TrainConfig) -> str:
         if subject.regularization:
             parts = _parts(subject.regularization)
             subsets_ += [{**_table(part, subject.class_word, 1), "is_reg": True} for part in parts]
-    return tomlkit.dumps({"datasets": [{"subsets": subsets_}]})
+    sides = config.training.resolutions
+    if len(sides) == 1:  # which the other file says
+        return tomlkit.dumps({"datasets": [{"subsets": subsets_}]})
+    return tomlkit.dumps({"datasets": [{"resolution": pixels, "subsets": subsets_} for pixels in sides]})
 
 
 def _parts(name: str) -> list[Part]:

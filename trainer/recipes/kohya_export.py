@@ -18,7 +18,7 @@ from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.i18n import _
-from trainer.recipes import kohya_datasets, kohya_flow, kohya_flow_export
+from trainer.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
 from trainer.recipes.draft import flat
 from trainer.recipes.flow import layers_note
 
@@ -53,6 +53,7 @@ UNSAID: dict[str, object] = {
     "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
     "adapter.ranks": [],
     "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
+    "training.further_resolutions": [],
     "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
@@ -170,7 +171,8 @@ def _say_model(writer: _Writer) -> None:
     side = writer.config.training.resolution
     writer.say("resolution", f"{side},{side}", "training.resolution")
     writer.say("enable_bucket", True)
-    writer.say("min_bucket_reso", min(256, side))  # sd-scripts refuses a resolution outside of these
+    # sd-scripts refuses a resolution outside of these.
+    writer.say("min_bucket_reso", min(256, *writer.config.training.resolutions))
     writer.say("max_bucket_reso", max(1024, 2 * side))
     writer.say("caption_extension", ".txt")
     writer.say("cache_latents", not writer.values.get("flip_aug", False))
@@ -186,7 +188,8 @@ def _say_model(writer: _Writer) -> None:
 
 def _say_datasets(writer: _Writer) -> None:
     config = writer.config
-    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share"))
+    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
+                        "training.further_resolutions"))  # fmt: skip
     writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
                           "the other captions."))  # fmt: skip
     if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:
@@ -218,8 +221,7 @@ def _say_adapter(writer: _Writer, images: int) -> None:
     if writer.flow:
         arguments |= _flow_layers(writer, writer.flow.kohya, lycoris=lycoris)
     elif adapter.targets == "conv":
-        arguments |= {"conv_dim": rank, "conv_alpha": alpha}
-        writer.said.add("adapter.targets")
+        arguments |= _convolutions(writer, adapter, rank, alpha)
     elif not lycoris and adapter.targets == "attention+ff":
         writer.said.add("adapter.targets")
         writer.notes.append(
@@ -238,6 +240,14 @@ def _say_adapter(writer: _Writer, images: int) -> None:
         writer.said.add("adapter.factor")
     if arguments:
         writer.say("network_args", [f"{name}={value}" for name, value in arguments.items()])
+
+
+def _convolutions(writer: _Writer, adapter: Lora | LoHa | LoKr, rank: int, alpha: float) -> dict[str, Any]:
+    writer.said.add("adapter.targets")
+    own = convolutions.find_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
+    if own:
+        writer.said.add("adapter.ranks")
+    return {"conv_dim": own or rank, "conv_alpha": alpha}
 
 
 def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:

@@ -6,7 +6,7 @@ f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a
 
 from trainer.base_models.spec import Flow
 from trainer.i18n import _
-from trainer.recipes import kohya_flow
+from trainer.recipes import convolutions, kohya_flow
 from trainer.recipes.draft import Draft, flag, number, positive, text
 
 # The GUI's name: the module, and its algorithm.
@@ -110,9 +110,7 @@ def _set_layers(draft: Draft, rank: int, alpha: float, *, lycoris: bool, conv: b
         draft.leave("off", dim_key, alpha_key)
         return
     conv_alpha = draft.get(alpha_key, number, alpha if lycoris else 1.0)
-    if (conv_rank, conv_alpha) != (rank, alpha):
-        draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
-                   rank=conv_rank, alpha=conv_alpha))  # fmt: skip
+    convolutions.set_rank(draft, conv_rank, conv_alpha, dim_key)
 
 
 def _set_dropout(draft: Draft, kind: str) -> None:

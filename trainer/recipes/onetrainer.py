@@ -19,6 +19,7 @@ from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, nu
 from trainer.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
+from trainer.recipes.resolutions import Side, set_resolutions
 
 SIGNS = {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "lora_rank"}
 MODELS = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
@@ -131,12 +132,8 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
 
 
 def _set_size_and_length(draft: Draft) -> None:
-    sizes = draft.get("resolution", str, "512").split(",")
-    pixels, exact = side(sizes[0]) if re.search(r"\d", sizes[0]) else (512, False)
-    draft.set("training.resolution", pixels, "resolution")
-    if len(sizes) > 1 or not exact:
-        draft.note(_("Images have the area of a square of {side} pixels here; the recipe says {size}.", side=pixels,
-                   size=draft.values.get("resolution", "")[:40]))  # fmt: skip
+    sides = draft.get("resolution", _sides, [(512, True)])
+    set_resolutions(draft, sides, draft.values.get("resolution"), "resolution")
     epochs = draft.get("epochs", positive, None) or 100
     repeats = draft.get("concepts.0.balancing", number, 1.0)
     if draft.images:
@@ -147,6 +144,11 @@ def _set_size_and_length(draft: Draft) -> None:
         draft.leave("no counterpart", "epochs")
         draft.note(_("The recipe counts {count} epochs, and its steps follow from the number of images: read it for a "
                    "dataset, or set training.steps.", count=epochs))  # fmt: skip
+
+
+def _sides(sizes: object) -> list[Side]:
+    """Read one resolution, or several between commas, of which each batch has one."""
+    return [side(size) for size in str(sizes).split(",")]
 
 
 def _leave_unused(draft: Draft, spec: FamilySpec) -> None:

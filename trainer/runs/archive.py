@@ -40,7 +40,7 @@ def extend(run: Run, steps: int) -> None:
     run.save_config(settings.model_copy(update={"training": training}))
 
 
-def again(run: Run, change: Mapping[str, float | str] | None = None) -> Run:
+def again(run: Run, change: Mapping[str, float | str | list[int]] | None = None) -> Run:
     """Create a run with the settings of one that has ended, and changes to them by path.
 
     Raises:

@@ -141,7 +141,7 @@ class Failed(_Event):
     message: str
     remedy: str
     traceback: str
-    change: dict[str, float | str] = Field(default_factory=dict)
+    change: dict[str, float | str | list[int]] = Field(default_factory=dict)
 
 
 Event = (
@@ -182,7 +182,7 @@ class State:
     message: str = ""
     remedy: str = ""
     traceback: str = ""
-    change: dict[str, float | str] = field(default_factory=dict)
+    change: dict[str, float | str | list[int]] = field(default_factory=dict)
     updated: datetime | None = None
 
 

@@ -151,7 +151,7 @@ def _cost(config: TrainConfig) -> tuple[object, ...]:
     return (
         config.model.base,
         config.model.weights,
-        training.resolution,
+        training.resolutions,
         training.batch_size,
         training.gradient_accumulation,
         training.wanted_devices,

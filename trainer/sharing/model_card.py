@@ -119,7 +119,7 @@ def _training(public: TrainConfig) -> str:
     rows = {
         "steps": training.steps,
         "batch size": training.batch_size * training.gradient_accumulation,
-        "resolution": training.resolution,
+        "resolution": ", ".join(map(str, training.resolutions)),
         "rank, alpha": f"{public.adapter.rank}, {public.adapter.alpha:g}",
         "optimizer, learning rate": f"{public.optimizer.kind}, {public.optimizer.learning_rate:g}",
         "clip skip": public.model.clip_skip,

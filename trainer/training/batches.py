@@ -17,7 +17,7 @@ from trainer.families import Conditioning
 from trainer.rng import generator
 from trainer.training.tensor_cache import TensorCache
 
-CONSIDERED = 100  # last batches of a run, among which the largest is searched
+CONSIDERED = 100  # last batches of each resolution, among which the largest is searched
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def _rows(conditioning: Conditioning | None, rows: slice) -> Conditioning | None
 class Pool:
     """Images that are sampled together, in epochs: the cached views, latent shape, texts and trigger of each.
 
-    `size_conditioning` holds the `Batch.sizes` of each view.
+    `size_conditioning` holds the `Batch.sizes` of each view. `name` tells pools of one run apart; the dataset's own has
+    none.
     """
 
     views: list[tuple[Path, ...]]
@@ -136,18 +137,30 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Batches:
-    """All batches of a run; the examples in one follow from (seed, step, micro-step) alone."""
+class Pools:
+    """All images that are trained, at one resolution."""
 
     own: Pool
     priors: tuple[Pool, ...]  # of regularization images, which take turns
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run; the examples in one follow from (seed, step, micro-step) alone."""
+
+    resolutions: tuple[Pools, ...]  # the same images at each, which take turns
     conditioning: dict[str, Path]  # the base's, by prompt; if the text encoder is trained, only for preservation
     cache: TensorCache
     config: TrainConfig
     device: torch.device
     preserved: dict[str, Path] = field(default_factory=dict)  # latents that the base generated, by prompt
-    small: "Batches | None" = None  # the same images at a lower resolution, for the first steps
+    warm_up: tuple[Pools, ...] = ()  # the same images at lower resolutions, for the first steps
     held: Pool | None = None  # images that are only measured
+
+    @property
+    def own(self) -> Pool:
+        """The images of the dataset at the first resolution."""
+        return self.resolutions[0].own
 
     @property
     def held_count(self) -> int:
@@ -173,18 +186,19 @@ class Batches:
     def at(self, step: int, micro: int) -> Batch:
         """Return the batch of a micro-step; a pure function."""
         training = self.config.training
-        if self.small and step < training.low_resolution_share * training.steps:
-            return self.small.at(step, micro)
-        number = step * training.gradient_accumulation + micro
-        share = self.config.regularization.share if self.priors else 0.0
+        is_first = step < training.low_resolution_share * training.steps
+        resolutions = self.warm_up if self.warm_up and is_first else self.resolutions
+        number, turn = divmod(step * training.gradient_accumulation + micro, len(resolutions))
+        pools = resolutions[turn]
+        share = self.config.regularization.share if pools.priors else 0.0
         before, after = int(number * share), int((number + 1) * share)
         if after > before:
-            prior = self.priors[before % len(self.priors)]
-            return self._batch(prior, before // len(self.priors), step, micro)
-        return self._batch(self.own, number - before, step, micro)
+            prior = pools.priors[before % len(pools.priors)]
+            return self._batch(prior, before // len(pools.priors), step, micro)
+        return self._batch(pools.own, number - before, step, micro)
 
     def _batch(self, pool: Pool, number: int, step: int, micro: int) -> Batch:
-        config, own = self.config, pool is self.own
+        config, own = self.config, not pool.name
         indices = pool.indices(number)
         rng = generator(config.seed, step, micro, "data")
         chosen = [int(torch.randint(len(pool.views[index]), (), generator=rng)) for index in indices]
@@ -246,7 +260,7 @@ class Batches:
             return batch.mean[0].numel() * (batch.whole + len(batch.preserved))
 
         end = steps * self.config.training.gradient_accumulation
-        number = max(range(max(0, end - CONSIDERED), end), key=size)
+        number = max(range(max(0, end - CONSIDERED * len(self.resolutions)), end), key=size)
         return divmod(number, self.config.training.gradient_accumulation)
 
     def _conditioning_of(self, texts: Sequence[str], sizes: Tensor) -> Conditioning | None:

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,11 +28,12 @@ from trainer.families import Family, fingerprint, loading, on_device
 from trainer.i18n import _
 from trainer.training import augment, caption_variants, tensor_cache
 from trainer.training.augment import Size, View
-from trainer.training.batches import Batches, Pool
+from trainer.training.batches import Batches, Pool, Pools
 from trainer.training.tensor_cache import TensorCache
 
 Progress = Callable[[str, int, int], None]
 FIRST = Fraction(0)
+FULL = Fraction(1)
 LOW_RESOLUTION = Fraction(3, 4)  # of a resolution: its sides stay multiples of the VAE's factor
 SHIPPED = MICRO_FOLDER / "preserved.safetensors"  # what micro's presets preserve (scripts/preserved_latents.py)
 SAMPLING_STEPS = 20  # for images to preserve, however few the previews have
@@ -72,18 +73,18 @@ def build(
             fingerprints[name] += f" clip skip {config.model.clip_skip}"
     encoder = _Encoder(family, config, TensorCache(), progress, fingerprints, start)
     with on_device(family, *family.encoders().values()):
-        batches = _build(encoder, examples, held)
-        if config.training.low_resolution_share:
-            batches = replace(batches, small=_build(replace(encoder, scale=LOW_RESOLUTION), examples, ()))
-    return batches
+        return _build(encoder, examples, held)
 
 
 def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Example]) -> Batches:
-    config, progress = encoder.config, encoder.progress
+    config, progress, sides = encoder.config, encoder.progress, encoder.config.training.resolutions
     regularization = dataset.read_regularization(config.taught)
-    own = encoder.pool(examples, "")
-    priors = tuple(encoder.pool(images, "prior" + str(place or "")) for place, images in enumerate(regularization))
-    measured = encoder.pool(held, "held-out") if held else None
+    resolutions = tuple(encoder.pools(examples, regularization, side) for side in sides)
+    warm_up: tuple[Pools, ...] = ()
+    if config.training.low_resolution_share:
+        warm_up = tuple(encoder.pools(examples, regularization, side, LOW_RESOLUTION) for side in sides)
+    measured = encoder.pool(held, "held-out", sides[0]) if held else None
+    own, priors = resolutions[0].own, resolutions[0].priors
     prompts = _preservable(own, config)
     if not config.training.text_encoder:
         prompts |= {"", *itertools.chain(*own.texts)}
@@ -98,7 +99,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Exam
         conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
     preserved = encoder.generate_preserved()
     device = encoder.family.device
-    return Batches(own, priors, conditioning, encoder.cache, config, device, preserved, held=measured)
+    return Batches(resolutions, conditioning, encoder.cache, config, device, preserved, warm_up, measured)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -122,13 +123,26 @@ class _Encoder:
     progress: Progress
     fingerprints: dict[str, str]
     start: Fraction
-    scale: Fraction = Fraction(1)  # of the size at which images are encoded
 
-    def pool(self, examples: Sequence[Example], name: str) -> Pool:
-        """Encode images, each in all its views."""
-        resolution = self.config.training.resolution
+    def pools(
+        self,
+        examples: Sequence[Example],
+        regularization: Sequence[Sequence[Example]],
+        resolution: int,
+        scale: Fraction = FULL,
+    ) -> Pools:
+        """Encode all images that are trained, at one resolution or a part of it."""
+        own = self.pool(examples, "", resolution, scale)
+        priors = (
+            self.pool(images, "prior" + str(place or ""), resolution, scale)
+            for place, images in enumerate(regularization)
+        )
+        return Pools(own, tuple(priors))
+
+    def pool(self, examples: Sequence[Example], name: str, resolution: int, scale: Fraction = FULL) -> Pool:
+        """Encode images, each in all its views, in the buckets of a resolution at some scale."""
         full = buckets.buckets([(example.width, example.height) for example in examples], resolution)
-        sizes = [(int(self.scale * width), int(self.scale * height)) for width, height in full]
+        sizes = [(int(scale * width), int(scale * height)) for width, height in full]
         encoded: dict[int, dict[Path, View]] = {}
         for number in self._order(len(examples)):
             self.progress(_("Encoding images"), len(encoded), len(examples))

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import runs
+from trainer.config import comparison
 from trainer.i18n import LANGUAGE, _
 from trainer.runs import Run, queue
 from ui.state import run_actions
@@ -196,7 +197,7 @@ def _buttons(view: runs.View) -> list[gr.Button]:
     """Return the buttons with their labels, in the order of `BUTTONS`; they depend on the state alone."""
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
-    fix = ", ".join(f"{_title(path)} {_value(value)}" for path, value in change.items())
+    fix = ", ".join(f"{_title(path)} {comparison.shown(value) or _('empty')}" for path, value in change.items())
     pause, stop, again = _("Pause"), _("Stop and save"), _("Train again")
     if view.paused:
         pause = _("Continue")
@@ -220,7 +221,3 @@ def _title(path: str) -> str:
     """Return a setting's title inside a sentence: lower case in English, not in German."""
     title = TITLES.get(path, path)
     return title.lower() if LANGUAGE == "en" else title
-
-
-def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

@@ -297,10 +297,11 @@ def to_show(filled: Filled) -> dict[str, Any]:
 
 def fix_conflict(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """Return the form with a conflict resolved: the field gets the value that goes with the other settings."""
-    error = settings_form.conflicts(ENTRIES, answers.data()).get(str(event.field))
+    field = str(event.field)
+    error = settings_form.conflicts(ENTRIES, answers.data()).get(field)
     if error is None or error.fix is None:
         raise UserError("This conflict is already resolved.", "")
-    return _with_settings(answers, answers.own | {event.field: error.fix})
+    return _with_settings(answers, answers.own | {field: settings_form.typed(error.fix)})
 
 
 def reset(answers: Answers, event: gr.EventData) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Form made from the schema of the settings, and back: a setting is defined once, in the schema, and appears here.
 
-bool -> checkbox, Literal -> dropdown, number -> number, list of texts -> lines, section -> group, union of sections
--> radio with one group for each kind. Values are matched by the path of their setting. The schema is in English, for
-files and programs; its titles, help texts and choices are translated here.
+bool -> checkbox, Literal -> dropdown, number -> number, list of texts -> lines, list of whole numbers -> one line,
+section -> group, union of sections -> radio with one group for each kind. Values are matched by the path of their
+setting. The schema is in English, for files and programs; its titles, help texts and choices are translated here.
 """
 
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from trainer.i18n import _
 from trainer.schema import SettingError, kind_titles
 from ui.widgets.handlers import QUIET
 
-Kind = Literal["flag", "choice", "whole", "number", "text", "lines"]
+Kind = Literal["flag", "choice", "whole", "number", "text", "lines", "wholes"]
 BASE = ("model", "base")  # chosen above the form
 KIND_TITLES = kind_titles(TrainConfig)
 
@@ -87,7 +88,7 @@ def _single(path: tuple[str, ...], info: FieldInfo, title: str, group: str, opti
         if len(choices) < 2:  # nothing to choose
             return []
     elif get_origin(annotation) is tuple:
-        kind = "lines"
+        kind = "lines" if get_args(annotation)[0] is str else "wholes"
     elif annotation is bool:
         kind = "flag"
     elif annotation is int:
@@ -197,9 +198,7 @@ def own_of(listed: Sequence[Entry], data: dict[str, Any]) -> dict[str, Any]:
         is_unknown = entry.choices and value not in entry.choices
         if value is None or is_other_kind or is_unknown:
             continue
-        if entry.kind == "lines" and isinstance(value, list):
-            value = "\n".join(map(str, value))
-        own[entry.id] = value
+        own[entry.id] = typed(value)
     return own
 
 
@@ -235,8 +234,14 @@ def _value(entry: Entry, config: TrainConfig) -> object:
     if entry.option and section.kind != entry.option:
         union = _sections(TrainConfig.model_fields[entry.path[0]].annotation)
         section = next(option() for option in union if _kind(option) == entry.option)
-    value = getattr(section, last)
-    return "\n".join(value) if entry.kind == "lines" else value
+    return typed(getattr(section, last))
+
+
+def typed(value: object) -> object:
+    """Return a setting's value as its widget has it."""
+    if not isinstance(value, tuple | list):
+        return value
+    return (", " if all(isinstance(item, int) for item in value) else "\n").join(map(str, value))
 
 
 def read(listed: Sequence[Entry], current: Sequence[Any], standard: TrainConfig) -> dict[str, Any]:
@@ -263,6 +268,8 @@ def _plain(entry: Entry, value: object) -> object:
     match entry.kind:
         case "lines":
             return [line.strip() for line in str(value or "").splitlines() if line.strip()]
+        case "wholes":
+            return [int(word) if word.isdecimal() else word for word in re.split(r"[\s,;]+", str(value or "")) if word]
         case "whole" if isinstance(value, float) and value.is_integer():
             return int(value)
         case "text":
@@ -315,7 +322,7 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
             changed[entry.id] = _("Default: {value}", value=comparison.shown(before) or _("empty"))
     errors = {}
     for field, error in conflicts(listed, data).items():
-        fix = "" if error.fix is None else _("Set to {value}", value=comparison.shown(error.fix))
+        fix = "" if error.fix is None else _("Set to {value}", value=comparison.shown(error.fix) or _("empty"))
         errors[field] = {"reason": error.message, "fix": fix}
     return {
         "changed": changed,

@@ -234,7 +234,7 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
     assert not first & second
     shutil.rmtree(kept)
     one, two = (encode.build(family, examples, config, quiet, share) for share in (Fraction(0), Fraction(1, 2)))
-    assert one.own == two.own
+    assert one.resolutions == two.resolutions
     assert one.preserved == two.preserved
 
 

@@ -45,6 +45,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("training.steps", 4, {}),
     ("training.batch_size", 2, {}),
     ("training.resolution", 128, {}),
+    ("training.further_resolutions", [64], {"training__resolution": 128}),
     ("training.low_resolution_share", 0.5, {"training__resolution": 128}),
     ("training.max_grad_norm", 0.001, {"optimizer__kind": "lion"}),
     ("training.text_encoder_lr_factor", 2.0, TEXT),
@@ -220,6 +221,25 @@ def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd
     assert batches.largest(5) == (3, 0), "memory is measured at the full size"
 
 
+def test_batches_take_turns_between_resolutions(family: Family, character: Path, tiny_sd: Path) -> None:
+    options = {
+        "training__resolution": 192, "training__further_resolutions": [128, 64], "training__steps": 8,
+        "training__gradient_accumulation": 2, "training__low_resolution_share": 0.25, "regularization__dataset": "rin",
+        "regularization__share": 0.5, "regularization__weight": 0.5,
+    }  # fmt: skip
+    examples = dataset.read(character, "rin")
+    batches = encode.build(family, examples[1:], settings(tiny_sd, **options), quiet, held=examples[:1])
+    in_turn = [batches.at(step, micro) for step in range(8) for micro in range(2)]
+    assert [batch.mean.shape[-1] for batch in in_turn] == [18, 12, 6, 18, *[16, 8, 24] * 4]
+    assert [int(batch.sizes[0][-1]) for batch in in_turn if batch.sizes is not None][-3:] == [128, 64, 192]
+    step, micro = batches.largest(8)
+    assert batches.at(step, micro).mean.shape[-1] == 24
+    assert batches.held_batch(0).mean.shape[-1] == 24, "the loss of held-out images is that at the resolution"
+    for turn in range(3):
+        weights = [batch.weight for batch in in_turn[4 + turn :: 3]]
+        assert sorted(weights) == [0.5, 0.5, 1, 1], "at each resolution half of the images are for regularization"
+
+
 def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Path) -> None:
     """Pictures of three shapes, mirrored, with captions left out and tags in other orders, and more."""
     for number, path in enumerate(dataset.image_files(character)):
@@ -230,6 +250,7 @@ def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Pa
         "training__ema_decay": 0.9,
         "images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
         "training__micro_batches": 2, "adapter__dropout": 0.2, "training__low_resolution_share": 0.4,
+        "training__further_resolutions": [64],
     }  # fmt: skip
     made = settings(tiny_sd, **options)
     sizes = buckets.buckets([(one.width, one.height) for one in dataset.read(character)], 128)

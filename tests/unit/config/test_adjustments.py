@@ -1,5 +1,7 @@
 """What a run that failed would do better with."""
 
+import json
+
 import pytest
 
 from trainer import config
@@ -10,6 +12,18 @@ from trainer.config import adjustments
 def test_what_does_not_fit_is_made_smaller(side: int, lower: int | None) -> None:
     settings = config.build({"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": {"resolution": side}})
     assert adjustments.lower_resolution(settings) == ({"training.resolution": lower} if lower else {})
+
+
+@pytest.mark.parametrize(
+    ("further", "kept"), [([512], None), ([896, 512], [512]), ([768], []), ([704, 640], None)]
+)  # fmt: skip
+def test_further_resolutions_stay_below_it(further: list[int], kept: list[int] | None) -> None:
+    training = {"resolution": 1024, "further_resolutions": further}
+    data = {"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": training}
+    change = adjustments.lower_resolution(config.build(data))
+    assert change == {"training.resolution": 768} | ({} if kept is None else {"training.further_resolutions": kept})
+    changed = config.override(data, [f"{path}={json.dumps(value)}" for path, value in change.items()])
+    assert config.build(changed).training.resolution == 768
 
 
 def test_micro_cannot_be_smaller_and_what_is_unstable_is_made_calmer() -> None:

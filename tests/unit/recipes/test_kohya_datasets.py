@@ -15,10 +15,12 @@ from trainer import config, recipes
 from trainer.cli.commands import app
 from trainer.data.dataset import Subject
 from trainer.recipes import kohya
+from trainer.recipes.draft import flat
 
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 KIM = {"image_dir": "/data/kim", "num_repeats": 10, "class_tokens": "kmx2 girl"}
 LEO = {"image_dir": "/data/leo", "num_repeats": 5, "class_tokens": "tuvani boy", "keep_tokens": 1}
+TIM = {"image_dir": "/data/tim", "num_repeats": 5, "class_tokens": "tuvani boy"}
 GIRLS = {"image_dir": "/data/girls", "class_tokens": "girl", "is_reg": True}
 BOYS = {"image_dir": "/data/boys", "class_tokens": "boy", "is_reg": True, "num_repeats": 2}
 GENERAL = '\n[general]\nshuffle_caption = true\nkeep_tokens = 1\ncaption_extension = ".txt"\nenable_bucket = true\n'
@@ -97,6 +99,71 @@ def test_what_has_no_counterpart_is_named(
     settings, recipe = read(tmp_path, *subsets)
     assert list(settings.taught) == taught
     assert re.search(said, " ".join(recipe.notes))
+
+
+def at(*sides: object, subsets: tuple[dict[str, Any], ...] = (KIM, GIRLS, TIM), **others: object) -> str:
+    """Return datasets of the same subsets at several resolutions."""
+    datasets = [table("[[datasets]]", {"resolution": side, "batch_size": 2} | others) for side in sides]
+    return "".join(text + "".join(table("[[datasets.subsets]]", subset) for subset in subsets) for text in datasets)
+
+
+@pytest.mark.parametrize("start", ["", GENERAL, toml(SCRIPT) + GENERAL])
+def test_subsets_that_are_repeated_at_other_sizes_are_trained_at_each(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "datasets.toml"
+    path.write_text(start + at(512, 1024, [768, 768]), encoding="utf-8")
+    recipe = recipes.read(path, datasets=True)
+    settings = config.build(config.merge(ANY, recipe.settings))
+    assert settings.training.resolutions == (1024, 768, 512)
+    assert [subject.dataset for subject in settings.taught] == ["/data/tim", "/data/kim"]
+    assert settings.taught[1].regularization == "/data/girls"
+    notes = " ".join(recipe.notes)
+    assert not re.search(r"datasets\.[1-9]", notes), "the others say the same again"
+    assert "Left out" not in notes
+    page = recipes.read(path)
+    assert flat(page.settings)["training.further_resolutions"] == [768, 512]
+    assert "dataset" not in page.settings
+
+
+@pytest.mark.parametrize(
+    ("text", "resolutions", "said"),
+    [
+        (at(512) + at(1024, subsets=(TIM,)), (512,), "datasets.1.resolution = 1024"),
+        (at(512) + at(1024, subsets=(KIM | {"num_repeats": 3}, GIRLS, TIM)), (512,), "datasets.1.resolution = 1024"),
+        (at(512) + at("x"), (512,), "datasets.1.resolution = 'x'"),
+        (at(512) + at(1024, batch_size=1), (1024, 512), "datasets.1.train_batch_size = 1"),
+        (at(512) + at(1024, flip_aug=True), (1024, 512), "differ in flip_aug"),
+        (at(512) + at([1024, 900]), (960, 512), "960, 512 pixels here; the recipe says 512, [1024, 900]"),
+    ],
+)
+def test_datasets_that_differ_in_more_than_their_size_are_named(
+    tmp_path: Path, text: str, resolutions: tuple[int, ...], said: str
+) -> None:
+    path = tmp_path / "datasets.toml"
+    path.write_text(text, encoding="utf-8")
+    recipe = recipes.read(path, datasets=True)
+    assert config.build(config.merge(ANY, recipe.settings)).training.resolutions == resolutions
+    assert said in " ".join(recipe.notes)
+
+
+def test_an_epoch_has_each_image_at_each_size(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml(SCRIPT | {"max_train_epochs": 4}) + "\n" + at(512, 1024, subsets=(KIM,)), encoding="utf-8")
+    assert recipes.read(path, 6).settings["training"]["steps"] == 4 * 2 * 6 * 10 / 2
+
+
+def test_several_resolutions_go_to_sd_scripts_and_back(tmp_path: Path) -> None:
+    training = {"resolution": 512, "further_resolutions": [256, 128]}
+    settings = config.build(ANY | {"dataset": "/data/kim", "trigger": "kmx2", "training": training})
+    exported = recipes.export(settings, datasets=True)
+    assert not any("further_resolutions" in note for note in exported.notes)
+    assert any("further_resolutions" in note for note in recipes.export(settings).notes)
+    assert tomllib.loads(exported.text)["min_bucket_reso"] == 128
+    assert [dataset["resolution"] for dataset in tomllib.loads(exported.datasets)["datasets"]] == [512, 256, 128]
+    path = tmp_path / "again.toml"
+    path.write_text(exported.text + exported.datasets, encoding="utf-8")
+    again = config.build(config.merge(ANY, recipes.read(path, datasets=True).settings))
+    assert again.training.resolutions == (512, 256, 128)
+    assert again.taught == settings.taught
 
 
 def test_epochs_become_steps_where_the_folders_are(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
     [
         {},
         {"adapter.rank": 8, "adapter.alpha": 4.0, "adapter.targets": "conv", "adapter.lora_plus_ratio": 4.0},
+        {"adapter.rank": 8, "adapter.alpha": 4.0, "adapter.targets": "conv",
+         "adapter.ranks": ["conv1 = 2", "conv2 = 2", "samplers.0.conv = 2"]},
         {"adapter.dropout": 0.1, "adapter.rank_dropout": 0.2, "seed": 7, "model.clip_skip": 2},
         {"adapter.dora": True, "adapter.rank": 16, "adapter.targets": "attention"},
         {"adapter.start": "first.safetensors"},

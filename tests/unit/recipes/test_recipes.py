@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 
 from tests.unit.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config, recipes
+from trainer.base_models import layer_shapes
+from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
-from trainer.recipes import kohya
+from trainer.recipes import convolutions, kohya
 from trainer.recipes.draft import flat
 from trainer.recipes.reading import MAX_BYTES
 
@@ -106,6 +108,8 @@ def test_what_other_programs_do_not_do_is_off_although_presets_have_it(tmp_path:
         ({"network_dim": None, "network_alpha": None}, "adapter.rank", 4),
         ({"network_alpha": 0}, "adapter.alpha", 16.0),
         ({"network_args": ["conv_dim=16", "conv_alpha=8"]}, "adapter.targets", "conv"),
+        ({"network_args": ["conv_dim=4", "conv_alpha=8"]}, "adapter.ranks", convolutions.lines(4)),
+        ({"network_module": "lycoris.kohya", "network_args": ["conv_dim=4"]}, "adapter.ranks", convolutions.lines(4)),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=loha"]}, "adapter.kind", "loha"),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "adapter.targets", "conv"),
         ({"network_module": "lycoris.kohya", "network_args": ["preset=attn-only"]}, "adapter.targets", "attention"),
@@ -133,6 +137,33 @@ def test_settings_of_the_scripts(tmp_path: Path, changes: dict[str, Any], path: 
     assert flat(recipe.settings)[path] == value
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_args": ["conv_dim=4", "conv_alpha=4"]},
+        {"network_module": "lycoris.kohya", "network_args": ["algo=loha", "conv_dim=4"]},
+    ],
+)
+def test_a_rank_of_convolutions_that_does_not_mean_the_same_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = read(tmp_path, toml(SCRIPT | changes))
+    assert "adapter.ranks" not in flat(recipe.settings)
+    assert any("Convolutions have rank 4" in note for note in recipe.notes)
+    assert not any("adapter.ranks" in note for note in recipe.notes), "which the file does not ask for"
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "micro"])
+def test_the_rank_of_convolutions_is_that_of_three_by_three_alone(model: str) -> None:
+    adapter = Lora(rank=16, targets="conv", ranks=tuple(convolutions.lines(4)))
+    ranks = {1: set[int](), 3: set[int]()}
+    for name, shape in layer_shapes.known(model).items():
+        path = name.partition(":")[2]
+        if len(shape) > 1 and path.endswith(CONVOLUTIONS):
+            ranks[shape[-1] if len(shape) == 4 else 1].add(adapter.rank_of(path))
+        else:
+            assert adapter.rank_of(path) == 16, path
+    assert ranks == {1: {16}, 3: {4}}
+
+
 def test_a_preset_of_onetrainer(tmp_path: Path) -> None:
     settings = built(read(tmp_path, RECIPES["onetrainer.json"], images=10))
     assert (settings.adapter.rank, settings.adapter.alpha, settings.adapter.targets) == (16, 1, "attention+ff")
@@ -152,12 +183,29 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     settings = built(read(tmp_path, AI_TOOLKIT))
     assert settings.optimizer.learning_rate == 1e-4  # YAML's 1e-4 is a text
     assert (settings.training.steps, settings.training.gradient_accumulation) == (3000, 2)
-    assert (settings.training.resolution, settings.adapter.targets) == (1024, "conv")
+    assert (settings.training.resolutions, settings.adapter.targets) == ((1024, 768, 512), "conv")
+    smaller = built(read(tmp_path, AI_TOOLKIT.replace("conv: 32", "conv: 8")))
+    assert (settings.adapter.ranks, smaller.adapter.ranks) == ((), tuple(convolutions.lines(8)))
     assert not settings.training.text_encoder
     assert not settings.preview.at_start
     assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")
     assert settings.training.ema_decay == 0.99
     assert (settings.captions.shuffle, settings.captions.tag_dropout) == (True, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [("512,768", (768, 512), ""), ("1024", (1024,), ""), ("512, 1000,512", (1024, 512), "1024, 512 pixels"),
+     ("512,x", (512,), "no counterpart for: resolution"), (",".join(map(str, range(64, 1024, 64))), (960,), "most 7"),
+     ("", (512,), "")],
+)  # fmt: skip
+def test_batches_of_onetrainer_take_turns_between_resolutions(
+    tmp_path: Path, theirs: str, ours: tuple[int, ...], said: str
+) -> None:
+    recipe = read(tmp_path, json.dumps(ONE_TRAINER | {"resolution": theirs}))
+    assert built(recipe).training.resolutions == ours
+    assert said in " ".join(recipe.notes)
+    assert any("pixels here" in note for note in recipe.notes) == ("pixels" in said)
 
 
 def test_the_class_of_output_preservation_is_read(tmp_path: Path) -> None:
@@ -198,6 +246,11 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
             {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
                 [{"batch_size_per_device": 5, "resolution": [768, 768], "subsets": [{"keep_tokens": 2}]}])},
             "sd-scripts", ("training.batch_size", "training.resolution", "captions.keep_tokens"), (5, 768, 2),
+        ),
+        (
+            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
+                [{"resolution": [side, side], "subsets": [{"image_dir": "10_x"}]} for side in (512, 768)])},
+            "sd-scripts", ("training.resolution", "training.further_resolutions"), (768, [512]),
         ),
         ({"limner.config": RECIPES["limner.toml"]}, "Limner", ("adapter.rank",), (4,)),
         ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", ("adapter.rank",), (16,)),

@@ -20,7 +20,8 @@ def run(character: Path) -> Run:
 def make_run(dataset: str) -> Run:
     """Make a finished run with previews of two prompts, a file and a verdict."""
     settings = {
-        "name": "rin", "dataset": dataset, "trigger": "miraxo", "training": {"batch_size": 3, "resolution": 512},
+        "name": "rin", "dataset": dataset, "trigger": "miraxo",
+        "training": {"batch_size": 3, "resolution": 512, "further_resolutions": [384, 256]},
         "model": {"base": f"{SECRET}/fox.safetensors", "vae": f"{SECRET}/vae.safetensors", "family": "sdxl"},
     }  # fmt: skip
     run = runs.create(config.build(settings))

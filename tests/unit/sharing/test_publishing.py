@@ -66,6 +66,7 @@ def test_the_card_is_valid_for_the_hub(run: Run) -> None:
     assert "# license:" in text, "it is left to whoever publishes"
     for line in ("A LoRA that teaches Stable Diffusion XL a character. It was trained on [anna/fox-xl]",
                  "It loads in ComfyUI: put `rin.safetensors`", f"image = pipeline({json.dumps(PROMPT)}).images[0]",
+                 "| resolution | 512, 384, 256 |",
                  r"| ![Sample](samples/2.png) | `` a fox, `code` \| table `` | 7 |"):  # fmt: skip
         assert line in text, line
     code = text.partition("```python\n")[2].partition("```")[0]

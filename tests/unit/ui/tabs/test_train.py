@@ -132,6 +132,11 @@ def test_a_conflict_is_resolved_by_its_button_and_a_field_is_reset(character: Pa
     with pytest.raises(UserError, match="already resolved"):
         settings.fix_conflict(answers(), event("form-schedule-kind"))
 
+    twice = answers(**{"form-training-further-resolutions": "64 64"})
+    fixed = settings.fix_conflict(twice, event("form-training-further-resolutions"))
+    values = dict(zip([entry.id for entry in train.ENTRIES], fixed["values"], strict=True))
+    assert values["form-training-further-resolutions"] == "64"
+
     reset = settings.reset(left, event("form-optimizer-kind"))
     values = dict(zip([entry.id for entry in train.ENTRIES], reset["values"], strict=True))
     assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)

@@ -132,10 +132,14 @@ def test_another_preset_moves_what_was_not_changed() -> None:
 
 
 def test_partial_settings_become_changed_ones_and_back() -> None:
-    data = {"training": {"steps": 30}, "adapter": {"rank": 8, "kind": "lora"}, "preview": {"prompts": ["a", "b"]}}
+    data = {
+        "training": {"steps": 30, "further_resolutions": [96, 64]}, "adapter": {"rank": 8, "kind": "lora"},
+        "preview": {"prompts": ["a", "b"]},
+    }  # fmt: skip
     own = settings_form.own_of(ENTRIES, data)
     assert own == {
         "form-training-steps": 30,
+        "form-training-further-resolutions": "96, 64",
         "form-adapter-kind": "lora",
         "form-adapter-rank-lora": 8,
         "form-preview-prompts": "a\nb",

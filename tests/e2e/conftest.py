@@ -28,7 +28,7 @@ from tests import forks
 from trainer.data import reach
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 Visit = Callable[..., "Page"]
 
@@ -218,7 +218,12 @@ def visit(browser: Browser) -> Iterator[Visit]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 500 else None)
+
+        def note_error(answer: Response) -> None:
+            if answer.status >= 500:
+                errors.append(answer.url)
+
+        page.on("response", note_error)  # until it is open: later some tests ask for what is refused
         page.on(
             "request",
             lambda request: (
@@ -233,6 +238,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         page.get_by_role("tab", name=tab).wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")
+        page.remove_listener("response", note_error)
         return page
 
     yield open_page

@@ -6,7 +6,7 @@ Each is built over parameter groups `{"params": [...], "factor": share of the le
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -76,11 +76,10 @@ class AdamW8bit(Section, title="AdamW 8-bit"):
         Raises:
             UserError: bitsandbytes is not installed.
         """
-        module = _import_extra("bitsandbytes.optim", "bitsandbytes", "AdamW 8-bit")
-        optimizer: Optimizer = module.AdamW8bit(
+        optimizer_class = _installed("bitsandbytes.optim.AdamW8bit", "bitsandbytes", "AdamW 8-bit")
+        return optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
-        return optimizer
 
 
 class Adafactor(Section):
@@ -139,8 +138,8 @@ class Prodigy(Section):
         Raises:
             UserError: prodigyopt is not installed.
         """
-        module = _import_extra("prodigyopt", "prodigy", "Prodigy")
-        optimizer: Optimizer = module.Prodigy(
+        optimizer_class = _installed("prodigyopt.Prodigy", "prodigy", "Prodigy")
+        return optimizer_class(
             groups,
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
@@ -148,7 +147,6 @@ class Prodigy(Section):
             use_bias_correction=True,
             safeguard_warmup=True,
         )
-        return optimizer
 
 
 class ScheduleFree(Section, title="Schedule-free AdamW"):
@@ -170,8 +168,8 @@ class ScheduleFree(Section, title="Schedule-free AdamW"):
         Raises:
             UserError: schedulefree is not installed.
         """
-        module = _import_extra("schedulefree", "schedule-free", "Schedule-free AdamW")
-        optimizer: Any = module.AdamWScheduleFree(
+        optimizer_class = _installed("schedulefree.AdamWScheduleFree", "schedule-free", "Schedule-free AdamW")
+        optimizer: Any = optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         optimizer.train()
@@ -196,11 +194,10 @@ class Came(Section, title="CAME"):
         Raises:
             UserError: pytorch_optimizer is not installed.
         """
-        module = _import_extra("pytorch_optimizer", "optimizers", "CAME")
-        optimizer: Optimizer = module.CAME(
+        optimizer_class = _installed("pytorch_optimizer.CAME", "optimizers", "CAME")
+        return optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2, self.beta3), weight_decay=self.weight_decay
         )
-        return optimizer
 
 
 class AdEMAMix(Section, title="AdEMAMix"):
@@ -220,8 +217,8 @@ class AdEMAMix(Section, title="AdEMAMix"):
         Raises:
             UserError: pytorch_optimizer is not installed.
         """
-        module = _import_extra("pytorch_optimizer", "optimizers", "AdEMAMix")
-        optimizer: Optimizer = module.AdEMAMix(
+        optimizer_class = _installed("pytorch_optimizer.AdEMAMix", "optimizers", "AdEMAMix")
+        return optimizer_class(
             groups,
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2, self.beta3),
@@ -229,12 +226,13 @@ class AdEMAMix(Section, title="AdEMAMix"):
             weight_decay=self.weight_decay,
             weight_decouple=True,
         )
-        return optimizer
 
 
-def _import_extra(module: str, extra: str, name: str) -> ModuleType:
+def _installed(path: str, extra: str, name: str) -> Callable[..., Optimizer]:
+    """Return a class of an optional package, by its dotted name."""
+    module, _, class_name = path.rpartition(".")
     try:
-        return importlib.import_module(module)
+        return cast("Callable[..., Optimizer]", getattr(importlib.import_module(module), class_name))
     except ImportError:
         raise UserError(
             "{name} needs a package that is not installed.",

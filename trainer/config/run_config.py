@@ -20,7 +20,7 @@ from trainer.data.captions import contains_trigger
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, AdEMAMix, Came, Lion, Prodigy, ScheduleFree
+from trainer.optim.optimizers import Adafactor, AdamW, AdamW8bit, AdEMAMix, Came, Lion, Muon, Prodigy, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Conflict, Section
 
@@ -212,7 +212,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
-    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree | Came | AdEMAMix = Field(
+    optimizer: AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ScheduleFree | Came | AdEMAMix | Muon = Field(
         default_factory=AdamW, discriminator="kind", title="Optimizer"
     )
     schedule: Constant | Cosine | Linear | Stable = Field(
@@ -304,6 +304,10 @@ class TrainConfig(Section):
             raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
         if kind == "prodigy" and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
             raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
+        if kind == "muon" and isinstance(self.adapter, Lora) and self.adapter.dora:
+            raise Conflict("adapter.dora", _("Muon trains matrices only; set it to false"), False)
+        if kind == "muon" and self.adapter.targets == "conv":
+            raise Conflict("adapter.targets", _("Muon trains matrices only; set it to attention+ff"), "attention+ff")
         return self
 
     @model_validator(mode="after")

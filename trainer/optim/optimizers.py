@@ -228,6 +228,44 @@ class AdEMAMix(Section, title="AdEMAMix"):
         )
 
 
+class Muon(Section):
+    """Momentum made orthogonal, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+
+    Steps are as large as AdamW's, as in Liu et al. 2025, https://arxiv.org/abs/2502.16982 (section 2.2), so that the
+    learning rate means what it means for AdamW. It is defined for matrices: not for DoRA's magnitudes, nor for
+    convolutions.
+    """
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: LearningRate = Field(
+        1e-4, description="Steps are scaled to the size of AdamW's; start with a rate that suits AdamW."
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, title="Momentum", description="Decay of the mean of the gradients.")
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of torch.
+
+        Raises:
+            UserError: torch is too old to have it.
+        """
+        import torch
+
+        if not hasattr(torch.optim, "Muon"):
+            raise UserError(
+                "Muon needs a newer torch than {version}.",
+                "Install torch 2.9 or later, or choose another optimizer.",
+                version=torch.__version__,
+            )
+        return torch.optim.Muon(
+            groups,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+
+
 def _installed(path: str, extra: str, name: str) -> Callable[..., Optimizer]:
     """Return a class of an optional package, by its dotted name."""
     module, _, class_name = path.rpartition(".")

@@ -17,7 +17,7 @@ KINDS = {
     "": "adamw", "adamw": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw", "adamw8bit": "adamw8bit",
     "pagedadamw8bit": "adamw8bit", "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion",
     "adafactor": "adafactor", "prodigy": "prodigy", "adamwschedulefree": "schedule-free",
-    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix",
+    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix", "muon": "muon",
 }  # fmt: skip
 SCHEDULES = {
     "constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "cosine_with_restarts": "cosine",
@@ -41,6 +41,8 @@ def apply(draft: Draft, *, gui: bool) -> None:
     kind = KINDS.get(name.rpartition(".")[2].lower())
     if kind == "adafactor" and draft.get("optimizer_args.relative_step", flag, True):
         kind, name = None, "Adafactor (relative_step)"
+    if kind == "muon" and draft.values.get("optimizer_args.adjust_lr_fn") != "match_rms_adamw":
+        kind, name = None, "Muon (adjust_lr_fn=original)"  # a rate for steps of another size
     if kind is None:
         leave_optimizer(draft, name, NAMES)
         draft.leave("no counterpart", "lr_scheduler")

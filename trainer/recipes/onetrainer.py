@@ -48,9 +48,12 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
               "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
-              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix"}  # fmt: skip
-OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01}
+              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix",
+              "muon": "muon", "muon_adv": "muon"}  # fmt: skip
+OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
+MUON_VARIANTS = ("normuon_variant", "low_rank_ortho", "accelerated_ns", "orthogonal_gradient", "approx_mars",
+                 "Simplified_AdEMAMix", "cautious_wd", "nnmf_factor")  # fmt: skip
 WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}
 LAYERS = {"full": "conv", "": "conv", "blocks": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
 OF_THAT_MACHINE = re.compile(
@@ -206,12 +209,17 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
         kind = None
     if name in ("adam", "adam_8bit") and draft.get("optimizer.weight_decay", number, 0.0):
         kind = None  # Adam adds its decay to the gradients
+    if kind == "muon" and not _is_plain_muon(draft, name):
+        kind, name = None, _("{name} in this variant", name=name.upper())
     if kind is None:
         leave_optimizer(draft, name, names)
         draft.leave("no counterpart", "learning_rate_scheduler")
         return
     decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
     set_optimizer(draft, kind, names, decay)
+    if kind == "muon":
+        draft.set("optimizer.momentum", draft.get("optimizer.beta1", number, 0.9), "optimizer.beta1")
+        draft.leave("decided here", "optimizer.rms_rescaling", "optimizer.nesterov", "optimizer.ns_steps")
     _set_rates(draft, spec.denoiser)
     name = draft.get("learning_rate_scheduler", text, "CONSTANT").lower()
     if name not in SCHEDULES:
@@ -231,6 +239,14 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
         draft.leave("off", "learning_rate_min_factor")
     set_schedule(draft, schedule, {"kind": ("learning_rate_scheduler",), "warmup": ("learning_rate_warmup_steps",),
                  "min_lr_ratio": ("learning_rate_min_factor",), "cycles": ("learning_rate_cycles",)})  # fmt: skip
+
+
+def _is_plain_muon(draft: Draft, name: str) -> bool:
+    """Tell whether a recipe's Muon takes the steps of ours, of the size of AdamW's; Muon itself has others there."""
+    switches = {"rms_rescaling": True, "nesterov": True, **dict.fromkeys(MUON_VARIANTS, False)}
+    return name == "muon_adv" and all(
+        draft.get(f"optimizer.{switch}", flag, usual) == usual for switch, usual in switches.items()
+    )
 
 
 def _set_rates(draft: Draft, part: str) -> None:

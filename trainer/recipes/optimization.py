@@ -18,6 +18,7 @@ USUAL: dict[str, dict[str, float]] = {
     "schedule-free": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
     "came": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "weight_decay": 0.0},
     "ademamix": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "weight_decay": 0.0},
+    "muon": {"momentum": 0.95, "weight_decay": 0.1},
 }
 # Arguments that say what ours does anyway.
 _AS_OURS: dict[str, dict[str, object]] = {
@@ -28,6 +29,7 @@ _AS_OURS: dict[str, dict[str, object]] = {
     "schedule-free": {"eps": 1e-8},
     "came": {"weight_decouple": True, "clip_threshold": 1.0, "eps1": 1e-30, "eps2": 1e-16, "ams_bound": False},
     "ademamix": {"weight_decouple": True, "eps": 1e-8, "t_alpha_beta3": None},
+    "muon": {"adjust_lr_fn": "match_rms_adamw", "nesterov": True, "ns_steps": 5, "eps": 1e-7},
 }
 
 

@@ -43,6 +43,8 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
     }  # fmt: skip
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
+    if data["optimizer"].get("kind") == "muon":
+        pytest.importorskip("torch", minversion="2.9")  # the lowest that is allowed is without
     return config.build(data)
 
 
@@ -98,6 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "CAME": {"optimizer__kind": "came", "optimizer__weight_decay": 0.1},
     "AdEMAMix": {"optimizer__kind": "ademamix"},
+    "Muon": {"optimizer__kind": "muon", "optimizer__weight_decay": 0.1},
     "debiased, Huber": {"objective__weighting": "debiased", "objective__loss_type": "huber"},
     "P2, scheduled Huber": {"objective__weighting": "p2", "objective__loss_type": "scheduled-huber"},
     "logit-normal in a range": {"objective__timestep_sampling": "logit-normal", "objective__max_timestep": 700},
@@ -172,6 +175,7 @@ TOGETHER = (
     ("Prodigy", "prior pictures", "LoHa"),
     ("CAME", "shuffled tags", "ranks of blocks"),
     ("AdEMAMix", "crops"),
+    ("Muon",),
     ("schedule-free", "shuffled tags, text encoder", "LoKr"),
     ("gradient checkpointing", "preservation of the text encoder", "bf16"),
 )  # fmt: skip

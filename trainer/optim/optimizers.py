@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
+# The kinds that find one rate for all trained parts, and those that average instead of following a schedule.
+PRODIGIES = ("prodigy", "prodigy-schedule-free")
+SCHEDULE_FREE = ("schedule-free", "prodigy-schedule-free")
 
 
 LearningRate = Annotated[
@@ -146,6 +149,35 @@ class Prodigy(Section):
             weight_decay=self.weight_decay,
             use_bias_correction=True,
             safeguard_warmup=True,
+        )
+
+
+class ProdigyScheduleFree(Section, title="Schedule-free Prodigy"):
+    """Prodigy that averages instead of lowering its rate: https://github.com/LoganBooker/prodigy-plus-schedule-free.
+
+    Goes with the constant schedule, and has one rate for all trained parts. Its author advises against a limit on the
+    gradient norm.
+    """
+
+    kind: Literal["prodigy-schedule-free"] = "prodigy-schedule-free"
+    learning_rate: LearningRate = Field(1.0, description="Factor on the rate that it finds; leave it at 1.")
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.99
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of prodigyplus, which begins in training mode.
+
+        Raises:
+            UserError: prodigyplus is not installed.
+        """
+        optimizer_class = _installed("prodigyplus.ProdigyPlusScheduleFree", "prodigy", "Schedule-free Prodigy")
+        return optimizer_class(
+            groups,
+            lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            split_groups=False,
         )
 
 

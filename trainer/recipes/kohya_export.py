@@ -75,10 +75,12 @@ _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "che
                 "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
                 "captions.shuffles", "model.family")  # fmt: skip
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree",
+              "prodigy": "Prodigy", "prodigy-schedule-free": "prodigyplus.ProdigyPlusScheduleFree",
+              "schedule-free": "AdamWScheduleFree",
               "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix", "muon": "Muon"}  # fmt: skip
 ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
              "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
+             "prodigy-schedule-free": ["split_groups=False"],
              "ademamix": ["weight_decouple=True"], "muon": ["adjust_lr_fn='match_rms_adamw'"]}  # fmt: skip
 
 

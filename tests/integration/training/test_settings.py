@@ -15,6 +15,7 @@ from trainer import runs, schema
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset
 from trainer.families import Family
+from trainer.optim.optimizers import PRODIGIES, SCHEDULE_FREE
 from trainer.runs import Run
 from trainer.train import train
 from trainer.training import checkpoint, encode
@@ -143,10 +144,13 @@ def test_another_value_gives_another_adapter(
     assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor", "lion", "prodigy", "schedule-free", "came", "ademamix", "muon"])
+@pytest.mark.parametrize(
+    "kind",
+    ["adamw", "adafactor", "lion", "prodigy", "prodigy-schedule-free", "schedule-free", "came", "ademamix", "muon"],
+)
 def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
-    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind == "prodigy" else 0.01}
-    needed |= {"schedule__kind": "constant"} if kind == "schedule-free" else {}
+    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind in PRODIGIES else 0.01}
+    needed |= {"schedule__kind": "constant"} if kind in SCHEDULE_FREE else {}
     usual = learned(tiny_sd, needed)
     betas = {"beta1": 0.3, "beta2": 0.3}
     own = {"adafactor": {}, "muon": {"momentum": 0.3}, "came": betas | {"beta3": 0.3},

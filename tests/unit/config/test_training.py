@@ -17,7 +17,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
-from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Muon, Prodigy, ScheduleFree
+from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Muon, Prodigy, ProdigyScheduleFree, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
@@ -88,13 +88,16 @@ def test_a_lion_step_by_hand() -> None:
     [
         (AdamW8bit(), "bitsandbytes"),
         (Prodigy(), "prodigyopt"),
+        (ProdigyScheduleFree(), "prodigyplus"),
         (ScheduleFree(), "schedulefree"),
         (Came(), "pytorch_optimizer"),
         (AdEMAMix(), "pytorch_optimizer"),
     ],
 )
 def test_an_optimizer_whose_package_is_absent(
-    optimizer: AdamW8bit | Prodigy | ScheduleFree | Came | AdEMAMix, package: str, monkeypatch: pytest.MonkeyPatch
+    optimizer: AdamW8bit | Prodigy | ProdigyScheduleFree | ScheduleFree | Came | AdEMAMix,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
@@ -297,7 +300,16 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: schedule-free AdamW needs the constant"),
+        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
+        ({"optimizer": {"kind": "prodigy-schedule-free"}}, "schedule.kind: a schedule-free optimizer needs"),
+        (
+            {
+                "optimizer": {"kind": "prodigy-schedule-free"},
+                "schedule": {"kind": "constant"},
+                "adapter": {"lora_plus_ratio": 4.0},
+            },
+            "adapter.lora_plus_ratio",
+        ),
         (
             {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_lr_factor": 0.5}},
             "training.text_encoder_lr_factor",

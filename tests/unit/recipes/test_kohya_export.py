@@ -41,6 +41,7 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
         {"optimizer.kind": "adafactor", "optimizer.learning_rate": 3e-4},
         {"optimizer.kind": "lion", "optimizer.learning_rate": 2e-5, "training.text_encoder": False},
         {"optimizer.kind": "prodigy"},
+        {"optimizer.kind": "prodigy-schedule-free", "optimizer.beta2": 0.98, "schedule.kind": "constant"},
         {"optimizer.kind": "came", "optimizer.beta3": 0.99, "optimizer.weight_decay": 0.1},
         {"optimizer.kind": "ademamix", "optimizer.beta1": 0.8, "optimizer.alpha": 3.0},
         {"optimizer.kind": "muon", "optimizer.momentum": 0.9, "optimizer.weight_decay": 0.1},

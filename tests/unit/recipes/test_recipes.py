@@ -16,7 +16,7 @@ from trainer import config, recipes
 from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
-from trainer.optim.optimizers import Muon
+from trainer.optim.optimizers import Muon, ProdigyScheduleFree
 from trainer.recipes import convolutions, kohya
 from trainer.recipes.draft import flat
 from trainer.recipes.reading import MAX_BYTES
@@ -178,6 +178,23 @@ def test_a_preset_of_onetrainer(tmp_path: Path) -> None:
     assert settings.preview.prompts == ("a cat --w 1024 --h 768 --d 42 --s 20 --l 7.0 --n blurry",)
     scaled = read(tmp_path, json.dumps(ONE_TRAINER | {"learning_rate_scaler": "BATCH"}))
     assert flat(scaled.settings)["optimizer.learning_rate"] == 0.0006  # times the root of 4
+
+
+@pytest.mark.parametrize("switch", ["use_schedulefree", "factored", "d_limiter"])
+def test_schedule_free_prodigy_is_read_unless_it_is_another_variant(tmp_path: Path, switch: str) -> None:
+    theirs = {"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE", "beta2": 0.98, switch: True}
+    rates = {"learning_rate": 1.0, "text_encoder": {"learning_rate": 1.0}}
+    recipe = read(tmp_path, json.dumps(ONE_TRAINER | rates | {"optimizer": theirs}))
+    assert built(recipe).optimizer == ProdigyScheduleFree(beta2=0.98)
+    assert built(recipe).schedule.kind == "constant"
+    of_scripts = {"optimizer_type": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0}
+    for other in (
+        read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": theirs | {switch: False}})),
+        read(tmp_path, toml(SCRIPT | of_scripts | {"optimizer_args": [f"{switch}=False"]})),
+    ):
+        assert "optimizer.kind" not in flat(other.settings)
+        assert any("in this variant" in note for note in other.notes)
+    assert built(read(tmp_path, toml(SCRIPT | of_scripts))).optimizer == ProdigyScheduleFree()
 
 
 MUON = {"optimizer": "MUON_ADV", "beta1": 0.9, "rms_rescaling": True, "nesterov": True, "normuon_variant": False}

@@ -94,7 +94,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     page = visit(server)
     advanced(page, training_exposures=99)
     page.locator("#form-optimizer-kind").get_by_text("Schedule-free").click()
-    words = "schedule-free AdamW needs the constant schedule"
+    words = "a schedule-free optimizer needs the constant schedule"
     note = page.locator("#form-schedule-kind .conflict")
     note.get_by_text(words).wait_for()
     wait(lambda: "schedule-free" in kept(server).get("settings", ""), seconds=60)

@@ -27,6 +27,7 @@ from trainer.config.run_config import TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.optim.optimizers import PRODIGIES
 from trainer.schema import Conflict, Section, SettingError, describe_error, sections, setting_paths
 
 PRESETS = Path(__file__).parent / "presets"
@@ -131,7 +132,7 @@ def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, An
 def _with_prodigy_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Return a preset without a rate of its own for the text encoder if the settings ask for Prodigy."""
     optimizer = data.get("optimizer", {})
-    if isinstance(optimizer, dict) and optimizer.get("kind") == "prodigy":
+    if isinstance(optimizer, dict) and optimizer.get("kind") in PRODIGIES:
         return merge(base, {"training": {"text_encoder_lr_factor": 1.0}})
     return base
 

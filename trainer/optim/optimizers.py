@@ -6,7 +6,7 @@ Each is built over parameter groups `{"params": [...], "factor": share of the le
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
+# The kinds that find one rate for all trained parts, and those that average instead of following a schedule.
+PRODIGIES = ("prodigy", "prodigy-schedule-free")
+SCHEDULE_FREE = ("schedule-free", "prodigy-schedule-free")
 
 
 LearningRate = Annotated[
@@ -76,11 +79,10 @@ class AdamW8bit(Section, title="AdamW 8-bit"):
         Raises:
             UserError: bitsandbytes is not installed.
         """
-        module = _import_extra("bitsandbytes.optim", "bitsandbytes", "AdamW 8-bit")
-        optimizer: Optimizer = module.AdamW8bit(
+        optimizer_class = _installed("bitsandbytes.optim.AdamW8bit", "bitsandbytes", "AdamW 8-bit")
+        return optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
-        return optimizer
 
 
 class Adafactor(Section):
@@ -139,8 +141,8 @@ class Prodigy(Section):
         Raises:
             UserError: prodigyopt is not installed.
         """
-        module = _import_extra("prodigyopt", "prodigy", "Prodigy")
-        optimizer: Optimizer = module.Prodigy(
+        optimizer_class = _installed("prodigyopt.Prodigy", "prodigy", "Prodigy")
+        return optimizer_class(
             groups,
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
@@ -148,7 +150,35 @@ class Prodigy(Section):
             use_bias_correction=True,
             safeguard_warmup=True,
         )
-        return optimizer
+
+
+class ProdigyScheduleFree(Section, title="Schedule-free Prodigy"):
+    """Prodigy that averages instead of lowering its rate: https://github.com/LoganBooker/prodigy-plus-schedule-free.
+
+    Goes with the constant schedule, and has one rate for all trained parts. Its author advises against a limit on the
+    gradient norm.
+    """
+
+    kind: Literal["prodigy-schedule-free"] = "prodigy-schedule-free"
+    learning_rate: LearningRate = Field(1.0, description="Factor on the rate that it finds; leave it at 1.")
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.99
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of prodigyplus, which begins in training mode.
+
+        Raises:
+            UserError: prodigyplus is not installed.
+        """
+        optimizer_class = _installed("prodigyplus.ProdigyPlusScheduleFree", "prodigy", "Schedule-free Prodigy")
+        return optimizer_class(
+            groups,
+            lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            split_groups=False,
+        )
 
 
 class ScheduleFree(Section, title="Schedule-free AdamW"):
@@ -170,8 +200,8 @@ class ScheduleFree(Section, title="Schedule-free AdamW"):
         Raises:
             UserError: schedulefree is not installed.
         """
-        module = _import_extra("schedulefree", "schedule-free", "Schedule-free AdamW")
-        optimizer: Any = module.AdamWScheduleFree(
+        optimizer_class = _installed("schedulefree.AdamWScheduleFree", "schedule-free", "Schedule-free AdamW")
+        optimizer: Any = optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         optimizer.train()
@@ -196,11 +226,10 @@ class Came(Section, title="CAME"):
         Raises:
             UserError: pytorch_optimizer is not installed.
         """
-        module = _import_extra("pytorch_optimizer", "optimizers", "CAME")
-        optimizer: Optimizer = module.CAME(
+        optimizer_class = _installed("pytorch_optimizer.CAME", "optimizers", "CAME")
+        return optimizer_class(
             groups, lr=self.learning_rate, betas=(self.beta1, self.beta2, self.beta3), weight_decay=self.weight_decay
         )
-        return optimizer
 
 
 class AdEMAMix(Section, title="AdEMAMix"):
@@ -220,8 +249,8 @@ class AdEMAMix(Section, title="AdEMAMix"):
         Raises:
             UserError: pytorch_optimizer is not installed.
         """
-        module = _import_extra("pytorch_optimizer", "optimizers", "AdEMAMix")
-        optimizer: Optimizer = module.AdEMAMix(
+        optimizer_class = _installed("pytorch_optimizer.AdEMAMix", "optimizers", "AdEMAMix")
+        return optimizer_class(
             groups,
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2, self.beta3),
@@ -229,12 +258,51 @@ class AdEMAMix(Section, title="AdEMAMix"):
             weight_decay=self.weight_decay,
             weight_decouple=True,
         )
-        return optimizer
 
 
-def _import_extra(module: str, extra: str, name: str) -> ModuleType:
+class Muon(Section):
+    """Momentum made orthogonal, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+
+    Steps are as large as AdamW's, as in Liu et al. 2025, https://arxiv.org/abs/2502.16982 (section 2.2), so that the
+    learning rate means what it means for AdamW. It is defined for matrices: not for DoRA's magnitudes, nor for
+    convolutions.
+    """
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: LearningRate = Field(
+        1e-4, description="Steps are scaled to the size of AdamW's; start with a rate that suits AdamW."
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, title="Momentum", description="Decay of the mean of the gradients.")
+    weight_decay: WeightDecay = 0.0
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Build the optimizer of torch.
+
+        Raises:
+            UserError: torch is too old to have it.
+        """
+        import torch
+
+        if not hasattr(torch.optim, "Muon"):
+            raise UserError(
+                "Muon needs a newer torch than {version}.",
+                "Install torch 2.9 or later, or choose another optimizer.",
+                version=torch.__version__,
+            )
+        return torch.optim.Muon(
+            groups,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+
+
+def _installed(path: str, extra: str, name: str) -> Callable[..., Optimizer]:
+    """Return a class of an optional package, by its dotted name."""
+    module, _, class_name = path.rpartition(".")
     try:
-        return importlib.import_module(module)
+        return cast("Callable[..., Optimizer]", getattr(importlib.import_module(module), class_name))
     except ImportError:
         raise UserError(
             "{name} needs a package that is not installed.",

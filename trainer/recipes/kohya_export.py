@@ -75,11 +75,13 @@ _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "che
                 "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
                 "captions.shuffles", "model.family")  # fmt: skip
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree",
-              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix"}  # fmt: skip
+              "prodigy": "Prodigy", "prodigy-schedule-free": "prodigyplus.ProdigyPlusScheduleFree",
+              "schedule-free": "AdamWScheduleFree",
+              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix", "muon": "Muon"}  # fmt: skip
 ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
              "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
-             "ademamix": ["weight_decouple=True"]}  # fmt: skip
+             "prodigy-schedule-free": ["split_groups=False"],
+             "ademamix": ["weight_decouple=True"], "muon": ["adjust_lr_fn='match_rms_adamw'"]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -292,10 +294,13 @@ def _say_optimizer(writer: _Writer) -> None:
     arguments = [f"weight_decay={optimizer.weight_decay}"]
     if betas := [str(value) for name, value in values.items() if name.startswith("beta")]:
         arguments.append(f"betas=({','.join(betas)})")
-    if "alpha" in values:
-        arguments.append(f"alpha={values['alpha']}")
+    arguments += [f"{name}={values[name]}" for name in ("alpha", "momentum") if name in values]
     arguments += ARGUMENTS.get(optimizer.kind, [])
     writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in values))
+    if optimizer.kind == "muon" and not writer.flow:
+        writer.notes.append(
+            _("With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses.")
+        )
     writer.say("learning_rate", rate)
     writer.say("unet_lr", rate)
     if training.text_encoder:

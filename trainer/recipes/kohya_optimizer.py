@@ -9,15 +9,25 @@ import re
 from typing import Any
 
 from trainer.i18n import _
+from trainer.optim.optimizers import PRODIGIES
 from trainer.recipes import kohya_network
 from trainer.recipes.draft import Draft, flag, is_idle, number, positive, text
-from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
+from trainer.recipes.optimization import (
+    Names,
+    Schedule,
+    is_variant,
+    leave_optimizer,
+    set_optimizer,
+    set_rates,
+    set_schedule,
+)
 
 KINDS = {
     "": "adamw", "adamw": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw", "adamw8bit": "adamw8bit",
     "pagedadamw8bit": "adamw8bit", "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion",
     "adafactor": "adafactor", "prodigy": "prodigy", "adamwschedulefree": "schedule-free",
-    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix",
+    "prodigyplusschedulefree": "prodigy-schedule-free",
+    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix", "muon": "muon",
 }  # fmt: skip
 SCHEDULES = {
     "constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "cosine_with_restarts": "cosine",
@@ -41,6 +51,10 @@ def apply(draft: Draft, *, gui: bool) -> None:
     kind = KINDS.get(name.rpartition(".")[2].lower())
     if kind == "adafactor" and draft.get("optimizer_args.relative_step", flag, True):
         kind, name = None, "Adafactor (relative_step)"
+    if kind == "muon" and draft.values.get("optimizer_args.adjust_lr_fn") != "match_rms_adamw":
+        kind, name = None, "Muon (adjust_lr_fn=original)"  # a rate for steps of another size
+    if kind and is_variant(draft, kind, NAMES):
+        kind, name = None, _("{name} in this variant", name=name.rpartition(".")[2])
     if kind is None:
         leave_optimizer(draft, name, NAMES)
         draft.leave("no counterpart", "lr_scheduler")
@@ -84,7 +98,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
         rate = rate or text_rate
     if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
         text_rate = 0.0
-    if kind == "prodigy" and text_rate and text_rate != rate:
+    if kind in PRODIGIES and text_rate and text_rate != rate:
         draft.note(_("Prodigy has one rate for all parts here."))
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]

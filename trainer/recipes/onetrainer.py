@@ -17,7 +17,15 @@ from trainer.i18n import _
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
 from trainer.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
-from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
+from trainer.recipes.optimization import (
+    Names,
+    Schedule,
+    is_variant,
+    leave_optimizer,
+    set_optimizer,
+    set_rates,
+    set_schedule,
+)
 from trainer.recipes.prompts import line, set_prompts
 from trainer.recipes.resolutions import Side, set_resolutions
 
@@ -48,8 +56,10 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
               "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
-              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix"}  # fmt: skip
-OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01}
+              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix",
+              "muon": "muon", "muon_adv": "muon",
+              "prodigy_plus_schedule_free": "prodigy-schedule-free"}  # fmt: skip
+OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
 WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}
 LAYERS = {"full": "conv", "": "conv", "blocks": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
@@ -206,12 +216,17 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
         kind = None
     if name in ("adam", "adam_8bit") and draft.get("optimizer.weight_decay", number, 0.0):
         kind = None  # Adam adds its decay to the gradients
+    # The steps of its plain Muon are not as large as AdamW's.
+    if kind and (name == "muon" or is_variant(draft, kind, names)):
+        kind, name = None, _("{name} in this variant", name=name.upper())
     if kind is None:
         leave_optimizer(draft, name, names)
         draft.leave("no counterpart", "learning_rate_scheduler")
         return
     decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
     set_optimizer(draft, kind, names, decay)
+    if kind == "muon":
+        draft.set("optimizer.momentum", draft.get("optimizer.beta1", number, 0.9), "optimizer.beta1")
     _set_rates(draft, spec.denoiser)
     name = draft.get("learning_rate_scheduler", text, "CONSTANT").lower()
     if name not in SCHEDULES:

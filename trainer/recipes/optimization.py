@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.i18n import _
-from trainer.recipes.draft import Draft, number
+from trainer.optim.optimizers import SCHEDULE_FREE
+from trainer.recipes.draft import Draft, flag, number
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
 # prodigyopt, schedulefree and pytorch_optimizer.
@@ -15,9 +16,11 @@ USUAL: dict[str, dict[str, float]] = {
     "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
     "adafactor": {"weight_decay": 0.0},
     "prodigy": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
+    "prodigy-schedule-free": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
     "schedule-free": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0},
     "came": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "weight_decay": 0.0},
     "ademamix": {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "weight_decay": 0.0},
+    "muon": {"momentum": 0.95, "weight_decay": 0.1},
 }
 # Arguments that say what ours does anyway.
 _AS_OURS: dict[str, dict[str, object]] = {
@@ -25,10 +28,27 @@ _AS_OURS: dict[str, dict[str, object]] = {
     "adamw8bit": {"eps": 1e-8, "amsgrad": False},
     "adafactor": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
     "prodigy": {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True, "d_coef": 1, "eps": 1e-8},
+    "prodigy-schedule-free": {"split_groups": False, "d0": 1e-6, "d_coef": 1, "eps": 1e-8, "weight_decay_by_lr": True},
     "schedule-free": {"eps": 1e-8},
     "came": {"weight_decouple": True, "clip_threshold": 1.0, "eps1": 1e-30, "eps2": 1e-16, "ams_bound": False},
     "ademamix": {"weight_decouple": True, "eps": 1e-8, "t_alpha_beta3": None},
+    "muon": {"adjust_lr_fn": "match_rms_adamw", "ns_steps": 5, "eps": 1e-7},
 }
+
+
+# Switches of variants that ours does not have, and how they stand for ours, which is also their default.
+_SWITCHES: dict[str, dict[str, bool]] = {
+    "prodigy-schedule-free": {
+        **dict.fromkeys(("use_schedulefree", "factored", "use_stableadamw", "d_limiter"), True),
+        **dict.fromkeys(("use_bias_correction", "use_speed", "use_cautious", "use_grams", "use_adopt", "use_orthograd",
+                         "use_focus"), False),
+    },
+    "muon": {
+        **dict.fromkeys(("rms_rescaling", "nesterov"), True),
+        **dict.fromkeys(("normuon_variant", "low_rank_ortho", "accelerated_ns", "orthogonal_gradient", "approx_mars",
+                         "Simplified_AdEMAMix", "cautious_wd", "nnmf_factor"), False),
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,12 +71,22 @@ def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, flo
         pair = f"{names.arguments}betas"
         keys = (f"{names.arguments}{name}", *([pair] if betas and name.startswith("beta") else []))
         draft.set(f"optimizer.{name}", draft.get(keys[0], number, value), *keys)
+    if kind == "prodigy-schedule-free" and draft.get(f"{names.arguments}split_groups", flag, True):
+        draft.note(_("Prodigy has one rate for all parts here."))
+        draft.leave("decided here", f"{names.arguments}split_groups")
     for name, ours in _AS_OURS.get(kind, {}).items():
         key = f"{names.arguments}{name}"
         if str(draft.values.get(key)).lower() == str(ours).lower():
             draft.leave("decided here", key)
+    draft.leave("decided here", *(f"{names.arguments}{switch}" for switch in _SWITCHES.get(kind, {})))
     if kind == "prodigy":
         draft.note(_("Prodigy always corrects its bias and guards the warm-up here."))
+
+
+def is_variant(draft: Draft, kind: str, names: Names) -> bool:
+    """Tell whether a recipe asks for a variant of an optimizer that ours is not."""
+    switches = _SWITCHES.get(kind, {})
+    return any(draft.get(f"{names.arguments}{switch}", flag, ours) != ours for switch, ours in switches.items())
 
 
 def leave_optimizer(draft: Draft, name: str, names: Names) -> None:
@@ -89,7 +119,7 @@ class Schedule:
 
 def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str, ...]]) -> None:
     """Set the schedule; `keys` are their settings that each of ours follows from."""
-    if draft.settings.get("optimizer.kind") == "schedule-free" and schedule.kind != "constant":
+    if draft.settings.get("optimizer.kind") in SCHEDULE_FREE and schedule.kind != "constant":
         schedule = Schedule("constant", schedule.warmup)
     values: dict[str, Any] = {"kind": schedule.kind, "warmup": _share(draft, schedule.warmup)}
     if schedule.kind != "constant":

@@ -291,6 +291,13 @@ def _adapted(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _keep_dtypes(state: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Give restored state the dtypes that it was saved with: torch casts it to that of its parameter."""
+    for name, value in saved.items():
+        if isinstance(value, Tensor) and value.dtype != state[name].dtype:
+            state[name] = value.to(state[name].device)
+
+
 def _restore(state: TrainState, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
     parameters, optimizer = state.parameters(), state.optimizer
     by_number: dict[int, dict[str, Any]] = {}
@@ -315,4 +322,6 @@ def _restore(state: TrainState, tensors: dict[str, Tensor], manifest: dict[str, 
             "param_groups": [group | adapted for group, adapted in zip(groups, manifest["groups"], strict=True)],
         }
     )
+    for number, parameter in enumerate(parameters):
+        _keep_dtypes(optimizer.state.get(parameter, {}), by_number.get(number, {}))
     state.extra.update(manifest["notes"])

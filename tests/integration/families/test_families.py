@@ -20,6 +20,7 @@ from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
+from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, prediction_probe
@@ -63,6 +64,14 @@ def take(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
 def answer(family: Family) -> Tensor:
     with torch.no_grad():
         return family.predict(*question(family))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "flux"])
+def test_adapters_without_dora_and_convolutions_consist_of_matrices(bases: dict[str, Path], kind: str) -> None:
+    """Muon trains nothing else, and is offered for these only."""
+    for adapter in (Lora(rank=4), Lora(rank=4, rslora=True), LoHa(rank=4), LoKr(rank=4), LoKr(rank=64)):
+        attached = families.attach(load(bases[kind]), adapter, text_encoder=True, seed=0)
+        assert {parameter.ndim for parameter in attached.parameters()} == {2}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -297,7 +297,19 @@ def test_an_optimizer_that_runs_out_of_memory_later_ends_the_run(
 
 
 @pytest.mark.parametrize(
-    "kind", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free", "came", "ademamix"]
+    "kind",
+    [
+        "adamw",
+        "adamw8bit",
+        "adafactor",
+        "lion",
+        "prodigy",
+        "prodigy-schedule-free",
+        "schedule-free",
+        "came",
+        "ademamix",
+        "muon",
+    ],
 )
 def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
     options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}

@@ -15,6 +15,7 @@ from trainer import runs, schema
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset
 from trainer.families import Family
+from trainer.optim.optimizers import PRODIGIES, SCHEDULE_FREE
 from trainer.runs import Run
 from trainer.train import train
 from trainer.training import checkpoint, encode
@@ -86,6 +87,7 @@ ELSEWHERE = {
     "held_out.share": "test_some_images_are_held_out_whole_and_by_the_seed",
     "held_out.every": "test_its_loss_is_measured_without_dropout_and_changes_nothing",
     "optimizer.beta3": "test_each_optimizer_heeds_its_own_settings",
+    "optimizer.momentum": "test_each_optimizer_heeds_its_own_settings",
     "optimizer.alpha": "test_each_optimizer_heeds_its_own_settings",
     "training.tensorboard": "test_a_run_is_shown_in_tensorboard",
     "training.exposures": "test_steps_from_the_number_of_pictures",
@@ -142,15 +144,18 @@ def test_another_value_gives_another_adapter(
     assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor", "lion", "prodigy", "schedule-free", "came", "ademamix"])
+@pytest.mark.parametrize(
+    "kind",
+    ["adamw", "adafactor", "lion", "prodigy", "prodigy-schedule-free", "schedule-free", "came", "ademamix", "muon"],
+)
 def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
-    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind == "prodigy" else 0.01}
-    needed |= {"schedule__kind": "constant"} if kind == "schedule-free" else {}
+    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind in PRODIGIES else 0.01}
+    needed |= {"schedule__kind": "constant"} if kind in SCHEDULE_FREE else {}
     usual = learned(tiny_sd, needed)
-    values = {"learning_rate": 0.03, "weight_decay": 0.6} | (
-        {} if kind == "adafactor" else {"beta1": 0.3, "beta2": 0.3}
-    )
-    values |= {"came": {"beta3": 0.3}, "ademamix": {"beta3": 0.3, "alpha": 2.0}}.get(kind, {})
+    betas = {"beta1": 0.3, "beta2": 0.3}
+    own = {"adafactor": {}, "muon": {"momentum": 0.3}, "came": betas | {"beta3": 0.3},
+           "ademamix": betas | {"beta3": 0.3, "alpha": 2.0}}  # fmt: skip
+    values = {"learning_rate": 0.03, "weight_decay": 0.6} | own.get(kind, betas)
     for name, value in values.items():
         assert not same(learned(tiny_sd, needed | {f"optimizer__{name}": value}), usual), name
 

@@ -43,6 +43,8 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
     }  # fmt: skip
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])
+    if data["optimizer"].get("kind") == "muon":
+        pytest.importorskip("torch", minversion="2.9")  # the lowest that is allowed is without
     return config.build(data)
 
 
@@ -90,6 +92,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Adafactor": {"optimizer__kind": "adafactor", "optimizer__learning_rate": 0.01, "optimizer__weight_decay": 0.1},
     "Lion": {"optimizer__kind": "lion", "optimizer__learning_rate": 0.001},
     "Prodigy": {"optimizer__kind": "prodigy"},
+    "Prodigy, schedule-free": {
+        "optimizer__kind": "prodigy-schedule-free",
+        "optimizer__learning_rate": 10.0,
+        "schedule__kind": "constant",
+        "preview__every": 2,
+    },
     "schedule-free": {
         "optimizer__kind": "schedule-free",
         "optimizer__learning_rate": 0.01,
@@ -98,6 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "CAME": {"optimizer__kind": "came", "optimizer__weight_decay": 0.1},
     "AdEMAMix": {"optimizer__kind": "ademamix"},
+    "Muon": {"optimizer__kind": "muon", "optimizer__weight_decay": 0.1},
     "debiased, Huber": {"objective__weighting": "debiased", "objective__loss_type": "huber"},
     "P2, scheduled Huber": {"objective__weighting": "p2", "objective__loss_type": "scheduled-huber"},
     "logit-normal in a range": {"objective__timestep_sampling": "logit-normal", "objective__max_timestep": 700},
@@ -172,6 +181,8 @@ TOGETHER = (
     ("Prodigy", "prior pictures", "LoHa"),
     ("CAME", "shuffled tags", "ranks of blocks"),
     ("AdEMAMix", "crops"),
+    ("Muon",),
+    ("Prodigy, schedule-free",),
     ("schedule-free", "shuffled tags, text encoder", "LoKr"),
     ("gradient checkpointing", "preservation of the text encoder", "bf16"),
 )  # fmt: skip
@@ -194,6 +205,12 @@ def test_six_steps_are_three_and_three_with_many_settings(
     assert runs.look(parts).state.step == 3
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
+    assert same(kept(parts), kept(whole))
+
+
+def kept(run: Run) -> dict[str, Tensor]:
+    """The state of the optimizer in the last checkpoint."""
+    return load_file(max((run.folder / "checkpoints").iterdir()) / checkpoints.OPTIMIZER)
 
 
 def is_third(event: events.Event) -> bool:

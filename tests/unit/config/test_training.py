@@ -17,7 +17,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
-from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Prodigy, ScheduleFree
+from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Muon, Prodigy, ProdigyScheduleFree, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
@@ -88,13 +88,16 @@ def test_a_lion_step_by_hand() -> None:
     [
         (AdamW8bit(), "bitsandbytes"),
         (Prodigy(), "prodigyopt"),
+        (ProdigyScheduleFree(), "prodigyplus"),
         (ScheduleFree(), "schedulefree"),
         (Came(), "pytorch_optimizer"),
         (AdEMAMix(), "pytorch_optimizer"),
     ],
 )
 def test_an_optimizer_whose_package_is_absent(
-    optimizer: AdamW8bit | Prodigy | ScheduleFree | Came | AdEMAMix, package: str, monkeypatch: pytest.MonkeyPatch
+    optimizer: AdamW8bit | Prodigy | ProdigyScheduleFree | ScheduleFree | Came | AdEMAMix,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
@@ -102,6 +105,25 @@ def test_an_optimizer_whose_package_is_absent(
     with pytest.raises(UserError, match="not installed") as caught:
         optimizer.build([])
     assert "pip install" in caught.value.remedy
+
+
+def test_torch_without_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)  # as in torch 2.8
+    with pytest.raises(UserError, match="Muon needs a newer torch") as caught:
+        Muon().build([])
+    assert "torch 2.9" in caught.value.remedy
+
+
+def test_a_muon_step_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
+    pytest.importorskip("torch", minversion="2.9")
+    weight = torch.nn.Parameter(torch.zeros(4, 64))
+    muon = Muon(learning_rate=0.01).build([{"params": [weight], "factor": 1.0}])
+    noise = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    weight.grad = noise * torch.tensor([[1.0], [1.0], [1.0], [0.2]])
+    muon.step()
+    direction = weight.detach() / (0.01 * 0.2 * 64**0.5)
+    assert torch.linalg.svdvals(direction).sub(1).abs().max() < 0.4  # five iterations lead to 0.7 to 1.2
+    assert weight.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.25)
 
 
 # Signal over noise 999, 1 and 1/99.
@@ -278,12 +300,23 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: schedule-free AdamW needs the constant"),
+        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
+        ({"optimizer": {"kind": "prodigy-schedule-free"}}, "schedule.kind: a schedule-free optimizer needs"),
+        (
+            {
+                "optimizer": {"kind": "prodigy-schedule-free"},
+                "schedule": {"kind": "constant"},
+                "adapter": {"lora_plus_ratio": 4.0},
+            },
+            "adapter.lora_plus_ratio",
+        ),
         (
             {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_lr_factor": 0.5}},
             "training.text_encoder_lr_factor",
         ),
         ({"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}}, "adapter.lora_plus_ratio"),
+        ({"optimizer": {"kind": "muon"}, "adapter": {"dora": True}}, "adapter.dora: Muon trains matrices only"),
+        ({"optimizer": {"kind": "muon"}, "adapter": {"targets": "conv"}}, "adapter.targets: Muon trains matrices only"),
         ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
         ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter.rank_dropout"),
         ({"adapter": {"ranks": ["up_blocks"]}}, "'up_blocks' should be like up_blocks.1 = 32"),

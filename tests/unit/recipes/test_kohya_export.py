@@ -41,8 +41,10 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
         {"optimizer.kind": "adafactor", "optimizer.learning_rate": 3e-4},
         {"optimizer.kind": "lion", "optimizer.learning_rate": 2e-5, "training.text_encoder": False},
         {"optimizer.kind": "prodigy"},
+        {"optimizer.kind": "prodigy-schedule-free", "optimizer.beta2": 0.98, "schedule.kind": "constant"},
         {"optimizer.kind": "came", "optimizer.beta3": 0.99, "optimizer.weight_decay": 0.1},
         {"optimizer.kind": "ademamix", "optimizer.beta1": 0.8, "optimizer.alpha": 3.0},
+        {"optimizer.kind": "muon", "optimizer.momentum": 0.9, "optimizer.weight_decay": 0.1},
         {"optimizer.kind": "schedule-free", "schedule.kind": "constant", "schedule.warmup": 0.0},
         {"schedule.kind": "constant", "schedule.warmup": 0.1},
         {"schedule.kind": "cosine", "schedule.min_lr_ratio": 0.1, "schedule.warmup": 0.03},
@@ -163,6 +165,7 @@ def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
         ({"preview.prompts": ["a cat"]}, "preview.prompts"),
         ({"model.base": "micro", "training.resolution": 128}, "micro"),
         ({"training.steps": 0}, "max_train_steps"),
+        ({"optimizer.kind": "muon"}, "which Muon refuses"),
     ],
 )
 def test_what_it_cannot_say_is_named(changes: dict[str, Any], named: str) -> None:

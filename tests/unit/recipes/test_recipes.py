@@ -16,6 +16,7 @@ from trainer import config, recipes
 from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
+from trainer.optim.optimizers import Muon, ProdigyScheduleFree
 from trainer.recipes import convolutions, kohya
 from trainer.recipes.draft import flat
 from trainer.recipes.reading import MAX_BYTES
@@ -177,6 +178,52 @@ def test_a_preset_of_onetrainer(tmp_path: Path) -> None:
     assert settings.preview.prompts == ("a cat --w 1024 --h 768 --d 42 --s 20 --l 7.0 --n blurry",)
     scaled = read(tmp_path, json.dumps(ONE_TRAINER | {"learning_rate_scaler": "BATCH"}))
     assert flat(scaled.settings)["optimizer.learning_rate"] == 0.0006  # times the root of 4
+
+
+@pytest.mark.parametrize("switch", ["use_schedulefree", "factored", "d_limiter"])
+def test_schedule_free_prodigy_is_read_unless_it_is_another_variant(tmp_path: Path, switch: str) -> None:
+    theirs = {"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE", "beta2": 0.98, switch: True}
+    rates = {"learning_rate": 1.0, "text_encoder": {"learning_rate": 1.0}}
+    recipe = read(tmp_path, json.dumps(ONE_TRAINER | rates | {"optimizer": theirs}))
+    assert built(recipe).optimizer == ProdigyScheduleFree(beta2=0.98)
+    assert built(recipe).schedule.kind == "constant"
+    of_scripts = {"optimizer_type": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0}
+    for other in (
+        read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": theirs | {switch: False}})),
+        read(tmp_path, toml(SCRIPT | of_scripts | {"optimizer_args": [f"{switch}=False"]})),
+    ):
+        assert "optimizer.kind" not in flat(other.settings)
+        assert any("in this variant" in note for note in other.notes)
+    assert built(read(tmp_path, toml(SCRIPT | of_scripts))).optimizer == ProdigyScheduleFree()
+
+
+MUON = {"optimizer": "MUON_ADV", "beta1": 0.9, "rms_rescaling": True, "nesterov": True, "normuon_variant": False}
+
+
+def test_muon_of_onetrainer(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON})))
+    assert settings.optimizer == Muon(learning_rate=3e-4, momentum=0.9, weight_decay=0.0)
+    everywhere = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON, "layer_filter_preset": "full"}))
+    assert built(everywhere).adapter.targets == "attention+ff"
+    assert any("Muon trains matrices only" in note for note in everywhere.notes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "MUON"}, {"rms_rescaling": False}, {"normuon_variant": True}], ids=str
+)
+def test_muon_of_onetrainer_with_other_steps_is_left(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON | changes}))
+    assert not {"optimizer.kind", "optimizer.learning_rate"} & flat(recipe.settings).keys()
+    assert any("does not have the optimizer MUON" in note for note in recipe.notes)
+
+
+def test_muon_of_the_scripts_has_the_rate_of_ours_only_if_scaled_so(tmp_path: Path) -> None:
+    scaled = {"optimizer_type": "Muon", "optimizer_args": ["adjust_lr_fn='match_rms_adamw'", "momentum=0.9"]}
+    settings = built(read(tmp_path, toml(SCRIPT | scaled)))
+    assert settings.optimizer == Muon(learning_rate=1e-4, momentum=0.9, weight_decay=0.1)  # as torch by default
+    other = read(tmp_path, toml(SCRIPT | scaled | {"optimizer_args": []}))
+    assert "optimizer.kind" not in flat(other.settings)
+    assert any("Muon (adjust_lr_fn=original)" in note for note in other.notes)
 
 
 def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:

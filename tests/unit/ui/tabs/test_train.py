@@ -99,7 +99,7 @@ def test_settings_that_conflict_are_shown_again_and_said_at_their_field(characte
     settings.remember(Answers.from_form(left))
     outputs = train.show("rin")
     assert form_of(outputs) == left[6:]
-    words = "schedule-free AdamW needs the constant schedule"
+    words = "a schedule-free optimizer needs the constant schedule"
     assert outputs[-1] == train.plan(Answers.from_form(left))[-1]
     assert outputs[-1]["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to constant"}}
     assert outputs[-1]["changed"] == {

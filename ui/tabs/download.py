@@ -16,7 +16,7 @@ from ui.state import adapter_choices, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import EACH, QUIET, handled
 from ui.widgets.templates import read
 
 
@@ -73,8 +73,8 @@ def build(project: gr.Dropdown, watch: RunWatcher) -> Tab:
         archive.restore_last()
         return listed(*chosen)
 
-    listing.delete(handled(remove), filtered, outputs, **QUIET)
-    listing.select(handled(rename), filtered, outputs, **QUIET)
+    listing.delete(handled(remove), filtered, outputs, **EACH)
+    listing.select(handled(rename), filtered, outputs, **EACH)
     undo.click(handled(restore), filtered, outputs, **QUIET)
     changes = [search.change, project.change, everywhere.input]
     gr.on(changes, handled(listed), filtered, outputs, trigger_mode="always_last", **QUIET)

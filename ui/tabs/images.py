@@ -20,7 +20,7 @@ from ui.state import gauging, page_memory, pending_uploads, projects
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
-from ui.widgets.handlers import QUIET, TOGETHER, answered, handled
+from ui.widgets.handlers import EACH, QUIET, TOGETHER, answered, handled
 from ui.widgets.templates import read
 
 AT_ONCE = 24  # images that are measured in one request
@@ -113,7 +113,7 @@ def build(project: gr.Dropdown) -> Tab:
     parts = Parts(inputs, upload, folder, paths, report, selection, grid, overview, summary, restore, undo)
     _connect_view(parts, tools)
     _connect_changes(parts, tools, prefix)
-    selected.apply(handled(change_selected), inputs, parts.result, js=TYPED_FIRST, **QUIET)
+    selected.apply(handled(change_selected), inputs, parts.result, js=TYPED_FIRST, **EACH)
     for edited in (tools_of_viewer, tools_of_masks):
         edited.end(handled(image_grid.draw), inputs, parts.view, **QUIET)
     caption_tools.connect(tools, project, trigger)
@@ -171,7 +171,7 @@ def connect_files(
 
 
 def _connect_view(parts: Parts, tools: Tools) -> None:
-    parts.grid.delete(handled(remove), parts.inputs, parts.result, **QUIET)
+    parts.grid.delete(handled(remove), parts.inputs, parts.result, **EACH)
     parts.restore.click(handled(restore_removed), parts.inputs, parts.result, **QUIET)
     parts.grid.select(handled(change_selection), parts.inputs, parts.view, **TOGETHER)
     parts.grid.end(handled(image_grid.draw), parts.inputs, parts.view, **QUIET)
@@ -179,7 +179,7 @@ def _connect_view(parts: Parts, tools: Tools) -> None:
     after_typing = {"js": TYPED_FIRST, **QUIET}
     filtered = [tools.find, *parts.view]
     parts.overview.select(handled(filter_images), parts.inputs, filtered, **after_typing)
-    parts.overview.apply(handled(fix), parts.inputs, parts.result, **after_typing)
+    parts.overview.apply(handled(fix), parts.inputs, parts.result, js=TYPED_FIRST, **EACH)
 
 
 def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
@@ -194,7 +194,7 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
     settings = [parts.inputs[0], *writer.settings]
     writer.write.click(handled(caption_models.write), settings, writer.live, **after_typing)
     writer.timer.tick(handled(caption_models.poll), parts.inputs, [*writer.live, *parts.view], **QUIET)
-    parts.grid.apply(handled(decide), parts.inputs, parts.result, **after_typing)
+    parts.grid.apply(handled(decide), parts.inputs, parts.result, js=TYPED_FIRST, **EACH)
 
 
 def show(project: str) -> list[Any]:

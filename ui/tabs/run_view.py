@@ -14,7 +14,7 @@ from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
-from ui.widgets.handlers import QUIET, UNQUEUED, handled
+from ui.widgets.handlers import EACH, QUIET, UNQUEUED, handled
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
@@ -119,7 +119,7 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
         return draw(watch, *chosen)
 
     picked = [view.picker, view.compared, project]
-    view.queue.select(handled(arrange), picked, view.outputs, **QUIET)
+    view.queue.select(handled(arrange), picked, view.outputs, **EACH)
     gr.on(
         [view.picker.input, view.compared.input],
         handled(lambda run, compared, project: draw(watch, run, compared, project)),

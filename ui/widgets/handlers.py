@@ -20,6 +20,8 @@ Handler = Callable[..., Any]
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 # For those whose reading all that wait share: fifty pages in turns of four would read a project twice in each turn.
 TOGETHER = {**QUIET, "concurrency_limit": 32}
+# For those of which each counts, one after the other: by default Gradio drops a request while one like it is under way.
+EACH = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
 # For those of the large form: each message about a request costs the browser a change of every one of its fields, and
 # outside the queue there are half as many.
 UNQUEUED = {**QUIET, "queue": False}

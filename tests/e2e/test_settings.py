@@ -93,7 +93,7 @@ def test_a_click_on_a_base_brings_its_settings_and_keeps_ones_own(
 def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server, visit: Visit, busy: None) -> None:
     page = visit(server)
     advanced(page, training_exposures=99)
-    page.locator("#form-optimizer-kind").get_by_text("Schedule-free").click()
+    page.locator("#form-optimizer-kind").get_by_text("Schedule-free AdamW").click()
     words = "a schedule-free optimizer needs the constant schedule"
     note = page.locator("#form-schedule-kind .conflict")
     note.get_by_text(words).wait_for()
@@ -102,7 +102,7 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     tab(page, "Train")
     page.locator("#advanced").get_by_text("Advanced").click()
     note.get_by_text(words).wait_for()
-    assert page.locator("#form-optimizer-kind").get_by_label("Schedule-free").is_checked()
+    assert page.locator("#form-optimizer-kind").get_by_label("Schedule-free AdamW").is_checked()
     assert value(page, "training-exposures") == "99"
     note.get_by_role("button", name="Set to constant").click()
     wait(lambda: note.count() == 0, seconds=60)

@@ -157,7 +157,7 @@ def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> N
     teach(page)
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    page.get_by_label("Table").check()
+    page.get_by_label("Table", exact=True).check()
     wait(lambda: page.locator(".pictures.table img").count() >= 2, seconds=90)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Canceled").wait_for(timeout=30_000)
@@ -168,7 +168,7 @@ def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> N
     page.locator(".uncover img").first.wait_for(timeout=90_000)
     page.locator(".uncover input").fill("80")
     assert page.locator(".uncover").get_attribute("style") == "--cut: 80%;"
-    page.get_by_label("Table").check()
+    page.get_by_label("Table", exact=True).check()
     page.locator(".pictures.done.table").wait_for(timeout=120_000)
     assert page.locator(".pictures.table img").count() == 15  # two checkpoints, and the end
     with page.expect_download() as table:

@@ -8,10 +8,11 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from trainer import processes
 from trainer.i18n import _
@@ -24,6 +25,7 @@ TURING, BLACKWELL = (7, 5), (10, 0)  # compute capabilities of the RTX 20 and RT
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 PROGRAMS = ("nvidia-smi", r"C:\Windows\System32\nvidia-smi.exe", "/usr/lib/wsl/lib/nvidia-smi")
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
+Answer = TypeVar("Answer")
 PATIENCE = 20  # seconds; the first answer after a start of the machine takes some
 
 
@@ -92,27 +94,31 @@ def query(program: str) -> list[Card]:
 @cache
 def installed() -> tuple[Installed, ...]:
     """Return the cards of this machine; () if nothing tells."""
-    program = _program()
-    if program is None:
-        return ()
-    try:
-        answers = list(_ask(program, "index,uuid,memory.total"))
-        return tuple(Installed(number, uuid, float(memory) * 2**20) for number, uuid, memory in answers)
-    except (OSError, subprocess.SubprocessError, ValueError):  # "[N/A]" where a card does not tell
-        return ()
+
+    def read(values: list[str]) -> Installed:
+        number, uuid, memory = values
+        return Installed(number, uuid, float(memory) * 2**20)
+
+    return tuple(_read_each("index,uuid,memory.total", read))
 
 
 def usage() -> list[Usage]:
     """Return what each card does; [] if nothing tells."""
+
+    def read(values: list[str]) -> Usage:
+        number, busy, used, total, name = values
+        return Usage(number, name, float(busy) / 100, float(used) * 2**20, float(total) * 2**20)
+
+    return _read_each("index,utilization.gpu,memory.used,memory.total,name", read)
+
+
+def _read_each(fields: str, read: Callable[[list[str]], Answer]) -> list[Answer]:
+    """Return what a function makes of the values of some fields, for each card; [] if nothing tells."""
     program = _program()
     if program is None:
         return []
     try:
-        answers = list(_ask(program, "index,utilization.gpu,memory.used,memory.total,name"))
-        return [
-            Usage(number, name, float(busy) / 100, float(used) * 2**20, float(total) * 2**20)
-            for number, busy, used, total, name in answers
-        ]
+        return [read(values) for values in _ask(program, fields)]
     except (OSError, subprocess.SubprocessError, ValueError):  # "[N/A]" where a card does not tell
         return []
 
@@ -137,6 +143,7 @@ def _ask(program: str, fields: str) -> Iterator[list[str]]:
         yield [part.strip() for part in line.split(",", fields.count(","))]
 
 
+@cache
 def built_for(version_file: Path | None = None) -> tuple[int, int] | None:
     """Return the version of CUDA that the installed torch was built for; None for a build for CPUs, or without torch.
 

@@ -70,8 +70,9 @@ def known() -> tuple[Card, ...]:
         return tuple(Card(str(number), str(number)) for number in range(count))
     if nvidia.advice():  # torch cannot use them
         return machine
-    selected = os.environ.get(_variable())
-    cards = _installed() if selected is None and _variable() == CUDA else _selected(selected or "")
+    variable = _variable()
+    selected = os.environ.get(variable)
+    cards = _installed() if selected is None and variable == CUDA else _selected(selected or "")
     return cards or machine
 
 

@@ -172,8 +172,9 @@ def waiting() -> list[Run]:
 
 def line() -> list[Run]:
     """Return the waiting runs but for those that can begin at once, as the cards that they need are free."""
-    free, standing = cards.free(), []
-    for run in waiting():
+    queue, standing = waiting(), []
+    free = cards.free() if queue else ()  # whose locks a page that is only open need not look at
+    for run in queue:
         if free and not run.on_hold:
             wish = _wish(run)
             taken = wish.choose(free)

@@ -153,14 +153,14 @@ def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
     """Return the notes above the image, and the button that pauses or continues an active training."""
     notes, active = [], watch.active()
     label = _("Pause training for now")
+    shares = active is not None and (active.paused or not cards.has_spare())
     if small:
         notes.append(MINIATURE)
     if active and active.paused:
         notes.append(_("Training is paused."))
         label = _("Continue training")
-    elif active and not cards.has_spare():
+    elif shares:
         notes.append(_("A training run is active: generating images is slower, and so is the training."))
-    shares = active is not None and (active.paused or not cards.has_spare())
     return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=shares)]
 
 

@@ -5,7 +5,6 @@ Everybody's first run would take seconds to generate the same.
 
 import os
 import tempfile
-from fractions import Fraction
 
 import torch
 from safetensors.torch import load_file, save
@@ -26,7 +25,7 @@ def main() -> None:
             folder = examples.find(f"example-{kind}")
             run = config.build({"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": kind})
             family = families.load(run.model, torch.device("cpu"), torch.float32)
-            encode.build(family, dataset.read(folder, "miraxo"), run, lambda *_: None, Fraction(0))
+            encode.build(family, dataset.read(folder, "miraxo"), run, lambda *_: None)
         for file in sorted((paths.outputs() / paths.CACHE).glob("*.safetensors")):
             found[file.stem] = load_file(file)["latents"]
     storage.write(encode.SHIPPED, save(found, {"made_by": MICRO}))

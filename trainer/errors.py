@@ -1,11 +1,12 @@
 """UserError, whose message is shown to the user; and what errors of the system mean: memory, disk, files in use."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainer.i18n import _
 
+Change = dict[str, float | str | list[int]]  # suggested settings, by their path
 OUT_OF_MEMORY = (
     "out of memory",
     "out_of_device_memory",  # Intel's runtime
@@ -24,14 +25,7 @@ class UserError(Exception):
     the user's own data. `change` are suggested settings, by their path: the page offers to train again with them.
     """
 
-    def __init__(
-        self,
-        message: str,
-        remedy: str,
-        change: Mapping[str, float | str | list[int]] | None = None,
-        /,
-        **values: object,
-    ) -> None:
+    def __init__(self, message: str, remedy: str, change: Change | None = None, /, **values: object) -> None:
         self.message, self.remedy = _(message, **values), _(remedy, **values)
         super().__init__(f"{self.message} {self.remedy}".strip())
         self.change = dict(change or {})

@@ -9,8 +9,8 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.training import TrainingConfig
+from trainer.errors import Change
 
-Change = dict[str, float | str | list[int]]
 LOWEST_RESOLUTION = 256  # pixels; below that Stable Diffusion draws little that can be recognized
 
 

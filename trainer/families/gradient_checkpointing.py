@@ -37,6 +37,11 @@ class _Blocks:
     transformers: list[nn.Module]
     others: list[nn.Module]
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All blocks; a feed-forward layer is a part of one."""
+        return self.transformers + self.others
+
     def chosen(self, which: Recomputed) -> list[nn.Module]:
         """Return the blocks to compute twice; with "half", of every other transformer block only a layer."""
         return {
@@ -44,14 +49,12 @@ class _Blocks:
             "feed-forward": self.feed_forwards,
             "half": self.transformers[::2] + self.feed_forwards[1::2],
             "transformers": self.transformers,
-            "all": self.transformers + self.others,
+            "all": self.blocks,
         }[which]
 
     def waiting(self, share: Waiting) -> list[nn.Module]:
         """Return the blocks whose weights wait in main memory; with "half", every other one."""
-        return {"off": [], "half": self.transformers[::2] + self.others[::2], "all": self.transformers + self.others}[
-            share
-        ]
+        return {"off": [], "half": self.transformers[::2] + self.others[::2], "all": self.blocks}[share]
 
 
 def recompute(family: "Family", which: Recomputed, waiting: Waiting = "off") -> None:

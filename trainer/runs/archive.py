@@ -3,12 +3,11 @@
 import json
 import re
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from trainer import config, paths, runs, storage
-from trainer.errors import UserError, explaining_files_in_use
+from trainer.errors import Change, UserError, explaining_files_in_use
 from trainer.runs import Run, checkpoints
 
 START_TIME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{6}_")  # prefix of a run's name
@@ -40,7 +39,7 @@ def extend(run: Run, steps: int) -> None:
     run.save_config(settings.model_copy(update={"training": training}))
 
 
-def again(run: Run, change: Mapping[str, float | str | list[int]] | None = None) -> Run:
+def again(run: Run, change: Change | None = None) -> Run:
     """Create a run with the settings of one that has ended, and changes to them by path.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trainer.errors import Change
 from trainer.i18n import _
 
 SMOOTHING = 0.9  # of a loss curve
@@ -141,7 +142,7 @@ class Failed(_Event):
     message: str
     remedy: str
     traceback: str
-    change: dict[str, float | str | list[int]] = Field(default_factory=dict)
+    change: Change = Field(default_factory=dict)
 
 
 Event = (
@@ -182,7 +183,7 @@ class State:
     message: str = ""
     remedy: str = ""
     traceback: str = ""
-    change: dict[str, float | str | list[int]] = field(default_factory=dict)
+    change: Change = field(default_factory=dict)
     updated: datetime | None = None
 
 

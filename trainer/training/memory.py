@@ -98,9 +98,9 @@ def plans(training: TrainingConfig, processes: int, device: torch.device) -> lis
     ways = CHECKPOINTING if training.gradient_checkpointing == "auto" else (training.gradient_checkpointing,)
     if waits[0] != "off":
         ways = ("all",)
-    found = [MemoryPlan(count, ways[0], waits[0]) for count in counts]
-    found += [MemoryPlan(counts[-1], way, waits[0]) for way in ways[1:]]
-    return found + [MemoryPlan(counts[-1], "all", wait) for wait in waits[1:] if ways[-1] == "all"]
+    candidates = [MemoryPlan(count, ways[0], waits[0]) for count in counts]
+    candidates += [MemoryPlan(counts[-1], way, waits[0]) for way in ways[1:]]
+    return candidates + [MemoryPlan(counts[-1], "all", wait) for wait in waits[1:] if ways[-1] == "all"]
 
 
 def fit(
@@ -164,7 +164,6 @@ def _on_accelerator(
 ) -> MemoryPlan | None:
     """Return the first plan with which the batch can actually be computed within the room."""
     for plan in candidates:
-        devices.reset_peak(family.device)
         try:
             plan.prepare(family)
             release()

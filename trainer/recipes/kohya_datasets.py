@@ -270,17 +270,17 @@ def _count(draft: Draft, taught: Mapping[Subset, Subject], others: Iterable[Subs
 
 def write(config: TrainConfig) -> str:
     """Return the datasets of a config as a file for `--dataset_config`, with the paths of their folders."""
-    subsets_ = []
+    tables = []
     for subject in config.taught:
         words = " ".join(filter(None, (subject.trigger, subject.class_word)))
-        subsets_ += [_table(part, words, subject.repeats) for part in _parts(subject.dataset)]
+        tables += [_table(part, words, subject.repeats) for part in _parts(subject.dataset)]
         if subject.regularization:
             parts = _parts(subject.regularization)
-            subsets_ += [{**_table(part, subject.class_word, 1), "is_reg": True} for part in parts]
+            tables += [{**_table(part, subject.class_word, 1), "is_reg": True} for part in parts]
     sides = config.training.resolutions
     if len(sides) == 1:  # which the other file says
-        return tomlkit.dumps({"datasets": [{"subsets": subsets_}]})
-    return tomlkit.dumps({"datasets": [{"resolution": pixels, "subsets": subsets_} for pixels in sides]})
+        return tomlkit.dumps({"datasets": [{"subsets": tables}]})
+    return tomlkit.dumps({"datasets": [{"resolution": pixels, "subsets": tables} for pixels in sides]})
 
 
 def _parts(name: str) -> list[Part]:

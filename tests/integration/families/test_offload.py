@@ -67,10 +67,10 @@ def gradients(family: Family, adapter: families.Adapter) -> list[Tensor]:
     """Return the gradients of one step, with a loss on whatever the model predicts."""
     noisy, timesteps, conditioning = question(family)
     family.predict(noisy, timesteps, conditioning).float().square().mean().backward()  # type: ignore[no-untyped-call]
-    found = [parameter.grad for parameter in adapter.parameters()]
+    grads = [parameter.grad for parameter in adapter.parameters()]
     for parameter in adapter.parameters():
         parameter.grad = None
-    return [grad for grad in found if grad is not None]
+    return [grad for grad in grads if grad is not None]
 
 
 def equal(one: list[Tensor], two: list[Tensor]) -> bool:

@@ -15,7 +15,7 @@ TWO_CARDS = "cards@2"
 
 
 def training(run: Run) -> bool:
-    """Whether a run has done a step; it is paused then, so that it takes no time of the machine."""
+    """Tell whether a run has done a step, after which it is paused, so that it takes no time of the machine."""
     if runs.look(run).state.step == 0:
         return False
     runs.pause(run)

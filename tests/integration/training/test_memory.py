@@ -51,9 +51,9 @@ def newest(run: Run) -> dict[str, Tensor]:
 def test_the_ladder(tiny_sd: Path) -> None:
     def rungs(**changes: int | str) -> list[tuple[int, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        found = memory.plans(training, max(1, training.devices), torch.device("cpu"))
-        assert {plan.waiting for plan in found} == {"off"}, "all is in main memory"
-        return [(plan.micro_batches, plan.recomputed) for plan in found]
+        plans = memory.plans(training, max(1, training.devices), torch.device("cpu"))
+        assert {plan.waiting for plan in plans} == {"off"}, "all is in main memory"
+        return [(plan.micro_batches, plan.recomputed) for plan in plans]
 
     def last(count: int) -> list[tuple[int, str]]:
         return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
@@ -73,9 +73,9 @@ def test_the_last_rungs_of_a_card(tiny_sd: Path) -> None:
 
     def rungs(kind: str = "cuda", **changes: int | str) -> list[tuple[int, str, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        found = memory.plans(training, 1, torch.device(kind))
-        assert [plan.order for plan in found] == sorted((plan.order for plan in found), reverse=True)
-        return [(plan.micro_batches, plan.recomputed, plan.waiting) for plan in found]
+        plans = memory.plans(training, 1, torch.device(kind))
+        assert [plan.order for plan in plans] == sorted((plan.order for plan in plans), reverse=True)
+        return [(plan.micro_batches, plan.recomputed, plan.waiting) for plan in plans]
 
     assert rungs(batch_size=2)[-3:] == [(2, "all", "off"), (2, "all", "half"), (2, "all", "all")]
     assert rungs("mps", batch_size=2)[-1] == (2, "all", "off"), "it has no memory of its own"

@@ -1,4 +1,4 @@
-"""What micro's presets preserve comes with it, as the base model generates it."""
+"""The images that micro's presets preserve are shipped, as the base model generates them."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_first_run_generates_none_of_it(home: Path, kind: str) -> None:
         prompts[-1], seed=len(prompts) - 1, steps=encode.SAMPLING_STEPS, guidance=guidance, side=128
     )
     # Another processor adds in another order.
-    assert min(float((latents.float() - one).abs().max()) for one in shipped.values()) < 0.01
+    assert min(float((latents.float() - other).abs().max()) for other in shipped.values()) < 0.01
 
 
 def test_other_settings_generate_their_own(home: Path) -> None:

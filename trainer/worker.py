@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
@@ -50,6 +51,25 @@ def work(run: Run) -> int:
         storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had its cards
         lock.release()
     return 0
+
+
+def wait_for_run() -> Run | None:
+    """Import what training needs, then return the run whose folder standard input names; None if it ends before that.
+
+    From then on nothing connects this process with the one that started it: it writes to the log of the run.
+    """
+    malloc.tune()
+    from trainer import train  # noqa: F401 - imports torch and the rest
+
+    folder = sys.stdin.readline().rstrip("\n")
+    if not folder:
+        return None
+    run = Run(Path(folder))
+    with (run.folder / "worker.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    return run
 
 
 def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig | None) -> None:

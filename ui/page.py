@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,8 +14,8 @@ from trainer.data.captions import one_line
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
 from ui.server import media, upload_route
-from ui.state import hub_downloads, page_memory, pending_uploads, projects
-from ui.state.answers import with_answers, with_answers_and_event
+from ui.state import hub_downloads, page_memory, pending_uploads, projects, warm_worker
+from ui.state.answers import Answers, with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.state.shared_reads import shared
@@ -74,6 +75,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         yield
         cleaning.cancel()
         sampler.close()
+        warm_worker.close()
         hub_downloads.end()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -143,7 +145,8 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
                 sampler.warm()
             return try_out.offer(watch, form, defaults)
 
-        train_tab.select(with_answers(plan.plan), train.form, train.planned, **QUIET)
+        ready = with_answers(partial(_warm_and_plan, watch))
+        train_tab.select(ready, train.form, train.planned, **QUIET)
         try_tab.select(with_form(warm_and_offer), trying.inputs, trying.offered, **QUIET)
         # When all images have been measured, the plan changes.
         images.parts.grid.end(with_answers(plan.plan), train.form, train.planned, **QUIET)
@@ -159,7 +162,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             lambda: gr.Tabs(selected="try"), None, tabs, **QUIET
         )
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            with_answers(plan.plan), train.form, train.planned, **QUIET
+            ready, train.form, train.planned, **QUIET
         )
         _share_trigger(top.project, images, train)
         shown = [*images.outputs, *train.outputs, *train.view.outputs]
@@ -174,6 +177,12 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
     page._queue.progress_update_sleep_when_free = PROGRESS_SENT_EVERY
     page.state_session_capacity = SESSIONS
     return page
+
+
+def _warm_and_plan(watch: RunWatcher, answers: Answers) -> list[Any]:
+    if not watch.active():
+        warm_worker.prepare()
+    return plan.plan(answers)
 
 
 def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:

@@ -132,9 +132,10 @@ def _work_visibly(run: Run) -> int:
 
 
 @app.command(hidden=True)
-def work(folder: RunFolder) -> None:
-    """Work on one run (started by the page)."""
-    raise typer.Exit(worker.work(Run(folder)))
+def work(folder: Annotated[Path | None, typer.Argument(metavar="RUN")] = None) -> None:
+    """Work on one run (started by the page); without a folder, on the one that standard input will name."""
+    run = Run(folder) if folder else worker.wait_for_run()
+    raise typer.Exit(worker.work(run) if run else 0)
 
 
 @app.command()

@@ -3,14 +3,14 @@
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, View, archive, cards, control, queue
-from ui.state import audit
+from ui.state import audit, warm_worker
 from ui.state.sampler_client import SamplerClient
 
 
 def start(run: Run, sampler: SamplerClient) -> Run:
     """Start or resume a run. The sampler process ends first, so that the run has the device to itself."""
     sampler.close()
-    runs.start(run)
+    warm_worker.start(run)
     audit.record("start", what=run.id)
     return run
 

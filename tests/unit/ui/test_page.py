@@ -21,14 +21,14 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
-from trainer import paths, runs, storage
+from trainer import paths, storage
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
 from ui import api, head, launch, page
-from ui.state import page_memory, projects, run_actions, run_settings
+from ui.state import page_memory, projects, run_actions, run_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -200,7 +200,7 @@ def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train.create(answers())
     started = []
-    monkeypatch.setattr(runs, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
+    monkeypatch.setattr(warm_worker, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
     run_actions.resume(run.id, SamplerClient())
     assert started == [run]
     assert RunWatcher().active() is not None

@@ -19,7 +19,7 @@ from trainer.base_models import hub
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui.state import base_model_choices, page_memory, run_actions, saved_settings
+from ui.state import base_model_choices, page_memory, run_actions, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -335,7 +335,7 @@ def test_a_failed_run_is_trained_again_with_the_change_it_needs(
     character: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    monkeypatch.setattr(runs, "start", started.append)
+    monkeypatch.setattr(warm_worker, "start", started.append)
     run = train.create(answers())
     with pytest.raises(UserError, match="has not failed"):
         run_actions.retry(run.id, SamplerClient())

@@ -1,14 +1,17 @@
 """Measure what recipes teach micro: likeness, adherence, drift, leak, copies, diversity and time, by a judge.
 
     python -m benchmarks.quality run JUDGE_FOLDER FIGURES.csv [--only ours,kohya] [--subjects miraxo,dylan] [--seeds 1]
+        [--base FOLDER] [--faster 2]
     python -m benchmarks.quality table FIGURES.csv
     python -m benchmarks.quality sheet FIGURES.csv PICTURE.png [--draw 0]
     python -m benchmarks.quality --smoke
 
 `run` trains each recipe (benchmarks/recipes.py) on each held-out subject and grades its adapters at an eighth, a
 quarter, a half and the end of the run (ablations only at the end); runs that are in the CSV are not repeated.
-benchmarks/judge.py says how to make JUDGE_FOLDER. `table` prints the results with intervals as Markdown. `sheet` lays
-out images of a subject and prompts picked by a seed. `--smoke` runs all of it with a tiny world, judge and runs.
+benchmarks/judge.py says how to make JUDGE_FOLDER. With `--base` the same settings train another base model of the
+same world, with each learning rate times `--faster`; its figures belong in a CSV of their own. `table` prints the
+results with intervals as Markdown. `sheet` lays out images of a subject and prompts picked by a seed. `--smoke` runs
+all of it with a tiny world, judge and runs.
 
 A row of the CSV is one image, graded by benchmarks/grading.py.
 """
@@ -125,13 +128,16 @@ def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int])
 
 
 def measure(
-    task: Task, subject: Subject, scale: Yardstick, family: Family, *, sheet: Path, steps: int = 0
+    task: Task, subject: Subject, scale: Yardstick, family: Family, *, sheet: Path, parsed: argparse.Namespace
 ) -> list[Row]:
     """Train and grade; save the last adapter's images with the trigger side by side in `sheet`."""
     pictures = len(dataset.read(subject.dataset))
-    config = recipes.settings(RECIPES[task.recipe], subject, pictures, rate=task.rate, seed=task.seed)
-    if steps:
-        config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
+    rate = task.rate * parsed.faster
+    config = recipes.settings(RECIPES[task.recipe], subject, pictures, rate=rate, seed=task.seed)
+    # Settings that are micro's stay as they are, whatever family the other base model is of.
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": parsed.base})})
+    if parsed.steps:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"steps": parsed.steps})})
     rows = []
     with tempfile.TemporaryDirectory() as home:
         parts = PARTS[-1:] if task.recipe in ABLATIONS else PARTS
@@ -153,7 +159,7 @@ def run(parsed: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     judge = judges.load(parsed.folder)
     recognizer = judges.Recognizer(judge, parsed.folder)
-    family = load_base(MICRO)
+    family = load_base(parsed.base)
     scales: dict[str, Yardstick] = {}
     for task in waiting(parsed)[: parsed.count]:
         subject, started = subjects.find(parsed.folder, task.subject), time.monotonic()
@@ -161,7 +167,7 @@ def run(parsed: argparse.Namespace) -> None:
             scales[subject.name] = grading.yardstick(parsed.folder, subject, judge, recognizer, family, parsed.prompts)
         sheet = report.strip(parsed.csv, task.key)
         try:
-            rows = measure(task, subject, scales[subject.name], family, sheet=sheet, steps=parsed.steps)
+            rows = measure(task, subject, scales[subject.name], family, sheet=sheet, parsed=parsed)
         except UserError as error:  # a rate that is much too high
             print(f"{', '.join(task.key)}: {error}", flush=True)
             continue
@@ -214,6 +220,8 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--count", type=int, help="number of runs; default: all")
     running.add_argument("--prompts", type=int, default=PROMPTS, help="for each subject; the same in all of a CSV")
     running.add_argument("--steps", type=int, default=0, help="of each run instead of the recipe's")
+    running.add_argument("--base", default=MICRO, help="folder of another base model")
+    running.add_argument("--faster", type=float, default=1.0, help="factor of each learning rate")
     sheet.add_argument("picture", type=Path)
     sheet.add_argument("--draw", type=int, default=0, help="seed that picks subject and prompts")
     return parser.parse_args(arguments)

@@ -5,12 +5,16 @@ Each step reads the results of earlier ones from the work folder. Both trainings
 
 import argparse
 import dataclasses
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
+
+from trainer.base_models import MICRO_FOLDER
 
 from . import autoencoder, base
 from .checkpoint import load_checkpoint
@@ -43,8 +47,18 @@ def encoder(config: PretrainConfig, work: Workspace, minutes: float | None) -> N
     world = _pictures(config, work, "world")
     code = autoencoder.fit_code(config, world, _pictures(config, work, "decoder"))
     code.save(work.patch_code)
-    base.encode_world(world, code, work.latents)
+    base.encode_world(world, code.encode, work.latents)
     print(f"encoder: {len(world)} pictures encoded")
+
+
+def borrow(config: PretrainConfig, work: Workspace, minutes: float | None) -> None:
+    """Take micro's own tokenizer and VAE, and encode the world with it, so that a base differs in width alone."""
+    shutil.copytree(MICRO_FOLDER / "tokenizer", work.tokenizer, dirs_exist_ok=True)
+    shutil.copytree(MICRO_FOLDER / "vae", work.borrowed_vae, dirs_exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(work.borrowed_vae)
+    world = _pictures(config, work, "world")
+    base.encode_world(world, lambda pictures: vae.encode(pictures).latent_dist.mode(), work.latents)
+    print(f"borrow: {len(world)} pictures encoded")
 
 
 def decoder(config: PretrainConfig, work: Workspace, minutes: float | None) -> None:
@@ -84,7 +98,9 @@ STEPS: dict[str, Callable[[PretrainConfig, Workspace, float | None], None]] = {
     "base": train,
     "export": export,
     "grid": grid,
+    "borrow": borrow,
 }
+OTHERWISE = ("borrow",)  # not in a whole run
 
 
 def _pictures(config: PretrainConfig, work: Workspace, name: str) -> Pictures:
@@ -94,10 +110,11 @@ def _pictures(config: PretrainConfig, work: Workspace, name: str) -> Pictures:
 def main() -> None:
     """Run the steps named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"any of {', '.join(STEPS)}; default: all in order")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"any of {', '.join(STEPS)}; default: all but borrow")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/limner/micro"), help="default: %(default)s")
     parser.add_argument("--smoke", action="store_true", help="run everything at tiny size, in WORK/smoke")
     parser.add_argument("--minutes", type=float, help="stop a training after this time; it can be resumed")
+    parser.add_argument("--width", type=float, default=1.0, help="of UNet and text encoder, as a multiple of micro's")
     parser.add_argument("--decoder-samples", type=int, help="number of pictures that the decoder sees")
     parser.add_argument("--base-samples", type=int, help="number of pictures that the base sees")
     arguments = parser.parse_args()
@@ -106,13 +123,13 @@ def main() -> None:
         parser.error(f"unknown step: {', '.join(unknown)}")
     # More threads in one process were slower on the machines tried: the matrices are small.
     torch.set_num_threads(1)
-    config = SMOKE if arguments.smoke else FULL
+    config = (SMOKE if arguments.smoke else FULL).scaled(arguments.width)
     for field in ("decoder_samples", "base_samples"):
         if getattr(arguments, field) is not None:
             config = dataclasses.replace(config, **{field: getattr(arguments, field)})
     root = arguments.work.expanduser()
     work = Workspace(root / "smoke" if arguments.smoke else root)
-    for name in arguments.steps or STEPS:
+    for name in arguments.steps or [name for name in STEPS if name not in OTHERWISE]:
         STEPS[name](config, work, arguments.minutes)
 
 

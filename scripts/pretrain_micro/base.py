@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from .captions import caption
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import PretrainConfig
-from .patch_code import PatchCode
 from .pictures import Attributes, Pictures
 from .schedule import Clock, average_into, learning_rate_factor, seed_step
 
@@ -47,9 +47,10 @@ class EncodedWorld:
     people: list[Attributes]
 
 
-def encode_world(world: Pictures, code: PatchCode, path: Path) -> None:
+@torch.no_grad()
+def encode_world(world: Pictures, encode: Callable[[Tensor], Tensor], path: Path) -> None:
     """Encode every picture once, so that training the base never touches pixels."""
-    chunks = [code.encode(world.tensor(slice(start, start + 256))).half() for start in range(0, len(world), 256)]
+    chunks = [encode(world.tensor(slice(start, start + 256))).half() for start in range(0, len(world), 256)]
     save_checkpoint({"latents": torch.cat(chunks)}, path)
 
 
@@ -63,7 +64,7 @@ def build_base(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDic
             hidden_size=config.text_width,
             intermediate_size=4 * config.text_width,
             num_hidden_layers=config.text_layers,
-            num_attention_heads=config.text_width // 32,
+            num_attention_heads=max(1, config.text_width // 32),
             max_position_embeddings=config.context_length,
             projection_dim=config.text_width,
             hidden_act="quick_gelu",
@@ -89,7 +90,7 @@ def build_base(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDic
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         cross_attention_dim=config.text_width,
         attention_head_dim=4,  # SD 1.x's name for the number of heads
-        norm_num_groups=16,
+        norm_num_groups=config.norm_groups,
     )
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 

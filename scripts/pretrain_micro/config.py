@@ -1,6 +1,6 @@
 """Settings of a pre-training and the paths of its files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -18,6 +18,7 @@ class PretrainConfig:
     latent_channels: int = 48
     vae_channels: tuple[int, ...] = (16, 32, 64, 96, 128)
     unet_channels: tuple[int, ...] = (112, 144)
+    norm_groups: int = 16
     text_width: int = 192
     text_layers: int = 3
     context_length: int = 40
@@ -29,6 +30,15 @@ class PretrainConfig:
     decay_share: float = 0.3
     """Share of all samples, at the end, over which the learning rate falls to zero."""
     seed: int = 1
+
+    def scaled(self, factor: float) -> "PretrainConfig":
+        """Return the same with UNet and text encoder so many times as wide, in layers of as many channels per group."""
+        return replace(
+            self,
+            unet_channels=tuple(round(channels * factor) for channels in self.unet_channels),
+            norm_groups=round(self.norm_groups * factor),
+            text_width=round(self.text_width * factor),
+        )
 
     @property
     def downscale(self) -> int:
@@ -79,6 +89,11 @@ class Workspace:
     def latents(self) -> Path:
         """File of all pictures of the world, encoded."""
         return self.root / "latents.pt"
+
+    @property
+    def borrowed_vae(self) -> Path:
+        """Folder of micro's own VAE, for a base that differs from it in the rest."""
+        return self.root / "vae"
 
     @property
     def decoder(self) -> Path:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from .autoencoder import build_vae
@@ -22,9 +22,12 @@ def export_pipeline(config: PretrainConfig, work: Workspace) -> None:
     models = build_base(config, tokenizer)
     state = load_checkpoint(work.base)
     models.load_state_dict(state["averaged"])
-    vae = build_vae(config, load_patch_code(work.patch_code))
-    if work.decoder.exists():
-        vae.load_state_dict(load_checkpoint(work.decoder)["averaged"])
+    if work.borrowed_vae.exists():
+        vae = AutoencoderKL.from_pretrained(work.borrowed_vae)
+    else:
+        vae = build_vae(config, load_patch_code(work.patch_code))
+        if work.decoder.exists():
+            vae.load_state_dict(load_checkpoint(work.decoder)["averaged"])
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=models["text_encoder"],

@@ -5,6 +5,7 @@ LIMNER_FAULT is a comma-separated list of faults; it is ignored unless LIMNER_TE
     nan@12       step 12 has a loss that is not a number
     oom@7        step 7 runs out of memory
     full@1       the optimizer runs out of memory in step 1
+    fault@3      the device fails at its work in step 3
     hang@5       step 5 never ends
     stuck@2      the run hangs after the second report of a phase
     enospc@2     the second durable write of the process fails as on a full disk
@@ -42,10 +43,12 @@ def loss_factor(step: int) -> float:
     """Return the factor on the loss of a step: 1, which changes nothing, or nan.
 
     Raises:
-        RuntimeError: as torch raises it when memory runs out.
+        RuntimeError: as torch raises it when memory runs out, or a card fails.
     """
     if _is_due("oom", step):
         raise RuntimeError(_NO_MEMORY)
+    if _is_due("fault", step):
+        raise RuntimeError("CUDA error: unspecified launch failure: this is a test")
     if _is_due("hang", step):
         _hang()
     return math.nan if _is_due("nan", step) else 1.0

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
-from trainer.errors import UserError, explain_disk, is_out_of_memory
+from trainer.errors import UserError, explain_disk, is_device_fault, is_out_of_memory
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.training import malloc
+
+RETRIED = "retried"  # a file in the requests of a run: the step at which its device failed
 
 
 def work(run: Run) -> int:
@@ -29,7 +31,7 @@ def work(run: Run) -> int:
     signal.signal(signal.SIGTERM, lambda *_: runs.request(run, "stop"))
     if run.listener:
         control.stop_on_interrupt(run)
-    settings = None
+    settings, again = None, False
     try:
         run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
@@ -38,6 +40,10 @@ def work(run: Run) -> int:
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
+        if again := is_device_fault(error) and _may_retry(run):
+            traceback.print_exc()
+            run.report(events.Warned(message=_("The device failed; the run goes on in a new process.")))
+            return 1
         explained, log = explain(error, settings), traceback.format_exc()
         print(explained.message if isinstance(error, UserError) else log, file=sys.stderr)
         with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
@@ -49,8 +55,27 @@ def work(run: Run) -> int:
         return 2 if isinstance(error, UserError) else 1
     finally:
         storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had its cards
+        if not again:
+            storage.remove(run.folder / "ask" / RETRIED)
         lock.release()
+        if again:
+            (run.folder / "ask" / "start").touch()
+            control.spawn(run)
     return 0
+
+
+def _may_retry(run: Run) -> bool:
+    """Tell whether a run whose device failed goes on by itself: unless it did that before and came no further.
+
+    A launcher, or a person who watches in a terminal, decides that for themselves.
+    """
+    if run.listener or "WORLD_SIZE" in os.environ:
+        return False
+    step, mark = runs.look(run).state.step, run.folder / "ask" / RETRIED
+    if mark.exists() and int(mark.read_text(encoding="utf-8")) >= step:
+        return False
+    storage.write(mark, str(step))
+    return True
 
 
 def wait_for_run() -> Run | None:

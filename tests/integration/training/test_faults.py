@@ -24,7 +24,7 @@ from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, processes, status, wait_until
 from tests.workers import Workers
-from trainer import config, paths, runs, storage
+from trainer import config, paths, runs, storage, worker
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset, images
 from trainer.data.captions import caption_file
@@ -67,11 +67,15 @@ class Undisturbed:
 
     def is_what_becomes_of(self, run: Run) -> None:
         """Resumed, the run ends with the adapter and the losses of one that nothing happened to."""
+        assert self._workers.work(run) == 0
+        self.is_what_became_of(run)
+
+    def is_what_became_of(self, run: Run) -> None:
+        """The finished run has the adapter and the losses of one that nothing happened to."""
         if not self._adapter:
             other = plain(Path(run.config().model.base))
             assert self._workers.work(other) == 0
             self._adapter, self._losses = load_file(other.export), runs.look(other).state.losses
-        assert self._workers.work(run) == 0
         found = load_file(run.export)
         assert found.keys() == self._adapter.keys()
         assert all((found[key] == self._adapter[key]).all() for key in found)
@@ -149,6 +153,31 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
     assert workers.work(run, "oom@7") == 0
     assert "Memory ran out; from here on" in told(run)
     assert runs.look(run).state.step == 16
+
+
+def test_a_run_whose_device_fails_goes_on_in_a_new_process(
+    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
+) -> None:
+    run = plain(tiny_sd)
+    assert workers.work(run, "fault@9") == 1
+    assert status(run) in ("starting", "waiting", "running")
+    wait_until(lambda: status(run) == "finished")
+    assert "The device failed; the run goes on in a new process." in told(run)
+    assert len({event.pid for event in events.read(run.log)[0] if isinstance(event, events.Began)}) == 2
+    wait_until(lambda: not runs.is_locked(run.lock))
+    undisturbed.is_what_became_of(run)
+
+
+def test_a_device_that_fails_at_the_same_step_again_ends_the_run(
+    character: Path, tiny_sd: Path, workers: Workers
+) -> None:
+    run = plain(tiny_sd)
+    (run.folder / "ask").mkdir(exist_ok=True)
+    (run.folder / "ask" / worker.RETRIED).write_text("8")
+    assert workers.work(run, "fault@9") == 1
+    assert status(run) == "failed"
+    assert "Something unexpected went wrong" in told(run)
+    assert not (run.folder / "ask" / worker.RETRIED).exists(), "the next start begins anew"
 
 
 def test_a_worker_that_hangs_is_said_and_can_be_ended(

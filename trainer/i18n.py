@@ -44,6 +44,8 @@ def duration(count: float) -> str:
 
 def file_size(count: int) -> str:
     """Return a number of bytes as text."""
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GB"
     if count >= 2**20:
         return f"{count / 2**20:.1f} MB"
     return f"{max(1, round(count / 1024))} KB"

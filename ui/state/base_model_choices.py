@@ -123,8 +123,7 @@ def _facts(base: detect.Base, size: int) -> str:
         facts.append(_("distilled to few steps ({kind})", kind=base.few_step.title))
     if base.clip_skip > 1:
         facts.append(_("anime model by its name: clip skip {number}", number=base.clip_skip))
-    is_large = size >= 2**30 / 10
-    return " · ".join([*facts, _("{size:.1f} GB", size=size / 2**30) if is_large else file_size(size)])
+    return " · ".join([*facts, file_size(size)])
 
 
 def _size(path: Path) -> int:

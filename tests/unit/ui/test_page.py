@@ -436,6 +436,7 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     finished.config_file.write_text("broken")
     assert "rin.safetensors" in download.table(RunWatcher())
     assert file_size(3 * 2**20) == "3.0 MB"
+    assert file_size(6_900_000_000) == "6.4 GB"
 
 
 def test_an_idle_server_leaves_the_processor_alone() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,14 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer import paths
+from trainer import devices, paths
 from trainer.base_models import MICRO, MICRO_FOLDER
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset, images
 from trainer.data.captions import of_class
 from trainer.data.dataset import Example
-from trainer.errors import UserError
-from trainer.families import Family, fingerprint, loading, on_device
+from trainer.errors import UserError, is_out_of_memory
+from trainer.families import Family, fingerprint, gradient_checkpointing, loading, offload, on_device
 from trainer.i18n import _
 from trainer.training import augment, caption_variants, tensor_cache
 from trainer.training.augment import Size, View
@@ -216,15 +217,15 @@ class _Encoder:
 
         They are kept beside the runs, as they depend on no dataset and serve all of them.
         """
-        preservation, guidance = self.config.preservation, self.config.preview.guidance
-        side = self.config.training.resolution
+        preservation, side = self.config.preservation, self.config.training.resolution
         if not preservation.share or not preservation.generated_share:
             return {}
         # A run has its denoiser's fingerprint on record; to hash gigabytes once is enough.
         denoiser = self.config.record.base_sha256 or fingerprint(self.family.denoiser)
         model = "".join(self.fingerprints.values()) + denoiser
+        guidance = str(self.config.preview.guidance)
         files = {
-            prompt: tensor_cache.file_of(paths.outputs(), prompt, str(side), str(SAMPLING_STEPS), str(guidance), model)
+            prompt: tensor_cache.file_of(paths.outputs(), prompt, str(side), str(SAMPLING_STEPS), guidance, model)
             for prompt in preservation.prompts
         }
         if self.config.model.base == MICRO and SHIPPED.exists():
@@ -240,11 +241,23 @@ class _Encoder:
                 if self.cache.has(file, {"latents"}):
                     continue
                 self.progress(_("Generating images to preserve"), number, len(files))
-                latents = self.family.generate_latents(
-                    prompt, seed=number, steps=SAMPLING_STEPS, guidance=guidance, side=side
-                )
+                latents = self._generate(prompt, number)
                 self.cache.put(file, {"latents": latents.float().cpu().contiguous()})
         return files
+
+    def _generate(self, prompt: str, seed: int) -> Tensor:
+        """Generate latents; if memory runs out, again with the weights of the denoiser's blocks in main memory."""
+        guidance, side = self.config.preview.guidance, self.config.training.resolution
+        sample = self.family.generate_latents
+        generate = partial(sample, prompt, seed=seed, steps=SAMPLING_STEPS, guidance=guidance, side=side)
+        try:
+            return generate()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or offload.is_offloaded(self.family.denoiser):
+                raise
+        devices.trim()
+        gradient_checkpointing.recompute(self.family, "off", "all")
+        return generate()
 
     def encode_prompt(self, prompt: str, folder: Path) -> Path:
         """Encode a prompt; return the file of its embeddings."""

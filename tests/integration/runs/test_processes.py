@@ -43,6 +43,7 @@ def make(base: str = "micro", **training: Any) -> Run:  # noqa: ANN401 - any set
                 "name": "rin", "dataset": "rin", "trigger": "miraxo", "model": {"base": base},
                 "training": {"steps": 40, "batch_size": 4, "resolution": 128, **training},
                 "preview": {"every": 20, "steps": 3, "prompts": ["miraxo"]}, "checkpoint": {"every": 5},
+                **({} if base == "micro" else {"preservation": {"share": 0.0}}),
             }
         )
     )  # fmt: skip

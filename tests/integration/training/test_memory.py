@@ -17,10 +17,10 @@ from torch import Tensor
 from tests.integration.training.test_train import finish, losses, quiet, same, settings
 from trainer import families, runs
 from trainer.adapter_files import reader
-from trainer.config import TrainConfig
+from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, gradient_checkpointing
+from trainer.families import Family, gradient_checkpointing, offload
 from trainer.runs import Run, events
 from trainer.train import initial_state, train
 from trainer.training import encode, malloc, memory, optimizer_step
@@ -343,6 +343,33 @@ def test_memory_that_cannot_be_had_at_all_ends_the_run_in_words(character: Path,
         hook.remove()
     assert is_out_of_memory(caught.value)
     assert explain(caught.value).message == "There is not enough memory."
+
+
+def test_images_to_preserve_that_run_out_of_memory_are_generated_with_less(character: Path, tiny_sd: Path) -> None:
+    changes = {"preservation__share": 0.25, "preservation__generated_share": 1.0, "preservation__prompts": ["a dog"]}
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    greedy_for = [1]
+
+    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
+        if isinstance(module, UNet2DConditionModel) and greedy_for and greedy_for.pop():
+            torch.empty(2**50)
+
+    def generated() -> torch.Tensor:
+        built = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **changes), quiet)
+        (file,) = built.preserved.values()
+        latents = built.cache.get(file)["latents"]
+        file.unlink()
+        return latents
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        frugal = generated()
+    finally:
+        hook.remove()
+    assert not greedy_for
+    assert offload.is_offloaded(family.denoiser)
+    gradient_checkpointing.recompute(family, "off")
+    assert torch.equal(generated(), frugal)
 
 
 def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:

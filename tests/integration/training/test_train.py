@@ -40,6 +40,9 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
         },
         "preview": {"every": 0, "at_start": False, "steps": 2, "prompts": ["rin"]},
         "checkpoint": {"every": 100},
+        # Off, unless it is what a test is about.
+        "captions": {"dropout": 0.0, "trigger_only": 0.0},
+        "preservation": {"share": 0.0, "weight": 4.0, "generated_share": 0.25, "prompts": []},
     }  # fmt: skip
     for path, value in changes.items():
         data = config.override(data, [f"{path.replace('__', '.')}={json.dumps(value)}"])

@@ -93,6 +93,11 @@ def test_each_preset_is_valid(path: Path) -> None:
     model = {"base": "micro"} if base == "micro" else {"base": "x/y", "family": base}
     made = config.build(SMALL | {"preset": kind, "model": model})
     assert made.training.resolution == {"micro": 128, "sd15": 512, "sd21": 512}.get(base, 1024)
+    # The two go together: without its text encoder, a model can hardly tell a caption from the same with the trigger.
+    assert bool(made.preservation.share) == made.training.text_encoder
+    assert bool(made.captions.dropout) == made.training.text_encoder
+    assert made.preservation.share * made.training.batch_size * made.training.gradient_accumulation <= 2
+    assert "" not in made.preservation.prompts, "guidance leads away from it"
 
 
 def test_assignments_override() -> None:

@@ -11,7 +11,7 @@ from trainer.recipes.draft import flat, nested
 
 PLAIN: dict[str, Any] = {
     "name": "x", "dataset": "x", "model.base": "owner/name", "training.steps": 400, "training.text_encoder": True,
-    "training.precision": "bf16", "adapter.rank": 16,
+    "training.precision": "bf16", "adapter.rank": 16, "preservation.share": 0.0, "captions.trigger_only": 0.0,
 }  # fmt: skip
 # Not part of what sd-scripts could do: of the run, or of the machine.
 NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "training.cards", "name", "dataset",

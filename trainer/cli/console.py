@@ -114,7 +114,7 @@ class Progress:
                 loads = [program for program, fine, _ in event.verdicts if fine]
                 self._print(f"{event.file} loads in: {', '.join(loads) or 'none of the programs'}.")
             case events.Finished():
-                self._end(f"Finished after {event.step} steps{': ' if event.export else ''}{event.export}")
+                self._end(f"Finished after {event.step} steps: {event.export}" if event.export else "Finished")
             case events.Stopped():
                 self._end(f"Stopped after {event.step} steps. Continue with: limner resume FOLDER")
             case events.Failed():

@@ -4,7 +4,7 @@ All features are taken from the mean of the base model's images, so that what al
 length 1; images are compared by their product, the cosine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -56,11 +56,11 @@ class Scale:
         centered = self._centered(images)
         found: dict[Measure, Array] = {}
         missing: dict[Measure, Reason] = {}
-        measures = {
+        measures: dict[Measure, Callable[[], Array]] = {
             "likeness": lambda: self._toward_training(centered.called, self.base.called),
             "adherence": lambda: self._adherence(centered.called, images.called),
             "copying": lambda: self._copying(centered.called),
-            "leak": lambda: self._toward_training(*self._without_trigger(centered)),
+            "leak": lambda: self._leak(centered),
             "drift": lambda: self._drift(*self._without_trigger(centered)),
         }
         for name in MEASURES:
@@ -93,6 +93,11 @@ class Scale:
         if span < FLAT:
             raise Undefined("alike")
         return np.asarray((images @ mean - before @ mean) / span)
+
+    def _leak(self, images: Images) -> Array:
+        """Return the likeness of images without the trigger; away from the training images is none."""
+        plain, before = self._without_trigger(images)
+        return self._toward_training(plain, before).clip(min=0)
 
     def _copying(self, images: Array) -> Array:
         """Return how much closer the nearest training image is than these are to each other; 1 is one of them."""

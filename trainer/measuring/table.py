@@ -10,6 +10,7 @@ from typing import Literal
 from trainer.i18n import _
 
 Measure = Literal["likeness", "adherence", "copying", "leak", "drift"]
+VISIBLE = 0.05  # a smaller difference is none, however sure: the same noise makes also the least of them certain
 MEASURES: dict[Measure, bool] = {"likeness": True, "adherence": True, "copying": False, "leak": False, "drift": False}
 """Each measure, and whether more of it is better."""
 TITLES: dict[Measure, str] = {
@@ -40,8 +41,8 @@ class Figure:
 
     @property
     def is_clear(self) -> bool:
-        """True if the interval is on one side of 0."""
-        return self.low > 0 or self.high < 0
+        """True of a difference that can be seen, and whose interval is on one side of 0."""
+        return abs(self.value) >= VISIBLE and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)

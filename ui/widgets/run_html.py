@@ -61,6 +61,16 @@ def phase(current: events.Phase) -> str:
     return current.name
 
 
+def work(view: View, label: str) -> str:
+    """Render what an active job does that is no training, and how far it is; `label` names the progress bar."""
+    current, text, share = view.state.phase, status_label(view), 0.0
+    if current:
+        text, share = phase(current), current.done / current.total if current.total else 0.0
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{escape(label)}'"
+    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
+    return f"<p role='status'>{escape(text)}</p>{bar}"
+
+
 def status(view: View) -> str:
     """Render status, step, time left, the progress bar, and what the user can do next."""
     note = ""

@@ -124,6 +124,15 @@ def test_a_difference_is_clear_only_where_its_interval_is_on_one_side_of_zero() 
     assert verdict(listed[200]) == "clearly better: Leak, Drift"
 
 
+def test_a_difference_too_small_to_be_seen_is_not_clear_however_sure() -> None:
+    sure = Row(100, 1.0, {}, {"likeness": Figure(0.04, 0.03, 0.05), "leak": Figure(-0.06, -0.07, -0.05)})
+    assert (sure.better, sure.worse) == (("leak",), ())
+
+
+def test_away_from_the_training_images_is_no_leak_below_that_of_the_base_model() -> None:
+    assert 0 <= values(images(0.0, -3.0))["leak"] < 0.02
+
+
 def test_the_same_images_but_for_chance_have_no_clear_difference() -> None:
     """In one draw of features in twenty, or so, a figure is clear by chance: most of these have none."""
     quiet = 0

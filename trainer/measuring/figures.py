@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.measuring.table import MEASURES, Figure, Measure, Reason, Row
+from trainer.measuring.table import FEWEST_PROMPTS, MEASURES, Figure, Measure, Reason, Row
 
 Array = NDArray[np.float64]
 Cell = tuple[int, float]  # step and strength of a row
@@ -171,7 +171,8 @@ def rows(measured: Mapping[Cell, Images], scale: Scale, base: Images) -> tuple[l
     by_cell = {cell: scale.values(images)[0] for cell, images in measured.items()}
     listed = [Row(0, 0.0, {name: _figure(each, draws) for name, each in values.items()})]
     for (step, strength), own in by_cell.items():
-        last = by_cell.get((last_step, strength), {}) if step != last_step else {}
+        compared = step != last_step and len(base.called) >= FEWEST_PROMPTS
+        last = by_cell.get((last_step, strength), {}) if compared else {}
         listed.append(
             Row(
                 step,

@@ -10,6 +10,7 @@ from typing import Literal
 from trainer.i18n import _
 
 Measure = Literal["likeness", "adherence", "copying", "leak", "drift"]
+FEWEST_PROMPTS = 6  # for a comparison: of four, all point in the same direction by chance in one of eight cases
 VISIBLE = 0.05  # a smaller difference is none, however sure: the same noise makes also the least of them certain
 MEASURES: dict[Measure, bool] = {"likeness": True, "adherence": True, "copying": False, "leak": False, "drift": False}
 """Each measure, and whether more of it is better."""
@@ -50,7 +51,7 @@ class Row:
     """Figures of one checkpoint at a strength; step 0 is the bare base model.
 
     `differences` are those from the last checkpoint at the same strength, image by image; none of that one, nor of the
-    base model.
+    base model, nor with few prompts.
     """
 
     step: int
@@ -144,6 +145,10 @@ def notes(table: Table) -> list[str]:
             features=table.features,
         )
     ]
+    if table.prompts < FEWEST_PROMPTS:
+        lines.append(
+            _("Too few prompts to compare checkpoints: take {count} images or more.", count=2 * FEWEST_PROMPTS)
+        )
     lines += [
         _("{measure} is missing: {reason}", measure=TITLES[name], reason=_(REASONS[reason]))
         for name, reason in table.missing.items()

@@ -124,6 +124,12 @@ def test_a_difference_is_clear_only_where_its_interval_is_on_one_side_of_zero() 
     assert verdict(listed[200]) == "clearly better: Leak, Drift"
 
 
+def test_of_few_prompts_no_difference_is_judged() -> None:
+    few = [Images(each.called[:5], each.called[:5]) for each in (BASE, images(1.0, 0.0), images(6.0, 0.0))]
+    listed, _missing = rows({(1, 1.0): few[1], (2, 1.0): few[2]}, Scale(few[0], training(), None), few[0])
+    assert [row.differences for row in listed] == [{}, {}, {}]
+
+
 def test_a_difference_too_small_to_be_seen_is_not_clear_however_sure() -> None:
     sure = Row(100, 1.0, {}, {"likeness": Figure(0.04, 0.03, 0.05), "leak": Figure(-0.06, -0.07, -0.05)})
     assert (sure.better, sure.worse) == (("leak",), ())

@@ -141,6 +141,13 @@ class HeldOutConfig(Section):
     every: int = Field(
         50, ge=1, le=1_000_000, title="Measure every", description="Steps between two measurements of them."
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        title="Patience",
+        description="End the run after so many measurements in a row without a new lowest loss; 0 = never.",
+    )
 
 
 class PreservationConfig(Section):

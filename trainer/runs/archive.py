@@ -28,6 +28,8 @@ def display_name(adapter: Path) -> str:
 def extend(run: Run, steps: int) -> None:
     """Give a run that has ended more steps; it goes on from its last checkpoint when it is started.
 
+    It takes all of them, also if the held-out loss had ended it.
+
     Raises:
         UserError: it is running, or never started.
     """
@@ -36,7 +38,8 @@ def extend(run: Run, steps: int) -> None:
         raise UserError("This run cannot be extended now.", "Wait until it has ended.")
     settings = run.config()
     training = settings.training.model_copy(update={"steps": view.state.steps + steps})
-    run.save_config(settings.model_copy(update={"training": training}))
+    held_out = settings.held_out.model_copy(update={"patience": 0})
+    run.save_config(settings.model_copy(update={"training": training, "held_out": held_out}))
 
 
 def again(run: Run, change: Change | None = None) -> Run:

@@ -33,7 +33,9 @@ def status_label(view: View) -> str:
 
 
 def progress(view: View) -> float:
-    """Return the progress, from 0 to 1."""
+    """Return the progress, from 0 to 1; a run that has finished may have ended before its last step."""
+    if view.status == "finished":
+        return 1.0
     if not view.state.steps:
         return 0.0
     return min(1.0, view.state.step / view.state.steps)

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trainer.schema import Section
+from trainer.i18n import _
+from trainer.schema import Conflict, Section
 
 
 class CaptionsConfig(Section):
@@ -148,6 +149,12 @@ class HeldOutConfig(Section):
         title="Patience",
         description="End the run after so many measurements in a row without a new lowest loss; 0 = never.",
     )
+
+    @model_validator(mode="after")
+    def _something_is_measured(self) -> "HeldOutConfig":
+        if self.patience and not self.share:
+            raise Conflict("patience", _("no images are held out; set their share, or set it to 0"), 0)
+        return self
 
 
 class PreservationConfig(Section):

@@ -103,9 +103,11 @@ def steps(run: Run, settings: MeasureConfig) -> list[int]:
 def read_table(run: Run) -> Table | None:
     """Return the figures of a run's checkpoints; None if they were never measured to the end, or cannot be read."""
     try:
-        return _TABLE.validate_json((folder_of(run).folder / RESULT).read_bytes())
+        table = _TABLE.validate_json((folder_of(run).folder / RESULT).read_bytes())
     except (OSError, ValidationError):
         return None
+    is_whole = all(set(table.measures) <= row.figures.keys() for row in table.rows)
+    return table if is_whole else None
 
 
 def save_table(job: Run, table: Table) -> None:

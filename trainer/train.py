@@ -83,7 +83,8 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     def measure() -> None:
         if held and (due(step, config.held_out.every) or step == config.training.steps):
             with state.exported_weights(adapter):
-                run.report(held_out.measure(accelerator, family, adapter, batches, config, step))
+                measured = held_out.measure(accelerator, family, adapter, batches, config, step)
+            run.report(held_out.note(state, config, measured))
 
     run.report(started(step, config, family.device))
     if step == 0:
@@ -92,7 +93,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         preview.make(family, adapter, run, step)
     saved_at = time.monotonic()
 
-    while step < config.training.steps:
+    while step < config.training.steps and not held_out.is_over(state, config):
         started_at = time.monotonic()
         micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
         try:
@@ -106,9 +107,8 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
         if optimizer_step.exploded(norm, step, config, state):
-            config, step = restart(config, run, step, norm), 0
-            adapter.reset(config.seed)
-            state = initial_state(config, adapter)
+            config, state = restart(config, adapter, run, step, norm)
+            step = 0
             run.report(started(step, config, family.device))
             continue
         optimizer_step.check(loss.item(), norm, step, config, scaler)
@@ -124,27 +124,27 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         run.report(completed(step, loss, rate, norm, time.monotonic() - started_at))
         resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
         requests = distributed.requests(accelerator, run, resumed, paused)
-        last = step == config.training.steps
         measure()
+        last = step == config.training.steps or held_out.is_over(state, config)
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)
         if "cooldown" in requests:
             config = cool_down(config, run, step)
             run.report(started(step, config, family.device))
-        late = time.monotonic() - saved_at > 60 * config.checkpoint.minutes
+        late = time.monotonic() - saved_at > 60 * config.checkpoint.minutes or held_out.is_lowest(state, config, step)
         if run.is_main and (due(step, config.checkpoint.every) or last or late or requests & {"checkpoint", "stop"}):
             save()
             saved_at = time.monotonic()
         if "stop" in requests and not last:
             return run.report(events.Stopped(step=step))
 
-    if not run.is_main:
-        return None
-    with state.exported_weights(adapter):
-        checksums = export.write(family, adapter, config, run, captions)
-    checksums[run.config_file.name] = storage.sha256(run.config_file)
-    return run.report(events.Finished(step=step, export=run.export.name, sha256=checksums))
+    if run.is_main:
+        held_out.explain_end(run, state, config, step)
+        with state.exported_weights(adapter):
+            checksums = export.write(family, adapter, config, run, captions)
+        checksums[run.config_file.name] = storage.sha256(run.config_file)
+        run.report(events.Finished(step=step, export=run.export.name, sha256=checksums))
 
 
 def follow(run: Run) -> None:
@@ -216,8 +216,10 @@ def begin_with_less(
     return config, initial_state(config, adapter)
 
 
-def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfig:
-    """Return the settings of a run that starts again at half the learning rate, save them, and report it.
+def restart(
+    config: TrainConfig, adapter: families.Adapter, run: Run, step: int, norm: float
+) -> tuple[TrainConfig, checkpoint.TrainState]:
+    """Return the settings of a run that starts again at half the learning rate, and its state; save and report them.
 
     Raises:
         UserError: it has restarted too often.
@@ -246,7 +248,8 @@ def restart(config: TrainConfig, run: Run, step: int, norm: float) -> TrainConfi
     if run.is_main:
         checkpoint.remove_all(run)
     run.save_config(config)
-    return config
+    adapter.reset(config.seed)
+    return config, initial_state(config, adapter)
 
 
 def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:

@@ -148,7 +148,13 @@ def _caption_run(run: Run) -> None:
     caption(run)
 
 
-TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run}
+def _measure_run(run: Run) -> None:
+    from trainer.measuring.measure import measure
+
+    measure(run)
+
+
+TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run, "measure": _measure_run}
 
 
 def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:

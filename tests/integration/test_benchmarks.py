@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tomlkit
 
-from benchmarks import quality, recipe_losses, recipes, report, subjects
+from benchmarks import checkpoints, quality, recipe_losses, recipes, report, subjects
 from tests.conftest import CHECKOUT
 from trainer import config
 from trainer.recipes import read as read_recipe
@@ -117,3 +117,22 @@ def test_recipes_whose_losses_are_compared_are_read_whole(tmp_path: Path, name: 
     settings = config.build({"name": "x", "dataset": "x", **config.merge(recipe.settings, {"model": {"base": "a/b"}})})
     assert settings.training.steps == recipe_losses.STEPS
     assert settings.adapter.targets == ("conv" if "network_args" in values else "attention+ff")
+
+
+def checkpoint(step: int, score: float, better: str = "", worse: str = "") -> checkpoints.Line:
+    return {"subject": "miraxo", "seed": 0, "step": step, "score": score, "better": better, "worse": worse}
+
+
+def test_the_measured_choice_is_better_in_something_and_worse_in_nothing_or_the_last(tmp_path: Path) -> None:
+    runs = [
+        checkpoint(20, 0.5, "leak drift", "likeness"),
+        checkpoint(40, 0.9, "drift"),
+        checkpoint(80, 0.8, "leak drift"),
+    ]
+    last = checkpoint(160, 0.7)
+    assert checkpoints.choose([*runs, last]) == runs[2]
+    assert checkpoints.choose([runs[0], last]) == last
+    checkpoints.append(tmp_path / "figures.csv", [*runs, last])
+    assert checkpoints.table(tmp_path / "figures.csv").splitlines()[2:] == [
+        "| miraxo | 0 | 0.70 (step 160) | 0.80 (step 80) | 0.90 (step 40) |", "| mean | | 0.70 | 0.80 | 0.90 |",
+    ]  # fmt: skip

@@ -15,8 +15,8 @@ class IncompleteError(ValueError):
     """The weights are not those of the model that its config describes."""
 
 
-def load_model(model_class: Untyped, folder: Path, device: torch.device) -> Untyped:
-    """Load a model for inference; no code that comes with it is run.
+def load_model(model_class: Untyped, folder: Path, device: torch.device, **options: object) -> Untyped:
+    """Load a model for inference, with options of its class; no code that comes with it is run.
 
     Raises:
         IncompleteError: weights are missing, as in a model that was made for code of its own.
@@ -34,6 +34,7 @@ def load_model(model_class: Untyped, folder: Path, device: torch.device) -> Unty
         trust_remote_code=False,
         dtype=dtype,
         output_loading_info=True,
+        **options,
     )
     if report["missing_keys"]:
         raise IncompleteError(f"its files lack weights of {type(model).__name__}")

@@ -25,9 +25,9 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
-from trainer.cli import adapter_files, machine, recipes, run_queue, sharing
+from trainer.cli import adapter_files, machine, measuring, recipes, run_queue, sharing
 from trainer.cli.adapter_files import BASE, Json
-from trainer.cli.console import Progress, echo
+from trainer.cli.console import echo, work_visibly
 from trainer.config import PictureConfig
 from trainer.data import captions, checks, dataset, examples, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(adapter_files.app)
 app.add_typer(machine.app)
+app.add_typer(measuring.app)
 app.add_typer(recipes.app)
 app.add_typer(run_queue.app, name="queue")
 app.add_typer(sharing.app)
@@ -108,7 +109,7 @@ def train(
     """Train an adapter from a config file."""
     run = runs.create(run_queue.read_settings(settings_file, assignments or []), folder)
     print(f"Run folder: {run.folder}", file=sys.stderr)
-    raise typer.Exit(_work_visibly(run))
+    raise typer.Exit(work_visibly(run))
 
 
 @app.command()
@@ -123,12 +124,7 @@ def resume(folder: RunFolder) -> None:
         storage.remove(run.folder / "ask" / "stop")
     runs.pause(run, go_on=True)
     queue.hold(run, release=True)
-    raise typer.Exit(_work_visibly(run))
-
-
-def _work_visibly(run: Run) -> int:
-    with Progress() as progress:
-        return worker.work(Run(run.folder, progress))
+    raise typer.Exit(work_visibly(run))
 
 
 @app.command(hidden=True)
@@ -180,7 +176,7 @@ def caption(
         "tokens": tokens,
     }
     run = captioning.create(config.check(captioning.CaptionConfig, settings))
-    code = _work_visibly(run)
+    code = work_visibly(run)
     for image, text in captioning.read_captions(run).items():
         echo(f"{image}: {text}")
     raise typer.Exit(code)

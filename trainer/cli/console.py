@@ -9,7 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from trainer.runs import events
+from trainer import worker
+from trainer.runs import Run, events
 
 PIPE_WIDTH = 10_000  # columns where there is no terminal, so that nothing is wrapped for the program that reads it
 
@@ -44,6 +45,12 @@ def echo_facts(facts: dict[str, Any], *, as_json: bool) -> None:
 
 def _cell(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def work_visibly(run: Run) -> int:
+    """Work on a run in this process, with its progress on stderr; return the exit code."""
+    with Progress() as progress:
+        return worker.work(Run(run.folder, progress))
 
 
 class DownloadBar:
@@ -107,7 +114,7 @@ class Progress:
                 loads = [program for program, fine, _ in event.verdicts if fine]
                 self._print(f"{event.file} loads in: {', '.join(loads) or 'none of the programs'}.")
             case events.Finished():
-                self._end(f"Finished after {event.step} steps{': ' if event.export else ''}{event.export}")
+                self._end(f"Finished after {event.step} steps: {event.export}" if event.export else "Finished")
             case events.Stopped():
                 self._end(f"Stopped after {event.step} steps. Continue with: limner resume FOLDER")
             case events.Failed():

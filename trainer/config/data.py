@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trainer.schema import Section
+from trainer.i18n import _
+from trainer.schema import Conflict, Section
 
 
 class CaptionsConfig(Section):
@@ -141,6 +142,19 @@ class HeldOutConfig(Section):
     every: int = Field(
         50, ge=1, le=1_000_000, title="Measure every", description="Steps between two measurements of them."
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        title="Patience",
+        description="End the run after so many measurements in a row without a new lowest loss; 0 = never.",
+    )
+
+    @model_validator(mode="after")
+    def _something_is_measured(self) -> "HeldOutConfig":
+        if self.patience and not self.share:
+            raise Conflict("patience", _("no images are held out; set their share, or set it to 0"), 0)
+        return self
 
 
 class PreservationConfig(Section):

@@ -58,6 +58,7 @@ UNSAID: dict[str, object] = {
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
     "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
+    "held_out.patience": 0,
     "class_word": "",
 }  # fmt: skip
 # Sections and settings that say nothing unless the first one is used.

@@ -28,6 +28,8 @@ def display_name(adapter: Path) -> str:
 def extend(run: Run, steps: int) -> None:
     """Give a run that has ended more steps; it goes on from its last checkpoint when it is started.
 
+    It takes all of them, also if the held-out loss had ended it.
+
     Raises:
         UserError: it is running, or never started.
     """
@@ -36,7 +38,8 @@ def extend(run: Run, steps: int) -> None:
         raise UserError("This run cannot be extended now.", "Wait until it has ended.")
     settings = run.config()
     training = settings.training.model_copy(update={"steps": view.state.steps + steps})
-    run.save_config(settings.model_copy(update={"training": training}))
+    held_out = settings.held_out.model_copy(update={"patience": 0})
+    run.save_config(settings.model_copy(update={"training": training, "held_out": held_out}))
 
 
 def again(run: Run, change: Change | None = None) -> Run:
@@ -60,6 +63,7 @@ def delete(run: Run) -> None:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is still running.", "Stop it first.")
+    _check_unused(run)
     with explaining_files_in_use():
         storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
 
@@ -96,6 +100,7 @@ def rename(run: Run, name: str) -> Run:
     """
     if runs.look(run).status in runs.ACTIVE:
         raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    _check_unused(run)
     created = run.id[:17] if START_TIME.match(run.id) else f"{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = paths.outputs() / f"{created}_{paths.check_name(name.strip(), 'run')[:42]}"
     if folder.exists() and folder != run.folder:
@@ -103,3 +108,15 @@ def rename(run: Run, name: str) -> Run:
     with explaining_files_in_use():
         storage.replace(run.folder, folder)
     return Run(folder)
+
+
+def _check_unused(run: Run) -> None:
+    """Check that no other job works in the folder of a run.
+
+    Raises:
+        UserError: one does: its checkpoints are being measured.
+    """
+    if any(runs.is_locked(lock) for lock in run.folder.glob(f"*/{run.lock.name}")):
+        raise UserError(
+            "The checkpoints of this run are being measured.", "Stop that first, or wait until it has ended."
+        )

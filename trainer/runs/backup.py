@@ -31,6 +31,7 @@ PIECE = 2**20
 _RUN = re.compile(
     r"config\.toml|events\.jsonl|[\w-]{1,64}\.safetensors|(peft/pytorch_lora_weights|adapters/\d{1,9})\.safetensors"
     r"|previews/\d{1,9}_\d{1,3}\.png|checkpoints/\d{1,9}/(adapter\.safetensors|optimizer\.safetensors|manifest\.json)"
+    r"|measured/table\.json"
 )
 # Of a project: images, captions and masks beside each other, and a folder of masks. No name starts with a point.
 _PROJECT = re.compile(

@@ -12,6 +12,7 @@
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
+    measured/       a run of its own that measures the checkpoints (see `trainer.measuring`)
     <name>.safetensors
     peft/           the same in the format of PEFT and diffusers, if that was requested
 

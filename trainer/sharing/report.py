@@ -10,13 +10,14 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from trainer import __version__, config, paths, runs, storage
+from trainer import __version__, config, measuring, paths, runs, storage
 from trainer.base_models import MICRO
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig, comparison
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _, duration, file_size, ngettext
+from trainer.measuring import html
 from trainer.runs import Run, View, events
 from trainer.sharing import dataset_facts, loss_svg, previews
 
@@ -47,6 +48,7 @@ def render(run: Run) -> str:
     sections = [
         _section(_("Previews"), _previews(view, public)),
         _section(_("Loss"), loss_svg.draw(view.state)),
+        _section(_("Checkpoints, measured"), html.render(table) if (table := measuring.read_table(run)) else ""),
         _section(_("Recipe"), _recipe(public, facts.images if facts else 0)),
         _section(_("Dataset"), _dataset(facts) if facts else ""),
         _section(_("Programs that load the file"), _verdicts(view)),

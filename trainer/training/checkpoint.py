@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,8 +37,15 @@ from trainer.runs.checkpoints import (
 
 VALUE = "value"
 AVERAGE = "average_of_values"
+HELD_OUT = "held_out"
 # Settings that a run may change itself.
-OWN = ("training.steps", "training.micro_batches", "training.gradient_checkpointing", "training.offload")
+OWN = (
+    "training.steps",
+    "training.micro_batches",
+    "training.gradient_checkpointing",
+    "training.offload",
+    "held_out.patience",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,17 @@ class TrainState:
     optimizer: Optimizer
     average: list[Tensor] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def held_out(self) -> dict[int, float]:
+        """The loss of the held-out images by step, as far as it decides when the run ends."""
+        return dict(self.extra.get(HELD_OUT, []))
+
+    @property
+    def lowest_held_out(self) -> int:
+        """The step at which that loss was lowest, the first of several; 0 without any that is a number."""
+        losses = {step: loss for step, loss in self.held_out.items() if math.isfinite(loss)}
+        return min(losses, key=lambda step: (losses[step], step), default=0)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained tensors in the order of the optimizer."""
@@ -96,7 +115,10 @@ def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
 def save_checkpoint(
     run: Run, adapter: Adapter, state: TrainState, step: int, settings: CheckpointConfig, metadata: dict[str, str]
 ) -> None:
-    """Write the checkpoint of a step, then remove all but the newest intact ones, whose adapters may be kept."""
+    """Write the checkpoint of a step, then remove all but the newest intact ones, whose adapters may be kept.
+
+    Where the held-out loss decides when the run ends, the checkpoint of the lowest one stays too.
+    """
     optimizer_tensors, optimizer_values = _flatten(state)
     _check_finite(optimizer_tensors, step)
     contents = {OPTIMIZER: save(optimizer_tensors)}  # before `exported_weights` changes the values they share
@@ -126,6 +148,8 @@ def save_checkpoint(
     run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
     intact = [folder for folder in folders(run) if is_intact(folder)]
     for old in intact[: -settings.keep]:
+        if int(old.name) == state.lowest_held_out:
+            continue
         if settings.adapters:
             _keep_adapter(run, old)
         with suppress(PermissionError):  # on Windows, while it is downloaded: the next checkpoint removes it
@@ -166,7 +190,7 @@ def check_space(run: Run, state: TrainState, config: TrainConfig) -> None:
     """
     values = sum(parameter.numel() for parameter in state.parameters())
     each = 4 * values * (4 + bool(state.average))  # the adapter; each value, and at most two moments of it
-    keep = config.checkpoint.keep
+    keep = config.checkpoint.keep + bool(config.held_out.patience)
     need = each * max(2, keep + 1 - len(folders(run)))  # the newest is complete before the oldest is removed
     if config.checkpoint.adapters:
         need += 2 * values * max(0, config.training.steps // config.checkpoint.every - keep)

@@ -8,10 +8,12 @@ from accelerate import Accelerator
 from trainer.config import TrainConfig, adjustments
 from trainer.data.dataset import Example
 from trainer.families import Adapter, Family
+from trainer.i18n import _
 from trainer.rng import generator
-from trainer.runs import events
+from trainer.runs import Run, events
 from trainer.training import distributed
 from trainer.training.batches import Batches
+from trainer.training.checkpoint import HELD_OUT, TrainState
 from trainer.training.loss import training_loss
 
 DRAWS = 8  # of noise and timestep for each image, the same at every step
@@ -28,6 +30,44 @@ def split(examples: Sequence[Example], config: TrainConfig) -> tuple[tuple[Examp
     chosen = {distinct[int(index)] for index in order[:count]} if count > 0 else set()
     held = {example.path: example for example in examples if example.path in chosen}
     return tuple(example for example in examples if example.path not in chosen), tuple(held.values())
+
+
+def note(state: TrainState, config: TrainConfig, measured: events.HeldOut) -> events.HeldOut:
+    """Note a measurement, if they decide when the run ends, so that checkpoints hold it; return it."""
+    if config.held_out.patience:
+        state.extra.setdefault(HELD_OUT, []).append([measured.step, measured.loss])
+    return measured
+
+
+def is_lowest(state: TrainState, config: TrainConfig, step: int) -> bool:
+    """Tell whether the loss was lowest at this step, whose checkpoint is then worth keeping."""
+    return bool(config.held_out.patience) and step in state.held_out and state.lowest_held_out == step
+
+
+def is_over(state: TrainState, config: TrainConfig) -> bool:
+    """Tell whether a run ends as there were so many measurements without a new lowest loss; 0 = never."""
+    since = [step for step in state.held_out if step > state.lowest_held_out]
+    return 0 < config.held_out.patience <= len(since)
+
+
+def explain_end(run: Run, state: TrainState, config: TrainConfig, step: int) -> None:
+    """Report why a run ends before its last step, if it does, and which checkpoint to look at."""
+    if step >= config.training.steps:
+        return
+    lowest = state.lowest_held_out
+    message = _(
+        "The run ended at step {step}: the loss of the held-out images was never lower than before the first step.",
+        step=step,
+    )
+    if lowest:
+        message = _(
+            "The run ended at step {step}: the loss of the held-out images was lowest at step {lowest} ({loss:.4f}), "
+            "whose checkpoint is kept. Compare the two in Try out.",
+            step=step,
+            lowest=lowest,
+            loss=state.held_out[lowest],
+        )
+    run.report(events.Warned(message=message))
 
 
 @torch.no_grad()

@@ -55,6 +55,16 @@ def remember_location(keep: bool) -> None:
     _save(lambda data: data | {"keep_location": bool(keep)})
 
 
+def feature_model() -> str:
+    """Return the folder of the model that checkpoints were compared with last; "" for the base model itself."""
+    return str(answers.remembered().get("feature_model", ""))
+
+
+def remember_feature_model(folder: str) -> None:
+    """Remember the model that checkpoints are compared with."""
+    _save(lambda data: data | {"feature_model": folder})
+
+
 def answer(project: str, key: str) -> str:
     """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
     known = answers.of(project)

@@ -342,7 +342,7 @@ def _view(project: str) -> runs.View | None:
 
 
 def _status(view: runs.View) -> str:
-    state, phase = view.state, view.state.phase
+    state = view.state
     match view.status:
         case "failed":
             return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
@@ -358,13 +358,4 @@ def _status(view: runs.View) -> str:
         case "interrupted":
             text = _("It was interrupted, and no caption was changed. Start it again.")
             return f"<p class='quiet' role='status'>{text}</p>"
-    if phase is None:
-        return _progress(run_html.status_label(view), 0.0)
-    share = phase.done / phase.total if phase.total else 0.0
-    return _progress(run_html.phase(phase), share)
-
-
-def _progress(text: str, share: float) -> str:
-    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{_('Captions')}'"
-    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
-    return f"<p role='status'>{escape(text)}</p>{bar}"
+    return run_html.work(view, _("Captions"))

@@ -19,7 +19,7 @@ from trainer.runs import archive, cards
 from ui.state import adapter_choices, page_folders, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import comparison, sample_form, sample_images
+from ui.tabs import comparison, measuring, sample_form, sample_images
 from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
 from ui.tabs.sample_images import Sheet
@@ -52,6 +52,7 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
             hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
+            measuring.build(form.adapter, sampler)
             recent = gr.HTML(elem_id="made")
 
     def stream(*values: object) -> Iterator[tuple[Any, ...]]:

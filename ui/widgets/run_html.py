@@ -33,7 +33,9 @@ def status_label(view: View) -> str:
 
 
 def progress(view: View) -> float:
-    """Return the progress, from 0 to 1."""
+    """Return the progress, from 0 to 1; a run that has finished may have ended before its last step."""
+    if view.status == "finished":
+        return 1.0
     if not view.state.steps:
         return 0.0
     return min(1.0, view.state.step / view.state.steps)
@@ -59,6 +61,16 @@ def phase(current: events.Phase) -> str:
     if current.total > 1:
         return _("{what} ({done} of {total})", what=current.name, done=current.done, total=current.total)
     return current.name
+
+
+def work(view: View, label: str) -> str:
+    """Render what an active job does that is no training, and how far it is; `label` names the progress bar."""
+    current, text, share = view.state.phase, status_label(view), 0.0
+    if current:
+        text, share = phase(current), current.done / current.total if current.total else 0.0
+    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{escape(label)}'"
+    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
+    return f"<p role='status'>{escape(text)}</p>{bar}"
 
 
 def status(view: View) -> str:

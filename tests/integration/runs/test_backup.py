@@ -74,6 +74,9 @@ def test_a_restored_run_can_be_resumed_and_tried(
     run = make(str(tiny_sd), steps=8, resolution=64)
     assert workers.work(run, "nan@7") == 2
     assert [folder.name for folder in checkpoints.folders(run)] == ["000005"]
+    (run.folder / "measured" / "images").mkdir(parents=True)
+    for name in ("table.json", "images/1.png"):
+        (run.folder / "measured" / name).write_text("measured")
     assert limner("export", run.id, home / "run.zip").returncode == 0
     assert workers.work(run) == 0
     elsewhere = home / "elsewhere"
@@ -83,6 +86,9 @@ def test_a_restored_run_can_be_resumed_and_tried(
     assert (done.returncode, done.stdout) == (0, f"Restored the run {run.id}.\n"), done.stderr
     restored = runs.find(run.id)
     assert runs.look(restored).status == "failed"
+    assert [path.name for path in (restored.folder / "measured").iterdir()] == ["table.json"], (
+        "images can be made again"
+    )
     assert workers.work(restored) == 0
     assert restored.export.read_bytes()[-1000:] == run.export.read_bytes()[-1000:]
     reader.read(restored.export)

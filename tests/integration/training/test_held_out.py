@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.integration.training.test_train import finish, is_third, quiet, same, settings
 from trainer import families, runs
 from trainer.config import ModelConfig
 from trainer.data import dataset
-from trainer.runs import Run
+from trainer.runs import Run, archive, checkpoints, events
 from trainer.train import train
 from trainer.training import encode, held_out
 from ui.widgets import loss_chart
@@ -86,3 +87,63 @@ def test_the_chart_says_from_where_on_it_rises(character: Path, tiny_sd: Path) -
     label = loss_chart.chart([("rin", view)])["runs"][0]["held_label"]
     assert label == "Held-out images: 0.1000, the lowest so far"
     json.dumps(chart)
+
+
+# With this rate the loss is lowest at step 6, then rises once.
+ENDING: dict[str, Any] = HELD | {"held_out__patience": 1, "optimizer__learning_rate": 0.1, "training__steps": 24}
+
+
+def test_a_run_ends_where_the_loss_of_the_held_out_images_no_longer_falls(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, **ENDING | {"checkpoint__every": 1, "checkpoint__keep": 2}))
+    expected = finish(run)
+    state = runs.look(run).state
+    assert list(state.held_out) == [0, 2, 4, 6, 8]
+    assert min(state.held_out, key=lambda step: state.held_out[step]) == 6
+    assert (state.end, state.step, state.export) == ("finished", 8, "rin.safetensors")
+    assert state.warnings[-1].startswith(
+        "The run ended at step 8: the loss of the held-out images was lowest at step 6"
+    )
+    assert [folder.name for folder in checkpoints.folders(run)] == ["000006", "000007", "000008"], "the lowest stays"
+    assert run.config().training.steps == 24
+    finish(run)
+    assert list(runs.look(run).state.losses) == list(range(1, 9)), "resumed, it is still over"
+    assert same(load_file(run.export), expected)
+
+
+def test_with_more_patience_it_goes_on_and_without_any_nothing_is_noted(character: Path, tiny_sd: Path) -> None:
+    patient = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 2, "training__steps": 12}))
+    plain = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 0, "training__steps": 12}))
+    assert same(finish(patient), finish(plain))
+    assert runs.look(patient).state.step == 12
+    notes = [json.loads((checkpoints.folders(run)[-1] / checkpoints.MANIFEST).read_bytes()) for run in (patient, plain)]
+    assert [step for step, _loss in notes[0]["notes"]["held_out"]] == [0, 2, 4, 6, 8, 10, 12]
+    assert "held_out" not in notes[1]["notes"]
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_run_that_is_stopped_and_resumed_ends_where_it_would_have(character: Path, tiny_sd: Path, step: int) -> None:
+    whole, parts = (runs.create(settings(tiny_sd, **ENDING)) for _ in range(2))
+    expected = finish(whole)
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == step:
+            runs.request(parts, "stop")
+
+    train(parts.config(), Run(parts.folder, stop))
+    assert runs.look(parts).status == "stopped"
+    assert same(finish(parts), expected)
+    assert runs.look(parts).state.held_out == runs.look(whole).state.held_out
+    assert runs.look(parts).state.warnings[-1] == runs.look(whole).state.warnings[-1]
+
+
+def test_more_steps_are_taken_though_the_loss_had_ended_the_run(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, **ENDING))
+    finish(run)
+    archive.extend(run, 1)
+    assert (run.config().training.steps, run.config().held_out.patience) == (25, 0)
+    shorter = run.config().model_copy(update={"training": run.config().training.model_copy(update={"steps": 10})})
+    run.save_config(shorter)
+    finish(run)
+    state = runs.look(run).state
+    assert (state.end, state.step) == ("finished", 10)
+    assert not [warning for warning in state.warnings if "held_out.patience" in warning]

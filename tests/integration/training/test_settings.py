@@ -85,6 +85,7 @@ ELSEWHERE = {
     "subjects": "test_each_image_is_taught_with_its_own_trigger",
     "adapter.start": "test_it_starts_with_exactly_what_the_file_does",
     "held_out.share": "test_some_images_are_held_out_whole_and_by_the_seed",
+    "held_out.patience": "test_a_run_ends_where_the_loss_of_the_held_out_images_no_longer_falls",
     "held_out.every": "test_its_loss_is_measured_without_dropout_and_changes_nothing",
     "optimizer.beta3": "test_each_optimizer_heeds_its_own_settings",
     "optimizer.momentum": "test_each_optimizer_heeds_its_own_settings",

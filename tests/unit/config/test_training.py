@@ -300,6 +300,7 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
+        ({"held_out": {"patience": 3}}, "held_out.patience: no images are held out"),
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
         ({"optimizer": {"kind": "prodigy-schedule-free"}}, "schedule.kind: a schedule-free optimizer needs"),
         (

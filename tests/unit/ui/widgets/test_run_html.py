@@ -118,3 +118,9 @@ def test_names_and_logs_for_people(run: Run, home: Path) -> None:
     assert label(Run(home / "outputs" / "mine")) == "mine"
     (run.folder / "worker.log").write_text(f"File {home}/outputs/x\n")
     assert str(home) not in log_tail(run)
+
+
+def test_a_run_that_finished_before_its_last_step_is_done(run: Run) -> None:
+    step = events.Step(step=10, loss=1, **STEP)
+    assert run_html.progress(view(run, "stopped", step)) == 0.25
+    assert run_html.progress(view(run, "finished", step)) == 1.0

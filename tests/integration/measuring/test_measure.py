@@ -1,0 +1,152 @@
+"""Measuring jobs on a tiny real model: the table, a stop and what follows it, another feature model, and refusals."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.training.test_train import finish, settings
+from tests.tiny_feature_models import make_clip
+from trainer import config, measuring, runs
+from trainer.cli.commands import main
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.measuring import MeasureConfig, Table
+from trainer.runs import Run, events
+from trainer.sampling.sampler import Sampler
+from trainer.worker import work
+
+# peft's, when an adapter is loaded beside another one.
+pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
+SETTINGS = MeasureConfig(images=4, steps=(2, 4, 6))
+
+
+@pytest.fixture(scope="module")
+def trained_once(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+@pytest.fixture
+def run(character: Path, tiny_sd: Path, trained_once: Path, home: Path) -> Run:
+    """A finished run with three checkpoints, trained once."""
+    folder = home / "outputs" / "2026-01-01_120000_rin"
+    if not trained_once.exists():
+        finish(runs.create(training(tiny_sd), trained_once))
+    shutil.copytree(trained_once, folder)
+    return Run(folder)
+
+
+def training(base: Path, **changes: object) -> TrainConfig:
+    return settings(base, checkpoint__every=2, preview__guidance=1.0, preview__steps=1, **changes)
+
+
+def measured(
+    run: Run, options: MeasureConfig = SETTINGS, listen: Callable[[events.Event], None] | None = None
+) -> Table:
+    job = measuring.create(run, options)
+    work(Run(job.folder, listen))
+    table = measuring.read_table(run)
+    assert table is not None
+    return table
+
+
+def test_each_checkpoint_has_a_line_below_that_of_the_base_model(run: Run) -> None:
+    table = measured(run)
+    assert [(row.step, row.strength) for row in table.rows] == [(0, 0), (2, 1), (4, 1), (6, 1)]
+    assert (table.prompts, table.seeds, table.references) == (2, 2, 14)
+    base, *checkpoints = table.rows
+    assert base.figures["drift"].value == pytest.approx(0, abs=1e-9)
+    assert all(row.figures["drift"].value > 0 for row in checkpoints)
+    assert not any(row.differences for row in table.rows), "of two prompts nothing can be said"
+    assert runs.look(measuring.folder_of(run)).status == "finished"
+    assert [each.id for each in runs.all_runs()] == [run.id], "a job is not among the runs"
+    assert len(list((run.folder / "measured" / "images").glob("*.png"))) == 4 * 8
+
+
+def test_a_stopped_job_goes_on_and_its_figures_are_those_of_one_that_was_not_stopped(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = iter([("Generating images", 13), ("Comparing images", 9), ("Comparing training images", 3)])
+    drawn: list[str] = []
+    generate = Sampler.generate
+
+    def counting(self: Sampler, request: config.PictureConfig, progress: None = None) -> object:
+        drawn.append(request.out)
+        return generate(self, request, progress)
+
+    monkeypatch.setattr(Sampler, "generate", counting)
+    job = measuring.create(run, SETTINGS)
+    for name, number in stops:
+
+        def stop(event: events.Event, name: str = name, number: int = number) -> None:
+            if isinstance(event, events.Phase) and (event.name, event.done) == (name, number):
+                runs.request(job, "stop")
+
+        work(Run(job.folder, stop))
+        assert runs.look(job).status == "stopped"
+        assert measuring.read_table(run) is None
+    parts = measured(run)
+    assert len(drawn) == len(set(drawn)) == 4 * 8, "no image was generated twice"
+    whole = Run(run.folder.with_name("2026-01-01_120001_rin"))
+    shutil.copytree(run.folder, whole.folder, ignore=shutil.ignore_patterns("measured"))
+    assert measured(whole) == parts
+
+
+def test_another_feature_model_takes_the_same_images(run: Run, tmp_path: Path) -> None:
+    own = measured(run)
+    before = sorted(path.name for path in (run.folder / "measured" / "images").iterdir())
+    clip = measured(run, SETTINGS.model_copy(update={"features": str(make_clip(tmp_path / "clip"))}))
+    assert before == sorted(path.name for path in (run.folder / "measured" / "images").iterdir())
+    assert clip.features == "clip (CLIP)"
+    assert own.rows != clip.rows
+    assert str(tmp_path) not in (run.folder / "measured" / "table.json").read_text(encoding="utf-8")
+
+
+def test_strengths_have_lines_of_their_own(run: Run) -> None:
+    table = measured(run, MeasureConfig(images=12, steps=(2, 6), strengths=(0.5, 1.0)))
+    assert [(row.step, row.strength) for row in table.rows[1:]] == [(2, 0.5), (2, 1), (6, 0.5), (6, 1)]
+    assert table.rows[1].label == "step 2, strength 0.5"
+    assert [bool(row.differences) for row in table.rows[1:]] == [True, True, False, False]
+    half, whole = (row.figures["drift"].value for row in table.rows[3:])
+    assert half < whole
+
+
+def test_without_a_trigger_there_is_neither_leak_nor_drift(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(training(tiny_sd, trigger="", preview__prompts=["a girl", "a dog"]))
+    finish(run)
+    table = measured(run, MeasureConfig(images=4, steps=(6,)))
+    assert table.missing["leak"] == table.missing["drift"] == "no trigger"
+    assert len(list((run.folder / "measured" / "images").glob("*.png"))) == 2 * 4
+
+
+def test_what_cannot_be_measured_is_refused_in_words(run: Run, tiny_sd: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no checkpoint of step 3\.") as refusal:
+        measuring.create(run, MeasureConfig(steps=(3,)))
+    assert refusal.value.remedy == "There are those of 2, 4, 6."
+    with pytest.raises(UserError, match="This run has no checkpoint yet"):
+        measuring.create(runs.create(training(tiny_sd)), MeasureConfig())
+    job = measuring.create(run, MeasureConfig(images=4, features="/nowhere/at-all"))
+    assert work(job) == 2
+    state = runs.look(job).state
+    assert state.message == "There is no feature model 'at-all'."
+    assert not (job.folder / "images").exists(), "before any image was generated"
+    (job.folder / "ask" / "start").touch()
+    with pytest.raises(UserError, match="already being measured"):
+        measuring.create(run, MeasureConfig())
+    (job.folder / "ask" / "start").unlink()
+    (run.folder / "ask" / "start").touch()
+    with pytest.raises(UserError, match="still running"):
+        measuring.create(run, MeasureConfig())
+
+
+def test_the_command_prints_the_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", run.id, "--images", "4", "--step", "6", "--step", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "Checkpoint"
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["Base model", "step 2", "step 6"]
+    assert "(0.00 to 0.00)" in lines[1]
+    assert lines[4].startswith("Images for each line: 2 prompts with 2 seeds, compared with 14 training images")
+    assert lines[5] == "Too few prompts to compare checkpoints: take 12 images or more."
+    assert main(["measure", run.id, "--images", "3"]) == 2
+    assert "images" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Measured checkpoints on the page: started for the run of an adapter, followed, stopped, and shown as a table."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.tiny_feature_models import make_dinov2
+from trainer import measuring, paths, runs
+from trainer.errors import UserError
+from trainer.measuring import Figure, MeasureConfig, Row, Table, job
+from trainer.runs import Run, archive, events
+from trainer.sharing import report
+from ui import api
+from ui.state import page_memory
+from ui.state.sampler_client import SamplerClient
+from ui.tabs import measuring as panel
+
+
+def figures(value: float) -> dict[Any, Figure]:
+    return {"likeness": Figure(value, value - 0.1, value + 0.1), "leak": Figure(value / 2, 0.0, value)}
+
+
+TABLE = Table(
+    "<CLIP>", 8, 2, 14,
+    (
+        Row(0, 0.0, figures(0.0)),
+        Row(2, 1.0, figures(0.5), {"likeness": Figure(-0.2, -0.3, -0.1), "leak": Figure(-0.1, -0.2, 0.1)}),
+        Row(5, 1.0, figures(0.7)),
+    ),
+    {"adherence": "one prompt", "copying": "few images", "drift": "no trigger"},
+)  # fmt: skip
+
+
+@pytest.fixture
+def measurable(finished: Run) -> Run:
+    """A finished run with the checkpoints of steps 2 and 5."""
+    folder = finished.folder / "checkpoints" / "000002"
+    folder.mkdir()
+    (folder / "adapter.safetensors").write_bytes(b"b")
+    return finished
+
+
+def start(key: str, started: list[Run], **settings: Any) -> list[Any]:  # noqa: ANN401 - any settings
+    return panel.start(key, MeasureConfig(**settings), SamplerClient(), started.append)
+
+
+def test_a_job_is_started_followed_and_stopped(measurable: Run) -> None:
+    started: list[Run] = []
+    key = f"{measurable.id}@2"
+    start(key, started, images=8)
+    (made,) = started
+    assert made == measuring.folder_of(measurable)
+    assert job.load(made).images == 8
+    assert "go on" in panel.draw(key)[0], "a job that never began is as one that was stopped"
+    (made.folder / "ask" / "start").touch()
+    with pytest.raises(UserError, match="already being measured"):
+        start(key, started)
+    made.report(events.Phase(name="Generating images", done=3, total=12))
+    html, begin, stop, timer = panel.stop(key)
+    assert "Generating images (3 of 12)" in html
+    assert "aria-valuenow='25'" in html
+    assert (begin.visible, stop.visible, timer.active) == (False, True, True)
+    assert (made.folder / "ask" / "stop").exists()
+    assert api.measured(measurable.id)["phase"] == {"name": "Generating images", "done": 3, "total": 12}
+
+
+def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> None:
+    assert "measured" not in report.render(measurable)
+    made = measuring.create(measurable, MeasureConfig())
+    made.report(events.Started(step=0, steps=1, pid=1, device="CPU"))
+    made.report(events.Finished(step=1, export=""))
+    job.save_table(made, TABLE)
+    assert measuring.read_table(measurable) == TABLE
+    html, _begin, stop, timer = panel.draw(measurable.id)
+    assert (stop.visible, timer.active) == (False, False)
+    for words in (
+        "Base model", "step 2", "<b>0.70</b>", "(0.60 to 0.80)", "clearly worse: Likeness", "&lt;CLIP&gt;",
+        "Adherence is missing: There is only one prompt.",
+    ):  # fmt: skip
+        assert words in html, words
+        assert words in report.render(measurable), words
+    assert "<b>0.25</b>" in html, "less leak is better"
+    assert api.measured(measurable.id)["table"]["rows"][2]["figures"]["leak"]["value"] == 0.35
+    for broken in ("{}", '{"features": "x", "prompts": 1, "seeds": 1, "references": 1, "rows": [{"step": 1, '
+                   '"strength": 1, "figures": {}}]}'):  # fmt: skip
+        (made.folder / "table.json").write_text(broken)
+        assert measuring.read_table(measurable) is None
+
+
+def test_an_adapter_from_elsewhere_has_no_checkpoints(home: Path) -> None:
+    for key in ("", "kept:other", None):
+        html, begin, stop, timer = panel.draw(key)
+        assert "trained here" in html
+        assert (begin.interactive, stop.visible, timer.active) == (False, False, False)
+    with pytest.raises(UserError, match="no checkpoints to compare"):
+        start("", [])
+
+
+def test_the_feature_model_is_remembered_and_one_that_is_not_one_is_refused_at_once(
+    measurable: Run, tmp_path: Path
+) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="There is no feature model 'nothing'"):
+        start(measurable.id, started, features="/nowhere/nothing")
+    paths.models().mkdir()
+    listed, elsewhere = make_dinov2(paths.models() / "dino"), make_dinov2(tmp_path / "other")
+    assert panel.show(measurable.id)[0].value == ""
+    start(measurable.id, started, features=str(elsewhere))
+    chosen = panel.show(measurable.id)[0]
+    assert chosen.value == page_memory.feature_model() == str(elsewhere)
+    assert [folder for _label, folder in chosen.choices] == ["", str(listed), str(elsewhere)]
+
+
+def test_a_run_that_is_being_measured_is_not_moved(measurable: Run) -> None:
+    made = measuring.create(measurable, MeasureConfig())
+    with FileLock(made.lock):
+        for change in (lambda: archive.delete(measurable), lambda: archive.rename(measurable, "other")):
+            with pytest.raises(UserError, match="are being measured"):
+                change()
+    assert archive.rename(measurable, "other") in runs.all_runs()

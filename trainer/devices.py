@@ -13,10 +13,21 @@ import psutil
 import torch
 from torch import Tensor
 
+from trainer.errors import is_out_of_memory
+
 PINNED_AT_ONCE = 2**29  # bytes
 LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
+# What errors of a device that has failed at its work say; their class differs by version.
+_FAULTS = (
+    "cuda error",
+    "hip error",
+    "cublas_status_execution_failed",
+    "cudnn_status_execution_failed",
+    "cudnn_status_internal_error",
+    "nccl error",
+)
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # variables with its settings; any torch reads the first
 
 
@@ -44,6 +55,12 @@ def count() -> int:
     if os.environ.get("LIMNER_DEVICE") == "cpu" or not torch.accelerator.is_available():
         return 0
     return torch.accelerator.device_count()
+
+
+def is_fault(error: Exception) -> bool:
+    """Tell whether a device failed at its work: this process cannot use it any more, but a new one may."""
+    text = str(error).lower()
+    return not is_out_of_memory(error) and any(phrase in text for phrase in _FAULTS)
 
 
 def is_accelerator(device: torch.device) -> bool:

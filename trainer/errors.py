@@ -17,16 +17,6 @@ OUT_OF_MEMORY = (
 )
 
 
-DEVICE_FAULTS = (
-    "cuda error",
-    "hip error",
-    "cublas_status_execution_failed",
-    "cudnn_status_execution_failed",
-    "cudnn_status_internal_error",
-    "nccl error",
-)
-
-
 class UserError(Exception):
     """Something that the user can change: what is wrong, and what to do about it.
 
@@ -77,9 +67,3 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return any(phrase in text for phrase in OUT_OF_MEMORY)
-
-
-def is_device_fault(error: Exception) -> bool:
-    """Tell whether a device failed at its work, after which this process cannot use it, but a new one may."""
-    text = str(error).lower()
-    return not is_out_of_memory(error) and any(phrase in text for phrase in DEVICE_FAULTS)

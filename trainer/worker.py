@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
-from trainer.errors import UserError, explain_disk, is_device_fault, is_out_of_memory
+from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.training import malloc
@@ -40,7 +40,7 @@ def work(run: Run) -> int:
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
-        if again := is_device_fault(error) and _may_retry(run):
+        if again := _may_retry(run, error):
             traceback.print_exc()
             run.report(events.Warned(message=_("The device failed; the run goes on in a new process.")))
             return 1
@@ -64,12 +64,16 @@ def work(run: Run) -> int:
     return 0
 
 
-def _may_retry(run: Run) -> bool:
-    """Tell whether a run whose device failed goes on by itself: unless it did that before and came no further.
+def _may_retry(run: Run, error: Exception) -> bool:
+    """Tell whether a run goes on by itself: if its device failed, unless it did that before and came no further.
 
     A launcher, or a person who watches in a terminal, decides that for themselves.
     """
-    if run.listener or "WORLD_SIZE" in os.environ:
+    if isinstance(error, UserError) or run.listener or "WORLD_SIZE" in os.environ:
+        return False
+    from trainer import devices  # imports torch, which any other error than these follows
+
+    if not devices.is_fault(error):
         return False
     step, mark = runs.look(run).state.step, run.folder / "ask" / RETRIED
     if mark.exists() and int(mark.read_text(encoding="utf-8")) >= step:

@@ -239,3 +239,18 @@ def test_out_of_memory_in_all_its_spellings(error: Exception) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), ValueError("out of range")])
 def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fault"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("HIP error: unspecified launch failure", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("NCCL Error 2: unhandled system error", True),
+        ("CUDA error: out of memory", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_device_that_failed_is_told_from_other_errors(text: str, is_fault: bool) -> None:
+    assert devices.is_fault(RuntimeError(text)) == is_fault

@@ -203,7 +203,7 @@ def _tail(count: int) -> float:
     """Return the share of resamples to leave out at either end for a 95 % interval of a mean of so many values.
 
     Of few values, resamples vary less than means do: the expanded percentile interval, Hesterberg 2015,
-    https://arxiv.org/abs/1411.5279 (section 4.2.1), with the expansion of Student's t by Fisher & Cornish 1960.
+    https://arxiv.org/abs/1411.5279, with the expansion of Student's t by Fisher & Cornish 1960.
     """
     z, freedom = 1.959964, max(1, count - 1)
     student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

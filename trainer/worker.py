@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 from trainer import config, nvidia, runs, storage
 from trainer.config import TrainConfig, adjustments
@@ -33,6 +35,8 @@ def work(run: Run) -> int:
         run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
+        if address := run.cluster:
+            return _work_on_cluster(run, address)
         _work_on_cards(run, TASKS[task], settings)
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
@@ -68,6 +72,31 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
             task(run)
     finally:
         claim.release()
+
+
+def _work_on_cluster(run: Run, address: str) -> int:
+    from trainer.cluster import relay
+    from trainer.cluster.ray_cluster import RayCluster
+
+    return relay.work(run, RayCluster(address))
+
+
+def work_on_node(root: Path, run: Run) -> int:
+    """Work on a copy of a run on a node of a cluster, until the process that started this one ends.
+
+    The paths in its settings begin at `root`, so that they are the same on every node.
+    """
+
+    def end_with_node() -> None:
+        os.read(sys.stdin.fileno(), 1)  # returns only at the end of the input
+        os._exit(1)
+
+    threading.Thread(target=end_with_node, daemon=True).start()
+    os.environ["LIMNER_HOME"] = str(run.folder.parents[1].resolve())
+    os.environ.pop("LIMNER_SHARED", None)
+    folder = run.folder.resolve()
+    os.chdir(root)
+    return work(Run(folder))
 
 
 def _train_run(run: Run) -> None:

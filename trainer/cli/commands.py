@@ -137,6 +137,12 @@ def work(folder: RunFolder) -> None:
     raise typer.Exit(worker.work(Run(folder)))
 
 
+@app.command("work-on-node", hidden=True)
+def work_on_node(root: Path, folder: RunFolder) -> None:
+    """Work on a copy of a run (started by a node of a cluster)."""
+    raise typer.Exit(worker.work_on_node(root, Run(folder)))
+
+
 @app.command()
 def caption(
     name: DatasetName,

@@ -8,8 +8,9 @@ from ui.state.sampler_client import SamplerClient
 
 
 def start(run: Run, sampler: SamplerClient) -> Run:
-    """Start or resume a run. The sampler process ends first, so that the run has the device to itself."""
-    sampler.close()
+    """Start or resume a run. The sampler process ends first, so that a run of this machine has the device to itself."""
+    if not run.cluster:
+        sampler.close()
     runs.start(run)
     audit.record("start", what=run.id)
     return run
@@ -100,6 +101,6 @@ def pause(run: Run, sampler: SamplerClient, *, go_on: bool) -> None:
     The sampler process ends first if the run goes on, so that it has the device to itself, and where there are several
     cards: the next one starts on the card of the paused run.
     """
-    if go_on or len(cards.known()) > 1:
+    if not run.cluster and (go_on or len(cards.known()) > 1):
         sampler.close()
     runs.pause(run, go_on=go_on)

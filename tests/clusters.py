@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,16 +16,21 @@ from typing import Any
 import psutil
 import pytest
 
-needs_ray = pytest.mark.skipif(
-    find_spec("ray") is None, reason=f"Ray has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]} here"
-)
+needs_ray = [
+    pytest.mark.skipif(
+        find_spec("ray") is None, reason=f"Ray has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]} here"
+    ),
+    # Ray leaves the logs of its client server open.
+    pytest.mark.filterwarnings("ignore:(?s).*ray_client_server:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @dataclass
 class TwoNodes:
-    """The address to connect to, and the nodes, whose homes are `one` and `two` in a folder."""
+    """The addresses to connect to: on a node, and from elsewhere; the nodes, whose homes are `one` and `two`."""
 
     address: str
+    client_address: str
     folder: Path
     nodes: dict[str, Any]
 
@@ -48,13 +54,22 @@ def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
 
         cluster = Cluster()
         try:
-            nodes = {}
+            nodes: dict[str, Any] = {}
+            port = _free_port()
             for name, faults in (("one", ""), ("two", fault)):
+                client = {} if nodes else {"ray_client_server_port": port}
                 values = {"LIMNER_HOME": str(folder / name), "LIMNER_TEST": "1", "LIMNER_FAULT": faults}
                 nodes[name] = cluster.add_node(
-                    num_cpus=1, num_gpus=0, object_store_memory=80 * 2**20, include_dashboard=False, env_vars=values
-                )
-            yield TwoNodes(cluster.address, folder, nodes)
+                    num_cpus=1, num_gpus=0, object_store_memory=80 * 2**20, include_dashboard=False, env_vars=values,
+                    **client,
+                )  # fmt: skip
+            yield TwoNodes(cluster.address, f"ray://127.0.0.1:{port}", folder, nodes)
         finally:
             cluster.shutdown()
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -33,7 +33,7 @@ def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_noth
             return list((cluster.folder / name).glob("outputs/.cluster/runs/*/outputs/*/events.jsonl"))
 
         wait_until(lambda: bool(at("one") and at("two")), 60)
-        third, fourth = submit(file, cluster.address), submit(file, cluster.address)
+        third, fourth = submit(file, cluster.client_address), submit(file, cluster.address)
         lost = next(run for run in (first, second) if at("two")[0].parent.name == run.id)
         other = second if lost == first else first
         wait_until(lambda: runs.look(lost).state.step == 4)

@@ -34,6 +34,11 @@ class TwoNodes:
     folder: Path
     nodes: dict[str, Any]
 
+    def of(self, run_id: str) -> str:
+        """Return the name of the node that a run is on; "" if it is on none."""
+        folders = self.folder.glob(f"*/outputs/.cluster/runs/*/outputs/{run_id}")
+        return next((folder.relative_to(self.folder).parts[0] for folder in folders), "")
+
     def kill(self, name: str) -> None:
         """Kill a node and all that it started, but for workers of Limner, which have to notice."""
         raylet = psutil.Process(self.nodes[name].all_processes["raylet"][0].process.pid)
@@ -44,7 +49,7 @@ class TwoNodes:
 
 @contextmanager
 def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
-    """Two nodes with a CPU each, which end with the `with`. On the second one, runs have a fault."""
+    """Two nodes with a CPU each, and a head without any; all end with the `with`. On the second, runs have a fault."""
     temporary = tempfile.mkdtemp(prefix="ray")  # short: paths of sockets have at most 107 letters
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,17 +57,14 @@ def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then it listens on 127.0.0.1 alone, on Linux, too
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster()
+        cluster, port = Cluster(), _free_port()
+        small = {"num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         try:
-            nodes: dict[str, Any] = {}
-            port = _free_port()
+            cluster.add_node(num_cpus=0, ray_client_server_port=port, **small)
+            nodes = {}
             for name, faults in (("one", ""), ("two", fault)):
-                client = {} if nodes else {"ray_client_server_port": port}
-                values = {"LIMNER_HOME": str(folder / name), "LIMNER_TEST": "1", "LIMNER_FAULT": faults}
-                nodes[name] = cluster.add_node(
-                    num_cpus=1, num_gpus=0, object_store_memory=80 * 2**20, include_dashboard=False, env_vars=values,
-                    **client,
-                )  # fmt: skip
+                own = {"LIMNER_HOME": str(folder / name), "LIMNER_TEST": "1", "LIMNER_FAULT": faults}
+                nodes[name] = cluster.add_node(num_cpus=1, env_vars=own, **small)
             yield TwoNodes(cluster.address, f"ray://127.0.0.1:{port}", folder, nodes)
         finally:
             cluster.shutdown()

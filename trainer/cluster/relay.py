@@ -19,6 +19,7 @@ from trainer.runs import Run, StopRequestedError, events
 
 EVERY = 0.3  # seconds between two looks at a node
 LOSSES = 3  # nodes that a run may lose one after the other without a new checkpoint
+MISSES = 20  # times in a row that a cluster may name a node that turns out to be dead already
 
 
 class Cluster(Protocol):
@@ -32,14 +33,13 @@ def work(run: Run, cluster: Cluster) -> int:
     """Have a run worked on by nodes of a cluster; return the exit code of its worker.
 
     Raises:
-        UserError: a node has another version of Limner, or one after the other was lost.
+        UserError: a node has another version of Limner, or one after the other was lost or could not be begun with.
         StopRequestedError: the run was asked to stop before it had a node.
     """
     losses, step = 0, _last_checkpoint(run)
     while True:
-        node: Node | None = None
+        node = _place(run, cluster)
         try:
-            node = cluster.place(_devices(run), lambda: _wait(run))
             return _work_on(run, node)
         except NodeLostError as error:
             sys.stderr.write(f"{error}\n")
@@ -47,9 +47,25 @@ def work(run: Run, cluster: Cluster) -> int:
             step = _last_checkpoint(run)
             _report_loss(run, losses, step)
         finally:
-            if node:
-                with suppress(NodeLostError):
-                    node.end()
+            with suppress(NodeLostError):
+                node.end()
+
+
+def _place(run: Run, cluster: Cluster) -> Node:
+    """Return a node that lives: for a while, Ray also places runs on one that has just died.
+
+    Raises:
+        UserError: that happened too often.
+    """
+    for _miss in range(MISSES):
+        try:
+            return cluster.place(_devices(run), lambda: _wait(run))
+        except NodeLostError as error:
+            sys.stderr.write(f"{error}\n")
+            _wait(run)
+    raise UserError(
+        "The cluster has no node on which the run can begin.", "Look at what Ray and the log say about its nodes."
+    )
 
 
 def _work_on(run: Run, node: Node) -> int:

@@ -1,5 +1,7 @@
 """Actions on a run that the page and the API share: start, stop, pause, resume, extend, retry."""
 
+import os
+
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, View, archive, cards, control, queue
@@ -14,6 +16,11 @@ def start(run: Run, sampler: SamplerClient) -> Run:
     runs.start(run)
     audit.record("start", what=run.id)
     return run
+
+
+def cluster() -> str:
+    """Return the address of the cluster that this page sends runs to; "" without one, and for several people."""
+    return "" if os.environ.get("LIMNER_SHARED") else os.environ.get("LIMNER_CLUSTER", "")
 
 
 def resume(run_id: str | None, sampler: SamplerClient) -> Run:

@@ -28,14 +28,9 @@ def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_noth
     storage.write(file, config.dump(settings(steps=7)))
     with two_nodes(tmp_path / "nodes", fault="hang@5") as cluster:
         first, second = submit(file, cluster.address), submit(file, cluster.address)
-
-        def at(name: str) -> list[Path]:
-            return list((cluster.folder / name).glob("outputs/.cluster/runs/*/outputs/*/events.jsonl"))
-
-        wait_until(lambda: bool(at("one") and at("two")), 60)
+        wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"}, 60)
         third, fourth = submit(file, cluster.client_address), submit(file, cluster.address)
-        lost = next(run for run in (first, second) if at("two")[0].parent.name == run.id)
-        other = second if lost == first else first
+        lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
         wait_until(lambda: runs.look(lost).state.step == 4)
         assert runs.look(lost).state.checkpoints[-1].step == 3
         psutil.Process(runs.look(fourth).state.pid).terminate()  # as a machine that shuts down does
@@ -47,7 +42,7 @@ def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_noth
         for run in (other, third, lost):
             wait_until(lambda run=run: status(run) == "finished", 120)
         assert not any(process.is_running() for process in workers)
-        assert len(at("one")) == 0, "nothing stays on a node"
+        assert cluster.of(other.id) == "", "nothing stays on a node"
     assert runs.look(lost).state.warnings[-1].startswith("The node of this run was lost; it goes on elsewhere from")
     assert hash_of(lost) == hash_of(other) == hash_of(third)
     assert [len(list(run.folder.glob("previews/*.png"))) for run in (lost, other)] == [3, 3]

@@ -43,6 +43,8 @@ class Mortal(Node):
     dies_after, told = -1, 0
 
     def begin(self) -> None:
+        if self.dies_after == 0:
+            return
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LIMNER_TEST", "1")
             patch.setenv("LIMNER_FAULT", f"hang@{self.dies_after + 1}")
@@ -128,10 +130,33 @@ def test_stop_and_pause_reach_the_node(character: Path, tiny_sd: Path, tmp_path:
     assert not (run.folder / "ask" / "stop").exists()
 
 
-def test_a_run_that_loses_every_node_gives_up(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Node, "begin", lambda self: None)
+def test_a_run_that_loses_every_node_gives_up(character: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 nodes that this run was on were lost"):
         relay.work(make(), Homes(tmp_path / "cluster", deaths=[0, 0, 0, 0]))
+
+
+def test_a_node_that_has_died_before_the_run_was_there_is_none_that_it_lost(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make()
+    cluster, misses = Homes(tmp_path / "cluster"), relay.MISSES - 1
+
+    def place(devices: int, wait: Callable[[], None]) -> Node:
+        nonlocal misses
+        misses -= 1
+        if misses >= 0:
+            raise NodeLostError("Ray has not noticed yet")
+        return Homes.place(cluster, devices, wait)
+
+    monkeypatch.setattr(cluster, "place", place)
+    monkeypatch.setattr(relay, "EVERY", 0)
+    monkeypatch.setattr(nodes, "__version__", "0.0.1")
+    with pytest.raises(UserError, match="has Limner"):  # so it has reached one
+        relay.work(run, cluster)
+    assert runs.look(run).state.warnings == ()
+    misses = relay.MISSES
+    with pytest.raises(UserError, match="no node on which the run can begin"):
+        relay.work(run, cluster)
 
 
 def test_another_version_of_limner_is_refused(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 from trainer import config, storage
-from trainer.cluster.node import PIECE, Node, Stamp, inside, read_piece, stamps
+from trainer.cluster.node import PIECE, Node, Stamp, inside, is_sent, read_piece, stamps
 from trainer.cluster.parcels import Luggage, Parcel
 from trainer.i18n import _
 from trainer.runs import COMMANDS, Run, checkpoints, events
@@ -94,7 +94,7 @@ class Mirror:
             self._clock = timedelta(seconds=time.time() - news.now)
         self._print(news.log)
         self._take_settings(news.config)
-        self._take_files(news.files)
+        self._take_files({path: stamp for path, stamp in news.files.items() if is_sent(path)})
         return None if self._report(news.events) else news.code
 
     def _print(self, log: bytes) -> None:

@@ -155,7 +155,7 @@ def stamps(run: Run) -> dict[str, Stamp]:
     found = {}
     for file in _files(run.folder):
         path = file.relative_to(run.folder)
-        if path.as_posix() in PRIVATE or path.parts[0] == "ask" or any(part.startswith(".") for part in path.parts):
+        if not is_sent(path.as_posix()):
             continue
         try:
             status = file.stat()
@@ -163,6 +163,12 @@ def stamps(run: Run) -> dict[str, Stamp]:
             continue
         found[path.as_posix()] = (status.st_size, status.st_mtime_ns)
     return found
+
+
+def is_sent(path: str) -> bool:
+    """Tell whether a file of a run is sent as it is, by its path in the run's folder."""
+    parts = PurePosixPath(path).parts
+    return path not in PRIVATE and parts[0] != "ask" and not any(part.startswith(".") for part in parts)
 
 
 def read_piece(file: Path, offset: int) -> bytes | None:

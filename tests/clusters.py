@@ -1,8 +1,6 @@
 """A cluster of Ray with two nodes on this machine, which nothing outside can reach; each node has a home of its own."""
 
-import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -44,7 +42,7 @@ class TwoNodes:
         raylet = psutil.Process(self.nodes[name].all_processes["raylet"][0].process.pid)
         for process in (raylet, *raylet.children()):
             with suppress(psutil.NoSuchProcess):
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
 
 
 @contextmanager

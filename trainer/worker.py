@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -18,8 +19,8 @@ from trainer.training import malloc
 RETRIED = "retried"  # a file in the requests of a run: the step at which its device failed
 
 
-def work(run: Run) -> int:
-    """Work on one run in this process; return the exit code."""
+def work(run: Run, *, may_retry: bool = True) -> int:
+    """Work on one run in this process, or in a new one if its device fails and it may; return the exit code."""
     malloc.tune()
     if os.environ.get("RANK", "0") != "0":
         from trainer.train import follow
@@ -36,11 +37,13 @@ def work(run: Run) -> int:
         run.report(events.Began(pid=os.getpid()))
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
+        if address := run.cluster:
+            return _work_on_cluster(run, address)
         _work_on_cards(run, TASKS[task], settings)
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
-        if again := _may_retry(run, error):
+        if again := may_retry and _is_worth_retrying(run, error):
             traceback.print_exc()
             run.report(events.Warned(message=_("The device failed; the run goes on in a new process.")))
             return 1
@@ -64,7 +67,7 @@ def work(run: Run) -> int:
     return 0
 
 
-def _may_retry(run: Run, error: Exception) -> bool:
+def _is_worth_retrying(run: Run, error: Exception) -> bool:
     """Tell whether a run goes on by itself: if its device failed, unless it did that before and came no further.
 
     A launcher, or a person who watches in a terminal, decides that for themselves.
@@ -117,6 +120,31 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
             task(run)
     finally:
         claim.release()
+
+
+def _work_on_cluster(run: Run, address: str) -> int:
+    from trainer.cluster import relay
+    from trainer.cluster.ray_cluster import RayCluster
+
+    return relay.work(run, RayCluster(address))
+
+
+def work_on_node(root: Path, run: Run) -> int:
+    """Work on a copy of a run on a node of a cluster, until the process that started this one ends.
+
+    The paths in its settings begin at `root`, so that they are the same on every node.
+    """
+
+    def end_with_node() -> None:
+        os.read(sys.stdin.fileno(), 1)  # returns only at the end of the input
+        os._exit(1)
+
+    threading.Thread(target=end_with_node, daemon=True).start()
+    os.environ["LIMNER_HOME"] = str(run.folder.parents[1].resolve())
+    os.environ.pop("LIMNER_SHARED", None)
+    folder = run.folder.resolve()
+    os.chdir(root)
+    return work(Run(folder), may_retry=False)
 
 
 def _train_run(run: Run) -> None:

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.add_person or options.remove_person:
             edit_accounts(options)
             return 0
+        if options.cluster:
+            os.environ["LIMNER_CLUSTER"] = options.cluster
         lock = lock_home()
         if options.socket is None:
             warn_if_disk_is_full()
@@ -81,6 +83,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     no_token_help = "let every user of this machine open the page: the address needs no token"
     parser.add_argument("--no-token", action="store_true", help=no_token_help)
+    parser.add_argument("--cluster", metavar="ADDRESS", help="offer to train on a cluster of Ray, such as HOST:6379")
     parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
     parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
@@ -281,6 +284,11 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
     if options.socket is not None:
         app = make_page(options, "", "")
     elif accounts.read():
+        if os.environ.get("LIMNER_CLUSTER"):
+            raise UserError(
+                "--cluster is for a page without accounts: a cluster keeps nobody's files apart.",
+                "Leave it out, or remove the accounts with --remove-person.",
+            )
         choose_password(options, has_accounts=True)
         app = make_proxy(options)
     else:

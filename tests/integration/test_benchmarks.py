@@ -1,5 +1,6 @@
 """Benchmarks: arithmetic against figures by hand, recipes that are valid settings, and a small run of one."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import tomlkit
 
-from benchmarks import checkpoints, quality, recipe_losses, recipes, report, subjects
+from benchmarks import checkpoints, fleet, quality, recipe_losses, recipes, report, subjects
 from tests.conftest import CHECKOUT
 from trainer import config
+from trainer.cluster import relay
 from trainer.recipes import read as read_recipe
 
 
@@ -136,3 +138,17 @@ def test_the_measured_choice_is_better_in_something_and_worse_in_nothing_or_the_
     assert checkpoints.table(tmp_path / "figures.csv").splitlines()[2:] == [
         "| miraxo | 0 | 0.70 (step 160) | 0.80 (step 80) | 0.90 (step 40) |", "| mean | | 0.70 | 0.80 | 0.90 |",
     ]  # fmt: skip
+
+
+def test_a_fleet_whose_nodes_fail_finishes_all_runs(
+    character: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("time", "EVERY"):
+        monkeypatch.setattr(relay, name, getattr(relay, name))
+    options = argparse.Namespace(runs=8, nodes=3, days_to_failure=0.03, seed=1)
+    figures = fleet.simulate(options, home)
+    assert figures["runs finished"] == "8 of 8"
+    assert int(figures["nodes lost with a run on them"]) > 1
+    assert int(figures["steps computed again"].split()[0]) > 0
+    files = len(list(character.iterdir()))
+    assert figures["files of datasets sent"] == f"{3 * files} (if each run brought its own: {8 * files})"

@@ -134,6 +134,12 @@ def work(folder: Annotated[Path | None, typer.Argument(metavar="RUN")] = None) -
     raise typer.Exit(worker.work(run) if run else 0)
 
 
+@app.command("work-on-node", hidden=True)
+def work_on_node(root: Path, folder: RunFolder) -> None:
+    """Work on a copy of a run (started by a node of a cluster)."""
+    raise typer.Exit(worker.work_on_node(root, Run(folder)))
+
+
 @app.command()
 def caption(
     name: DatasetName,

@@ -35,6 +35,8 @@ def show() -> None:
     for view in map(runs.look, runs.all_runs()):
         if view.status in runs.ACTIVE and view.run not in waiting:
             status = labels["running"] if view.status == "running" else _("starting")
+            if view.run.cluster:
+                status += f", {view.run.cluster}"
             rows.append(("-", view.run.id, ", ".join(filter(None, (status, cards.describe(view.state.cards))))))
     for place, run in enumerate(waiting, 1):
         rows.append((str(place), run.id, _("On hold") if run.on_hold else labels["waiting"]))
@@ -58,6 +60,14 @@ def add(
             help="A run for each of the values; repeated, one for each combination.",
         ),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            metavar="ADDRESS",
+            help="Train on a cluster of Ray: ray://HOST:10001, or HOST:6379 on one of its nodes.",
+        ),
+    ] = "",
 ) -> None:
     """Queue a run for each config file; they train in the background, on each card one after the other."""
     varied = [_values(assignment) for assignment in grid or []]
@@ -70,7 +80,7 @@ def add(
         for chosen in itertools.product(*varied)
     ]
     for settings, chosen in added:  # all of them are valid
-        run = runs.create(settings.model_copy(update={"name": _name(settings.name, chosen)}))
+        run = runs.create(settings.model_copy(update={"name": _name(settings.name, chosen)}), cluster=on)
         runs.start(run)
         echo("  ".join((run.id, *chosen)))
 

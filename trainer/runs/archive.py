@@ -52,7 +52,7 @@ def again(run: Run, change: Change | None = None) -> Run:
         raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
     data = run.config().model_dump(mode="json", exclude={"record"})
     assignments = [f"{path}={json.dumps(value)}" for path, value in (change or {}).items()]
-    return runs.create(config.build(config.override(data, assignments)))
+    return runs.create(config.build(config.override(data, assignments)), cluster=run.cluster)
 
 
 def delete(run: Run) -> None:

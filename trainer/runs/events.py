@@ -212,6 +212,12 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
             data = log.read()
     except FileNotFoundError:
         return [], 0
+    events, length = parse(data)
+    return events, offset + length
+
+
+def parse(data: bytes) -> tuple[list[Event], int]:
+    """Return the events in a piece of a log, and the length of their lines; what `read` skips is left out."""
     end = data.rfind(b"\n") + 1
     events = []
     for line in data[:end].splitlines():
@@ -219,7 +225,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
             events.append(_EVENT.validate_json(line))
         except (ValidationError, json.JSONDecodeError):
             continue
-    return events, offset + end
+    return events, end
 
 
 def unreadable(path: Path) -> int:

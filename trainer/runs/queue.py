@@ -164,8 +164,8 @@ def _ahead(run: Run) -> list[Run]:
 
 
 def waiting() -> list[Run]:
-    """Return the runs that wait for their cards, also those on hold, in the order of the queue."""
-    started = [run for run in runs.all_runs() if (run.folder / "ask" / "start").exists()]
+    """Return the runs that wait for cards of this machine, also those on hold, in the order of the queue."""
+    started = [run for run in runs.all_runs() if (run.folder / "ask" / "start").exists() and not run.cluster]
     order = _order()
     return sorted((run for run in started if runs.look(run).status == "waiting"), key=lambda run: _place(run, order))
 
@@ -221,7 +221,7 @@ def hold(run: Run, *, release: bool = False) -> None:
     """
     if release:
         storage.remove(run.folder / "ask" / HOLD)
-    elif runs.look(run).status == "waiting":
+    elif not run.cluster and runs.look(run).status == "waiting":
         (run.folder / "ask" / HOLD).touch()
     else:
         raise _not_waiting()

@@ -6,6 +6,7 @@
     events.jsonl    events that the worker reports
     worker.log      output of the worker
     worker.lock     held while a worker lives
+    cluster         address of the cluster that the run is for; missing if it is for this machine
     ask/            empty files: stop, checkpoint, preview, cooldown (anyone writes, the worker removes), and pause,
                     which holds the worker after its current step for as long as it is there; start and hold while
                     it waits for its cards (see `queue`)
@@ -40,6 +41,7 @@ COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 PAUSE = "pause"
 HOLD = "hold"
+CLUSTER = "cluster"
 PAUSE_POLL = 0.2  # seconds between checks of whether a paused run may go on
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 
@@ -82,6 +84,14 @@ class Run:
     def config(self) -> TrainConfig:
         """Read the settings."""
         return configs.load(self.config_file)
+
+    @property
+    def cluster(self) -> str:
+        """Address of the cluster whose nodes work on the run; "" if it is for this machine."""
+        try:
+            return (self.folder / CLUSTER).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
 
     def report(self, event: events.Event) -> None:
         """Add an event to the log."""
@@ -132,12 +142,13 @@ class Run:
         return self.folder / f"{self.config().name}.safetensors"
 
 
-def create(config: TrainConfig, folder: Path | None = None) -> Run:
+def create(config: TrainConfig, folder: Path | None = None, cluster: str = "") -> Run:
     """Create a run folder with its config; an existing one is never overwritten.
 
     Args:
         config: the settings; their record, if they come from another run, is cleared.
         folder: the folder to create; by default `outputs/<time>_<name>`.
+        cluster: the address of a cluster to train on; "" = this machine.
 
     Raises:
         UserError: the folder is not empty.
@@ -155,6 +166,8 @@ def create(config: TrainConfig, folder: Path | None = None) -> Run:
     (folder / "ask").mkdir()
     run = Run(folder)
     run.save_config(config)
+    if cluster:
+        storage.write(folder / CLUSTER, cluster)
     return run
 
 

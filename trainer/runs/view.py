@@ -135,7 +135,7 @@ def find_similar(config: TrainConfig) -> View | None:
     """Return the newest run on this machine whose steps take as long as with these settings; None without one."""
     for run in all_runs()[:MAX_COMPARED]:
         try:
-            if _cost(run.config()) != _cost(config):
+            if run.cluster or _cost(run.config()) != _cost(config):
                 continue
         except UserError:  # of an older version, or broken
             continue

@@ -104,10 +104,10 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def create_run(project: str, data: dict[str, Any]) -> runs.Run:
-    """Create a run of a project from partial settings.
+def create_run(project: str, data: dict[str, Any], cluster: str = "") -> runs.Run:
+    """Create a run of a project from partial settings, for this machine or the cluster at an address.
 
     Raises:
         UserError: as `checked_config`.
     """
-    return runs.create(checked_config(project, data))
+    return runs.create(checked_config(project, data), cluster=cluster)

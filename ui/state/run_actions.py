@@ -1,5 +1,7 @@
 """Actions on a run that the page and the API share: start, stop, pause, resume, extend, retry."""
 
+import os
+
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, View, archive, cards, control, queue
@@ -8,11 +10,17 @@ from ui.state.sampler_client import SamplerClient
 
 
 def start(run: Run, sampler: SamplerClient) -> Run:
-    """Start or resume a run. The sampler process ends first, so that the run has the device to itself."""
-    sampler.close()
+    """Start or resume a run. The sampler process ends first, so that a run of this machine has the device to itself."""
+    if not run.cluster:
+        sampler.close()
     warm_worker.start(run)
     audit.record("start", what=run.id)
     return run
+
+
+def cluster() -> str:
+    """Return the address of the cluster that this page sends runs to; "" without one, and for several people."""
+    return "" if os.environ.get("LIMNER_SHARED") else os.environ.get("LIMNER_CLUSTER", "")
 
 
 def resume(run_id: str | None, sampler: SamplerClient) -> Run:
@@ -100,6 +108,6 @@ def pause(run: Run, sampler: SamplerClient, *, go_on: bool) -> None:
     The sampler process ends first if the run goes on, so that it has the device to itself, and where there are several
     cards: the next one starts on the card of the paused run.
     """
-    if go_on or len(cards.known()) > 1:
+    if not run.cluster and (go_on or len(cards.known()) > 1):
         sampler.close()
     runs.pause(run, go_on=go_on)

@@ -29,6 +29,7 @@ from ui.widgets.handlers import QUIET, UNQUEUED, handled
 _PATHS = [entry.path for entry in ENTRIES]
 EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
+HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 # On a phone, and below open settings, the run is out of sight.
 TO_THE_RUN = """() => {
@@ -58,6 +59,16 @@ class Tab:
     whole: Form
 
 
+@dataclass(frozen=True)
+class Start:
+    """The button, where to run, and the question about a missing trigger word with its answer."""
+
+    button: gr.Button
+    place: gr.Radio
+    no_trigger: gr.Column
+    without: gr.Button
+
+
 def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     standard = settings_form.standard("character", MICRO)
@@ -75,6 +86,16 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
     with gr.Row(elem_id="start-bar", elem_classes="side"):
         summary = gr.HTML(elem_id="plan", elem_classes="plan")
+        place = gr.Radio(
+            [(_("this machine"), HERE), (_("the cluster"), CLUSTER)],
+            value=HERE,
+            label=_("Run on"),
+            elem_id="run-on",
+            visible=bool(run_actions.cluster()),
+            interactive=True,
+            scale=0,
+            min_width=240,
+        )
         start = gr.Button(_("Start training"), variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
     base = model.field
     widgets, filled = settings.widgets, settings.filled
@@ -90,7 +111,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     loaded = tab_settings.connect(whole, refilled)
     for filling in loaded:
         filling.then(handled(base_model.describe), [base, widgets[VAE]], described, **UNQUEUED)
-    _connect_start(tab, start, no_trigger, without, sampler, watch)
+    _connect_start(tab, Start(start, place, no_trigger, without), sampler, watch)
     run_view.connect(view, project, sampler, watch)
     return tab
 
@@ -130,40 +151,38 @@ def _connect_form(tab: Tab, effort: gr.Radio) -> None:
     gr.on([base.input, preset.input], keep_all, tab.form, tab.planned[-1], trigger_mode="always_last", **UNQUEUED)
 
 
-def _connect_start(
-    tab: Tab, start: gr.Button, no_trigger: gr.Column, without: gr.Button, sampler: SamplerClient, watch: RunWatcher
-) -> None:
+def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Start a run on a click; without a trigger word, ask once whether that is intended."""
     latest: dict[str, tuple[float, str]] = {}  # the latest request, its time, and the run that it started
 
-    def begin(answers: Answers) -> list[Any]:
-        key = repr(answers)
+    def begin(answers: Answers, place: str) -> list[Any]:
+        key = repr((answers, place))
         before, run_id = latest.get(key, (-DOUBLE_CLICK, ""))
         if time.monotonic() - before < DOUBLE_CLICK:  # a double click, or a request that was sent twice
             return [gr.skip(), *run_view.draw(watch, run_id)]
         if asks_for_trigger(answers):
             checked_config(answers.project, answers.data())
             return [gr.Column(visible=True), *(gr.skip() for _ in tab.view.outputs)]
-        run = run_actions.start(create(answers), sampler)
+        run = run_actions.start(create(answers, run_actions.cluster() if place == CLUSTER else ""), sampler)
         latest.clear()
         latest[key] = time.monotonic(), run.id
         return [gr.Column(visible=False), *run_view.draw(watch, run.id)]
 
-    def begin_without(answers: Answers) -> list[Any]:
+    def begin_without(answers: Answers, place: str) -> list[Any]:
         page_memory.remember(answers.project, "without-trigger", "yes")
-        return begin(answers)
+        return begin(answers, place)
 
-    for button, handler in ((start, begin), (without, begin_without)):
+    for button, handler in ((parts.button, begin), (parts.without, begin_without)):
         button.click(
             with_answers(handler),
-            tab.form,
-            [no_trigger, *tab.view.outputs],
+            [*tab.form, parts.place],
+            [parts.no_trigger, *tab.view.outputs],
             js=TYPED_FIRST,
             trigger_mode="once",
             concurrency_limit=1,
             **QUIET,
         ).success(None, None, None, js=TO_THE_RUN)
-    tab.trigger.input(lambda: gr.Column(visible=False), None, no_trigger, **QUIET)
+    tab.trigger.input(lambda: gr.Column(visible=False), None, parts.no_trigger, **QUIET)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -221,13 +240,13 @@ def asks_for_trigger(answers: Answers) -> bool:
     return not page_memory.answer(answers.project, "without-trigger")
 
 
-def create(answers: Answers) -> Run:
-    """Create a run from the form, and remember the answers.
+def create(answers: Answers, cluster: str = "") -> Run:
+    """Create a run from the form, for this machine or the cluster at an address, and remember the answers.
 
     Raises:
         UserError: a setting is invalid, or the dataset cannot be trained on.
     """
-    run = create_run(answers.project, answers.data())
+    run = create_run(answers.project, answers.data(), cluster)
     for key, value in (("preset", answers.preset), ("name", answers.data()["name"]), ("trigger", answers.trigger)):
         page_memory.remember(answers.project, key, value)
     tab_settings.remember(answers)

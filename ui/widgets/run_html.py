@@ -97,6 +97,8 @@ def _facts(view: View) -> list[str]:
         facts.append(remaining)
     if view.status == "waiting" and view.run.on_hold:
         facts.append(_("on hold"))
+    elif view.status == "waiting" and view.run.cluster and (view.run.folder / "ask" / "start").exists():
+        facts.append(_("waiting for a node of the cluster"))
     elif view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
         facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
@@ -117,7 +119,7 @@ def _device_facts(view: View) -> list[str]:
         facts.append(_("on {device}", device=escape(state.device)))
         if state.cards:
             facts.append(escape(cards.describe(state.cards)))
-    if load := device_load.current(state.device, next(iter(state.cards), "")) if state.device else None:
+    if load := _load(view):
         facts.append(_("{share:.0%} busy", share=load.busy))
     if state.step:
         facts.append(_("learning rate {rate:.2g}", rate=state.learning_rate))
@@ -128,6 +130,14 @@ def _device_facts(view: View) -> list[str]:
             else _("{memory:.1f} GB of memory", memory=peak)
         )
     return facts
+
+
+def _load(view: View) -> device_load.Load | None:
+    """Return the load of the device of a run, if it is one of this machine and known."""
+    state = view.state
+    if not state.device or view.run.cluster:
+        return None
+    return device_load.current(state.device, next(iter(state.cards), ""))
 
 
 def _next(view: View) -> str:

@@ -8,8 +8,9 @@ import gradio as gr
 import pytest
 
 from tests.unit.runs.test_run import held, named
+from trainer import runs, storage
 from trainer.errors import UserError
-from trainer.runs import Run, cards, events
+from trainer.runs import Run, archive, cards, events, queue
 from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.tabs import run_view
@@ -52,6 +53,24 @@ def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
     (waiting[1].folder / "ask" / "start").unlink()
     with pytest.raises(UserError, match="does not wait"):
         run_actions.arrange(NAMES[1], "hold", 0)
+
+
+def test_a_run_that_waits_for_a_cluster_has_no_place_among_those_that_wait_for_this_machine(
+    waiting: list[Run], home: Path
+) -> None:
+    storage.write(waiting[0].folder / "cluster", "ray://there:10001\n")
+    assert waiting[0].cluster == "ray://there:10001"
+    assert queue.waiting() == waiting[1:]
+    assert queue.position(waiting[1]) == 1
+    shown = run_view.draw(RunWatcher(), NAMES[0])[6]
+    assert "waiting for a node of the cluster" in shown
+    with pytest.raises(UserError, match="does not wait for the device"):
+        queue.move(waiting[0], 1)
+    with pytest.raises(UserError, match="does not wait for the device"):
+        queue.hold(waiting[0])
+    (waiting[0].folder / "ask" / "start").unlink()
+    assert archive.again(waiting[0]).cluster == waiting[0].cluster
+    assert runs.create(waiting[0].config()).cluster == ""
 
 
 def test_the_first_cannot_go_up_and_the_last_cannot_go_down(waiting: list[Run]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,8 @@ from trainer.base_models import hub
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
+from ui import launch
+from ui.server import accounts
 from ui.state import base_model_choices, page_memory, run_actions, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
@@ -253,6 +256,20 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
     config = run.config()
     assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
     assert page_memory.answer("rin", "name") == "mine"
+
+
+def test_a_start_goes_to_the_cluster_of_this_page_and_to_no_other(
+    character: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_actions.cluster() == ""
+    monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")
+    assert train.create(answers(), run_actions.cluster()).cluster == "127.0.0.1:6379"
+    assert train.create(answers()).cluster == ""
+    monkeypatch.setenv("LIMNER_SHARED", str(character))
+    assert run_actions.cluster() == "", "several people share the page"
+    accounts.add("anna")
+    with socket.socket() as listener, pytest.raises(UserError, match="--cluster is for a page without accounts"):
+        launch.make_server(launch.parse_options([]), listener)
 
 
 def test_an_adapter_without_a_name_is_called_as_its_project(character: Path) -> None:

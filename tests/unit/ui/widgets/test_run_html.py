@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import runs
+from trainer import runs, storage
 from trainer.config import build
 from trainer.i18n import duration
 from trainer.runs import Run, View, events
@@ -46,6 +46,13 @@ def test_where_there_are_several_cards_it_says_which(run: Run) -> None:
     began = events.Began(pid=1, cards=("0", "2"))
     assert "on CPU · cards 0, 2" in run_html.status(view(run, "running", began, events.Warned(message="x")))
     assert "card" not in run_html.status(view(run, "running"))
+
+
+def test_the_load_of_this_machine_is_not_shown_for_a_run_on_another(run: Run, home: Path) -> None:
+    step = events.Step(step=1, loss=1, **STEP)
+    assert "busy" in run_html.status(view(run, "running", step))
+    storage.write(run.folder / "cluster", "ray://there:10001")
+    assert "busy" not in run_html.status(view(run, "running", step))
 
 
 def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:

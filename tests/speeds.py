@@ -19,7 +19,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONG = "nightly/"  # the folder of what only the night runs
-FUZZED = {"quick": "2", "full": "10", "nightly": "120"}  # seconds of each reader
+FUZZED = {"quick": "2", "full": "5", "nightly": "120"}  # seconds of each reader
 PARTS = 8  # of the night's tests; CI runs one
 TOGETHER = "e2e/"  # tests of one of its files share a server, and so a process
 

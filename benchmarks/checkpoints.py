@@ -99,7 +99,7 @@ def table(figures: Path) -> str:
     runs: dict[tuple[str, str], list[Line]] = {}
     for row in rows:
         runs.setdefault((row["subject"], row["seed"]), []).append(row)
-    said = ["| subject | seed | last | measured choice | best possible |", "|---|---|---|---|---|"]
+    lines = ["| subject | seed | last | measured choice | best possible |", "|---|---|---|---|---|"]
     totals = [0.0, 0.0, 0.0]
     for (subject, seed), checkpoints in runs.items():
         last = max(checkpoints, key=lambda line: int(line["step"]))
@@ -107,10 +107,10 @@ def table(figures: Path) -> str:
         cells = [(float(line["score"]), line["step"]) for line in (last, choose(checkpoints), best)]
         totals = [total + score for total, (score, _step) in zip(totals, cells, strict=True)]
         scores = " | ".join(f"{score:.2f} (step {step})" for score, step in cells)
-        said.append(f"| {subject} | {seed} | {scores} |")
+        lines.append(f"| {subject} | {seed} | {scores} |")
     if runs:
-        said.append("| mean | | " + " | ".join(f"{total / len(runs):.2f}" for total in totals) + " |")
-    return "\n".join(said)
+        lines.append("| mean | | " + " | ".join(f"{total / len(runs):.2f}" for total in totals) + " |")
+    return "\n".join(lines)
 
 
 def append(figures: Path, rows: Sequence[Line]) -> None:

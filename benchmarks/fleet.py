@@ -173,7 +173,7 @@ def _save(folder: Path) -> None:
 
 @dataclass
 class Tally:
-    """What happened, summed up."""
+    """Counts of what happened to all runs and nodes."""
 
     steps: int = 0
     parcels: int = 0

@@ -97,7 +97,7 @@ def wait_for_run() -> Run | None:
     if not folder:
         return None
     run = Run(Path(folder))
-    with (run.folder / "worker.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+    with run.worker_log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())

@@ -235,8 +235,8 @@ def list_runs() -> list[Json]:
 
 def measured(run: str) -> Json:
     """Return the progress of measuring the checkpoints of a run, and the figures of the last time that it ended."""
-    found = runs.find(run)
-    view, table = measuring.newest(found), measuring.read_table(found)
+    trained = runs.find(run)
+    view, table = measuring.newest(trained), measuring.read_table(trained)
     phase = view.state.phase if view else None
     return {
         "run": run,

@@ -47,5 +47,5 @@ def test_checkpoints_are_measured_stopped_and_gone_on_with(server: Server, visit
     again.locator("#measure-stop").wait_for(state="hidden")
     if AXE.is_file():  # which other tests demand
         again.evaluate(AXE.read_text(encoding="utf-8"))
-        told = again.evaluate("axe.run('#measure', {resultTypes: ['violations']})")
-        assert {one["id"] for one in told["violations"]} <= set(KNOWN), told["violations"]
+        report = again.evaluate("axe.run('#measure', {resultTypes: ['violations']})")
+        assert {violation["id"] for violation in report["violations"]} <= set(KNOWN), report["violations"]

@@ -30,11 +30,11 @@ def measure(
     ] = None,
 ) -> None:
     """Measure the checkpoints of a run beside the base model; one that was stopped goes on where it was."""
-    found = find(run)
+    trained = find(run)
     settings = {"features": features, "images": images, "steps": step or [], "strengths": strength or [1.0]}
-    job = measuring.create(found, config.check(MeasureConfig, settings))
+    job = measuring.create(trained, config.check(MeasureConfig, settings))
     code = work_visibly(job)
-    result = measuring.read_table(found)
+    result = measuring.read_table(trained)
     if code == 0 and result:
         _echo(result)
     raise typer.Exit(code)

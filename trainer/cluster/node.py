@@ -112,7 +112,7 @@ class Node:
     def begin(self) -> None:
         """Start the worker."""
         (self._run.folder / "ask").mkdir(exist_ok=True)
-        with (self._run.folder / "worker.log").open("ab") as log:
+        with self._run.worker_log.open("ab") as log:
             command = [sys.executable, "-m", "trainer", "work-on-node", str(self._root), str(self._run.folder)]
             self._worker = processes.start(command, stdin=processes.PIPE, stdout=log, stderr=log)
 
@@ -131,7 +131,7 @@ class Node:
             now=time.time(),
             code=code,
             events=new_events,
-            log=_tail(self._run.folder / "worker.log", log),
+            log=_tail(self._run.worker_log, log),
             config=self._run.config_file.read_text(encoding="utf-8"),
             files=stamps(self._run),
             requests=frozenset(path.name for path in (self._run.folder / "ask").glob("*")),
@@ -152,7 +152,7 @@ class Node:
 
 def stamps(run: Run) -> dict[str, Stamp]:
     """Return the files of a run that are sent as they are, by their path in its folder, with what tells a change."""
-    found = {}
+    sent = {}
     for file in _files(run.folder):
         path = file.relative_to(run.folder)
         if not is_sent(path.as_posix()):
@@ -161,8 +161,8 @@ def stamps(run: Run) -> dict[str, Stamp]:
             status = file.stat()
         except FileNotFoundError:  # a checkpoint that was just removed
             continue
-        found[path.as_posix()] = (status.st_size, status.st_mtime_ns)
-    return found
+        sent[path.as_posix()] = (status.st_size, status.st_mtime_ns)
+    return sent
 
 
 def is_sent(path: str) -> bool:

@@ -59,7 +59,7 @@ def _place(run: Run, cluster: Cluster) -> Node:
     """
     for _miss in range(MISSES):
         try:
-            return cluster.place(_devices(run), lambda: _wait(run))
+            return cluster.place(run.config().planned_devices or 1, lambda: _wait(run))
         except NodeLostError as error:
             sys.stderr.write(f"{error}\n")
             _wait(run)
@@ -95,11 +95,6 @@ def _wait(run: Run) -> None:
     if run.take_request("stop"):
         raise StopRequestedError
     time.sleep(EVERY)
-
-
-def _devices(run: Run) -> int:
-    settings = run.config()
-    return settings.training.wanted_devices or settings.record.devices or 1
 
 
 def _last_checkpoint(run: Run) -> int:

@@ -266,6 +266,11 @@ class TrainConfig(Section):
         return lines
 
     @property
+    def planned_devices(self) -> int:
+        """Number of devices that the settings ask for, or that the run had before; 0 if neither says."""
+        return self.training.wanted_devices or self.record.devices
+
+    @property
     def taught(self) -> tuple[Subject, ...]:
         """All subjects of the run, the first of which is `dataset` with `trigger`."""
         main = Subject(

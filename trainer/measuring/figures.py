@@ -54,7 +54,7 @@ class Scale:
     def values(self, images: Images) -> tuple[dict[Measure, Array], dict[Measure, Reason]]:
         """Return the figure [prompts, seeds] of each image in each measure, and why a measure has none."""
         centered = self._centered(images)
-        found: dict[Measure, Array] = {}
+        figures: dict[Measure, Array] = {}
         missing: dict[Measure, Reason] = {}
         measures: dict[Measure, Callable[[], Array]] = {
             "likeness": lambda: self._toward_training(centered.called, self.base.called),
@@ -65,10 +65,10 @@ class Scale:
         }
         for name in MEASURES:
             try:
-                found[name] = measures[name]()
+                figures[name] = measures[name]()
             except Undefined as reason:
                 missing[name] = reason.args[0]
-        return found, missing
+        return figures, missing
 
     def _centered(self, images: Images) -> Images:
         plain = None if images.plain is None else _unit(images.plain - self._center)

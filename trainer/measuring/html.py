@@ -14,10 +14,10 @@ def render(table: Table) -> str:
     for row in table.rows:
         cells = "".join(f"<td>{_cell(table, row, name)}</td>" for name in table.measures)
         lines.append(f"<tr><th scope='row'>{escape(row.label)}</th>{cells}<td>{escape(verdict(row))}</td></tr>")
-    said = "".join(f"<p class='quiet'>{escape(note)}</p>" for note in notes(table))
+    below = "".join(f"<p class='quiet'>{escape(note)}</p>" for note in notes(table))
     return (
         f"<div class='wide' tabindex='0'><table class='figures'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>{said}"
+        f"<tbody>{''.join(lines)}</tbody></table></div>{below}"
     )
 
 

@@ -132,17 +132,16 @@ def generate(job: Run, plan: Plan) -> None:
     requests = [request for listed in plan.requests.values() for request in listed]
     missing = [request for request in requests if not Path(request.out).is_file()]
     (job.folder / "images").mkdir(exist_ok=True)
-    sampler = Sampler() if missing else None
+    sampler = Sampler()
     done = len(requests) - len(missing)
     for number, request in enumerate(missing):
         job.progress(_("Generating images"), done + number, len(requests))
-        if sampler:
-            png_info.write(Path(request.out), sampler.generate(request), request)
+        png_info.write(Path(request.out), sampler.generate(request), request)
 
 
 def compare(job: Run, plan: Plan, model: FeatureModel) -> dict[Cell, Images]:
     """Return the features of all images, by row."""
-    found, done = {}, 0
+    by_cell, done = {}, 0
     total = sum(map(len, plan.requests.values()))
     for cell, requests in plan.requests.items():
         vectors = []
@@ -151,8 +150,8 @@ def compare(job: Run, plan: Plan, model: FeatureModel) -> dict[Cell, Images]:
             vectors.append(_features(job, model, Path(request.out)))
             done += 1
         shaped = np.stack(vectors).reshape(-1, len(plan.prompts), SEEDS, len(vectors[0]))
-        found[cell] = Images(shaped[0], shaped[1] if plan.with_plain else None)
-    return found
+        by_cell[cell] = Images(shaped[0], shaped[1] if plan.with_plain else None)
+    return by_cell
 
 
 def training(job: Run, plan: Plan, model: FeatureModel) -> Array:

@@ -130,7 +130,7 @@ def wish(config: TrainConfig | None) -> Wish:
     if config is None:
         return Wish()
     training, is_one = config.training, len(known()) == 1
-    return Wish(1 if is_one else training.wanted_devices or config.record.devices or 1, training.card_numbers)
+    return Wish(1 if is_one else config.planned_devices or 1, training.card_numbers)
 
 
 def check(wish: Wish) -> None:

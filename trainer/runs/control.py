@@ -21,7 +21,7 @@ Executor = Callable[[Run], None]
 
 def spawn(run: Run) -> None:
     """Start a worker for this run, detached: it outlives this process, its page and its terminal."""
-    with (run.folder / "worker.log").open("ab") as log:
+    with run.worker_log.open("ab") as log:
         command = [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())]
         process = processes.start(command, stdout=log, stderr=log, outlives=True)
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not become a zombie

@@ -86,6 +86,11 @@ class Run:
         return configs.load(self.config_file)
 
     @property
+    def worker_log(self) -> Path:
+        """File with the output of the worker."""
+        return self.folder / "worker.log"
+
+    @property
     def cluster(self) -> str:
         """Address of the cluster whose nodes work on the run; "" if it is for this machine."""
         try:
@@ -231,7 +236,7 @@ def _is_run(folder: Path) -> bool:
 def log_tail(run: Run, lines: int = 200) -> str:
     """Return the last lines that the worker printed."""
     try:
-        with (run.folder / "worker.log").open("rb") as log:
+        with run.worker_log.open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - 200 * lines))
             data = log.read()

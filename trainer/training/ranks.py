@@ -53,7 +53,7 @@ def wanted(config: TrainConfig) -> int:
     at least four images of a batch.
     """
     training, base = config.training, config.model.base
-    if processes := training.wanted_devices or config.record.devices:
+    if processes := config.planned_devices:
         return processes
     if (
         devices.count()

@@ -91,7 +91,7 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     commands = tuple(sorted(path.name for path in (folder / "ask").glob("*")))
     position = queue.position(view.run) if view.status == "waiting" else 0
     silent = view.is_unresponsive(now), view.silence(now) // 60
-    return view.run.id, view.status, view.offset, commands, position, silent, _size(folder / "worker.log")
+    return view.run.id, view.status, view.offset, commands, position, silent, _size(view.run.worker_log)
 
 
 def label(run: Run) -> str:

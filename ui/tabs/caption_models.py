@@ -342,10 +342,9 @@ def _view(project: str) -> runs.View | None:
 
 
 def _status(view: runs.View) -> str:
-    state = view.state
     match view.status:
         case "failed":
-            return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
+            return run_html.failure(view.state)
         case "finished" | "stopped":
             written = sum(1 for text in captioning.read_captions(view.run).values() if text)
             text = ngettext(

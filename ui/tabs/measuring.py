@@ -150,10 +150,9 @@ def draw(key: str | None) -> list[Any]:
 
 
 def _status(view: runs.View) -> str:
-    state = view.state
     match view.status:
         case "failed":
-            return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
+            return run_html.failure(view.state)
         case "stopped" | "interrupted":
             text = _("Measuring was stopped. Click Measure checkpoints to go on.")
             return f"<p class='quiet' role='status'>{escape(text)}</p>"

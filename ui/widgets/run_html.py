@@ -63,6 +63,11 @@ def phase(current: events.Phase) -> str:
     return current.name
 
 
+def failure(state: events.State) -> str:
+    """Render why a job failed, and what to do."""
+    return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
+
+
 def work(view: View, label: str) -> str:
     """Render what an active job does that is no training, and how far it is; `label` names the progress bar."""
     current, text, share = view.state.phase, status_label(view), 0.0
@@ -153,9 +158,7 @@ def _next(view: View) -> str:
             text = _("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
             return f"<div class='alarm' role='alert'>{text}</div>"
         case "failed":
-            return (
-                f"<div class='alarm' role='alert'><b>{escape(view.state.message)}</b> {escape(view.state.remedy)}</div>"
-            )
+            return failure(view.state)
         case _:
             return ""
 

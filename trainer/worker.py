@@ -123,10 +123,15 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
 
 
 def _work_on_cluster(run: Run, address: str) -> int:
-    from trainer.cluster import relay
-    from trainer.cluster.ray_cluster import RayCluster
+    from trainer.cluster import ray_cluster, relay, ssh_machine
 
-    return relay.work(run, RayCluster(address))
+    if os.environ.get("LIMNER_SHARED"):
+        raise UserError(
+            "Runs of a server with several people are not sent to a cluster, which keeps nobody's files apart.",
+            "Train on this machine, or use a page of your own.",
+        )
+    is_ssh = address.startswith(ssh_machine.SCHEME)
+    return relay.work(run, ssh_machine.SshMachine(address) if is_ssh else ray_cluster.RayCluster(address))
 
 
 def work_on_node(root: Path, run: Run) -> int:

@@ -83,7 +83,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     no_token_help = "let every user of this machine open the page: the address needs no token"
     parser.add_argument("--no-token", action="store_true", help=no_token_help)
-    parser.add_argument("--cluster", metavar="ADDRESS", help="offer to train on a cluster of Ray, such as HOST:6379")
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="offer to train on another machine (ssh://HOST) or on a cluster of Ray (HOST:6379)",
+    )
     parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
     parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy

@@ -140,6 +140,14 @@ def work_on_node(root: Path, folder: RunFolder) -> None:
     raise typer.Exit(worker.work_on_node(root, Run(folder)))
 
 
+@app.command("serve-node", hidden=True)
+def serve_node() -> None:
+    """Be a node for a relay on another machine (started through SSH)."""
+    from trainer.cluster import node_server
+
+    node_server.main()
+
+
 @app.command()
 def caption(
     name: DatasetName,

@@ -65,7 +65,7 @@ def add(
         typer.Option(
             "--on",
             metavar="ADDRESS",
-            help="Train on a cluster of Ray: ray://HOST:10001, or HOST:6379 on one of its nodes.",
+            help="Train elsewhere: ssh://HOST, or on a cluster of Ray, ray://HOST:10001 or HOST:6379.",
         ),
     ] = "",
 ) -> None:

@@ -60,13 +60,13 @@ class Node:
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = root or paths.outputs() / ROOT
-        self._home = self._root / "runs" / secrets.token_hex(8)
-        self._home.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._home.with_suffix(".lock"))
+        self.home = self._root / "runs" / secrets.token_hex(8)
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.home.with_suffix(".lock"))
         self._lock.acquire()  # before there is a folder, which another node of this machine would remove
-        self._home.mkdir()
+        self.home.mkdir()
         self._worker: Popen[str] | None = None
-        self._run = Run(self._home)
+        self._run = Run(self.home)
         _clean(self._root)
 
     def about(self) -> About:
@@ -84,7 +84,7 @@ class Node:
 
     def receive(self, key: str, path: str, piece: bytes, *, last: bool) -> None:
         """Add a piece to a file of a parcel that was begun; with the last one it is complete."""
-        file = inside(self._home / "parcels" / key, path)
+        file = inside(self.home / "parcels" / key, path)
         _add(file, piece, last=last)
 
     def keep(self, key: str) -> None:
@@ -93,7 +93,7 @@ class Node:
         Raises:
             OSError: it is not what was sent.
         """
-        folder = self._home / "parcels" / key
+        folder = self.home / "parcels" / key
         checksums = {file.relative_to(folder).as_posix(): storage.sha256(file) for file in _files(folder)}
         if parcels.key_of(checksums) != key:
             raise OSError("the files that arrived are not those that were sent")
@@ -106,7 +106,7 @@ class Node:
 
     def receive_run(self, run_id: str, path: str, piece: bytes, *, last: bool) -> None:
         """Add a piece to a file of the run's folder; with the last one it is complete."""
-        self._run = Run(self._home / "outputs" / paths.check_name(run_id, "run"))
+        self._run = Run(self.home / "outputs" / paths.check_name(run_id, "run"))
         _add(inside(self._run.folder, path), piece, last=last)
 
     def begin(self) -> None:
@@ -146,7 +146,7 @@ class Node:
         if self._worker:
             self._worker.kill()
             self._worker.communicate()  # closes its pipe, too
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
         self._lock.release()
 
 

@@ -19,15 +19,10 @@ class RayCluster:
     """A cluster of Ray, as this process sees it for the rest of its life.
 
     Raises:
-        UserError: Ray is not installed, or the cluster cannot be reached or may not be used.
+        UserError: Ray is not installed, or the cluster cannot be reached.
     """
 
     def __init__(self, address: str) -> None:
-        if os.environ.get("LIMNER_SHARED"):
-            raise UserError(
-                "Runs of a server with several people are not sent to a cluster, which keeps nobody's files apart.",
-                "Train on this machine, or use a page of your own.",
-            )
         where, _, query = address.partition("?")
         self._resources = _amounts(query)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

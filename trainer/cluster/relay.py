@@ -64,7 +64,7 @@ def _place(run: Run, cluster: Cluster) -> Node:
             sys.stderr.write(f"{error}\n")
             _wait(run)
     raise UserError(
-        "The cluster has no node on which the run can begin.", "Look at what Ray and the log say about its nodes."
+        "The cluster has no node on which the run can begin.", "The log says what happened to those it was sent to."
     )
 
 
@@ -110,7 +110,7 @@ def _report_loss(run: Run, losses: int, step: int) -> None:
     if losses >= LOSSES:
         raise UserError(
             "{count} nodes that this run was on were lost, one after the other.",
-            "Look at what Ray says about them; the run may take more memory than they have.",
+            "The log says more; the run may take more memory than they have.",
             count=losses,
         )
     message = _("The node of this run was lost; it goes on elsewhere from step {step}.", step=step)

@@ -87,7 +87,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     with gr.Row(elem_id="start-bar", elem_classes="side"):
         summary = gr.HTML(elem_id="plan", elem_classes="plan")
         place = gr.Radio(
-            [(_("this machine"), HERE), (_("the cluster"), CLUSTER)],
+            [(_("this machine"), HERE), (run_actions.cluster(), CLUSTER)],
             value=HERE,
             label=_("Run on"),
             elem_id="run-on",

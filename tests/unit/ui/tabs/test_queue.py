@@ -63,7 +63,7 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_among_those_that_wait_for_t
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
     shown = run_view.draw(RunWatcher(), NAMES[0])[6]
-    assert "waiting for a node of the cluster" in shown
+    assert "waiting for a node of ray://there:10001" in shown
     with pytest.raises(UserError, match="does not wait for the device"):
         queue.move(waiting[0], 1)
     with pytest.raises(UserError, match="does not wait for the device"):

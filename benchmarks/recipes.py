@@ -45,7 +45,12 @@ PLAIN: dict[str, Any] = {
 """Common to the other trainers: LoRA, torch's AdamW, a constant learning rate."""
 
 # The file of all families, as documented: micro's own has another rate, and here `rate` multiplies it.
-KOHYA = {**PLAIN, **flat(tomllib.loads((configs.PRESETS / "plain.toml").read_text(encoding="utf-8")))}
+KOHYA = {
+    **PLAIN,
+    **flat(tomllib.loads((configs.PRESETS / "plain.toml").read_text(encoding="utf-8"))),
+    "adapter.rank": 32,
+    "adapter.alpha": 16.0,
+}
 
 OURS = "ours"
 PEERS = {

@@ -18,12 +18,12 @@ from trainer.recipes.draft import NEUTRAL, flat
 
 SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 BASES = ["micro", *FAMILIES]
-# Rank, alpha, learning rate and noise levels in docs/sdxl_train_network.md, docs/sd3_train_network.md and
-# docs/flux_train_network.md of kohya-ss/sd-scripts; micro has five times the rate.
+# Rank, alpha, learning rate and noise levels in docs/train_network.md, docs/sdxl_train_network.md,
+# docs/sd3_train_network.md and docs/flux_train_network.md of kohya-ss/sd-scripts; micro has XL's, and five times the rate.
 DOCUMENTED = {
     "micro": (32, 16.0, 5e-4, "uniform"),
-    "sd15": (32, 16.0, 1e-4, "uniform"),
-    "sd21": (32, 16.0, 1e-4, "uniform"),
+    "sd15": (16, 1.0, 1e-4, "uniform"),
+    "sd21": (16, 1.0, 1e-4, "uniform"),
     "sdxl": (32, 16.0, 1e-4, "uniform"),
     "sd3": (16, 1.0, 1e-4, "uniform"),
     "flux": (16, 1.0, 1e-4, "logit-normal"),

@@ -6,6 +6,7 @@ micro cannot do: there is one resolution, and 8-bit optimizers need a GPU.
 
 import json
 import math
+import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks.subjects import Subject
 from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
+from trainer.recipes.draft import flat
 
 WIDTH = 5.0
 """Adam's useful rate goes about as one over the width of the layers, and micro's are some five times narrower than
@@ -42,11 +44,13 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 """Common to the other trainers: LoRA, torch's AdamW, a constant learning rate."""
 
-KOHYA: dict[str, Any] = {
-    **PLAIN, "adapter.rank": 32, "adapter.alpha": 16.0, "adapter.targets": "attention+ff",
-    "optimizer.learning_rate": 1e-4, "training.batch_size": 1, "training.text_encoder": True,
-    "training.text_encoder_lr_factor": 1.0,
-}  # fmt: skip
+# The file of all families, as documented: micro's own has another rate, and here `rate` multiplies it.
+KOHYA = {
+    **PLAIN,
+    **flat(tomllib.loads((configs.PRESETS / "plain.toml").read_text(encoding="utf-8"))),
+    "adapter.rank": 32,
+    "adapter.alpha": 16.0,
+}
 
 OURS = "ours"
 PEERS = {

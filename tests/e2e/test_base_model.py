@@ -97,7 +97,7 @@ def test_any_picks_leave_the_preset_and_ones_own_changes(
     """Bases and kinds are picked in any order: the form is always the preset of both, with what was changed in it."""
     shutil.copytree(models, server.home / "models")
     paths = {"sdxl, Stable Diffusion XL": "sdxl", "sd, Stable Diffusion 1.x": "sd", "Micro, built in": ""}
-    kinds = {"Character": "character", "Style": "style"}
+    kinds = {"Character": "character", "Style": "style", "Plain LoRA": "plain"}
     page = visit(server)
     advanced(page, training_steps=321)
     seed = time.time_ns() % 10**6

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -309,7 +309,7 @@ def sampler() -> None:
 def check(
     name: DatasetName,
     trigger: Annotated[str, typer.Option(help="Trigger word.")] = "",
-    preset: Annotated[Literal["character", "style"], typer.Option(help="What you are teaching.")] = "character",
+    preset: Annotated[config.Preset, typer.Option(help="What you are teaching.")] = "character",
     base: Annotated[
         str, typer.Option(metavar=BASE, help="Sets the image size and how much of a caption is read.")
     ] = MICRO,

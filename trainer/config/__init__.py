@@ -21,6 +21,7 @@ from trainer.config.picture import PictureConfig
 from trainer.config.run_config import (
     CheckpointConfig,
     ModelConfig,
+    Preset,
     PreviewConfig,
     Record,
     TrainConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "CheckpointConfig",
     "ModelConfig",
     "PictureConfig",
+    "Preset",
     "PreviewConfig",
     "Record",
     "TrainConfig",

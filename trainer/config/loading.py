@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import tomlkit
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.config import renames, subject_lines
 from trainer.config.adapter import Lora
-from trainer.config.run_config import TrainConfig, micro_resolution
+from trainer.config.run_config import Preset, TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -63,8 +63,14 @@ def preset(
 
 
 def _read_preset(base: str, kind: str) -> dict[str, Any]:
-    path = PRESETS / f"{base}-{kind}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return what all families share in a preset, if they do, with what a family's own file changes."""
+    settings: dict[str, Any] = {}
+    if kind in get_args(Preset):  # a config may say anything, such as a path
+        for name in (kind, f"{base}-{kind}"):
+            path = PRESETS / f"{name}.toml"
+            if path.is_file():
+                settings = merge(settings, tomllib.loads(path.read_text(encoding="utf-8")))
+    return settings
 
 
 def build(data: dict[str, Any]) -> TrainConfig:
@@ -109,13 +115,13 @@ def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, An
     """Return a preset with its learning rate scaled to the batch that the settings ask for, by the square root.
 
     Malladi et al. 2022, https://arxiv.org/abs/2205.10287: so Adam's steps stay alike. A rate that the user sets, or
-    another optimizer's, stays as it is.
+    another optimizer's, stays as it is, and so does plain LoRA's: kohya's scripts do not scale it.
     """
     usual, requested = base.get("training", {}), data.get("training", {})
     optimizer = data.get("optimizer", {})
     if not isinstance(requested, dict) or not isinstance(optimizer, dict):
         return base
-    if "learning_rate" in optimizer or "kind" in optimizer:
+    if "learning_rate" in optimizer or "kind" in optimizer or data.get("preset") == "plain":
         return base
     ratio = 1.0
     for name in ("batch_size", "gradient_accumulation"):

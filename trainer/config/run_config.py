@@ -37,6 +37,8 @@ from trainer.optim.optimizers import (
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Conflict, Section
 
+Preset = Literal["character", "style", "plain"]
+
 
 class ModelConfig(Section):
     """The base model, which stays frozen."""
@@ -193,11 +195,11 @@ class TrainConfig(Section):
         json_schema_extra=BASIC,
         description="Name of a folder under datasets/, or the path of a folder.",
     )
-    preset: Literal["character", "style"] = Field(
+    preset: Preset = Field(
         "character",
         title="What are you teaching?",
         json_schema_extra=BASIC,
-        description="Defaults for all other settings.",
+        description="Defaults for all other settings; plain is LoRA as kohya's scripts document it, for comparing.",
     )
     trigger: str = Field(
         "",

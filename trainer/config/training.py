@@ -34,7 +34,7 @@ class TrainingConfig(Section):
         ge=1,
         le=256,
         title="Batch size",
-        description="Images per pass; a preset's learning rate is scaled by its square root.",
+        description="Images per pass; a preset's learning rate is scaled by its square root, except with plain.",
     )
     gradient_accumulation: int = Field(1, ge=1, le=256, title="Accumulation", description="Passes per optimizer step.")
     resolution: int = Field(

@@ -52,7 +52,7 @@ def examine(
     Args:
         folder: the dataset.
         trigger: the trigger word.
-        preset: what is taught; a style needs no class.
+        preset: what is taught; a style needs no class, and plain LoRA may teach one.
         base: the base model, which limits the length of captions.
         resolution: of the training, in pixels; 0 = not known yet.
         stats: known statistics of the images, by name; nothing is measured here.

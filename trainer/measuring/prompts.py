@@ -20,6 +20,7 @@ SHORT = {
         "a car", "a bridge",
     ),
 }  # fmt: skip
+SHORT["plain"] = SHORT["character"]  # which is what most people teach
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _introduction(public: TrainConfig) -> str:
         base = "micro, the base model that is built into Limner for practice; other programs do not have it"
     else:
         base = code(public.model.base)
-    taught = {"character": "a character", "style": "a style"}[public.preset]
+    taught = {"character": "a character", "style": "a style", "plain": "a subject"}[public.preset]
     lines = [f"A {kind} that teaches {family} {taught}. It was trained on {base}."]
     if public.trigger:
         lines.append(f"Use the trigger word {code(public.trigger)} in the prompt.")

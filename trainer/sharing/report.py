@@ -155,7 +155,7 @@ def _image(run: Run, preview: events.Preview) -> str:
 
 
 def _recipe(public: TrainConfig, image_count: int) -> str:
-    preset = {"character": _("Character"), "style": _("Style")}[public.preset]
+    preset = {"character": _("Character"), "style": _("Style"), "plain": _("Plain LoRA")}[public.preset]
     rows = "".join(
         f"<tr><th scope='row'>{escape(each.title)}</th><td>{escape(comparison.shown(each.value))}</td>"
         f"<td class='quiet'>{escape(comparison.shown(each.usual) or _('empty'))}</td></tr>"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import gradio as gr
@@ -78,7 +78,7 @@ def read(name: str | None, trigger: str = "") -> Project:
     if folder is None:
         return project
     preset, base = page_memory.answer(project.name, "preset"), page_memory.answer(project.name, "base") or MICRO
-    if preset not in ("character", "style"):
+    if preset not in get_args(configs.Preset):
         preset = "character"
     resolution = _resolution(project.name, preset, base)
     known = image_stats.look(folder)

@@ -43,7 +43,12 @@ SEARCH = (
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
 RECIPES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
-PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
+# Plain LoRA is for people who compare, so it comes last.
+PRESETS = [(_("Character"), "character"), (_("Style"), "style"), (_("Plain LoRA"), "plain")]
+PRESET_HELP = _(
+    "Plain LoRA is only for comparing with kohya's scripts: what it learns also shows up without the trigger word "
+    "(docs/defaults.md)."
+)
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
 _SHOWN = itertools.count()
 

@@ -118,7 +118,12 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
 
 def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]:
     preset = gr.Radio(
-        tab_settings.PRESETS, value="character", label=_("What are you teaching?"), elem_id="preset", interactive=True
+        tab_settings.PRESETS,
+        value="character",
+        label=_("What are you teaching?"),
+        info=tab_settings.PRESET_HELP,
+        elem_id="preset",
+        interactive=True,
     )
     with gr.Row():
         name = gr.Textbox(label=_("Name of the file"), max_lines=1, elem_id="name", interactive=True, min_width=120)

@@ -590,6 +590,22 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, wo
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_plain_lora_trains(character: Path, tiny_sd: Path) -> None:
+    small = {
+        "training": {"steps": 3, "resolution": 64},
+        "preview": {"every": 0, "at_start": False, "steps": 2, "prompts": ["rin"]},
+    }
+    about = {"name": "rin", "dataset": "rin", "trigger": "rin", "preset": "plain", "model": {"base": str(tiny_sd)}}
+    run = runs.create(config.build(about | small))
+    tensors = finish(run)
+    rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
+    assert rates == pytest.approx([1e-4] * 3), "constant, without a warm-up"
+    assert {name.split("_")[1] for name in tensors} == {"unet", "te"}
+    assert {float(value) for name, value in tensors.items() if name.endswith(".alpha")} == {16.0}
+    assert {tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_down.weight")} == {32}
+    assert all(tensor.any() for name, tensor in tensors.items() if name.endswith(".lora_up.weight"))
+
+
 def test_what_was_left_open_is_written_down_once(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,25 @@ from trainer import config, schema
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
+from trainer.recipes.draft import NEUTRAL, flat
 
 SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
+BASES = ["micro", *FAMILIES]
+# Rank, alpha, learning rate and noise levels in docs/train_network.md, docs/sdxl_train_network.md,
+# docs/sd3_train_network.md and docs/flux_train_network.md of kohya-ss/sd-scripts; micro has five times XL's rate.
+DOCUMENTED = {
+    "micro": (32, 16.0, 5e-4, "uniform"),
+    "sd15": (16, 1.0, 1e-4, "uniform"),
+    "sd21": (16, 1.0, 1e-4, "uniform"),
+    "sdxl": (32, 16.0, 1e-4, "uniform"),
+    "sd3": (16, 1.0, 1e-4, "uniform"),
+    "flux": (16, 1.0, 1e-4, "logit-normal"),
+}
+
+
+def from_preset(kind: str, base: str, **changes: object) -> TrainConfig:
+    model = {"base": "micro"} if base == "micro" else {"base": "x/y", "family": base}
+    return config.build(SMALL | {"preset": kind, "model": model} | changes)
 
 
 def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
@@ -87,17 +104,56 @@ def test_a_preset_lies_under_what_is_said() -> None:
     assert config.build(SMALL | {"schedule": {"kind": "constant"}}).schedule.kind == "constant"
 
 
-@pytest.mark.parametrize("path", sorted(config.PRESETS.glob("*.toml")), ids=lambda path: path.stem)
-def test_each_preset_is_valid(path: Path) -> None:
-    base, _, kind = path.stem.partition("-")
-    model = {"base": "micro"} if base == "micro" else {"base": "x/y", "family": base}
-    made = config.build(SMALL | {"preset": kind, "model": model})
+@pytest.mark.parametrize("kind", get_args(config.Preset))
+@pytest.mark.parametrize("base", BASES)
+def test_each_preset_is_valid(base: str, kind: str) -> None:
+    made = from_preset(kind, base)
     assert made.training.resolution == {"micro": 128, "sd15": 512, "sd21": 512}.get(base, 1024)
     # The two go together: without its text encoder, a model can hardly tell a caption from the same with the trigger.
-    assert bool(made.preservation.share) == made.training.text_encoder
-    assert bool(made.captions.dropout) == made.training.text_encoder
+    preserves = made.training.text_encoder and kind != "plain"
+    assert bool(made.preservation.share) == preserves
+    assert bool(made.captions.dropout) == preserves
     assert made.preservation.share * made.training.batch_size * made.training.gradient_accumulation <= 2
     assert "" not in made.preservation.prompts, "guidance leads away from it"
+
+
+def test_each_file_of_presets_is_read() -> None:
+    kinds = get_args(config.Preset)
+    names = {*kinds, *(f"{base}-{kind}" for base in BASES for kind in kinds)}
+    assert {path.stem for path in config.PRESETS.iterdir()} <= names
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_plain_lora_is_as_kohyas_scripts_document_it(base: str) -> None:
+    made = from_preset("plain", base)
+    adapter, optimizer, training = made.adapter, made.optimizer.model_dump(), made.training
+    levels = made.objective.timestep_sampling
+    assert (adapter.rank, adapter.alpha, optimizer["learning_rate"], levels) == DOCUMENTED[base]
+    assert (adapter.kind, adapter.targets) == ("lora", "attention+ff")
+    assert (optimizer["kind"], optimizer["beta2"], optimizer["weight_decay"]) == ("adamw", 0.999, 0.01)
+    assert made.schedule.model_dump() == {"kind": "constant", "warmup": 0.0}
+    assert (training.batch_size, training.gradient_accumulation, training.max_grad_norm) == (1, 1, 1.0)
+    assert (training.text_encoder, training.text_encoder_lr_factor) == (True, 1.0)
+    assert adjustments.planned_steps(training, 16) == 10 * 10 * 16, "ten epochs of ten repeats"
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_plain_lora_has_nothing_on_that_other_programs_do_not_do(base: str) -> None:
+    made = flat(from_preset("plain", base).model_dump(mode="json"))
+    theirs = ("training.text_encoder", "objective.timestep_sampling", "captions.keep_tokens")
+    ours = {path: value for path, value in NEUTRAL.items() if path not in theirs}
+    assert {path: made[path] for path in ours} == ours
+
+
+@pytest.mark.parametrize("training", [{"batch_size": 4}, {"gradient_accumulation": 4}])
+def test_plain_loras_rate_does_not_follow_the_batch(training: dict[str, int]) -> None:
+    assert from_preset("plain", "sdxl", training=training).optimizer.learning_rate == 1e-4
+
+
+def test_a_preset_that_is_a_path_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("broken")
+    with pytest.raises(UserError, match="preset: "):
+        config.build(SMALL | {"preset": str(tmp_path / "own")})
 
 
 def test_assignments_override() -> None:

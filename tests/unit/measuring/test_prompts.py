@@ -55,7 +55,7 @@ def test_the_plain_prompt_has_the_class_word_in_place_of_the_trigger_if_there_is
     assert prompts.choose(own, captions, [], 1) == [Prompt("rin, sad, indoors", "girl, sad, indoors")]
 
 
-@pytest.mark.parametrize("preset", ["character", "style"])
+@pytest.mark.parametrize("preset", ["character", "style", "plain"])
 def test_without_captions_there_are_short_ones(preset: str) -> None:
     chosen = prompts.choose(settings(preset=preset), [example("")], [], 8)
     assert [prompt.called for prompt in chosen] == [f"rin, {short}" for short in prompts.SHORT[preset][:8]]

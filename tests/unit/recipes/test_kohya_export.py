@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from trainer import config, recipes
 from trainer.recipes.draft import flat, nested
@@ -12,6 +13,14 @@ from trainer.recipes.draft import flat, nested
 PLAIN: dict[str, Any] = {
     "name": "x", "dataset": "x", "model.base": "owner/name", "training.steps": 400, "training.text_encoder": True,
     "training.precision": "bf16", "adapter.rank": 16, "preservation.share": 0.0, "captions.trigger_only": 0.0,
+}  # fmt: skip
+# As in docs/sdxl_train_network.md, docs/sd3_train_network.md and docs/flux_train_network.md of sd-scripts.
+DOCUMENTED: dict[str, dict[str, Any]] = {
+    "sdxl": {"network_module": "networks.lora", "network_dim": 32, "network_alpha": 16},
+    "sd3": {"network_module": "networks.lora_sd3", "network_dim": 16, "network_alpha": 1,
+            "weighting_scheme": "sigma_sqrt"},
+    "flux": {"network_module": "networks.lora_flux", "network_dim": 16, "network_alpha": 1, "guidance_scale": 1.0,
+             "timestep_sampling": "flux_shift", "model_prediction_type": "raw"},
 }  # fmt: skip
 # Not part of what sd-scripts could do: of the run, or of the machine.
 NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "training.cards", "name", "dataset",
@@ -171,6 +180,24 @@ def test_automatic_values_are_written_out_and_rslora_keeps_its_scale() -> None:
 def test_what_it_cannot_say_is_named(changes: dict[str, Any], named: str) -> None:
     assert any(named in note for note in recipes.export(built(changes)).notes)
     assert "micro" in changes.values() or not any(named in note for note in recipes.export(built({})).notes)
+
+
+@pytest.mark.parametrize("family", DOCUMENTED)
+def test_plain_lora_is_what_documented_options_are_read_as(tmp_path: Path, family: str) -> None:
+    options = {"learning_rate": 1e-4, "optimizer_type": "AdamW", "lr_scheduler": "constant", **DOCUMENTED[family]}
+    file = tmp_path / "kohya.toml"
+    file.write_text(tomlkit.dumps({**options, "resolution": 1024, "max_train_epochs": 10}), encoding="utf-8")
+    base = {"name": "x", "dataset": "x", "preset": "plain", "model": {"base": "owner/name", "family": family}}
+    plain = config.build(base)
+    again = config.build(config.merge(base, recipes.read(file, images=16).settings))
+    before, after = (flat(settings.model_dump(mode="json")) for settings in (plain, again))
+    # A document leaves repeats open, and tags that are not shuffled have no order to keep.
+    assert {path for path, value in before.items() if after[path] != value} == {
+        "training.steps",
+        "captions.keep_tokens",
+    }
+    written = tomllib.loads(recipes.export(plain, images=16).text)
+    assert {key: written[key] for key in options} == options
 
 
 def test_what_sd_scripts_would_refuse_or_not_find_otherwise_is_said() -> None:

@@ -80,6 +80,12 @@ def test_a_log_from_elsewhere_brings_no_other_file_into_a_report(run: Run, home:
     assert "stolen" not in page.text
 
 
+@pytest.mark.parametrize(("preset", "title"), [("character", "Character"), ("style", "Style"), ("plain", "Plain LoRA")])
+def test_a_report_names_the_preset(run: Run, preset: str, title: str) -> None:
+    run.save_config(run.config().model_copy(update={"preset": preset}))
+    assert f"Preset: {title}" in Page(report.render(run)).text
+
+
 def test_many_steps_are_thinned_and_a_damaged_preview_is_left_out(run: Run) -> None:
     for step in range(5, 60):
         name = f"previews/{step:06d}_0.png"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Never
+from typing import Any, Never, get_args
 
 import gradio as gr
 import gradio.queueing
@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
-from trainer import paths, storage
+from trainer import config, paths, storage
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
@@ -64,6 +64,20 @@ def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: 
     assert {entry.id for entry in train.ENTRIES} <= set(ids)
     named = [name for name in ids if name]
     assert len(named) == len(set(named))
+
+
+def test_plain_lora_is_offered_last_and_says_what_it_is_for(character: Path) -> None:
+    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).blocks.values()
+    question = next(block for block in blocks if block.elem_id == "preset")
+    assert [key for _label, key in question.choices] == list(get_args(config.Preset))
+    assert (question.value, question.choices[-1]) == ("character", ("Plain LoRA", "plain"))
+    assert "comparing with kohya's scripts" in question.info
+    assert "docs/defaults.md" in question.info
+    run = train.create(answers(preset="plain"))
+    assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
+    assert run_settings.described(run) == ""
+    assert train.show("rin")[0] == "plain"
+    assert image_grid.read("rin").resolution == 128
 
 
 def test_a_page_opens_without_a_listener_and_a_message_for_each_setting(home: Path) -> None:
@@ -419,6 +433,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     (home / "outputs" / ".page.json").write_text("{")
     assert page_memory.answer("rin", "trigger") == "miraxo"
     assert page_memory.answer("my-style", "preset") == "style"
+    assert page_memory.answer("plain", "preset") == "character", "who compares says so"
 
 
 # Download

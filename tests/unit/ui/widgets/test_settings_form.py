@@ -48,7 +48,7 @@ def test_kinds_have_the_names_that_people_write() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", ["character", "style"])
+@pytest.mark.parametrize("preset", ["character", "style", "plain"])
 @pytest.mark.parametrize("base", ["micro", "/models/sd15"])
 def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:
     assert read(preset, base) == {}

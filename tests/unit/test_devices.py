@@ -216,6 +216,28 @@ def test_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     devices.trim()
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_cpu_computes_in_bf16_if_it_has_it_and_is_faster_that_way(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, is_faster: bool
+) -> None:
+    for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, check, lambda: has_bf16, raising=False)
+    clock, product = [0.0], torch.Tensor.__matmul__
+
+    def multiply(matrix: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        clock[0] += 1.0 if (matrix.dtype == torch.bfloat16) == is_faster else 2.0
+        return product(matrix, other)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    devices._is_bf16_faster.cache_clear()
+    try:
+        assert devices.best_precision(torch.device("cpu")) == ("bf16" if has_bf16 and is_faster else "fp32")
+    finally:
+        devices._is_bf16_faster.cache_clear()
+
+
 @pytest.mark.parametrize(
     "error",
     [

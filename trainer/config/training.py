@@ -62,7 +62,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         title="Precision",
-        description="Of the frozen base model; auto is bf16 if the hardware supports it, else fp32; fp16 needs a GPU.",
+        description="Of the frozen base model; auto is bf16 where that is faster, else fp32; fp16 needs a GPU.",
     )
     devices: int = Field(
         0,

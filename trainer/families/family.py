@@ -127,7 +127,7 @@ def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
 def precision(model: ModelConfig, device: torch.device) -> Precision:
     """Return the best precision for a base model on a device.
 
-    On a CPU with bf16 instructions a step of Stable Diffusion takes less than half the time (9.3 and 4.1 s, 256 pixels,
+    On a CPU that is faster in bf16 a step of Stable Diffusion takes less than half the time (9.3 and 4.1 s, 256 pixels,
     one thread); a miniature gains nothing, and in fp32 its results are the same on all machines.
     """
     best = devices.best_precision(device)

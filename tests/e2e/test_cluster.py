@@ -60,7 +60,7 @@ def choose(page: "Page", number: int) -> None:
 def test_four_runs_on_two_nodes_of_which_one_dies(cluster: TwoNodes, server: Server, visit: Visit) -> None:
     page = visit(server)
     advanced(page, **SETTINGS)
-    page.get_by_role("radio", name=cluster.address).check()
+    page.get_by_role("radio", name=runs.short_address(cluster.address)).check()
     first = begin(page, server, 1)
     page.locator("#previews img").nth(1).wait_for(timeout=120_000)
     assert "CPU, " in page.locator("#status").inner_text(), "it says on which node"

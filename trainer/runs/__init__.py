@@ -12,6 +12,7 @@ from trainer.runs.run import (
     create,
     find,
     log_tail,
+    short_address,
 )
 from trainer.runs.view import ENDS, START_GRACE, STATUS_LABELS, View, find_similar, is_locked, look
 
@@ -35,5 +36,6 @@ __all__ = [
     "look",
     "pause",
     "request",
+    "short_address",
     "start",
 ]

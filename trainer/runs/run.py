@@ -22,6 +22,7 @@ State is derived from the log and the lock, never stored, so it is right after a
 
 import itertools
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -206,6 +207,12 @@ def _absolute_dataset(dataset: str) -> str:
         return dataset
     folder = Path(dataset).expanduser()
     return str(folder.resolve()) if folder.is_dir() else dataset
+
+
+def short_address(cluster: str) -> str:
+    """Return what tells a cluster from others in its address: without the command there, or what a run asks for."""
+    scheme, mark, rest = cluster.rpartition("://")
+    return scheme + mark + re.split("[/?]", rest, maxsplit=1)[0]
 
 
 def find(run_id: str) -> Run:

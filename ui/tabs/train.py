@@ -11,7 +11,7 @@ import gradio as gr
 from trainer import paths
 from trainer.base_models import MICRO
 from trainer.i18n import _
-from trainer.runs import Run
+from trainer.runs import Run, short_address
 from ui.state import page_memory, run_actions, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers
 from ui.state.run_watcher import RunWatcher
@@ -87,7 +87,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     with gr.Row(elem_id="start-bar", elem_classes="side"):
         summary = gr.HTML(elem_id="plan", elem_classes="plan")
         place = gr.Radio(
-            [(_("this machine"), HERE), (run_actions.cluster(), CLUSTER)],
+            [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)],
             value=HERE,
             label=_("Run on"),
             elem_id="run-on",

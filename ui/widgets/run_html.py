@@ -103,7 +103,7 @@ def _facts(view: View) -> list[str]:
     if view.status == "waiting" and view.run.on_hold:
         facts.append(_("on hold"))
     elif view.status == "waiting" and view.run.cluster and (view.run.folder / "ask" / "start").exists():
-        facts.append(escape(_("waiting for a node of {cluster}", cluster=view.run.cluster)))
+        facts.append(escape(_("waiting for a node of {cluster}", cluster=runs.short_address(view.run.cluster))))
     elif view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
         facts.append(_("number {place} in the queue", place=position) if position else _("starting"))

@@ -58,12 +58,13 @@ def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
 def test_a_run_that_waits_for_a_cluster_has_no_place_among_those_that_wait_for_this_machine(
     waiting: list[Run], home: Path
 ) -> None:
-    storage.write(waiting[0].folder / "cluster", "ray://there:10001\n")
-    assert waiting[0].cluster == "ray://there:10001"
+    storage.write(waiting[0].folder / "cluster", "ray://there:10001?GPU=1\n")
+    assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
     shown = run_view.draw(RunWatcher(), NAMES[0])[6]
     assert "waiting for a node of ray://there:10001" in shown
+    assert "GPU" not in shown
     with pytest.raises(UserError, match="does not wait for the device"):
         queue.move(waiting[0], 1)
     with pytest.raises(UserError, match="does not wait for the device"):

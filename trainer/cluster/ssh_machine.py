@@ -24,11 +24,12 @@ FAREWELL = 10.0  # seconds that a node may take to tidy up
 PATIENCE = 600.0  # seconds in which a machine that was lost may come back
 CHATTER = 2**16  # bytes that a login shell may print first
 OPTIONS = (
-    "-T", "-a", "-x",
-    "-o", "BatchMode=yes",  # nobody is there to type a password
-    "-o", "ClearAllForwardings=yes",
-    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3",
-)  # fmt: skip
+    "-Tax",  # no terminal, no agent and no display for the machine there
+    "-oBatchMode=yes",  # nobody is there to type a password
+    "-oClearAllForwardings=yes",
+    "-oServerAliveInterval=15",
+    "-oServerAliveCountMax=3",
+)
 # No part begins with a hyphen, as an option does.
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>\w[\w.-]*)@)?(?P<host>\w[\w.-]*|\[[\da-fA-F:.]+(?:%\w+)?\])(?::(?P<port>\d{1,5}))?(?P<command>/.*)?"

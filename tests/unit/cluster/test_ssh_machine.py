@@ -30,9 +30,21 @@ def test_addresses(address: str, parsed: Address) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["ssh://", "ssh://-oProxyCommand=sh", "ssh://-l@gpu", "ssh://me:secret@gpu", "ssh://gpu:port", "ssh://gpu?GPU=1",
-     "ssh://gpu name", "ssh:// @gpu", "ssh://@gpu", "ssh://gpu#x", "ssh://gpu:100000", "gpu"],
-)  # fmt: skip
+    [
+        "gpu",
+        "ssh://",
+        "ssh://-oProxyCommand=sh",
+        "ssh://-l@gpu",
+        "ssh://me:secret@gpu",
+        "ssh://@gpu",
+        "ssh:// @gpu",
+        "ssh://gpu name",
+        "ssh://gpu:port",
+        "ssh://gpu:100000",
+        "ssh://gpu?GPU=1",
+        "ssh://gpu#x",
+    ],
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is not the address of a machine"):
         Address.parse(address)

@@ -184,7 +184,8 @@ class _SshNode:
         for line in stderr:
             sys.stderr.write(line)
             sys.stderr.flush()
-            self._errors.append(line.strip())
+            if text := line.strip(" │\r\n╭╮╰╯─"):  # a command line may draw a box around what is wrong
+                self._errors.append(text)
 
     def _last_words(self) -> str:
         with suppress(TimeoutExpired):
@@ -211,7 +212,7 @@ class _SshNode:
             )
         return UserError(
             "Limner could not be started on {host}: {error}.",
-            "Check that this works there: {command} --version",
+            "Check that {command} --version says the same there and here.",
             host=host,
             error=error.rstrip(".") or f"exit code {code}",
             command=self._address.command,

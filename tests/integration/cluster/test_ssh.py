@@ -64,6 +64,11 @@ def test_a_machine_that_is_unknown_or_has_no_limner_says_so(tmp_path: Path) -> N
             SshMachine(there.address.removesuffix(str(tmp_path / "machine" / "limner")) + "/nowhere/limner").place(
                 1, never
             )
+        (tmp_path / "machine" / "limner").write_text(
+            "#!/bin/sh\necho '│ No such command. │' >&2\necho '╰──╯' >&2\nexit 2\n"
+        )
+        with pytest.raises(UserError, match=r"could not be started on 127\.0\.0\.1: No such command\."):
+            SshMachine(there.address).place(1, never)
         there.known_hosts.write_text("")
         with pytest.raises(UserError, match="cannot be reached: Host key verification failed") as refused:
             SshMachine(there.address).place(1, never)

@@ -167,13 +167,17 @@ def _watch(run: Run, processes: list[Any], done: threading.Event) -> None:
     If the settings do not ask for others, it notices within `JOINED_WITHIN` that they do not join, and goes on alone.
     """
     required = run.config().training.wanted_devices > 0
-    while (alive := [process for process in processes if process.exitcode is None]) and not done.is_set():
-        connection.wait([process.sentinel for process in alive])
+    while not done.is_set():
+        alive = [process for process in processes if process.exitcode is None]
+        was_aborted = any(process.exitcode for process in processes)  # perhaps before this thread had begun
         matters = required or torch.distributed.is_initialized()
-        if any(process.exitcode for process in alive) and matters and not done.wait(NOTICED_WITHIN):
+        if was_aborted and matters and not done.wait(NOTICED_WITHIN):
             error = gone()
             run.report(events.Failed(message=error.message, remedy=error.remedy, traceback=""))
             os._exit(1)
+        if not alive:
+            return
+        connection.wait([process.sentinel for process in alive])
 
 
 def _free_port() -> int:

@@ -147,6 +147,28 @@ print("to the end")
 """
 
 
+DEAD_EARLY = """
+import multiprocessing, os, sys, threading
+from pathlib import Path
+from trainer.training import ranks
+from trainer.runs import Run
+ranks.NOTICED_WITHIN = 0.1
+process = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
+process.start()
+process.join()
+ranks._watch(Run(Path(sys.argv[1])), [process], threading.Event())
+print("not noticed")
+"""
+
+
+def test_a_process_that_has_ended_before_it_is_watched_is_noticed(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, training__devices=2))
+    command = [sys.executable, "-c", DEAD_EARLY, str(run.folder)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert runs.look(run).state.message.startswith("Another process of this run has ended")
+
+
 def test_a_process_that_is_done_leaves_the_leader_at_work(character: Path, tiny_sd: Path) -> None:
     """The leader draws and writes for as long as it takes, after the last step of all."""
     run = runs.create(settings(tiny_sd))

@@ -80,7 +80,7 @@ def train(server: Server, page: Page, steps: int, sizes: Sizes) -> None:
     log = folder / "events.jsonl"
     while '"kind":"finished"' not in (text := log.read_text(encoding="utf-8") if log.exists() else ""):
         assert '"kind":"failed"' not in text, text[-500:]
-        page.call(tick, page.without_states(tick, [folder.name, None]), "soak")  # the page stays open
+        page.call(tick, page.without_states(tick, page.values(tick, run=folder.name)), "soak")  # the page stays open
         if '"kind":"step"' in text:
             sizes.measure(server, sampling=False)
         time.sleep(1)

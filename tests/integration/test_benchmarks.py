@@ -110,6 +110,14 @@ def test_many_pictures_in_small() -> None:
     assert done.stdout.startswith("12 pictures")
 
 
+def test_a_soak_in_small() -> None:
+    """It calls the page as a browser does, and so has to know what its functions take."""
+    command = [sys.executable, "-m", "benchmarks.soak", "--steps", "20", "--pictures", "2"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 pictures in" in done.stdout
+
+
 @pytest.mark.parametrize("name", recipe_losses.RECIPES)
 def test_recipes_whose_losses_are_compared_are_read_whole(tmp_path: Path, name: str) -> None:
     values = {**recipe_losses.COMMON, **recipe_losses.RECIPES[name][0]}

@@ -1,7 +1,7 @@
 """CPU seconds of each test, of this process and all that it started, summed by group; a pytest plugin.
 
 Seconds of the clock depend on what else a machine does; these hardly do. So each group has a budget at each speed, and
-a whole run fails where a group takes half as much again.
+CI fails where a group takes half as much again. Elsewhere that is only said: a slower processor needs more seconds.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Summary:
     """What all tests took, by group and by test."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self.fails = speed(config) == "full"
         self.budgets = BUDGETS.get(speed(config), {}) if config.args == config.getini("testpaths") else {}
         self.tests: dict[str, float] = {}
 
@@ -94,8 +95,8 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a whole run that takes too long, whatever its tests say."""
-        if self.exceeded() and session.exitstatus == pytest.ExitCode.OK:
+        """Fail a whole run of CI that takes too long, whatever its tests say."""
+        if self.fails and self.exceeded() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -601,8 +601,8 @@ def test_plain_lora_trains(character: Path, tiny_sd: Path) -> None:
     rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
     assert rates == pytest.approx([1e-4] * 3), "constant, without a warm-up"
     assert {name.split("_")[1] for name in tensors} == {"unet", "te"}
-    assert {float(value) for name, value in tensors.items() if name.endswith(".alpha")} == {16.0}
-    assert {tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_down.weight")} == {32}
+    assert {float(value) for name, value in tensors.items() if name.endswith(".alpha")} == {1.0}
+    assert {tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_down.weight")} == {16}
     assert all(tensor.any() for name, tensor in tensors.items() if name.endswith(".lora_up.weight"))
 
 

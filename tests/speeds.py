@@ -1,7 +1,7 @@
 """Three speeds of one suite: `pytest` in minutes, `pytest --full` as in CI, `pytest --nightly` with all there is.
 
 A test runs at every speed unless `speeds.toml` leaves it to a slower one, with the test that stands for it meanwhile.
-What is left to the night is products and long ways through the page, of which CI runs an eighth that follows from the
+What is left to the night is products and long ways through the page, of which CI runs a sixteenth that follows from the
 commit; and what takes longest, under `tests/nightly`.
 """
 
@@ -20,7 +20,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONG = "nightly/"  # the folder of what only the night runs
 FUZZED = {"quick": "2", "full": "5", "nightly": "120"}  # seconds of each reader
-PARTS = 8  # of the night's tests; CI runs one
+PARTS = 16  # of the night's tests; CI runs one
 TOGETHER = "e2e/"  # tests of one of its files share a server, and so a process
 
 
@@ -43,7 +43,7 @@ def table() -> list[Left]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two slower speeds."""
     group = parser.getgroup("speeds")
-    group.addoption("--full", action="store_true", help="also what is left to CI, and an eighth of the night's tests")
+    group.addoption("--full", action="store_true", help="also what is left to CI, and a sixteenth of the night's tests")
     group.addoption("--nightly", action="store_true", help="all there is: products, kills, fuzzing, soaks")
 
 
@@ -59,7 +59,7 @@ def commit() -> str:
 
 
 def is_drawn(seed: str, test: str) -> bool:
-    """Tell whether one of the night's tests is among those that a commit runs; each is in about every eighth."""
+    """Tell whether one of the night's tests is among those that a commit runs; each is in about every sixteenth."""
     return hashlib.sha256(f"{seed} {test}".encode()).digest()[0] % PARTS == 0
 
 
@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say how much runs, and what chose it."""
-    part = f", with the eighth of the night's tests that {commit()[:12]} draws" if speed(config) == "full" else ""
+    part = f", with the sixteenth of the night's tests that {commit()[:12]} draws" if speed(config) == "full" else ""
     return f"speed: {speed(config)}{part}"
 
 

@@ -103,7 +103,7 @@ def test_a_worker_that_is_killed(server: Server, visit: Visit) -> None:
     wait(lambda: step(page) >= 3, seconds=60)
     log = server.home / "outputs" / run / "events.jsonl"
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
-    page.locator("#status [data-status=interrupted]").wait_for(timeout=5_000)
+    page.locator("#status [data-status=interrupted]").wait_for()
     assert page.get_by_role("button", name="Resume").is_visible()
     assert re.search(r"Training was interrupted.*continues from step [1-9]", panel(page), re.DOTALL)
     page.get_by_role("button", name="Resume").click()

@@ -145,7 +145,7 @@ def test_a_pause_and_a_stop_are_seen_at_once(server: Server, visit: Visit) -> No
     wait(lambda: step(page) > held, seconds=30)
     page.get_by_role("button", name="Stop and save").click()
     page.locator("#status [data-status=stopped]").wait_for(timeout=30_000)
-    other.locator("#status [data-status=stopped]").wait_for(timeout=10_000)
+    other.locator("#status [data-status=stopped]").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.locator("#status [data-status=running]").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop and save").click()

@@ -368,7 +368,7 @@ def test_uploads_that_are_cut_off_leave_nothing_behind(server: Server) -> None:
     wait(lambda: len(parts()) == 6)
     for connection in connections:
         connection.close()
-    wait(lambda: not parts(), seconds=5)
+    wait(lambda: not parts())
     assert "Traceback" not in server.said.read_text()
 
 

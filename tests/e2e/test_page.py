@@ -136,17 +136,17 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     wait(lambda: page.get_by_label("Caption of 01.png").input_value().startswith("miraxo, smiling in her own"))
     # Training
     page.get_by_role("button", name="Next: train").click()
-    wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo", seconds=5)
+    wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo")
     advanced(page, training_steps=24, preview_every=6, preview_prompts="miraxo, smiling, red shirt, teal background")
     run = start(page)
     in_sight = "shown => { const box = shown.getBoundingClientRect(); return box.top >= 0 && box.bottom < innerHeight }"
-    wait(lambda: page.locator("#status").evaluate(in_sight), seconds=5)  # though the settings above it are open
+    wait(lambda: page.locator("#status").evaluate(in_sight))  # though the settings above it are open
     wait(lambda: points(page) >= 3)
     before = points(page)
     wait(lambda: points(page) > before)
     page.locator("#previews img").first.wait_for(timeout=60_000)
     page.reload()
-    page.locator(f"#status [data-run='{run}']").wait_for(timeout=5_000)  # without a click: the Train tab is shown
+    page.locator(f"#status [data-run='{run}']").wait_for()  # without a click: the Train tab is shown
     finished(page)
     assert points(page) == 24
     assert page.locator("#previews img").count() == 5  # the first before the first step
@@ -221,11 +221,11 @@ def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Se
     wait(lambda: log.stat().st_size > size)
     server.start()
     page = visit(server)
-    page.locator(f"#status [data-run='{run}'][data-status=running]").wait_for(timeout=5_000)
+    page.locator(f"#status [data-run='{run}'][data-status=running]").wait_for()
     wait(lambda: step(page) >= 20, seconds=60)
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
     alarm = page.get_by_role("alert").filter(has_text="Training was interrupted")
-    alarm.wait_for(timeout=10_000)
+    alarm.wait_for()
     assert re.search(r"continues from step [1-9]\d*0\b", alarm.inner_text())
     page.get_by_role("button", name="Resume").click()
     page.locator("#status [data-status=running]").wait_for(timeout=60_000)

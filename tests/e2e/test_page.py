@@ -154,6 +154,8 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.locator("#try-advanced").get_by_text("Advanced").click()
+    page.locator("#try-steps input").first.wait_for()
+    page.wait_for_timeout(500)  # a field that has just appeared gets its value once more
     page.locator("#try-steps input").first.fill("8")
     page.get_by_role("button", name="Generate image").click()
     one = picture(page, server, "1")

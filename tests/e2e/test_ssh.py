@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, step
 from tests.ssh import Machine, machine, needs_sshd
 from trainer import runs
@@ -35,8 +36,7 @@ def test_a_run_on_another_machine_is_watched_and_stopped(there: Machine, server:
     page.get_by_role("button", name="Start training").click()
     page.locator("#previews img").nth(1).wait_for(timeout=120_000)
     wait(lambda: step(page) > 10)
-    if folder := os.environ.get("LIMNER_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/ssh.png")
+    keep(page, "ssh")
     there.cut()
     page.get_by_text("The node of this run was lost").wait_for(timeout=60_000)
     reached = step(page)

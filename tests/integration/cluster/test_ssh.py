@@ -5,23 +5,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.integration.cluster.test_ray import submit
 from tests.integration.cluster.test_relay import hash_of, make, settings
-from tests.integration.runs.test_processes import limner, status, wait_until
+from tests.integration.runs.test_processes import status, wait_until
 from tests.ssh import machine, needs_sshd
 from tests.workers import Workers
 from trainer import config, runs, storage
 from trainer.cluster.node import NodeLostError
 from trainer.cluster.ssh_machine import SshMachine
 from trainer.errors import UserError
-from trainer.runs import Run, events
+from trainer.runs import events
 
 pytestmark = needs_sshd
-
-
-def submit(file: Path, address: str) -> Run:
-    added = limner("queue", "add", file, "--on", address)
-    assert added.returncode == 0, added.stderr
-    return runs.find(added.stdout.strip())
 
 
 def never() -> None:

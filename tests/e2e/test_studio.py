@@ -315,7 +315,9 @@ def test_waiting_runs_are_dragged_moved_by_keys_and_held(trained: Server, visit:
     rows.nth(2).drag_to(rows.nth(0), target_position={"x": 100, "y": 3})
     wait(lambda: [run.id[18:] for run in queue.waiting()] == ["cat", "rin", "fox"])
     wait(lambda: names() == ["cat", "rin", "fox"])
-    page.get_by_role("button", name="Move cat").last.focus()
+    down = page.get_by_role("button", name="Move cat").last
+    wait(down.is_enabled)  # once the server has drawn the new order
+    down.focus()
     for order in (["rin", "cat", "fox"], ["rin", "fox", "cat"]):
         page.keyboard.press("Enter")
         wait(lambda order=order: names() == order)

@@ -11,16 +11,19 @@ import hashlib
 import os
 import subprocess
 import tomllib
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONG = "nightly/"  # the folder of what only the night runs
-FUZZED = {"quick": "2", "full": "5", "nightly": "120"}  # seconds of each reader
+FUZZED = {"quick": "1", "full": "5", "nightly": "120"}  # seconds of each reader
 PARTS = 16  # of the night's tests; CI runs one
+MEASURED = "COVERAGE_PROCESS"  # begins the variables by which a process measures its coverage
 TOGETHER = "e2e/"  # tests of one of its files share a server, and so a process
 
 
@@ -69,11 +72,22 @@ def runs_at(test: str, chosen: str, rows: list[Left], seed: str) -> bool:
         return True
     if test.startswith(LONG):
         return False
-    name, _, case = test.partition("[")
-    row = next((row for row in rows if row.test in (name, name.partition("::")[0]) and case[:-1] not in row.but), None)
+    row = row_of(test, rows)
     if row is None:
         return True
     return chosen == "full" and (row.to == "full" or is_drawn(seed, test))
+
+
+def row_of(test: str, rows: list[Left]) -> Left | None:
+    """Return the row that leaves a test to a slower speed, if there is one."""
+    name, _, case = test.partition("[")
+    return next((row for row in rows if row.test in (name, name.partition("::")[0]) and case[:-1] not in row.but), None)
+
+
+def repeats_others(test: str, rows: list[Left]) -> bool:
+    """Tell whether a test does with other values what others do at a faster speed, and so reaches no other code."""
+    row = row_of(test, rows)
+    return row is not None and (row.to == "nightly" or bool(row.but))
 
 
 def examples(count: int) -> int:
@@ -118,3 +132,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = {id(item) for item in left}
         items[:] = [item for item in items if id(item) not in gone]
         config.hook.pytest_deselected(items=left)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure no coverage where that would take time and show nothing new."""
+    measuring = coverage.Coverage.current()
+    if measuring is None or not repeats_others(item.nodeid.removeprefix("tests/"), table()):
+        return (yield)
+    for_processes = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(MEASURED)}
+    measuring.stop()
+    try:
+        return (yield)
+    finally:
+        measuring.start()
+        os.environ.update(for_processes)

@@ -42,6 +42,9 @@ def test_each_speed_runs_more_than_the_one_before() -> None:
     assert ran("a/test_x.py::test_z[3]") == ["full", "nightly"]
     assert ran("a/test_y.py::test_z[two-b]") == ["quick", "full", "nightly"]
     assert ran("nightly/test_long.py::test_kills") == ["nightly"]
+    others = ("a/test_w.py::test_z", "a/test_x.py::test_z", "a/test_y.py::test_z[one]")
+    assert not any(speeds.repeats_others(test, rows) for test in others)
+    assert speeds.repeats_others("a/test_y.py::test_z[three]", rows)
     drawn = {tuple(ran("a/test_y.py::test_z[three]", str(seed))) for seed in range(80)}
     assert drawn == {("nightly",), ("full", "nightly")}, "by turns"
 

@@ -59,6 +59,18 @@ def character(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def forking_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program in the place of Python, for which one process forks whatever the number of processes that test."""
+    from tests import forks
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "forks"
+    folder.mkdir(exist_ok=True)
+    with forks.serving(folder) as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny, random Stable Diffusion 1.x model that has the real module names."""
     from tests.tiny import make_sd

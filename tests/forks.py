@@ -1,12 +1,13 @@
-"""Workers and painters of a server under test, without the seconds that their imports take.
+"""Servers, workers and painters under test, without the seconds that their imports take.
 
-One process imports all there is to import and forks for each that the server starts. What the server starts is a small
-program in the place of Python: it hands over its arguments, environment and open files, and lives as long as the fork
-does; whichever of the two ends first, the other ends with it.
+One process imports all there is to import and forks for each of them. What a test or a server starts is a small program
+in the place of Python: it hands over its arguments, environment and open files, and lives as long as the fork does;
+whichever of the two ends first, the other ends with it. For any other command it becomes Python itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import selectors
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,18 +26,19 @@ from typing import Any
 from filelock import FileLock
 
 from tests.conftest import CHECKOUT
+from tests.speeds import MEASURED
 
-COMMANDS = ("work", "sampler", "gauge")
+UNKNOWN = ("download", "publish")  # what they need to know of the environment is read as libraries are imported
 KILLED = 137
 PROGRAM = """#!{python} -SE
 import json, os, signal, socket, sys
 arguments = sys.argv[1:]
-forks = arguments[:2] == ["-m", "trainer"] and arguments[2] in {commands} and os.environ.get("LANGUAGE") == "en"
-if not forks:
+known = arguments[:1] == ["app.py"] or arguments[:2] == ["-m", "trainer"] and arguments[2] not in {unknown}
+if not known or os.environ.get("LANGUAGE") != "en":
     os.execv({python!r}, [{python!r}, *arguments])
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
-told = json.dumps([arguments[2:], os.getcwd(), dict(os.environ)]).encode()
+told = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(link, [len(told).to_bytes(8, "big")], [0, 1, 2])
 link.sendall(told)
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +57,7 @@ def unmeasured() -> dict[str, str]:
 
     That makes a server half as fast, and the functions that it runs have tests without a browser.
     """
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+    return {name: value for name, value in os.environ.items() if not name.startswith(MEASURED)}
 
 
 @contextmanager
@@ -72,11 +75,11 @@ def serving(folder: Path) -> Iterator[Path]:
             address.unlink(missing_ok=True)
             pipe.unlink(missing_ok=True)
             os.mkfifo(pipe)
-            process, keep = _start(address, pipe)
-        program.write_text(
-            PROGRAM.format(python=sys.executable, commands=COMMANDS, address=str(address), killed=KILLED)
-        )
-        program.chmod(0o755)
+            program.write_text(
+                PROGRAM.format(python=sys.executable, unknown=UNKNOWN, address=str(address), killed=KILLED)
+            )
+            program.chmod(0o755)
+            process, keep = _start(address, program, pipe)
     try:
         yield program
     finally:
@@ -85,11 +88,11 @@ def serving(folder: Path) -> Iterator[Path]:
             process.wait()
 
 
-def _start(address: Path, pipe: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _start(address: Path, program: Path, pipe: Path) -> tuple[subprocess.Popen[bytes], int]:
     kept = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     keep = os.open(pipe, os.O_WRONLY)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.forks", address], cwd=CHECKOUT, stdin=kept,
+        [sys.executable, "-m", "tests.forks", address, program], cwd=CHECKOUT, stdin=kept,
         env={**unmeasured(), "PYTHONPATH": str(CHECKOUT / "tests" / "e2e" / "lookups"), "LIMNER_LOOKUPS": os.devnull},
     )  # fmt: skip
     os.close(kept)
@@ -126,24 +129,32 @@ def _child(
         os._exit(KILLED)
 
     threading.Thread(target=heed, daemon=True).start()
-    from trainer.cli.commands import main
+    from trainer.cli import commands
+    from ui import launch
 
     code = 1
     try:
-        code = main(arguments)
+        code = launch.main(arguments[1:]) if arguments[0] == "app.py" else commands.main(arguments[2:])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(code)
 
 
-def _serve(address: str) -> None:
+def _serve(address: str, program: str) -> None:
     import diffusers
     import torch
 
+    sys.executable = program  # which the page remembers as it is imported
     import trainer.cli.commands  # noqa: F401 - for the forks
     import trainer.sampling.server
     import trainer.train
     import trainer.training.gauge
+    import ui.page  # noqa: F401 - for the forks
 
     diffusers.StableDiffusionPipeline, trainer.training.gauge, trainer.sampling.server, trainer.train  # noqa: B018 - loaded when named
     torch.set_num_threads(1)  # threads would not live on in a fork
@@ -188,4 +199,4 @@ def _serve(address: str) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -30,7 +30,7 @@ class Workers:
 
     def start(self, run: Run, fault: str = "") -> int:
         """Begin to work on a run; returns the number of the process."""
-        self.newest = self._ask([str(run.folder.resolve()), os.environ.get("LIMNER_HOME", ""), fault])
+        self.newest = self._ask([str(run.folder.resolve()), os.environ.get("LIMNER_HOME", ""), fault, sys.executable])
         return self.newest
 
     def wait(self, number: int = 0) -> int:
@@ -57,8 +57,9 @@ class Workers:
         return int(self.process.stdout.readline())
 
 
-def _child(folder: str, home: str, fault: str) -> None:
+def _child(folder: str, home: str, fault: str, python: str) -> None:
     os.setsid()
+    sys.executable = python
     os.environ.update(LIMNER_HOME=home, LIMNER_TEST="1", LIMNER_FAULT=fault)
     log = os.open(Path(folder) / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -78,19 +77,25 @@ class Server:
         return self.home / "lookups.txt"
 
     @property
+    def pid(self) -> int:
+        """The process that serves, which is not the one that was started here if it was forked."""
+        return int((self.home / "outputs" / ".page.pid").read_text())
+
+    @property
     def said(self) -> Path:
         """What it prints; a pipe that nobody reads would fill, and it would wait."""
         return self.home / "said.txt"
 
     def start(self, *arguments: str, token: bool = False, **environment: str) -> Server:
+        variables = {
+            **forks.unmeasured(), "LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups),
+            "PYTHONPATH": str(Path(__file__).parent / "lookups"), **environment,
+        }  # fmt: skip
+        options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--port", str(self.port), *(() if token else ("--no-token",)), *arguments],
-                cwd=CHECKOUT, stdout=said, stderr=subprocess.STDOUT, text=True,
-                env={
-                    **forks.unmeasured(), "LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups),
-                    "PYTHONPATH": str(Path(__file__).parent / "lookups"), **environment,
-                },
+                [variables["LIMNER_TEST_PYTHON"], "app.py", *options],
+                cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
         wait(self.answers, seconds=90)
         return self
@@ -108,7 +113,7 @@ class Server:
 
     def kill(self) -> None:
         assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> str:
@@ -141,15 +146,10 @@ def make_home(folder: Path) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Workers and painters of all servers are forked from one process, whatever number of processes tests."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "forks"
-    folder.mkdir(exist_ok=True)
-    with forks.serving(folder) as program:
-        os.environ["LIMNER_TEST_PYTHON"] = str(program)
-        yield
-        del os.environ["LIMNER_TEST_PYTHON"]
+def _forks(forking_python: Path) -> Iterator[None]:
+    os.environ["LIMNER_TEST_PYTHON"] = str(forking_python)
+    yield
+    del os.environ["LIMNER_TEST_PYTHON"]
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
     assert time.monotonic() - ended[-1] < 5 * SLACK
     assert report(page) == "Added 200 images. 200 captions came with them."
     looked_at(page)
-    folder, process = server.home / "datasets" / "many", psutil.Process(server.process.pid)
+    folder, process = server.home / "datasets" / "many", psutil.Process(server.pid)
     fill(page, "trigger", "zorb")
     memory = []
     for _ in range(4):

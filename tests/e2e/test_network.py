@@ -120,8 +120,7 @@ def page(web: httpx.Client) -> Page:
 
 
 def test_it_listens_on_this_machine_alone(shared: Server) -> None:
-    assert shared.process is not None
-    process = psutil.Process(shared.process.pid)
+    process = psutil.Process(shared.pid)
     listening = [one.laddr.ip for one in process.net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
     assert listening == ["127.0.0.1"]
 
@@ -332,8 +331,7 @@ def send_chunks(server: Server, path: str, most: int, headers: str = "") -> tupl
 
 def test_a_body_without_a_length_is_counted_and_cut_off(shared: Server) -> None:
     """Three GB in chunks: refused after a few MB, not after three GB."""
-    assert shared.process is not None
-    process = psutil.Process(shared.process.pid)
+    process = psutil.Process(shared.pid)
     before = process.memory_info().rss
     kind = "Content-Type: application/json\r\n"
     sent, _ = send_chunks(shared, "/gradio_api/queue/join", 3 * 2**30, kind)
@@ -447,8 +445,7 @@ def test_idle_connections_do_not_use_up_the_files(server: Server) -> None:
     """More connections than the server may open files, none of which ever asks for anything."""
     import resource
 
-    assert server.process is not None
-    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (300, 300))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (300, 300))
     idle = []
     try:
         for _ in range(400):

@@ -214,7 +214,7 @@ def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> No
 def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Server, visit: Visit) -> None:
     page = visit(server)
     assert page.locator(".captions").get_attribute("data-project") == "example-character"
-    advanced(page, training_steps=100, preview_every=0, checkpoint_every=10)
+    advanced(page, training_steps=70, preview_every=0, checkpoint_every=10)
     run = start(page)
     wait(lambda: step(page) >= 3, seconds=60)
     server.kill()
@@ -241,7 +241,7 @@ def test_a_run_outlives_the_server_and_a_killed_worker_can_be_resumed(server: Se
     page.get_by_role("option").filter(has_text="example-character").last.click()
     page.locator(f"#status [data-run='{run}']").wait_for()
     finished(page, 120)
-    assert points(page) == 100
+    assert points(page) == 70
 
 
 def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit) -> None:

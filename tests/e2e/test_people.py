@@ -111,7 +111,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     wait(lambda: points(hers) > before)
     assert ben.told("status", theft["run"])["status"] == "waiting"
     # Her server dies; the run goes on, and the next request has another one started.
-    for process in psutil.Process(server.process.pid).children():
+    for process in psutil.Process(server.pid).children():
         if process.environ()["LIMNER_HOME"] == str(anna.home):
             process.kill()
     hers.reload()

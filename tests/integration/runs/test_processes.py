@@ -90,6 +90,7 @@ def pid(run: Run) -> int:
     return next(iter(processes(run)), 0)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_paused_run_goes_on_where_it_was(character: Path) -> None:
     run = make()
     runs.start(run)
@@ -146,6 +147,7 @@ def test_killed_again_and_again_and_still_the_same_bits(character: Path) -> None
     assert runs.look(Run(again)).state.losses == runs.look(run).state.losses
 
 
+@pytest.mark.usefixtures("forked")
 def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> None:
     run = make(str(tiny_sd), steps=100, batch_size=1)
     runs.start(run)
@@ -198,6 +200,7 @@ def test_a_waiting_run_can_be_stopped(character: Path) -> None:
         wait_until(lambda: status(run) == "stopped")
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_fails_is_said_with_its_remedy(character: Path) -> None:
     run = make("/nowhere/base")
     runs.start(run)
@@ -252,6 +255,7 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     assert "already exists" in done.stderr
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_card_that_is_not_used_is_said_by_the_doctor_the_run_and_the_page(
     character: Path, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
     assert runs.look(run).state.step == 16
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_whose_device_fails_goes_on_in_a_new_process(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
 ) -> None:

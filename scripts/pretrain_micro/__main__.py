@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainer.base_models import MICRO_FOLDER
 
 from . import autoencoder, base
+from . import widen as widening
 from .checkpoint import load_checkpoint
 from .config import FULL, SMOKE, PretrainConfig, Workspace
 from .export import export_pipeline
@@ -61,6 +63,18 @@ def borrow(config: PretrainConfig, work: Workspace, minutes: float | None) -> No
     print(f"borrow: {len(world)} pictures encoded")
 
 
+def widen(config: PretrainConfig, work: Workspace, minutes: float | None) -> None:
+    """Begin the training of the base with micro's own weights, grown to twice their width."""
+    training = base.BaseTraining(config, CLIPTokenizer.from_pretrained(work.tokenizer), work.base)
+    micro = {
+        "unet": UNet2DConditionModel.from_pretrained(MICRO_FOLDER / "unet").float(),
+        "text_encoder": CLIPTextModel.from_pretrained(MICRO_FOLDER / "text_encoder").float(),
+    }
+    widening.widen(nn.ModuleDict(micro), training.models, noise=widening.NOISE, seed=config.seed)
+    training.averaged.load_state_dict(training.models.state_dict())
+    training.save()
+
+
 def decoder(config: PretrainConfig, work: Workspace, minutes: float | None) -> None:
     """Train the VAE's decoder, then save reconstructions."""
     training = autoencoder.DecoderTraining(config, load_patch_code(work.patch_code), work.decoder)
@@ -99,8 +113,9 @@ STEPS: dict[str, Callable[[PretrainConfig, Workspace, float | None], None]] = {
     "export": export,
     "grid": grid,
     "borrow": borrow,
+    "widen": widen,
 }
-OTHERWISE = ("borrow",)  # not in a whole run
+OTHERWISE = ("borrow", "widen")  # not in a whole run
 
 
 def _pictures(config: PretrainConfig, work: Workspace, name: str) -> Pictures:
@@ -110,21 +125,31 @@ def _pictures(config: PretrainConfig, work: Workspace, name: str) -> Pictures:
 def main() -> None:
     """Run the steps named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"any of {', '.join(STEPS)}; default: all but borrow")
+    parser.add_argument(
+        "steps",
+        nargs="*",
+        metavar="STEP",
+        help=f"any of {', '.join(STEPS)}; default: all but {' and '.join(OTHERWISE)}",
+    )
     parser.add_argument("--work", type=Path, default=Path("~/.cache/limner/micro"), help="default: %(default)s")
     parser.add_argument("--smoke", action="store_true", help="run everything at tiny size, in WORK/smoke")
     parser.add_argument("--minutes", type=float, help="stop a training after this time; it can be resumed")
     parser.add_argument("--width", type=float, default=1.0, help="of UNet and text encoder, as a multiple of micro's")
     parser.add_argument("--decoder-samples", type=int, help="number of pictures that the decoder sees")
     parser.add_argument("--base-samples", type=int, help="number of pictures that the base sees")
+    parser.add_argument(
+        "--base-learning-rate", type=float, help="default: %(default)s", default=FULL.base_learning_rate
+    )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.steps if name not in STEPS]
     if unknown:
         parser.error(f"unknown step: {', '.join(unknown)}")
+    if "widen" in arguments.steps and arguments.width != 2:
+        parser.error("widen makes a base of --width 2")
     # More threads in one process were slower on the machines tried: the matrices are small.
     torch.set_num_threads(1)
     config = (SMOKE if arguments.smoke else FULL).scaled(arguments.width)
-    for field in ("decoder_samples", "base_samples"):
+    for field in ("decoder_samples", "base_samples", "base_learning_rate"):
         if getattr(arguments, field) is not None:
             config = dataclasses.replace(config, **{field: getattr(arguments, field)})
     root = arguments.work.expanduser()

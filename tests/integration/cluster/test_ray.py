@@ -28,19 +28,19 @@ def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_noth
     storage.write(file, config.dump(settings(steps=7)))
     with two_nodes(tmp_path / "nodes", fault="hang@5") as cluster:
         first, second = submit(file, cluster.address), submit(file, cluster.address)
-        wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"}, 60)
+        wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
         third, fourth = submit(file, cluster.client_address), submit(file, cluster.address)
         lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
         wait_until(lambda: runs.look(lost).state.step == 4)
         assert runs.look(lost).state.checkpoints[-1].step == 3
         psutil.Process(runs.look(fourth).state.pid).terminate()  # as a machine that shuts down does
-        wait_until(lambda: status(fourth) == "stopped", 60)
+        wait_until(lambda: status(fourth) == "stopped")
         workers = [process for process in psutil.process_iter(["cmdline"]) if str(cluster.folder / "two") in
                    " ".join(process.info["cmdline"] or ())]  # fmt: skip
         assert workers
         cluster.kill("two")
         for run in (other, third, lost):
-            wait_until(lambda run=run: status(run) == "finished", 120)
+            wait_until(lambda run=run: status(run) == "finished")
         assert not any(process.is_running() for process in workers)
         assert cluster.of(other.id) == "", "nothing stays on a node"
     assert runs.look(lost).state.warnings[-1].startswith("The node of this run was lost; it goes on elsewhere from")

@@ -39,7 +39,7 @@ def test_a_run_whose_connection_is_cut_goes_on_there_as_if_nothing_had_happened_
         )
         there.cut()
         for run in (first, second):
-            wait_until(lambda run=run: status(run) == "finished", 120)
+            wait_until(lambda run=run: status(run) == "finished")
         wait_until(lambda: not there.processes, 20)
         assert not list(there.home.glob("outputs/.cluster/runs/*/")), "nothing of the runs stays there"
         assert len(list(there.home.glob("outputs/.cluster/files/*"))) == 2, "the dataset and the base model do"

@@ -13,6 +13,7 @@ import subprocess
 import tomllib
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Left:
     but: tuple[str, ...] = ()
 
 
+@cache
 def table() -> list[Left]:
     """Return what is left to slower speeds."""
     rows = tomllib.loads(Path(__file__).with_name("speeds.toml").read_text(encoding="utf-8"))["left"]

@@ -79,7 +79,7 @@ def test_what_goes_wrong_there_is_told_here(tmp_path: Path, capfd: pytest.Captur
             UserError, match=r"Something went wrong on 127\.0\.0\.1: a path that leads out of its folder"
         ):
             node.receive_run("x", "../y", b"", last=True)
-        assert "Traceback" in capfd.readouterr().err, "for the log of the run"
+        wait_until(lambda: "Traceback" in capfd.readouterr().err)  # for the log of the run, apart from the answer
         there.cut()
         with pytest.raises(NodeLostError):
             node.about()

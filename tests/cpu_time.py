@@ -20,8 +20,8 @@ PROPERTY = "cpu_seconds"
 SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
-    "quick": {"unit": 35, "integration": 320, "hostile": 40, "e2e": 100},
-    "full": {"unit": 90, "integration": 1900, "hostile": 110, "e2e": 1500},
+    "quick": {"unit": 45, "integration": 320, "hostile": 25, "e2e": 100},
+    "full": {"unit": 100, "integration": 1600, "hostile": 100, "e2e": 1000},
 }
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+import psutil
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -100,6 +101,12 @@ def examples(count: int) -> int:
 def repeats(*, full: int, nightly: int) -> int:
     """Return how often to do again what is never quite the same, such as killing a worker at a random moment."""
     return nightly if os.environ.get("LIMNER_TEST_SPEED") == "nightly" else full
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Let one process more than there are cores test, as some tests wait; not in CI, where most use a browser."""
+    return (psutil.cpu_count() or 1) + (speed(config) == "quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -354,6 +354,17 @@ def test_fp16_is_refused_without_a_gpu(character: Path, tiny_sd: Path) -> None:
         train(run.config(), run)
 
 
+def test_a_gradient_is_scaled_down_to_the_limit(family: Family, tiny_sd: Path) -> None:
+    config = settings(tiny_sd)
+    state = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
+    for parameter in state.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    count = sum(parameter.numel() for parameter in state.parameters())
+    assert optimizer_step.clip(state, 0.0, None) == pytest.approx(2 * count**0.5, rel=1e-4), "no limit"
+    assert optimizer_step.clip(state, 1.0, None) == pytest.approx(2 * count**0.5, rel=1e-4), "the norm before"
+    assert optimizer_step.clip(state, 0.0, None) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd)
     progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
 
 from trainer.base_models import MICRO_FOLDER
 
-from . import autoencoder, base
-from . import widen as widening
+from . import autoencoder, base, widening
 from .checkpoint import load_checkpoint
 from .config import FULL, SMOKE, PretrainConfig, Workspace
 from .export import export_pipeline
@@ -64,13 +62,11 @@ def borrow(config: PretrainConfig, work: Workspace, minutes: float | None) -> No
 
 
 def widen(config: PretrainConfig, work: Workspace, minutes: float | None) -> None:
-    """Begin the training of the base with micro's own weights, grown to twice their width."""
+    """Begin the training of the base with micro's own weights, grown to twice their width, unless it has begun."""
+    if work.base.exists():
+        return
     training = base.BaseTraining(config, CLIPTokenizer.from_pretrained(work.tokenizer), work.base)
-    micro = {
-        "unet": UNet2DConditionModel.from_pretrained(MICRO_FOLDER / "unet").float(),
-        "text_encoder": CLIPTextModel.from_pretrained(MICRO_FOLDER / "text_encoder").float(),
-    }
-    widening.widen(nn.ModuleDict(micro), training.models, noise=widening.NOISE, seed=config.seed)
+    widening.widen(widening.load_micro(), training.models, noise=widening.NOISE, seed=config.seed)
     training.averaged.load_state_dict(training.models.state_dict())
     training.save()
 
@@ -137,15 +133,13 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="of UNet and text encoder, as a multiple of micro's")
     parser.add_argument("--decoder-samples", type=int, help="number of pictures that the decoder sees")
     parser.add_argument("--base-samples", type=int, help="number of pictures that the base sees")
-    parser.add_argument(
-        "--base-learning-rate", type=float, help="default: %(default)s", default=FULL.base_learning_rate
-    )
+    parser.add_argument("--base-learning-rate", type=float, help=f"default: {FULL.base_learning_rate}")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.steps if name not in STEPS]
     if unknown:
         parser.error(f"unknown step: {', '.join(unknown)}")
-    if "widen" in arguments.steps and arguments.width != 2:
-        parser.error("widen makes a base of --width 2")
+    if "widen" in arguments.steps and (arguments.smoke or arguments.width != 2):
+        parser.error("widen makes a base of --width 2, which is not tiny")
     # More threads in one process were slower on the machines tried: the matrices are small.
     torch.set_num_threads(1)
     config = (SMOKE if arguments.smoke else FULL).scaled(arguments.width)

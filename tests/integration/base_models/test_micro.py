@@ -4,14 +4,13 @@ import re
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from scripts.pretrain_micro.base import build_base
 from scripts.pretrain_micro.config import FULL
-from scripts.pretrain_micro.widen import widen
+from scripts.pretrain_micro.widening import load_micro, widen
 from trainer import config, families
 from trainer.base_models import MICRO_FOLDER
 from trainer.config import ModelConfig, PictureConfig
@@ -43,10 +42,7 @@ def test_the_folder_is_small_and_names_its_authors() -> None:
 
 def test_a_base_of_twice_its_width_begins_with_its_predictions() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer")
-    micro: dict[str, nn.Module] = {
-        "unet": UNet2DConditionModel.from_pretrained(MICRO_FOLDER / "unet").float(),
-        "text_encoder": CLIPTextModel.from_pretrained(MICRO_FOLDER / "text_encoder").float(),
-    }
+    micro = load_micro()
     wide = build_base(FULL.scaled(2), tokenizer)
     words = tokenizer(
         ["a person with pink hair", ""], padding="max_length", max_length=40, return_tensors="pt"
@@ -59,9 +55,9 @@ def test_a_base_of_twice_its_width_begins_with_its_predictions() -> None:
             prediction: torch.Tensor = base["unet"](noisy, torch.tensor([10, 700]), states).sample
         return prediction
 
-    expected = predict(nn.ModuleDict(micro))
-    widen(nn.ModuleDict(micro), wide, noise=0.0, seed=0)
+    expected = predict(micro)
+    widen(micro, wide, noise=0.0, seed=0)
     assert torch.allclose(predict(wide), expected, atol=1e-4)
-    widen(nn.ModuleDict(micro), wide, noise=0.1, seed=0)
+    widen(micro, wide, noise=0.1, seed=0)
     difference = (predict(wide) - expected).square().mean() / expected.square().mean()
     assert 1e-4 < difference < 0.1

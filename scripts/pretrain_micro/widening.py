@@ -6,14 +6,24 @@ then lets the two channels learn different things.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
-HEADS = 4  # of the UNet's attention, at any width
+from trainer.base_models import MICRO_FOLDER
+
 NOISE = 0.1  # of the standard deviation of each weight
+
+
+def load_micro() -> nn.ModuleDict:
+    """Load the UNet and the text encoder that come with Limner."""
+    unet: nn.Module = UNet2DConditionModel.from_pretrained(MICRO_FOLDER / "unet").float()
+    text_encoder: nn.Module = CLIPTextModel.from_pretrained(MICRO_FOLDER / "text_encoder").float()
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
 def widen(narrow: nn.ModuleDict, wide: nn.ModuleDict, *, noise: float, seed: int) -> None:
@@ -21,20 +31,19 @@ def widen(narrow: nn.ModuleDict, wide: nn.ModuleDict, *, noise: float, seed: int
     generator = torch.Generator().manual_seed(seed)
     weights = narrow.state_dict()
     unet: Any = narrow["unet"]
-    channels = unet.config.block_out_channels
     with torch.no_grad():
         for name, parameter in wide.named_parameters():
             weight = weights[name]
             if weight.dim() > 1 and weight.shape[1] != parameter.shape[1]:
-                weight = _read_twice(name, weight, channels)
+                weight = _read_twice(name, weight, unet.config)
             if weight.shape[0] != parameter.shape[0]:
-                weight = _do_twice(name, weight, channels)
+                weight = _do_twice(name, weight, unet.config)
             parameter.copy_(weight)
             if parameter.dim() > 1:
                 parameter.add_(noise * parameter.std() * torch.randn(parameter.shape, generator=generator))
 
 
-def _read_twice(name: str, weight: Tensor, channels: Sequence[int]) -> Tensor:
+def _read_twice(name: str, weight: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Let a layer read twice as many channels, half of each; the second dimension of its weight doubles."""
     if name.endswith("time_embedding.linear_1.weight"):
         # The timestep's sines and cosines are not doubled: between each two there is a new one, which is not read.
@@ -42,19 +51,19 @@ def _read_twice(name: str, weight: Tensor, channels: Sequence[int]) -> Tensor:
     if name.endswith("embedding.weight"):  # of a token or a position: what is read is one row
         return _twice([weight], 1)
     if ".to_out." in name:
-        return _twice(weight.chunk(HEADS, 1), 1) / 2
-    return _twice(torch.split(weight, _parts(name, weight.shape[1], channels), 1), 1) / 2
+        return _twice(weight.chunk(config["attention_head_dim"], 1), 1) / 2
+    return _twice(torch.split(weight, _parts(name, weight.shape[1], config["block_out_channels"]), 1), 1) / 2
 
 
-def _do_twice(name: str, weight: Tensor, channels: Sequence[int]) -> Tensor:
+def _do_twice(name: str, weight: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Let a layer have two of each of its outputs; the first dimension of its weight or bias doubles."""
     if re.search(r"\.to_[qkv]\.", name):
-        weight = _twice(weight.chunk(HEADS), 0)
+        weight = _twice(weight.chunk(config["attention_head_dim"]), 0)
         return weight / 2**0.5 if ".to_q." in name else weight  # a head has twice the products, and divides by the root
     if ".ff.net.0.proj." in name:  # what is gated, and the gates
         return _twice(weight.chunk(2), 0)
     if ".norm1." in name and ".resnets." in name:
-        return _twice(torch.split(weight, _parts(name, len(weight), channels)), 0)
+        return _twice(torch.split(weight, _parts(name, len(weight), config["block_out_channels"])), 0)
     return _twice([weight], 0)
 
 

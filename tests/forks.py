@@ -28,12 +28,12 @@ from filelock import FileLock
 from tests.conftest import CHECKOUT
 from tests.speeds import MEASURED
 
-UNKNOWN = ("download", "publish")  # what they need to know of the environment is read as libraries are imported
+NOT_FORKED = ("download", "publish")  # what they need to know of the environment is read as libraries are imported
 KILLED = 137
 PROGRAM = """#!{python} -SE
 import json, os, signal, socket, sys
 arguments = sys.argv[1:]
-known = arguments[:1] == ["app.py"] or arguments[:2] == ["-m", "trainer"] and arguments[2] not in {unknown}
+known = arguments[:1] == ["app.py"] or arguments[:2] == ["-m", "trainer"] and arguments[2] not in {not_forked}
 if not known or os.environ.get("LANGUAGE") != "en":
     os.execv({python!r}, [{python!r}, *arguments])
 link = socket.socket(socket.AF_UNIX)
@@ -76,7 +76,7 @@ def serving(folder: Path) -> Iterator[Path]:
             pipe.unlink(missing_ok=True)
             os.mkfifo(pipe)
             program.write_text(
-                PROGRAM.format(python=sys.executable, unknown=UNKNOWN, address=str(address), killed=KILLED)
+                PROGRAM.format(python=sys.executable, not_forked=NOT_FORKED, address=str(address), killed=KILLED)
             )
             program.chmod(0o755)
             process, keep = _start(address, program, pipe)

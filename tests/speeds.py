@@ -88,7 +88,7 @@ def row_of(test: str, rows: list[Left]) -> Left | None:
 
 
 def repeats_others(test: str, rows: list[Left]) -> bool:
-    """Tell whether a test does with other values what others do at a faster speed, and so reaches no other code."""
+    """Tell whether a test is the night's, or does with other values what others do at a faster speed."""
     row = row_of(test, rows)
     return row is not None and (row.to == "nightly" or bool(row.but))
 

@@ -87,16 +87,18 @@ class Server:
         return self.home / "said.txt"
 
     def start(self, *arguments: str, token: bool = False, **environment: str) -> Server:
-        variables = {
-            **forks.unmeasured(), "LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups),
-            "PYTHONPATH": str(Path(__file__).parent / "lookups"), **environment,
-        }  # fmt: skip
+        own = {
+            "LIMNER_HOME": str(self.home),
+            "LIMNER_LOOKUPS": str(self.lookups),
+            "PYTHONPATH": str(Path(__file__).parent / "lookups"),
+        }
+        variables = forks.unmeasured() | own | environment
         options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
+        command = [variables["LIMNER_TEST_PYTHON"], "app.py", *options]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
-                [variables["LIMNER_TEST_PYTHON"], "app.py", *options],
-                cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+                command, cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True
+            )
         wait(self.answers, seconds=90)
         return self
 

@@ -201,7 +201,7 @@ def smoke() -> None:
         save_file(judges.train(folder, steps=10).state_dict(), folder / "judge.safetensors")
         figures = folder / "figures.csv"
         run(_arguments(["run", str(folder), str(figures), "--only", f"{OURS},kohya", "--subjects", "miraxo",
-                        "--count", "2", "--steps", "2", "--prompts", "4"]))  # fmt: skip
+                        "--count", "2", "--steps", "2", "--prompts", "2"]))  # fmt: skip
         print(report.table(figures))
         report.sheet(figures, folder / "sheet.png", draw=0)
 

@@ -290,7 +290,7 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, ti
 
 def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
     """Killed at the n-th moment of its durable writes, for every n at night: all that has its final name is whole."""
-    stride = speeds.repeats(full=3, nightly=1)
+    stride = speeds.repeats(full=6, nightly=1)
     first = random.Random(time.time_ns()).randint(1, stride)
     run = make(str(tiny_sd), steps=4, resolution=64)
     settings = run.config()
@@ -313,7 +313,7 @@ def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, 
             reader.read(cut.export)
         if code == 0:
             break
-        if count % 9 == 0:
+        if count % 5 == 0:
             assert workers.work(cut) == 0
             assert cut.export.read_bytes()[-1000:] == expected
             assert not list(cut.folder.rglob("*.part"))

@@ -1,41 +1,53 @@
 """Compare what `limner measure` says about checkpoints with the judge: would its figures have chosen a better one?
 
-    python -m benchmarks.checkpoints run JUDGE_FOLDER FIGURES.csv [--subjects miraxo,dylan] [--images 16] [--features F]
+    python -m benchmarks.checkpoints run JUDGE_FOLDER FIGURES.csv [--subjects miraxo,dylan] [--seeds 2] [--images 16]
     python -m benchmarks.checkpoints table FIGURES.csv
 
 `run` trains each subject with the preset, measures the checkpoints at an eighth, a quarter, a half and the end of the
 run as a user would, and grades the same checkpoints by the judge (benchmarks/judge.py says how to make JUDGE_FOLDER).
-The measuring never sees the judge: it has to work where there is none.
+The measuring never sees the judge: it has to work where there is none. Some images are held out, and their loss is
+measured at each eighth, so that the checkpoint at which `held_out.patience` would have ended the run is graded too.
+Runs that are in the CSV are not repeated.
 
 The judge's score of a checkpoint is the share of images with the trigger that show the subject, times what they show
 of their prompt, less the share of those without it that show the subject. `table` says what the last checkpoint, the
-measured choice and the best possible choice score. The measured choice is the checkpoint that is clearly better than
-the last one in most measures and clearly worse in none, or the last one.
+measured choice, the one with the lowest held-out loss, the one where the run would have ended and the best possible
+choice score, and what each gains over the last, with 95 % intervals. The measured choice is the checkpoint that is
+clearly better than the last one in most measures and clearly worse in none, or the last one.
 """
 
 import argparse
 import csv
+import itertools
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks import grading, quality, recipes, subjects
+from benchmarks import grading, quality, recipes, report, subjects
 from benchmarks import judge as judges
 from benchmarks.grading import Yardstick
 from benchmarks.micro import load_base
 from benchmarks.recipes import OURS, RECIPES
-from benchmarks.subjects import CHARACTERS, STYLES, Subject
+from benchmarks.subjects import CHARACTERS, MEASURED, STYLES, Subject
 from trainer import measuring
 from trainer.base_models import MICRO
+from trainer.config import TrainConfig
+from trainer.config.adjustments import planned_steps
+from trainer.config.data import HeldOutConfig
 from trainer.data import dataset
 from trainer.families import Family
 from trainer.measuring import MeasureConfig, Table
 from trainer.measuring.measure import measure
-from trainer.runs import Run
+from trainer.runs import Run, events
+from trainer.runs.checkpoints import ADAPTER
+
+HELD_OUT = 0.15  # share of a subject's images
+PATIENCE = 2  # measurements without a new lowest loss
 
 Line = dict[str, Any]
 
@@ -55,27 +67,51 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(float(row[name]) for row in rows) / len(rows)
 
 
-def lines(subject: Subject, scale: Yardstick, family: Family, options: argparse.Namespace) -> list[Line]:
+def lines(subject: Subject, scale: Yardstick, family: Family, seed: int, job: MeasureConfig) -> list[Line]:
     """Train a subject, measure its checkpoints, and grade them."""
     pictures = len(dataset.read(subject.dataset))
-    config = recipes.settings(RECIPES[OURS], subject, pictures, rate=1.0, seed=options.seed)
+    config = holding_out(recipes.settings(RECIPES[OURS], subject, pictures, rate=1.0, seed=seed), pictures)
     with tempfile.TemporaryDirectory() as home:
-        taught = list(quality.taught(config, Path(home), pictures, quality.PARTS))
+        steps = [adapter.step for adapter in quality.taught(config, Path(home), pictures, quality.PARTS)]
         run = Run(Path(home) / "run")
         run.save_config(run.config().model_copy(update={"preview": config.preview}))  # not of a single step
-        steps = tuple(adapter.step for adapter in taught)
+        losses = {event.step: event.loss for event in events.read(run.log)[0] if isinstance(event, events.HeldOut)}
+        end = ends(losses, last=steps[-1])
+        steps = sorted({*steps, end})
         started = time.process_time()
-        measure(measuring.create(run, MeasureConfig(images=options.images, features=options.features, steps=steps)))
+        measure(measuring.create(run, job.model_copy(update={"steps": tuple(steps)})))
         seconds = time.process_time() - started
         table = measuring.read_table(run)
         assert table is not None
-        graded = {adapter.step: judged(scale, family, adapter.file) for adapter in taught}
+        files = {step: run.folder / "checkpoints" / f"{step:06d}" / ADAPTER for step in steps}
+        graded = {step: judged(scale, family, file) for step, file in files.items()}
     return [
-        {"subject": subject.name, "seed": options.seed, "step": step, "cpu": round(seconds)}
+        {"subject": subject.name, "seed": seed, "step": step, "cpu": round(seconds)}
         | {name: round(value, 4) for name, value in graded[step].items()}
+        | {"held out": round(losses[step], 5), "ends": end}
         | measured(table, step)
         for step in steps
     ]
+
+
+def holding_out(config: TrainConfig, pictures: int) -> TrainConfig:
+    """Hold out some of the images and measure them at each eighth of the run, which has as many steps as with all."""
+    steps = planned_steps(config.training, pictures)
+    return config.model_copy(update={
+        "training": config.training.model_copy(update={"steps": steps}),
+        "held_out": HeldOutConfig(share=HELD_OUT, every=max(1, steps // quality.PARTS[0])),
+    })  # fmt: skip
+
+
+def ends(losses: Mapping[int, float], *, last: int) -> int:
+    """Return the step at which a run with this patience ends; `losses` are those of held-out images by step."""
+    lowest = 0
+    for step in sorted(losses):
+        if losses[step] < losses[lowest]:
+            lowest = step
+        elif len([later for later in losses if lowest < later <= step]) >= PATIENCE:
+            return step
+    return last
 
 
 def measured(table: Table, step: int) -> Line:
@@ -92,30 +128,67 @@ def choose(checkpoints: Sequence[Line]) -> Line:
     return max(good, key=lambda line: (len(line["better"].split()), int(line["step"])), default=last)
 
 
+def lowest(checkpoints: Sequence[Line]) -> Line:
+    """Return the checkpoint with the lowest loss of held-out images."""
+    return min(checkpoints, key=lambda line: float(line["held out"]))
+
+
+def ended(checkpoints: Sequence[Line]) -> Line:
+    """Return the checkpoint at which the run would have ended."""
+    return next(line for line in checkpoints if int(line["step"]) == int(line["ends"]))
+
+
+def last(checkpoints: Sequence[Line]) -> Line:
+    """Return the last checkpoint."""
+    return max(checkpoints, key=lambda line: int(line["step"]))
+
+
+def best(checkpoints: Sequence[Line]) -> Line:
+    """Return the checkpoint that the judge scores best."""
+    return max(checkpoints, key=lambda line: float(line["score"]))
+
+
+CHOICES: dict[str, Callable[[Sequence[Line]], Line]] = {
+    "last": last, "measured choice": choose, "lowest held-out loss": lowest, "where it would end": ended,
+    "best possible": best,
+}  # fmt: skip
+
+
 def table(figures: Path) -> str:
-    """Return the judge's score of the last checkpoint, of the measured choice and of the best one, by subject."""
-    with figures.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    runs: dict[tuple[str, str], list[Line]] = {}
-    for row in rows:
-        runs.setdefault((row["subject"], row["seed"]), []).append(row)
-    lines = ["| subject | seed | last | measured choice | best possible |", "|---|---|---|---|---|"]
-    totals = [0.0, 0.0, 0.0]
+    """Return what each choice scores in each run, and what it gains over the last checkpoint, with 95 % intervals."""
+    runs = read(figures)
+    lines = [f"| subject | seed | {' | '.join(CHOICES)} |", "|" + "---|" * (2 + len(CHOICES))]
+    gains: dict[str, dict[str, list[report.Array]]] = {name: {} for name in CHOICES}
     for (subject, seed), checkpoints in runs.items():
-        last = max(checkpoints, key=lambda line: int(line["step"]))
-        best = max(checkpoints, key=lambda line: float(line["score"]))
-        cells = [(float(line["score"]), line["step"]) for line in (last, choose(checkpoints), best)]
-        totals = [total + score for total, (score, _step) in zip(totals, cells, strict=True)]
-        scores = " | ".join(f"{score:.2f} (step {step})" for score, step in cells)
-        lines.append(f"| {subject} | {seed} | {scores} |")
+        chosen = {name: choice(checkpoints) for name, choice in CHOICES.items()}
+        scores = {name: float(line["score"]) for name, line in chosen.items()}
+        cells = " | ".join(f"{scores[name]:.2f} (step {line['step']})" for name, line in chosen.items())
+        lines.append(f"| {subject} | {seed} | {cells} |")
+        for name, gained in gains.items():
+            gained.setdefault(subject, []).append(np.array([scores[name] - scores["last"]]))
     if runs:
-        lines.append("| mean | | " + " | ".join(f"{total / len(runs):.2f}" for total in totals) + " |")
+        means = (float(np.mean([float(choice(run)["score"]) for run in runs.values()])) for choice in CHOICES.values())
+        lines.append("| mean | | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+        intervals = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*report.bootstrap(gains[name])) for name in CHOICES)
+        lines.append("| gain | | " + " | ".join(intervals) + " |")
+        saved = [1 - int(ended(run)["step"]) / int(last(run)["step"]) for run in runs.values()]
+        lines += ["", f"Steps that ending there would save: {np.mean(saved):.0%} of {len(runs)} runs."]
     return "\n".join(lines)
+
+
+def read(figures: Path) -> dict[tuple[str, str], list[Line]]:
+    """Read the checkpoints of each run, by subject and seed."""
+    runs: dict[tuple[str, str], list[Line]] = {}
+    if figures.exists():
+        with figures.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                runs.setdefault((row["subject"], row["seed"]), []).append(row)
+    return runs
 
 
 def append(figures: Path, rows: Sequence[Line]) -> None:
     """Add rows to a CSV; a measure that has no figures is left empty."""
-    names = ["subject", "seed", "step", "cpu", "seen", "followed", "leaks", "score"]
+    names = ["subject", "seed", "step", "cpu", "seen", "followed", "leaks", "score", "held out", "ends"]
     names += [f"measured {name}" for name in measuring.MEASURES] + ["better", "worse"]
     new = not figures.exists()
     with figures.open("a", encoding="utf-8", newline="") as file:
@@ -133,10 +206,11 @@ def main() -> None:
     running.add_argument("folder", type=Path, help="of the judge")
     for action in (running, printing):
         action.add_argument("csv", type=Path)
-    running.add_argument("--subjects", type=lambda text: text.split(","), default=[*CHARACTERS, *STYLES])
+    everyone = [*CHARACTERS, *MEASURED, *STYLES]
+    running.add_argument("--subjects", type=lambda text: text.split(","), default=everyone)
+    running.add_argument("--seeds", type=int, default=2)
     running.add_argument("--images", type=int, default=MeasureConfig().images)
     running.add_argument("--features", default="", help="folder of a feature model")
-    running.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.action == "table":
         print(table(options.csv))
@@ -145,11 +219,14 @@ def main() -> None:
     judge = judges.load(options.folder)
     recognizer = judges.Recognizer(judge, options.folder)
     family = load_base(MICRO)
-    for name in options.subjects:
+    job = MeasureConfig(images=options.images, features=options.features)
+    for seed, name in itertools.product(range(options.seeds), options.subjects):
+        if (name, str(seed)) in read(options.csv):
+            continue
         subject, started = subjects.find(options.folder, name), time.monotonic()
         scale = grading.yardstick(options.folder, subject, judge, recognizer, family, grading.PROMPTS)
-        append(options.csv, lines(subject, scale, family, options))
-        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        append(options.csv, lines(subject, scale, family, seed, job))
+        print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.runs import Run, events
+from trainer.runs.checkpoints import ADAPTER
 from trainer.train import train
-from trainer.training.checkpoint import ADAPTER
 
 PARTS = (8, 4, 2, 1)  # an adapter is graded after 1/8, 1/4, 1/2 and all of a run's steps
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ from scripts.pretrain_micro.pictures import Attributes, read_pictures
 
 STYLES = {"pixelArt": "pxlo style", "bigSmile": "bgsm style", "dylan": "dyln style"}
 CHARACTERS = ("miraxo", "dovrek", "tuvani", "skelno", "karune", "velmor")
+MEASURED = ("zephro", "odelyn", "quilla")  # that only benchmarks.checkpoints teaches
 
 Sees = Callable[[Tensor], list[bool]]
 

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 
 import { Random } from "./random.mjs";
 import { encodePng, renderPixels } from "./raster.mjs";
-import { CHARACTERS, FURTHER_CHARACTERS, characterPerson, subjects } from "./subjects.mjs";
+import { CHARACTERS, FURTHER_CHARACTERS, MEASURED_CHARACTERS, characterPerson, subjects } from "./subjects.mjs";
 import { optionsFor } from "./world.mjs";
 
 const SIZE = 256;
@@ -29,7 +29,7 @@ function writeDataset(folder, { design, pictures }) {
 /** FOLDER/characters.rgb and .jsonl: pictures of the characters that no adapter is trained on. */
 function writeRecognition(folder) {
   const { size, count, seed } = RECOGNITION;
-  const drawn = [CHARACTERS, FURTHER_CHARACTERS].flatMap((characters, index) => {
+  const drawn = [CHARACTERS, FURTHER_CHARACTERS, MEASURED_CHARACTERS].flatMap((characters, index) => {
     const random = new Random(seed + index);
     const people = characters.flatMap((character) =>
       Array.from({ length: count }, () => ({ character: character.name, ...characterPerson(character, random) })),

@@ -1,5 +1,5 @@
 /**
- * What a LoRA can be taught on micro: six characters and three styles from the held-out part of the portrait world.
+ * What a LoRA can be taught on micro: nine characters and three styles from the held-out part of the portrait world.
  *
  * A subject is a name, the design it is drawn in, its trigger and its pictures (DiceBear options and a caption each).
  * No randomness but a fixed seed: a second run makes the same files.
@@ -55,7 +55,30 @@ export const FURTHER_CHARACTERS = [
   },
 ];
 
-for (const { name, person } of [...CHARACTERS, ...FURTHER_CHARACTERS]) {
+/** Three that only the comparison of checkpoints teaches; apart for the same reason. */
+export const MEASURED_CHARACTERS = [
+  {
+    name: "zephro", count: 12,
+    person: {
+      style: "personas", hair: "afro", hairVariant: "curly", hairColor: "blue", tint: "blue", skin: "tan",
+      glasses: "sunglasses", glassesVariant: "sunglasses",
+    },
+  },
+  {
+    name: "odelyn", count: 12,
+    person: {
+      style: "toonHead", hair: "long", hairVariant: "sideComed", hairColor: "pink", tint: "pink", skin: "brown",
+    },
+  },
+  {
+    name: "quilla", count: 12,
+    person: {
+      style: "personas", hair: "mohawk", hairVariant: "mohawk", hairColor: "orange", tint: "orange", skin: "blue",
+    },
+  },
+];
+
+for (const { name, person } of [...CHARACTERS, ...FURTHER_CHARACTERS, ...MEASURED_CHARACTERS]) {
   if (!isHeldOut(person)) throw new Error(`the base has seen people like ${name}`);
 }
 
@@ -215,6 +238,7 @@ function characterSubject(character, random) {
 export function subjects() {
   const random = new Random(4001);
   const further = new Random(4002);
+  const measured = new Random(4003);
   const characters = CHARACTERS.map((character) => characterSubject(character, random));
   const styles = [
     { trigger: "pxlo style", design: "pixelArt", pictures: PIXEL_ART_PICTURES.map(pixelArtPicture) },
@@ -227,5 +251,8 @@ export function subjects() {
       pictures: stylePictures("dyln style", DYLAN_HAIR, DYLAN_FACES, { facialHairProbability: 0 }, random),
     },
   ].map((style) => ({ ...style, name: style.design, character: false }));
-  return [...characters, ...styles, ...FURTHER_CHARACTERS.map((character) => characterSubject(character, further))];
+  return [
+    ...characters, ...styles, ...FURTHER_CHARACTERS.map((character) => characterSubject(character, further)),
+    ...MEASURED_CHARACTERS.map((character) => characterSubject(character, measured)),
+  ];
 }

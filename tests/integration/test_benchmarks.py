@@ -129,23 +129,35 @@ def test_recipes_whose_losses_are_compared_are_read_whole(tmp_path: Path, name: 
     assert settings.adapter.targets == ("conv" if "network_args" in values else "attention+ff")
 
 
-def checkpoint(step: int, score: float, better: str = "", worse: str = "") -> checkpoints.Line:
-    return {"subject": "miraxo", "seed": 0, "step": step, "score": score, "better": better, "worse": worse}
+def checkpoint(step: int, score: float, held_out: float, better: str = "", worse: str = "") -> checkpoints.Line:
+    line = {"subject": "miraxo", "seed": 0, "step": step, "score": score, "better": better, "worse": worse}
+    return line | {"held out": held_out, "ends": 80}
 
 
 def test_the_measured_choice_is_better_in_something_and_worse_in_nothing_or_the_last(tmp_path: Path) -> None:
     runs = [
-        checkpoint(20, 0.5, "leak drift", "likeness"),
-        checkpoint(40, 0.9, "drift"),
-        checkpoint(80, 0.8, "leak drift"),
+        checkpoint(20, 0.5, 0.3, "leak drift", "likeness"),
+        checkpoint(40, 0.9, 0.2, "drift"),
+        checkpoint(80, 0.8, 0.4, "leak drift"),
     ]
-    last = checkpoint(160, 0.7)
+    last = checkpoint(160, 0.7, 0.5)
     assert checkpoints.choose([*runs, last]) == runs[2]
     assert checkpoints.choose([runs[0], last]) == last
+    assert checkpoints.lowest([*runs, last]) == runs[1]
     checkpoints.append(tmp_path / "figures.csv", [*runs, last])
     assert checkpoints.table(tmp_path / "figures.csv").splitlines()[2:] == [
-        "| miraxo | 0 | 0.70 (step 160) | 0.80 (step 80) | 0.90 (step 40) |", "| mean | | 0.70 | 0.80 | 0.90 |",
-    ]  # fmt: skip
+        "| miraxo | 0 | 0.70 (step 160) | 0.80 (step 80) | 0.90 (step 40) | 0.80 (step 80) | 0.90 (step 40) |",
+        "| mean | | 0.70 | 0.80 | 0.90 | 0.80 | 0.90 |",
+        "| gain | | +0.000 (+0.000 to +0.000) | +0.100 (+0.100 to +0.100) | +0.200 (+0.200 to +0.200) "
+        "| +0.100 (+0.100 to +0.100) | +0.200 (+0.200 to +0.200) |",
+        "",
+        "Steps that ending there would save: 50% of 1 runs.",
+    ]
+
+
+def test_a_run_ends_after_two_measurements_without_a_lower_loss() -> None:
+    assert checkpoints.ends({0: 0.5, 10: 0.4, 20: 0.45, 30: 0.41, 40: 0.3}, last=44) == 30
+    assert checkpoints.ends({0: 0.5, 10: 0.4, 20: 0.45, 30: 0.39, 40: 0.4}, last=44) == 44
 
 
 def test_a_fleet_whose_nodes_fail_finishes_all_runs(

@@ -43,12 +43,13 @@ def main() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     register_optimizer_step_post_hook(after)
+    # In place of the folder of this file, whose modules may have the names of packages.
+    sys.path[0] = os.getcwd() if rest[0] == "-m" else os.path.dirname(os.path.abspath(rest[0]))
     if rest[0] == "-m":
         sys.argv = rest[1:]
         runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = rest
-        sys.path.insert(0, os.path.dirname(os.path.abspath(rest[0])))
         runpy.run_path(rest[0], run_name="__main__")
 
 

@@ -20,7 +20,7 @@ PROPERTY = "cpu_seconds"
 SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
-    "quick": {"unit": 45, "integration": 320, "hostile": 25, "e2e": 50},
+    "quick": {"unit": 55, "integration": 390, "hostile": 25, "e2e": 60},
     "full": {"unit": 100, "integration": 1600, "hostile": 100, "e2e": 1000},
 }
 

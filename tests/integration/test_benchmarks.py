@@ -160,6 +160,17 @@ def test_a_run_ends_after_two_measurements_without_a_lower_loss() -> None:
     assert checkpoints.ends({0: 0.5, 10: 0.4, 20: 0.45, 30: 0.39, 40: 0.4}, last=44) == 44
 
 
+def test_a_program_that_is_watched_imports_what_it_imports_alone(tmp_path: Path) -> None:
+    """The folder of the benchmarks has modules named like packages, such as transformers."""
+    program = tmp_path / "program.py"
+    program.write_text("import sys; print(sys.path[0], sys.argv[1:])\n")
+    hook = Path(report.__file__).with_name("step_hook.py")
+    for named in (("-m", "program"), (str(program),)):
+        command = [sys.executable, hook, tmp_path / "log.jsonl", *named, "3"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{tmp_path} ['3']\n"
+
+
 def test_a_fleet_whose_nodes_fail_finishes_all_runs(
     character: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,10 @@ out:
 
 Each one is compared with Limner training the same layers: diffusers' script adapts those of the attention, sd-scripts
 also those of the feed-forward (and two more per block). All train a LoRA of rank 8 on the same base model, images and
-captions with AdamW at the same rate, one thread, and with the same settings of the C library's allocator. They take
-turns, round after round. Compared is the CPU time between two optimizer steps, which other load on the machine disturbs
-less than wall-clock time. Memory is the peak of a process; "without files" leaves out the pages of mapped files, which
-the system can reclaim at any time.
+captions with AdamW at the same rate, one thread, without what only Limner's presets do, and with the same settings of
+the C library's allocator. They take turns, round after round. Compared is the CPU time between two optimizer steps,
+which other load on the machine disturbs less than wall-clock time. Memory is the peak of a process; "without files"
+leaves out the pages of mapped files, which the system can reclaim at any time.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def _limner(task: Task, targets: str = "attention+ff") -> list[str]:
         f'[model]\nbase = "{task.model}"\n[adapter]\nrank = 8\nalpha = 8.0\n'
         f'targets = "{targets}"\n[optimizer]\nlearning_rate = {RATE}\n'
         f"[training]\nsteps = {task.steps}\nbatch_size = {task.batch}\nresolution = {task.resolution}\n"
-        f'precision = "{task.precision}"\n[preview]\nevery = 0\nsteps = 1\nprompts = ["x"]\n'
+        f'precision = "{task.precision}"\ntext_encoder = false\n[preservation]\nshare = 0.0\n'
+        '[preview]\nevery = 0\nsteps = 1\nprompts = ["x"]\n'
         "[checkpoint]\nevery = 9999\n"
     )
     return ["-m", "trainer", "train", str(config), "--run", str(run)]

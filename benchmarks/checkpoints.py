@@ -45,6 +45,7 @@ from trainer.measuring import MeasureConfig, Table
 from trainer.measuring.measure import measure
 from trainer.runs import Run, events
 from trainer.runs.checkpoints import ADAPTER
+from trainer.training import held_out
 
 HELD_OUT = 0.15  # share of a subject's images
 PATIENCE = 2  # measurements without a new lowest loss
@@ -105,11 +106,8 @@ def holding_out(config: TrainConfig, pictures: int) -> TrainConfig:
 
 def ends(losses: Mapping[int, float], *, last: int) -> int:
     """Return the step at which a run with this patience ends; `losses` are those of held-out images by step."""
-    lowest = 0
     for step in sorted(losses):
-        if losses[step] < losses[lowest]:
-            lowest = step
-        elif len([later for later in losses if lowest < later <= step]) >= PATIENCE:
+        if held_out.is_over({earlier: loss for earlier, loss in losses.items() if earlier <= step}, PATIENCE):
             return step
     return last
 

@@ -93,7 +93,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         preview.make(family, adapter, run, step)
     saved_at = time.monotonic()
 
-    while step < config.training.steps and not held_out.is_over(state, config):
+    while step < config.training.steps and not held_out.is_over(state.held_out, config.held_out.patience):
         started_at = time.monotonic()
         micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
         try:
@@ -125,7 +125,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
         requests = distributed.requests(accelerator, run, resumed, paused)
         measure()
-        last = step == config.training.steps or held_out.is_over(state, config)
+        last = step == config.training.steps or held_out.is_over(state.held_out, config.held_out.patience)
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)

@@ -158,6 +158,7 @@ def test_the_measured_choice_is_better_in_something_and_worse_in_nothing_or_the_
 def test_a_run_ends_after_two_measurements_without_a_lower_loss() -> None:
     assert checkpoints.ends({0: 0.5, 10: 0.4, 20: 0.45, 30: 0.41, 40: 0.3}, last=44) == 30
     assert checkpoints.ends({0: 0.5, 10: 0.4, 20: 0.45, 30: 0.39, 40: 0.4}, last=44) == 44
+    assert checkpoints.ends({0: 0.5, 10: float("nan"), 20: float("nan"), 30: 0.4}, last=44) == 20
 
 
 def test_a_program_that_is_watched_imports_what_it_imports_alone(tmp_path: Path) -> None:

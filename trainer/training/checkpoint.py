@@ -6,7 +6,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,12 @@ OWN = (
 )
 
 
+def lowest(losses: Mapping[int, float]) -> int:
+    """Return the step at which the loss of held-out images was lowest, the first of several; 0 without any number."""
+    numbers = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+    return min(numbers, key=lambda step: (numbers[step], step), default=0)
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Optimizer, EMA weights and extra values: everything a checkpoint restores besides the adapter.
@@ -67,9 +73,8 @@ class TrainState:
 
     @property
     def lowest_held_out(self) -> int:
-        """The step at which that loss was lowest, the first of several; 0 without any that is a number."""
-        losses = {step: loss for step, loss in self.held_out.items() if math.isfinite(loss)}
-        return min(losses, key=lambda step: (losses[step], step), default=0)
+        """The step at which that loss was lowest."""
+        return lowest(self.held_out)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained tensors in the order of the optimizer."""

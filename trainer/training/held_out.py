@@ -1,6 +1,6 @@
 """Held-out images: never trained, but measured, to see from which step on a run learns its images by heart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +11,7 @@ from trainer.families import Adapter, Family
 from trainer.i18n import _
 from trainer.rng import generator
 from trainer.runs import Run, events
-from trainer.training import distributed
+from trainer.training import checkpoint, distributed
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import HELD_OUT, TrainState
 from trainer.training.loss import training_loss
@@ -44,10 +44,10 @@ def is_lowest(state: TrainState, config: TrainConfig, step: int) -> bool:
     return bool(config.held_out.patience) and step in state.held_out and state.lowest_held_out == step
 
 
-def is_over(state: TrainState, config: TrainConfig) -> bool:
-    """Tell whether a run ends as there were so many measurements without a new lowest loss; 0 = never."""
-    since = [step for step in state.held_out if step > state.lowest_held_out]
-    return 0 < config.held_out.patience <= len(since)
+def is_over(losses: Mapping[int, float], patience: int) -> bool:
+    """Tell whether a run ends after these losses by step: so many without a new lowest one; 0 = never."""
+    since = [step for step in losses if step > checkpoint.lowest(losses)]
+    return 0 < patience <= len(since)
 
 
 def explain_end(run: Run, state: TrainState, config: TrainConfig, step: int) -> None:

@@ -48,7 +48,7 @@ OWN = (
 )
 
 
-def lowest(losses: Mapping[int, float]) -> int:
+def lowest_step(losses: Mapping[int, float]) -> int:
     """Return the step at which the loss of held-out images was lowest, the first of several; 0 without any number."""
     numbers = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
     return min(numbers, key=lambda step: (numbers[step], step), default=0)
@@ -74,7 +74,7 @@ class TrainState:
     @property
     def lowest_held_out(self) -> int:
         """The step at which that loss was lowest."""
-        return lowest(self.held_out)
+        return lowest_step(self.held_out)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained tensors in the order of the optimizer."""

@@ -11,9 +11,9 @@ from trainer.families import Adapter, Family
 from trainer.i18n import _
 from trainer.rng import generator
 from trainer.runs import Run, events
-from trainer.training import checkpoint, distributed
+from trainer.training import distributed
 from trainer.training.batches import Batches
-from trainer.training.checkpoint import HELD_OUT, TrainState
+from trainer.training.checkpoint import HELD_OUT, TrainState, lowest_step
 from trainer.training.loss import training_loss
 
 DRAWS = 8  # of noise and timestep for each image, the same at every step
@@ -46,8 +46,8 @@ def is_lowest(state: TrainState, config: TrainConfig, step: int) -> bool:
 
 def is_over(losses: Mapping[int, float], patience: int) -> bool:
     """Tell whether a run ends after these losses by step: so many without a new lowest one; 0 = never."""
-    since = [step for step in losses if step > checkpoint.lowest(losses)]
-    return 0 < patience <= len(since)
+    lowest = lowest_step(losses)
+    return 0 < patience <= sum(step > lowest for step in losses)
 
 
 def explain_end(run: Run, state: TrainState, config: TrainConfig, step: int) -> None:

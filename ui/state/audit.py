@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from functools import cache
 from logging.handlers import RotatingFileHandler
@@ -10,13 +11,16 @@ from trainer import paths
 
 MOST = 2 * 2**20  # bytes of a log, after which the next one begins
 KEPT = 3  # older logs
+_opening = threading.Lock()
 
 
 def record(action: str, *, what: str = "", user: str = "", address: str = "") -> None:
     """Add a line; what is empty is left out."""
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "action": action}
     entry |= {key: value for key, value in (("what", what), ("user", user), ("address", address)) if value}
-    _logger(str(paths.outputs())).info("%s", json.dumps(entry, ensure_ascii=False))
+    with _opening:  # the cache would let two first entries at once open the log twice
+        logger = _logger(str(paths.outputs()))
+    logger.info("%s", json.dumps(entry, ensure_ascii=False))
 
 
 @cache

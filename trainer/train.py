@@ -93,7 +93,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         preview.make(family, adapter, run, step)
     saved_at = time.monotonic()
 
-    while step < config.training.steps and not held_out.is_over(state.held_out, config.held_out.patience):
+    while not is_over(step, config, state):
         started_at = time.monotonic()
         micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
         try:
@@ -125,7 +125,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
         requests = distributed.requests(accelerator, run, resumed, paused)
         measure()
-        last = step == config.training.steps or held_out.is_over(state.held_out, config.held_out.patience)
+        last = is_over(step, config, state)
         if due(step, config.preview.every) or last or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)
@@ -262,6 +262,11 @@ def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
     run.save_config(config)
     return config
+
+
+def is_over(step: int, config: TrainConfig, state: checkpoint.TrainState) -> bool:
+    """Tell whether a run has had its steps, or its held-out images say that more do not help."""
+    return step >= config.training.steps or held_out.is_over(state.held_out, config.held_out.patience)
 
 
 def due(step: int, every: int) -> bool:

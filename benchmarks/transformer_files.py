@@ -1,6 +1,6 @@
 """Load adapter files for transformers with the own code of other programs, on narrow models, and measure the effect.
 
-    python -m benchmarks.transformers PROGRAM FAMILY
+    python -m benchmarks.transformer_files PROGRAM FAMILY
 
 PROGRAM is ComfyUI or sd-scripts, from a checkout as in `benchmarks.verdicts`; FAMILY is one with a transformer. For
 each kind and format it prints how many keys there are, and how far what the program changes is from what is meant. Only

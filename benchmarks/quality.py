@@ -1,17 +1,17 @@
 """Measure what recipes teach micro: likeness, adherence, drift, leak, copies, diversity and time, by a judge.
 
     python -m benchmarks.quality run JUDGE_FOLDER FIGURES.csv [--only ours,kohya] [--subjects miraxo,dylan] [--seeds 1]
-        [--base FOLDER] [--faster 2]
+        [--base FOLDER] [--faster 2] [--last]
     python -m benchmarks.quality table FIGURES.csv
     python -m benchmarks.quality sheet FIGURES.csv PICTURE.png [--draw 0]
     python -m benchmarks.quality --smoke
 
 `run` trains each recipe (benchmarks/recipes.py) on each held-out subject and grades its adapters at an eighth, a
-quarter, a half and the end of the run (ablations only at the end); runs that are in the CSV are not repeated.
-benchmarks/judge.py says how to make JUDGE_FOLDER. With `--base` the same settings train another base model of the
-same world, with each learning rate times `--faster`; its figures belong in a CSV of their own. `table` prints the
-results with intervals as Markdown. `sheet` lays out images of a subject and prompts picked by a seed. `--smoke` runs
-all of it with a tiny world, judge and runs.
+quarter, a half and the end of the run (ablations, and all with `--last`, only at the end); runs that are in the CSV are
+not repeated. benchmarks/judge.py says how to make JUDGE_FOLDER. With `--base` the same settings train another base
+model of the same world, with each learning rate times `--faster`; its figures belong in a CSV of their own. `table`
+prints the results with intervals as Markdown. `sheet` lays out images of a subject and prompts picked by a seed.
+`--smoke` runs all of it with a tiny world, judge and runs.
 
 A row of the CSV is one image, graded by benchmarks/grading.py.
 """
@@ -140,7 +140,7 @@ def measure(
         config = config.model_copy(update={"training": config.training.model_copy(update={"steps": parsed.steps})})
     rows = []
     with tempfile.TemporaryDirectory() as home:
-        parts = PARTS[-1:] if task.recipe in ABLATIONS else PARTS
+        parts = PARTS[-1:] if parsed.last or task.recipe in ABLATIONS else PARTS
         for adapter in taught(config, Path(home), pictures, parts):
             family.pipeline().load_lora_weights(str(adapter.file.parent), weight_name=adapter.file.name)
             graded, called = grading.called(scale, family, NOISES if adapter.finished else 1)
@@ -220,6 +220,7 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--count", type=int, help="number of runs; default: all")
     running.add_argument("--prompts", type=int, default=PROMPTS, help="for each subject; the same in all of a CSV")
     running.add_argument("--steps", type=int, default=0, help="of each run instead of the recipe's")
+    running.add_argument("--last", action="store_true", help="grade only the finished adapter of each run")
     running.add_argument("--base", default=MICRO, help="folder of another base model")
     running.add_argument("--faster", type=float, default=1.0, help="factor of each learning rate")
     sheet.add_argument("picture", type=Path)

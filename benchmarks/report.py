@@ -6,7 +6,8 @@ Differences are taken between runs of the same subject and seed before resamplin
 
 import csv
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,22 +148,57 @@ def table(path: Path) -> str:
 
 def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
     known = {name for rows in runs.values() for row in rows for name, value in row.items() if value}
-    figures = {name: figure for name, figure in FIGURES.items() if figure[1] in known}
+    figures = [name for name, figure in FIGURES.items() if figure[1] in known]
     names = ["recipe", "subjects x seeds", "exposures", "CPU s", *figures, "likeness x adherence less ours"]
     out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for line, label in lines.items():
         of = {key: last(rows) for key, rows in runs.items() if key[1:3] == label}
         spent = [f"{np.mean([float(rows[0][name]) for rows in of.values()]):.0f}" for name in ("exposures", "seconds")]
-        cells = [_interval(of, lambda rows, figure=figure: values(rows, *figure)) for figure in figures.values()]
+        cells = [_interval(of, partial(_figure, name)) for name in figures]
         base = {key: _ours(runs, key) for key in of}
         paired = {key: rows for key, rows in of.items() if base[key]}
         less = ""
         if label[0] != OURS and paired:
             above = sum(score(rows).mean() > score(base[key]).mean() for key, rows in paired.items())
             less = f"{_interval(paired, score, base)}, {above} of {len(paired)} above"
-        counted = f"{len({key[0] for key in of})} x {len({key[3] for key in of})}"
-        out.append(f"| {' | '.join([line, counted, *spent, *cells, less])} |")
+        out.append(f"| {' | '.join([line, _counted(of), *spent, *cells, less])} |")
     return out
+
+
+def across(bases: Mapping[str, Path], names: Sequence[str]) -> str:
+    """Format what each recipe did on several base models as Markdown, a row for each base, from the CSV of each.
+
+    Of the first base only the runs count whose subject, recipe and seed another has: it may have many more.
+    """
+    tables = {base: read(path) for base, path in bases.items()}
+    first, *others = tables
+    shared = {key for base in others for key in tables[base]}
+    tables[first] = {key: rows for key, rows in tables[first].items() if key in shared}
+    columns = ["recipe", "base model", "subjects x seeds", *names]
+    out = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for title, styles in (("characters", False), ("styles", True)):
+        parts = {
+            base: {key: rows for key, rows in runs.items() if (key[0] in STYLES) == styles}
+            for base, runs in tables.items()
+        }
+        if not any(parts.values()):
+            continue
+        out.append(f"| **{title}**{' |' * len(columns)}")
+        for line, label in table_lines({key: rows for runs in parts.values() for key, rows in runs.items()}).items():
+            for base, runs in parts.items():
+                if of := {key: last(rows) for key, rows in runs.items() if key[1:3] == label}:
+                    cells = [_interval(of, partial(_figure, name)) for name in names]
+                    out.append(f"| {' | '.join([line, base, _counted(of), *cells])} |")
+    return "\n".join(out)
+
+
+def _figure(name: str, rows: Rows) -> Array:
+    return values(rows, *FIGURES[name])
+
+
+def _counted(runs: Iterable[Key]) -> str:
+    keys = list(runs)
+    return f"{len({key[0] for key in keys})} x {len({key[3] for key in keys})}"
 
 
 def _ours(runs: dict[Key, Rows], key: Key) -> Rows:

@@ -74,6 +74,19 @@ def test_the_table_of_two_runs(tmp_path: Path) -> None:
     assert theirs[2] == f"| kohya, rate x 5 | {ratios} |"
 
 
+def test_the_table_of_two_base_models_has_the_runs_of_both(tmp_path: Path) -> None:
+    narrow, wide = tmp_path / "narrow.csv", tmp_path / "wide.csv"
+    report.append(narrow, run("ours", "1", seconds=2.0, likeness=0.8))
+    report.append(narrow, [{**row, "seed": "1"} for row in run("ours", "1", seconds=2.0, likeness=0.1)])
+    report.append(narrow, run("kohya", "1", seconds=2.0, likeness=0.2))
+    report.append(wide, run("ours", "1", seconds=8.0, likeness=0.9))
+    assert report.across({"narrow": narrow, "twice": wide}, ["likeness", "drift"]).splitlines()[2:] == [
+        "| **characters** | | | | |",
+        "| ours | narrow | 1 x 1 | 0.80 (0.80 to 0.80) | 0.25 (0.25 to 0.25) |",
+        "| ours | twice | 1 x 1 | 0.90 (0.90 to 0.90) | 0.25 (0.25 to 0.25) |",
+    ]
+
+
 def test_a_run_in_the_csv_is_not_done_again(tmp_path: Path) -> None:
     arguments = ["run", str(tmp_path), str(tmp_path / "figures.csv"), "--only", "ours", "--seeds", "1"]
     parsed = quality._arguments(arguments)

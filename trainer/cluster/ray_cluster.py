@@ -13,6 +13,7 @@ from trainer.errors import UserError
 
 LOOK = 0.5  # seconds to look whether there is room
 FAREWELL = 10.0  # seconds that a node may take to tidy up
+ATTEMPTS = 3  # at a cluster that answers, but is too busy to serve one more client within Ray's half a minute
 
 
 class RayCluster:
@@ -32,7 +33,7 @@ class RayCluster:
             raise UserError("Ray is not installed.", "Install it with: pip install 'limner[cluster]'") from None
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            self._ray.init(where, log_to_driver=False, logging_level="ERROR")
+            self._connect(where)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise UserError(
                 "The cluster at {address} cannot be reached: {error}.",
@@ -41,6 +42,16 @@ class RayCluster:
                 error=str(error).partition("\n")[0].rstrip("."),
             ) from error
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has set its own
+
+    def _connect(self, where: str) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._ray.init(where, log_to_driver=False, logging_level="ERROR")
+            except ConnectionAbortedError:  # by the server; an address where nothing answers is another error
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                return
 
     def place(self, devices: int, wait: Callable[[], None]) -> Node:
         """Return a node with room for a run on this many devices, calling `wait` again and again until there is one.

@@ -1,0 +1,44 @@
+"""A connection to a cluster of Ray that is busy, by a stand-in for Ray."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from trainer.cluster import ray_cluster
+from trainer.cluster.ray_cluster import RayCluster
+from trainer.errors import UserError
+
+BUSY = "Initialization failure from server:\nTraceback (most recent call last):"
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> list[str]:
+    """Connect to a cluster that answers with these errors first, and return the addresses that were asked for."""
+    asked: list[str] = []
+
+    def init(address: str, **options: object) -> None:
+        asked.append(address)
+        if errors:
+            raise errors.pop(0)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    RayCluster("ray://head:10001?CPU=2")
+    return asked
+
+
+def test_a_busy_cluster_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connect(monkeypatch, [ConnectionAbortedError(BUSY)]) == ["ray://head:10001"] * 2
+
+
+def test_a_cluster_that_stays_busy_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = [ConnectionAbortedError(BUSY) for _ in range(ray_cluster.ATTEMPTS)]
+    with pytest.raises(UserError, match="cannot be reached: Initialization failure from server:"):
+        connect(monkeypatch, errors)
+    assert not errors
+
+
+def test_an_address_where_nothing_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = [ConnectionError("ray client connection timeout"), ConnectionError("again")]
+    with pytest.raises(UserError, match="cannot be reached: ray client connection timeout"):
+        connect(monkeypatch, errors)
+    assert len(errors) == 1

@@ -22,6 +22,7 @@ COLUMNS = (
     *KEY, "step", "exposures", "seconds", "prompts", "number", "noise", "seen", "adherence", "likeness", "colors",
     "copy", "diversity", "drift",
 )  # fmt: skip
+KINDS = {"Characters": False, "Styles": True}  # whether the subjects are styles
 WITHOUT_TRIGGER = ("plain", "people")
 # Name in the table: kinds of prompts, column of the CSV.
 FIGURES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -138,9 +139,8 @@ def _of(runs: dict[Key, Rows], label: Label) -> list[Rows]:
 def table(path: Path) -> str:
     """Format all figures as Markdown, characters and styles separately."""
     every, parts = read(path), []
-    for title, styles in (("Characters", False), ("Styles", True)):
-        runs = {key: rows for key, rows in every.items() if (key[0] in STYLES) == styles}
-        if runs:
+    for title, styles in KINDS.items():
+        if runs := _of_kind(every, styles=styles):
             lines = table_lines(runs)
             parts += [f"### {title}\n", *_final(runs, lines), "", *_curves(runs, lines), "", *_times(runs, lines), ""]
     return "\n".join(parts)
@@ -152,7 +152,7 @@ def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
     names = ["recipe", "subjects x seeds", "exposures", "CPU s", *figures, "likeness x adherence less ours"]
     out = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for line, label in lines.items():
-        of = {key: last(rows) for key, rows in runs.items() if key[1:3] == label}
+        of = _finished(runs, label)
         spent = [f"{np.mean([float(rows[0][name]) for rows in of.values()]):.0f}" for name in ("exposures", "seconds")]
         cells = [_interval(of, partial(_figure, name)) for name in figures]
         base = {key: _ours(runs, key) for key in of}
@@ -176,20 +176,25 @@ def across(bases: Mapping[str, Path], names: Sequence[str]) -> str:
     tables[first] = {key: rows for key, rows in tables[first].items() if key in shared}
     columns = ["recipe", "base model", "subjects x seeds", *names]
     out = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for title, styles in (("characters", False), ("styles", True)):
-        parts = {
-            base: {key: rows for key, rows in runs.items() if (key[0] in STYLES) == styles}
-            for base, runs in tables.items()
-        }
+    for title, styles in KINDS.items():
+        parts = {base: _of_kind(runs, styles=styles) for base, runs in tables.items()}
         if not any(parts.values()):
             continue
-        out.append(f"| **{title}**{' |' * len(columns)}")
+        out.append(f"| **{title.lower()}**{' |' * len(columns)}")
         for line, label in table_lines({key: rows for runs in parts.values() for key, rows in runs.items()}).items():
             for base, runs in parts.items():
-                if of := {key: last(rows) for key, rows in runs.items() if key[1:3] == label}:
+                if of := _finished(runs, label):
                     cells = [_interval(of, partial(_figure, name)) for name in names]
                     out.append(f"| {' | '.join([line, base, _counted(of), *cells])} |")
     return "\n".join(out)
+
+
+def _of_kind(runs: dict[Key, Rows], *, styles: bool) -> dict[Key, Rows]:
+    return {key: rows for key, rows in runs.items() if (key[0] in STYLES) == styles}
+
+
+def _finished(runs: dict[Key, Rows], label: Label) -> dict[Key, Rows]:
+    return {key: last(rows) for key, rows in runs.items() if key[1:3] == label}
 
 
 def _figure(name: str, rows: Rows) -> Array:

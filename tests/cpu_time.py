@@ -1,22 +1,26 @@
 """CPU seconds of each test, of this process and all that it started, summed by group; a pytest plugin.
 
-Seconds of the clock depend on what else a machine does; these hardly do. So each group has a budget at each speed, and
-CI fails where a group takes half as much again. Elsewhere that is only said: a slower processor needs more seconds.
+Each group has a budget at each speed, and CI fails where a group takes half as much again. Elsewhere that is only said.
+A budget grows by as much as the machine is slower than the usual one (`pace`), which is measured while the tests run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from tests import pace
 from tests.speeds import speed
 
 PROPERTY = "cpu_seconds"
+SLOWNESS = "slowness"
+SAMPLED = 10.0  # CPU seconds after which it is measured again
 SLOWEST = 20
 EXCESS = 1.5  # times its budget that a group may take
 BUDGETS = {
@@ -36,7 +40,7 @@ def spent() -> float:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin to count where the first test begins."""
-    session.stash[_BEFORE] = spent()
+    session.stash[_BEFORE] = session.stash[_MEASURED] = spent()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -48,10 +52,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         total = spent()
         report.user_properties.append((PROPERTY, max(0.0, total - item.session.stash[_BEFORE])))
         item.session.stash[_BEFORE] = total
+        if total - item.session.stash[_MEASURED] > SAMPLED:
+            report.user_properties.append((SLOWNESS, pace.slowness()))
+            item.session.stash[_MEASURED] = total
     return report
 
 
-_BEFORE = pytest.StashKey[float]()
+_BEFORE, _MEASURED = pytest.StashKey[float](), pytest.StashKey[float]()
 
 
 class Summary:
@@ -61,11 +68,14 @@ class Summary:
         self.fails = speed(config) == "full"
         self.budgets = BUDGETS.get(speed(config), {}) if config.args == config.getini("testpaths") else {}
         self.tests: dict[str, float] = {}
+        self.slowness: list[float] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of one test."""
         if report.when == "teardown":
-            self.tests[report.nodeid] = dict(report.user_properties).get(PROPERTY, 0.0)
+            properties = dict(report.user_properties)
+            self.tests[report.nodeid] = properties.get(PROPERTY, 0.0)
+            self.slowness += [properties[SLOWNESS]] if SLOWNESS in properties else []
 
     def groups(self) -> dict[str, float]:
         """Return CPU seconds by group, which is the folder under `tests`."""
@@ -78,20 +88,26 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the groups and the slowest tests."""
         terminalreporter.section("CPU seconds")
+        terminalreporter.write_line(f"a core takes {self.factor():.2f} times as long as the usual one")
         for group, seconds in sorted(self.groups().items()):
             budget = self.budgets.get(group)
             terminalreporter.write_line(f"{seconds:8.1f}  {group}" + (f", of {budget}" if budget else ""))
         for group in self.exceeded():
-            terminalreporter.write_line(f"{group} takes more than {EXCESS:g} times its budget", red=True)
+            words = f"{group} takes more than {EXCESS:g} times its budget, on a machine as slow as this"
+            terminalreporter.write_line(words, red=True)
         terminalreporter.write_line("the slowest:")
         slowest = sorted(self.tests.items(), key=lambda pair: -pair[1])[:SLOWEST]
         for test, seconds in slowest:
             terminalreporter.write_line(f"{seconds:8.1f}  {test}")
 
+    def factor(self) -> float:
+        """Return how many times as long a core took as the usual one, for most of the time."""
+        return statistics.median(self.slowness or [1.0])
+
     def exceeded(self) -> list[str]:
         """Return the groups that take more than their budget and half of it."""
-        spent_by = self.groups()
-        return [group for group, budget in self.budgets.items() if spent_by.get(group, 0.0) > EXCESS * budget]
+        spent_by, share = self.groups(), EXCESS * self.factor()
+        return [group for group, budget in self.budgets.items() if spent_by.get(group, 0.0) > share * budget]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -132,8 +132,8 @@ def test_a_pause_and_a_stop_are_seen_at_once(server: Server, visit: Visit) -> No
     tab(other, "Train")
     wait(lambda: step(page) >= 2, seconds=60)
     page.get_by_role("button", name="Pause", exact=True).click()
-    page.locator("#status").get_by_text("Paused").wait_for(timeout=8_000)
-    other.locator(f"#status [data-run='{run}']").get_by_text("Paused").wait_for(timeout=8_000)
+    page.locator("#status").get_by_text("Paused").wait_for(timeout=30_000)
+    other.locator(f"#status [data-run='{run}']").get_by_text("Paused").wait_for(timeout=30_000)
     time.sleep(1.5)
     held = step(page)
     # A picture while it is held: the tab says so, and lets it go on.

@@ -158,7 +158,7 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     runs.request(run, "preview")
     wait_until(lambda: bool(runs.look(run).state.checkpoints) and bool(runs.look(run).state.previews))
     os.kill(pid(run), signal.SIGTERM)
-    wait_until(lambda: status(run) == "stopped", 10)
+    wait_until(lambda: status(run) == "stopped", 60)
     step = runs.look(run).state.step
     assert checkpoint.folders(run)[-1].name == f"{step:06d}"
     command = [sys.executable, "-m", "trainer", "resume", run.folder]

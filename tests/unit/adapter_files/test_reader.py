@@ -3,7 +3,6 @@
 import contextlib
 import json
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import deserialize
 from safetensors.torch import save
 from torch import Tensor
 
+from tests import pace
 from tests.speeds import examples
 from trainer.adapter_files import compatibility, reader, safetensors_reader, summary
 from trainer.adapter_files.writer import with_hashes
@@ -182,9 +182,8 @@ def test_a_file_of_very_many_tensors_is_refused_and_one_of_many_is_read_soon(tmp
     with pytest.raises(UserError, match="more than 20000 tensors"):
         reader.read(path)
     write(safetensors_reader.MAX_TENSORS)
-    begun = time.process_time()
-    compatibility.check(path)
-    assert time.process_time() - begun < 10
+    with pace.at_most(30):
+        compatibility.check(path)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:

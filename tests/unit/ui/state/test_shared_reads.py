@@ -16,12 +16,12 @@ def test_requests_that_wait_share_one_read() -> None:
     def read() -> int:
         reads.append(len(reads) + 1)
         reading.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         return reads[-1]
 
     with ThreadPoolExecutor(21) as pool:
         first = pool.submit(shared, "many", read)
-        assert reading.wait(10)
+        assert reading.wait(60)
         others = [pool.submit(shared, "many", read) for _ in range(20)]
         time.sleep(0.3)  # until all of them wait
         may_end.set()

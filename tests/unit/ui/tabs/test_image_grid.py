@@ -68,11 +68,11 @@ def at_once(key: tuple[str, ...], calls: Sequence[Callable[[], object]]) -> list
 
     def read() -> None:
         reading.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
 
     with ThreadPoolExecutor(len(calls) + 1) as pool:
         first = pool.submit(shared, key, read)
-        assert reading.wait(10)
+        assert reading.wait(60)
         waiting = [pool.submit(call) for call in calls]
         time.sleep(0.3)  # until all of them wait
         may_end.set()

@@ -344,7 +344,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         assert "has not stopped yet" in drawn[6]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
-        assert worker.wait(10) != 0
+        assert worker.wait(60) != 0
     assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
 
 

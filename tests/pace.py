@@ -1,0 +1,34 @@
+"""Seconds as this machine counts them, for what must not take forever.
+
+A slow processor, and a core shared with another process, make any work take more CPU seconds, which is no fault of the
+work. So a limit grows by as much as a piece of work of a known size takes longer just now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+COUNT = 400_000
+SECONDS = 0.02  # of an idle core of 2023 for `COUNT` additions
+
+
+def slowness() -> float:
+    """Return how many times as long as on that core a piece of work takes just now, at least 1."""
+    begun = time.process_time()
+    total = 0
+    for number in range(COUNT):
+        total += number
+    return max(1.0, (time.process_time() - begun) / SECONDS)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Fail if what is done here takes more CPU seconds of this process than that, on such a core."""
+    begun = time.process_time()
+    yield
+    spent = time.process_time() - begun
+    if spent >= seconds:
+        limit = seconds * max(slowness() for _ in range(10))
+        assert spent < limit, f"it took {spent:.1f} s, at most {limit:.1f} s are expected of this machine"

@@ -196,9 +196,11 @@ def check_space(run: Run, state: TrainState, config: TrainConfig) -> None:
     values = sum(parameter.numel() for parameter in state.parameters())
     each = 4 * values * (4 + bool(state.average))  # the adapter; each value, and at most two moments of it
     keep = config.checkpoint.keep + bool(config.held_out.patience)
-    need = each * max(2, keep + 1 - len(folders(run)))  # the newest is complete before the oldest is removed
+    planned = math.ceil(config.training.steps / config.checkpoint.every)  # how many minutes will add is not known
+    # The newest is complete before the oldest is removed.
+    need = each * max(2, min(keep + 1, planned) - len(folders(run)))
     if config.checkpoint.adapters:
-        need += 2 * values * max(0, config.training.steps // config.checkpoint.every - keep)
+        need += 2 * values * max(0, planned - keep)
     free = storage.free_space(run.folder)
     if free < need:
         raise UserError(

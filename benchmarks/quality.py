@@ -104,7 +104,7 @@ def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int])
     machine does not matter. The dataset is copied, as encoded images are cached in it.
     """
     steps = planned_steps(config.training, pictures)
-    every = max(1, steps // PARTS[0])
+    every = max(1, steps // parts[0])
     data = home / "dataset"
     shutil.copytree(config.dataset, data, ignore=shutil.ignore_patterns(".cache"))
     config = config.model_copy(update={
@@ -121,7 +121,7 @@ def taught(config: TrainConfig, home: Path, pictures: int, parts: Sequence[int])
     run = Run(runs.create(config, home / "run").folder, listen)
     train(config, run)
     per_step = config.training.batch_size * config.training.gradient_accumulation
-    early = [every * PARTS[0] // part for part in parts[:-1]]
+    early = [every * parts[0] // part for part in parts[:-1]]
     for step in [*(step for step in early if step < steps), steps]:
         file = run.folder / "checkpoints" / f"{step:06d}" / ADAPTER
         yield Taught(step, step * per_step, times[step], file, step == steps)

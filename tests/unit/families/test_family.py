@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trainer import families
+from trainer.families.family import fingerprint
 
 
 class Part(nn.Linear):
@@ -42,3 +43,13 @@ def test_parts_go_back_after_an_error_inside() -> None:
     with pytest.raises(ValueError, match="x"), families.on_device(FAMILY, part):
         raise ValueError("x")
     assert part.places == ["cpu", "cuda", "cpu"]
+
+
+def test_a_fingerprint_is_of_the_values_and_not_of_their_order_in_memory() -> None:
+    """The encoder of a VAE that was used in bf16 had another order, of which no second fingerprint could be taken."""
+    module = nn.Sequential(nn.Conv2d(16, 4, 1), nn.Conv2d(4, 4, 3))
+    before = fingerprint(module)
+    assert fingerprint(module.to(memory_format=torch.channels_last)) == before
+    with torch.no_grad():
+        module[0].weight[0, 0] += 1
+    assert fingerprint(module) != before

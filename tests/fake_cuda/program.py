@@ -75,7 +75,7 @@ def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
             conditioning = family.encode_prompts(["a person"])
             if "encoding" in parts:
                 with measured("encoding"):
-                    family.encode_images(torch.zeros(1, 3, side, side))
+                    families.encode_images(family, torch.zeros(1, 3, side, side))
         families.place(family, text_encoder=text_encoder)
         train(family, settings, conditioning, [way for way in WAYS if way in parts], measured)
         if "preview" in parts:
@@ -92,7 +92,7 @@ def preview(family: Family, conditioning: dict[str, Tensor], side: int) -> None:
     with loading.autocast(family.denoiser):
         family.predict(noisy, timesteps, {**doubled, "sizes": torch.zeros(2, 6, device=CARD)})
     with families.on_device(family, family.encoders()["vae"]):
-        loading.decode(family.pipeline(), noisy[:1])
+        families.decode_to_pixels(family, noisy[:1])
 
 
 def train(

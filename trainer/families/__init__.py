@@ -2,7 +2,20 @@
 
 from trainer.families.adapter import Adapter, adapted, attach, named, patched
 from trainer.families.adapter_layers import ADAPTER, Layer, base_weight
-from trainer.families.family import Conditioning, Family, fingerprint, load, on_device, place, precision, read
+from trainer.families.family import (
+    Conditioning,
+    Family,
+    decode_latents,
+    decode_to_pixels,
+    encode_images,
+    encoding_precision,
+    fingerprint,
+    load,
+    on_device,
+    place,
+    precision,
+    read,
+)
 
 __all__ = [
     "ADAPTER",
@@ -13,6 +26,10 @@ __all__ = [
     "adapted",
     "attach",
     "base_weight",
+    "decode_latents",
+    "decode_to_pixels",
+    "encode_images",
+    "encoding_precision",
     "fingerprint",
     "load",
     "named",

@@ -1,16 +1,16 @@
-"""Protocol of a family of base models, and loading a base model.
+"""Protocol of a family of base models; loading a base model, and what all families do alike.
 
-A family is one file here with its model: how it is loaded, encodes images and prompts, and predicts. Nothing here
-knows of datasets, losses or files for other programs.
+A family is one file here with its model: how it is loaded, encodes prompts, and predicts. Nothing here knows of
+datasets, losses or files for other programs.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -23,13 +23,16 @@ from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import ModelConfig
 from trainer.devices import Precision
-from trainer.errors import UserError
+from trainer.errors import UserError, is_out_of_memory
 from trainer.families import gradient_checkpointing, offload
 from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 from trainer.families.quantize import quantize
 
 Conditioning = dict[str, Tensor]
+Result = TypeVar("Result")
+TILE = 512  # side in pixels
+BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
 SMALL = 50_000_000
@@ -52,10 +55,6 @@ class Family(Protocol):
         """The noise schedule, which also says what the denoiser predicts."""
 
     @property
-    def prediction_type(self) -> PredictionType:
-        """Prediction type of the denoiser."""
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of an image at the native resolution."""
 
@@ -74,12 +73,6 @@ class Family(Protocol):
 
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
-
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, h, w] of their scaled latents."""
-
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Decode scaled latents [b, c, h, w] to images."""
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, h, w] of a square image, the same for the same request."""
@@ -208,6 +201,72 @@ def _bring(family: Family, module: nn.Module) -> None:
         gradient_checkpointing.recompute(family, "off", "all")
     else:
         offload.move(module, family.device)
+
+
+def encode_images(family: Family, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
+    pipeline, dtype = family.pipeline(), encoding_precision(family)
+    mixed: AbstractContextManager[Any] = nullcontext()
+    if dtype != torch.float32:
+        pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
+        mixed = torch.autocast(family.device.type, dtype=dtype)
+
+    def encode() -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), mixed:
+            posterior = pipeline.vae.encode(pixels.to(family.device, torch.float32)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    mean, std = _in_tiles_if_needed(pipeline, pixels[:, 0].numel(), encode)
+    config = pipeline.vae.config
+    return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
+
+
+def _in_tiles_if_needed(pipeline: Pipeline, pixels: int, compute: Callable[[], Result]) -> Result:
+    """Let the VAE encode or decode so many pixels in overlapping tiles, if there is too little memory for all at once.
+
+    The seams are blended; what is encoded so differs less than two encodings of one image do.
+    """
+    vae = pipeline.vae
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // pipeline.vae_scale_factor
+    vae.use_tiling = pixels * BYTES_PER_PIXEL > devices.unused_memory(vae.device)
+    try:
+        return compute()
+    except RuntimeError as error:
+        if vae.use_tiling or not is_out_of_memory(error):
+            raise
+    devices.trim()
+    vae.use_tiling = True
+    return compute()
+
+
+def encoding_precision(family: Family) -> torch.dtype:
+    """Return the precision for encoding images: fp32, but bf16 on a CPU whose denoiser is in it (a fifth of the time).
+
+    The latents then differ by a hundredth of their spread, which is less than two encodings of one image do.
+    """
+    denoiser: Any = family.denoiser
+    return torch.bfloat16 if family.device.type == "cpu" and denoiser.dtype == torch.bfloat16 else torch.float32
+
+
+def decode_latents(family: Family, latents: Tensor) -> list[Image.Image]:
+    """Decode scaled latents [b, c, h, w] to images."""
+    processor = family.pipeline().image_processor
+    images: list[Image.Image] = processor.postprocess(decode_to_pixels(family, latents), output_type="pil")
+    return images
+
+
+def decode_to_pixels(family: Family, latents: Tensor) -> Tensor:
+    """Decode scaled latents [b, c, h, w] to pixels [b, 3, H, W] in -1..1, in fp32 as the decoder overflows in fp16."""
+    pipeline = family.pipeline()
+    config = pipeline.vae.config
+    latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
+
+    def all_at_once() -> Tensor:
+        with torch.no_grad():
+            pixels: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
+        return pixels
+
+    return _in_tiles_if_needed(pipeline, latents[:, 0].numel() * pipeline.vae_scale_factor**2, all_at_once)
 
 
 def fingerprint(module: nn.Module) -> str:

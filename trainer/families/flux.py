@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from trainer.base_models.detect import Base
@@ -73,11 +72,6 @@ class Flux:
         """Ignore it: of CLIP only the pooled embedding is used."""
 
     @property
-    def prediction_type(self) -> PredictionType:
-        """Prediction type of the transformer."""
-        return self.noise.prediction_type
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         side = int(self._pipeline.default_sample_size)
@@ -86,14 +80,6 @@ class Flux:
     def module_name(self, path: str) -> str:
         """Return the name of a module of the transformer in adapter files: its path."""
         return path.replace(".", "_")
-
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-        return loading.encode_images(self._pipeline, pixels, self.device)
-
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Decode scaled latents [b, c, h, w] to images."""
-        return loading.decode_latents(self._pipeline, latents)
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""

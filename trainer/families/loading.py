@@ -1,37 +1,32 @@
-"""Shared by the families: load a base model as a diffusers pipeline, encode images to latents.
+"""Shared by the families: load a base model as a diffusers pipeline, and generate latents with it.
 
 A base is a folder in diffusers form, a single file with the original names, or the name of one that was downloaded from
 the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `configs`. Nothing is unpickled.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
 
-from trainer import devices
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, Size
-from trainer.errors import UserError, is_out_of_memory
+from trainer.errors import UserError
 from trainer.families import text_encoder_loading
 
 Pipeline = Any  # of diffusers, which is untyped
-Result = TypeVar("Result")
-TILE = 512  # side in pixels
-BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need
 
 # These libraries print progress bars, and warnings about image processors that are not needed here.
 for library in (diffusers.utils.logging, transformers.utils.logging):
@@ -218,69 +213,6 @@ def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa
 
 def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - as torch has it
     return (inputs[0],) if isinstance(output, tuple) else inputs[0]  # transformers 4 has tuples
-
-
-def encode_images(pipeline: Pipeline, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-    dtype = encoding_precision(denoiser(pipeline), device)
-    mixed: AbstractContextManager[Any] = nullcontext()
-    if dtype != torch.float32:
-        pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
-        mixed = torch.autocast(device.type, dtype=dtype)
-
-    def encode() -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), mixed:
-            posterior = pipeline.vae.encode(pixels.to(device, torch.float32)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
-
-    mean, std = _in_tiles_if_needed(pipeline, pixels[:, 0].numel(), encode)
-    config = pipeline.vae.config
-    return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
-
-
-def _in_tiles_if_needed(pipeline: Pipeline, pixels: int, compute: Callable[[], Result]) -> Result:
-    """Let the VAE encode or decode so many pixels in overlapping tiles, if there is too little memory for all at once.
-
-    The seams are blended; what is encoded so differs less than two encodings of one image do.
-    """
-    vae = pipeline.vae
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // pipeline.vae_scale_factor
-    vae.use_tiling = pixels * BYTES_PER_PIXEL > devices.unused_memory(vae.device)
-    try:
-        return compute()
-    except RuntimeError as error:
-        if vae.use_tiling or not is_out_of_memory(error):
-            raise
-    devices.trim()
-    vae.use_tiling = True
-    return compute()
-
-
-def encoding_precision(denoiser: nn.Module, device: torch.device) -> torch.dtype:
-    """Return the precision for encoding images: fp32, but bf16 on a CPU whose denoiser is in it (a fifth of the time).
-
-    The latents then differ by a hundredth of their spread, which is less than two encodings of one image do.
-    """
-    return torch.bfloat16 if device.type == "cpu" and denoiser.dtype == torch.bfloat16 else torch.float32
-
-
-def decode_latents(pipeline: Pipeline, latents: Tensor) -> list[Image.Image]:
-    """Decode scaled latents [b, c, h, w] to images."""
-    images: list[Image.Image] = pipeline.image_processor.postprocess(decode(pipeline, latents), output_type="pil")
-    return images
-
-
-def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    """Decode scaled latents [b, c, h, w] to pixels [b, 3, H, W] in -1..1, in fp32 as the decoder overflows in fp16."""
-    config = pipeline.vae.config
-    latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
-
-    def all_at_once() -> Tensor:
-        with torch.no_grad():
-            pixels: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
-        return pixels
-
-    return _in_tiles_if_needed(pipeline, latents[:, 0].numel() * pipeline.vae_scale_factor**2, all_at_once)
 
 
 def autocast(denoiser: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - untyped

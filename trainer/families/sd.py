@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -75,11 +74,6 @@ class SD:
         self.idle = tuple(f"lora_te_text_model_encoder_layers_{layer}_" for layer in range(used, layers))
 
     @property
-    def prediction_type(self) -> PredictionType:
-        """Prediction type of the UNet."""
-        return self.noise.prediction_type
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         return loading.latent_shape(self._pipeline)
@@ -87,14 +81,6 @@ class SD:
     def module_name(self, path: str) -> str:
         """Return the name of a module of the UNet in adapter files: its path."""
         return path.replace(".", "_")
-
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-        return loading.encode_images(self._pipeline, pixels, self.device)
-
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Decode scaled latents [b, c, h, w] to images."""
-        return loading.decode_latents(self._pipeline, latents)
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from trainer.base_models import layer_names
@@ -69,11 +68,6 @@ class SDXL:
         """Ignore it: both encoders are always read at their penultimate layer."""
 
     @property
-    def prediction_type(self) -> PredictionType:
-        """Prediction type of the UNet."""
-        return self.noise.prediction_type
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         return loading.latent_shape(self._pipeline)
@@ -85,14 +79,6 @@ class SDXL:
         attends = not upsampler or hasattr(unet.up_blocks[int(upsampler[1])], "attentions")
         original = layer_names.original(path, unet.config.layers_per_block + 1, attends=attends)
         return original.replace(".", "_")
-
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-        return loading.encode_images(self._pipeline, pixels, self.device)
-
-    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
-        """Decode scaled latents [b, c, h, w] to images."""
-        return loading.decode_latents(self._pipeline, latents)
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""

@@ -20,7 +20,7 @@ from trainer.captioning.loading import Untyped, load_model
 from trainer.config import ModelConfig
 from trainer.devices import sampling_dtype
 from trainer.errors import UserError
-from trainer.families import Conditioning, Family, loading
+from trainer.families import Conditioning, Family, encode_images, loading
 from trainer.i18n import _
 from trainer.measuring import kinds
 from trainer.rng import generator
@@ -147,7 +147,7 @@ class DenoiserFeatures:
         """Return the features of the middle square of an image, at the size that the base model was trained on."""
         family, side = self.family, sampler.native_side(self.family)
         pixels = augment.pixels(image, (side, side), flip=False)[None]
-        latents, _spread = family.encode_images(pixels)
+        latents, _spread = encode_images(family, pixels)
         conditioning = {name: row.expand(NOISES, *row.shape[1:]) for name, row in self.empty.items()}
         sizes = torch.tensor([[side, side, 0, 0, side, side]] * NOISES, device=family.device)
         noise = torch.cat(

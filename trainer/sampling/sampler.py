@@ -50,7 +50,7 @@ def generate(
         callback_on_step_end=report,
     )
     with families.on_device(family, family.encoders()["vae"]):  # outside autocast: XL's decoder overflows in fp16
-        return family.decode_latents(latents)[0]
+        return families.decode_latents(family, latents)[0]
 
 
 def native_side(family: Family) -> int:

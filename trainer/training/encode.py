@@ -25,7 +25,15 @@ from trainer.data import buckets, dataset, images
 from trainer.data.captions import of_class
 from trainer.data.dataset import Example
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, fingerprint, gradient_checkpointing, loading, offload, on_device
+from trainer.families import (
+    Family,
+    encode_images,
+    encoding_precision,
+    fingerprint,
+    gradient_checkpointing,
+    offload,
+    on_device,
+)
 from trainer.i18n import _
 from trainer.training import augment, caption_variants, tensor_cache
 from trainer.training.augment import Size, View
@@ -64,7 +72,7 @@ def build(
             Or there are no regularization images.
     """
     fingerprints = {name: fingerprint(module) for name, module in family.encoders().items()}
-    precision = loading.encoding_precision(family.denoiser, family.device)
+    precision = encoding_precision(family)
     if precision != torch.float32:
         fingerprints["vae"] += f" {precision}"
     if config.model.vae:  # its weights do not tell how its latents are scaled
@@ -205,7 +213,7 @@ class _Encoder:
         return files
 
     def _latents(self, image: Image.Image, size: Size, view: View, name: str) -> dict[str, Tensor]:
-        mean, std = self.family.encode_images(augment.pixels(image, size, flip=view.flip)[None])
+        mean, std = encode_images(self.family, augment.pixels(image, size, flip=view.flip)[None])
         if not (mean.isfinite().all() and std.isfinite().all()):
             raise UserError(
                 "The base model cannot encode {name}: its latents are not finite.", "Remove that image.", name=name

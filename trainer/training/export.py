@@ -204,7 +204,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         text_rate = str(rate * config.training.text_encoder_lr_factor)
     min_snr = config.objective.min_snr_gamma if config.objective.weighting == "min-snr" else "None"
     values: dict[str, Any] = {
-        **writer.of_family(family.base.family, family.prediction_type, family.base.size),
+        **writer.of_family(family.base.family, family.noise.prediction_type, family.base.size),
         "modelspec.title": config.name,
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{size}x{size}",
@@ -221,7 +221,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "ss_steps": config.training.steps,
         "ss_max_train_steps": config.training.steps,
         "ss_seed": config.seed,
-        "ss_zero_terminal_snr": family.base.zero_snr and family.prediction_type == "v_prediction",
+        "ss_zero_terminal_snr": family.base.zero_snr and family.noise.prediction_type == "v_prediction",
         "ss_clip_skip": config.model.clip_skip if family.spec.clip_skip else "None",
         "ss_learning_rate": rate,
         "ss_unet_lr": rate,

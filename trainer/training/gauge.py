@@ -45,8 +45,8 @@ def figures(family: Family, pixels: Tensor) -> list[float]:
     (Wiener's): near 0 for images like those it was trained on, 1 for those it knows nothing of.
     """
     with families.on_device(family, family.denoiser, *family.encoders().values()):
-        latents, _ = family.encode_images(pixels)
-        decoded = torch.stack([_tensor(image) for image in family.decode_latents(latents)])
+        latents, _ = families.encode_images(family, pixels)
+        decoded = torch.stack([_tensor(image) for image in families.decode_latents(family, latents)])
         lost = ((decoded - pixels) ** 2).mean((1, 2, 3)) / pixels.var((1, 2, 3)).clamp(min=FLAT)
         return (lost * _denoiser_error(family, latents)).tolist()
 

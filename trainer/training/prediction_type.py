@@ -40,7 +40,7 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
             run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
-            "model": config.model.model_copy(update={"prediction_type": family.prediction_type}),
+            "model": config.model.model_copy(update={"prediction_type": family.noise.prediction_type}),
             "record": config.record.model_copy(update={"prediction_type": reason}),
         }
     )

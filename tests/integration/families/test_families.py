@@ -81,7 +81,7 @@ def test_a_folder_is_known_by_its_settings(bases: dict[str, Path], kind: str) ->
     usual = "flow" if kind in TRANSFORMERS else "epsilon"
     assert found.prediction_type == ("v_prediction" if kind == "sd21-v" else usual)
     assert not found.zero_snr
-    assert load(bases[kind]).prediction_type == found.prediction_type
+    assert load(bases[kind]).noise.prediction_type == found.prediction_type
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flux"])  # diffusers knows its real width alone
@@ -91,10 +91,10 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     file = write(bases[kind], tmp_path / "base.safetensors", marks=marks, metadata=metadata)
     assert detect.look(file).family == family_of(kind)
     folder, single = load(bases[kind]), load(file)
-    assert single.prediction_type == folder.prediction_type
+    assert single.noise.prediction_type == folder.noise.prediction_type
     assert torch.equal(answer(single), answer(folder))
     pixels = torch.rand(1, 3, 64, 64, generator=generator(2)) * 2 - 1
-    for one, two in zip(single.encode_images(pixels), folder.encode_images(pixels), strict=True):
+    for one, two in zip(families.encode_images(single, pixels), families.encode_images(folder, pixels), strict=True):
         assert torch.equal(one, two)
     if kind in UNETS:
         assert torch.equal(alphas(single), alphas(folder))
@@ -106,7 +106,8 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
 def test_each_kind_has_the_names_that_programs_know(bases: dict[str, Path]) -> None:
     families_of = {kind: load(bases[kind]) for kind in KINDS}
     facts = {
-        kind: writer.of_family(one.base.family, one.prediction_type, one.base.size) for kind, one in families_of.items()
+        kind: writer.of_family(one.base.family, one.noise.prediction_type, one.base.size)
+        for kind, one in families_of.items()
     }
     names = {kind: (told["modelspec.architecture"], told["ss_base_model_version"]) for kind, told in facts.items()}
     assert names == {
@@ -263,7 +264,7 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     assert ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q" in file.modules) == (kind == "sdxl")
     assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}
     family = load(bases[kind])
-    assert writer.of_family(family.base.family, family.prediction_type).items() <= file.metadata.items()
+    assert writer.of_family(family.base.family, family.noise.prediction_type).items() <= file.metadata.items()
     assert file.metadata["ss_v2"] == str(kind.startswith("sd21"))
     assert file.metadata["modelspec.prediction_type"] == ("v" if kind == "sd21-v" else "epsilon")
 
@@ -362,7 +363,7 @@ def test_a_mark_for_zero_terminal_snr_alone_holds_if_the_base_predicts_v(
     family.set_prediction_type("epsilon" if kind == "v_prediction" else "v_prediction")
     run = runs.create(settings(file))
     prediction_type.resolve(run.config(), family, batch, run)
-    assert family.prediction_type == kind
+    assert family.noise.prediction_type == kind
     scheduler = family.pipeline().scheduler
     assert torch.equal(alphas(family), scheduler.alphas_cumprod)
     assert torch.equal(alphas(family), usual) == (kind == "epsilon")
@@ -432,7 +433,7 @@ def test_a_base_that_does_not_say_is_asked(
     teach(family, batch.mean, kind)
     run = runs.create(settings(file))
     made = prediction_type.resolve(run.config(), family, batch, run)
-    assert family.prediction_type == made.model.prediction_type == kind
+    assert family.noise.prediction_type == made.model.prediction_type == kind
     assert family.pipeline().scheduler.config.prediction_type == kind
     assert "mean error" in made.record.prediction_type
     assert run.config() == made
@@ -440,7 +441,7 @@ def test_a_base_that_does_not_say_is_asked(
     # Without pictures of a data set, a grey one is enough.
     family.set_prediction_type("epsilon")
     prediction_probe.probe_with_gray(family)
-    assert family.prediction_type == kind
+    assert family.noise.prediction_type == kind
 
 
 def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> None:
@@ -456,13 +457,13 @@ def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> N
 
 def test_micro_answers_as_it_was_trained(character: Path) -> None:
     family = families.load(ModelConfig(), CPU, torch.float32)
-    assert family.prediction_type == "v_prediction"
+    assert family.noise.prediction_type == "v_prediction"
     family.set_prediction_type("epsilon")
     settings = config.build({"name": "x", "dataset": "rin", "training": {"text_encoder": False}})
     batch = encode.build(family, dataset.read(character, "rin"), settings, quiet).at(0, 0)
     assert batch.conditioning is not None
     prediction_probe.probe(family, batch.mean, batch.conditioning)
-    assert family.prediction_type == "v_prediction"
+    assert family.noise.prediction_type == "v_prediction"
 
 
 def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases: dict[str, Path]) -> None:

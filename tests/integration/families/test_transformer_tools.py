@@ -37,7 +37,7 @@ def exported(base: Path, file: Path, seed: int = 0, **options: Any) -> tuple[rea
     predicted = answer(family)
     tensors = adapter.tensors()
     adapter.detach()
-    facts = writer.of_family(family.base.family, family.prediction_type)
+    facts = writer.of_family(family.base.family, family.noise.prediction_type)
     modules = reader.of_tensors(tensors, "x", facts).modules
     file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
     return reader.read(file), predicted, family

@@ -25,11 +25,12 @@ from trainer import families, runs
 from trainer.base_models import MICRO
 from trainer.config import ModelConfig, PictureConfig
 from trainer.errors import UserError
-from trainer.families import Family, loading
+from trainer.families import Family
+from trainer.families.family import TILE
 from trainer.sampling import sampler, server
 from trainer.training import augment
 
-LARGE = loading.TILE + 128
+LARGE = TILE + 128
 
 
 @contextmanager
@@ -73,33 +74,33 @@ def picture(base: Path | str, **changes: Any) -> PictureConfig:  # noqa: ANN401 
 def test_what_does_not_fit_is_decoded_in_tiles(
     micro: Family, pixels: Tensor, monkeypatch: pytest.MonkeyPatch, scarce: bool
 ) -> None:
-    latents, sizes = micro.encode_images(pixels)[0], list[int]()
+    latents, sizes = families.encode_images(micro, pixels)[0], list[int]()
 
     def note(tile: Tensor) -> None:
         sizes.append(tile.shape[-1] * LARGE // latents.shape[-1])
-        if sizes[-1] > loading.TILE and not scarce:
+        if sizes[-1] > TILE and not scarce:
             run_out()
 
-    whole = loading.decode(micro.pipeline(), latents)
+    whole = families.decode_to_pixels(micro, latents)
     if scarce:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with before_each(Decoder, note):
-        tiled = loading.decode(micro.pipeline(), latents)
+        tiled = families.decode_to_pixels(micro, latents)
     assert sizes[-4:] == [512, 256, 512, 256]
     assert len(sizes) == (4 if scarce else 5)
     assert tiled.shape == whole.shape
     assert float((tiled - whole).abs().mean()) < 0.25 * float(whole.std())
     monkeypatch.undo()
-    assert torch.equal(loading.decode(micro.pipeline(), latents), whole), "with memory it is as ever"
+    assert torch.equal(families.decode_to_pixels(micro, latents), whole), "with memory it is as ever"
 
 
 def test_a_large_image_is_encoded_in_tiles(micro: Family, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    latents, sizes = micro.encode_images(pixels)[0], list[int]()
+    latents, sizes = families.encode_images(micro, pixels)[0], list[int]()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with before_each(Encoder, lambda tile: sizes.append(tile.shape[-1])):
-        mean, std = micro.encode_images(pixels)
+        mean, std = families.encode_images(micro, pixels)
     assert len(sizes) == 4
-    assert max(sizes) == loading.TILE
+    assert max(sizes) == TILE
     assert mean.shape == std.shape == latents.shape
     assert float((mean - latents).abs().mean()) < 0.1 * float(latents.std())
 

@@ -75,7 +75,8 @@ class Summary:
         if report.when == "teardown":
             properties = dict(report.user_properties)
             self.tests[report.nodeid] = properties.get(PROPERTY, 0.0)
-            self.slowness += [properties[SLOWNESS]] if SLOWNESS in properties else []
+            if SLOWNESS in properties:
+                self.slowness.append(properties[SLOWNESS])
 
     def groups(self) -> dict[str, float]:
         """Return CPU seconds by group, which is the folder under `tests`."""

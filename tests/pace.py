@@ -1,7 +1,8 @@
 """Seconds as this machine counts them, for what must not take forever.
 
-A slow processor, and a core shared with another process, make any work take more CPU seconds, which is no fault of the
-work. So a limit grows by as much as a piece of work of a known size takes longer just now.
+Any work takes more CPU seconds on a slow processor, on a core shared with another process, and under coverage, whose
+tracer alone makes the piece of work below take more than twice as long. That does not tell anything about the code. So
+a limit grows by as much as this piece of work takes longer just now.
 """
 
 from __future__ import annotations

@@ -423,7 +423,7 @@ def test_a_crowd_does_not_keep_the_page_from_answering(shared: Server) -> None:
     for thread in (trickling, *uploads):
         thread.start()
     try:
-        with httpx.Client(base_url=shared.url, timeout=30) as client:  # 2 were seen
+        with httpx.Client(base_url=shared.url, timeout=30) as client:  # seconds, of which 2 were needed
             for _ in range(5):
                 assert client.get("/").status_code == 200
     finally:

@@ -23,7 +23,7 @@ from tests.unit.sharing.conftest import make_run
 from trainer.runs import Run, cards, queue
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
 
@@ -331,3 +331,36 @@ def test_waiting_runs_are_dragged_moved_by_keys_and_held(trained: Server, visit:
     rows.nth(1).get_by_role("button", name="Release").click()
     wait(lambda: not any(run.on_hold for run in queue.waiting()))
     wait(lambda: page.locator("#queue").get_by_text("On hold").count() == 0)
+
+
+def test_a_late_answer_about_another_run_does_not_hide_the_one_that_was_started(
+    trained: Server, visit: Visit, waiting: list[Run]
+) -> None:
+    page = visit(trained)
+    advanced(page, training_steps=70)
+    shown = page.locator("#status [data-run]")
+    wait(lambda: shown.get_attribute("data-run") == waiting[0].id)
+    late: list[Route] = []  # a request to refresh the run that is shown
+
+    def hold(route: Route) -> None:
+        if late or waiting[0].id not in (route.request.post_data or ""):
+            route.fallback()
+        else:
+            late.append(route)
+
+    def started() -> list[Path]:
+        return [folder for folder in (trained.home / "outputs").glob("*_example-character") if folder.is_dir()]
+
+    before = started()
+    page.route("**/gradio_api/run/**", hold)
+    wait(lambda: late or page.wait_for_timeout(100))
+    page.get_by_role("button", name="Start training").click()
+    wait(lambda: len(started()) > len(before) or page.wait_for_timeout(20))
+    run = (set(started()) - set(before)).pop()
+    answer = late[0].fetch()
+    page.locator("#status").get_by_text("number 4 in the queue").wait_for()
+    late[0].fulfill(response=answer)
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Stop and save").click()
+    page.locator(f"#status [data-run='{run.name}'][data-status=stopped]").wait_for()
+    assert [(other.folder / "ask" / "stop").exists() for other in waiting] == [False] * 3

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
 import gradio as gr
 
@@ -61,6 +62,7 @@ class RunView:
                 min_width=160,
             )
         self.drawn = gr.State(())
+        self.shown = gr.Textbox(visible=False)  # the checksum of `drawn` that the browser has: answers may come late
         self.timer = gr.Timer(REFRESHED_EVERY)
         status = gr.HTML(NO_RUNS, elem_id="status")
         self.queue = gr.HTML(elem_id="queue", js_on_load=read("queue.js"))
@@ -82,6 +84,7 @@ class RunView:
             self.picker,
             self.compared,
             self.drawn,
+            self.shown,
             self.timer,
             self.queue,
             status,
@@ -127,13 +130,18 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
         view.outputs,
         **QUIET,
     )
-    refresh = handled(lambda run, compared, project, drawn: tick(watch, run, drawn, compared, project))
-    view.timer.tick(refresh, [*picked, view.drawn], view.outputs, **UNQUEUED)
+
+    def refresh(
+        run_id: str, compared: list[str], project: str, drawn: tuple[Any, ...], shown: str
+    ) -> list[Any] | dict[str, Any]:
+        return tick(watch, run_id, drawn if shown == checksum(drawn) else (), compared, project)
+
+    view.timer.tick(handled(refresh), [*picked, view.drawn, view.shown], view.outputs, **UNQUEUED)
 
 
 def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = "") -> list[Any]:
     """Return values of `RunView.outputs` for a run, whatever was drawn before; its loss beside that of other runs."""
-    return list(tick(watch, run_id, (), compared, project))
+    return list(tick(watch, run_id, (), compared, project, choose=True))
 
 
 def tick(
@@ -142,8 +150,14 @@ def tick(
     drawn: tuple[Any, ...],
     compared: Sequence[str] = (),
     project: str | None = "",
+    *,
+    choose: bool = False,
 ) -> list[Any] | dict[str, Any]:
-    """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state."""
+    """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state.
+
+    Unless told to `choose` the run in the list of runs, it does so only if another one is to be shown: the answer may
+    arrive after the user has chosen or started a run.
+    """
     listed, training = watch.runs_and_active(project or "")
     active = training[0] if training else None
     known = [run.id for run in listed]
@@ -162,7 +176,8 @@ def tick(
     chosen = view.run.id if view else None
     if not drawn or before != known or chosen != run_id:
         choices = [(label(run), run.id) for run in listed]
-        picker = gr.Dropdown(choices, value=chosen, visible=bool(choices))
+        choice = {"value": chosen} if choose or chosen != run_id else {}
+        picker = gr.Dropdown(choices, visible=bool(choices), **choice)
         rest = [choice for choice in choices if choice[1] != chosen]
         others_picker = gr.Dropdown(
             rest, value=[other.run.id for other in others], multiselect=True, visible=bool(rest)
@@ -174,10 +189,16 @@ def tick(
         picker,
         others_picker,
         state,
+        checksum(state),
         timer,
         listed_queue,
         *_parts(view, others),
     ]
+
+
+def checksum(state: tuple[Any, ...]) -> str:
+    """Return a short text that tells the state that was drawn from others."""
+    return f"{crc32(repr(state).encode()):08x}"
 
 
 def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:

@@ -33,17 +33,17 @@ def listed(html: str) -> list[str]:
 
 def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
     watch = RunWatcher()
-    place = 5  # of the queue in the outputs
+    place = 6  # of the queue in the outputs
     drawn = run_view.draw(watch, "")
     assert listed(drawn[place]) == list(NAMES)
-    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])[6]
+    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])[7]
     run_actions.arrange(NAMES[2], "move", 1)
     run_actions.arrange(NAMES[0], "hold", 0)
     later = run_view.tick(watch, "", drawn[3])
     assert listed(later[place]) == [NAMES[2], NAMES[0], NAMES[1]]
     assert later[place].count("On hold") == later[place].count(">Release<") == 1
-    assert "on hold" in run_view.draw(watch, NAMES[0])[6]
-    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])[6]
+    assert "on hold" in run_view.draw(watch, NAMES[0])[7]
+    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])[7]
     waiting[1].report(events.Warned(message="x"))
     unchanged = run_view.tick(watch, NAMES[1], later[3])
     assert unchanged[place] == gr.skip(), "what is being dragged stays"
@@ -62,7 +62,7 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_among_those_that_wait_for_t
     assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
-    shown = run_view.draw(RunWatcher(), NAMES[0])[6]
+    shown = run_view.draw(RunWatcher(), NAMES[0])[7]
     assert "waiting for a node of ray://there:10001" in shown
     assert "GPU" not in shown
     with pytest.raises(UserError, match="does not wait for the device"):

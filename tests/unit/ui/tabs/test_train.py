@@ -304,6 +304,20 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
         run_actions.toggle_pause(run.id, SamplerClient())
 
 
+def test_a_tick_chooses_no_run_again_when_another_one_is_added(character: Path) -> None:
+    watch = RunWatcher()
+    run = train.create(answers())
+    run.report(events.Stopped(step=1))
+    seen = run_view.draw(watch, run.id)[3]
+    added = train.create(answers())
+    picker = run_view.tick(watch, run.id, seen)[1]
+    assert [value for _, value in picker.choices] == [added.id, run.id]
+    assert "value" not in picker.constructor_args, (
+        "its answer may come after that to a start, which chooses the new run"
+    )
+    assert run_view.draw(watch, added.id)[1].value == added.id
+
+
 def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run = train.create(answers())
 
@@ -341,7 +355,7 @@ def test_the_second_stop_ends_a_worker_that_did_not_hear_the_first(
         monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
         drawn = run_view.tick(watch, run.id, before[3])
         assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[6]
+        assert "has not stopped yet" in drawn[7]
         assert worker.poll() is None
         run_actions.ask(run.id, "stop")
         assert worker.wait(60) != 0

@@ -159,13 +159,18 @@ def follow(run: Run) -> None:
 def largest(
     accelerator: Accelerator, family: families.Family, adapter: families.Adapter, batches: Batches
 ) -> Callable[[TrainConfig], None]:
-    """Return a function that computes and discards the gradient of a run's largest batch, to measure its memory."""
+    """Return a function that computes and discards gradients of a run's largest batch, to measure its memory.
+
+    Two micro-batches are enough: the second takes the most, as the gradient of the first is there already.
+    """
 
     def compute(config: TrainConfig) -> None:
         place = batches.largest(config.training.steps)
+        batch, count = batches.at(*place), config.training.micro_batches * accelerator.num_processes
         # On a CPU the difference between two measurements counts, which the optimizer has no part in.
         present = optimizer_step.rehearse(config, adapter) if devices.is_accelerator(family.device) else None
-        optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, [place])
+        for number in range(accelerator.process_index, count, accelerator.num_processes)[:2]:
+            optimizer_step.add_gradient(accelerator, family, adapter, batch.part(number, count), config, place)
         del present
         for parameter in adapter.parameters():
             parameter.grad = None

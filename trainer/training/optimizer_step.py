@@ -14,7 +14,7 @@ from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
 from trainer.rng import generator, seed_dropout
-from trainer.training.batches import Batches
+from trainer.training.batches import Batch, Batches
 from trainer.training.checkpoint import TrainState
 from trainer.training.loss import training_loss
 
@@ -47,12 +47,23 @@ def compute_gradients(
         batch = batches.at(*place)
         for number in range(accelerator.process_index, count, processes):
             seed_dropout(config.seed, *place, "dropout", *([number] if number else []))
-            with accelerator.autocast():
-                rng = generator(config.seed, *place, "noise")
-                share = training_loss(family, adapter, batch.part(number, count), config, rng)
-            accelerator.backward(share / accumulation)
-            loss += share.detach() / accumulation
+            loss += add_gradient(accelerator, family, adapter, batch.part(number, count), config, place) / accumulation
     return loss
+
+
+def add_gradient(
+    accelerator: Accelerator,
+    family: Family,
+    adapter: Adapter,
+    batch: Batch,
+    config: TrainConfig,
+    place: tuple[int, int],
+) -> Tensor:
+    """Add the gradient of one micro-batch to those of the adapter; return its part of the loss of its batch."""
+    with accelerator.autocast():
+        loss = training_loss(family, adapter, batch, config, generator(config.seed, *place, "noise"))
+    accelerator.backward(loss / config.training.gradient_accumulation)
+    return loss.detach()
 
 
 def restore_scaler(scaler: GradScaler | None, state: TrainState) -> GradScaler | None:

@@ -22,7 +22,7 @@ from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing, offload
 from trainer.runs import Run, events
-from trainer.train import initial_state, train
+from trainer.train import initial_state, largest, train
 from trainer.training import encode, malloc, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 
@@ -199,6 +199,19 @@ def test_what_does_not_fit_at_all_is_said(character: Path, family: Family, tiny_
     compute = heavy(dict.fromkeys(memory.CHECKPOINTING, 200), [])
     with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB that are available"):
         memory.fit(config, family, Accelerator(cpu=True), runs.create(config), compute)
+
+
+def test_two_parts_of_a_batch_are_measured(family: Family, character: Path, tiny_sd: Path) -> None:
+    """The others take no more memory, only time."""
+    config = settings(tiny_sd)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    batches = encode.build(family, dataset.read(character, "rin"), config, quiet)
+    images: list[int] = []
+    family.denoiser.register_forward_pre_hook(lambda _, given: images.append(len(given[0])))
+    compute = largest(Accelerator(cpu=True), family, adapter, batches)
+    for parts in (1, 2, 4):
+        compute(MemoryPlan(parts, "off").apply(config))
+    assert images == [4, 2, 2, 1, 1]
 
 
 def test_memory_that_is_set_is_what_there_is(tiny_sd: Path) -> None:

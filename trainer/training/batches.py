@@ -26,7 +26,8 @@ class Batch:
 
     `preserved` are prompts with which the adapter should predict what the base predicts, for `preserved_latents`
     [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger
-    or have the class word instead; their conditioning is the base's. That of the captions is None if they must be
+    or have the class word instead; their conditioning is the base's, and `base_prediction` [k, c, h, w] what the base
+    predicts for them, if that is known already. The conditioning of the captions is None if they must be
     encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is
     everywhere 1; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning: original height and
     width, top and left of the crop, height and width.
@@ -45,6 +46,7 @@ class Batch:
     weight: float = 1.0
     sizes: Tensor | None = None
     preserved_latents: Tensor | None = None
+    base_prediction: Tensor | None = None
     rows: slice = field(default_factory=lambda: slice(None))
 
     def part(self, number: int, of: int) -> "Batch":
@@ -156,6 +158,8 @@ class Batches:
     preserved: dict[str, Path] = field(default_factory=dict)  # latents that the base generated, by prompt
     warm_up: tuple[Pools, ...] = ()  # the same images at lower resolutions, for the first steps
     held: Pool | None = None  # images that are only measured
+    # What the base predicts for the latents to preserve of some steps, by (step, micro-step) and (part, parts).
+    base_predictions: dict[tuple[tuple[int, int], tuple[int, int]], Tensor] = field(default_factory=dict, compare=False)
 
     @property
     def own(self) -> Pool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,10 +22,55 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     """Return the mean weighted error of the prediction for one batch, plus that of output preservation.
 
     The latter is the squared difference between the predictions with and without the adapter, for latents and prompts
-    whose images should not change. Noise is drawn on the CPU, to be the same everywhere, and for the whole batch, so
-    that the losses of micro-batches add up to the batch's.
+    whose images should not change.
     """
     objective, schedule = config.objective, family.noise
+    noised = add_noise(family, batch, objective, rng)
+    timesteps = noised.timesteps
+    count, preserved = len(noised.latents), len(batch.preserved)
+    inputs, input_timesteps, base = noised.latents, timesteps, batch.base_prediction
+    if noised.preserved is not None:
+        if base is None:
+            base = predict_base(family, adapter, [(batch, noised)])[0]
+        inputs = torch.cat([inputs, noised.preserved])
+        input_timesteps = torch.cat([timesteps, timesteps[:preserved]])
+    conditioning = conditioned(family, batch, config.captions.chunks)
+    prediction = family.predict(inputs, input_timesteps, conditioning).float()
+
+    share = timesteps.float() / (schedule.timesteps - 1)
+    errors = error(prediction[:count], noised.target, share, objective)
+    if batch.mask is not None:
+        errors = masked(errors, batch.mask, objective.unmasked_weight)
+    losses = errors.mean(dim=(1, 2, 3))
+    if objective.weighting != "none":
+        losses = losses * weight(schedule, timesteps, objective)
+    total = losses.sum()
+    if base is not None:
+        change = functional.mse_loss(prediction[count:], base, reduction="none").mean(dim=(1, 2, 3))
+        total = total + config.preservation.weight * change.sum()
+    return batch.weight * total / batch.whole
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What a model predicts from and what it should predict: latents and target [b, c, h, w], timesteps [b].
+
+    `preserved` are the latents to preserve [k, c, h, w], at the first timesteps; None if there are none.
+    """
+
+    latents: Tensor
+    target: Tensor
+    timesteps: Tensor
+    preserved: Tensor | None
+
+
+def add_noise(family: Family, batch: Batch, objective: ObjectiveConfig, rng: torch.Generator) -> Noised:
+    """Add noise to the latents of a batch, at timesteps that are drawn as well.
+
+    It is drawn on the CPU, to be the same everywhere, and for the whole batch, so that the losses of micro-batches add
+    up to the batch's.
+    """
+    schedule = family.noise
 
     def draw(*shape: int) -> Tensor:
         return torch.randn((batch.whole, *shape[1:]), generator=rng)[batch.rows].to(family.device)
@@ -37,34 +83,37 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     perturbed = noise
     if objective.input_perturbation:
         perturbed = noise + objective.input_perturbation * draw(*latents.shape)
-    noisy = schedule.add_noise(latents, perturbed, timesteps)
+    preserved = None
+    if count := len(batch.preserved):
+        original = latents[:count] if batch.preserved_latents is None else batch.preserved_latents
+        preserved = schedule.add_noise(original, noise[:count], timesteps[:count])
     target = schedule.target(latents, noise, timesteps)
+    return Noised(schedule.add_noise(latents, perturbed, timesteps), target, timesteps, preserved)
 
-    count, preserved = len(latents), len(batch.preserved)
-    inputs, input_timesteps = noisy, timesteps
-    if preserved:
-        original = latents[:preserved] if batch.preserved_latents is None else batch.preserved_latents
-        original = schedule.add_noise(original, noise[:preserved], timesteps[:preserved])
-        with torch.no_grad(), adapter.off():
-            base_prediction = family.predict(
-                original, timesteps[:preserved], batch.preserved_conditioning or {}
-            ).float()
-        inputs, input_timesteps = torch.cat([noisy, original]), torch.cat([timesteps, timesteps[:preserved]])
-    conditioning = conditioned(family, batch, config.captions.chunks)
-    prediction = family.predict(inputs, input_timesteps, conditioning).float()
 
-    share = timesteps.float() / (schedule.timesteps - 1)
-    errors = error(prediction[:count], target, share, objective)
-    if batch.mask is not None:
-        errors = masked(errors, batch.mask, objective.unmasked_weight)
-    losses = errors.mean(dim=(1, 2, 3))
-    if objective.weighting != "none":
-        losses = losses * weight(schedule, timesteps, objective)
-    total = losses.sum()
-    if preserved:
-        change = functional.mse_loss(prediction[count:], base_prediction, reduction="none").mean(dim=(1, 2, 3))
-        total = total + config.preservation.weight * change.sum()
-    return batch.weight * total / batch.whole
+@torch.no_grad()
+def predict_base(family: Family, adapter: Adapter, batches: Sequence[tuple[Batch, Noised]]) -> list[Tensor]:
+    """Return what the base predicts for the latents to preserve of each batch, in one pass for those of one size."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for number, (_batch, noised) in enumerate(batches):
+        assert noised.preserved is not None
+        by_size.setdefault(tuple(noised.preserved.shape[1:]), []).append(number)
+    predictions: dict[int, Tensor] = {}
+    for numbers in by_size.values():
+        chosen = [batches[number] for number in numbers]
+        counts = [len(batch.preserved) for batch, _noised in chosen]
+        latents = torch.cat([noised.preserved for _batch, noised in chosen if noised.preserved is not None])
+        timesteps = torch.cat([noised.timesteps[:count] for (_, noised), count in zip(chosen, counts, strict=True)])
+        conditioning = joined([batch.preserved_conditioning or {} for batch, _noised in chosen])
+        with adapter.off():
+            prediction = family.predict(latents, timesteps, conditioning).float()
+        predictions |= zip(numbers, torch.split(prediction, counts), strict=True)
+    return [predictions[number] for number in range(len(batches))]
+
+
+def joined(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """Return the rows of all conditionings, one after the other."""
+    return {key: torch.cat([conditioning[key] for conditioning in conditionings]) for key in conditionings[0]}
 
 
 def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
@@ -73,10 +122,8 @@ def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
     Without cached text embeddings all prompts are encoded in one pass, each different prompt once.
     """
     if batch.conditioning:
-        cached = [batch.conditioning]
-        if batch.preserved_conditioning:
-            cached.append(batch.preserved_conditioning)
-        return {key: torch.cat([conditioning[key] for conditioning in cached]) for key in batch.conditioning}
+        cached = (batch.conditioning, batch.preserved_conditioning)
+        return joined([conditioning for conditioning in cached if conditioning])
     prompts = (*batch.captions, *batch.preserved)
     distinct = tuple(dict.fromkeys(prompts))
     encoded = family.encode_prompts(distinct, chunks)

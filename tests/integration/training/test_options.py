@@ -22,6 +22,7 @@ from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
+from trainer.rng import generator
 from trainer.runs import events
 from trainer.train import initial_state, train
 from trainer.training import augment, checkpoint, encode, loss, optimizer_step
@@ -506,3 +507,36 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
     mean = (gradient(single, (0, 0)) + gradient(single, (0, 1))) / 2
     assert mean.abs().max() > 1e-6
     assert torch.allclose(gradient(config, (0, 0), (0, 1)), mean, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_base_predicts_for_several_steps_at_once_wherever_a_run_goes_on(
+    character: Path, tiny_sd: Path, parts: int
+) -> None:
+    config = settings(tiny_sd, preservation__share=0.25, training__micro_batches=parts)
+    family = families.load(config.model, torch.device("cpu"), torch.float32)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    images: list[int] = []  # in each pass
+
+    def trained(*steps: int) -> list[torch.Tensor]:
+        model = (Accelerator(cpu=True), family, adapter, built(family, character, config), config)
+        images.clear()
+        return [optimizer_step.compute_gradients(*model, [(step, 0)]) for step in steps]
+
+    family.denoiser.register_forward_pre_hook(lambda _, given: images.append(len(given[0])))
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.trained()["up"].normal_(std=3.0)
+    whole = trained(*range(6))
+    assert images == {1: [4, *[5] * 4, 4, *[5] * 2], 2: [2, *[3, 2] * 2] * 3}[parts]
+    assert trained(3, 4, 5) == whole[3:], "bit for bit"
+    assert trained(5, 1) == [whole[5], whole[1]]
+
+    batch = built(family, character, config).at(5, 0)
+    plain = replace(batch, preserved=(), preserved_conditioning=None)
+    alone, without = (
+        loss.training_loss(family, adapter, one, config, generator(config.seed, 5, 0, "noise")).item()
+        for one in (batch, plain)
+    )
+    assert alone == pytest.approx(whole[5].item(), rel=1e-5)
+    assert without < 0.99 * alone

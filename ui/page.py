@@ -146,10 +146,12 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             return try_out.offer(watch, form, defaults)
 
         ready = with_answers(partial(_warm_and_plan, watch))
-        train_tab.select(ready, train.form, train.planned, **QUIET)
+        # The notes at the fields are those of the form as it is filled when the page opens, which may be under way.
+        about_images = train.planned[:-1]
+        train_tab.select(ready, train.form, about_images, **QUIET)
         try_tab.select(with_form(warm_and_offer), trying.inputs, trying.offered, **QUIET)
         # When all images have been measured, the plan changes.
-        images.parts.grid.end(with_answers(plan.plan), train.form, train.planned, **QUIET)
+        images.parts.grid.end(with_answers(_plan), train.form, about_images, **QUIET)
         shown_files = handled(lambda *chosen: download.show(watch, *chosen))
         download_tab.select(shown_files, [top.project, files_tab.everywhere], files_tab.outputs, **QUIET)
         questions = [train.whole.preset, train.whole.base]
@@ -162,7 +164,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             lambda: gr.Tabs(selected="try"), None, tabs, **QUIET
         )
         images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            ready, train.form, train.planned, **QUIET
+            ready, train.form, about_images, **QUIET
         )
         _share_trigger(top.project, images, train)
         shown = [*images.outputs, *train.outputs, *train.view.outputs]
@@ -179,10 +181,15 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
     return page
 
 
-def _warm_and_plan(watch: RunWatcher, answers: Answers) -> list[Any]:
+def _warm_and_plan(watch: RunWatcher, answers: Answers) -> list[Any] | dict[str, Any]:
     if not watch.active():
         warm_worker.prepare()
-    return plan.plan(answers)
+    return _plan(answers)
+
+
+def _plan(answers: Answers) -> list[Any] | dict[str, Any]:
+    """Return the plan without the notes, or `gr.skip()` for a page that has not got its project yet."""
+    return plan.plan(answers)[:-1] if answers.project else dict(gr.skip())
 
 
 def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, tab
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 MAKE = "import sys, pathlib; from tests.tiny import make_sd, make_sdxl; " + "; ".join(
     f"make_{kind}(pathlib.Path(sys.argv[1]) / '{kind}')" for kind in ("sd", "sdxl")
@@ -119,6 +119,42 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     assert page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked()
     wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
+
+
+def test_a_conflict_stays_when_the_tab_was_opened_before_the_settings_came(server: Server, visit: Visit) -> None:
+    kept_settings = {"optimizer": {"kind": "schedule-free"}}
+    (server.home / "outputs" / ".page.json").write_text(
+        json.dumps({"answers": {"example-character": {"settings": json.dumps(kept_settings)}}})
+    )
+
+    def is_unfilled(route: Route) -> bool:
+        """The plan of the form as it was drawn, without a project."""
+        data = route.request.post_data_json["data"]
+        return len(data) > 5 and data[0] is None
+
+    page = visit(server)
+    asked: list[Route] = []
+    late: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if late:
+            route.fallback()
+        else:
+            (late if is_unfilled(route) else asked).append(route)
+
+    page.route("**/queue/join**", hold)
+    page.reload()
+    tab(page, "Train")
+    wait(lambda: late or page.wait_for_timeout(100))
+    for route in asked:
+        route.fallback()
+    page.locator("#advanced").get_by_text("Advanced").click()
+    conflict = page.locator("#form-schedule-kind .conflict")
+    conflict.wait_for()
+    late[0].fallback()
+    page.wait_for_timeout(3000)
+    assert conflict.is_visible()
+    assert "These settings are not valid" in page.locator("#plan").inner_text()
 
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:

@@ -338,8 +338,7 @@ def test_a_late_answer_about_another_run_does_not_hide_the_one_that_was_started(
 ) -> None:
     page = visit(trained)
     advanced(page, training_steps=70)
-    shown = page.locator("#status [data-run]")
-    wait(lambda: shown.get_attribute("data-run") == waiting[0].id)
+    page.locator(f"#status [data-run='{waiting[0].id}']").wait_for()
     late: list[Route] = []  # a request to refresh the run that is shown
 
     def hold(route: Route) -> None:

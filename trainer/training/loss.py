@@ -53,7 +53,7 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
 
 @dataclass(frozen=True)
 class Noised:
-    """What a model predicts from and what it should predict: latents and target [b, c, h, w], timesteps [b].
+    """Inputs of a prediction and its target: latents and target [b, c, h, w], timesteps [b].
 
     `preserved` are the latents to preserve [k, c, h, w], at the first timesteps; None if there are none.
     """

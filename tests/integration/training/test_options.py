@@ -535,8 +535,8 @@ def test_the_base_predicts_for_several_steps_at_once_wherever_a_run_goes_on(
     batch = built(family, character, config).at(5, 0)
     plain = replace(batch, preserved=(), preserved_conditioning=None)
     alone, without = (
-        loss.training_loss(family, adapter, one, config, generator(config.seed, 5, 0, "noise")).item()
-        for one in (batch, plain)
+        loss.training_loss(family, adapter, each, config, generator(config.seed, 5, 0, "noise")).item()
+        for each in (batch, plain)
     )
     assert alone == pytest.approx(whole[5].item(), rel=1e-5)
     assert without < 0.99 * alone

@@ -18,12 +18,13 @@ from filelock import FileLock
 
 from trainer import __version__, paths, processes, runs, storage
 from trainer.cluster import parcels
-from trainer.runs import Run
+from trainer.runs import COMMANDS, Run, run_files
+from trainer.runs.run import PAUSE
 
 ROOT = ".cluster"  # under a node's outputs: parcels that it keeps, and runs that it works on
 UNUSED = 30 * 24 * 3600.0  # seconds after which a parcel that no run has used is removed
 PIECE = 16 * 2**20  # bytes that are sent at once
-PRIVATE = ("worker.lock", "worker.log", "events.jsonl", "config.toml", "cluster")  # not sent as files are
+FORWARDED = (*COMMANDS, PAUSE)  # requests that a node's worker takes
 Stamp = tuple[int, int]  # size and time of a file, by which a change is noticed
 
 
@@ -76,15 +77,19 @@ class Node:
     # Files to the node --------------------------------------------------------------------------------------------
 
     def lacks(self, key: str) -> bool:
-        """Tell whether a parcel has to be sent; one that is here is kept for another while."""
-        folder = self._root / "files" / key
+        """Return True if a parcel has to be sent; one that is here is kept for another while.
+
+        Raises:
+            ValueError: the key cannot be that of a parcel. So in all functions that take one.
+        """
+        folder = self._root / "files" / _check_key(key)
         if folder.is_dir():
             os.utime(folder)
         return not folder.is_dir()
 
     def receive(self, key: str, path: str, piece: bytes, *, last: bool) -> None:
         """Add a piece to a file of a parcel that was begun; with the last one it is complete."""
-        file = inside(self.home / "parcels" / key, path)
+        file = inside(self.home / "parcels" / _check_key(key), path)
         _add(file, piece, last=last)
 
     def keep(self, key: str) -> None:
@@ -93,7 +98,7 @@ class Node:
         Raises:
             OSError: it is not what was sent.
         """
-        folder = self.home / "parcels" / key
+        folder = self.home / "parcels" / _check_key(key)
         checksums = {file.relative_to(folder).as_posix(): storage.sha256(file) for file in _files(folder)}
         if parcels.key_of(checksums) != key:
             raise OSError("the files that arrived are not those that were sent")
@@ -105,9 +110,16 @@ class Node:
                 raise
 
     def receive_run(self, run_id: str, path: str, piece: bytes, *, last: bool) -> None:
-        """Add a piece to a file of the run's folder; with the last one it is complete."""
+        """Add a piece to a file of the run's folder; with the last one it is complete.
+
+        Raises:
+            UserError: the name cannot be that of a run.
+            ValueError: the path is not that of a file of a run.
+        """
         self._run = Run(self.home / "outputs" / paths.check_name(run_id, "run"))
-        _add(inside(self._run.folder, path), piece, last=last)
+        if not run_files.is_any(path):
+            raise ValueError(f"{path!r} is not a file of a run")
+        _add(self._run.folder / path, piece, last=last)
 
     def begin(self) -> None:
         """Start the worker."""
@@ -119,11 +131,17 @@ class Node:
     # News from the node -------------------------------------------------------------------------------------------
 
     def news(self, events: int, log: int, ask: Collection[str], withdraw: Collection[str]) -> News:
-        """Pass requests on to the worker, or withdraw them, and return what is new since these places in both logs."""
+        """Pass requests on to the worker, or withdraw them, and return what is new since these places in both logs.
+
+        Raises:
+            ValueError: a worker knows no such request.
+        """
+        if not {*ask, *withdraw} <= set(FORWARDED):
+            raise ValueError("a request that no worker knows")
         for name in ask:
-            inside(self._run.folder / "ask", name).touch()
+            (self._run.folder / "ask" / name).touch()
         for name in withdraw:
-            storage.remove(inside(self._run.folder / "ask", name))
+            storage.remove(self._run.folder / "ask" / name)
         # In this order: a worker that has ended has written everything, and what an event names was there before it.
         code = self._worker.poll() if self._worker else None
         new_events = _tail(self._run.log, events)
@@ -138,8 +156,14 @@ class Node:
         )
 
     def read(self, path: str, offset: int) -> bytes | None:
-        """Return the next bytes of a file of the run; b"" at its end, None if it was removed."""
-        return read_piece(inside(self._run.folder, path), offset)
+        """Return the next bytes of a file of the run; b"" at its end, None if it was removed.
+
+        Raises:
+            ValueError: the path is not that of a file of a run.
+        """
+        if not run_files.is_file(path):
+            raise ValueError(f"{path!r} is not a file of a run")
+        return read_piece(self._run.folder / path, offset)
 
     def end(self) -> None:
         """End the worker if it lives, and remove the run from this machine, but not the parcels."""
@@ -155,7 +179,7 @@ def stamps(run: Run) -> dict[str, Stamp]:
     sent = {}
     for file in _files(run.folder):
         path = file.relative_to(run.folder)
-        if not is_sent(path.as_posix()):
+        if not run_files.is_file(path.as_posix()):
             continue
         try:
             status = file.stat()
@@ -163,12 +187,6 @@ def stamps(run: Run) -> dict[str, Stamp]:
             continue
         sent[path.as_posix()] = (status.st_size, status.st_mtime_ns)
     return sent
-
-
-def is_sent(path: str) -> bool:
-    """Tell whether a file of a run is sent as it is, by its path in the run's folder."""
-    parts = PurePosixPath(path).parts
-    return path not in PRIVATE and parts[0] != "ask" and not any(part.startswith(".") for part in parts)
 
 
 def read_piece(file: Path, offset: int) -> bytes | None:
@@ -195,6 +213,12 @@ def _add(file: Path, piece: bytes, *, last: bool) -> None:
     storage.append(part, [piece], from_start=False)
     if last:
         storage.finish(part, file)
+
+
+def _check_key(key: str) -> str:
+    if not parcels.is_key(key):
+        raise ValueError("a key that no parcel can have")
+    return key
 
 
 def inside(folder: Path, path: str) -> Path:

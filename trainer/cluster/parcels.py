@@ -5,7 +5,7 @@ A node of a cluster keeps a parcel under its key, so that it is sent to each nod
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from trainer import config, storage
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data import captions, dataset
 
 FOLDER = "./files"  # of a node's files, as seen from where its workers run
+KEY_LENGTH = 32
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")  # of a folder in diffusers format: what may be read
 
 
@@ -25,71 +26,79 @@ class Parcel:
 
     main: str
     files: dict[str, Path]
-    key: str = field(init=False)
+    checksums: dict[str, str] = field(init=False)  # SHA-256, by the path in the parcel
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", key_of({path: storage.sha256(file) for path, file in self.files.items()}))
+        object.__setattr__(self, "checksums", {path: storage.sha256(file) for path, file in self.files.items()})
+
+    @property
+    def key(self) -> str:
+        """The name under which nodes keep it, which follows from its content."""
+        return key_of(self.checksums)
 
     @property
     def path(self) -> str:
-        """The path by which the settings on a node name it."""
+        """The path by which the settings on a node name it, the same on every node."""
         return f"{FOLDER}/{self.key}/{self.main}"
 
 
 def key_of(checksums: dict[str, str]) -> str:
     """Return the key of a parcel from the SHA-256 of its files by their path."""
-    return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 
-@dataclass
-class Luggage:
-    """The parcels of a run, and its settings with paths of a node and back.
+def is_key(text: str) -> bool:
+    """Return True for what can be the key of a parcel."""
+    return len(text) == KEY_LENGTH and set(text) <= set("0123456789abcdef")
 
-    The paths are the same on every node, so that a run does not notice that it goes on elsewhere.
+
+def pack(settings: TrainConfig) -> dict[str, Parcel]:
+    """Pack what settings name: datasets and files by the name that they have there.
+
+    Raises:
+        UserError: a dataset is not there.
     """
+    packed: dict[str, Parcel] = {}
 
-    parcels: dict[str, Parcel] = field(default_factory=dict)  # by how the run's own settings name them
+    def add(name: str, path: Path, files: Iterator[Path]) -> str:
+        if name not in packed:
+            packed[name] = Parcel(path.name, {file.relative_to(path.parent).as_posix(): file for file in sorted(files)})
+        return name
 
-    def pack(self, settings: TrainConfig) -> TrainConfig:
-        """Pack what settings name, and return them as a node reads them.
+    def file(name: str) -> str:
+        path = Path(name).expanduser()
+        return add(name, path, _model_files(path)) if name and detect.is_here(name) else name
 
-        Raises:
-            UserError: a dataset is not there.
-        """
+    def base(name: str) -> str:
+        return name if name == MICRO else file(name)
 
-        def base(name: str) -> str:
-            return name if name == MICRO else file(name)
+    def folder(name: str) -> str:
+        path = dataset.find_folder(name) if name else Path()
+        return add(name, path, _dataset_files(path)) if name else name
 
-        def file(name: str) -> str:
-            return self._pack(name, _model_files, Path(name).expanduser()) if name and detect.is_here(name) else name
+    config.with_paths(settings, base=base, file=file, dataset=folder)
+    return packed
 
-        def folder(name: str) -> str:
-            return self._pack(name, _dataset_files, dataset.find_folder(name)) if name else name
 
-        return config.with_paths(settings, base=base, file=file, dataset=folder)
+def named_there(settings: TrainConfig, packed: Mapping[str, Parcel]) -> TrainConfig:
+    """Return settings as a node reads them: with the paths of what was packed."""
 
-    def _pack(self, name: str, listed: Callable[[Path], Iterator[Path]], path: Path) -> str:
-        if name not in self.parcels:
-            files = {file.relative_to(path.parent).as_posix(): file for file in sorted(listed(path))}
-            self.parcels[name] = Parcel(path.name, files)
-        return self.parcels[name].path
+    def there(name: str) -> str:
+        return packed[name].path if name in packed else name
 
-    def unpack(self, settings: TrainConfig) -> TrainConfig:
-        """Return settings from a node with the names that they have here."""
-        names = {parcel.path: name for name, parcel in self.parcels.items()}
-
-        def here(name: str) -> str:
-            return names.get(name, name)
-
-        return config.with_paths(settings, base=here, file=here, dataset=here)
+    return config.with_paths(settings, base=there, file=there, dataset=there)
 
 
 def _dataset_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a dataset, but for what Limner keeps about it, whose names begin with a point."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if storage.is_regular_file(path) and not hidden:
-            yield path
+    """Yield the images of a dataset with their captions and masks, and nothing else that lies beside them."""
+    for part in dataset.parts(folder):
+        for image in dataset.image_files(part.folder):
+            beside = [dataset.mask_file(image), *(image.with_suffix(form) for form in captions.FORMS)]
+            yield image
+            yield from (path for path in beside if storage.is_regular_file(path))
+        metadata = part.folder / captions.METADATA
+        if storage.is_regular_file(metadata):
+            yield metadata
 
 
 def _model_files(path: Path) -> Iterator[Path]:

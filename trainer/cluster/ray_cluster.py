@@ -86,9 +86,12 @@ class _RayNode:
 
     def _call(self, method: str, *arguments: object, timeout: float | None = None, **named: object) -> Any:  # noqa: ANN401
         answer = getattr(self._actor, method).remote(*arguments, **named)
+        errors = self._ray.exceptions
         try:
             return self._ray.get(answer, timeout=timeout)
-        except self._ray.exceptions.RayActorError as error:
+        except (UserError, errors.GetTimeoutError):
+            raise
+        except errors.RayError as error:  # whatever else is wrong is wrong with the node, such as its memory
             raise NodeLostError(str(error)) from error
 
     def wait(self, meanwhile: Callable[[], None]) -> None:

@@ -5,14 +5,16 @@ To everyone else this process is the run's worker: it holds the lock, reports ev
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
 from trainer import __version__, runs, storage
+from trainer.cluster import parcels
+from trainer.cluster.border import Border
 from trainer.cluster.mirror import Mirror
-from trainer.cluster.node import Node, NodeLostError
-from trainer.cluster.parcels import Luggage
+from trainer.cluster.node import About, Node, NodeLostError
+from trainer.cluster.parcels import Parcel
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, events
@@ -36,16 +38,17 @@ def work(run: Run, cluster: Cluster) -> int:
         UserError: a node has another version of Limner, or one after the other was lost or could not be begun with.
         StopRequestedError: the run was asked to stop before it had a node.
     """
+    packed = parcels.pack(run.config())  # once: no node has a say in what the next one is sent
     losses, step = 0, _last_checkpoint(run)
     while True:
         node = _place(run, cluster)
         try:
-            return _work_on(run, node)
+            return _work_on(run, node, packed)
         except NodeLostError as error:
             sys.stderr.write(f"{error}\n")
             losses = 1 if _last_checkpoint(run) > step else losses + 1
             step = _last_checkpoint(run)
-            _report_loss(run, losses, step)
+            _report_loss(run, losses, step, str(error))
         finally:
             with suppress(NodeLostError):
                 node.end()
@@ -68,8 +71,24 @@ def _place(run: Run, cluster: Cluster) -> Node:
     )
 
 
-def _work_on(run: Run, node: Node) -> int:
-    about = node.about()
+def _work_on(run: Run, node: Node, packed: Mapping[str, Parcel]) -> int:
+    border = Border(node, run.folder)
+    about = border.about()
+    check_version(about)
+    storage.remove(run.folder / "ask" / "start")
+    mirror = Mirror(run, border, packed, about.name)
+    mirror.send()
+    while (code := mirror.update()) is None:
+        time.sleep(EVERY)
+    return code
+
+
+def check_version(about: About) -> None:
+    """Check that a node has the version of Limner that runs here.
+
+    Raises:
+        UserError: it has another one.
+    """
     if about.version != __version__:
         raise UserError(
             "{node} has Limner {there}; here it is {here}.",
@@ -78,12 +97,6 @@ def _work_on(run: Run, node: Node) -> int:
             there=about.version,
             here=__version__,
         )
-    storage.remove(run.folder / "ask" / "start")
-    mirror = Mirror(run, node, Luggage(), about.name)
-    mirror.send()
-    while (code := mirror.update()) is None:
-        time.sleep(EVERY)
-    return code
 
 
 def _wait(run: Run) -> None:
@@ -101,7 +114,7 @@ def _last_checkpoint(run: Run) -> int:
     return max((checkpoint.step for checkpoint in runs.look(run).state.checkpoints), default=0)
 
 
-def _report_loss(run: Run, losses: int, step: int) -> None:
+def _report_loss(run: Run, losses: int, step: int, reason: str) -> None:
     """Say that the node is lost; the run waits again.
 
     Raises:
@@ -109,9 +122,10 @@ def _report_loss(run: Run, losses: int, step: int) -> None:
     """
     if losses >= LOSSES:
         raise UserError(
-            "{count} nodes that this run was on were lost, one after the other.",
+            "{count} nodes that this run was on were lost, one after the other. The last one: {reason}.",
             "The log says more; the run may take more memory than they have.",
             count=losses,
+            reason=reason.partition("\n")[0].rstrip("."),
         )
     message = _("The node of this run was lost; it goes on elsewhere from step {step}.", step=step)
     run.report(events.Warned(message=message))

@@ -8,21 +8,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from subprocess import Popen, TimeoutExpired
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Self, TypeVar, cast
 
 from trainer import processes
+from trainer.cluster.border import clean
 from trainer.cluster.node import About, News, Node, NodeLostError
 from trainer.cluster.node_server import GREETING
 from trainer.cluster.wire import Wire
 from trainer.errors import UserError
 
+Answer = TypeVar("Answer", About, News)
 SCHEME = "ssh://"
 FAREWELL = 10.0  # seconds that a node may take to tidy up
 PATIENCE = 600.0  # seconds in which a machine that was lost may come back
 CHATTER = 2**16  # bytes that a login shell may print first
+MAX_LINE = 2000  # characters of an error there that are read at once
+MAX_ERRORS = 2**20  # characters of errors there that are kept
 OPTIONS = (
     "-Tax",  # no terminal, no agent and no display for the machine there
     "-oBatchMode=yes",  # nobody is there to type a password
@@ -140,15 +144,16 @@ class _SshNode:
 
     def about(self) -> About:
         """As `Node.about`."""
-        return About(**self._call("about"))
+        return _made(About, self._call("about"))
 
     def news(self, *arguments: object) -> News:
         """As `Node.news`."""
-        news = self._call(
-            "news", *(sorted(value) if isinstance(value, (set, frozenset)) else value for value in arguments)
-        )
-        files = {path: (size, changed) for path, (size, changed) in news.pop("files").items()}
-        return News(**{**news, "files": files, "requests": frozenset(news["requests"])})
+        news = _made(News, self._call("news", *arguments))
+        try:
+            files = {path: (size, changed) for path, (size, changed) in news.files.items()}
+            return replace(news, files=files, requests=frozenset(news.requests))
+        except (AttributeError, TypeError, ValueError):
+            raise NodeLostError("the node's news are not valid") from None
 
     def end(self) -> None:
         """End the connection, at which the node there ends."""
@@ -167,23 +172,25 @@ class _SshNode:
         try:
             self._wire.send((method, arguments, named))
             kind, answer = self._wire.receive()
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, OSError) as error:
             raise NodeLostError(self._last_words() or f"the connection to {self._address.host} has ended") from error
-        if kind == "answer":
-            return answer
-        if kind == "refused":
-            raise UserError(*answer)
-        raise UserError(
-            "Something went wrong on {host}: {error}.",
-            "The log has the details.",
-            host=self._address.host,
-            error=str(answer).rstrip("."),
-        )
+        except (TypeError, ValueError) as error:
+            raise NodeLostError(f"{self._address.host} answered something that is not a message") from error
+        match kind, answer:
+            case "answer", _:
+                return answer
+            case "refused", [str(message), str(remedy)]:
+                raise UserError(_shortened(message), _shortened(remedy))
+            case _:
+                raise NodeLostError(f"something went wrong on {self._address.host}: {_shortened(str(answer))}")
 
     def _log(self, stderr: IO[str]) -> None:
-        for line in stderr:
-            sys.stderr.write(line)
-            sys.stderr.flush()
+        room = MAX_ERRORS
+        while line := stderr.readline(MAX_LINE):
+            if room > 0:
+                sys.stderr.write(clean(line))
+                sys.stderr.flush()
+            room -= len(line)
             if text := line.strip(" │\r\n╭╮╰╯─"):  # a command line may draw a box around what is wrong
                 self._errors.append(text)
 
@@ -191,9 +198,10 @@ class _SshNode:
         with suppress(TimeoutExpired):
             self._ssh.wait(FAREWELL)
             self._reader.join()
-        return self._errors[-1] if self._errors else ""
+        return clean(self._errors[-1]) if self._errors else ""
 
     def _why_not(self) -> UserError:
+        cast(IO[str], self._ssh.stdout).close()  # so that a program that prints without end ends
         error, code, host = self._last_words(), self._ssh.poll(), self._address.host
         self.end()
         if code in _NO_COMMAND:
@@ -217,6 +225,22 @@ class _SshNode:
             error=error.rstrip(".") or f"exit code {code}",
             command=self._address.command,
         )
+
+
+def _made(kind: type[Answer], answer: object) -> Answer:
+    """Return an answer of a node as the dataclass that it stands for; its values are not checked.
+
+    Raises:
+        NodeLostError: it has other fields.
+    """
+    try:
+        return kind(**cast(dict[str, Any], answer))
+    except TypeError:
+        raise NodeLostError("the node answered something else than was asked") from None
+
+
+def _shortened(text: str) -> str:
+    return clean(text)[:500].rstrip(".")
 
 
 def _skip_to(mark: bytes, stream: IO[bytes]) -> bool:

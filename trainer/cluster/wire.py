@@ -6,7 +6,8 @@ from typing import Any, BinaryIO
 
 HEADER = 4  # bytes that hold the size of the JSON
 CHUNK = 2**16  # bytes that are read or written at once
-MOST = 2**26  # bytes of a JSON: a run of tens of thousands of files has a tenth of it
+MAX_JSON = 2**23  # bytes: the names of tens of thousands of files
+MAX_BYTES = 2**26  # bytes beside it, in one message
 BYTES = "bytes"  # the key of an object that stands for bytes: their number
 
 
@@ -45,15 +46,24 @@ class Wire:
             ValueError: something else was sent than a message.
         """
         size = int.from_bytes(self._read(HEADER), "big")
-        if size > MOST:
+        if size > MAX_JSON:
             raise ValueError(f"a message of {size} bytes")
+        room = MAX_BYTES
 
         def fill(value: dict[str, Any]) -> object:
-            is_blob = value.keys() == {BYTES} and isinstance(value[BYTES], int)
-            return self._read(value[BYTES]) if is_blob else value
+            nonlocal room
+            if value.keys() != {BYTES} or not isinstance(value[BYTES], int):
+                return value
+            room -= value[BYTES]
+            if room < 0:
+                raise ValueError("a message with too many bytes")
+            return self._read(value[BYTES])
 
         # Objects are filled in the order in which they were written, which is that of the bytes after them.
-        return json.loads(self._read(size), object_hook=fill)
+        try:
+            return json.loads(self._read(size), object_hook=fill)
+        except RecursionError:
+            raise ValueError("a message that is nested too deeply") from None
 
     def _read(self, size: int) -> bytes:
         if size < 0:

@@ -16,23 +16,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trainer import __version__, config, paths, runs, storage
-from trainer.adapter_files import safetensors_reader
+from trainer import __version__, paths, runs, storage
 from trainer.base_models import MICRO, detect
 from trainer.data import answers, captions, dataset, images, originals, sandbox, uploads
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
-from trainer.runs import Run, checkpoints, events
+from trainer.runs import Run, checkpoints, events, run_files
 
 CONTENTS = "limner.json"
 MAX_CONTENTS = 16 * 2**20
 PIECE = 2**20
-# Files of a run that a backup holds, by their paths in its folder.
-_RUN = re.compile(
-    r"config\.toml|events\.jsonl|[\w-]{1,64}\.safetensors|(peft/pytorch_lora_weights|adapters/\d{1,9})\.safetensors"
-    r"|previews/\d{1,9}_\d{1,3}\.png|checkpoints/\d{1,9}/(adapter\.safetensors|optimizer\.safetensors|manifest\.json)"
-    r"|measured/table\.json"
-)
 # Of a project: images, captions and masks beside each other, and a folder of masks. No name starts with a point.
 _PROJECT = re.compile(
     r"(masks?/)?[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,199}\.(png|jpe?g|webp|bmp|txt)", re.I
@@ -121,10 +114,10 @@ def _checksums(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _belongs(kind: Literal["project", "run"], name: str) -> bool:
-    """Tell whether a file of this path can be part of a backup."""
-    if not (_RUN if kind == "run" else _PROJECT).fullmatch(name):
-        return False
-    return not any(paths.is_device(part) for part in PurePosixPath(name).parts)
+    """Return True if a file of this path can be part of a backup."""
+    if kind == "run":
+        return run_files.is_any(name)
+    return bool(_PROJECT.fullmatch(name)) and not any(paths.is_device(part) for part in PurePosixPath(name).parts)
 
 
 def _write(file: Path, contents: Contents, files: Mapping[str, Path]) -> None:
@@ -233,7 +226,7 @@ def _fill(archive: zipfile.ZipFile, contents: Contents, look: Callable[[str], No
         storage.write_unsynced(path, _pieces(archive, archive.getinfo(f"{contents.name}/{name}")))
         if storage.sha256(path) != checksum:
             raise _refused(_("{name} is damaged", name=path.name))
-        _check(path)
+        _check(path, name)
     for inner in {path.parent for path in folder.rglob("*")}:
         storage.sync_folder(inner)
     if contents.kind == "run":
@@ -271,7 +264,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     return data
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, name: str) -> None:
     """Check that a file is what its name says.
 
     Raises:
@@ -281,12 +274,10 @@ def _check(path: Path) -> None:
     if (suffix in images.SUFFIXES and size > uploads.MAX_FILE) or (suffix == ".txt" and size > captions.MAX_BYTES):
         raise _refused(_("{name} is too large", name=path.name))
     try:
-        if suffix in images.SUFFIXES:
+        if run_files.is_any(name):
+            run_files.check(path, name)
+        elif suffix in images.SUFFIXES:
             images.upright(path.read_bytes())
-        elif suffix == ".safetensors" and path.name != checkpoints.OPTIMIZER:  # which is as large as all else together
-            safetensors_reader.read(path)
-        elif suffix == ".toml":
-            config.load(path)
     except UserError as error:
         raise _refused(_("{name} is damaged ({reason})", name=path.name, reason=error.message)) from None
 
@@ -301,15 +292,7 @@ def _check_run(run: Run) -> None:
         if not checkpoints.is_intact(folder):
             raise _refused(_("the checkpoint of step {step} is damaged", step=int(folder.name)))
     for event in events.read(run.log)[0]:
-        files: list[str] = []
-        match event:
-            case events.Preview() | events.Verified():
-                files = [event.file]
-            case events.Checkpoint():
-                files = [f"{event.folder}/{checkpoints.MANIFEST}"]
-            case events.Finished():
-                files = [event.export, *event.sha256]
-        if not all(_RUN.fullmatch(name) for name in files):
+        if not all(map(run_files.is_any, run_files.named_by(event))):
             raise _refused(_("its log names other files than those of a run"))
 
 

@@ -76,7 +76,7 @@ def test_what_goes_wrong_there_is_told_here(tmp_path: Path, capfd: pytest.Captur
     with machine(tmp_path / "machine") as there:
         node = SshMachine(there.address).place(1, never)
         with pytest.raises(
-            UserError, match=r"Something went wrong on 127\.0\.0\.1: a path that leads out of its folder"
+            NodeLostError, match=r"something went wrong on 127\.0\.0\.1: '\.\./y' is not a file of a run"
         ):
             node.receive_run("x", "../y", b"", last=True)
         wait_until(lambda: "Traceback" in capfd.readouterr().err)  # for the log of the run, apart from the answer

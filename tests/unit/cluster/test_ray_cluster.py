@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.cluster import ray_cluster
-from trainer.cluster.ray_cluster import RayCluster
+from trainer.cluster.node import NodeLostError
+from trainer.cluster.ray_cluster import RayCluster, _RayNode
 from trainer.errors import UserError
 
 BUSY = "Initialization failure from server:\nTraceback (most recent call last):"
@@ -42,3 +43,17 @@ def test_an_address_where_nothing_answers_is_asked_once(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="cannot be reached: ray client connection timeout"):
         connect(monkeypatch, errors)
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+def test_whatever_ends_a_node_of_ray_loses_the_node_and_not_the_run(name: str) -> None:
+    """Ray kills an actor when the memory of its node is full, also through others: the next node may have room."""
+    exceptions = pytest.importorskip("ray.exceptions")
+
+    def get(answer: object, timeout: float | None) -> object:
+        raise getattr(exceptions, name)("its memory is full")
+
+    actor = SimpleNamespace(news=SimpleNamespace(remote=lambda *arguments: None))
+    node = _RayNode(SimpleNamespace(get=get, exceptions=exceptions), actor)
+    with pytest.raises(NodeLostError):
+        node.news(0, 0, [], [])

@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -89,10 +88,10 @@ class Pool:
     _plan: dict[int, list[list[int]]] = field(default_factory=dict, compare=False)
 
     def indices(self, number: int) -> list[int]:
-        """Return the examples of the `number`-th batch: each once in an epoch, and only those of one bucket together.
+        """Return the examples of the `number`-th batch, which are of one bucket.
 
-        A batch that a bucket's last examples do not fill is filled from another shuffle of the bucket. A bucket that
-        does not fill a single batch has one in so many epochs only that its examples are not seen more often for it.
+        Each bucket is a stream of shuffles, one after the other, that is cut into batches. So every example is seen
+        equally often: a bucket whose examples do not fill its last batch of an epoch carries them over to the next.
         """
         cycle, position = divmod(number, self._epoch_ends[-1])
         inside = bisect_right(self._epoch_ends, position)
@@ -109,33 +108,31 @@ class Pool:
             buckets.setdefault(size, []).append(index)
         return dict(sorted(buckets.items()))
 
-    def _batches(self, epoch: int) -> dict[tuple[int, ...], int]:
-        """Return the number of batches of each bucket in an epoch, of which each cycle of `batch_size` is the same."""
-        counts = {}
-        for size, members in self._buckets.items():
-            counts[size] = -(-len(members) // self.batch_size)
-            if len(members) < self.batch_size and len(self._buckets) > 1:
-                before = epoch % self.batch_size * len(members) // self.batch_size
-                counts[size] = (epoch % self.batch_size + 1) * len(members) // self.batch_size - before
-        return counts
-
     @cached_property
     def _epoch_ends(self) -> list[int]:
-        """The number of batches up to the end of each epoch of a cycle."""
-        return list(accumulate(sum(self._batches(epoch).values()) for epoch in range(self.batch_size)))
+        """The number of batches up to the end of each epoch; after `batch_size` epochs nothing is carried over."""
+        counts = [len(members) for members in self._buckets.values()]
+        return [sum(epoch * count // self.batch_size for count in counts) for epoch in range(1, self.batch_size + 1)]
 
     def _planned(self, epoch: int) -> list[list[int]]:
-        plan, batches = [], self._batches(epoch)
+        plan = []
         for size, members in self._buckets.items():
-            order: list[int] = []
-            round_ = 0
-            while len(order) < batches[size] * self.batch_size:
-                rng = generator(self.seed, epoch, round_, str(size), f"order{self.name}")
-                order += [members[int(index)] for index in torch.randperm(len(members), generator=rng)]
-                round_ += 1
-            plan += [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(batches[size])]
+            first, end = (number * len(members) // self.batch_size for number in (epoch, epoch + 1))
+            stream = self._stream(size, first * self.batch_size, end * self.batch_size)
+            plan += [stream[start : start + self.batch_size] for start in range(0, len(stream), self.batch_size)]
         shuffled = torch.randperm(len(plan), generator=generator(self.seed, epoch, f"batches{self.name}"))
         return [plan[int(index)] for index in shuffled]
+
+    def _stream(self, size: tuple[int, ...], start: int, end: int) -> list[int]:
+        """Return a piece of the stream of a bucket: its examples in one random order after the other."""
+        members = self._buckets[size]
+        first = start // len(members)
+        stream: list[int] = []
+        for number in range(first, -(-end // len(members))):
+            rng = generator(self.seed, number, 0, str(size), f"order{self.name}")
+            stream += [members[int(index)] for index in torch.randperm(len(members), generator=rng)]
+        skipped = first * len(members)
+        return stream[start - skipped : end - skipped]
 
 
 @dataclass(frozen=True)

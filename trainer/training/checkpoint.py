@@ -34,6 +34,7 @@ from trainer.runs.checkpoints import (
     kept_adapter,
     kept_adapters,
 )
+from trainer.training import upgrades
 
 VALUE = "value"
 AVERAGE = "average_of_values"
@@ -239,20 +240,24 @@ def check_unchanged(before: Record, now: Record) -> None:
 def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = bytes) -> int:
     """Load the newest intact checkpoint; return its step, 0 if there is none.
 
-    A damaged one is skipped, with a warning that names the step; another warning names the settings that were changed
-    since it was made. Of several processes the main one reads it, and `broadcast` sends its bytes to the others, which
-    may be on another machine.
+    A damaged one is skipped, with a warning that names the step. Further warnings name the settings that were changed
+    since it was made, and what another version of Limner computed differently. Of several processes the main one reads
+    it, and `broadcast` sends its bytes to the others, which may be on another machine.
 
     Raises:
-        UserError: the checkpoint is intact, but does not match the settings.
+        UserError: the checkpoint is intact, but does not match the settings or this version.
     """
     manifest, tensors = _newest(run) if run.is_main else ({}, b"")
     manifest, tensors = json.loads(broadcast(json.dumps(manifest).encode())), broadcast(tensors)
     if not manifest:
         return 0
+    program, config = str(manifest.get("program", "")), run.config()
+    upgrades.check(program, config)
     _restore(state, load(tensors), manifest)
     if run.is_main:
         _warn_of_changes(run, manifest)
+        if note := upgrades.note(program, config, manifest["step"]):
+            run.report(events.Warned(message=note))
     return int(manifest["step"])
 
 

@@ -34,21 +34,24 @@ def plan(answers: Answers) -> list[Any]:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
         config = settings_form.build(ENTRIES, answers.data())
-        images = len(dataset.read_subjects(config.taught)) if config.subjects else len(examples)
-        images -= adjustments.held_out_count(config, images)
+        if config.subjects:
+            examples = dataset.read_subjects(config.taught)
+        images = len(examples) - adjustments.held_out_count(config, len(examples))
     except UserError as error:
         return [escape(str(error)), "", gr.skip(), notes]
     similar = runs.find_similar(config)
-    size, *costs = _summary(config, images, similar)
+    size, *costs = _summary(config, examples, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
-    cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
+    own = [example for example in examples if example.trigger in ("", config.trigger)]
+    cautions = "".join(_cautions(config, paths.datasets() / answers.project, own))
     return [summary, cautions, _efforts(config, answers, images, similar), notes]
 
 
-def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> list[str]:
+def _summary(config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None) -> list[str]:
     training = config.training
     steps = adjustments.planned_steps(training, images, len(config.taught))
-    times = round(steps * training.batch_size * training.gradient_accumulation / images)
+    exposures = steps * training.batch_size * training.gradient_accumulation / images
+    times = round(exposures)
     if similar and similar.seconds_per_step:
         size = ngettext(
             "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
@@ -68,7 +71,18 @@ def _summary(config: TrainConfig, images: int, similar: runs.View | None) -> lis
             times=times,
         )
         cost = _("An estimate of the duration appears after the first steps.")
-    return [sentence for sentence in (size, cost, _text_encoder(config), _disk()) if sentence]
+    subjects = _subjects(examples, exposures) if config.subjects else ""
+    return [sentence for sentence in (size, subjects, cost, _text_encoder(config), _disk()) if sentence]
+
+
+def _subjects(examples: Sequence[Example], exposures: float) -> str:
+    """Return how often each subject's images are seen, from examples that stand there once for each repeat."""
+    parts = []
+    for trigger in dict.fromkeys(example.trigger for example in examples):
+        paths_seen = [example.path for example in examples if example.trigger == trigger]
+        repeats = len(paths_seen) / len(set(paths_seen))
+        parts.append(_("{trigger} {times} times", trigger=escape(trigger), times=round(exposures * repeats)))
+    return _("By subject: {parts}.", parts=", ".join(parts))
 
 
 def _disk() -> str:

@@ -451,32 +451,6 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(character: Path, t
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
 
 
-def test_batches_are_a_function_of_their_place() -> None:
-    sizes = [(4, 8, 8)] * 5 + [(4, 8, 16)] * 6
-    pool = batches.Pool([(Path(str(n)),) for n in range(11)], sizes, [(str(n),) for n in range(11)], [""] * 11, 0, 4)
-    epoch = [pool.indices(number) for number in range(4)]  # 2 + 2 batches of 4
-    assert epoch == [pool.indices(number) for number in range(4)]
-    assert sorted({index for batch in epoch for index in batch}) == list(range(11))
-    assert all(max(batch) < 5 or min(batch) >= 5 for batch in epoch)
-    assert [pool.indices(number) for number in range(4, 8)] != epoch
-
-
-def test_a_rare_bucket_is_not_seen_more_often_for_it() -> None:
-    """One that does not fill a batch filled one in each epoch, so that its only image was seen four times as often."""
-    sizes = [(4, 8, 8)] * 8 + [(4, 8, 16)] + [(4, 16, 8)] * 3
-    pool = batches.Pool([(Path(str(n)),) for n in range(12)], sizes, [(str(n),) for n in range(12)], [""] * 12, 0, 4)
-    cycle = [pool.indices(number) for number in range(2 * 12)]  # eight epochs
-    assert all(len(batch) == 4 and len({sizes[index] for index in batch}) == 1 for batch in cycle)
-    seen = [index for batch in cycle for index in batch]
-    assert [seen.count(index) for index in range(9)] == [8] * 9
-    assert [seen.count(index) >= 7 for index in range(9, 12)] == [True] * 3
-    assert len(seen) == 8 * 12
-    assert pool.indices(0) != pool.indices(24)
-    few = batches.Pool([(Path(str(n)),) for n in range(2)], sizes[7:9], [("a",), ("b",)], [""] * 2, 0, 4)
-    assert sorted(few.indices(0) + few.indices(1)) == [0] * 4 + [1] * 4
-    assert batches.Pool([(Path("0"),)], sizes[:1], [("a",)], [""], 0, 4).indices(3) == [0] * 4
-
-
 def test_pixels_keep_the_middle() -> None:
     from PIL import Image
 

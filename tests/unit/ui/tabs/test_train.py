@@ -44,6 +44,12 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert "no images" in plan(project="empty")
 
 
+def test_the_plan_says_how_often_each_subject_is_seen(character: Path) -> None:
+    shutil.copytree(character, character.with_name("kim"))
+    summary = plan(**{"form-subjects": "kim --trigger kmx2 --repeats 3", "form-training-steps": 140})
+    assert "By subject: miraxo 20 times, kmx2 60 times." in summary
+
+
 def plan(**changes: object) -> str:
     return str(train.plan(answers(**changes))[0])
 

@@ -1,0 +1,84 @@
+"""Home folders that former versions made, with their own code: projects, settings and runs open and go on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workers import Workers
+from trainer import paths, runs
+from trainer.adapter_files import reader
+from trainer.data import dataset
+from trainer.runs import Run
+from ui.state import page_memory, saved_settings
+from ui.widgets import settings_form
+
+HOMES = sorted(path for path in Path(__file__).parent.iterdir() if (path / "outputs").is_dir())
+SCHEDULE, AVERAGE, BATCHES = "the learning rate", "the average of the weights", "which images form a batch"
+# What differs when a run goes on, by the version that began it.
+DIFFERENCES = {"0.1.0": (SCHEDULE, AVERAGE, BATCHES), "0.2.0.dev0": (BATCHES,)}
+
+
+@pytest.fixture(params=HOMES, ids=lambda path: path.name)
+def version(request: pytest.FixtureRequest, home: Path) -> str:
+    shutil.copytree(request.param, home, dirs_exist_ok=True)
+    return str(request.param.name)
+
+
+def test_projects_captions_and_settings_open(version: str) -> None:
+    assert page_memory.project() == "rin"
+    assert page_memory.answer("rin", "trigger") == "miraxo"
+    examples = dataset.read(paths.datasets() / "rin")
+    assert len(examples) == 3
+    assert all(example.caption for example in examples)
+    gentle = settings_form.build(settings_form.entries(), {
+        "name": "rin", "dataset": "rin", **saved_settings.load("gentle"),
+    })  # fmt: skip
+    assert (gentle.optimizer.learning_rate, gentle.training.ema_decay) == (5e-5, 0.9)
+
+
+def test_runs_have_the_state_that_they_had(version: str) -> None:
+    views = {run.id: runs.look(run) for run in runs.all_runs()}
+    assert {name: view.status for name, view in views.items()} == {
+        "finished": "finished",
+        "failed": "failed",
+        "stopped": "stopped",
+        "interrupted": "interrupted",
+        "averaged": "interrupted",
+        "dora": "interrupted",
+        "created": "interrupted",
+    }
+    assert sorted(views["finished"].state.losses) == [1, 2, 3, 4, 5, 6]
+    assert views["failed"].state.message
+    assert reader.read(views["finished"].run.export)
+    assert views["finished"].run.config().training.steps == 6
+
+
+@pytest.mark.parametrize("name", ["interrupted", "averaged", "stopped", "created", "failed"])
+def test_runs_go_on_and_say_what_differs(version: str, name: str, workers: Workers) -> None:
+    run = runs.find(name)
+    if name == "stopped":
+        text = run.config_file.read_text()
+        run.config_file.write_text(text.replace("steps = 4000", "steps = 6", 1))
+    assert workers.work(run) == 0, runs.log_tail(run)
+    state = runs.look(run).state
+    assert (state.end, state.step) == ("finished", 6)
+    warnings = " ".join(state.warnings)
+    begins = name in ("created", "failed")
+    for difference in (SCHEDULE, AVERAGE, BATCHES):
+        concerns = difference in DIFFERENCES[version] and not begins
+        concerns = concerns and (difference != AVERAGE or name == "averaged")
+        assert (difference in warnings) == concerns, (difference, warnings)
+    assert (f"Limner {version} saved step" in warnings) != begins
+
+
+def test_a_dora_run_goes_on_or_says_why_not(version: str, workers: Workers) -> None:
+    run = Run(paths.outputs() / "dora")
+    code = workers.work(run)
+    state = runs.look(run).state
+    if version == "0.1.0":
+        assert (code, state.end) == (2, "failed")
+        assert "DoRA run was begun by Limner 0.1.0" in state.message
+        assert "start it again" in state.remedy
+    else:
+        assert (code, state.end) == (0, "finished")

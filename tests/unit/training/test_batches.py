@@ -1,0 +1,62 @@
+"""Exposures: each image is seen as often as its repeats say, whatever the buckets and the batch size."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from trainer.training.batches import Pool
+
+BATCHES = 4000
+# Images by bucket, one letter per subject, and how often each subject's images are in an epoch.
+MIXTURES = [
+    ("aaaaa aaa", 4, {"a": 1}),
+    ("aaaaaaaaa a", 8, {"a": 1}),
+    ("aaaaaa bbbbbbbbbb", 4, {"a": 1, "b": 1}),
+    ("aaa bbbbb", 2, {"a": 1, "b": 1}),
+    ("aaab abbbb bb", 4, {"a": 1, "b": 1}),
+    ("a b", 3, {"a": 2, "b": 5}),
+    ("aaaaaaa bb", 4, {"a": 3, "b": 1}),
+    ("a", 8, {"a": 1}),
+    ("aaaaa", 16, {"a": 1}),
+    ("aaaaaaaaaaaaaaaaaaaaaaa aaaaaaa aa aa a", 6, {"a": 1}),
+    ("aab abb aaa b", 1, {"a": 1, "b": 4}),
+    ("aaaaaaaaaaaab b bb", 5, {"a": 1, "b": 10}),
+]
+
+
+def pool_of(buckets: str, batch_size: int, repeats: dict[str, int]) -> tuple[Pool, list[str]]:
+    """Return a pool of images, each as often as it is repeated, and the name of the image at each index."""
+    names: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    for width, subjects in enumerate(buckets.split(), 1):
+        for number, subject in enumerate(subjects):
+            names += [f"{subject}{width}-{number}"] * repeats[subject]
+            shapes += [(4, 8, 8 * width)] * repeats[subject]
+    views = [(Path(str(index)),) for index in range(len(names))]
+    return Pool(views, shapes, [(name,) for name in names], [""] * len(names), 0, batch_size), names
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: f"{mixture[0]}@{mixture[1]}")
+def test_exposures_follow_the_repeats(mixture: tuple[str, int, dict[str, int]]) -> None:
+    buckets, batch_size, repeats = mixture
+    pool, names = pool_of(buckets, batch_size, repeats)
+    seen = Counter(names[index] for number in range(BATCHES) for index in pool.indices(number))
+    assert seen.total() == BATCHES * batch_size
+    share = seen.total() / len(names)
+    for name in set(names):
+        assert seen[name] / (share * repeats[name[0]]) == pytest.approx(1, abs=0.02), name
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: f"{mixture[0]}@{mixture[1]}")
+def test_a_batch_follows_from_its_number_and_has_one_shape(mixture: tuple[str, int, dict[str, int]]) -> None:
+    pool, _names = pool_of(*mixture)
+    in_order = [pool.indices(number) for number in range(60)]
+    assert [pool.indices(number) for number in reversed(range(60))] == in_order[::-1]
+    assert all(len({pool.shapes[index] for index in batch}) == 1 for batch in in_order)
+
+
+def test_an_epoch_that_fills_its_batches_shows_each_image_once() -> None:
+    pool, _names = pool_of("aaaaaaaa aaaa", 4, {"a": 1})
+    epoch = [index for number in range(3) for index in pool.indices(number)]
+    assert sorted(epoch) == list(range(12))

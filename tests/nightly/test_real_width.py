@@ -1,5 +1,6 @@
 """Transformers in their real width and reduced depth: diffusers converts single files of FLUX.1 in no other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests import single_file, tiny
+from tests.integration.families.test_scaled_fp8 import quantize
 from tests.integration.training.test_train import losses, settings
 from trainer import families, runs
 from trainer.base_models import detect
@@ -32,7 +34,10 @@ def test_a_single_file_of_flux_is_the_folder_and_trains(
         with torch.no_grad():
             return family.predict(noisy, torch.tensor([500.0]), family.encode_prompts(["rin"]))
 
-    assert torch.equal(predicted(file), predicted(folder))
+    expected = predicted(folder)
+    assert torch.equal(predicted(file), expected)
+    quantized = quantize(shutil.copy(file, tmp_path / "scaled.safetensors"), "scale_weight")
+    assert torch.allclose(predicted(quantized), expected, atol=0.1 * float(expected.abs().max()))
     run = runs.create(settings(file, training__steps=3, training__batch_size=1, training__precision="bf16",
                                preview__prompts=["rin --w 64 --h 64"]))  # fmt: skip
     train(run.config(), run)

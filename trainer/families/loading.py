@@ -4,8 +4,9 @@ A base is a folder in diffusers form, a single file with the original names, or 
 the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `configs`. Nothing is unpickled.
 """
 
+import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,8 +14,9 @@ from typing import Any, get_type_hints
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL
-from safetensors import SafetensorError, safe_open
+from diffusers import AutoencoderKL, pipelines
+from diffusers.loaders.single_file import load_single_file_sub_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
@@ -24,9 +26,10 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
-from trainer.families import text_encoder_loading
+from trainer.families import text_encoder_loading, weights
 
 Pipeline = Any  # of diffusers, which is untyped
+VAE = ("first_stage_model.", "vae.")  # prefixes of its weights in single files
 
 # These libraries print progress bars, and warnings about image processors that are not needed here.
 for library in (diffusers.utils.logging, transformers.utils.logging):
@@ -51,6 +54,7 @@ def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype, **parts: 
         options["vae"] = _load_vae(vae, family)
     try:
         if path.is_dir():
+            weights.check_folder(path)
             # Each component is converted as it is read, so that the model is never in memory twice.
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
             options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
@@ -59,6 +63,7 @@ def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype, **parts: 
             options |= _parts_of_file(path, base, dtype, options)
             config = str(CONFIGS / family)
             pipeline = pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **options)
+            weights.check_all_used(path, denoiser(pipeline))
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
@@ -110,15 +115,19 @@ def _reason(error: Exception, path: Path) -> str:
 
 def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
     return AutoencoderKL.from_single_file(
-        str(path), config=str(CONFIGS / family), subfolder="vae", torch_dtype=torch.float32, local_files_only=True
+        _source(path, torch.float32, VAE),
+        config=str(CONFIGS / family),
+        subfolder="vae",
+        torch_dtype=torch.float32,
+        local_files_only=True,
     )
 
 
 def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a pipeline that diffusers would not load, or not rightly, from a single file."""
     spec, parts = FAMILIES[base.family], dict[str, Any]()
-    with safe_open(path, "pt") as tensors:
-        keys = set(tensors.keys())
+    with weights.opened(path) as tensors:
+        keys, are_scaled = set(tensors.keys()), tensors.are_scaled
     for encoder in spec.text_encoders:
         file = detect.find_beside(path, encoder.file_name)
         if encoder.old_embedding in keys - {encoder.embedding}:
@@ -140,14 +149,50 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         parts["vae"] = _vae_in_file(path, base.family)
     if base.size:
         parts[spec.denoiser] = _denoiser_in_file(path, base.size, getattr(diffusers, spec.pipeline), dtype)
+    if are_scaled:
+        parts |= _multiplied_out(path, base.family, dtype, parts.keys() | given.keys())
     return parts
+
+
+def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: Collection[str]) -> dict[str, Any]:
+    """Return the models in a scaled single file, but for those known already, as diffusers makes them of plain ones."""
+    tensors, parts = weights.read(path, dtype), dict[str, Any]()
+    config = CONFIGS / family
+    components = json.loads((config / "model_index.json").read_text(encoding="utf-8"))
+    for name in components.keys() - set(known):
+        library, kind = components[name] if name.startswith(("unet", "transformer", "text_encoder")) else (None, None)
+        if not library:
+            continue
+        parts[name] = load_single_file_sub_model(
+            library_name=library,
+            class_name=kind,
+            name=name,
+            checkpoint=dict(tensors),  # which it changes
+            pipelines=pipelines,
+            is_pipeline_module=hasattr(pipelines, library),
+            cached_model_config_path=str(config),
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
+    return parts
+
+
+def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | dict[str, Tensor]:
+    """Return what diffusers loads a part of a single file from: the file or, if it is scaled, its weights."""
+    with weights.opened(path) as tensors:
+        are_scaled = tensors.are_scaled
+    return weights.read(path, dtype, prefixes) if are_scaled else str(path)
 
 
 def _denoiser_in_file(path: Path, size: Size, pipeline_class: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - untyped
     """Load the denoiser of one of a family's sizes, which has a config of its own."""
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
     denoiser: nn.Module = denoiser_class.from_single_file(
-        str(path), config=str(CONFIGS / size.configs), subfolder="transformer", torch_dtype=dtype, local_files_only=True
+        _source(path, dtype, (weights.DENOISER,)),
+        config=str(CONFIGS / size.configs),
+        subfolder="transformer",
+        torch_dtype=dtype,
+        local_files_only=True,
     )
     return denoiser
 

@@ -5,14 +5,17 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import FamilySpec, TextEncoder
+from trainer.families import weights
 
 UNPROJECTED = "text_projection.weight"
+IGNORED = ("position_ids", "logit_scale")  # last parts of keys that change nothing
+T5_DECODER = ("decoder.", "lm_head.")
 EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
 
 
@@ -33,18 +36,27 @@ def of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextMod
 
 
 def _fill(model: nn.Module, path: Path, prefix: str) -> None:
-    """Load a text encoder's weights, whose names in the file may lack `text_model.`, or those of the model may."""
-    names = set(model.state_dict())
-    state = {}
-    with safe_open(path, "pt") as tensors:
+    """Load a text encoder's weights, whose names in the file may lack `text_model.`, or those of the model may.
+
+    Raises:
+        ValueError: weights are missing, or there are others.
+    """
+    names, state, unused = set(model.state_dict()), dict[str, Tensor](), list[str]()
+    with weights.opened(path) as tensors:
         for key in tensors.keys():  # noqa: SIM118 - not a dict
+            if not key.startswith(prefix):
+                continue
             name = key.removeprefix(prefix)
-            for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
-                if key.startswith(prefix) and candidate in names:
-                    state[candidate] = tensors.get_tensor(key)
+            candidates = (name, f"text_model.{name}", name.removeprefix("text_model."))
+            if own := [candidate for candidate in candidates if candidate in names]:
+                state[own[0]] = tensors.get_tensor(key)
+            elif name.rpartition(".")[2] not in IGNORED and UNPROJECTED not in candidates:
+                unused.append(key)
     model.load_state_dict(state, strict=False)
     if missing := names - state.keys() - {UNPROJECTED}:
         raise ValueError(f"{path.name} has no {min(missing)}")
+    if unused:
+        raise ValueError(f"{path.name} has {min(unused)}, which no such text encoder has")
 
 
 def in_file(path: Path, family: FamilyName, encoder: TextEncoder) -> nn.Module:
@@ -62,9 +74,9 @@ def t5_in_file(path: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Load T5 from a file of its own, without filling its billions of weights with random numbers first."""
     with torch.device("meta"):
         model: nn.Module = T5EncoderModel(T5Config.from_pretrained(folder))
-    with safe_open(path, "pt") as tensors:
-        state = {key: tensors.get_tensor(key).to(dtype) for key in tensors.keys()}  # noqa: SIM118 - not a dict
-    names = set(model.state_dict())
+    names, state = set(model.state_dict()), weights.read(path, dtype)
+    if unused := [key for key in state.keys() - names if not key.startswith(T5_DECODER)]:
+        raise ValueError(f"{path.name} has {min(unused)}, which T5's encoder does not have")
     if missing := names - state.keys() - EMBEDDINGS:
         raise ValueError(f"{path.name} has no {min(missing)}")
     model.load_state_dict({key: value for key, value in state.items() if key in names}, strict=False, assign=True)

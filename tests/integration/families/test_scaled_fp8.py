@@ -1,0 +1,171 @@
+"""Scaled fp8, as ComfyUI writes it: the base that was quantized, within the rounding of fp8, and no other one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests import single_file
+from tests.integration.families.test_transformers import answer, load
+from tests.integration.training.test_train import losses, settings
+from trainer import runs
+from trainer.errors import UserError
+from trainer.families import weights
+from trainer.train import train
+
+Scale = Callable[[str, Tensor], Tensor]
+ROUNDING = 2.0**-4  # of a value in e4m3, which has three bits of mantissa
+LAST = torch.finfo(torch.float8_e4m3fn).max
+
+
+def per_tensor(_key: str, weight: Tensor) -> Tensor:
+    return weight.abs().max() / LAST
+
+
+def per_output(_key: str, weight: Tensor) -> Tensor:
+    return weight.abs().amax(dim=1) / LAST
+
+
+def quantize(path: Path, name: str, scale_of: Scale = per_tensor, marks: bool = True) -> Path:
+    """Quantize the linear layers of a file in place, each by a scale of its own, under a name of either age."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in load_file(path).items():
+        is_layer = key.endswith(".weight") and value.ndim == 2 and "embed" not in key and "first_stage" not in key
+        if not is_layer or "shared" in key:
+            tensors[key] = value
+            continue
+        scale = scale_of(key, value).clamp(min=1e-12)
+        divided = value / (scale if scale.ndim == 0 else scale[:, None])
+        layer = key.removesuffix("weight")
+        tensors[key], tensors[layer + name] = divided.to(torch.float8_e4m3fn), scale.float()
+        if marks:
+            tensors[layer + ("scale_input" if name == "scale_weight" else "input_scale")] = torch.tensor(1.0)
+        if marks and name == "weight_scale":
+            kind = json.dumps({"format": "float8_e4m3fn"}).encode()
+            tensors[layer + "comfy_quant"] = torch.tensor(list(kind), dtype=torch.uint8)
+    if marks and name == "scale_weight":
+        tensors["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    save_file(tensors, path)
+    return path
+
+
+def parameters(family: object) -> dict[str, Tensor]:
+    found = dict(family.denoiser.named_parameters())  # type: ignore[attr-defined]
+    for name, encoder in family.encoders().items():  # type: ignore[attr-defined]
+        found |= {f"{name}.{key}": value for key, value in encoder.named_parameters()}
+    return found
+
+
+def assert_same_base(scaled: object, plain: object) -> None:
+    ours, theirs = parameters(scaled), parameters(plain)
+    assert ours.keys() == theirs.keys()
+    changed = 0
+    for key, value in theirs.items():
+        difference = (ours[key].float() - value.float()).abs()
+        assert (difference <= ROUNDING * value.float().abs() + 2e-3 * value.float().abs().max()).all(), key
+        changed += int(difference.any())
+    assert changed > 10, "something was quantized"
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "sd3", "sd3-5-medium"])
+def test_a_single_file_is_multiplied_out(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    plain, file = load(bases[kind]), single_file.write(bases[kind], tmp_path / "base.safetensors")
+    scaled = load(quantize(file, name))
+    assert_same_base(scaled, plain)
+    if kind not in ("sd15", "sd21", "sdxl"):
+        assert torch.allclose(answer(scaled), answer(plain), atol=0.05 * float(answer(plain).abs().max()))
+
+
+@pytest.mark.parametrize("scale_of", [per_tensor, per_output])
+def test_text_encoders_of_their_own_are_multiplied_out(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, scale_of: Scale
+) -> None:
+    file = single_file.write_apart(bases["sd3"], tmp_path / "base.safetensors")
+    for encoder in ("clip_l", "clip_g", "t5xxl"):
+        quantize(tmp_path / f"{encoder}_fp16.safetensors", "scale_weight", scale_of)
+    assert_same_base(load(file), load(bases["sd3"]))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
+def test_training_has_the_losses_of_the_plain_base(
+    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
+) -> None:
+    runs_of = []
+    for name in ("plain", "scaled"):
+        (tmp_path / name).mkdir()
+        file = single_file.write(bases[kind], tmp_path / name / "base.safetensors")
+        if name == "scaled":
+            quantize(file, "scale_weight")
+        run = runs.create(settings(file, training__steps=3, training__precision="bf16"))
+        train(run.config(), run)
+        runs_of.append(losses(run))
+    plain, scaled = runs_of
+    assert scaled == pytest.approx(plain, rel=0.03)
+    assert scaled != plain
+
+
+def test_the_scale_matters(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
+    """Each layer has another one; dropped, layers would be too weak by different factors."""
+    scales = iter(range(1, 10_000))
+    file = single_file.write(bases["sd3"], tmp_path / "base.safetensors")
+    quantize(file, "scale_weight", lambda _key, weight: weight.abs().max() / LAST * (1 + next(scales) % 7))
+    assert_same_base(load(file), load(bases["sd3"]))
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ({"model.diffusion_model.out.2.weight_scale_2": torch.ones(1)}, "weight_scale_2"),
+        ({"model.diffusion_model.out.2.qweight": torch.ones(4, dtype=torch.int32)}, "qweight"),
+        ({"model.diffusion_model.other.scale_weight": torch.ones(())}, "other.scale_weight"),
+        ({"model.diffusion_model.control.weight": torch.ones(5, 7)}, "control.weight"),
+        ({"cond_stage_model.transformer.text_model.final_layer_norm.absmax": torch.ones(4)}, "absmax"),
+    ],
+)
+def test_what_nothing_would_use_is_refused_by_name(
+    bases: dict[str, Path], tmp_path: Path, tiny_configs: Path, added: dict[str, Tensor], words: str
+) -> None:
+    file = single_file.write(bases["sd15"], tmp_path / "base.safetensors")
+    save_file(load_file(file) | added, file)
+    with pytest.raises(UserError, match=words):
+        load(file)
+
+
+def test_blocks_of_scales_and_integers_are_refused(tmp_path: Path) -> None:
+    for tensors in (
+        {"x.weight": torch.ones(4, 64).to(torch.float8_e4m3fn), "x.weight_scale": torch.ones(4, 2)},
+        {"x.weight": torch.ones(4, 64, dtype=torch.int8), "x.weight_scale": torch.ones(())},
+    ):
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(UserError, match=r"x\.weight_scale"):
+            weights.read(tmp_path / "x.safetensors", torch.float32)
+
+
+def test_a_text_encoder_with_more_than_one_is_refused(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
+) -> None:
+    file = single_file.write_apart(bases["sd3"], tmp_path / "base.safetensors")
+    for name in ("t5xxl_fp16", "clip_l_fp16"):
+        encoder = tmp_path / f"{name}.safetensors"
+        whole = load_file(encoder)
+        save_file(whole | {"encoder.other.weight": torch.ones(3)}, encoder)
+        with pytest.raises(UserError, match=r"encoder\.other\.weight"):
+            load(file)
+        save_file(whole, encoder)
+
+
+def test_scales_in_a_folder_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(bases["sd15"], tmp_path / "base")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    quantize(file, "scale_weight")
+    with pytest.raises(UserError, match="single files only"):
+        load(folder)

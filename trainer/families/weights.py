@@ -1,0 +1,147 @@
+"""Read weights from safetensors files: scaled fp8 is multiplied out, other quantization and unknown keys are refused.
+
+ComfyUI stores a layer in fp8 with a scale beside it, so that values use the whole range of the type: its weight is
+`X.weight` times `X.scale_weight` or, in newer files, `X.weight_scale`. Read as plain fp8, such a model is another one.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+
+WEIGHT = "weight"
+SCALES = ("scale_weight", "weight_scale")
+MARKS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")  # beside scales: of activations, and of the format
+SCALABLE = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
+# Last parts of keys that the families' parts have.
+KNOWN = {
+    *(WEIGHT, "bias", "scale", "in_proj_weight", "in_proj_bias", "positional_embedding", "text_projection"),
+    *("logit_scale", "position_ids", "pos_embed"),
+}
+DENOISER = "model.diffusion_model."
+_PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_encoders|first_stage_model|vae)\.")
+
+
+class Weights:
+    """Tensors of a safetensors file by key, with the interface of `safe_open`; scales are not among the keys."""
+
+    def __init__(self, file: Any, path: Path, dtype: torch.dtype | None) -> None:  # noqa: ANN401 - of safetensors
+        self._file, self._path, self._dtype = file, path, dtype
+        self._keys: list[str] = []
+        self._scales: dict[str, str] = {}  # by the key of the weight
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            layer, _, last = key.rpartition(".")
+            if last in SCALES:
+                self._scales[f"{layer}.{WEIGHT}" if layer else WEIGHT] = key
+            elif last not in MARKS:
+                self._keys.append(key)
+        for key in self._keys:
+            if key.rpartition(".")[2] not in KNOWN and _PARTS.match(key):
+                raise self._refusal(key)
+        if unmatched := self._scales.keys() - set(self._keys):
+            raise self._refusal(self._scales[min(unmatched)])
+
+    @property
+    def are_scaled(self) -> bool:
+        """True if the file has weights that need their scale."""
+        return bool(self._scales)
+
+    def keys(self) -> list[str]:
+        """List the keys of the weights."""
+        return self._keys
+
+    def shape(self, key: str) -> list[int]:
+        """Return the shape of a weight."""
+        return list(self._file.get_slice(key).get_shape())
+
+    def get_tensor(self, key: str) -> Tensor:
+        """Return a weight, multiplied out, in the precision that the file was opened for; None = that of the file.
+
+        Raises:
+            UserError: it is quantized in another way than by one factor, or one for each output.
+        """
+        tensor: Tensor = self._file.get_tensor(key)
+        if key in self._scales:
+            scale: Tensor = self._file.get_tensor(self._scales[key])
+            rows = scale.numel() == tensor.shape[0] and scale.shape[0] == tensor.shape[0] if scale.ndim else False
+            if tensor.dtype not in SCALABLE or not (scale.numel() == 1 or rows):
+                raise self._refusal(self._scales[key])
+            shape = (-1, *[1] * (tensor.ndim - 1))
+            tensor = tensor.float() * scale.float().reshape(shape if rows else ())
+        return tensor if self._dtype is None else tensor.to(self._dtype)
+
+    def _refusal(self, key: str) -> UserError:
+        return UserError(
+            "{name} is quantized or holds something that Limner does not know: {key}.",
+            "Use the same model in fp16, bf16 or (scaled) fp8.",
+            name=self._path.name,
+            key=key[:200],
+        )
+
+
+@contextmanager
+def opened(path: Path, dtype: torch.dtype | None = None) -> Iterator[Weights]:
+    """Open a safetensors file; weights come in `dtype`, None = as they are in the file.
+
+    Raises:
+        UserError: it is quantized in a way that Limner does not know.
+    """
+    with safe_open(path, "pt") as file:
+        yield Weights(file, path, dtype)
+
+
+def read(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """Read the weights of a file whose keys begin with one of the prefixes; if none does, all of them.
+
+    Raises:
+        UserError: as `opened`.
+    """
+    with opened(path, dtype) as tensors:
+        keys = [key for key in tensors.keys() if key.startswith(prefixes)] or tensors.keys()  # noqa: SIM118
+        return {key: tensors.get_tensor(key) for key in keys}
+
+
+def check_all_used(path: Path, denoiser: nn.Module) -> None:
+    """Check that a file has no more weights for a denoiser than the denoiser has.
+
+    Raises:
+        UserError: it has.
+    """
+    with opened(path) as tensors:
+        keys = tensors.keys()
+        own = [key for key in keys if key.startswith(DENOISER)] or [key for key in keys if not _PARTS.match(key)]
+        sizes = {key: math.prod(tensors.shape(key)) for key in own}
+    surplus = sum(sizes.values()) - sum(tensor.numel() for tensor in denoiser.state_dict().values())
+    if surplus > 0:
+        suspect = next((key for key, size in sizes.items() if size == surplus), own[0])
+        raise UserError(
+            "{name} has {count} values that this kind of model does not have, such as {key}.",
+            "It is another model than its other weights say, or something was added to it: use the original file.",
+            name=path.name,
+            count=surplus,
+            key=suspect[:200],
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the weights of a model in diffusers form are plain: diffusers ignores scales.
+
+    Raises:
+        UserError: they are quantized.
+    """
+    for path in folder.glob("*/*.safetensors"):
+        with opened(path) as tensors:
+            if tensors.are_scaled:
+                raise UserError(
+                    "{name} is in scaled fp8, which is read from single files only.",
+                    "Use the model as a single file, or in fp16 or bf16.",
+                    name=path.name,
+                )

@@ -35,6 +35,15 @@ def _signals() -> Iterator[None]:
     signal.set_wakeup_fd(-1)
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Restore the umask, which a command sets in this process so that its files are private."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_power_cut() -> None:
     """Wait for no disk in this process: no test cuts the power, and those of syncing look at its calls."""

@@ -33,6 +33,18 @@ IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
 
 
+def keep_private(*folders: Path) -> None:
+    """Let only this user read what this process, and those that it starts, write from now on, and some folders.
+
+    Raises:
+        OSError: a folder belongs to another user.
+    """
+    os.umask(0o077)
+    for folder in folders:
+        if os.name == "posix" and folder.is_dir() and folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+
+
 def write(path: Path, data: bytes | str) -> str:
     """Write a file so that after a crash it has either its old or its new content; return the SHA-256 of the new one.
 

@@ -6,7 +6,6 @@
 import argparse
 import ipaddress
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -83,6 +82,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     no_token_help = "let every user of this machine open the page: the address needs no token"
     parser.add_argument("--no-token", action="store_true", help=no_token_help)
+    new_token_help = "make a new token, and a new password if it was generated: earlier ones no longer open the page"
+    parser.add_argument("--new-token", action="store_true", help=new_token_help)
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -126,10 +127,11 @@ def lock_home() -> FileLock:
     """
     outputs = paths.outputs()
     try:
+        storage.keep_private()
         outputs.mkdir(parents=True, exist_ok=True)
         examples.install()
         paths.datasets().mkdir(parents=True, exist_ok=True)
-        keep_private()
+        storage.keep_private(paths.datasets(), outputs)
         lock, number = FileLock(outputs / ".page.lock"), outputs / ".page.pid"
         lock.acquire(timeout=0)
         storage.write(number, str(os.getpid()))  # not in the lock file, which every attempt to lock it empties
@@ -245,17 +247,11 @@ def choose_password(options: argparse.Namespace, *, has_accounts: bool) -> str:
             "{host} can be reached from other machines.", "Add --listen if you want that.", host=options.host
         )
     if not has_accounts and not password:
-        password = secrets.token_urlsafe(12)
+        from ui.server import address_token
+
+        password = address_token.read_password(renew=options.new_token)
         print(f"Password for the page: {password}")
     return password
-
-
-def keep_private() -> None:
-    """Let only this user read what is written from now on, and the folders of datasets and runs."""
-    os.umask(0o077)
-    if os.name == "posix":
-        for folder in (paths.datasets(), paths.outputs()):
-            folder.chmod(0o700)
 
 
 def prepare_environment() -> None:
@@ -300,11 +296,11 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
         if not password and not options.no_token:
             from ui.server import address_token
 
-            token = address_token.read()
+            token = address_token.read(renew=options.new_token)
         app = make_page(options, password, token)
     import uvicorn  # slow, so only when the options are known to be good
 
-    host = options.host if is_loopback(options.host) else socket.gethostname()
+    host = options.host if is_loopback(options.host) else next(iter(options.host_name), socket.gethostname())
 
     class Server(uvicorn.Server):
         """Prints its address once it answers."""

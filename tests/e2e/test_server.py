@@ -86,6 +86,12 @@ def test_strangers_and_other_sites_are_refused(server: Server) -> None:
         assert status(f"{server.url}/gradio_api/file={path}") in (403, 404)
 
 
+def printed(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, text
+    return match[1]
+
+
 def test_listening_needs_a_password(tmp_path: Path) -> None:
     made = Server(make_home(tmp_path))
     assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
@@ -103,9 +109,16 @@ def test_listening_needs_a_password(tmp_path: Path) -> None:
             "/gradio_api/heartbeat/x",
         ):
             assert status(made.url + path) == 401
+        first = made.stop()
+        made.start("--listen", "--host-name", "limner.example")
+        again = made.stop()
+        made.start("--listen", "--new-token")
     finally:
-        said = made.stop()
-    assert "Password for the page: " in said
+        last = made.stop()
+    one, same, other = (printed(r"Password for the page: (\S+)", text) for text in (first, again, last))
+    assert one == same != other, "a restart keeps the password, --new-token does not"
+    assert printed(r"running at (\S+)", again) == f"http://limner.example:{made.port}", "the address that can be opened"
+    assert stat.S_IMODE((made.home / "outputs" / ".password").stat().st_mode) == 0o600
 
 
 def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> None:
@@ -174,13 +187,13 @@ def test_the_printed_address_opens_the_page_and_no_other_does(tmp_path: Path, br
     try:
         made.start(token=True)
         assert httpx.get(made.url).status_code == 401
-        printed = re.search(r"Limner is running at (\S+)", made.said.read_text(encoding="utf-8"))
-        assert printed
+        address = printed(r"Limner is running at (\S+)", made.said.read_text(encoding="utf-8"))
         context = browser.new_context()
         page = context.new_page()
-        page.goto(printed[1])
-        page.get_by_role("tab", name="Images").wait_for()
-        assert "token" not in page.url
+        for _ in range(2):  # also where the cookie is set already
+            page.goto(address)
+            page.get_by_role("tab", name="Images").wait_for()
+            assert "token" not in page.url
         page.reload()
         page.get_by_role("tab", name="Train").click()
         assert stat.S_IMODE((made.home / "outputs" / ".token").stat().st_mode) == 0o600
@@ -190,6 +203,12 @@ def test_the_printed_address_opens_the_page_and_no_other_does(tmp_path: Path, br
         made.start(token=True)
         page = context.new_page()
         page.goto(made.url)  # the token is still the same
+        page.get_by_role("tab", name="Train").wait_for()
+        made.stop()
+        made.start("--new-token", token=True)
+        assert httpx.get(address).status_code == 401
+        assert page.goto(made.url).status == 401
+        page.goto(printed(r"Limner is running at (\S+)", made.said.read_text(encoding="utf-8")))
         page.get_by_role("tab", name="Train").wait_for()
     finally:
         made.stop()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import urllib.request
@@ -47,6 +48,11 @@ def test_an_installed_package_trains_an_example_in_the_users_folder(
     (adapter,) = home.glob("outputs/*_mira/mira.safetensors")
     assert json.loads(limner("inspect", str(adapter), "--json"))["kind"] == "LoRA"
     assert json.loads(limner("doctor", "--json"))["home"] == str(home)
+    if sys.platform != "win32":
+        made = [home, home / "datasets", *adapter.parents[1].rglob("*"), adapter.parents[1]]
+        modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in made}
+        others = {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
+        assert others == {}, "other users of the machine can read what the page would keep private"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the signal that ends a server is another one there")

@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     processes.print_all_letters()
+    with suppress(OSError):  # a home folder of another user, which some commands can read
+        storage.keep_private(paths.datasets(), paths.outputs())
     try:
         app(args=None if arguments is None else list(arguments), prog_name="limner")
     except SystemExit as ending:

@@ -404,5 +404,7 @@ def test_without_the_token_no_other_user_of_this_machine_gets_in(home: Path) -> 
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert user.get("/x").status_code == 200
+    assert user.get(f"/?token={token}").status_code == 303, "the address bar shows no token, though the cookie is set"
+    assert user.get("/?token=wrong").status_code == 200
     assert stranger.get("/x", headers={"Authorization": f"Bearer {token}"}).status_code == 200
     assert stranger.get("/x", headers={"Cookie": "limner-token=x", "Authorization": "Bearer "}).status_code == 401

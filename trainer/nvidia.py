@@ -5,9 +5,11 @@ from a small file of its package.
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +20,7 @@ from trainer import processes
 from trainer.i18n import _
 
 INDEX = "https://download.pytorch.org/whl/"
-BUILD, OLD_BUILD = "cu128", "cu126"  # for cards since Turing, and for older ones; the install scripts name them too
+BUILD, OLD_BUILD = "cu130", "cu126"  # builds of torch there; the old one is for older cards and drivers
 TURING, BLACKWELL = (7, 5), (10, 0)  # compute capabilities of the RTX 20 and RTX 50 series
 # The oldest driver for each major version of CUDA (CUDA Toolkit release notes, table "CUDA Toolkit and Minimum Required
 # Driver Version for CUDA Minor Version Compatibility").
@@ -71,6 +73,15 @@ def advice() -> str:
     except (OSError, subprocess.SubprocessError, ValueError):
         return _("The driver of the NVIDIA card does not answer. Restart the machine, or install the driver again.")
     return explain(cards[0], built_for()) if cards else ""
+
+
+def detected() -> list[Card]:
+    """Return the cards of this machine; [] if there is none, or its driver does not answer."""
+    program = _program()
+    try:
+        return query(program) if program else []
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
 
 
 def _program() -> str | None:
@@ -159,10 +170,31 @@ def built_for(version_file: Path | None = None) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def best_build(card: Card) -> str:
+    """Return the build of torch for a card and its driver: a folder of PyTorch's package index."""
+    if card.capability < TURING:
+        return OLD_BUILD
+    if card.capability < BLACKWELL and _driver(card) < OLDEST_DRIVERS[13]:
+        return OLD_BUILD
+    return BUILD
+
+
+def _driver(card: Card) -> int:
+    return int(card.driver.split(".")[0])
+
+
+def _has_code_for(cuda: tuple[int, int], card: Card) -> bool:
+    """Tell whether torch, built for a version of CUDA, was also compiled for a card."""
+    if card.capability < TURING:
+        return cuda < (12, 8)
+    return card.capability < BLACKWELL or cuda >= (12, 8)
+
+
 def explain(card: Card, cuda: tuple[int, int] | None) -> str:
-    """Say why torch cannot use a card, and what to do; "" if it can."""
-    build = BUILD if card.capability >= TURING else OLD_BUILD
-    install = f"pip install --force-reinstall torch --index-url {INDEX}{build}"
+    """Say why torch, built for a version of CUDA, cannot use a card, and what to do; "" if it can."""
+    # The users of a shared server cannot change its environment, and are not shown where it lies.
+    python = "python" if os.environ.get("LIMNER_SHARED") else f'"{sys.executable}"'
+    install = f"{python} -m pip install --force-reinstall torch --index-url {INDEX}{best_build(card)}"
     if cuda is None:
         return _(
             "{card} is not used: the installed torch is for CPUs only. Install the one for NVIDIA cards: {command}",
@@ -170,7 +202,7 @@ def explain(card: Card, cuda: tuple[int, int] | None) -> str:
             command=install,
         )
     needed = OLDEST_DRIVERS.get(cuda[0], 0)
-    if int(card.driver.split(".")[0]) < needed:
+    if _driver(card) < needed:
         return _(
             "{card} is not used: its driver {driver} is too old for CUDA {cuda}, which needs at least {needed}. "
             "Install a newer driver from nvidia.com/drivers.",
@@ -179,9 +211,7 @@ def explain(card: Card, cuda: tuple[int, int] | None) -> str:
             cuda=f"{cuda[0]}.{cuda[1]}",
             needed=needed,
         )
-    too_old = card.capability < TURING and cuda >= (12, 8)
-    too_new = card.capability >= BLACKWELL and cuda < (12, 8)
-    if too_old or too_new:
+    if not _has_code_for(cuda, card):
         return _(
             "{card} is not used: the installed torch has no code for it. Install the one that has: {command}",
             card=card.name,

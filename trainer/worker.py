@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from trainer import config, nvidia, runs, storage
+from trainer import config, nvidia, other_cards, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
@@ -159,7 +159,7 @@ def _train_run(run: Run) -> None:
     from trainer.train import follow, train
     from trainer.training import ranks
 
-    if not devices.count() and (advice := nvidia.advice()):
+    if not devices.count() and (advice := nvidia.advice() or other_cards.advice()):
         run.report(events.Warned(message=advice))
     processes = ranks.wanted(settings)
     if processes > 1 and "WORLD_SIZE" not in os.environ and not ranks.can_connect():

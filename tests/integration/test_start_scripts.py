@@ -1,115 +1,279 @@
-"""What people double-click or build: the start scripts, the Dockerfile, and where uv takes torch from.
+"""What people double-click or build: the start scripts, what they install, the Dockerfile, and where uv gets torch.
 
-Installing takes gigabytes, so that Python, nvidia-smi and uname are stand-ins here, which write down what is asked.
+The packages are stand-ins of a few bytes, in an index on this machine; Python, its environments and pip are real.
 """
 
+import ast
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
+import httpx
 import pytest
 from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
 
+from scripts import install
+from tests import package_index
 from tests.conftest import CHECKOUT
+from tests.package_index import Index
+from trainer import nvidia
 
-PYTORCH = "https://download.pytorch.org/whl"
 BATCH = (CHECKOUT / "start.bat").read_bytes().decode("ascii")
-
-PYTHON = """#!/bin/sh
-[ "$1" = -c ] && exit ${TOO_OLD:-0}
-echo "$@" >> "$ASKED"
-if [ "$2" = venv ]; then
-  mkdir -p .venv/bin && cp "$0" .venv/bin/python
-fi
+TORCH = "2.13.0"  # as in the lock file of the copy
+PROJECT = """[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """import pathlib
+from package_index import wheel
+def build_editable(folder, settings=None, metadata=None):
+    pathlib.Path(folder, "limner-1-py3-none-any.whl").write_bytes(wheel("limner", "1", {}))
+    return "limner-1-py3-none-any.whl"
+"""
+APP = """import sys, helper, torch.version
+print("page", *sys.argv[1:], torch.version.__version__)
 """
 
 
 class Machine:
-    """A machine with a copy of Limner in a folder with a space and an umlaut in its name, and a path of stand-ins."""
+    """A machine with a copy of Limner in a folder with a space and an umlaut in its name, and a path of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.limner, self.programs, self.asked = folder / "My Läb", folder / "bin", folder / "asked"
-        self.limner.mkdir()
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.index, self.folder = index, folder
+        self.limner, self.programs = folder / "My Läb", folder / "bin"
+        for part in ("scripts", "trainer"):
+            (self.limner / part).mkdir(parents=True)
         self.programs.mkdir()
-        for name in ("start.sh", "pyproject.toml"):
-            shutil.copy(CHECKOUT / name, self.limner)
-        for name in ("bash", "sh", "cmp", "cp", "dirname", "head", "mkdir", "tr", "uname"):
+        names = ("start.sh", "scripts/install.py", *(f"trainer/{path.name}" for path in CHECKOUT.glob("trainer/*.py")))
+        for name in names:
+            shutil.copy(CHECKOUT / name, self.limner / name)
+        self.write("pyproject.toml", PROJECT)
+        self.write("backend.py", BACKEND)
+        shutil.copy(CHECKOUT / "tests" / "package_index.py", self.limner)
+        self.write("app.py", APP)
+        self.point_at(f"{index.url}/whl/")
+        for name in ("bash", "sh", "dirname", "sleep"):
             (self.programs / name).symlink_to(str(shutil.which(name)))
-        self.provide("python3", PYTHON)
+        (self.programs / "python3").symlink_to(Path(sys.executable).resolve())
+        for build, cuda in (("cpu", None), ("cu126", "12.6"), ("cu130", "13.0")):
+            offer_torch(index, f"/whl/{build}", f"{TORCH}+{build}", cuda)
+        offer_torch(index, "/simple", TORCH, "13.0")
+        digest = index.offer("/simple", "helper", "1.5", {"helper.py": b""})
+        index.offer("/simple", "helper", "1.6", {"helper.py": b""})  # which the lock file does not name
+        self.lock(digest)
+
+    def lock(self, digest: str) -> None:
+        pins = (f"torch=={TORCH}", "nvidia-blas==1 ; sys_platform == 'linux'", "helper==1.5")
+        self.write("requirements.lock", "".join(f"{pin} \\\n    --hash=sha256:{digest}\n" for pin in pins))
+
+    def write(self, name: str, text: str) -> None:
+        (self.limner / name).write_text(text, encoding="utf-8")
+
+    def point_at(self, url: str) -> None:
+        """Let PyTorch's index be there."""
+        text = (CHECKOUT / "trainer" / "nvidia.py").read_text(encoding="utf-8")
+        self.write("trainer/nvidia.py", text.replace(nvidia.INDEX, url))
 
     def provide(self, name: str, program: str) -> None:
         (self.programs / name).unlink(missing_ok=True)
-        (self.programs / name).write_text(program, encoding="utf-8")
+        (self.programs / name).write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
         (self.programs / name).chmod(0o755)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        self.asked.write_bytes(b"")
-        environment = {"PATH": str(self.programs), "ASKED": str(self.asked), "CDPATH": "/", **variables}
+        """Run start.sh as a user of this machine, with a pip that has no settings but the address of PyPI."""
+        self.index.asked.clear()
+        own = {"PATH": str(self.programs), "HOME": str(self.folder), "CDPATH": "/", "PYTHONDONTWRITEBYTECODE": "1"}
+        pip = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{self.index.url}/simple", "PIP_RETRIES": "0"}
         return subprocess.run(
-            [self.limner / "start.sh", *arguments], env=environment, cwd="/", capture_output=True, encoding="utf-8"
+            [self.limner / "start.sh", *arguments],
+            env={**own, **pip, **variables},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
         )
 
-    @property
-    def commands(self) -> list[str]:
-        return self.asked.read_text(encoding="utf-8").splitlines()
+    def downloads(self) -> list[str]:
+        return [unquote(path).rpartition("/")[2] for path in self.index.asked if path.startswith("/files/")]
+
+
+def offer_torch(index: Index, folder: str, version: str, cuda: str | None) -> None:
+    text = f"__version__ = {version!r}\ncuda: str | None = {cuda!r}\n"
+    index.offer(folder, "torch", version, {"torch/__init__.py": b"", "torch/version.py": text.encode()})
+
+
+def card(driver: str, capability: str) -> str:
+    return f'[ "$1" = --query-gpu=driver_version,compute_cap,name ] && echo "{driver}, {capability}, A Card"'
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with package_index.serving() as index:
+        yield Machine(tmp_path, index)
 
 
-def card(answer: str) -> str:
-    return f'#!/bin/sh\n[ "$1" = --query-gpu=compute_cap ] && printf "{answer}"\n'
+def test_the_first_start_installs_and_later_ones_notice_a_card_and_an_update(machine: Machine) -> None:
+    first = machine.start("--port", "8000")
+    assert (first.returncode, last(first)) == (0, f"page --port 8000 {TORCH}+cpu"), first.stdout
+    assert machine.downloads() == [f"torch-{TORCH}+cpu-py3-none-any.whl", "helper-1.5-py3-none-any.whl"]
+    second = machine.start()
+    assert (second.stdout, machine.index.asked) == (f"page {TORCH}+cpu\n", [])
+
+    machine.provide("nvidia-smi", card("560.35", "8.6"))
+    later = machine.start()
+    assert "The installed torch does not use A Card." in later.stdout
+    assert (last(later), machine.downloads()) == (f"page {TORCH}+cu126", [f"torch-{TORCH}+cu126-py3-none-any.whl"])
+    assert machine.start().stdout == f"page {TORCH}+cu126\n"
+
+    machine.provide("nvidia-smi", card("590.10", "12.0"))
+    machine.index.broken_at = 100
+    stays = machine.start()
+    assert "broke off" in stays.stdout
+    assert "Limner starts with the torch that is installed.\n" in stays.stdout
+    assert last(stays) == f"page {TORCH}+cu126"
+    machine.index.broken_at = None
+    assert last(machine.start()) == f"page {TORCH}+cu130"
+
+    machine.lock(machine.index.offer("/simple", "helper", "1.5", {"helper.py": b"# other bytes"}))
+    assert machine.start().stdout.endswith(f"Successfully installed limner-1\npage {TORCH}+cu130\n"), "an update"
 
 
-@pytest.mark.parametrize(
-    ("programs", "index"),
-    [
-        ({}, f"{PYTORCH}/cpu"),
-        ({"nvidia-smi": card(r"8.6\n")}, f"{PYTORCH}/cu128"),
-        ({"nvidia-smi": card(r"12.0\n8.6\n")}, f"{PYTORCH}/cu128"),
-        ({"nvidia-smi": card(r"7.0\n")}, f"{PYTORCH}/cu126"),
-        ({"nvidia-smi": "#!/bin/sh\nexit 9"}, f"{PYTORCH}/cpu"),
-        ({"uname": "#!/bin/sh\necho Darwin"}, "https://pypi.org/simple"),
-    ],
-    ids=["no card", "ampere", "two cards", "volta", "no driver", "mac"],
-)
-def test_the_first_start_installs_the_torch_of_the_machine(
-    machine: Machine, programs: dict[str, str], index: str
-) -> None:
-    for name, program in programs.items():
-        machine.provide(name, program)
-    done = machine.start("--port", "8000")
-    assert (done.returncode, done.stderr) == (0, "")
-    pip = "-m pip install --disable-pip-version-check"
-    assert machine.commands == [
-        "-m venv .venv", f"{pip} --index-url {index} torch>=2.6", f"{pip} -e .", "app.py --port 8000"
-    ]  # fmt: skip
-    assert machine.start().returncode == 0
-    assert machine.commands == ["app.py"]
-    with (machine.limner / "pyproject.toml").open("a", encoding="utf-8") as file:
-        file.write("# an update\n")
-    machine.start(LIMNER_TORCH_INDEX="https://mirror.example/simple")
-    assert f"{pip} --index-url https://mirror.example/simple torch>=2.6" in machine.commands
-    assert "-m venv .venv" not in machine.commands
+def last(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout.splitlines()[-1]
 
 
-def test_an_old_python_is_said_and_nothing_is_installed(machine: Machine) -> None:
-    done = machine.start(TOO_OLD="1")
-    assert done.returncode == 2
-    assert done.stderr == "Limner needs Python 3.11 or newer: https://www.python.org/downloads/\n"
-    assert machine.commands == []
+def test_where_only_pypi_is_reached_its_torch_is_taken_and_that_is_said(machine: Machine) -> None:
+    machine.point_at(f"http://127.0.0.1:{closed_port()}/whl/")
+    done = machine.start()
+    assert "/whl/cpu cannot be reached. Torch is taken from PyPI, whose build is for NVIDIA cards" in done.stdout
+    assert (done.returncode, last(done)) == (0, f"page {TORCH}")
+    assert machine.start().stdout == f"page {TORCH}\n"
 
 
-def test_an_installation_that_broke_off_is_done_again(machine: Machine) -> None:
-    machine.provide("python3", PYTHON + '[ "$2" = pip ] && exit 3\nexit 0\n')
-    assert machine.start().returncode == 3
-    assert not (machine.limner / ".venv" / "installed.toml").exists()
+def test_an_index_of_ones_own_is_asked_alone(machine: Machine) -> None:
+    machine.provide("nvidia-smi", card("590.10", "12.0"))
+    offer_torch(machine.index, "/own", "2.20", None)
+    assert last(machine.start(LIMNER_TORCH_INDEX=f"{machine.index.url}/own")) == "page 2.20"
+
+
+def test_an_environment_that_is_half_made_is_made_again(machine: Machine) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine.limner / ".venv"], check=True)
+    done = machine.start()
+    assert "The environment in .venv is not complete. Making it again.\n" in done.stdout
+    assert last(done) == f"page {TORCH}+cpu"
+
+
+def test_a_download_continues_where_it_broke_off(machine: Machine) -> None:
+    machine.index.offer_installed("/simple", "pip")
+    subprocess.run([sys.executable, "-m", "venv", machine.limner / ".venv"], check=True)
+    command = [machine.limner / ".venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip"]
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{machine.index.url}/simple"}
+    subprocess.run(command, env=settings, check=True)
+    machine.index.broken_at = 300
+    done = machine.start()
+    assert last(done) == f"page {TORCH}+cpu", done.stdout
+    asked = [path for path in machine.index.asked if f"torch-{TORCH}+cpu" in unquote(path)]
+    assert [path.partition(" ")[2] for path in asked][:3] == ["", "bytes=300-", "bytes=600-"]
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_four_reasons_why_nothing_can_be_installed_have_four_sentences(machine: Machine) -> None:
+    own = f"{machine.index.url}/own"  # has no torch
+    machine.index.pages["/own/torch/"] = []
+    missing = machine.start(LIMNER_TORCH_INDEX=own)
+    assert re.search(r"\n127\.0\.0\.1 has no torch>=2\.6 for Python 3\.\d+ on \w+ \w+\. Name an index", missing.stdout)
+
+    machine.index.broken_at = 100
+    broken = machine.start()
+    assert (
+        "\nThe download from 127.0.0.1 broke off. Run ./start.sh again: files that have arrived are k" in broken.stdout
+    )
+    machine.index.broken_at = None
+
+    closed = f"http://127.0.0.1:{closed_port()}"
+    machine.point_at(f"{closed}/whl/")
+    offline = machine.start(PIP_INDEX_URL=f"{closed}/simple")
+    assert "\nThere is no connection to 127.0.0.1. Check the network" in offline.stdout
+
+    machine.index.is_proxy = True
+    through = {"http_proxy": machine.index.url.replace("//", "//me:secret@"), "PIP_TRUSTED_HOST": "packages.example"}
+    refused = machine.start(PIP_INDEX_URL="http://packages.example/simple", **through)
+    assert "\nThe proxy 127.0.0.1 does not lead to packages.example. Check it in HTTPS_PROXY" in refused.stdout
+    assert "secret" not in refused.stdout
+    for done in (missing, broken, offline, refused):
+        assert (done.returncode, "page" in done.stdout, "Traceback" in done.stdout) == (1, False, False), done.stdout
+    machine.index.is_proxy = False
+    machine.point_at(f"{machine.index.url}/whl/")
+    assert last(machine.start()) == f"page {TORCH}+cpu", "and then it goes on"
+
+
+def test_files_that_are_not_those_of_the_lock_are_refused(machine: Machine) -> None:
+    machine.lock("0" * 64)
+    done = machine.start()
+    assert "\n127.0.0.1 delivers other files than those that Limner was tested with." in done.stdout
+    assert done.returncode == 1
+
+
+def test_a_python_that_does_not_fit_is_said_or_replaced_through_uv(machine: Machine) -> None:
+    """Python and uv are stand-ins: the one says that it is too old, the other makes environments as `venv` does."""
+    python = str(Path(sys.executable).resolve())
+    old = f"import runpy, sys; sys.version_info = (3, 10, 12, 'final', 0); sys.argv[:] = {['scripts/install.py']!r}; "
+    old += "runpy.run_path('scripts/install.py', run_name='__main__')"
+    is_asked = f'*"import sys, "*) exit 1;; -c*) exec {python} "$@";; -m*) exit 1;;'
+    machine.provide("python3", f'case "$*" in {is_asked} esac; exec {python} -c "{old}"')
+    done = machine.start()
+    assert done.returncode == 1
+    assert "Limner needs Python 3.11 to 3.14, and this one is 3.10. Get it from https://www.python.org" in done.stdout
+    assert "or install uv (https://docs.astral.sh/uv/), which brings one. Then run ./start.sh again." in done.stdout
+    made = f'[ "$1 $5" = "venv 3.13" ] && exec {python} -m venv "$6"; shift 6; exec'
+    machine.provide("uv", f'{made} {machine.programs}/python3 "$@"')
+    done = machine.start()
+    assert "Making an environment of Python 3.13 with uv.\n" in done.stdout
+    assert last(done) == f"page {TORCH}+cpu"
+    machine.provide("uv", f'{made} {python} "$@"')
+    (machine.programs / "python3").unlink()
+    shutil.rmtree(machine.limner / ".venv")
+    assert last(machine.start()) == f"page {TORCH}+cpu", "uv alone is enough"
+    (machine.programs / "uv").unlink()
+    shutil.rmtree(machine.limner / ".venv")
+    done = machine.start()
+    assert (done.returncode, done.stdout[:34]) == (2, "Limner needs Python 3.11 to 3.14: ")
+
+
+def test_pythons_that_are_accepted_are_the_same_everywhere() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    fitting = [minor for minor in range(6, 30) if f"3.{minor}" in SpecifierSet(project["requires-python"])]
+    assert [(3, fitting[0]), (3, fitting[-1])] == [install.OLDEST, install.NEWEST]
+    bounds = f"(3, {fitting[0]}) <= sys.version_info < (3, {fitting[-1] + 1})"
+    for text in ((CHECKOUT / "start.sh").read_text(encoding="utf-8"), BATCH):
+        assert bounds in text
+        (tried,) = re.findall(r"(?m)^ *for (?:candidate|%%v) in (.*3\.11.*)$", text)
+        assert sorted(int(minor) for minor in re.findall(r"3\.(\d+)", tried.partition(" do ")[0])) == fitting
+        assert f"Limner needs Python 3.{fitting[0]} to 3.{fitting[-1]}" in text
+    for minor in fitting:
+        assert f"Programming Language :: Python :: 3.{minor}" in project["classifiers"]
+
+
+def test_the_installer_can_be_read_by_an_old_python() -> None:
+    source = (CHECKOUT / "scripts" / "install.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 8))
+    assert "from __future__ import annotations" in source
 
 
 def test_the_script_for_windows_is_sound() -> None:
@@ -139,10 +303,10 @@ def test_all_ways_to_install_take_the_same_builds_of_torch() -> None:
     assert project["tool"]["uv"]["sources"]["torch"]["index"] == index["name"]
     marker = Marker(project["tool"]["uv"]["sources"]["torch"]["marker"])
     assert [marker.evaluate({"sys_platform": name}) for name in ("linux", "win32", "darwin")] == [True, True, False]
-    texts = [(CHECKOUT / name).read_text(encoding="utf-8") for name in ("start.sh", "start.bat", "README.md")]
-    for text in texts:
-        assert set(re.findall(r"\bcu\d{3}\b", text)) == {index["url"].rpartition("/")[2], "cu126"}
-    assert index["url"] in (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
+    assert index["url"] == nvidia.INDEX + nvidia.BUILD
+    for name in ("README.md", "Dockerfile"):
+        text = (CHECKOUT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"\bcu\d{3}\b", text)) == {nvidia.BUILD, nvidia.OLD_BUILD}
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -151,24 +315,66 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
 
 
-def test_the_image_is_built_by_sound_commands_and_runs_as_a_user_without_rights() -> None:
+def test_the_image_is_built_by_sound_commands_and_keeps_all_in_its_volume() -> None:
     steps = instructions()
     for name, code in steps:
         if name == "RUN":
             assert subprocess.run(["bash", "-n", "-c", code], capture_output=True).stderr == b""
-            for program in re.findall(r"(?:^|&&)\s*([\w/-]+)", code):
+            for program in re.findall(r"(?:^|&&)\s*(?:[A-Z_]+=\S+ )?([\w/-]+)", code):
                 assert program in {"apt-get", "rm", "python3", "/opt/limner/bin/pip", "useradd", "install"}
     names = [name for name, _ in steps]
-    assert names[-5:] == ["USER", "ENV", "VOLUME", "EXPOSE", "CMD"], "all after USER is without rights"
-    assert dict(steps)["USER"] == "limner"
-    assert "LIMNER_HOME=/data" in dict(steps)["ENV"]
-    assert dict(steps)["CMD"] == '["limner", "page", "--listen"]', "which needs a password"
+    assert names[-6:] == ["WORKDIR", "USER", "ENV", "VOLUME", "EXPOSE", "CMD"], "all after USER is without rights"
+    last = dict(steps)
+    assert (last["USER"], last["VOLUME"]) == ("limner", "/data")
+    variables = dict(part.split("=", 1) for part in last["ENV"].split())
+    assert variables["LIMNER_HOME"] == variables["HOME"] == "/data", "models, and what the hub's library keeps"
+    assert last["ARG"] == f"BUILD={nvidia.BUILD}"
+
+
+def test_the_page_of_the_image_prints_an_address_that_can_be_opened(home: Path) -> None:
+    """Its command, as the image runs it; the browser is outside of the container, which has another name."""
+    command = json.loads(dict(instructions())["CMD"])
+    assert command[:2] == ["limner", "page"]
+    with running([sys.executable, "-m", "trainer", *command[1:], "--port", "0"], home) as lines:
+        password = next(lines).rpartition(" ")[2].strip()
+        address = next(lines).rpartition(" ")[2].strip()
+        assert address.startswith("http://127.0.0.1:")
+        answer = httpx.post(f"{address}/login", data={"password": password})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert (home / "outputs" / ".password").read_text(encoding="ascii") == password
+
+
+@contextmanager
+def running(command: list[str], home: Path) -> Iterator[Iterator[str]]:
+    environment = {**os.environ, "LIMNER_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield iter(process.stdout)
+        finally:
+            process.terminate()
+
+
+def test_what_the_image_installs_first_needs_only_what_is_copied_first(tmp_path: Path) -> None:
+    steps = instructions()
+    for name, code in steps[: next(number for number, (_, code) in enumerate(steps) if "install.py --venv" in code)]:
+        if name == "COPY":
+            *sources, target = code.split()
+            for source in sources:
+                (tmp_path / target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(CHECKOUT / source, tmp_path / target)
+    code = "import sys; sys.path[:0] = ['scripts', '.']; import install; from pathlib import Path; "
+    code += "from trainer import nvidia, other_cards; print(install._choose_source(Path('none'), 'cu126', ''))"
+    variables = {"LIMNER_TORCH_INDEX": "own", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("own\n", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the image is one of Linux")
 def test_what_the_image_installs_is_in_its_context(tmp_path: Path) -> None:
     ignored = (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    for needed in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "trainer", "ui"):
+    for needed in ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "NOTICE", "scripts", "trainer", "ui"):
         assert needed not in ignored
     assert "!datasets/example-character" in ignored, "the package brings the examples along"
     for private in ("outputs", "models", "people", "people.toml", ".git", "datasets/*"):

@@ -77,6 +77,20 @@ def test_the_emulation_takes_away_what_windows_lacks(disk: Path) -> None:
     assert told.split() == list(codes.values())
 
 
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ("Intel(R) UHD Graphics 770;AMD Radeon RX 7900 XTX", "There is a graphics card of AMD,"),
+        ("Intel(R) Arc(TM) A770 Graphics", "There is a graphics card of Intel,"),
+        ("Intel(R) UHD Graphics 770;AMD Radeon(TM) Graphics;NVIDIA GeForce RTX 3060", ""),
+        ("", ""),
+    ],
+)
+def test_a_card_that_needs_another_torch_is_named(disk: Path, cards: str, words: str) -> None:
+    code = "from trainer import other_cards; print(other_cards.advice())"
+    assert python(disk, code, LIMNER_EMULATED_CARDS=cards)[: len(words) or None] == words
+
+
 DISK = """
 import os, sys
 from pathlib import Path

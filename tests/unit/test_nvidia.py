@@ -2,12 +2,12 @@
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
 from trainer import nvidia
 from trainer.nvidia import Card
 
@@ -23,13 +23,14 @@ GTX_1080 = Card("NVIDIA GeForce GTX 1080", "560.94", (6, 1))
         (RTX_3060, (12, 6), ""),
         (RTX_3060, (13, 0), "its driver 576.80 is too old for CUDA 13.0, which needs at least 580"),
         (Card("Tesla T4", "470.57.02", (7, 5)), (12, 8), "driver 470.57.02 is too old for CUDA 12.8"),
-        (RTX_3060, None, "for CPUs only. Install the one for NVIDIA cards: pip install --force-reinstall torch "
-                         "--index-url https://download.pytorch.org/whl/cu128"),
+        (RTX_3060, None, f'for CPUs only. Install the one for NVIDIA cards: "{sys.executable}" -m pip install '
+                         "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
+        (Card("RTX 3060", "580.65", (8, 6)), None, "https://download.pytorch.org/whl/cu130"),
         (GTX_1080, None, "https://download.pytorch.org/whl/cu126"),
-        (GTX_1080, (12, 8), "has no code for it. Install the one that has: pip install --force-reinstall torch "
-                            "--index-url https://download.pytorch.org/whl/cu126"),
+        (GTX_1080, (12, 8), f'has no code for it. Install the one that has: "{sys.executable}" -m pip install '
+                            "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
         (GTX_1080, (12, 6), ""),
-        (RTX_5090, (12, 6), "whl/cu128"),
+        (RTX_5090, (12, 6), "whl/cu130"),
         (RTX_5090, (12, 8), ""),
     ],
 )  # fmt: skip
@@ -90,16 +91,27 @@ def test_a_machine_without_a_card_is_left_alone(driver: Path, monkeypatch: pytes
     assert "not its program nvidia-smi" in nvidia.advice()
 
 
-@pytest.mark.parametrize("name", ["start.sh", "start.bat"])
-def test_the_builds_are_those_of_the_start_scripts(name: str) -> None:
-    text = (CHECKOUT / name).read_text(encoding="utf-8")
-    assert nvidia.BUILD in text
-    assert nvidia.OLD_BUILD in text
-
-
 def test_the_load_of_the_cards_is_asked_and_missing_without_an_answer(driver: Path) -> None:
     answering(driver, 'echo "0, 87, 6144, 8192, NVIDIA GeForce RTX 3060"')
     assert nvidia.usage() == [nvidia.Usage("0", "NVIDIA GeForce RTX 3060", 0.87, 6144 * 2**20, 8192 * 2**20)]
     for script in ("exit 9", "echo '0, [N/A], 1, 2, x'"):
         answering(driver, script)
         assert nvidia.usage() == []
+
+
+@pytest.mark.parametrize(
+    ("card", "build"),
+    [
+        (Card("RTX 4090", "580.65.06", (8, 9)), "cu130"),
+        (Card("RTX 4090", "575.57", (8, 9)), "cu126"),
+        (Card("Tesla V100", "580.65", (7, 0)), "cu126"),
+        (RTX_5090, "cu130"),  # cu126 has no code for it, with whatever driver
+    ],
+)
+def test_the_build_of_torch_follows_from_card_and_driver(card: Card, build: str) -> None:
+    assert nvidia.best_build(card) == build
+
+
+def test_users_of_a_shared_server_do_not_see_where_its_python_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_SHARED", "/srv/limner")
+    assert sys.executable not in nvidia.explain(RTX_3060, None)

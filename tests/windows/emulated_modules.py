@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import emulated_registry
+
 CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS = 0x200, 0x8000000, 0x8
 MISSING_MODULES = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "readline", "crypt", "posix"}
 MISSING = {
@@ -111,6 +113,8 @@ def install(checkout: Path) -> None:
             top = name.partition(".")[0]
             if top in MISSING_MODULES:
                 raise ModuleNotFoundError(f"No module named {top!r} on Windows", name=top)
+            if name == "winreg":
+                return emulated_registry.module
             module = real_import(name, globals, locals, fromlist, level)  # with the submodules that are asked for
             return views.get(name, module)
         return real_import(name, globals, locals, fromlist, level)

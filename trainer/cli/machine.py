@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, home_check, nvidia, paths, runs, storage
+from trainer import __version__, home_check, nvidia, other_cards, paths, runs, storage
 from trainer.base_models import hub, hub_download
 from trainer.captioning import kinds
 from trainer.cli import adapter_files
@@ -75,7 +75,7 @@ def _facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "devices": devices.names() or ["CPU only: use the built-in base micro"],
-        "advice": nvidia.advice() or "-",
+        "advice": nvidia.advice() or ("" if devices.count() else other_cards.advice()) or "-",
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "memory_free_gb": round(psutil.virtual_memory().available / 2**30, 1),

@@ -77,7 +77,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
     scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
 
     def save() -> None:
-        metadata = export.metadata(family, config, run, captions, len(examples))
+        metadata = export.metadata(family, config, run, captions, step)
         checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint, metadata)
 
     def measure() -> None:
@@ -126,7 +126,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
         requests = distributed.requests(accelerator, run, resumed, paused)
         measure()
         last = is_over(step, config, state)
-        if due(step, config.preview.every) or last or "preview" in requests:
+        if due(step, config.preview.every) or (last and config.preview.every) or "preview" in requests:
             with state.exported_weights(adapter):
                 preview.make(family, adapter, run, step)
         if "cooldown" in requests:
@@ -140,11 +140,11 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
             return run.report(events.Stopped(step=step))
 
     if run.is_main:
-        held_out.explain_end(run, state, config, step)
+        exported = held_out.restore_lowest(run, state, config, step)
         with state.exported_weights(adapter):
-            checksums = export.write(family, adapter, config, run, captions)
+            checksums = export.write(family, adapter, config, run, captions, exported)
         checksums[run.config_file.name] = storage.sha256(run.config_file)
-        run.report(events.Finished(step=step, export=run.export.name, sha256=checksums))
+        run.report(events.Finished(step=step, export=run.export.name, exported=exported, sha256=checksums))
 
 
 def follow(run: Run) -> None:
@@ -309,7 +309,9 @@ def complete(
         program=__version__,
         dataset_sha256=dataset.digest((*examples, *held, *regularization)),
         base_sha256=families.fingerprint(family.denoiser),
-        vae_sha256=families.fingerprint(family.encoders()["vae"]) if config.model.vae else "",
+        vae_sha256=families.fingerprint(family.encoders()["vae"])
+        if config.model.vae or not family.base.has_vae
+        else "",
         start_sha256=adapter_start.checksum(config.adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),

@@ -149,6 +149,7 @@ SPEC = FamilySpec(
     metadata_prefixes=("flux-1", "flux1", "flux"),
     text_encoders=(clip_l(_("text encoder")),),
     t5=T5("text_encoder_2", "tokenizer_2", needed=True),
+    vae_file="ae",
     # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/flux_utils.py`).
     variants={"flow": Variant("flux-1-dev", "flux1", 1024)},
     flow=Flow(_shift, _KOHYA),

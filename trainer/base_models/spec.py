@@ -202,6 +202,7 @@ class FamilySpec:
     kohya_v2: bool = False  # `ss_v2` in the metadata of adapter files
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
+    vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
     t5: T5 | None = None

@@ -14,7 +14,7 @@ _PREFIXES = ("first_stage_model.", "")  # of its tensors in a base model, and in
 
 
 def find(path: Path, base: Base, vae: str) -> Path | None:
-    """Return the file or folder of the VAE that the settings give for a base model; None if it uses its own.
+    """Return the file or folder of the VAE for a base model, from the settings or beside it; None if it has its own.
 
     Raises:
         UserError: it is not there, or does not fit; or there is none at all.
@@ -22,6 +22,10 @@ def find(path: Path, base: Base, vae: str) -> Path | None:
     if vae:
         return _look(Path(vae).expanduser(), base)
     if not base.has_vae:
+        name = FAMILIES[base.family].vae_file
+        beside = path.with_name(f"{name}.safetensors")
+        if name and path.is_file() and beside.is_file() and detect.is_here(str(beside)):
+            return _look(beside, base)
         raise UserError(
             "The base model {name!r} has no VAE.",
             "Give one under VAE, in the settings of the base model: a .safetensors file for {family}.",

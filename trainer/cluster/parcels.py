@@ -109,6 +109,8 @@ def _model_files(path: Path) -> Iterator[Path]:
     yield path
     facts = detect.glance(str(path))
     spec = FAMILIES[facts.family] if facts else None
+    if spec and spec.vae_file and (vae := path.with_name(f"{spec.vae_file}.safetensors")).is_file():
+        yield vae
     for encoder in (*spec.text_encoders, spec.t5) if spec else ():
         if encoder and (beside := detect.find_beside(path, encoder.file_name)):
             yield beside

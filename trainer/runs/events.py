@@ -114,7 +114,7 @@ class Verified(_Event):
 
 
 class Finished(_Event):
-    """The run is done; `export` is the adapter file, relative to the run folder.
+    """The run is done; `export` is the adapter file, relative to the run folder, and `exported` the step that it is of.
 
     `sha256` holds the checksums of the adapter files and the settings, by their path in the run folder.
     """
@@ -122,6 +122,7 @@ class Finished(_Event):
     kind: Literal["finished"] = "finished"
     step: int
     export: str
+    exported: int | None = None  # None = the last one
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
@@ -178,6 +179,7 @@ class State:
     checkpoints: tuple[Checkpoint, ...] = ()
     warnings: tuple[str, ...] = ()
     export: str = ""
+    exported: int = 0
     sha256: dict[str, str] = field(default_factory=dict)
     verified: tuple[Verified, ...] = ()
     message: str = ""
@@ -314,7 +316,8 @@ def _after_end(state: State, event: Finished | Stopped | Failed) -> State:
             state, message=event.message, remedy=event.remedy, traceback=event.traceback, change=event.change
         )
     if isinstance(event, Finished):
-        state = replace(state, export=event.export, sha256=event.sha256)
+        exported = event.step if event.exported is None else event.exported
+        state = replace(state, export=event.export, exported=exported, sha256=event.sha256)
     return replace(state, step=event.step)
 
 

@@ -33,11 +33,14 @@ class Sample:
     seed: int
 
 
-def card(public: TrainConfig, samples: list[Sample], programs: Sequence[str], checksums: Mapping[str, str]) -> str:
+def card(
+    public: TrainConfig, steps: int, samples: list[Sample], programs: Sequence[str], checksums: Mapping[str, str]
+) -> str:
     """Return the card of an adapter.
 
     Args:
         public: its config, without paths.
+        steps: that it was trained for.
         samples: images beside the card.
         programs: those that load its file as it is meant.
         checksums: SHA-256 of the adapter files by name.
@@ -49,7 +52,7 @@ def card(public: TrainConfig, samples: list[Sample], programs: Sequence[str], ch
         _introduction(public),
         _use(public, samples, programs),
         _samples(samples),
-        _training(public),
+        _training(public, steps),
         _files(checksums),
     ]
     return "\n".join(part for part in parts if part)
@@ -114,10 +117,10 @@ def _samples(samples: list[Sample]) -> str:
     return f"## Samples\n\n| image | prompt | seed |\n| --- | --- | --- |\n{rows}"
 
 
-def _training(public: TrainConfig) -> str:
+def _training(public: TrainConfig, steps: int) -> str:
     training = public.training
     rows = {
-        "steps": training.steps,
+        "steps": steps,
         "batch size": training.batch_size * training.gradient_accumulation,
         "resolution": ", ".join(map(str, training.resolutions)),
         "rank, alpha": f"{public.adapter.rank}, {public.adapter.alpha:g}",

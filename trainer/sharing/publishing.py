@@ -49,7 +49,7 @@ def contents(run: Run) -> Contents:
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if isinstance(data, bytes)}
     files[SUMS] = "".join(f"{checksum}  {name}\n" for name, checksum in (adapters | checksums).items()).encode()
     programs = _programs(view)
-    files[model_card.NAME] = model_card.card(public, samples, programs, adapters).encode()
+    files[model_card.NAME] = model_card.card(public, view.state.exported, samples, programs, adapters).encode()
     return files
 
 

@@ -26,6 +26,7 @@ from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.runs.checkpoints import (
     ADAPTER,
+    FOLDER,
     MANIFEST,
     OPTIMIZER,
     checksum,
@@ -123,7 +124,8 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of a step, then remove all but the newest intact ones, whose adapters may be kept.
 
-    Where the held-out loss decides when the run ends, the checkpoint of the lowest one stays too.
+    Where the held-out loss decides when the run ends, the checkpoint of the lowest one stays too; one that was saved
+    for this alone goes once there is a lower one.
     """
     optimizer_tensors, optimizer_values = _flatten(state)
     _check_finite(optimizer_tensors, step)
@@ -148,18 +150,34 @@ def save_checkpoint(
             storage.write(folder / name, data)
         storage.write(folder / MANIFEST, json.dumps(manifest, indent=1))
 
-    folder = run.folder / "checkpoints" / f"{step:06d}"
+    folder = run.folder / FOLDER / f"{step:06d}"
     if not is_intact(folder):
         storage.write_folder(folder, fill)
-    run.report(events.Checkpoint(step=step, folder=f"checkpoints/{folder.name}"))
+    run.report(events.Checkpoint(step=step, folder=f"{FOLDER}/{folder.name}"))
     intact = [folder for folder in folders(run) if is_intact(folder)]
-    for old in intact[: -settings.keep]:
-        if int(old.name) == state.lowest_held_out:
-            continue
+    superseded = {folder for folder in intact[:-1] if _is_superseded(int(folder.name), state, settings)}
+    scheduled = [folder for folder in intact if folder not in superseded and int(folder.name) != state.lowest_held_out]
+    for old in (*superseded, *scheduled[: -settings.keep]):
         if settings.adapters:
             _keep_adapter(run, old)
         with suppress(PermissionError):  # on Windows, while it is downloaded: the next checkpoint removes it
             storage.remove_folder(old)
+
+
+def _is_superseded(step: int, state: TrainState, settings: CheckpointConfig) -> bool:
+    """Return True for a checkpoint that was saved between those of the schedule, as its loss was the lowest so far."""
+    before = {measured: loss for measured, loss in state.held_out.items() if measured <= step}
+    was_lowest = step in before and lowest_step(before) == step
+    return was_lowest and step != state.lowest_held_out and step % settings.every != 0
+
+
+def restore(run: Run, state: TrainState, step: int) -> bool:
+    """Restore the checkpoint of a step; return False if it is missing or damaged."""
+    folder = run.folder / FOLDER / f"{step:06d}"
+    if not is_intact(folder):
+        return False
+    _restore(state, load((folder / OPTIMIZER).read_bytes()), json.loads((folder / MANIFEST).read_bytes()))
+    return True
 
 
 def _keep_adapter(run: Run, folder: Path) -> None:

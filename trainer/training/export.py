@@ -44,8 +44,10 @@ NOT_IN_PEFT = _(
 )
 
 
-def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str]) -> dict[str, str]:
-    """Write the adapter files of a run, read them back, load them with diffusers, and compare their effect.
+def write(
+    family: Family, adapter: Adapter, config: TrainConfig, run: Run, captions: list[str], step: int
+) -> dict[str, str]:
+    """Write the adapter of a step to the files of a run, read them back, load them with diffusers, and compare effects.
 
     The adapter is detached from the base model for that; its tensors stay as they are.
 
@@ -60,7 +62,7 @@ def write(family: Family, adapter: Adapter, config: TrainConfig, run: Run, capti
     tensors = adapter.tensors()
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
-    facts = metadata(family, config, run, captions, len(captions))
+    facts = metadata(family, config, run, captions, step)
     trained = reader.of_tensors(tensors, run.export.name, facts)
     if settings.cover and (image := cover(run)):
         facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
@@ -190,7 +192,7 @@ def cover(run: Run) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str], images: int) -> dict[str, str]:
+def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str], step: int) -> dict[str, str]:
     """Return the metadata of a file, which other programs read; no path, no name of a user or machine."""
     now = datetime.now(UTC)
     starts = [event.time for event in events.read(run.log)[0] if event.kind == "started"]
@@ -217,8 +219,8 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "ss_sd_model_name": Path(config.model.base).name,
         "ss_vae_name": Path(config.model.vae).name,
         "ss_resolution": f"({size}, {size})",
-        "ss_num_train_images": images,
-        "ss_steps": config.training.steps,
+        "ss_num_train_images": len(captions),
+        "ss_steps": step,
         "ss_max_train_steps": config.training.steps,
         "ss_seed": config.seed,
         "ss_zero_terminal_snr": family.base.zero_snr and family.noise.prediction_type == "v_prediction",
@@ -232,7 +234,7 @@ def metadata(family: Family, config: TrainConfig, run: Run, captions: list[str],
         "ss_noise_offset": config.objective.noise_offset or "None",
         "ss_mixed_precision": "no" if config.training.precision == "fp32" else config.training.precision,
         "ss_tag_frequency": json.dumps({dataset_name: dict(tags)}),
-        "ss_dataset_dirs": json.dumps({dataset_name: {"n_repeats": 1, "img_count": images}}),
+        "ss_dataset_dirs": json.dumps({dataset_name: {"n_repeats": 1, "img_count": len(captions)}}),
         "ss_training_started_at": started.timestamp(),
         "ss_training_finished_at": now.timestamp(),
         "limner.version": __version__,

@@ -13,7 +13,7 @@ from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.training import distributed
 from trainer.training.batches import Batches
-from trainer.training.checkpoint import HELD_OUT, TrainState, lowest_step
+from trainer.training.checkpoint import HELD_OUT, TrainState, lowest_step, restore
 from trainer.training.loss import training_loss
 
 DRAWS = 8  # of noise and timestep for each image, the same at every step
@@ -50,11 +50,14 @@ def is_over(losses: Mapping[int, float], patience: int) -> bool:
     return 0 < patience <= sum(step > lowest for step in losses)
 
 
-def explain_end(run: Run, state: TrainState, config: TrainConfig, step: int) -> None:
-    """Report why a run ends before its last step, if it does, and which checkpoint to look at."""
+def restore_lowest(run: Run, state: TrainState, config: TrainConfig, step: int) -> int:
+    """Restore the checkpoint of the lowest loss if a run ends before its last step; return the step that state is of.
+
+    It also reports why the run ends. A run that has had all its steps stays as it is.
+    """
     if step >= config.training.steps:
-        return
-    lowest = state.lowest_held_out
+        return step
+    lowest, loss = state.lowest_held_out, state.held_out.get(state.lowest_held_out, 0.0)
     message = _(
         "The run ended at step {step}: the loss of the held-out images was never lower than before the first step.",
         step=step,
@@ -62,12 +65,22 @@ def explain_end(run: Run, state: TrainState, config: TrainConfig, step: int) -> 
     if lowest:
         message = _(
             "The run ended at step {step}: the loss of the held-out images was lowest at step {lowest} ({loss:.4f}), "
-            "whose checkpoint is kept. Compare the two in Try out.",
+            "whose checkpoint is damaged. The file has the adapter of step {step}.",
             step=step,
             lowest=lowest,
-            loss=state.held_out[lowest],
+            loss=loss,
         )
+    if lowest and restore(run, state, lowest):
+        message = _(
+            "The run ended at step {step}: the loss of the held-out images was lowest at step {lowest} ({loss:.4f}), "
+            "whose adapter is in the file. Compare the two in Try out.",
+            step=step,
+            lowest=lowest,
+            loss=loss,
+        )
+        step = lowest
     run.report(events.Warned(message=message))
+    return step
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def exported(base: Path, seed: int = 0, **options: Any) -> tuple[Run, Tensor, Fa
     disturb(adapter)
     adapter.train(False)
     live = draw(family.pipeline())
-    export.write(family, adapter, config, run, ["rin"])
+    export.write(family, adapter, config, run, ["rin"], 1)
     return run, live, family
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_written_leaves_none(character: Path, tiny_sd: Pat
     run, adapter = runs.create(config), families.attach(family, config.adapter, text_encoder=False, seed=0)
     next(iter(adapter.layers.values())).trained()["down"].data.fill_(1e6)
     with pytest.raises(UserError, match="not finite in fp16"):
-        export.write(family, adapter, config, run, ["rin"])
+        export.write(family, adapter, config, run, ["rin"], 1)
     assert not list(run.folder.rglob("*.safetensors"))
 
 

@@ -71,7 +71,7 @@ def test_each_program_applies_the_trained_effect(
     disturb(adapter)
     trained = {name: layer.delta() for name, layer in adapter.layers.items()}
     weights = {name: layer.module.get_base_layer().weight.detach() for name, layer in adapter.layers.items()}
-    export.write(family, adapter, config, run, ["rin"])
+    export.write(family, adapter, config, run, ["rin"], 1)
     tensors = reader.read(run.export).tensors
     for name, change in trained.items():
         weight = weights[name]
@@ -126,7 +126,7 @@ def test_a_magnitude_for_each_input_is_not_for_peft(character: Path, tiny_sd: Pa
     run, family = runs.create(config), load(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
     disturb(adapter)
-    export.write(family, adapter, config, run, ["rin"])
+    export.write(family, adapter, config, run, ["rin"], 1)
     assert any("for each input" in message for message in runs.look(run).state.warnings)
     assert not (run.folder / "peft").exists()
     file = reader.read(run.export)

@@ -313,7 +313,7 @@ def test_an_adapter_of_another_family_is_refused(
     family = load(bases[trained])
     adapter = families.attach(family, settings(bases[trained]).adapter, text_encoder=True, seed=0)
     run = runs.create(settings(bases[trained]))
-    export.write(family, adapter, settings(bases[trained]), run, ["x"])
+    export.write(family, adapter, settings(bases[trained]), run, ["x"], 1)
     picture = PictureConfig(
         base=str(bases[tried]), adapters=((str(run.export), 1.0),), prompt="rin", steps=1, out="x.png"
     )

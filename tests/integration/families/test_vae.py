@@ -14,6 +14,8 @@ from tests import single_file, tiny
 from tests.integration.training.test_train import finish, losses, quiet, settings
 from trainer import families, runs
 from trainer.adapter_files import reader
+from trainer.base_models.detect import Base
+from trainer.base_models.vae import find
 from trainer.config import ModelConfig, PictureConfig
 from trainer.data import dataset
 from trainer.errors import UserError
@@ -110,6 +112,19 @@ def test_it_is_on_record_and_a_run_does_not_go_on_with_another(character: Path, 
     usual = runs.create(settings(tiny_sd, training__steps=2))
     finish(usual)
     assert usual.config().record.vae_sha256 == ""
+
+
+def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
+    path, base = tmp_path / "flux1-dev.safetensors", Base("flux", "flow", False, "", has_vae=False)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="has no VAE"):
+        find(path, base, "")
+    halves = {f"{part}.conv_in.weight": torch.zeros(8, 16, 3, 3) for part in ("encoder", "decoder")}
+    save_file(halves, tmp_path / "ae.safetensors")
+    assert find(path, base, "") == tmp_path / "ae.safetensors"
+    save_file({name: value[:, :4].contiguous() for name, value in halves.items()}, tmp_path / "ae.safetensors")
+    with pytest.raises(UserError, match="4 channels"):
+        find(path, base, "")
 
 
 def test_its_latents_are_kept_apart(character: Path, tiny_sd: Path, tmp_path: Path) -> None:

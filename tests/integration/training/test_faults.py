@@ -37,7 +37,8 @@ from ui.widgets import run_html
 
 def plain(base: Path) -> Run:
     run = make(str(base), steps=16, resolution=64)
-    run.save_config(run.config().model_copy(update={"preview": run.config().preview.model_copy(update={"every": 0})}))
+    preview = run.config().preview.model_copy(update={"every": 1000, "at_start": False})
+    run.save_config(run.config().model_copy(update={"preview": preview}))
     return run
 
 

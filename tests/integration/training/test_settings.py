@@ -184,7 +184,10 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
     files, usual = drawn()
     assert files == ["previews/000004_0.png", "previews/000006_0.png"]
     assert drawn(preview__at_start=True)[0] == ["previews/000000_0.png", *files]
-    assert drawn(preview__every=0)[0] == ["previews/000006_0.png"]
+    AcceleratorState._reset_state(True)
+    none = runs.create(settings(tiny_sd, preview__every=0, preview__at_start=True, preview__prompts=["rin"]))
+    finish(none)
+    assert not runs.look(none).state.previews
     for name, value in PREVIEWED.items():
         assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
     # What a line says goes before what holds for all.

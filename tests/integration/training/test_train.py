@@ -38,7 +38,7 @@ def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any s
         "training": {
             "steps": 6, "batch_size": 4, "resolution": 64, "text_encoder": False, "text_encoder_lr_factor": 0.5,
         },
-        "preview": {"every": 0, "at_start": False, "steps": 2, "prompts": ["rin"]},
+        "preview": {"every": 1000, "at_start": False, "steps": 2, "prompts": ["rin"]},
         "checkpoint": {"every": 100},
         # Off, unless it is what a test is about.
         "captions": {"dropout": 0.0, "trigger_only": 0.0},
@@ -304,7 +304,7 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.trained()["up"])
     run = runs.create(settings(tiny_sd))
-    export.write(family, adapter, settings(tiny_sd), run, ["x"])
+    export.write(family, adapter, settings(tiny_sd), run, ["x"], 1)
     file = reader.read(run.export)
     name = next(iter(file.modules))
     wrong = dataclasses.replace(file.modules[name], alpha=4.0)  # alpha = rank, as if folded
@@ -567,7 +567,7 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path, base: str, wo
 def test_plain_lora_trains(character: Path, tiny_sd: Path) -> None:
     small = {
         "training": {"steps": 3, "resolution": 64},
-        "preview": {"every": 0, "at_start": False, "steps": 2, "prompts": ["rin"]},
+        "preview": {"every": 1000, "at_start": False, "steps": 2, "prompts": ["rin"]},
     }
     about = {"name": "rin", "dataset": "rin", "trigger": "rin", "preset": "plain", "model": {"base": str(tiny_sd)}}
     run = runs.create(config.build(about | small))

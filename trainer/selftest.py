@@ -4,7 +4,6 @@ Each case is trained, resumed, exported, loaded and drawn with by processes like
 its own. The report can be attached to an issue: it has no paths.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import config, devices, processes, runs
+from trainer import config, devices, foreign_text, processes, runs
 from trainer.data import examples
 from trainer.errors import UserError
 from trainer.runs import Run
@@ -94,7 +93,7 @@ def _check(case: Case, trained: Run) -> None:
     settings = trained.config().training
     case.plan = f"{settings.micro_batches} x {settings.gradient_checkpointing}"
     case.losses = losses = _losses(state)
-    case.deviation = deviation(losses, json.loads(LOSSES.read_text(encoding="utf-8")))
+    case.deviation = deviation(losses, foreign_text.read_json(LOSSES))
     checks: list[tuple[bool, str]] = [
         (case.deviation <= BOUNDS[case.precision], "The losses differ from the reference by {share:.1%}."),
         (_resumed(trained, losses, case), "A resumed run goes on differently."),

@@ -4,7 +4,6 @@ A model is a folder in diffusers form or one file with the original names. Only 
 tensor at a time, so that a model never has to fit into memory. Nothing is unpickled and no model is built.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 from trainer.adapter_files import joined, safetensors_reader
 from trainer.base_models import detect, layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Component, Place
@@ -164,7 +163,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            names = set(foreign_text.read_json(index)["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            raise safetensors_reader.refusal(index.name, "it is damaged") from None
         return [folder / paths.check_file_name(str(name)) for name in sorted(names)]
     return sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))[:1]
 

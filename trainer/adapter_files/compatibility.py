@@ -5,12 +5,12 @@ A verdict says what a program does with the file: it loads and applies it as mea
 any file is judged in a moment.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainer import foreign_text
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
@@ -299,8 +299,8 @@ def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
             yield _('the header does not begin with {", which it insists on')
         for key in ("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"):
             try:
-                table = json.loads(facts.file.metadata.get(key, "{}"))
-            except (ValueError, RecursionError):
+                table = foreign_text.parse_json(facts.file.metadata.get(key, "{}"))
+            except foreign_text.ForeignTextError:
                 table = None
             if not isinstance(table, dict):
                 yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)

@@ -3,7 +3,6 @@
 diffusers writes them into the metadata, by component; PEFT itself writes `adapter_config.json`. Needs no torch.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainer import foreign_text
 from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
 from trainer.base_models.layer_names import Place
 
@@ -113,8 +113,8 @@ def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
 
 def _parse(text: str, name: str, where: str) -> dict[str, Any]:
     try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
+        settings = foreign_text.parse_json(text)
+    except foreign_text.ForeignTextError:
         settings = None
     if not isinstance(settings, dict):
         raise refusal(name, "its {peft_metadata} is damaged", peft_metadata=where)

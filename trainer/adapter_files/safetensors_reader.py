@@ -9,10 +9,8 @@ twice, and has no more tensors, and only of those types, than an adapter can hav
 """
 
 import hashlib
-import json
 import math
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer import foreign_text
 from trainer.errors import UserError
+from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
 
-MAX_HEADER = 8 * 2**20
 CHECKSUM = "limner.sha256"  # in the metadata: that of all bytes after the header
-MAX_TENSORS = 20_000  # those of all kinds, for all layers of XL, are half as many
 PART = 2**20  # bytes that are in memory while a tensor is checked; whole numbers of all types
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 # The bits of the exponent; a float is not finite if all of them are set.
@@ -198,7 +196,7 @@ def _header_length(opening: bytes, size: int, name: str) -> int:
 
 def _checked(header: bytes, size: int, name: str, source: Path | bytes) -> SafetensorsFile:
     try:
-        table = json.loads(header.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        table = foreign_text.parse_header(header)
         if not header.startswith(b"{"):
             raise ValueError
         metadata = table.pop("__metadata__", None)
@@ -206,13 +204,13 @@ def _checked(header: bytes, size: int, name: str, source: Path | bytes) -> Safet
             metadata = {}
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError
-        if len(table) > MAX_TENSORS:
-            raise refusal(name, "it has more than {number} tensors", number=MAX_TENSORS)
         start = 8 + len(header)
         entries = {key: _entry(tensor, start, name) for key, tensor in table.items()}
-    except _TwiceError:
+    except foreign_text.TooManyTensorsError:
+        raise refusal(name, "it has more than {number} tensors", number=MAX_TENSORS) from None
+    except foreign_text.RepeatedKeyError:
         raise refusal(name, "its header names a tensor twice") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise refusal(name, "its header is damaged") from None
     end = start
     for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.size)):
@@ -241,17 +239,3 @@ def _entry(tensor: dict[str, Any], start: int, name: str) -> Entry:
     if end - begin != math.prod(shape) * _SIZES[dtype]:
         raise refusal(name, "its header is damaged, or does not fit its data")
     return Entry(dtype, tuple(shape), start + begin, end - begin)
-
-
-class _TwiceError(ValueError):
-    """A JSON object has a key twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(count > 1 for count in Counter(key for key, _ in pairs).values()):
-        raise _TwiceError
-    return dict(pairs)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)  # NaN and infinities, which JSON does not have

@@ -1,6 +1,5 @@
 """Summary of an adapter file, from its header and small tensors alone; needs no torch and loads no model."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from trainer import foreign_text
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Module
@@ -316,8 +316,8 @@ def _date(seconds: str) -> str:
 def cover(metadata: dict[str, str]) -> str:
     """Return the cover image as base64 text of a PNG, JPEG or WebP; "" if there is none."""
     try:
-        images = json.loads(metadata.get(COVER, "[]"))
-    except (ValueError, RecursionError):
+        images = foreign_text.parse_json(metadata.get(COVER, "[]"))
+    except foreign_text.ForeignTextError:
         images = []
     first = images[0] if isinstance(images, list) and images else ""
     thumbnail = metadata.get("modelspec.thumbnail", "").partition(";base64,")[2]

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import __version__
+from trainer import __version__, foreign_text
 from trainer.adapter_files import joined, low_rank, safetensors_reader
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
@@ -218,7 +218,7 @@ def with_hashes(data: bytes) -> bytes:
     SHA-256 of 64 KiB at offset 1 MiB of the file as it would be with the training metadata (`ss_`) alone.
     """
     (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header, body = foreign_text.parse_header(data[8 : 8 + length]), data[8 + length :]
     metadata = header.pop("__metadata__", {})
     plain = _file({key: text for key, text in metadata.items() if key.startswith("ss_")}, header, body)
     hashes = {

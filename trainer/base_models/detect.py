@@ -5,7 +5,6 @@ read: of a single file only the header (names and shapes), of a folder only its 
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,19 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from trainer import paths
+from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models
 from trainer.base_models.few_step import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
+from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
 
 REMEDY = _(
     "Use a model of a family that Limner trains: a folder in diffusers format, a single .safetensors file, or 'micro', "
     "which is built in."
 )
-MAX_HEADER = 64 * 2**20
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
@@ -130,7 +129,10 @@ def look(path: Path) -> Base:
     """
     if not is_here(str(path)):
         raise UserError("The base model {name!r} does not exist.", REMEDY, name=path.name[:100])
-    return _look_at_folder(path) if path.is_dir() else _look_at_file(path)
+    try:
+        return _look_at_folder(path) if path.is_dir() else _look_at_file(path)
+    except (ValueError, TypeError, LookupError, AttributeError):  # a value of a kind or a size that no model has
+        raise _refusal(path, "its settings or its header are damaged") from None
 
 
 def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
@@ -141,9 +143,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
 def _look_at_folder(folder: Path) -> Base:
     pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline is None:
-        raise UserError(
-            "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
-        )
+        raise _without_index(folder)
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
         kind = next((kind for start, kind in other_models.PIPELINES.items() if str(pipeline).startswith(start)), "")
         raise _refusal(folder, "it is {kind}", kind=kind or f"a {pipeline}")
@@ -188,6 +188,14 @@ def _look_at_folder(folder: Path) -> Base:
     )
 
 
+def _without_index(folder: Path) -> UserError:
+    if (folder / "model_index.json").is_file():
+        return _refusal(folder, "its {file} is damaged", file="model_index.json")
+    return UserError(
+        "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
+    )
+
+
 def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mapping[str, object]) -> Base:
     need = TRANSFORMERS[family].need
     if need and not config.get(need.setting):
@@ -210,7 +218,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON file; {} if it is missing or damaged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = foreign_text.read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -365,14 +373,18 @@ def read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
+        if not 2 <= length <= size - 8:
             raise damaged
+        if length > MAX_HEADER:
+            raise _refusal(path, "the header of its file is larger than {size} MB", size=MAX_HEADER // 2**20)
         try:
-            header = json.loads(file.read(length))
+            header = foreign_text.parse_header(file.read(length))
             metadata = header.pop("__metadata__", {})
             shapes = {key: list(entry["shape"]) for key, entry in header.items()}
             end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        except foreign_text.TooManyTensorsError:
+            raise _refusal(path, "its file has more than {number} tensors", number=MAX_TENSORS) from None
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             raise damaged from None
     if 8 + length + end != size:
         raise _refusal(path, "it is cut off, or damaged")

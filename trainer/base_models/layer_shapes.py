@@ -3,13 +3,13 @@
 Paths are those of the diffusers library. A test holds them against the live models.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trainer import foreign_text
 from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER, transformer_names
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import Shape
@@ -79,7 +79,7 @@ def _text_encoders(folder: Path) -> list[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = foreign_text.read_json(folder / "config.json")
     return config
 
 

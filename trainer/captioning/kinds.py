@@ -4,7 +4,6 @@ A kind follows from what a model's own config says, never from its name.
 """
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from trainer import foreign_text
 from trainer.base_models import detect, hub
 from trainer.base_models.hub import RemoteFile
 from trainer.errors import UserError
@@ -97,8 +97,10 @@ def is_hub_name(model: str) -> bool:
 def _has_weights(folder: Path) -> bool:
     """Tell whether a model is complete in the hub's cache: of weights in several files, each must be there."""
     if (index := folder / INDEX).is_file():
-        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return all((folder / part).is_file() for part in parts)
+        try:
+            return all((folder / part).is_file() for part in foreign_text.read_json(index)["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged
+            return False
     return any(folder.glob("*.safetensors")) or (folder / ONNX).is_file()
 
 
@@ -130,8 +132,8 @@ def look(folder: Path) -> Kind:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the config of a model; empty if it cannot be read."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = foreign_text.read_json(folder / CONFIG)
+    except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
 

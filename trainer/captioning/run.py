@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer import config as configs
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 from trainer.data import caption_edits, dataset, proposals
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
@@ -121,7 +121,7 @@ def images_to_caption(settings: CaptionConfig) -> list[Path]:
 def read_captions(run: Run) -> dict[str, str]:
     """Return the captions written so far, by the name of the image."""
     try:
-        data = json.loads((run.folder / CAPTIONS).read_text(encoding="utf-8"))
+        data = foreign_text.read_json(run.folder / CAPTIONS, most=foreign_text.MAX_OWN)
         return {str(name): str(text) for name, text in data.items()}
     except (OSError, ValueError, AttributeError):
         return {}

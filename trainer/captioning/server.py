@@ -7,7 +7,6 @@ OpenAI alone.
 
 import base64
 import io
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
+from trainer import foreign_text
 from trainer.captioning.run import CaptionConfig
 from trainer.data.captions import one_line
 from trainer.errors import UserError
@@ -150,8 +150,8 @@ def read_answer(body: bytes) -> str:
         UserError: there is none.
     """
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        content = foreign_text.parse_json(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
         content = None
     if not isinstance(content, str):
         raise UserError(
@@ -171,9 +171,9 @@ def _headers(address: str) -> dict[str, str]:
 def _refusal(status: int, body: bytes) -> UserError:
     """Explain why a server refused a request, with the reason that it gave."""
     try:
-        answer = json.loads(body)["error"]
+        answer = foreign_text.parse_json(body)["error"]
         reason = one_line(str(answer["message"] if isinstance(answer, dict) else answer))[:200]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         reason = ""
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         remedy = _("Put its key into the environment variable LIMNER_CAPTION_KEY, and start Limner again.")

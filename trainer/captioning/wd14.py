@@ -6,7 +6,6 @@ What they see is a square: the image on white, in the order blue, green, red.
 import csv
 import importlib.util
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from trainer import foreign_text
 from trainer.captioning import kinds, tags
 from trainer.captioning.loading import IncompleteError, Untyped
 from trainer.captioning.run import CATEGORIES, CaptionConfig
@@ -92,7 +92,7 @@ def read_tags(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 def _load_timm(folder: Path, count: int, device: torch.device) -> tuple[Predict, int]:
     import timm  # noqa: PLC0415 - optional
 
-    config = json.loads((folder / kinds.CONFIG).read_text(encoding="utf-8"))
+    config = foreign_text.read_json(folder / kinds.CONFIG)
     seen = config["pretrained_cfg"]
     model: Untyped = timm.create_model(
         config["architecture"], pretrained=False, num_classes=count, **config.get("model_args", {})

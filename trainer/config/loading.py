@@ -6,7 +6,6 @@ of the schema.
 
 import difflib
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -17,7 +16,7 @@ import tomlkit
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer import paths
+from trainer import foreign_text, paths
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
@@ -69,7 +68,7 @@ def _read_preset(base: str, kind: str) -> dict[str, Any]:
         for name in (kind, f"{base}-{kind}"):
             path = PRESETS / f"{name}.toml"
             if path.is_file():
-                settings = merge(settings, tomllib.loads(path.read_text(encoding="utf-8")))
+                settings = merge(settings, foreign_text.read_toml(path))
     return settings
 
 
@@ -249,8 +248,8 @@ def parse(text: str, name: str) -> dict[str, Any]:
         UserError: not TOML.
     """
     try:
-        return renames.current(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return renames.current(foreign_text.parse_toml(text))
+    except foreign_text.ForeignTextError as error:
         raise _not_toml(text, name, error) from None
 
 
@@ -272,8 +271,8 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         if not equals or not path:
             raise UserError("{assignment!r} is not an assignment.", "Write key.path=value.", assignment=assignment)
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = foreign_text.parse_toml(f"value = {text}")["value"]
+        except foreign_text.ForeignTextError:
             value = text
         *parents, last = path.split(".")
         nested: dict[str, Any] = {last: value}

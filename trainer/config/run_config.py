@@ -1,13 +1,12 @@
 """Schema of a run's settings: the TOML file, the form, the checks, the docs and the record come from here."""
 
-import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainer import paths
+from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import PredictionType
@@ -366,6 +365,6 @@ def _check_lines(parse: Callable[[str], object], lines: Iterable[str]) -> None:
 @cache
 def micro_resolution() -> int:
     """Return the side in pixels of the images that the built-in base model draws."""
-    latent_side = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
-    levels = json.loads((MICRO_FOLDER / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+    latent_side = foreign_text.read_json(MICRO_FOLDER / "unet" / "config.json")["sample_size"]
+    levels = foreign_text.read_json(MICRO_FOLDER / "vae" / "config.json")["block_out_channels"]
     return int(latent_side * 2 ** (len(levels) - 1))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 
 PAGE = ".page.json"
 
@@ -42,7 +42,7 @@ def _file(folder: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = foreign_text.read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -6,13 +6,12 @@ is changed is written to the `.txt` file.
 """
 
 import codecs
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from trainer import storage
+from trainer import foreign_text, storage
 from trainer.i18n import JOINERS
 
 MAX_BYTES = 2**20  # of a caption file that are read
@@ -80,8 +79,8 @@ def parse_metadata(data: bytes) -> dict[str, str]:
     texts = {}
     for line in decode_text(data).splitlines():
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = foreign_text.parse_json(line)
+        except foreign_text.ForeignTextError:
             continue
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             continue

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 
 State = Literal["whole", "edited", "damaged", "missing"]
 
@@ -34,7 +34,7 @@ class Original:
 def known(folder: Path) -> dict[str, Original]:
     """Return what is recorded of the images of a dataset, by name."""
     try:
-        data = json.loads(file(folder).read_text(encoding="utf-8"))
+        data = foreign_text.read_json(file(folder), most=foreign_text.MAX_OWN)
         return {str(name): Original(str(sha256), int(changed)) for name, (sha256, changed) in data.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged
         return {}

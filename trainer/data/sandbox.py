@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from trainer import processes
+from trainer import foreign_text, processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError, explain_disk
@@ -84,7 +84,7 @@ def confined(
         if sys.platform != "linux":
             threading.Thread(target=_watch, args=(process, names), daemon=True).start()
         for line in process.stdout:
-            message = json.loads(line)
+            message = foreign_text.parse_json(line)
             if isinstance(message, dict):
                 answer = message
             else:
@@ -117,7 +117,7 @@ def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
 
 def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
     """Do the work that standard input asks for, within the limits; `work` announces each file before it reads it."""
-    request = json.load(sys.stdin)
+    request = foreign_text.parse_json(sys.stdin.read(), most=foreign_text.MAX_OWN)
     _limit_memory()
 
     def look(name: str) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer import storage
+from trainer import foreign_text, storage
 
 
 def write(path: Path, value: object) -> None:
@@ -24,7 +24,7 @@ def read(path: Path) -> Any:  # noqa: ANN401 - any JSON
         checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):
         return None
-    return json.loads(text) if checksum == _checksum(text) else None
+    return foreign_text.parse_json(text, most=foreign_text.MAX_OWN) if checksum == _checksum(text) else None
 
 
 def is_damaged(path: Path) -> bool:

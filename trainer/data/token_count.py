@@ -3,11 +3,11 @@
 All published base models use CLIP's tokenizer; the built-in one has its own.
 """
 
-import json
 from functools import cache, lru_cache
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from trainer import foreign_text
 from trainer.base_models import CONFIGS, MICRO, MICRO_FOLDER
 
 _CLIP = CONFIGS / "clip"
@@ -20,7 +20,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 def limit(base: str) -> int:
     """Return the number of tokens that a base model reads, without the start and end tokens."""
     folder = _MICRO if base == MICRO else _CLIP
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = foreign_text.read_json(folder / "tokenizer_config.json")
     return int(settings["model_max_length"]) - 2
 
 
@@ -38,7 +38,7 @@ def _micro() -> Tokenizer:
 
 @cache
 def _clip() -> Tokenizer:
-    vocabulary = json.loads((_CLIP / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary = foreign_text.read_json(_CLIP / "vocab.json")
     lines = (_CLIP / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [(first, second) for first, second in (line.split() for line in lines[1:] if line.strip())]
     tokenizer = Tokenizer(

@@ -4,12 +4,12 @@ The meaning was read from kohya-ss/sd-scripts at commit 48d368f (library/train_u
 library/custom_train_functions.py, train_network.py), bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainer import foreign_text
 from trainer.base_models.registry import FAMILIES
 from trainer.i18n import _
 from trainer.recipes import kohya_datasets, kohya_flow, kohya_network, kohya_optimizer
@@ -129,8 +129,8 @@ def read_metadata(metadata: Mapping[str, str], images: int) -> Recipe:
 
 def _json(value: object) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return json.loads(value) if isinstance(value, str) and len(value) < 1_000_000 else None
-    except (ValueError, RecursionError):
+        return foreign_text.parse_json(value) if isinstance(value, str) else None
+    except foreign_text.ForeignTextError:
         return None
 
 

@@ -1,19 +1,15 @@
 """Read a recipe: recognize its format by its content, within limits, as it comes from strangers."""
 
-import json
-import re
 import struct
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
+from trainer import foreign_text
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
 from trainer.recipes import ai_toolkit, kohya, kohya_datasets, limner, onetrainer
-from trainer.recipes.draft import MAX_DEPTH, Recipe
+from trainer.recipes.draft import Recipe
 
 
 class Format(Protocol):
@@ -26,13 +22,7 @@ class Format(Protocol):
         """Read it."""
 
 
-MAX_BYTES = 512 * 1024
-MAX_EVENTS = 20_000  # of a YAML file, which PyYAML reads at some 50,000 a second
 FORMATS: tuple[Format, ...] = (ai_toolkit, onetrainer, limner, kohya)
-# A key of more dots than any recipe has, which tomllib reads in quadratic time.
-_DEEP_KEY = re.compile(
-    r"(?<![\w\"'-])(?:[\w-]{1,80}[ \t]*\.[ \t]*|\"[^\"\n]{0,80}\"[ \t]*\.[ \t]*|'[^'\n]{0,80}'[ \t]*\.[ \t]*){16}"
-)
 
 
 def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
@@ -50,14 +40,14 @@ def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
         path = path / "config.toml"
     try:
         with path.open("rb") as file:
-            start = file.read(MAX_BYTES + 1)
+            start = file.read(foreign_text.MAX_SETTINGS + 1)
     except FileNotFoundError:
         raise UserError("There is no file {name}.", "Check the path.", name=path.name) from None
     except IsADirectoryError:
         raise _not_a_recipe(path) from None
     if _is_safetensors(start):
         return _of_adapter(path, images)
-    if len(start) > MAX_BYTES:
+    if len(start) > foreign_text.MAX_SETTINGS:
         raise UserError("{name} is too large for a recipe.", "Give a settings file.", name=path.name)
     data = _parse(start, path)
     if datasets and kohya_datasets.are_in(data):
@@ -79,14 +69,14 @@ def _not_a_recipe(path: Path) -> UserError:
 def _is_safetensors(start: bytes) -> bool:
     if len(start) < 9 or start[8:9] != b"{":
         return False
-    return bool(struct.unpack("<Q", start[:8])[0] <= safetensors_reader.MAX_HEADER)
+    return bool(struct.unpack("<Q", start[:8])[0] <= foreign_text.MAX_HEADER)
 
 
 def _of_adapter(path: Path, images: int) -> Recipe:
     metadata = safetensors_reader.read(path).metadata
-    if data := _toml(metadata.get("limner.config", "")[:MAX_BYTES]):
+    if data := _table(foreign_text.parse_toml, metadata.get("limner.config", "")):
         return limner.read(data, images)
-    if data := _json(metadata.get("ot_config", "")[:MAX_BYTES]):
+    if data := _table(foreign_text.parse_json, metadata.get("ot_config", "")):
         return onetrainer.read(data, images)
     if metadata.get("ss_network_module") or metadata.get("ss_network_dim"):
         return kohya.read_metadata(metadata, images)
@@ -98,47 +88,17 @@ def _of_adapter(path: Path, images: int) -> Recipe:
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_a_recipe(path) from None
-    parsers = (_json,) if text.lstrip()[:1] == "{" else (_toml, _yaml)
-    for parse in parsers:
-        data = parse(text)
-        if data is not None:
+    is_json = content.decode("utf-8-sig", errors="replace").lstrip()[:1] == "{"
+    for parse in (foreign_text.parse_json,) if is_json else (foreign_text.parse_toml, foreign_text.parse_yaml):
+        if data := _table(parse, content):
             return data
     raise _not_a_recipe(path)
 
 
-def _json(text: str) -> dict[str, Any] | None:
+def _table(parse: Callable[[bytes | str], Any], content: bytes | str) -> dict[str, Any]:
+    """Return the table that a text holds; {} if it holds none."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _toml(text: str) -> dict[str, Any] | None:
-    if _DEEP_KEY.search(text):
-        return None
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _yaml(text: str) -> dict[str, Any] | None:
-    """Read YAML without references, which could multiply a small file, and without deep nesting."""
-    try:
-        depth = 0
-        for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if depth > MAX_DEPTH or number > MAX_EVENTS or isinstance(event, yaml.AliasEvent):
-                return None
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
+        data = parse(content)
+    except foreign_text.ForeignTextError:
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer import storage
+from trainer import foreign_text, storage
 from trainer.runs.run import Run
 
 FOLDER = "checkpoints"
@@ -56,7 +56,7 @@ def damaged(folder: Path) -> list[str]:
     The manifest's own checksum is missing in checkpoints of older versions.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
         checksums = manifest["sha256"]
         own = checksums.pop(MANIFEST, "")
         if own not in ("", checksum(manifest)) or not {ADAPTER, OPTIMIZER} <= checksums.keys():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import paths, runs, storage
+from trainer import foreign_text, paths, runs, storage
 from trainer.errors import UserError
 from trainer.runs import cards
 from trainer.runs.cards import Card, Wish
@@ -238,7 +238,7 @@ def _place(run: Run, order: dict[str, int]) -> Place:
 def _order() -> dict[str, int]:
     """Return the places of the runs that waited when one was moved; {} if none was, or the file is damaged."""
     try:
-        names = json.loads((paths.outputs() / ORDER).read_bytes())
+        names = foreign_text.read_json(paths.outputs() / ORDER)
     except (OSError, ValueError):
         return {}
     return {str(name): place for place, name in enumerate(names)} if isinstance(names, list) else {}

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from trainer import storage
+from trainer import foreign_text, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import PictureConfig
 from trainer.runs import archive
@@ -51,7 +51,7 @@ def _published(request: PictureConfig) -> dict[str, Any]:
 def matches(path: Path, request: PictureConfig) -> bool:
     """Tell whether a PNG file is that of a request, as far as it says: not if it was edited, or of which file."""
     recorded, settings = read(path), _published(request)
-    return all(settings.get(name) == value for name, value in json.loads(recorded or "{}").items())
+    return all(settings.get(name) == value for name, value in foreign_text.parse_json(recorded or "{}").items())
 
 
 def read(path: Path) -> str:

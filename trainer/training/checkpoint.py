@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer import __version__, storage
+from trainer import __version__, foreign_text, storage
 from trainer.config import CheckpointConfig, Record, TrainConfig
 from trainer.errors import UserError
 from trainer.families import Adapter
@@ -266,7 +266,8 @@ def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = by
         UserError: the checkpoint is intact, but does not match the settings or this version.
     """
     manifest, tensors = _newest(run) if run.is_main else ({}, b"")
-    manifest, tensors = json.loads(broadcast(json.dumps(manifest).encode())), broadcast(tensors)
+    manifest = foreign_text.parse_json(broadcast(json.dumps(manifest).encode()), most=foreign_text.MAX_OWN)
+    tensors = broadcast(tensors)
     if not manifest:
         return 0
     program, config = str(manifest.get("program", "")), run.config()
@@ -293,7 +294,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
             message = _("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
             run.report(events.Warned(message=message))
             continue
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
             raise UserError(
                 "The checkpoint of step {step} was made by Limner {program}; this is {version}.",

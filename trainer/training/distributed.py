@@ -5,7 +5,6 @@ one process. Only the main process (rank 0) writes the run's files and reads req
 """
 
 import hashlib
-import json
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import devices, fault_injection, runs
+from trainer import devices, fault_injection, foreign_text, runs
 from trainer.config import TrainConfig, check
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
@@ -123,7 +122,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     processes = accelerator.num_processes
     check(TrainingConfig, config.training.model_dump() | {"devices": processes})
     if processes > 1:
-        main = check(TrainConfig, json.loads(broadcast(accelerator, config.model_dump_json().encode())))
+        main = check(TrainConfig, foreign_text.parse_json(broadcast(accelerator, config.model_dump_json().encode())))
         own_paths = {
             "dataset": config.dataset,
             "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),

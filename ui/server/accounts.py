@@ -7,7 +7,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import tomlkit
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 from trainer.errors import UserError
 
 KEYS = ("salt", "hash")
@@ -97,7 +96,7 @@ def read() -> Mapping[str, Account]:
 def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Account]:
     """Read a version of the accounts file. It is needed at each request, and rarely changes."""
     accounts = {}
-    for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    for name, table in foreign_text.read_toml(path).items():
         paths.check_name(name, "user")  # also the name of a folder
         if not isinstance(table, dict):
             raise _unknown(name)

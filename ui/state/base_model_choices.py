@@ -33,9 +33,11 @@ def choices() -> list[tuple[str, str]]:
     """Return (label, base) of each: built in, on this machine, used before, and well-known ones to download."""
     labels = {MICRO: _("Micro, built in")}
     for path in _model_files(paths.models()):
-        labels.setdefault(str(path), f"{path.stem}, {_family(path) or _('not a known base model')}")
+        family, reason = _family(path)
+        labels.setdefault(str(path), f"{path.stem}, {family}" if family else reason)
     for path in _files_of_programs():
-        if family := _family(path):
+        family, _reason = _family(path)
+        if family:
             labels.setdefault(str(path), f"{path.stem}, {family}")
     for base in _used():
         name = Path(base).stem if detect.is_here(base) else base
@@ -139,7 +141,7 @@ def _model_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix == ".safetensors" or (path / "model_index.json").is_file()
+        if path.suffix == ".safetensors" or os.path.isfile(path / "model_index.json")
     ]
 
 
@@ -162,16 +164,21 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if name.endswith(".safetensors"))
 
 
-def _family(path: Path) -> str:
-    """Return the title of a base model's family; "" if it is not one."""
-    state = path.stat()
+def _family(path: Path) -> tuple[str, str]:
+    """Return the title of a base model's family; "" if it cannot be used, and why not."""
+    try:
+        state = path.stat()
+    except OSError:  # a link that leads nowhere
+        return "", _("The base model {name!r} does not exist.", name=path.name)
     return _family_of_version(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=1000)
-def _family_of_version(path: Path, _changed: int, _size: int) -> str:
-    detected = detect.glance(str(path))
-    return detected.title if detected else ""
+def _family_of_version(path: Path, _changed: int, _size: int) -> tuple[str, str]:
+    try:
+        return detect.look(path).title, ""
+    except UserError as error:
+        return "", error.message
 
 
 def _used() -> list[str]:

@@ -3,13 +3,12 @@
 A download that is canceled, or whose process dies, continues where it ended when it is started again.
 """
 
-import json
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 
-from trainer import processes
+from trainer import foreign_text, processes
 from trainer.errors import UserError
 
 COMMAND = (sys.executable, "-m", "trainer", "download")
@@ -69,7 +68,7 @@ def _follow(download: Download) -> None:
     if lines is None:
         return
     for line in lines:
-        values = json.loads(line)
+        values = foreign_text.parse_json(line)
         if "error" in values:
             download.error = f"{values['error']} {values['remedy']}"
         else:

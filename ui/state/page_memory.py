@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 from trainer.data import answers, caption_edits, dataset
 from trainer.data.dataset import Example
 from ui.state.shared_reads import shared
@@ -81,6 +81,15 @@ def answer(project: str, key: str) -> str:
             return "style" if "style" in project.lower() else "character"
         case _:
             return project
+
+
+def settings(project: str) -> dict[str, Any] | None:
+    """Return the settings of a project as they were left in the form; None if what is remembered cannot be read."""
+    try:
+        data = foreign_text.parse_json(answer(project, "settings") or "{}")
+    except foreign_text.ForeignTextError:
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def remember(project: str, key: str, value: str) -> None:

@@ -4,7 +4,6 @@ Requests and answers are JSON lines over pipes; `trainer.sampling.server` is the
 the sampler sees the end of its input and ends too.
 """
 
-import json
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import paths, processes, storage
+from trainer import foreign_text, paths, processes, storage
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
@@ -157,8 +156,8 @@ def _answers(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
         if not line:
             return
         try:
-            answer = json.loads(line)
-        except json.JSONDecodeError:
+            answer = foreign_text.parse_json(line)
+        except foreign_text.ForeignTextError:
             continue
         if isinstance(answer, dict):
             yield answer

@@ -1,12 +1,11 @@
 """Settings that the user saved under a name, in `outputs/.presets/<name>.toml`: what they changed in the form."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
-from trainer import paths, storage
+from trainer import foreign_text, paths, storage
 from trainer.errors import UserError
 
 
@@ -38,7 +37,7 @@ def load(name: str) -> dict[str, Any]:
         UserError: there are none, or they cannot be read.
     """
     try:
-        return tomllib.loads((folder() / f"{paths.check_name(name, 'preset')}.toml").read_text(encoding="utf-8"))
+        return foreign_text.read_toml(folder() / f"{paths.check_name(name, 'preset')}.toml")
     except (OSError, ValueError):
         raise UserError(
             "The settings {name!r} cannot be read.", "Choose others, or save them again.", name=name

@@ -4,7 +4,6 @@ The tools are the `limner` commands of the same names. They run as processes of 
 library.
 """
 
-import json
 import math
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import paths, processes
+from trainer import foreign_text, paths, processes
 from trainer.errors import UserError
 from trainer.i18n import _, file_size
 from ui.state import adapter_choices, pending_uploads
@@ -328,5 +327,5 @@ def call(command: Sequence[str]) -> dict[str, Any]:
         raise UserError(errors.strip().splitlines()[-1], "")
     if process.returncode:
         raise RuntimeError(errors)
-    facts: dict[str, Any] = json.loads(output.splitlines()[-1])
+    facts: dict[str, Any] = foreign_text.parse_json(output.splitlines()[-1])
     return facts

@@ -3,11 +3,9 @@
 Nothing here waits until images are measured; `Project.left` says how many still have to be.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -99,9 +97,8 @@ def read(name: str | None, trigger: str = "") -> Project:
 
 def _resolution(name: str, preset: str, base: str) -> int:
     """Return the resolution that is chosen in the Train tab, or else that of the preset."""
-    chosen = None
-    with suppress(ValueError, AttributeError):
-        chosen = json.loads(page_memory.answer(name, "settings") or "{}").get("training", {}).get("resolution")
+    training = (page_memory.settings(name) or {}).get("training")
+    chosen = training.get("resolution") if isinstance(training, dict) else None
     if isinstance(chosen, int) and 64 <= chosen <= 8192:
         return chosen
     return int(configs.preset(preset, base).get("training", {}).get("resolution", 0))

@@ -1,7 +1,6 @@
 """Images tab: add images, edit their captions, find and fix problems. All state is in the folder of the dataset."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import foreign_text
 from trainer.data import caption_edits, dataset, fixes, image_stats, sandbox, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
@@ -241,8 +241,8 @@ def add(
 
 def _names(paths: str, files: Sequence[Path]) -> list[str]:
     """Return the names of files by which the user knows them: their paths in a folder, or else those of the uploads."""
-    with suppress(ValueError, RecursionError):
-        names = json.loads(paths or "[]")
+    with suppress(foreign_text.ForeignTextError):
+        names = foreign_text.parse_json(paths or "[]")
         if isinstance(names, list) and len(names) == len(files):
             return [str(name) for name in names]
     return [file.name for file in files]

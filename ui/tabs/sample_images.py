@@ -4,7 +4,6 @@ The name of an image follows from everything that it depends on, so that the sam
 """
 
 import hashlib
-import json
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from trainer import config as configs
+from trainer import foreign_text
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -188,9 +188,9 @@ def _caption(settings: dict[str, Any]) -> str:
 def settings_of(path: Path) -> dict[str, Any] | None:
     """Read the settings that an image was generated with from its file; None if it has none or is not an image."""
     try:
-        stored = json.loads(png_info.read(path))
+        stored = foreign_text.parse_json(png_info.read(path))
         adapters = [(str(name), float(strength)) for name, strength in stored["adapters"]]
         config = configs.check(PictureConfig, {**stored, "adapters": adapters, "out": "x"})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
     return config.model_dump(exclude={"out"})

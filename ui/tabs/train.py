@@ -1,8 +1,6 @@
 """Train tab: what to teach, on which base model, for how long, and the start. The run view beside it is `run_view`."""
 
-import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +40,7 @@ NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
 )
+UNREADABLE = _("The settings that were remembered for this project cannot be read. The form shows the standard ones.")
 
 
 @dataclass(frozen=True)
@@ -199,22 +198,24 @@ def show(project: str, *, opened: bool = False) -> list[Any]:
     With `opened`, the page was just opened, so that its settings are still as they were drawn.
     """
     preset, name, trigger, base = "character", "", "", ""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] | None = {}
     if project:
         preset, name, trigger, base = (
             page_memory.answer(project, key) for key in ("preset", "name", "trigger", "base")
         )
-        with suppress(ValueError):
-            data = json.loads(page_memory.answer(project, "settings") or "{}")
+        data = page_memory.settings(project)
     if not tab_settings.is_preset(preset):
         preset = "character"
-    answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data))
+    answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data or {}))
     description = base_model.describe(answers.base, answers.own.get(ENTRIES[VAE].id))
     about_base = [base_model.choices(answers.base), base_model.folders_text(), *description]
     saved = gr.Dropdown(saved_settings.names(), value=None)
     filled = tab_settings.fill(answers)
     shown = gr.skip() if opened and filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled)
-    return [preset, name, trigger, *about_base, saved, shown, *plan(answers)]
+    summary, cautions, *others = plan(answers)
+    if data is None:
+        cautions = f"<p role='alert'>{UNREADABLE}</p>{cautions}"
+    return [preset, name, trigger, *about_base, saved, shown, summary, cautions, *others]
 
 
 def edited(answers: Answers) -> list[Any]:

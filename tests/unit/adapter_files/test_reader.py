@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests import pace
 from tests.speeds import examples
+from trainer import foreign_text
 from trainer.adapter_files import compatibility, reader, safetensors_reader, summary
 from trainer.adapter_files.writer import with_hashes
 from trainer.errors import UserError
@@ -178,10 +179,10 @@ def test_a_file_of_very_many_tensors_is_refused_and_one_of_many_is_read_soon(tmp
         header = {f"lora_unet_down_blocks_{number}_resnets_0_conv1.alpha": entry(0, 0, [0]) for number in range(count)}
         path.write_bytes(raw(header))
 
-    write(safetensors_reader.MAX_TENSORS + 1)
+    write(foreign_text.MAX_TENSORS + 1)
     with pytest.raises(UserError, match="more than 20000 tensors"):
         reader.read(path)
-    write(safetensors_reader.MAX_TENSORS)
+    write(foreign_text.MAX_TENSORS)
     with pace.at_most(30):
         compatibility.check(path)
 

@@ -16,10 +16,10 @@ from trainer import config, recipes
 from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
+from trainer.foreign_text import MAX_SETTINGS
 from trainer.optim.optimizers import Muon, ProdigyScheduleFree
 from trainer.recipes import convolutions, kohya
 from trainer.recipes.draft import flat
-from trainer.recipes.reading import MAX_BYTES
 
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 
@@ -328,7 +328,7 @@ def test_train_as_an_adapter_was(
         ("a: &a [1, 2]\nb: &b [*a, *a]\nconfig: {process: [*b, *b]}", "not a recipe"),
         ("config: {process: [" + "[" * 500 + "]" * 500 + "]}", "not a recipe"),
         ("config: {process: [{network: !!python/object/apply:os.system ['true']}]}", "not a recipe"),
-        (json.dumps({"a": "x" * MAX_BYTES}), "too large"),
+        (json.dumps({"a": "x" * MAX_SETTINGS}), "too large"),
         (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
         (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
         (json.dumps(GUI | {"LoRA_type": "Flux1", "model_type": "chroma"}), "not for a model that Limner trains"),

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests import single_file
-from tests.unit.base_models.test_detect import SD15, SDXL, write
+from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
 from tests.unit.ui.answers import answers
 from trainer import config, paths
 from trainer.errors import UserError
@@ -101,6 +101,27 @@ def test_a_windows_path_in_a_file_of_settings_has_a_hint(tmp_path: Path) -> None
 
 def listed() -> list[str]:
     return [label for label, _ in base_model_choices.choices()]
+
+
+def test_a_model_that_cannot_be_read_is_listed_with_its_reason(home: Path, tmp_path: Path) -> None:
+    models = home / "models"
+    nested = models / "nested"
+    nested.mkdir(parents=True)
+    (nested / "model_index.json").write_text("[" * 100_000)
+    write(models / "sound.safetensors", SDXL)
+    (models / "broken.safetensors").write_bytes(b"no model")
+    (models / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    write(models / "odd.safetensors", SDXL | {f"{UNET}input_blocks.0.0.weight": []})
+    labels = listed()
+    assert "sound, Stable Diffusion XL" in labels
+    assert "The base model 'nested' cannot be used: its model_index.json is damaged." in labels
+    damaged = "The base model 'broken.safetensors' cannot be used: it is not a safetensors file, or is damaged."
+    assert damaged in labels
+    assert "The base model 'odd.safetensors' cannot be used: its settings or its header are damaged." in labels
+    assert "The base model 'gone.safetensors' does not exist." in labels
+    assert "its model_index.json is damaged" in described(str(nested))[0]
+    (nested / "model_index.json").write_text("[]")
+    assert "The base model 'nested' cannot be used: its model_index.json is damaged." in listed()
 
 
 @pytest.mark.parametrize("program", ["models/checkpoints", "models/Stable-diffusion", ""])

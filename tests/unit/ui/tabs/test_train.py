@@ -92,6 +92,22 @@ def test_the_form_is_as_it_was_left(character: Path) -> None:
     assert form_of(train.show("rin")) == FORM
 
 
+@pytest.mark.parametrize("settings", ["[" * 100_000, "{", "[]", "1" * 5000])
+def test_remembered_settings_that_cannot_be_read_are_standard_and_it_is_said(character: Path, settings: str) -> None:
+    page_memory.remember("rin", "settings", settings)
+    page_memory.remember("rin", "trigger", "miraxo")
+    outputs = train.show("rin")
+    assert form_of(outputs) == FORM
+    assert outputs[2] == "miraxo"
+    assert outputs[13].startswith("<p role='alert'>The settings that were remembered for this project cannot be read.")
+
+
+def test_answers_of_a_backup_that_cannot_be_read_leave_the_tab_whole(character: Path) -> None:
+    (character / ".cache").mkdir(exist_ok=True)
+    (character / ".cache" / "answers.json").write_text("[" * 100_000)
+    assert form_of(train.show("rin")) == FORM
+
+
 def test_a_page_that_opens_is_sent_only_settings_that_differ_from_those_it_has(character: Path) -> None:
     assert train.show("rin", opened=True)[11] == gr.skip()
     assert train.show("rin")[11] != train.show("rin")[11]  # the form may have been edited in between
@@ -253,7 +269,8 @@ def test_bases_are_those_in_the_models_folder_and_those_used(character: Path, ti
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "/not/there"}}))
     labels = [label for label, _ in base_model_choices.choices()]
-    here = ["odd, not a known base model", "tiny, Stable Diffusion 1.x", "owner/name, used before"]
+    odd = "The base model 'odd.safetensors' cannot be used: it is not a safetensors file, or is damaged."
+    here = [odd, "tiny, Stable Diffusion 1.x", "owner/name, used before"]
     assert labels[1:] == [*here, *well_known]
 
 

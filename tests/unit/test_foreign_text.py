@@ -1,0 +1,101 @@
+"""JSON, TOML and YAML of other people: whatever is wrong with a text, one exception is raised, at once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import pace
+from trainer import foreign_text
+from trainer.foreign_text import MAX_DEPTH, ForeignTextError
+
+Parse = Callable[[bytes], Any]
+HOSTILE_JSON = {
+    "nested lists": b"[" * 1_000_000,
+    "nested lists that end": b"[" * 900 + b"]" * 900,
+    "nested objects": b'{"a":' * 1_000_000,
+    "an integer of very many digits": b"1" * 100_000,
+    "bytes that are not text": b'{"a": "\xff"}',
+    "half of a pair": b'"\xed\xa0\x80"',
+    "nothing": b"",
+    "two values": b"1 2",
+    "cut off": b'{"a": [1, 2',
+    "too many bytes": b'"' + b"x" * foreign_text.MAX_BYTES + b'"',
+}
+HOSTILE_TOML = {
+    "nested lists": b"a = " + b"[" * 100_000,
+    "nested tables": b"a = " + b"{a=" * 100_000,
+    "a key of very many dots": b".".join([b"a"] * 50_000) + b" = 1",
+    "a table of very many dots": b"[" + b".".join([b"a"] * 50_000) + b"]",
+    "nested lists that end": b"a = " + b"[" * 100 + b"]" * 100,
+    "an integer of very many digits": b"a = " + b"1" * 100_000,
+    "bytes that are not text": b"a = '\xff'",
+    "a date that is none": b"a = 2024-99-99",
+    "too many bytes": b"a = '" + b"x" * foreign_text.MAX_SETTINGS + b"'",
+}
+HOSTILE_YAML = {
+    "nested lists": b"[" * 100_000,
+    "references that multiply": b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "an object of Python": b"!!python/object/apply:os.system ['true']",
+    "very many values": b"- 1\n" * 30_000,
+    "bytes that are not text": b"a: '\xff'",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
+def test_json(data: bytes) -> None:
+    refused(foreign_text.parse_json, data)
+
+
+@pytest.mark.parametrize("data", HOSTILE_TOML.values(), ids=HOSTILE_TOML)
+def test_toml(data: bytes) -> None:
+    refused(foreign_text.parse_toml, data)
+
+
+@pytest.mark.parametrize("data", HOSTILE_YAML.values(), ids=HOSTILE_YAML)
+def test_yaml(data: bytes) -> None:
+    refused(foreign_text.parse_yaml, data)
+
+
+def refused(parse: Parse, data: bytes) -> None:
+    """Parse bytes, and the same as text where they are text: the one exception is raised, and soon."""
+    with pace.at_most(1):
+        with pytest.raises(ForeignTextError):
+            parse(data)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return
+        with pytest.raises(ForeignTextError):
+            parse(text)  # type: ignore[arg-type]
+
+
+def test_what_is_sound_is_read(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, True, "ü"], "b": {"c": "[[[["}}
+    assert foreign_text.parse_json(json.dumps(value)) == value
+    assert foreign_text.parse_json(b"\xef\xbb\xbf[1]") == [1]
+    assert foreign_text.parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    assert foreign_text.parse_toml("[a.b]\nc = [1, 2]\n'x.y' = 3") == {"a": {"b": {"c": [1, 2], "x.y": 3}}}
+    assert foreign_text.parse_yaml("a: [1, 2]\nb:\n  c: true\n") == {"a": [1, 2], "b": {"c": True}}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(value))
+    assert foreign_text.read_json(file) == value
+
+
+def test_a_strict_reader_takes_no_key_twice_and_no_number_that_json_lacks() -> None:
+    assert foreign_text.parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    for text in ('{"a": 1, "a": 2}', '{"a": NaN}', "[-Infinity]"):
+        with pytest.raises(ForeignTextError):
+            foreign_text.parse_json(text, strict=True)
+
+
+def test_of_a_large_file_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    with file.open("wb") as large:
+        large.truncate(50 * 2**30)
+    with pace.at_most(1), pytest.raises(ForeignTextError):
+        foreign_text.read_json(file)
+    with pytest.raises(FileNotFoundError):
+        foreign_text.read_json(tmp_path / "none.json")

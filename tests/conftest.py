@@ -20,6 +20,7 @@ os.environ.update(
 )  # fmt: skip
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("LIMNER_ALSO_WRITABLE", str(CHECKOUT) if "COVERAGE_PROCESS_CONFIG" in os.environ else "")
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
 CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux")

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ PROGRAM = """#!{python} -SE
 import json, os, signal, socket, sys
 arguments = sys.argv[1:]
 known = arguments[:1] == ["app.py"] or arguments[:2] == ["-m", "trainer"] and arguments[2] not in {not_forked}
+known = known or arguments[:2] == ["-m", "trainer.confinement"] and "trainer.captioning.models" in arguments
 if not known or os.environ.get("LANGUAGE") != "en":
     os.execv({python!r}, [{python!r}, *arguments])
 link = socket.socket(socket.AF_UNIX)
@@ -129,11 +130,15 @@ def _child(
         os._exit(KILLED)
 
     threading.Thread(target=heed, daemon=True).start()
+    from trainer import confinement
     from trainer.cli import commands
     from ui import launch
 
     code = 1
     try:
+        if arguments[1] == "trainer.confinement":
+            code = _in_a_single_thread(lambda: confinement.main(arguments[2:]))
+            return
         code = launch.main(arguments[1:]) if arguments[0] == "app.py" else commands.main(arguments[2:])
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -143,6 +148,22 @@ def _child(
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(code)
+
+
+def _in_a_single_thread(run: Callable[[], None]) -> int:
+    """Run a function in a fork, which has no thread but the one that forks; return its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _serve(address: str, program: str) -> None:

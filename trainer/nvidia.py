@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -152,6 +153,17 @@ def _ask(program: str, fields: str) -> Iterator[list[str]]:
         raise subprocess.CalledProcessError(process.returncode, command)
     for line in answer.splitlines():
         yield [part.strip() for part in line.split(",", fields.count(","))]
+
+
+def make_devices() -> None:
+    """Have the driver's program make the files of its devices, which are not all there after a start of the machine.
+
+    The process that computes asks for that itself, unless it is confined.
+    """
+    program = shutil.which("nvidia-modprobe")
+    if program and DRIVER_FILE.exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            processes.start([program, "-c", "0", "-u"], stderr=processes.NOWHERE).wait(PATIENCE)
 
 
 @cache

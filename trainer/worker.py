@@ -180,7 +180,7 @@ def _train_run(run: Run) -> None:
 
 
 def _caption_run(run: Run) -> None:
-    from trainer.captioning.models import caption
+    from trainer.captioning.task import caption
 
     caption(run)
 

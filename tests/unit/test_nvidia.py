@@ -115,3 +115,17 @@ def test_the_build_of_torch_follows_from_card_and_driver(card: Card, build: str)
 def test_users_of_a_shared_server_do_not_see_where_its_python_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_SHARED", "/srv/limner")
     assert sys.executable not in nvidia.explain(RTX_3060, None)
+
+
+def test_devices_are_made_by_the_drivers_own_program(
+    driver: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    program = driver.with_name("nvidia-modprobe")
+    program.write_text(f'#!/bin/sh\necho "$*" > {asked}\n', encoding="utf-8")
+    program.chmod(0o755)
+    nvidia.make_devices()
+    assert not asked.exists()
+    monkeypatch.setattr(nvidia, "DRIVER_FILE", program)
+    nvidia.make_devices()
+    assert asked.read_text() == "-c 0 -u\n"

@@ -8,7 +8,8 @@ import torch
 import transformers
 from PIL import Image
 
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning import kinds
+from trainer.captioning.loading import Untyped, load_known
 from trainer.captioning.run import CaptionConfig
 from trainer.errors import UserError
 
@@ -66,7 +67,7 @@ def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Chat:
     Raises:
         UserError: its chat template has no place for an image.
     """
-    model = load_model(transformers.AutoModelForImageTextToText, folder, device)
+    model = load_known(kinds.CHAT, folder, device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     image_processor = transformers.AutoImageProcessor.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False

@@ -8,8 +8,8 @@ import torch
 import transformers
 from PIL import Image
 
-from trainer.captioning import tags
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning import kinds, tags
+from trainer.captioning.loading import Untyped, load_known
 from trainer.captioning.run import CaptionConfig
 
 
@@ -37,6 +37,6 @@ class Classifier:
 
 def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Classifier:
     """Load an image classifier."""
-    model = load_model(transformers.AutoModelForImageClassification, folder, device)
+    model = load_known(kinds.CLASSIFIER, folder, device)
     processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return Classifier(model, processor, settings.threshold, tags.parse(settings.blacklist))

@@ -7,7 +7,8 @@ import torch
 import transformers
 from PIL import Image
 
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning import kinds
+from trainer.captioning.loading import Untyped, load_known
 from trainer.captioning.run import CaptionConfig
 
 
@@ -28,6 +29,6 @@ class Describer:
 
 def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Describer:
     """Load a model that describes images."""
-    model = load_model(transformers.AutoModelForImageTextToText, folder, device)
+    model = load_known(kinds.DESCRIBER, folder, device)
     processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return Describer(model, processor, settings.tokens)

@@ -7,7 +7,8 @@ import torch
 import transformers
 from PIL import Image
 
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning import kinds
+from trainer.captioning.loading import Untyped, load_known
 from trainer.captioning.run import CaptionConfig
 
 
@@ -30,6 +31,6 @@ class Florence:
 
 def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Florence:
     """Load a Florence-2."""
-    model = load_model(transformers.Florence2ForConditionalGeneration, folder, device)
+    model = load_known(kinds.FLORENCE, folder, device)
     processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return Florence(model, processor, settings.task_token, settings.tokens)

@@ -3,8 +3,9 @@
 A kind follows from what a model's own config says, never from its name.
 """
 
-import importlib.util
-from collections.abc import Sequence
+import importlib.metadata
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ REMEDY = _("Choose a model that works, such as {model}: limner download {model}"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of caption models: the architectures that it covers, and the settings that its models understand."""
+    """A kind of caption models: the architectures that it covers, and the settings that its models understand.
+
+    `types` are those of transformers that such a model and its parts may have: some others build what a file names.
+    """
 
     name: str
     architectures: tuple[str, ...]
+    types: re.Pattern[str]
     options: tuple[str, ...]
     tokens: int = 0  # maximum length of a caption unless it is set
 
@@ -38,19 +43,49 @@ class Kind:
 DESCRIBER = Kind(
     "describer",
     ("BlipForConditionalGeneration", "Blip2ForConditionalGeneration", "GitForCausalLM"),
+    re.compile(
+        "blip|blip_text_model|blip_vision_model|blip-2|blip_2_qformer|blip_2_vision_model|opt|t5|git|git_vision_model"
+    ),
     ("tokens",),
     tokens=40,
 )
-FLORENCE = Kind("florence", ("Florence2ForConditionalGeneration",), ("florence_task", "tokens"), tokens=256)
+FLORENCE = Kind(
+    "florence",
+    ("Florence2ForConditionalGeneration",),
+    re.compile("florence2|florence_vision|bart"),
+    ("florence_task", "tokens"),
+    tokens=256,
+)
 CHAT = Kind(
     "chat",
     ("LlavaForConditionalGeneration", "Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    re.compile(
+        "llava|clip_vision_model|siglip_vision_model|llama|mistral|qwen2|qwen2_vl|qwen2_vl_text|qwen2_vl_vision"
+        "|qwen2_5_vl|qwen2_5_vl_text|qwen2_5_vl_vision"
+    ),
     ("prompt", "tokens"),
     tokens=256,
 )
-CLASSIFIER = Kind("classifier", (), ("threshold", "blacklist"))  # any ...ForImageClassification
-WD14 = Kind("wd14", (), ("threshold", "character_threshold", "categories", "blacklist"))  # recognized by `TAGS`
-SERVER = Kind("server", (), ("prompt", "tokens"), tokens=256)
+_CLASSIFIERS = {  # by type; the class of the type `timm_wrapper` is not among them
+    "beit": "Beit", "bit": "Bit", "convnext": "ConvNext", "convnextv2": "ConvNextV2", "cvt": "Cvt",
+    "data2vec-vision": "Data2VecVision", "deit": "DeiT", "dinov2": "Dinov2",
+    "dinov2_with_registers": "Dinov2WithRegisters", "efficientnet": "EfficientNet", "focalnet": "FocalNet",
+    "hiera": "Hiera", "levit": "Levit", "mobilenet_v1": "MobileNetV1", "mobilenet_v2": "MobileNetV2",
+    "mobilevit": "MobileViT", "mobilevitv2": "MobileViTV2", "poolformer": "PoolFormer", "pvt": "Pvt", "pvt_v2": "PvtV2",
+    "regnet": "RegNet", "resnet": "ResNet", "segformer": "Segformer", "siglip": "Siglip", "siglip2": "Siglip2",
+    "swiftformer": "SwiftFormer", "swin": "Swin", "swinv2": "Swinv2", "vit": "ViT", "vit_msn": "ViTMSN",
+}  # fmt: skip
+CLASSIFIER = Kind(
+    "classifier",
+    tuple(f"{name}ForImageClassification" for name in _CLASSIFIERS.values()),
+    re.compile("|".join((*_CLASSIFIERS, "siglip2?_(vision|text)_model"))),
+    ("threshold", "blacklist"),
+)
+WD14 = Kind(  # recognized by `TAGS`
+    "wd14", (), re.compile(""), ("threshold", "character_threshold", "categories", "blacklist")
+)
+SERVER = Kind("server", (), re.compile(""), ("prompt", "tokens"), tokens=256)
+LEAST_TIMM = (1, 0, 26)  # those before unpickle a file that a model names
 
 
 @dataclass(frozen=True)
@@ -114,11 +149,10 @@ def look(folder: Path) -> Kind:
         return WD14
     config = read_config(folder)
     architectures = [name for name in config.get("architectures") or () if isinstance(name, str)]
-    for kind in (DESCRIBER, FLORENCE, CHAT):
+    for kind in (DESCRIBER, FLORENCE, CHAT, CLASSIFIER):
         if set(architectures) & set(kind.architectures):
+            _check_types(config, kind)
             return kind
-    if any("ForImageClassification" in name for name in architectures):
-        return CLASSIFIER
     architecture = ", ".join(architectures) or str(config.get("model_type") or config.get("architecture") or "")
     if not architecture:
         raise UserError("The folder {name!r} has no model that writes captions.", REMEDY, name=folder.name[:100])
@@ -127,6 +161,40 @@ def look(folder: Path) -> Kind:
         REMEDY,
         architecture=architecture[:200],
     )
+
+
+def architecture(folder: Path, kind: Kind) -> str:
+    """Return the class of transformers that a model of a kind names: one of those that the kind covers."""
+    named = read_config(folder).get("architectures") or ()
+    return next(name for name in kind.architectures if name in named)
+
+
+def _check_types(config: object, kind: Kind) -> None:
+    """Check the types of a model and its parts, by which transformers chooses the classes that it makes.
+
+    Raises:
+        UserError: one is not of the kind.
+    """
+    children: Iterable[object] = ()
+    if isinstance(config, dict):
+        named = config.get("model_type", "")
+        if named and not (isinstance(named, str) and kind.types.fullmatch(named)):
+            raise UserError(
+                "Limner cannot write captions with a model of the type {type}.", REMEDY, type=str(named)[:200]
+            )
+        children = config.values()
+    elif isinstance(config, list):
+        children = config
+    for child in children:
+        _check_types(child, kind)
+
+
+def timm_version() -> tuple[int, ...]:
+    """Return the version of timm that is installed; () = none."""
+    try:
+        return tuple(int(number) for number in re.findall(r"\d+", importlib.metadata.version("timm"))[:3])
+    except importlib.metadata.PackageNotFoundError:
+        return ()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -148,7 +216,7 @@ def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     if not names & {CONFIG, TAGS} or hub.INDEX in names:
         return []
     ending = ".safetensors"
-    if {TAGS, ONNX} <= names and not importlib.util.find_spec("timm"):
+    if {TAGS, ONNX} <= names and timm_version() < LEAST_TIMM:
         ending = ONNX
     weights = [file for file in top if file.name.endswith(ending)]
     settings = [file for file in top if file.name.endswith((".json", ".txt", ".csv", ".jinja"))]

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+import transformers
 
 from trainer import devices
+from trainer.captioning import kinds
+from trainer.captioning.kinds import Kind
 
 Untyped: TypeAlias = Any  # models and processors: transformers is untyped
 LARGE = 2**30  # bytes of weights from which a model is loaded in half precision, where the device is good at it
@@ -13,6 +16,15 @@ LARGE = 2**30  # bytes of weights from which a model is loaded in half precision
 
 class IncompleteError(ValueError):
     """The weights are not those of the model that its config describes."""
+
+
+def load_known(kind: Kind, folder: Path, device: torch.device) -> Untyped:
+    """Load a caption model of a kind by the class that it names, not by the one that its type would choose.
+
+    Raises:
+        IncompleteError: as `load_model`.
+    """
+    return load_model(getattr(transformers, kinds.architecture(folder, kind)), folder, device)
 
 
 def load_model(model_class: Untyped, folder: Path, device: torch.device, **options: object) -> Untyped:

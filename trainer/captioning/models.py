@@ -1,25 +1,25 @@
-"""Write the captions of a caption run: load the model that its settings name, and ask it about each image.
+"""Caption models in a process of their own: load the one that the settings name, and ask it about each image.
 
 Each kind of model has a file of its own. The model is read from files of a folder or of the hub's cache; no code that
-comes with it is run.
+comes with it is run. Requests are JSON lines on standard input, the settings first, then images by their paths; answers
+are JSON lines on standard output.
 """
 
+import json
+import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Protocol
 
-import psutil
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from trainer import captioning, devices
-from trainer.captioning import SUGGESTED, CaptionConfig, chat, classifier, describer, florence, kinds, server, wd14
+from trainer import config, devices, foreign_text
+from trainer.captioning import SUGGESTED, CaptionConfig, chat, classifier, describer, florence, kinds, wd14
 from trainer.data import images
 from trainer.errors import UserError
-from trainer.i18n import _
-from trainer.runs import Run, StopRequestedError, events
-
-SAVE_EVERY = 8  # images
 
 
 class Captioner(Protocol):
@@ -53,34 +53,6 @@ LOADERS: dict[kinds.Kind, Loader] = {
 }
 
 
-def caption(run: Run) -> None:
-    """Write the captions that a run asks for; a run that is stopped, or whose model fails, keeps those that it has.
-
-    Raises:
-        UserError: something that the user can change, usually the model.
-        StopRequestedError: the run was asked to stop.
-    """
-    settings = captioning.load(run)
-    files = captioning.images_to_caption(settings)
-    run.progress(_("Loading the caption model"), 0, 1)
-    device = devices.best()
-    captioner = load(settings, device)
-    captions = captioning.read_captions(run)
-    run.report(events.Started(step=0, steps=len(files), pid=psutil.Process().pid, device=str(device).upper()))
-    try:
-        for number, path in enumerate(files):
-            run.progress(_("Writing captions"), number, len(files))
-            if path.name not in captions:
-                captions[path.name] = caption_file(captioner, path)
-            if number % SAVE_EVERY == 0:
-                captioning.save(run, captions)
-    except (StopRequestedError, UserError):
-        captioning.finish(run, settings, captions)
-        raise
-    captioning.finish(run, settings, captions)
-    run.report(events.Finished(step=len(files), export=""))
-
-
 def caption_file(captioner: Captioner, path: Path) -> str:
     """Return the caption of an image file; "" for a file that is not an image or is gone."""
     try:
@@ -97,8 +69,6 @@ def load(settings: CaptionConfig, device: torch.device) -> Captioner:
     Raises:
         UserError: there is no such model here, or it is not one that writes captions.
     """
-    if settings.server:
-        return server.load(_with_length(settings, kinds.SERVER))
     folder = kinds.find(settings.model, settings.revision)
     if folder is None:
         raise UserError(
@@ -109,7 +79,7 @@ def load(settings: CaptionConfig, device: torch.device) -> Captioner:
         )
     kind = kinds.look(folder)
     try:
-        return LOADERS[kind](folder, _with_length(settings, kind), device)
+        return LOADERS[kind](folder, settings.with_length(kind.tokens), device)
     except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0].replace(str(folder), folder.name)
         raise UserError(
@@ -120,6 +90,23 @@ def load(settings: CaptionConfig, device: torch.device) -> Captioner:
         ) from error
 
 
-def _with_length(settings: CaptionConfig, kind: kinds.Kind) -> CaptionConfig:
-    """Return the settings with a maximum length of captions that suits the kind, unless they have one."""
-    return settings if settings.tokens else settings.model_copy(update={"tokens": kind.tokens})
+def main() -> None:
+    """Answer requests until standard input ends. Libraries write what they must to the folder of the arguments."""
+    os.environ |= dict.fromkeys(("TMPDIR", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR"), sys.argv[1])
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries must not print between the answers
+
+    def answer(**values: str) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        settings = config.check(CaptionConfig, foreign_text.parse_json(sys.stdin.readline()))
+        device = devices.best()
+        captioner = load(settings, device)
+        answer(device=str(device).upper())
+        for line in sys.stdin:
+            answer(caption=caption_file(captioner, Path(foreign_text.parse_json(line))))
+    except UserError as error:
+        answer(error=error.message, remedy=error.remedy)
+    except Exception as error:
+        traceback.print_exc()
+        answer(failure=f"{type(error).__name__}: {error}"[:2000])

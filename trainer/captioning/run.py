@@ -63,6 +63,10 @@ class CaptionConfig(Section):
         """The token of Florence-2's task, such as <DETAILED_CAPTION>."""
         return f"<{self.florence_task.upper()}>"
 
+    def with_length(self, tokens: int) -> "CaptionConfig":
+        """Return the settings with a maximum length of captions, unless they have one."""
+        return self if self.tokens else self.model_copy(update={"tokens": tokens})
+
 
 def create(settings: CaptionConfig) -> Run:
     """Create the folder of a new run.

@@ -6,6 +6,7 @@ What they see is a square: the image on white, in the order blue, green, red.
 import csv
 import importlib.util
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,18 @@ from trainer.captioning.run import CATEGORIES, CaptionConfig
 from trainer.errors import UserError
 
 WEIGHTS = "model.safetensors"
+# Of timm: families that taggers are made of, and what describes one of their networks.
+ARCHITECTURES = re.compile(
+    r"(vit|deit3?|beit(v2)?|eva02|swin(v2)?|convnext(v2)?|caformer|resnet|(tf_)?efficientnet(v2)?|mobilenetv[34])"
+    r"[a-z0-9_]*(\.[a-z0-9_]+)?"
+)
+ARGUMENTS = re.compile(
+    "act_layer|class_token|conv_bias|depths?|dims|drop_path_rate|drop_rate|dynamic_img_size|embed_dim|fc_norm|final_norm"
+    "|global_pool|head_hidden_size|head_init_scale|head_norm_first|img_size|in_chans|init_values|kernel_sizes"
+    "|ls_init_value|mlp_ratio|no_embed_class|norm_eps|norm_layer|num_heads|patch_size|pos_embed|pre_norm"
+    "|pretrained_window_sizes|qk_norm|qkv_bias|ref_feat_shape|reg_tokens|scale_mlp|stem_type|strict_img_size|swiglu_mlp"
+    "|use_grn|use_rot_pos_emb|window_size"
+)
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Predict = Callable[[Pixels], Pixels]  # a square image [h, w, BGR] in 0..255; the probability of each tag
 
@@ -63,10 +76,17 @@ def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Tagger:
     if CATEGORIES["character"] in limits:
         limits[CATEGORIES["character"]] = settings.character_threshold
     thresholds = tuple(limits.get(category, 2.0) for category in categories)
-    if (folder / WEIGHTS).is_file() and importlib.util.find_spec("timm"):
+    version = kinds.timm_version()
+    if (folder / WEIGHTS).is_file() and version >= kinds.LEAST_TIMM:
         predict, side = _load_timm(folder, len(names), device)
     elif (folder / kinds.ONNX).is_file() and importlib.util.find_spec("onnxruntime"):
         predict, side = _load_onnx(folder / kinds.ONNX)
+    elif (folder / WEIGHTS).is_file() and version:
+        raise UserError(
+            "timm {version} is too old: it runs what the files of a model name.",
+            'Update it: pip install "limner[taggers]"',
+            version=".".join(map(str, version)),
+        )
     else:
         raise UserError(
             "The tagger {name!r} needs timm or ONNX Runtime.",
@@ -93,10 +113,9 @@ def _load_timm(folder: Path, count: int, device: torch.device) -> tuple[Predict,
     import timm  # noqa: PLC0415 - optional
 
     config = foreign_text.read_json(folder / kinds.CONFIG)
-    seen = config["pretrained_cfg"]
-    model: Untyped = timm.create_model(
-        config["architecture"], pretrained=False, num_classes=count, **config.get("model_args", {})
-    )
+    seen, options = config["pretrained_cfg"], config.get("model_args") or {}
+    _check_names(config["architecture"], options)
+    model: Untyped = timm.create_model(config["architecture"], pretrained=False, num_classes=count, **options)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
@@ -112,9 +131,26 @@ def _load_timm(folder: Path, count: int, device: torch.device) -> tuple[Predict,
     return predict, int(seen["input_size"][-1])
 
 
+def _check_names(architecture: object, options: object) -> None:
+    """Check what timm is to make, by name: other arguments of it name files, and other names lead elsewhere.
+
+    Raises:
+        ValueError: one is not known.
+    """
+    if not isinstance(architecture, str) or not ARCHITECTURES.fullmatch(architecture):
+        raise ValueError(f"Limner does not know the architecture {str(architecture)[:80]!r} of a tagger")
+    if not isinstance(options, dict):
+        raise ValueError("Limner does not know such settings of a tagger")
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if not ARGUMENTS.fullmatch(name) or not all(isinstance(item, str | float | int | None) for item in values):
+            raise ValueError(f"Limner does not know the setting {name[:80]!r} of a tagger")
+
+
 def _load_onnx(path: Path) -> tuple[Predict, int]:
     import onnxruntime  # noqa: PLC0415 - optional
 
+    onnxruntime.disable_telemetry_events()
     session: Untyped = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
     (entry,) = session.get_inputs()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from trainer import foreign_text, processes
+from trainer import confinement, foreign_text, paths, processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError, explain_disk
@@ -47,7 +47,7 @@ def add(
     before = {path.name for path in dataset.image_files(folder)}
     request = [(file_name, str(path)) for file_name, path in sources]
     options = [KEEP_LOCATION] if keep_location else []
-    answer, names = confined(["trainer.data.sandbox", str(folder), *options], request, look)
+    answer, names = confined(["trainer.data.sandbox", str(folder), *options], request, look, [folder])
     if answer:
         refused = [(file, reason) for file, reason in answer.pop("refused")]
         return Report(**answer, refused=refused)
@@ -57,14 +57,18 @@ def add(
 
 
 def confined(
-    program: Sequence[str], request: object, look: Callable[[str], None] | None = None
+    program: Sequence[str],
+    request: object,
+    look: Callable[[str], None] | None = None,
+    writable: Sequence[Path] = (),
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Run a program that calls `serve` in a process with limits.
+    """Run a module whose `main` calls `serve` in a process with limits, which writes to few folders and has no network.
 
     Args:
-        program: its module and arguments.
+        program: the module and its arguments.
         request: what it reads, as JSON.
         look: called with each name that it announces.
+        writable: folders that it may write to besides those of all datasets and runs.
 
     Returns:
         Its answer, None if the process ended without one; and the names.
@@ -75,7 +79,7 @@ def confined(
     """
     answer = None
     names: list[str] = []
-    command = [sys.executable, "-m", *program]
+    command = confinement.command(program, [*writable, paths.datasets(), paths.outputs()])
     with _AT_ONCE, processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
@@ -158,7 +162,3 @@ def _limit_time() -> None:
     """Limit this process to `SECONDS` of CPU time from now on; the signal ends it, also inside a decoder."""
     if sys.platform == "linux":
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-
-
-if __name__ == "__main__":
-    main()

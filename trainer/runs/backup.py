@@ -299,7 +299,3 @@ def _check_run(run: Run) -> None:
 def main() -> None:
     """Restore the backup that standard input names."""
     sandbox.serve(lambda file, look: asdict(restore_here(Path(file), look)))
-
-
-if __name__ == "__main__":
-    main()

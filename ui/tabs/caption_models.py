@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import captioning, config, paths, runs
+from trainer import captioning, config, confinement, paths, runs
 from trainer.captioning import CaptionConfig, kinds
 from trainer.captioning.kinds import Kind
 from trainer.data.captions import one_line
@@ -189,8 +189,10 @@ def describe(model: str | None) -> list[Any]:
         kind = _kind(model)
     except UserError as error:
         return _described(str(error), None)
-    if model in ("", SERVER) or (kind and kinds.find(model)):
+    if model in ("", SERVER):
         return _described("", kind, is_server=model == SERVER)
+    if kind and kinds.find(model):
+        return _described(confinement.caution(), kind)
     text = current.error if current and current.error else _missing(model)
     return _described(text, kind, can_download=kinds.is_hub_name(model))
 

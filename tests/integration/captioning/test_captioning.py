@@ -19,6 +19,8 @@ from trainer.errors import UserError
 from trainer.runs import Run, events
 from trainer.worker import work
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,5 +1,6 @@
 """Each kind of caption model writes captions, by a tiny model of its real class; other models are refused by name."""
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -126,8 +127,13 @@ def test_a_tagger_sees_the_whole_image_on_white_blue_green_red() -> None:
     assert pixels[0, 0].tolist() == pixels[31, 31].tolist() == [255, 255, 255]
 
 
+def _no_package(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
 def test_a_tagger_without_its_library_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.metadata, "version", _no_package)
     folder = tiny_captioners.make_wd14(tmp_path / "model", "onnx")
     with pytest.raises(UserError, match=r"needs timm or ONNX Runtime.*limner\[taggers\]"):
         load(folder)
@@ -189,7 +195,7 @@ def test_nobody_is_asked_whether_to_run_the_code_of_a_model(tmp_path: Path, monk
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: ...\n", encoding="utf-8")
     monkeypatch.setattr("builtins.input", lambda _question: "y")
-    with pytest.raises(UserError, match="cannot be used for captions"):
+    with pytest.raises(UserError, match="architecture OwnForImageClassification"):
         load(folder)
     assert not (tmp_path / "ran").exists()
 
@@ -205,8 +211,8 @@ def test_what_is_downloaded_of_a_caption_model(monkeypatch: pytest.MonkeyPatch) 
     assert chosen("config.json", "pytorch_model.bin") == []
     assert chosen("config.json", "model_index.json", "model.safetensors") == []
     tagger = ("selected_tags.csv", "config.json", "model.safetensors", "model.onnx")
-    for installed, weights in ((None, "model.onnx"), (True, "model.safetensors")):
-        monkeypatch.setattr("importlib.util.find_spec", lambda _name, installed=installed: installed)
+    for installed, weights in (("1.0.25", "model.onnx"), ("1.0.26", "model.safetensors")):
+        monkeypatch.setattr(importlib.metadata, "version", lambda _name, installed=installed: installed)
         assert chosen(*tagger) == [weights, "selected_tags.csv", "config.json"]
 
 

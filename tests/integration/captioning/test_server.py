@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 from PIL import Image
 
 from tests import fake_caption_server
 from tests.fake_caption_server import FakeCaptionServer
-from trainer.captioning import CaptionConfig, models, server
+from trainer.captioning import CaptionConfig, server
 from trainer.errors import UserError
 
 IMAGE = Image.new("RGB", (3000, 1500), "red")
@@ -28,11 +27,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCaptionServer]:
 
 
 def load(address: str, **settings: object) -> server.Server:
-    loaded = models.load(
-        CaptionConfig(dataset="rin", model="some-vlm", server=address, **settings), torch.device("cpu")
-    )
-    assert isinstance(loaded, server.Server)
-    return loaded
+    return server.load(CaptionConfig(dataset="rin", model="some-vlm", server=address, **settings))
 
 
 def test_a_server_is_asked_with_prompt_and_image(fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""A confined process that attacks: it writes to its own folder alone, and reaches nothing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.hostile import attacks
+from tests.hostile.attacks import listening
+from trainer import confinement
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or confinement.caution() != "", reason="this system lacks it")
+
+
+def attack(tmp_path: Path, command: list[str]) -> list[str]:
+    """Run the attacks by a command; return those that succeeded."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir(exist_ok=True)
+    other.mkdir()
+    (other / "victim").write_text("untouched")
+    with socket.create_server(("127.0.0.1", 0)) as listener, listening(other):
+        port = listener.getsockname()[1]
+        done = subprocess.run(
+            [*command, str(own), str(other), str(port)], cwd=CHECKOUT, capture_output=True, text=True, check=True,
+            env={**os.environ, "HOME": str(other)},
+        )  # fmt: skip
+    succeeded: list[str] = json.loads(done.stdout)
+    return succeeded
+
+
+def test_a_confined_process_writes_to_its_folder_alone_and_reaches_nothing(tmp_path: Path) -> None:
+    assert attack(tmp_path, confinement.command(["tests.hostile.attacks"], [tmp_path / "own"])) == []
+    assert (tmp_path / "other" / "victim").read_text() == "untouched"
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["datagrams", "socket", "victim"]
+    assert (tmp_path / "own" / "folder" / "renamed").read_text() == "written"
+
+
+def test_the_same_attacks_succeed_where_nothing_confines_them(tmp_path: Path) -> None:
+    program = (
+        "import sys; from tests.hostile import attacks\n"
+        "all_of_them = attacks._attempts\n"
+        "attacks._attempts = lambda *a: {k: v for k, v in all_of_them(*a).items() if k not in ('end the parent',)}\n"
+        "attacks.main()"
+    )
+    succeeded = attack(tmp_path, [sys.executable, "-c", program])
+    assert set(succeeded) >= {
+        "create a file", "append to a file", "truncate a file", "write by another program", "connect",
+        "send a datagram", "listen", "connect to a program of this machine", "send to it in another way",
+        "send to a program of this machine", "write to a temporary file of the system",
+    }  # fmt: skip
+    Path("/tmp/limner-attack").unlink()
+
+
+def test_a_process_with_a_second_thread_is_not_confined_in_part() -> None:
+    program = (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "from trainer import confinement\n"
+        "confinement.confine([])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode
+    assert "before it has a second thread" in done.stderr
+
+
+def test_the_corpus_of_attacks_is_large(tmp_path: Path) -> None:
+    assert len(attacks._attempts(tmp_path, tmp_path, 1)) >= 27

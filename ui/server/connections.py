@@ -13,11 +13,13 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ui.server.logins import network
+
 if sys.platform != "win32":
     import resource
 
 MOST = 500  # connections in all
-EACH = 300  # of one address; a browser takes six, but several people may share an address
+EACH = 300  # of one network; a browser takes six, but several people may share an address
 REQUEST_WITHIN = 10.0  # seconds from the first byte of a request, or from the start of a connection, to its last header
 LOGGED_EVERY = 1.0  # seconds
 
@@ -32,7 +34,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         address = self.client[0] if self.client else None  # None behind the per-user proxy
         clients = [getattr(other, "client", None) for other in self.connections]
-        same = sum(client[0] == address for client in clients if client)
+        same = sum(network(client[0]) == network(address) for client in clients if client) if address else 0
         if address and (len(self.connections) > most() or same > EACH):
             transport.abort()
             return

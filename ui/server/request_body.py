@@ -13,6 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 WITHIN = 60.0  # seconds for a body of any size, and for each part of it the time that SLOWEST takes
 SLOWEST = 8 * 2**10  # bytes per second
 CHECKED_EVERY = 16 * 2**20  # bytes after which an upload looks at the disk again, or reserves more if it told no length
+UPLOAD = "/gradio_api/upload"  # the address that uploads are sent to; a body for any other is small
 MAX_BODY = 8 * 2**20
 MAX_UPLOAD = 2 * 2**30
 TOO_LARGE = _("This request is too large.")

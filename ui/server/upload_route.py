@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from trainer import paths, storage
 from trainer.errors import UserError
+from ui.server.request_body import UPLOAD
 from ui.state import pending_uploads
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ TRACKED = 30.0  # seconds after which the progress of an upload is forgotten, if
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
 
 
-@router.post("/gradio_api/upload")
+@router.post(UPLOAD)
 async def upload(request: Request, upload_id: str = "") -> Response:
     """Receive files, and return where they are as a list of paths; the page passes these on to be imported."""
     folder = await asyncio.to_thread(pending_uploads.create_folder)

@@ -27,6 +27,7 @@ from trainer import fault_injection
 PART = ".part"
 _PART_OF = re.compile(r"\.(\d+)-[0-9a-f]{8}\.part")
 MOMENT = 60.0  # seconds
+LONG = 200  # bytes of a name, of which file systems take 255, from which that of a temporary file is shortened
 BIN = ".bin"  # under outputs: runs and kept adapters; under datasets: projects; in a dataset: its images
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
 IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
@@ -137,10 +138,18 @@ def move_numbered(source: Path, path: Path) -> Path:
     raise AssertionError("numbers do not end")
 
 
+def _part(path: Path, ending: str = "") -> Path:
+    """Return the path of a temporary file or folder beside another one, however long the name of that is."""
+    name, encoded = path.name, os.fsencode(path.name)
+    if len(encoded) > LONG:
+        name = f"{encoded[:100].decode(errors='ignore')}.{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return path.with_name(f".{name}{ending}{PART}")
+
+
 @contextmanager
 def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
     """Yield a complete, synced file beside `path`; it is removed afterwards unless it was renamed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
+    part = _part(path, f".{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:
             fault_injection.crash_point()
@@ -179,7 +188,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     A folder that already exists at `path` is moved out of the way first and removed after the rename.
     """
-    part = path.with_name(f".{path.name}{PART}")
+    part = _part(path)
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
@@ -188,7 +197,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         sync_folder(part)
         fault_injection.crash_point()
         if path.exists():
-            old = path.with_name(f".{path.name}.old{PART}")
+            old = _part(path, ".old")
             replace(path, old)
             replace(part, path)
             _remove_old(old)
@@ -207,7 +216,7 @@ def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
         FileExistsError: the name is taken; the existing folder is untouched.
         OSError: as `write`.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    part = _part(path, f".{secrets.token_hex(4)}")
     part.mkdir(parents=True)
     try:
         fill(part)
@@ -263,7 +272,7 @@ def remove_folder(path: Path) -> None:
     Raises:
         OSError: on Windows also if one of the files is open elsewhere, which may take as long as a download.
     """
-    part = path.with_name(f".{path.name}.old{PART}")
+    part = _part(path, ".old")
     replace(path, part)
     sync_folder(path.parent)
     fault_injection.crash_point()
@@ -275,8 +284,9 @@ def remove_leftovers_of(path: Path) -> None:
 
     Those are spared which may be in use: their process is running, or has written a moment ago, maybe elsewhere.
     """
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
-        named = _PART_OF.fullmatch(part.name.removeprefix(f".{path.name}"))
+    start = _part(path).name.removesuffix(PART)
+    for part in path.parent.glob(f"{glob.escape(start)}.*{PART}"):
+        named = _PART_OF.fullmatch(part.name.removeprefix(start))
         if named and not psutil.pid_exists(int(named[1])) and time.time() - part.stat().st_mtime > MOMENT:
             _remove_old(part)
 

@@ -128,3 +128,27 @@ def test_what_a_killed_command_left_elsewhere_is_removed_by_the_next(tmp_path: P
     os.utime(part, (1, 1))
     adapter_files.check_out(out)
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("name", ["x" * 240 + ".txt", "x" * 251 + ".txt", "ü" * 120 + ".txt", "\u72ac" * 83 + ".txt"])
+def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path: Path, name: str) -> None:
+    storage.write(tmp_path / name, "a caption")
+    storage.write(tmp_path / name, "another one")
+    assert (tmp_path / name).read_text() == "another one"
+    storage.create(tmp_path / f"y{name[1:]}", [b"z"])
+    storage.write_folder(tmp_path / f"z{name[1:]}", lambda folder: storage.write(folder / "a", "b"))
+    storage.write_folder(tmp_path / f"z{name[1:]}", lambda folder: storage.write(folder / "a", "c"))
+    storage.create_folder(tmp_path / f"w{name[1:]}", lambda folder: storage.write(folder / "a", "b"))
+    storage.remove_folder(tmp_path / f"w{name[1:]}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{start}{name[1:]}" for start in (name[0], *"yz")
+    )
+
+
+def test_names_that_begin_alike_have_temporary_files_of_their_own(tmp_path: Path) -> None:
+    first, second = (tmp_path / f"{'x' * 240}{end}" for end in ("a", "b"))
+    left = storage._part(first, "1-00000000")
+    left.touch()
+    os.utime(left, (0, 0))
+    storage.remove_leftovers_of(second)
+    assert left.exists()

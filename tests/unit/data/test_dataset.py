@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -291,3 +292,10 @@ def test_masks_are_found_with_one_look_at_the_folders(folder: Path) -> None:
     files = dataset.image_files(folder)
     assert [path.name for path in dataset.masked(folder, files)] == ["a.png", "b.png", "d.jpg"]
     assert dataset.masked(folder, files) == [path for path in files if dataset.mask_file(path).is_file()]
+
+
+def test_an_image_with_a_long_name_gets_a_caption(character: Path) -> None:
+    image = character / f"{'x' * 236}.png"
+    shutil.copy(character / "01.png", image)
+    dataset.write_caption(image, "a caption")
+    assert [example.caption for example in dataset.read(character) if example.path == image] == ["a caption"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from trainer import config, nvidia, other_cards, runs, storage
+from trainer import captioning, config, nvidia, other_cards, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
@@ -111,7 +111,12 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
     """
     launched = "WORLD_SIZE" in os.environ
     all_numbers = tuple(card.number for card in cards.known())
-    wish = cards.Wish(len(all_numbers), all_numbers) if launched else cards.wish(settings)
+    if launched:
+        wish = cards.Wish(len(all_numbers), all_numbers)
+    elif task is _caption_run and captioning.load(run).server:
+        wish = cards.Wish(0)  # nothing is computed here
+    else:
+        wish = cards.wish(settings)
     claim = queue.wait_for_cards(run, wish)
     try:
         numbers = tuple(card.number for card in claim.cards) if len(all_numbers) > 1 else ()

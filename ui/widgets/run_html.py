@@ -71,7 +71,9 @@ def failure(state: events.State) -> str:
 def work(view: View, label: str) -> str:
     """Render what an active job does that is no training, and how far it is; `label` names the progress bar."""
     current, text, share = view.state.phase, status_label(view), 0.0
-    if current:
+    if view.status == "waiting" and runs.is_locked(view.run.lock) and not cards.free():
+        text = _("Another run has the device: this one begins after it.")
+    elif current:
         text, share = phase(current), current.done / current.total if current.total else 0.0
     value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{escape(label)}'"
     bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"

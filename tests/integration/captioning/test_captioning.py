@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests import fake_caption_server
 from tests.conftest import CHECKOUT
@@ -16,8 +19,9 @@ from trainer.captioning import CaptionConfig
 from trainer.cli.commands import main
 from trainer.data import dataset, proposals, undo
 from trainer.errors import UserError
-from trainer.runs import Run, events
+from trainer.runs import Run, cards, events
 from trainer.worker import work
+from ui.tabs import caption_models
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -112,6 +116,34 @@ def test_without_a_model_it_is_said_what_to_do(half: Path, tmp_path: Path, model
     assert "limner download" in state.remedy
     assert "nowhere/at" not in state.message
     assert captions(half) == before
+
+
+def until(what: Callable[[], object], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(what())
+
+
+def test_captions_by_a_server_do_not_wait_for_a_training(half: Path) -> None:
+    with fake_caption_server.serving() as server, FileLock(cards.known()[0].lock):
+        made = captioning.create(CaptionConfig(dataset="rin", model="some-vlm", server=server.url))
+        runs.start(made)
+        is_finished = until(lambda: runs.look(made).status == "finished")
+        runs.request(made, "stop")  # or it would wait after this test
+    assert is_finished
+    assert all(captions(half))
+
+
+def test_captions_by_a_model_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> None:
+    made = captioning.create(CaptionConfig(dataset="rin", model=str(tagger)))
+    with FileLock(cards.known()[0].lock):
+        runs.start(made)
+        assert until(lambda: runs.is_locked(made.lock))
+        says_so = until(lambda: "Another run has the device" in caption_models.draw("rin")[0])
+    assert says_so
+    assert until(lambda: runs.look(made).status == "finished")
+    assert "Another run" not in caption_models.draw("rin")[0]
 
 
 def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,16 @@ def parse_yaml(data: bytes | str) -> Any:  # noqa: ANN401 - any YAML
     return value
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a small file.
+
+    Raises:
+        ForeignTextError: it is longer than `MAX_SETTINGS`, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    return _decode(_read(path, MAX_SETTINGS), MAX_SETTINGS)
+
+
 def _read(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         return file.read(most + 1)

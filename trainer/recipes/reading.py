@@ -2,13 +2,14 @@
 
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainer import foreign_text
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
-from trainer.recipes import ai_toolkit, kohya, kohya_datasets, limner, onetrainer
+from trainer.recipes import ai_toolkit, kohya, kohya_datasets, kohya_files, limner, onetrainer
 from trainer.recipes.draft import Recipe
 
 
@@ -50,12 +51,14 @@ def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
     if len(start) > foreign_text.MAX_SETTINGS:
         raise UserError("{name} is too large for a recipe.", "Give a settings file.", name=path.name)
     data = _parse(start, path)
-    if datasets and kohya_datasets.are_in(data):
-        return kohya.read(data, images, datasets=True)
-    for form in FORMATS:
-        if form.is_recipe(data):
-            return form.read(data, images)
-    raise _not_a_recipe(path)
+    form = next((form for form in FORMATS if form.is_recipe(data)), None)
+    if form is kohya or (datasets and kohya_datasets.are_in(data)):
+        data, notes = kohya_files.follow(data, path.parent)
+        recipe = kohya.read(data, images, datasets=datasets)
+        return replace(recipe, notes=(*notes, *recipe.notes))
+    if form is None:
+        raise _not_a_recipe(path)
+    return form.read(data, images)
 
 
 def _not_a_recipe(path: Path) -> UserError:

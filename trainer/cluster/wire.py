@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from trainer import foreign_text
+
 HEADER = 4  # bytes that hold the size of the JSON
 CHUNK = 2**16  # bytes that are read or written at once
 MAX_JSON = 2**23  # bytes: the names of tens of thousands of files
@@ -60,10 +62,7 @@ class Wire:
             return self._read(value[BYTES])
 
         # Objects are filled in the order in which they were written, which is that of the bytes after them.
-        try:
-            return json.loads(self._read(size), object_hook=fill)
-        except RecursionError:
-            raise ValueError("a message that is nested too deeply") from None
+        return foreign_text.parse_json(self._read(size), most=MAX_JSON, object_hook=fill)
 
     def _read(self, size: int) -> bytes:
         if size < 0:

@@ -4,7 +4,6 @@ A base is a folder in diffusers form, a single file with the original names, or 
 the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `configs`. Nothing is unpickled.
 """
 
-import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
 
+from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
@@ -158,7 +158,7 @@ def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: C
     """Return the models in a scaled single file, but for those known already, as diffusers makes them of plain ones."""
     tensors, parts = weights.read(path, dtype), dict[str, Any]()
     config = CONFIGS / family
-    components = json.loads((config / "model_index.json").read_text(encoding="utf-8"))
+    components = foreign_text.read_json(config / "model_index.json")
     for name in components.keys() - set(known):
         library, kind = components[name] if name.startswith(("unet", "transformer", "text_encoder")) else (None, None)
         if not library:

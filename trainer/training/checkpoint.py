@@ -176,7 +176,7 @@ def restore(run: Run, state: TrainState, step: int) -> bool:
     folder = run.folder / FOLDER / f"{step:06d}"
     if not is_intact(folder):
         return False
-    _restore(state, load((folder / OPTIMIZER).read_bytes()), json.loads((folder / MANIFEST).read_bytes()))
+    _restore(state, load((folder / OPTIMIZER).read_bytes()), foreign_text.read_json(folder / MANIFEST))
     return True
 
 

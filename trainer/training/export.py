@@ -64,8 +64,7 @@ def write(
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
     facts = metadata(family, config, run, captions, step)
     trained = reader.of_tensors(tensors, run.export.name, facts)
-    if settings.cover and (image := cover(run)):
-        facts |= {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
+    facts |= _cover_facts(run) if settings.cover else {}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name=_("Checking the file"), done=0, total=1))
     written: dict[Path, str] = {}
@@ -105,6 +104,13 @@ def write(
             storage.remove(path)
         raise
     return {path.relative_to(run.folder).as_posix(): checksum for path, checksum in written.items()}
+
+
+def _cover_facts(run: Run) -> dict[str, str]:
+    image = cover(run)
+    if not image:
+        return {}
+    return {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
 
 
 def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> events.Verified:

@@ -48,3 +48,14 @@ def test_the_page_shows_the_way_to_every_page_of_the_documentation() -> None:
     assert all(f"docs/{page.name}" in readme for page in USERS)
     assert all(f"docs/development/{page.name}" in contributing for page in DEVELOPERS)
     assert "(CONTRIBUTING.md)" in readme
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^\* \*\*(.+?)\*\*", text.partition("## Tests of the promises")[0], re.M)
+    rows = re.findall(r"^\| (?!promise|---)(.+?) \| (.+) \|$", text, re.M)
+    assert len(rows) == len(promises) >= 16
+    for promise, (title, tests) in zip(promises, rows, strict=True):
+        assert title.casefold().rstrip(".") in promise.casefold(), title
+        for name, path in re.findall(r"\[`(\w+)(?:\.py)?`\]\((.+?)\)", tests):
+            assert path.endswith(f"/{name}.py") or f"def {name}(" in (CHECKOUT / path).read_text(encoding="utf-8"), name

@@ -509,6 +509,27 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
     assert torch.allclose(gradient(config, (0, 0), (0, 1)), mean, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize(("share", "parts"), [(0.3, 1), (0.45, 1), (0.7, 1), (0.3, 2), (1.0, 2)])
+def test_the_base_predicts_at_most_a_micro_batch_at_once(
+    character: Path, tiny_sd: Path, share: float, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tiny_sd, preservation__share=share, training__micro_batches=parts)
+    family = families.load(config.model, torch.device("cpu"), torch.float32)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    model = (Accelerator(cpu=True), family, adapter, built(family, character, config), config)
+    predict, rows = optimizer_step.predict_base, list[int]()
+
+    def counted(*arguments: Any) -> Any:  # noqa: ANN401 - as of the function
+        rows.append(sum(len(batch.preserved) for batch, _noised in arguments[2]))
+        return predict(*arguments)
+
+    monkeypatch.setattr(optimizer_step, "predict_base", counted)
+    for step in range(8):
+        optimizer_step.compute_gradients(*model, [(step, 0)])
+    assert max(rows) <= config.training.batch_size // parts
+    assert len(rows) < 8 * parts or share > 0.5
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_base_predicts_for_several_steps_at_once_wherever_a_run_goes_on(
     character: Path, tiny_sd: Path, parts: int

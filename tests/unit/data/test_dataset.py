@@ -299,3 +299,12 @@ def test_an_image_with_a_long_name_gets_a_caption(character: Path) -> None:
     shutil.copy(character / "01.png", image)
     dataset.write_caption(image, "a caption")
     assert [example.caption for example in dataset.read(character) if example.path == image] == ["a caption"]
+
+
+@pytest.mark.parametrize("caption", ["a fox,", "a fox, ", ", a fox", "a, b,, c", "(a:1.2), \\(b\\)"])
+def test_a_caption_is_stored_as_it_was_typed(home: Path, caption: str) -> None:
+    folder = dataset.create("rin")
+    image = folder / "1.png"
+    Image.new("RGB", (64, 64)).save(image)
+    dataset.write_caption(image, caption)
+    assert dataset.read_caption(image) == caption.strip()

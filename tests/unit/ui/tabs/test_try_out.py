@@ -91,6 +91,13 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     assert try_out.usual_settings(finished.id).preview == preview
 
 
+def test_a_strength_above_one_is_drawn_as_it_was_chosen(finished: Run) -> None:
+    form = sample_form(finished.id)
+    cell = comparison.cells("one", finished.id, 1.7, RunWatcher())[0]
+    request = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
+    assert [strength for _file, strength in request.adapters] == [1.7]
+
+
 def with_clip_skip(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"clip_skip": 2})})
 

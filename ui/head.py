@@ -1,6 +1,5 @@
 """Head of the page: the projects, and the state of the active run, which leads to that run."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,15 +14,6 @@ from trainer.runs import backup
 from ui.state import audit, page_memory, pending_uploads, projects
 from ui.widgets.handlers import QUIET, TOGETHER, handled
 from ui.widgets.templates import read
-
-TO_THE_RUN = """element.addEventListener("click", () => {
-  document.querySelector("#tab-train-button")?.click();
-  trigger("select");
-})"""
-# Without a yes, no project is sent, and none is deleted.
-CONFIRMED = "(project) => [confirm({words}) ? project : null]".replace(
-    "{words}", json.dumps(_("Move the project with all its images and captions to the bin?"))
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ def build(log_out: str) -> Head:
     """Draw the head; `log_out` are links for users who logged in."""
     with gr.Row(elem_id="head", equal_height=False):
         gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
-        pill = gr.HTML(elem_id="pill", js_on_load=TO_THE_RUN)
+        pill = gr.HTML(elem_id="pill", js_on_load=read("pill.js"))
         with gr.Row(elem_id="projects", equal_height=False):
             project = gr.Dropdown(
                 [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
@@ -124,7 +114,7 @@ def connect(head: Head, show: Callable[[str], list[Any]], outputs: Sequence[Any]
         [head.project, head.manage_row],
         **QUIET,
     )
-    head.delete.click(handled(delete), head.project, project_and_all, js=CONFIRMED, **QUIET)
+    head.delete.click(handled(delete), head.project, project_and_all, js=read("delete_project.js"), **QUIET)
     head.restore.click(handled(restore), None, project_and_all, **QUIET)
     head.backup.upload(handled(restore_backup), head.backup, project_and_all, **QUIET)
     rows = [head.new_row, head.manage_row]

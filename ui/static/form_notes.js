@@ -89,6 +89,13 @@ window.limnerForm = {
     const isEdited = (value, place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
     return [answer, ...answer.values.map((value, place) => (isEdited(current[place], place) ? current[place] : value))];
   },
+  save(file) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([file.text], { type: "application/toml" }));
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  },
 };
 
 // An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.

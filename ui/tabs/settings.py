@@ -31,13 +31,7 @@ from ui.widgets.templates import read
 
 NUMBERED = "(...values) => window.limnerForm.number(values)"
 APPLIED = "(...values) => window.limnerForm.apply(values)"
-SAVED = """(file) => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([file.text], { type: "application/toml" }));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}"""
+SAVED = "(file) => window.limnerForm.save(file)"
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"

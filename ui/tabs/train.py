@@ -23,19 +23,13 @@ from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form
 from ui.widgets.handlers import QUIET, UNQUEUED, handled
+from ui.widgets.templates import read
 
 _PATHS = [entry.path for entry in ENTRIES]
 EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
-# On a phone, and below open settings, the run is out of sight.
-TO_THE_RUN = """() => {
-  const status = document.querySelector("#status");
-  const { top, bottom } = status.getBoundingClientRect();
-  const hidden = top < 0 || bottom > innerHeight - 150;  // the bar with Start lies over the end of the page
-  if (hidden) status.scrollIntoView({ behavior: "smooth", block: "center" });
-}"""
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
@@ -185,7 +179,7 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
             trigger_mode="once",
             concurrency_limit=1,
             **QUIET,
-        ).success(None, None, None, js=TO_THE_RUN)
+        ).success(None, None, None, js=read("show_run.js"))
     tab.trigger.input(lambda: gr.Column(visible=False), None, parts.no_trigger, **QUIET)
 
 

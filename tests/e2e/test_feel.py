@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Dialog, Page
 
-AXE = CHECKOUT / "tests" / "e2e" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = CHECKOUT / "tests" / "browser_code" / "node_modules" / "axe-core" / "axe.min.js"
 # Findings in Gradio's own components, which the page cannot mend.
 KNOWN = {
     "label-content-name-mismatch",  # the button to upload says more than its name

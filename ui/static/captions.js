@@ -3,10 +3,13 @@
 // `typed` holds every text that is not known to be on disk; nothing leaves it before the server says so. It outlives
 // a reload, which Gradio does by itself when the server was away.
 const STORE = "limner-unsaved-captions";
-const typed = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
-const timers = new Map();
+const typed = /** @type {Map<string, Draft>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
+const timers = /** @type {Map<string, number>} */ (new Map());
+/** @type {Map<string, { text: string, at: number }>} */
 const saved = new Map(); // the last saved text of each caption, and its time by the server's clock
+/** @type {Map<string, string>} */
 const loaded = new Map(); // each caption as the server knew it when it was last drawn or saved
+/** @type {Map<string, string>} */
 const conflicts = new Map(); // what another page wrote since to a caption that was typed here; the user chooses
 const busy = new Set();
 let failure = "";
@@ -14,12 +17,13 @@ let measuring = false; // the server is measuring images
 let settled = 0; // a timer: some time after the last save, the list above is redrawn
 let toFirst = false; // a page was turned with Enter: go on at its first caption
 
-const box = () => element.querySelector(".captions");
+const view = /** @type {View<CaptionGrid>} */ (props);
+const box = () => /** @type {HTMLElement | null} */ (element.querySelector(".captions"));
 const project = () => box()?.dataset.project ?? "";
 const areas = () => [...element.querySelectorAll("textarea")];
-const keyOf = (area) => project() + "/" + area.dataset.name;
+const keyOf = (/** @type {HTMLElement} */ area) => project() + "/" + area.dataset.name;
 
-function fillCard(card, item) {
+function fillCard(/** @type {HTMLElement} */ card, /** @type {Card} */ item) {
   card.dataset.name = item.name;
   const image = card.querySelector("img"), cut = card.querySelector(".cut"), area = card.querySelector("textarea");
   card.querySelector(".shape").style.setProperty("--ratio", item.ratio);
@@ -39,10 +43,10 @@ function fillCard(card, item) {
   area.dataset.name = item.name;
   area.setAttribute("aria-label", "[[Caption of {name}]]".replace("{name}", () => item.name));
   // A value that the server read before the last save would bring back an old text.
-  const newer = saved.get(keyOf(area));
-  const text = typed.get(keyOf(area))?.text ?? (newer?.at > props.value.at ? newer.text : item.caption);
+  const latest = saved.get(keyOf(area)), newer = latest && latest.at > Number(view.value?.at) ? latest : undefined;
+  const text = typed.get(keyOf(area))?.text ?? newer?.text ?? item.caption;
   if (area.value !== text) area.value = text;
-  if (!typed.has(keyOf(area)) && !(newer?.at > props.value.at)) loaded.set(keyOf(area), item.caption);
+  if (!typed.has(keyOf(area)) && !newer) loaded.set(keyOf(area), item.caption);
   describe(card);
   showConflict(card);
   const proposed = card.querySelector(".proposed");
@@ -54,37 +58,37 @@ function fillCard(card, item) {
 }
 
 // What the viewer shows of an image; see viewer.js.
-function fillLink(link, item) {
+function fillLink(/** @type {HTMLAnchorElement} */ link, /** @type {Card} */ item) {
   if (link.getAttribute("href") !== item.large) link.href = item.large;
   Object.assign(link.dataset, {
     project: project(), file: item.name, facts: item.facts, size: item.size, crop: item.crop, edited: item.edited, mask: item.large_mask,
   });
 }
 
-function describe(card) {
+function describe(/** @type {HTMLElement} */ card) {
   const link = card.querySelector(".shape");
   link.dataset.caption = [link.dataset.file, link.dataset.facts, card.querySelector("textarea").value].filter(Boolean).join(" · ");
 }
 
-function showConflict(card) {
+function showConflict(/** @type {HTMLElement} */ card) {
   const note = card.querySelector(".conflict"), key = keyOf(card.querySelector("textarea"));
   note.hidden = !conflicts.has(key);
   note.querySelector("q").textContent = conflicts.get(key) || "[[(empty)]]";
 }
 
-function cardOf(sent) {
+function cardOf(/** @type {Draft} */ sent) {
   if (sent.project !== project()) return undefined;
   return [...element.querySelectorAll(".card")].find((card) => card.dataset.name === sent.name);
 }
 
 // The text that was typed here goes over the other one, or is given up for it.
-function settle(card, keep) {
+function settle(/** @type {HTMLElement} */ card, /** @type {boolean} */ keep) {
   const area = card.querySelector("textarea"), key = keyOf(area);
-  const theirs = conflicts.get(key);
+  const theirs = conflicts.get(key) ?? "", mine = typed.get(key);
   conflicts.delete(key);
   loaded.set(key, theirs);
-  if (keep) {
-    typed.get(key).base = theirs;
+  if (keep && mine) {
+    mine.base = theirs;
   } else {
     typed.delete(key);
     saved.delete(key);
@@ -96,14 +100,14 @@ function settle(card, keep) {
   save(key);
 }
 
-function tell(card, item) {
+function tell(/** @type {HTMLElement} */ card, /** @type {Judged} */ item) {
   const tokens = card.querySelector(".tokens");
   tokens.textContent = item.tokens;
   tokens.classList.toggle("long", item.long !== "");
   card.querySelector(".badges").replaceChildren(...item.badges.map((text) => withText("span", text)));
 }
 
-function withText(tag, text, attributes = {}) {
+function withText(/** @type {string} */ tag, /** @type {string} */ text, /** @type {Attributes} */ attributes = {}) {
   const made = document.createElement(tag);
   made.textContent = text;
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -111,15 +115,15 @@ function withText(tag, text, attributes = {}) {
 }
 
 // Cards that stay are not moved, so that the one that is typed in keeps the focus.
-function fillCards(items) {
+function fillCards(/** @type {Card[]} */ items) {
   const cards = element.querySelector(".cards");
   const names = new Set(items.map((item) => item.name));
-  for (const card of [...cards.children]) if (!names.has(card.dataset.name)) card.remove();
-  const known = new Map([...cards.children].map((card) => [card.dataset.name, card]));
-  const blank = element.querySelector("template").content.firstElementChild;
+  for (const card of cards.querySelectorAll(".card")) if (!names.has(card.dataset.name)) card.remove();
+  const known = new Map([...cards.querySelectorAll(".card")].map((card) => [card.dataset.name, card]));
+  const blank = element.querySelector("template").content.querySelector(".card");
   let next = cards.firstElementChild;
   for (const item of items) {
-    const card = known.get(item.name) ?? blank.cloneNode(true);
+    const card = known.get(item.name) ?? /** @type {HTMLElement} */ (blank.cloneNode(true));
     fillCard(card, item);
     if (card === next) next = next.nextElementSibling;
     else cards.insertBefore(card, next);
@@ -127,11 +131,11 @@ function fillCards(items) {
 }
 
 function draw() {
-  const value = props.value;
-  if (!box() || !value?.items) return;
+  const { value } = view, all = box();
+  if (!all || !value?.items) return;
   document.documentElement.dataset.loaded = "yes"; // see style.css
   if (value.project !== project()) element.querySelector(".cards").replaceChildren();
-  for (const name of ["project", "page", "last", "left"]) box().dataset[name] = value[name];
+  for (const name of /** @type {const} */ (["project", "page", "last", "left"])) all.dataset[name] = String(value[name]);
   element.querySelector(".only").hidden = !value.only;
   element.querySelector(".filter").textContent = value.only;
   element.querySelector(".proposals").hidden = !value.proposals;
@@ -163,35 +167,31 @@ function show() {
   status.classList.toggle("bad", failure !== "" || names !== "");
 }
 
-function later(key, delay) {
+function later(/** @type {string} */ key, /** @type {number} */ delay) {
   clearTimeout(timers.get(key));
   timers.set(key, setTimeout(() => save(key), delay));
 }
 
-async function save(key) {
+async function save(/** @type {string} */ key) {
   clearTimeout(timers.get(key));
   timers.delete(key);
-  if (busy.has(key) || !typed.has(key) || conflicts.has(key)) return;
-  busy.add(key);
   const sent = typed.get(key);
-  let answer = null;
-  try {
-    answer = await server.save_caption(sent);
-  } catch (error) {
-    answer = null;
-  }
+  if (busy.has(key) || !sent || conflicts.has(key)) return;
+  busy.add(key);
+  const answer = await server.save_caption(sent).catch(() => null);
   busy.delete(key);
   if (answer?.ok === true && "conflict" in answer) {
     failure = "";
     if (typed.has(key)) conflicts.set(key, answer.conflict);
     const card = cardOf(sent);
     if (card) showConflict(card);
-  } else if (answer && answer.ok === true) {
+  } else if (answer?.ok === true) {
     failure = "";
     loaded.set(key, answer.caption);
-    if (typed.get(key) === sent) typed.delete(key);
-    else if (typed.has(key)) {
-      typed.get(key).base = answer.caption;
+    const newer = typed.get(key);
+    if (newer === sent) typed.delete(key);
+    else if (newer) {
+      newer.base = answer.caption;
       later(key, 0);
     }
     saved.set(key, { text: sent.text, at: answer.at });
@@ -206,15 +206,15 @@ async function save(key) {
   show();
 }
 
-function move(area, by) {
+function move(/** @type {HTMLTextAreaElement} */ area, /** @type {number} */ by) {
   const all = areas();
-  const next = all[all.indexOf(area) + by];
+  const next = all[all.indexOf(area) + by], at = box()?.dataset;
   if (next) {
     next.focus();
     next.select();
-  } else if (by > 0 && Number(box().dataset.page) < Number(box().dataset.last)) {
+  } else if (by > 0 && Number(at?.page) < Number(at?.last)) {
     toFirst = true;
-    trigger("select", { page: Number(box().dataset.page) + 1 });
+    trigger("select", { page: Number(at?.page) + 1 });
   }
 }
 
@@ -223,13 +223,9 @@ async function measure() {
   if (measuring || !Number(box()?.dataset.left)) return;
   measuring = true;
   const name = project();
-  let answer = { ok: true, left: 1 }, drawn = false;
+  let answer = /** @type {Awaited<ReturnType<Server["measure"]>> | null} */ ({ ok: true, left: 1 }), drawn = false;
   while (answer?.ok && (answer.left > 0 || answer.looking) && name === project()) {
-    try {
-      answer = await server.measure({ project: name });
-    } catch (error) {
-      answer = null;
-    }
+    answer = await server.measure({ project: name }).catch(() => null);
     if (answer?.ok && answer.looking && !drawn) {
       drawn = true;
       trigger("end");
@@ -239,7 +235,7 @@ async function measure() {
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
-function remove(name) {
+function remove(/** @type {string} */ name) {
   const key = project() + "/" + name;
   clearTimeout(timers.get(key));
   typed.delete(key);
@@ -250,12 +246,12 @@ function remove(name) {
 
 document.addEventListener("limner-remove", ({ detail }) => remove(detail));
 element.addEventListener("input", (event) => {
-  const area = event.target.closest("textarea");
-  if (!area) return;
+  const area = event.target.closest("textarea"), card = event.target.closest(".card");
+  if (!area || !card) return;
   const key = keyOf(area);
   const base = typed.get(key)?.base ?? loaded.get(key);
   typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base });
-  describe(area.closest(".card"));
+  describe(card);
   later(key, 600);
   show();
 });
@@ -274,15 +270,14 @@ element.addEventListener("keydown", (event) => {
 });
 element.addEventListener("click", (event) => {
   const removed = event.target.closest(".remove");
-  const page = event.target.closest(".page");
+  const page = event.target.closest(".page"), card = event.target.closest(".card");
   if (removed) remove(removed.dataset.name);
   else if (page) {
     trigger("select", { page: Number(page.dataset.page) });
-  } else if (event.target.closest(".conflict button")) {
-    settle(event.target.closest(".card"), event.target.matches(".keep-mine"));
+  } else if (card && event.target.closest(".conflict button")) {
+    settle(card, event.target.matches(".keep-mine"));
   } else if (event.target.matches(".keep, .discard")) {
-    const name = event.target.closest(".card")?.dataset.name ?? "";
-    trigger("apply", { name, action: event.target.matches(".keep") ? "keep" : "discard" });
+    trigger("apply", { name: card?.dataset.name ?? "", action: event.target.matches(".keep") ? "keep" : "discard" });
   } else if (event.target.closest(".all")) {
     trigger("select", { all: true });
   }
@@ -307,13 +302,13 @@ watch("value", () => {
 });
 // The path of each file in an added folder: Gradio passes only the names.
 document.addEventListener("change", (event) => {
-  if (event.target.closest?.("#folder")) {
+  if (event.target.closest?.("#folder") && event.target.matches("input")) {
     window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);
   }
 }, true);
 // Images may be dropped anywhere while this tab is shown; a click on the empty list chooses some.
 const chooser = () => document.querySelector("#upload input[type='file']");
-for (const kind of ["dragover", "drop"]) {
+for (const kind of /** @type {const} */ (["dragover", "drop"])) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files") || event.target.closest?.(".drop") || !element.offsetParent) return;
     event.preventDefault();

@@ -4,23 +4,25 @@ const STORE = "limner-chart";
 const shown = { smoothing: 0.9, log: false, rate: false, ...JSON.parse(localStorage.getItem(STORE) ?? "{}") };
 const NS = "http://www.w3.org/2000/svg";
 const LEFT = 56, TOP = 10, BOTTOM = 24, HEIGHT = 240;
-let range = null; // [first, last] step that is enlarged
-let dragged = null; // the step where dragging began
-let scale = null; // of the latest drawing: { x(step), y(loss), step(x), first, last, width }
+let range = /** @type {number[] | null} */ (null); // [first, last] step that is enlarged
+let dragged = /** @type {number | null} */ (null); // the step where dragging began
+/** @type {ReturnType<typeof scaled>} */
+let scale; // of the latest drawing
 
-const part = (selector) => element.querySelector(selector);
+const view = /** @type {View<Chart>} */ (props);
+const part = /** @type {Find} */ (element.querySelector.bind(element));
 const right = () => (shown.rate ? 56 : 12);
-const runsOf = () => (props.value?.runs ?? []).filter((run) => run.points.length > 1);
+const runsOf = () => (view.value?.runs ?? []).filter((run) => run.points.length > 1);
 
-function make(name, attributes, text) {
+function make(/** @type {keyof SVGElementTagNameMap} */ name, /** @type {Attributes} */ attributes, text = "") {
   const made = document.createElementNS(NS, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
+  made.textContent = text;
   return made;
 }
 
 // The exponential moving average, corrected for the bias of its start (Kingma & Ba 2015, section 3).
-function smooth(values) {
+function smooth(/** @type {number[]} */ values) {
   let average = 0, weight = 1;
   return values.map((value) => {
     average = shown.smoothing * average + (1 - shown.smoothing) * value;
@@ -29,9 +31,9 @@ function smooth(values) {
   });
 }
 
-const short = (value) => (value === 0 ? "0" : Math.abs(value) < 0.01 || value >= 1000 ? value.toExponential(1) : value.toPrecision(3));
+const short = (/** @type {number} */ value) => (value === 0 ? "0" : Math.abs(value) < 0.01 || value >= 1000 ? value.toExponential(1) : value.toPrecision(3));
 
-function ticks(low, high, log) {
+function ticks(/** @type {number} */ low, /** @type {number} */ high, /** @type {boolean} */ log) {
   if (log) {
     const powers = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
@@ -40,13 +42,13 @@ function ticks(low, high, log) {
     return powers.filter((value) => value >= low && value <= high);
   }
   const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
-  const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
-  return found;
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? 10 * power;
+  const values = [];
+  for (let value = Math.ceil(low / step) * step; value <= high; value += step) values.push(value);
+  return values;
 }
 
-function bounds(values, log) {
+function bounds(/** @type {number[]} */ values, /** @type {boolean} */ log) {
   const used = log ? values.filter((value) => value > 0) : values;
   let low = Math.min(...used), high = Math.max(...used);
   if (!Number.isFinite(low)) [low, high] = [0.1, 1];
@@ -55,28 +57,28 @@ function bounds(values, log) {
   return [Math.max(0, low - margin), high + margin];
 }
 
-function scaled(runs, width) {
-  const all = Math.max(...runs.map((run) => Math.max(run.steps, run.points.at(-1)[0])));
+function scaled(/** @type {Curve[]} */ runs, /** @type {number} */ width) {
+  const all = Math.max(...runs.map((run) => Math.max(run.steps, ...run.points.map(([step]) => step))));
   const [first, last] = range ?? [0, all];
   const inside = runs.flatMap((run) => [...run.points, ...run.held_out])
     .filter(([step]) => step >= first && step <= last).map(([, loss]) => loss);
   const [low, high] = bounds(inside, shown.log);
-  const move = shown.log ? Math.log : (value) => value;
+  const move = shown.log ? Math.log : (/** @type {number} */ value) => value;
   const floor = HEIGHT - BOTTOM, span = width - LEFT - right();
   return {
     first, last, low, high, width, floor,
-    x: (step) => LEFT + (span * (step - first)) / (last - first || 1),
-    y: (loss) => TOP + ((floor - TOP) * (move(high) - move(Math.max(loss, low)))) / (move(high) - move(low)),
-    step: (x) => first + ((x - LEFT) / span) * (last - first),
+    x: (/** @type {number} */ step) => LEFT + (span * (step - first)) / (last - first || 1),
+    y: (/** @type {number} */ loss) => TOP + ((floor - TOP) * (move(high) - move(Math.max(loss, low)))) / (move(high) - move(low)),
+    step: (/** @type {number} */ x) => first + ((x - LEFT) / span) * (last - first),
   };
 }
 
-function line(points, kind, color) {
+function line(/** @type {number[][]} */ points, /** @type {string} */ kind, /** @type {string} */ color) {
   const text = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
   return make("polyline", { class: kind, points: text, style: `stroke: ${color}`, "clip-path": "url(#loss-area)" });
 }
 
-function axes(svg) {
+function axes(/** @type {SVGSVGElement} */ svg) {
   const { first, last, low, high, width, floor, x, y } = scale;
   const clip = make("clipPath", { id: "loss-area" });
   clip.append(make("rect", { x: LEFT, y: TOP, width: Math.max(0, width - LEFT - right()), height: floor - TOP }));
@@ -86,13 +88,13 @@ function axes(svg) {
     svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
   for (const value of ticks(first, last, false)) {
-    if (Number.isInteger(value)) svg.append(make("text", { x: x(value), y: HEIGHT - 6, "text-anchor": "middle" }, value));
+    if (Number.isInteger(value)) svg.append(make("text", { x: x(value), y: HEIGHT - 6, "text-anchor": "middle" }, String(value)));
   }
 }
 
-function rates(svg, run) {
+function rates(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run) {
   const most = Math.max(...run.points.map(([, , rate]) => rate)) || 1;
-  const at = (rate) => scale.floor - ((scale.floor - TOP) * rate) / most;
+  const at = (/** @type {number} */ rate) => scale.floor - ((scale.floor - TOP) * rate) / most;
   svg.append(line(run.points.map(([step, , rate]) => [scale.x(step), at(rate)]), "rates", "var(--body-text-color-subdued)"));
   svg.append(make("text", { x: scale.width - 4, y: TOP + 10, "text-anchor": "end" }, short(most)));
 }
@@ -103,7 +105,7 @@ function draw() {
   part(".empty").hidden = runs.length > 0;
   part(".loss-tools").hidden = svg.toggleAttribute("hidden", runs.length === 0);
   part(".whole").hidden = !range;
-  part(".smoothing").value = shown.smoothing;
+  part(".smoothing").value = String(shown.smoothing);
   part(".log").checked = shown.log;
   part(".rate").checked = shown.rate;
   svg.replaceChildren();
@@ -111,29 +113,29 @@ function draw() {
   if (!runs.length) return;
   const width = svg.clientWidth || 720;
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-  svg.setAttribute("aria-label", props.value.label);
-  svg.dataset.points = runs[0].points.length;
+  svg.setAttribute("aria-label", view.value?.label ?? "");
+  svg.dataset.points = String(runs[0].points.length);
   scale = scaled(runs, width);
   axes(svg);
   if (shown.rate) rates(svg, runs[0]);
   for (const [place, run] of [...runs.entries()].reverse()) drawRun(svg, run, `var(--line-${place})`);
 }
 
-function drawRun(svg, run, color) {
+function drawRun(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run, /** @type {string} */ color) {
   const averages = smooth(run.points.map(([, loss]) => loss));
   svg.append(line(run.points.map(([step, loss]) => [scale.x(step), scale.y(loss)]), "raw", color));
   const bold = run.points.map(([step], place) => [scale.x(step), scale.y(averages[place])]);
   svg.append(line(bold, "smooth", color));
   heldOut(svg, run, color);
-  const [x, y] = bold.at(-1);
+  const [x, y] = bold[bold.length - 1];
   svg.append(make("circle", { class: "now", cx: x, cy: y, r: 4, style: `fill: ${color}`, "clip-path": "url(#loss-area)" }));
   const entry = document.createElement("li");
   entry.style.setProperty("--line", color);
-  entry.textContent = `${run.label}: ${short(averages.at(-1))}`;
+  entry.textContent = `${run.label}: ${short(averages[averages.length - 1])}`;
   part(".legend").prepend(entry);
 }
 
-function heldOut(svg, run, color) {
+function heldOut(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run, /** @type {string} */ color) {
   if (!run.held_out.length) return;
   const points = run.held_out.map(([step, loss]) => [scale.x(step), scale.y(loss)]);
   svg.append(line(points, "held-out", color));
@@ -147,9 +149,9 @@ function heldOut(svg, run, color) {
   part(".legend").prepend(entry);
 }
 
-function read(event) {
+function read(/** @type {PointerEvent} */ event) {
   const svg = part("svg"), run = runsOf()[0];
-  if (!run || !scale) return;
+  if (!svg || !run || !scale) return;
   const wanted = scale.step(event.clientX - svg.getBoundingClientRect().left);
   const averages = smooth(run.points.map(([, loss]) => loss));
   const place = run.points.reduce((best, [step], index) =>
@@ -158,7 +160,7 @@ function read(event) {
   svg.querySelector(".pointer")?.remove();
   svg.append(make("line", { class: "pointer", x1: scale.x(step), x2: scale.x(step), y1: TOP, y2: scale.floor }));
   part(".reading").textContent = "[[step {step}: loss {loss}, smoothed {average}, learning rate {rate}]]"
-    .replace("{step}", step).replace("{loss}", short(loss)).replace("{average}", short(averages[place]))
+    .replace("{step}", String(step)).replace("{loss}", short(loss)).replace("{average}", short(averages[place]))
     .replace("{rate}", short(rate));
 }
 
@@ -182,7 +184,7 @@ element.addEventListener("pointerdown", (event) => {
 });
 document.addEventListener("pointerup", (event) => {
   const svg = part("svg");
-  if (dragged === null || !svg) return;
+  if (dragged === null || !svg || !scale) return;
   const here = scale.step(event.clientX - svg.getBoundingClientRect().left);
   const [first, last] = [Math.min(dragged, here), Math.max(dragged, here)].map(Math.round);
   dragged = null;

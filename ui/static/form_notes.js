@@ -3,18 +3,19 @@
 // when they are opened, so everything is marked again then.
 const form = document.querySelector("#train-form");
 const FOLDED = "limner-folded-groups";
-const folded = new Set(JSON.parse(localStorage.getItem(FOLDED) ?? "[]"));
-const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/[^\p{L}\p{N}]+/gu, "");
-const fieldsOf = (section) => [...section.querySelectorAll("[id^='form-']")];
+const folded = /** @type {Set<string>} */ (new Set(JSON.parse(localStorage.getItem(FOLDED) ?? "[]")));
+const view = /** @type {View<FormNotes>} */ (props);
+const plain = (/** @type {string} */ text) => text.toLowerCase().normalize("NFKD").replace(/[^\p{L}\p{N}]+/gu, "");
+const fieldsOf = (/** @type {HTMLElement} */ section) => [...section.querySelectorAll("[id^='form-']")];
 
-function withText(tag, text, attributes = {}) {
+function withText(/** @type {string} */ tag, /** @type {string} */ text, /** @type {Attributes} */ attributes = {}) {
   const made = document.createElement(tag);
   made.textContent = text;
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
 
-function noteOf(field, kind, text, action) {
+function noteOf(/** @type {HTMLElement} */ field, /** @type {string} */ kind, /** @type {string} */ text, /** @type {string} */ action) {
   const note = withText("p", text, { class: kind, "data-field": field.id });
   if (action) {
     const button = withText("button", action, { type: "button", class: "act" });
@@ -29,9 +30,9 @@ function noteOf(field, kind, text, action) {
 }
 
 function mark() {
-  const { conflicts = {}, changed = {}, words = {} } = props.value ?? {};
-  const wanted = new Map();
-  for (const [id, usual] of Object.entries(changed)) wanted.set(`changed ${id}`, [usual, words.reset]);
+  const { conflicts = {}, changed = {}, words } = view.value ?? {};
+  const wanted = /** @type {Map<string, [text: string, action: string]>} */ (new Map());
+  for (const [id, usual] of Object.entries(changed)) wanted.set(`changed ${id}`, [usual, words?.reset ?? ""]);
   for (const [id, { reason, fix }] of Object.entries(conflicts)) wanted.set(`conflict ${id}`, [reason, fix]);
   for (const note of form.querySelectorAll("p.changed, p.conflict")) {
     const text = wanted.get(`${note.className} ${note.dataset.field}`);
@@ -45,7 +46,7 @@ function mark() {
   for (const section of form.querySelectorAll(".section")) markGroup(section, changed, conflicts);
 }
 
-function markGroup(section, changed, conflicts) {
+function markGroup(/** @type {HTMLElement} */ section, /** @type {object} */ changed, /** @type {object} */ conflicts) {
   const head = section.querySelector(".fold"), reset = section.querySelector(".reset-group");
   if (!head) return;
   const ids = fieldsOf(section).map((field) => field.id);
@@ -54,39 +55,38 @@ function markGroup(section, changed, conflicts) {
   section.classList.toggle("folded", closed);
   if (head.getAttribute("aria-expanded") !== String(!closed)) head.setAttribute("aria-expanded", !closed);
   reset.hidden = !count;
-  const text = reset.dataset.text.replace("{n}", count);
+  const text = reset.dataset.text.replace("{n}", String(count));
   if (reset.textContent !== text) reset.textContent = text;
 }
 
-function find(query) {
+function find(/** @type {string} */ query) {
   const words = query.split(/\s+/).map(plain).filter(Boolean);
   let number = 0;
   for (const section of form.querySelectorAll(".section")) {
     const title = plain(section.querySelector("h2").textContent);
-    const found = fieldsOf(section).filter((field) => {
+    const matching = fieldsOf(section).filter((field) => {
       const text = title + plain(field.textContent) + plain(field.id);
       const matches = words.every((word) => text.includes(word));
       field.classList.toggle("unmatched", !matches);
       return matches;
     });
-    number += found.length;
-    section.classList.toggle("unmatched", !found.length);
+    number += matching.length;
+    section.classList.toggle("unmatched", !matching.length);
     section.classList.toggle("searched", words.length > 0);
   }
-  const { none = "" } = props.value?.words ?? {};
-  form.querySelector(".found").textContent = number ? "" : none;
+  form.querySelector(".found").textContent = number ? "" : view.value?.words?.none ?? "";
 }
 
 // Requests to fill the form are numbered in the sixth value, what it was filled from; only the latest one fills it.
-let latest = { number: 0, sent: [] };
+let latest = { number: 0, sent: /** @type {unknown[]} */ ([]) };
 window.limnerForm = {
   number(values) {
     latest = { number: latest.number + 1, sent: values.slice(6) };
-    return [...values.slice(0, 5), { ...values[5], request: latest.number }, ...values.slice(6)];
+    return [...values.slice(0, 5), { .../** @type {object} */ (values[5]), request: latest.number }, ...values.slice(6)];
   },
   apply([answer, filled, ...current]) {
     if (answer?.request !== latest.number) return [filled, ...current];
-    const isEdited = (value, place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
+    const isEdited = (/** @type {unknown} */ value, /** @type {number} */ place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
     return [answer, ...answer.values.map((value, place) => (isEdited(current[place], place) ? current[place] : value))];
   },
   save(file) {
@@ -100,28 +100,28 @@ window.limnerForm = {
 
 // An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.
 const PAUSE = 250;  // milliseconds
-let edited;
-function report(delay) {
+let edited = /** @type {number | undefined} */ (undefined);
+function report(/** @type {number} */ delay) {
   clearTimeout(edited);
   edited = setTimeout(() => { edited = undefined; trigger("input"); }, delay);
 }
-const isDropdown = (field) => field.getAttribute("role") === "listbox";
+const isDropdown = (/** @type {HTMLElement} */ field) => field.getAttribute("role") === "listbox";
 form.addEventListener("input", ({ target }) => {
-  if (target.id === "find-setting") find(target.value);
+  if (target.matches("#find-setting")) find(target.value);
   else if (target.closest("[id^='form-']") && !isDropdown(target)) report(target.matches("[type=checkbox], [type=radio]") ? 0 : PAUSE);
 });
 form.addEventListener("focusout", ({ target }) => {
   if (edited !== undefined || (target.closest("[id^='form-']") && isDropdown(target))) report(0);
 });
 form.addEventListener("click", (event) => {
-  const head = event.target.closest(".fold"), reset = event.target.closest(".reset-group");
+  const head = event.target.closest(".fold"), section = event.target.closest(".section");
   if (head) {
-    const group = head.dataset.group;
+    const { group } = head.dataset;
     if (!folded.delete(group)) folded.add(group);
     localStorage.setItem(FOLDED, JSON.stringify([...folded]));
     mark();
-  } else if (reset) {
-    trigger("undo", { fields: fieldsOf(reset.closest(".section")).map((field) => field.id) });
+  } else if (section && event.target.closest(".reset-group")) {
+    trigger("undo", { fields: fieldsOf(section).map((field) => field.id) });
   }
 });
 new MutationObserver(mark).observe(form, { childList: true, subtree: true });

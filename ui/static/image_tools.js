@@ -1,8 +1,8 @@
 // Tools of the viewer for the images of a dataset: rotate, crop, restore the original. The viewer tells which image it
 // shows; what is edited is drawn again with the cards, and the viewer follows.
-let shown = null; // the link of the image in the viewer
-let box = null; // of the crop that is being chosen: left, top, right, bottom in pixels of the image
-let start = null; // where the pointer went down
+let shown = document.createElement("a"); // the link of the image in the viewer
+let box = /** @type {number[] | null} */ (null); // of the crop that is being chosen: left, top, right, bottom in pixels of the image
+let start = /** @type {number[] | null} */ (null); // where the pointer went down
 let asking = false; // the server is describing a crop
 
 const bar = document.createElement("footer");
@@ -14,18 +14,18 @@ bar.innerHTML = `<span class="acts edit"><button type="button" class="act" data-
   <span class="acts cropping" hidden><span>[[Drag a rectangle over the image.]]</span>
   <button type="button" class="act apply">[[Crop to it]]</button><button type="button" class="act cancel">[[Cancel]]</button></span>
   <span class="status" role="status" aria-live="polite"></span>`;
-const part = (selector) => bar.querySelector(selector);
+const part = /** @type {Find} */ (bar.querySelector.bind(bar));
 const viewer = () => document.querySelector("dialog.viewer");
 const over = () => viewer().querySelector(".over");
 const size = () => shown.dataset.size.split(",").map(Number);
 const image = () => ({ project: shown.dataset.project, name: shown.dataset.file });
 
-function say(text, bad = false) {
+function say(/** @type {string} */ text, bad = false) {
   part(".status").textContent = text;
   part(".status").classList.toggle("bad", bad);
 }
 
-function crop(on) {
+function crop(/** @type {boolean} */ on) {
   box = null;
   part(".edit").hidden = on;
   part(".cropping").hidden = !on;
@@ -34,15 +34,10 @@ function crop(on) {
   if (on) viewer().classList.remove("actual");
 }
 
-async function edit(action, values = {}) {
+async function edit(/** @type {string} */ action, values = {}) {
   for (const button of bar.querySelectorAll("button")) button.disabled = true;
   say("[[Saving…]]");
-  let answer = null;
-  try {
-    answer = await server.edit_image({ ...image(), action, ...values });
-  } catch (error) {
-    answer = null;
-  }
+  const answer = await server.edit_image({ ...image(), action, ...values }).catch(() => null);
   for (const button of bar.querySelectorAll("button")) button.disabled = false;
   crop(false);
   say(answer?.ok ? "" : answer?.error ?? "[[the server is not responding.]]", !answer?.ok);
@@ -50,16 +45,16 @@ async function edit(action, values = {}) {
 }
 
 // The point of the image under the pointer, within it.
-function pointAt(event) {
-  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(over().getScreenCTM().inverse());
+function pointAt(/** @type {PointerEvent} */ event) {
+  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(over().getScreenCTM()?.inverse());
   return [point.x, point.y].map((value, side) => Math.round(Math.min(Math.max(value, 0), size()[side])));
 }
 
-function choose(event) {
+function choose(/** @type {PointerEvent} */ event, /** @type {number[]} */ start) {
   const [x, y] = pointAt(event), [width, height] = size();
   box = [Math.min(x, start[0]), Math.min(y, start[1]), Math.max(x, start[0]), Math.max(y, start[1])];
   const [left, top, right, bottom] = box;
-  over().querySelector("path").setAttribute("d", `M0 0H${width}V${height}H0Z M${left} ${top}H${right}V${bottom}H${left}Z`);
+  viewer().querySelector(".over path").setAttribute("d", `M0 0H${width}V${height}H0Z M${left} ${top}H${right}V${bottom}H${left}Z`);
   part(".apply").disabled = right <= left || bottom <= top;
   describe();
 }
@@ -89,7 +84,7 @@ document.addEventListener("pointerdown", (event) => {
   start = pointAt(event);
 });
 document.addEventListener("pointermove", (event) => {
-  if (start) choose(event);
+  if (start) choose(event, start);
 });
 document.addEventListener("pointerup", () => { start = null; });
 bar.addEventListener("click", (event) => {

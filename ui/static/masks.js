@@ -4,7 +4,7 @@ const MAX_SIDE = 2048;
 const COLOR = [190, 24, 93];
 const canvas = document.createElement("canvas");
 canvas.className = "mask-layer";
-const pen = canvas.getContext("2d", { willReadFrequently: true });
+const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
 const bar = document.createElement("footer");
 bar.className = "image-tools mask-tools";
 bar.innerHTML = `<button type="button" class="act paint">[[Mask]]</button><span class="acts painting-tools" hidden>
@@ -14,17 +14,17 @@ bar.innerHTML = `<button type="button" class="act paint">[[Mask]]</button><span 
   <button type="button" class="act alpha">[[From transparency]]</button>
   <button type="button" class="act keep">[[Save the mask]]</button><button type="button" class="act cancel">[[Cancel]]</button></span>
   <span class="status" role="status" aria-live="polite"></span>`;
-const part = (selector) => bar.querySelector(selector);
+const part = /** @type {Find} */ (bar.querySelector.bind(bar));
 const viewer = () => document.querySelector("dialog.viewer");
-let shown = null; // the link of the image in the viewer
-let last = null; // the point that is painted from
+let shown = document.createElement("a"); // the link of the image in the viewer
+let last = /** @type {number[] | null} */ (null); // the point that is painted from
 
-function say(text, bad = false) {
+function say(/** @type {string} */ text, bad = false) {
   part(".status").textContent = text;
   part(".status").classList.toggle("bad", bad);
 }
 
-function paint(on) {
+function paint(/** @type {boolean} */ on) {
   viewer().classList.toggle("painting", on);
   viewer().classList.remove("actual");
   part(".paint").hidden = on;
@@ -34,13 +34,13 @@ function paint(on) {
 }
 
 // Change the alpha of each pixel of the canvas.
-function eachAlpha(change) {
+function eachAlpha(/** @type {(pixel: Uint8ClampedArray) => number[]} */ change) {
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
   for (let at = 0; at < pixels.data.length; at += 4) pixels.data.set(change(pixels.data.subarray(at, at + 4)), at);
   return pixels;
 }
 
-async function load(link) {
+async function load(/** @type {HTMLAnchorElement} */ link) {
   const [width, height] = link.dataset.size.split(",").map(Number);
   const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
   canvas.width = Math.max(1, Math.round(width * scale));
@@ -50,7 +50,7 @@ async function load(link) {
   image.src = link.dataset.mask;
   try {
     await image.decode();
-  } catch (error) {
+  } catch {
     return say("[[The mask cannot be shown.]]", true);
   }
   if (link !== shown) return;
@@ -61,11 +61,11 @@ async function load(link) {
 function drawing() {
   const file = document.createElement("canvas");
   [file.width, file.height] = [canvas.width, canvas.height];
-  file.getContext("2d").putImageData(eachAlpha(([, , , alpha]) => [255 - alpha, 255 - alpha, 255 - alpha, 255]), 0, 0);
+  file.getContext("2d")?.putImageData(eachAlpha(([, , , alpha]) => [255 - alpha, 255 - alpha, 255 - alpha, 255]), 0, 0);
   return file.toDataURL("image/png").split(",")[1];
 }
 
-async function save(values) {
+async function save(/** @type {{ png?: string, transparency?: boolean }} */ values) {
   say("[[Saving…]]");
   const image = { project: shown.dataset.project, name: shown.dataset.file };
   const answer = await server.save_mask({ ...image, ...values }).catch(() => null);
@@ -74,20 +74,20 @@ async function save(values) {
   trigger("end");
 }
 
-function pointAt(event) {
+function pointAt(/** @type {PointerEvent} */ event) {
   const over = viewer().querySelector(".over"), width = Number(shown.dataset.size.split(",")[0]);
-  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(over.getScreenCTM().inverse());
+  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(over.getScreenCTM()?.inverse());
   return [point.x, point.y].map((value) => value * canvas.width / width);
 }
 
-function stroke(to) {
+function stroke(/** @type {number[]} */ from, /** @type {number[]} */ to) {
   pen.globalCompositeOperation = part(".erase").getAttribute("aria-pressed") === "true" ? "destination-out" : "source-over";
   pen.strokeStyle = `rgb(${COLOR})`;
   pen.lineWidth = Math.max(canvas.width, canvas.height) * Number(part(".brush").value) / 100;
   pen.lineCap = "round";
   pen.beginPath();
-  pen.moveTo(...last);
-  pen.lineTo(...to);
+  pen.moveTo(from[0], from[1]);
+  pen.lineTo(to[0], to[1]);
   pen.stroke();
   pen.globalCompositeOperation = "source-over";
   last = to;
@@ -104,10 +104,10 @@ document.addEventListener("limner-shown", ({ target, detail }) => {
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   last = pointAt(event);
-  stroke(last);
+  stroke(last, last);
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (last) stroke(pointAt(event));
+  if (last) stroke(last, pointAt(event));
 });
 canvas.addEventListener("pointerup", () => { last = null; });
 bar.addEventListener("click", (event) => {

@@ -19,22 +19,22 @@ function sound() {
 }
 
 function look() {
-  const status = document.querySelector("#status [data-status]");
+  const status = /** @type {HTMLElement | null} */ (document.querySelector("#status [data-status]"));
   const now = status?.dataset.status ?? "";
   const words = status?.querySelector(".pill")?.textContent ?? "";
-  const share = status?.parentElement.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
+  const share = status?.parentElement?.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
   const isActive = now === "running" || now === "waiting";
   document.title = isActive ? `${share} % · ${title}` : title;
   if (before === "running" && !isActive && localStorage.getItem(KEY) === "yes") {
     sound();
-    if (globalThis.Notification?.permission === "granted") new Notification(title, { body: words, icon: "/favicon.ico" });
+    if (window.Notification?.permission === "granted") new Notification(title, { body: words, icon: "/favicon.ico" });
   }
   before = now;
 }
 
 element.addEventListener("change", () => {
   localStorage.setItem(KEY, box().checked ? "yes" : "no");
-  if (box().checked) globalThis.Notification?.requestPermission();
+  if (box().checked) window.Notification?.requestPermission();
 });
 if (box()) box().checked = localStorage.getItem(KEY) === "yes";
 new MutationObserver(look).observe(document.querySelector("#status"), { childList: true, subtree: true, attributes: true });

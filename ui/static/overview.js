@@ -1,9 +1,11 @@
 // Problems and tags. What the user opened or closed stays so when the value changes. Captions are inserted as text:
 // overview.html contains no values, as Gradio would run a value in a template as a program.
+const ROW = 20, WIDE = 320, HIGH = 170, EDGE = 26;
 const opened = new Map();
+const view = /** @type {View<Overview>} */ (props);
 
-function row(finding) {
-  const made = element.querySelector("template").content.firstElementChild.cloneNode(true);
+function row(/** @type {Finding} */ finding) {
+  const made = /** @type {HTMLElement} */ (element.querySelector("template").content.querySelector(".finding").cloneNode(true));
   if (finding.look) made.classList.add(finding.look);
   made.querySelector(".title").textContent = finding.title;
   made.querySelector(".advice").textContent = `${finding.effect} ${finding.remedy}`;
@@ -20,7 +22,7 @@ function row(finding) {
 }
 
 // The viewer shows links; these are on no page.
-function linkTo([kept, copy]) {
+function linkTo(/** @type {[kept: Side, copy: Side]} */ [kept, copy]) {
   const link = document.createElement("a");
   link.href = kept.url;
   link.append(Object.assign(document.createElement("img"), { alt: kept.name }));
@@ -28,19 +30,19 @@ function linkTo([kept, copy]) {
   return link;
 }
 
-function chip({ tag, count }) {
+function chip(/** @type {{ tag: string, count: number }} */ { tag, count }) {
   const made = document.createElement("button");
   made.type = "button";
   made.className = "chip";
   made.dataset.tag = tag;
   const number = document.createElement("b");
-  number.textContent = count;
+  number.textContent = String(count);
   made.append(tag, " ", number);
   return made;
 }
 
 function draw() {
-  const value = props.value;
+  const { value } = view;
   if (!value?.findings) return;
   const doctor = element.querySelector(".doctor"), tags = element.querySelector(".tags");
   doctor.hidden = !value.heading;
@@ -60,15 +62,63 @@ function restore() {
   }
 }
 element.addEventListener("click", (event) => {
-  const summary = event.target.closest("summary");
+  const part = event.target.closest("details");
   const button = event.target.closest("button");
-  if (summary) opened.set(summary.parentElement.className, !summary.parentElement.open);
+  if (part && event.target.closest("summary")) opened.set(part.className, !part.open);
   else if (button?.matches(".pairs")) {
-    const { pairs } = props.value.findings.find((finding) => finding.pairs.length);
+    const pairs = view.value?.findings?.flatMap((finding) => finding.pairs) ?? [];
     document.dispatchEvent(new CustomEvent("limner-view", { detail: pairs.map(linkTo) }));
   } else if (button?.dataset.mend) trigger("apply", { kind: button.dataset.mend });
   else if (button?.dataset.kind) trigger("select", { kind: button.dataset.kind });
   else if (button?.dataset.tag) trigger("select", { tag: button.dataset.tag });
 });
+// The buckets of a dataset as bars, and the sizes of its images as dots on logarithmic scales.
+function svg(/** @type {keyof SVGElementTagNameMap} */ tag, /** @type {Attributes} */ attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
+
+function bars(/** @type {Sizes} */ { bars: counts, title }) {
+  const chart = svg("svg", { viewBox: `0 0 ${WIDE} ${ROW * counts.length}`, role: "img", "aria-label": title });
+  const most = Math.max(...counts.map(({ count }) => count));
+  counts.forEach(({ label, count }, row) => {
+    chart.append(
+      svg("text", { x: 84, y: ROW * row + 14, "text-anchor": "end" }, label),
+      svg("rect", { x: 92, y: ROW * row + 3, width: Math.max(2, 190 * count / most), height: ROW - 6, rx: 3 }),
+      svg("text", { x: 98 + Math.max(2, 190 * count / most), y: ROW * row + 14 }, String(count)),
+    );
+  });
+  return chart;
+}
+
+function dots(/** @type {Sizes} */ { sizes, resolution }) {
+  const chart = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": "[[Sizes of the images]]" });
+  const sides = sizes.flatMap(({ width, height }) => [width, height]).concat(resolution);
+  const [low, high] = [Math.min(...sides) / 1.2, Math.max(...sides) * 1.2].map(Math.log2);
+  const place = (/** @type {number} */ side, /** @type {number} */ room) => EDGE + (Math.log2(side) - low) / (high - low) * (room - 2 * EDGE);
+  const x = (/** @type {number} */ width) => place(width, WIDE), y = (/** @type {number} */ height) => HIGH - place(height, HIGH);
+  const [least, most] = [2 ** low, 2 ** high];
+  const area = resolution * resolution, from = Math.max(least, area / most), to = Math.min(most, area / least);
+  chart.append(
+    svg("path", { class: "axis", d: `M${EDGE} ${EDGE}V${HIGH - EDGE}H${WIDE - EDGE}` }),
+    svg("path", { class: "limit", d: `M${x(from)} ${y(area / from)}L${x(to)} ${y(area / to)}` }),
+    svg("text", { x: WIDE - EDGE, y: HIGH - 10, "text-anchor": "end" }, "[[width]]"),
+    svg("text", { x: EDGE - 12, y: EDGE - 10 }, "[[height]]"),
+  );
+  for (const { width, height, count } of sizes) {
+    const dot = svg("circle", { cx: x(width), cy: y(height), r: Math.min(9, 3 + Math.sqrt(count)) });
+    dot.append(svg("title", {}, `${width} x ${height}: ${count}`));
+    chart.append(dot);
+  }
+  return chart;
+}
+
+function drawBuckets(/** @type {HTMLElement} */ part, /** @type {Sizes | null} */ value) {
+  part.hidden = !value;
+  if (!value) return;
+  part.querySelector(".charts").replaceChildren(bars(value), dots(value));
+}
 watch("value", draw);
 draw();

@@ -1,20 +1,19 @@
 // The runs that wait: dragged to another place, or moved, held and released by their buttons, which keep the focus.
-let dragged = null; // the row that is being dragged
-let before = []; // the rows in their order before
-let pressed = null; // [run, text of its button] that was used last
+let dragged = /** @type {HTMLElement | null} */ (null); // the row that is being dragged
+let before = /** @type {HTMLElement[]} */ ([]); // the rows in their order before
+let pressed = ["", ""]; // [run, text of its button] that was used last
 
 const rows = () => [...element.querySelectorAll("li[data-run]")];
 
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-act]");
-  if (!button) return;
-  const { run } = button.closest("li").dataset;
+  const button = event.target.closest("button[data-act]"), run = button?.closest("li")?.dataset.run;
+  if (!button || !run) return;
   pressed = [run, button.textContent];
   trigger("select", { run, act: button.dataset.act, place: Number(button.dataset.place) });
 });
 element.addEventListener("dragstart", (event) => {
   dragged = event.target.closest("li[data-run]");
-  if (!dragged) return;
+  if (!dragged || !event.dataTransfer) return;
   before = rows();
   event.dataTransfer.effectAllowed = "move";
   event.dataTransfer.setData("text/plain", dragged.dataset.run);
@@ -26,7 +25,7 @@ element.addEventListener("dragover", (event) => {
   event.preventDefault();
   if (!row || row === dragged) return;
   const { top, height } = row.getBoundingClientRect();
-  row.parentElement.insertBefore(dragged, event.clientY > top + height / 2 ? row.nextSibling : row);
+  row[event.clientY > top + height / 2 ? "after" : "before"](dragged);
 });
 element.addEventListener("drop", (event) => { if (dragged) event.preventDefault(); });
 element.addEventListener("dragend", (event) => {
@@ -34,13 +33,14 @@ element.addEventListener("dragend", (event) => {
   dragged.classList.remove("dragged");
   const place = rows().indexOf(dragged);
   const moved = place !== before.indexOf(dragged);
-  if (event.dataTransfer.dropEffect === "none") before[0].parentElement.append(...before); // Escape, or let go elsewhere
+  if (event.dataTransfer?.dropEffect === "none") before[0].parentElement?.append(...before); // Escape, or let go elsewhere
   else if (moved) trigger("select", { run: dragged.dataset.run, act: "move", place: place + 1 });
   dragged = null;
 });
 watch("value", () => {
-  if (!pressed || (document.activeElement !== document.body && !element.contains(document.activeElement))) return;
-  const row = rows().find(({ dataset }) => dataset.run === pressed[0]);
+  const [run, text] = pressed;
+  if (!run || (document.activeElement !== document.body && !element.contains(document.activeElement))) return;
+  const row = rows().find(({ dataset }) => dataset.run === run);
   const buttons = [...(row?.querySelectorAll("button:not(:disabled)") ?? [])];
-  (buttons.find(({ textContent }) => textContent === pressed[1]) ?? buttons[0])?.focus();
+  (buttons.find(({ textContent }) => textContent === text) ?? buttons[0])?.focus();
 });

@@ -2,17 +2,17 @@
 // on one, with shift from the last one to this, and a click on an image with Ctrl or shift. It is that of one page.
 const boxes = () => [...document.querySelectorAll("#captions .pick")];
 const picked = () => boxes().filter((pick) => pick.checked);
-const nameOf = (pick) => pick.closest(".card").dataset.name;
+const nameOf = (/** @type {HTMLElement} */ pick) => pick.closest(".card")?.dataset.name ?? "";
 const bar = () => element.querySelector(".selection");
 let last = ""; // the name of the card that was clicked last
 
 function show() {
   const number = picked().length;
   bar().hidden = !number;
-  bar().querySelector(".count").textContent = "[[{n} selected]]".replace("{n}", () => number);
+  bar().querySelector(".count").textContent = "[[{n} selected]]".replace("{n}", () => String(number));
 }
 
-function pick(box, toHere) {
+function pick(/** @type {HTMLInputElement} */ box, /** @type {boolean} */ toHere) {
   const all = boxes(), from = all.findIndex((other) => nameOf(other) === last), to = all.indexOf(box);
   if (toHere && from >= 0) {
     for (const between of all.slice(Math.min(from, to), Math.max(from, to) + 1)) between.checked = box.checked;
@@ -22,12 +22,12 @@ function pick(box, toHere) {
 }
 
 document.addEventListener("click", (event) => {
-  const link = event.target.closest?.("#captions .shape");
+  const card = event.target.closest?.("#captions .shape")?.closest(".card");
   if (event.target.matches?.("#captions .pick")) {
     pick(event.target, event.shiftKey);
-  } else if (link && (event.ctrlKey || event.metaKey || event.shiftKey)) {
+  } else if (card && (event.ctrlKey || event.metaKey || event.shiftKey)) {
     event.preventDefault();
-    const box = link.closest(".card").querySelector(".pick");
+    const box = card.querySelector(".pick");
     box.checked = event.shiftKey || !box.checked;
     pick(box, event.shiftKey);
   }
@@ -38,7 +38,7 @@ element.addEventListener("click", (event) => {
     for (const box of boxes()) box.checked = button.matches(".every");
     show();
   } else if (button) {
-    const [tag, other] = [".tag", ".new"].map((field) => bar().querySelector(field).value);
+    const [tag, other] = /** @type {const} */ ([".tag", ".new"]).map((field) => bar().querySelector(field).value);
     trigger("apply", { action: button.dataset.action, names: picked().map(nameOf), tag, other });
   }
 });

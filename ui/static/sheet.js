@@ -3,10 +3,10 @@ const EDGE = 12, LABEL = 150, LINE = 22, SIDE = 512;
 
 element.addEventListener("input", (event) => {
   const frame = event.target.closest(".uncover");
-  if (frame) frame.style.setProperty("--cut", event.target.value + "%");
+  if (frame && event.target.matches("input")) frame.style.setProperty("--cut", event.target.value + "%");
 });
 
-function wrapped(pen, text, width) {
+function wrapped(/** @type {CanvasRenderingContext2D} */ pen, /** @type {string} */ text, /** @type {number} */ width) {
   const lines = [""];
   for (const word of text.split(" ")) {
     const longer = `${lines.at(-1)} ${word}`.trim();
@@ -16,12 +16,13 @@ function wrapped(pen, text, width) {
   return lines.filter(Boolean);
 }
 
-function sheetOf(table) {
+function sheetOf(/** @type {HTMLElement} */ table) {
   const rows = [...table.querySelectorAll("tbody tr")], heads = [...table.querySelectorAll("thead th")].slice(1);
   const images = rows.map((row) => [...row.querySelectorAll("img")]);
   const first = images[0][0], scale = Math.max(1, Math.min(4, Math.floor(SIDE / first.naturalWidth)));
   const width = first.naturalWidth * scale, height = first.naturalHeight * scale;
-  const sheet = document.createElement("canvas"), pen = sheet.getContext("2d");
+  const sheet = document.createElement("canvas");
+  const pen = /** @type {CanvasRenderingContext2D} */ (sheet.getContext("2d"));
   sheet.width = LABEL + heads.length * (width + EDGE) + EDGE;
   sheet.height = LINE * 2 + rows.length * (height + EDGE) + EDGE;
   pen.fillStyle = "#fff";
@@ -42,6 +43,7 @@ function sheetOf(table) {
 element.addEventListener("click", (event) => {
   if (!event.target.closest(".save-sheet")) return;
   sheetOf(element.querySelector("table")).toBlob((blob) => {
+    if (!blob) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = "table.png";

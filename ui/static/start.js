@@ -5,11 +5,11 @@
   // Gradio counts the seconds of its own start in each frame, and goes on for as long as the page is open, although
   // what shows them is gone. Each count reads the clock and then asks for its next frame, which is canceled here.
   performance.now = () => {
-    if (new Error().stack.includes("/statustracker-")) {
+    if (new Error().stack?.includes("/statustracker-")) {
       const next = requestAnimationFrame(() => {}) + 1;
       queueMicrotask(() => cancelAnimationFrame(next));
     }
     return Performance.prototype.now.call(performance);
   };
-  setTimeout(() => { delete performance.now; }, 1000);
+  setTimeout(() => { Reflect.deleteProperty(performance, "now"); }, 1000);
 }

@@ -1,5 +1,6 @@
 // Shows the progress of uploads and cancels them, which Gradio's page cannot do. Its requests go through `fetch`, which
 // does not tell what was sent; those with files are sent by XMLHttpRequest instead.
+/** @type {Map<XMLHttpRequest, number[]>} */
 const running = new Map(); // each request: the bytes that it has sent, and all of them
 const send = window.fetch;
 
@@ -31,7 +32,7 @@ window.fetch = (input, options = {}) => {
     };
     request.open(options.method ?? "POST", url);
     for (const [name, value] of new Headers(options.headers)) request.setRequestHeader(name, value);
-    request.send(options.body);
+    request.send(/** @type {FormData} */ (options.body));
   });
 };
 element.querySelector(".cancel-upload").addEventListener("click", () => {

@@ -12,22 +12,22 @@ dialog.innerHTML = `<header><p></p><button type="button" class="act nearest">[[N
   <button type="button" class="act discard">[[Remove this one]]</button></figcaption></figure>
   <button type="button" class="step after" aria-label="[[Next image]]">›</button></div>`;
 document.body.append(dialog);
-const part = (selector) => dialog.querySelector(selector);
-let rows = [], row = 0, place = 0; // the links that can be shown, and the one that is
+const part = /** @type {Find} */ (dialog.querySelector.bind(dialog));
+let rows = /** @type {HTMLAnchorElement[][]} */ ([]), row = 0, place = 0; // the links that can be shown, and the one that is
 let compares = false;
 // Other scripts add tools for the image that is shown, and may change its link.
 const follow = new MutationObserver(() => { if (!dialog.matches(".painting, .cropping")) show(); });
 
-const linksOf = (container) => [...container.querySelectorAll("a[data-caption]")];
+const linksOf = (/** @type {HTMLElement} */ container) => [...container.querySelectorAll("a[data-caption]")];
 
 function show() {
   const link = rows[row][place], image = part("figure img");
-  const url = link.getAttribute("href");
+  const url = link.getAttribute("href") ?? "";
   image.src = url;
   image.alt = link.querySelector("img").alt;
   image.classList.toggle("pixels", link.querySelector("img").matches(".pixels"));
   dialog.classList.remove("actual");
-  part("p").textContent = link.dataset.caption;
+  part("p").textContent = link.dataset.caption ?? "";
   part(".save").href = url;
   part(".save").download = link.dataset.file ?? "image.png";
   part(".nearest").hidden = !link.dataset.nearest;
@@ -45,17 +45,17 @@ function show() {
 }
 
 // Of a pair of images that are nearly the same, either can be removed.
-function showPair({ file, text, otherFile, otherText }) {
+function showPair(/** @type {DOMStringMap} */ { file, text, otherFile, otherText }) {
   dialog.querySelectorAll("figcaption").forEach((caption, side) => {
     const name = [file, otherFile][side], discard = caption.querySelector(".discard");
     caption.hidden = !otherFile;
     caption.querySelector("span").textContent = [text, otherText][side] ?? "";
     discard.dataset.name = name ?? "";
-    discard.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => name));
+    discard.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => name ?? ""));
   });
 }
 
-function discard(name) {
+function discard(/** @type {string} */ name) {
   document.dispatchEvent(new CustomEvent("limner-remove", { detail: name }));
   rows = [rows[row].filter(({ dataset }) => name !== dataset.file && name !== dataset.otherFile)];
   row = 0;
@@ -64,7 +64,7 @@ function discard(name) {
   else dialog.close();
 }
 
-function showCrop(link) {
+function showCrop(/** @type {HTMLAnchorElement} */ link) {
   const [width, height] = (link.dataset.size ?? "0,0").split(",").map(Number);
   const [across, down] = (link.dataset.crop ?? "0,0").split(",").map((share, side) => Math.round(Number(share) * [width, height][side] / 2));
   part(".over").setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -72,7 +72,7 @@ function showCrop(link) {
     : `M0 0H${width}V${height}H0Z M${across} ${down}H${width - across}V${height - down}H${across}Z`);
 }
 
-function move(across, down) {
+function move(/** @type {number} */ across, /** @type {number} */ down) {
   row = (row + down + rows.length) % rows.length;
   place = Math.min(place, rows[row].length - 1);
   place = (place + across + rows[row].length) % rows[row].length;
@@ -84,7 +84,7 @@ document.addEventListener("click", (event) => {
   if (!link || (link.closest(".cards") && (event.ctrlKey || event.metaKey || event.shiftKey))) return; // see selection.js
   event.preventDefault();
   const table = link.closest("table");
-  rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards"))];
+  rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards") ?? link)];
   row = rows.findIndex((links) => links.includes(link));
   place = rows[row].indexOf(link);
   show();

@@ -82,8 +82,9 @@ def build(project: gr.Dropdown) -> Tab:
                 interactive=True,
             )
             prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", size="sm")
-            scripts = read("bucket_chart.js") + read("overview.js")
-            overview = gr.HTML({}, html_template=read("overview.html"), js_on_load=scripts, elem_id="overview")
+            overview = gr.HTML(
+                {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
+            )
             tools = caption_tools.build()
             keep_location = _location()
             forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")

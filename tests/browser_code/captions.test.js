@@ -1,0 +1,180 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { component, fire, openPage, settle, slowly, type } from "./page.js";
+
+const card = (name, caption) => ({
+  name, caption, url: "", large: `/${name}`, size: [64, 64], crop: [0, 0], facts: "64 x 64", edited: "", mask: "", large_mask: "",
+  proposed: "", look: "", ratio: "1", cut: "", badges: [], tokens: "2 / 77", long: "",
+});
+const grid = (captions, values = {}) => ({
+  project: "mira", at: 1, page: 1, last: 1, left: 0, any: true, proposals: "", only: "", orders: [], paged: false, pages: [],
+  items: Object.entries(captions).map(([name, caption]) => card(name, caption)), ...values,
+});
+const saved = (caption, at) => ({ ok: true, at, caption, badges: [], tokens: "3 / 77", long: "" });
+
+function open(t, value = grid({ "a.png": "a cat", "b.png": "a dog" }), window = openPage(t)) {
+  const calls = [], measured = [];
+  const shown = component(window, "captions", { value, server: { save_caption: slowly(calls), measure: slowly(measured) } });
+  const area = (name) => [...shown.element.querySelectorAll("textarea")].find(({ dataset }) => dataset.name === name);
+  const status = () => shown.part(".save").textContent;
+  return { ...shown, window, calls, measured, area, status, of: (name) => area(name).closest(".card") };
+}
+
+test("a caption is saved when typing pauses", async (t) => {
+  const { area, calls, status } = open(t);
+  type(area("a.png"), "a red c");
+  t.mock.timers.tick(500);
+  type(area("a.png"), "a red cat");
+  t.mock.timers.tick(599);
+  assert.equal(calls.length, 0);
+  t.mock.timers.tick(1);
+  assert.deepEqual(calls.map(({ argument }) => argument), [{ project: "mira", name: "a.png", text: "a red cat", base: "a cat" }]);
+  assert.equal(status(), "[[Saving…]]");
+  calls[0].answer(saved("a red cat", 2));
+  await settle();
+  assert.equal(status(), "[[All captions are saved.]]");
+});
+
+test("an answer of the server does not overwrite what is being typed", (t) => {
+  const { area, update } = open(t);
+  type(area("a.png"), "a red");
+  update(grid({ "a.png": "a cat, sitting", "b.png": "a dog, running" }, { at: 5 }));
+  assert.equal(area("a.png").value, "a red");
+  assert.equal(area("b.png").value, "a dog, running");
+});
+
+test("what the server read before a save does not bring the old text back", async (t) => {
+  const { area, calls, update } = open(t);
+  type(area("a.png"), "a red cat");
+  t.mock.timers.tick(600);
+  calls[0].answer(saved("a red cat", 7));
+  await settle();
+  update(grid({ "a.png": "a cat" }, { at: 6 }));
+  assert.equal(area("a.png").value, "a red cat");
+  update(grid({ "a.png": "a blue cat" }, { at: 8 }));
+  assert.equal(area("a.png").value, "a blue cat");
+});
+
+test("text typed during a save is saved after it, as a change of what was saved", async (t) => {
+  const { area, calls, status } = open(t);
+  type(area("a.png"), "a red cat");
+  t.mock.timers.tick(600);
+  type(area("a.png"), "a red cat, sitting");
+  t.mock.timers.tick(600);
+  assert.equal(calls.length, 1, "one request at a time");
+  calls[0].answer(saved("a red cat", 2));
+  await settle();
+  t.mock.timers.tick(0);
+  assert.deepEqual(calls[1].argument, { project: "mira", name: "a.png", text: "a red cat, sitting", base: "a red cat" });
+  assert.equal(status(), "[[Saving…]]");
+});
+
+test("a text that could not be saved stays, is tried again, and outlives a reload", async (t) => {
+  const { area, calls, status, window } = open(t);
+  type(area("a.png"), "a red cat");
+  t.mock.timers.tick(600);
+  calls[0].fail(new Error("offline"));
+  await settle();
+  assert.match(status(), /Not saved: \[\[the server is not responding/);
+  t.mock.timers.tick(3000);
+  assert.equal(calls[1].argument.text, "a red cat");
+  window.document.body.innerHTML = "";
+  const reloaded = open(t, undefined, window);
+  assert.equal(reloaded.area("a.png").value, "a red cat");
+});
+
+test("of two pages that changed a caption, the user chooses", async (t) => {
+  for (const keep of [true, false]) {
+    const { area, calls, of, status, update } = open(t, undefined, openPageAgain(t));
+    type(area("a.png"), "mine");
+    t.mock.timers.tick(600);
+    calls[0].answer({ ok: true, conflict: "theirs" });
+    await settle();
+    assert.equal(of("a.png").querySelector(".conflict q").textContent, "theirs");
+    assert.match(status(), /another page changed the caption of a\.png/);
+    update(grid({ "a.png": "theirs", "b.png": "a dog" }, { at: 5 }));
+    t.mock.timers.tick(10_000);
+    assert.equal(calls.length, 1, "nothing is sent before the choice");
+    of("a.png").querySelector(keep ? ".keep-mine" : ".take-theirs").click();
+    assert.equal(area("a.png").value, keep ? "mine" : "theirs");
+    const chosen = { project: "mira", name: "a.png", text: "mine", base: "theirs" };
+    assert.deepEqual(calls.slice(1).map(({ argument }) => argument), keep ? [chosen] : []);
+    assert.equal(of("a.png").querySelector(".conflict").hidden, true);
+  }
+});
+
+function openPageAgain(t) {
+  t.mock.timers.reset();
+  return openPage(t);
+}
+
+test("a text is sent to the project it was typed in, whichever is shown by then", (t) => {
+  const { area, calls, update } = open(t);
+  type(area("a.png"), "a red cat");
+  update(grid({ "a.png": "another one" }, { project: "style", at: 5 }));
+  assert.equal(area("a.png").value, "another one");
+  t.mock.timers.tick(600);
+  assert.deepEqual(calls.map(({ argument }) => [argument.project, argument.text]), [["mira", "a red cat"]]);
+});
+
+test("the text of a removed image is not saved", (t) => {
+  const { area, calls, of, sent, status, update } = open(t);
+  type(area("a.png"), "a red cat");
+  of("a.png").querySelector(".remove").click();
+  update(grid({ "b.png": "a dog" }, { at: 5 }));
+  t.mock.timers.tick(10_000);
+  assert.deepEqual([calls.length, sent], [0, [["delete", { name: "a.png" }]]]);
+  assert.equal(status(), "[[All captions are saved.]]");
+});
+
+test("a change of all captions waits until those that were typed are on disk", async (t) => {
+  const { area, calls, window } = open(t);
+  type(area("a.png"), "a red cat");
+  let isOnDisk = false;
+  const waiting = window.limnerSaved().then(() => { isOnDisk = true; });
+  await settle();
+  t.mock.timers.tick(100);
+  await settle();
+  assert.deepEqual([calls.length, isOnDisk], [1, false]);
+  calls[0].answer(saved("a red cat", 2));
+  await settle();
+  t.mock.timers.tick(100);
+  await waiting;
+});
+
+test("Enter goes to the next caption, and from the last one to the next page", (t) => {
+  const { area, sent, update, window } = open(t, grid({ "a.png": "a cat", "b.png": "a dog" }, { last: 2 }));
+  fire(area("a.png"), "keydown", { key: "Enter" });
+  assert.equal(window.document.activeElement, area("b.png"));
+  fire(area("b.png"), "keydown", { key: "Enter" });
+  assert.deepEqual(sent, [["select", { page: 2 }]]);
+  update(grid({ "c.png": "a bird", "d.png": "a fish" }, { page: 2, last: 2 }));
+  assert.equal(window.document.activeElement, area("c.png"));
+});
+
+test("the card that is typed in keeps the focus when others come and go", (t) => {
+  const { area, element, update, window } = open(t);
+  const typed = area("b.png");
+  typed.focus();
+  update(grid({ "0.png": "new", "b.png": "a dog", "c.png": "new" }));
+  assert.equal(window.document.activeElement, typed);
+  assert.deepEqual([...element.querySelectorAll("textarea")].map(({ dataset }) => dataset.name), ["0.png", "b.png", "c.png"]);
+});
+
+test("images are measured until none is left, by one request at a time", async (t) => {
+  const { measured, sent, update } = open(t, grid({ "a.png": "" }, { left: 30 }));
+  update(grid({ "a.png": "" }, { left: 30 }));
+  assert.equal(measured.length, 1);
+  measured[0].answer({ ok: true, left: 6 });
+  await settle();
+  assert.deepEqual(measured[1].argument, { project: "mira" });
+  measured[1].answer({ ok: true, left: 0 });
+  await settle();
+  assert.deepEqual([measured.length, sent], [2, [["end"]]]);
+});
+
+test("captions are text, whatever they contain", (t) => {
+  const { area, element } = open(t, grid({ "a.png": "<img src=x onerror=alert(1)> ${1 + 1}" }));
+  assert.equal(area("a.png").value, "<img src=x onerror=alert(1)> ${1 + 1}");
+  assert.equal(element.querySelectorAll("[onerror]").length, 0);
+});

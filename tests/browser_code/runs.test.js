@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { component, expression, fire, openPage, settle } from "./page.js";
+
+const queue = (...runs) => `<ul>${runs.map((run, place) => `<li data-run="${run}"><button data-act="move" data-place="${place}">Up</button>
+  <button data-act="hold">Hold</button></li>`).join("")}</ul>`;
+
+function openQueue(t) {
+  const window = openPage(t);
+  const shown = component(window, "queue", { html: queue("a", "b", "c") });
+  const row = (run) => shown.part(`[data-run=${run}]`);
+  const order = () => [...shown.element.querySelectorAll("li")].map(({ dataset }) => dataset.run).join("");
+  const dataTransfer = { setData() {}, dropEffect: "move" };
+  const drag = (run, over, below) => {
+    fire(row(run), "dragstart", { dataTransfer });
+    row(over).getBoundingClientRect = () => ({ top: 100, height: 20 });
+    fire(row(over), "dragover", { clientY: below ? 115 : 105, dataTransfer });
+  };
+  const drop = (dropEffect) => fire(shown.part(".dragged"), "dragend", { dataTransfer: { dropEffect } });
+  return { ...shown, window, row, order, drag, drop };
+}
+
+test("a run that is dragged is moved to the place where it is let go, counted from one", (t) => {
+  const { drag, drop, order, sent } = openQueue(t);
+  drag("a", "c", true);
+  assert.equal(order(), "bca");
+  drop("move");
+  assert.deepEqual(sent, [["select", { run: "a", act: "move", place: 3 }]]);
+});
+
+test("a run that is let go elsewhere, or where it was, is not moved", (t) => {
+  const { drag, drop, order, sent } = openQueue(t);
+  drag("c", "a", false);
+  assert.equal(order(), "cab");
+  drop("none");
+  drag("b", "a", true);
+  drop("move");
+  assert.deepEqual([order(), sent], ["abc", []]);
+});
+
+test("the button that was pressed keeps the focus when the queue is drawn again", (t) => {
+  const { row, sent, update, window } = openQueue(t);
+  row("c").querySelector("button").click();
+  assert.deepEqual(sent, [["select", { run: "c", act: "move", place: 2 }]]);
+  update("", queue("a", "c", "b"));
+  assert.equal(window.document.activeElement, row("c").querySelector("button"));
+  window.document.body.insertAdjacentHTML("beforeend", "<input>");
+  window.document.querySelector("input").focus();
+  update("", queue("c", "a", "b"));
+  assert.equal(window.document.activeElement.tagName, "INPUT", "the focus is not taken from elsewhere");
+});
+
+test("runs and files are renamed and deleted only if that is confirmed", (t) => {
+  const window = openPage(t), questions = [];
+  const { part, sent } = component(window, "runs", { html: `<button class="rename" data-run="r" data-name="old">
+    </button><button class="bin" data-file="f" data-label="$& file"></button><button class="again" data-run="r"></button>` });
+  let answer = null;
+  window.prompt = window.confirm = (text) => questions.push(text) && answer;
+  for (const press of [".rename", ".bin"]) part(press).click();
+  answer = "old";
+  part(".rename").click();
+  assert.deepEqual(sent, []);
+  assert.match(questions[1], /Move \$& file to the bin/);
+  answer = "new";
+  for (const press of [".rename", ".bin", ".again"]) part(press).click();
+  assert.deepEqual(sent, [["select", { run: "r", name: "new" }], ["delete", { run: "", file: "f" }], ["apply", { run: "r" }]]);
+});
+
+test("the window's title has the progress, and the end of a run is announced once to those who want it", async (t) => {
+  const window = openPage(t, '<div id="status"></div>'), announced = [];
+  window.document.title = "Limner";
+  window.AudioContext = class {
+    currentTime = 0;
+    createOscillator() { return { frequency: {}, connect: (next) => next, start() {}, stop() {} }; }
+    createGain() { return { gain: { setValueAtTime() {}, exponentialRampToValueAtTime() {} }, connect: (next) => next }; }
+  };
+  window.Notification = class {
+    static permission = "granted";
+    static requestPermission() {}
+    constructor(title, { body }) { announced.push(body); }
+  };
+  const { part } = component(window, "notify", { html: '<input type="checkbox">' });
+  const become = async (status, share = 0) => {
+    window.document.querySelector("#status").innerHTML =
+      `<div><div data-status="${status}"><b class="pill">${status}</b></div><i role="progressbar" aria-valuenow="${share}"></i></div>`;
+    await settle();
+    return window.document.title;
+  };
+  assert.equal(await become("running", 40), "40 % · Limner");
+  assert.equal(await become("finished"), "Limner");
+  assert.deepEqual(announced, []);
+  fire(Object.assign(part("input"), { checked: true }), "change");
+  for (const status of ["running", "finished", "finished", "waiting", "failed"]) await become(status);
+  assert.deepEqual(announced, ["finished"]);
+});
+
+test("the state of the active run leads to that run", (t) => {
+  const window = openPage(t, '<button id="tab-train-button"></button>');
+  const { element, sent } = component(window, "pill");
+  let isOpened = false;
+  window.document.querySelector("button").addEventListener("click", () => { isOpened = true; });
+  element.click();
+  assert.deepEqual([isOpened, sent], [true, [["select"]]]);
+});
+
+test("a run that was started is scrolled to if it is out of sight", (t) => {
+  const window = openPage(t, '<div id="status"></div>'), status = window.document.querySelector("#status");
+  const isScrolled = (top, bottom) => {
+    let isCalled = false;
+    Object.assign(status, { getBoundingClientRect: () => ({ top, bottom }), scrollIntoView: () => { isCalled = true; } });
+    expression(window, "show_run.js")();
+    return isCalled;
+  };
+  assert.deepEqual([isScrolled(100, 300), isScrolled(-50, 150), isScrolled(500, 700)], [false, true, true]);
+});
+
+test("a project is deleted only after a yes", (t) => {
+  const window = openPage(t), remove = expression(window, "delete_project.js");
+  window.confirm = () => false;
+  assert.deepEqual(remove("mira"), [null]);
+  window.confirm = () => true;
+  assert.deepEqual(remove("mira"), ["mira"]);
+});
+
+test("a table of images is saved as one image with its labels, long ones in lines", (t) => {
+  const window = openPage(t), drawn = [];
+  const pen = { measureText: (text) => ({ width: 10 * text.length }), fillRect() {}, drawImage: (image, ...box) => drawn.push(box),
+    fillText: (text) => drawn.push(text) };
+  window.HTMLCanvasElement.prototype.getContext = () => pen;
+  let sheet;
+  window.HTMLCanvasElement.prototype.toBlob = function toBlob() { sheet = this; };
+  const image = "<img>", row = (head) => `<tr><th>${head}</th><td>${image}</td><td>${image}</td></tr>`;
+  const { element, part } = component(window, "sheet", { html: `<button class="save-sheet"></button>
+    <div class="uncover"><input type="range"></div><table><thead><tr><th></th><th>0.5</th><th>1</th></tr></thead>
+    <tbody>${row("a cat in a garden")}</tbody></table>` });
+  const size = { naturalWidth: { value: 256 }, naturalHeight: { value: 256 } };
+  for (const item of element.querySelectorAll("img")) Object.defineProperties(item, size);
+  part(".save-sheet").click();
+  assert.deepEqual(drawn, ["0.5", "1", "a cat in a", "garden", [150, 44, 512, 512], [674, 44, 512, 512]]);
+  assert.deepEqual([sheet.width, sheet.height], [150 + 2 * 524 + 12, 44 + 524 + 12]);
+  fire(Object.assign(part("input"), { value: "30" }), "input");
+  assert.equal(part(".uncover").style.getPropertyValue("--cut"), "30%");
+});

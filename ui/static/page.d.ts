@@ -1,0 +1,122 @@
+// Types of what Gradio hands to the scripts in this folder, of what the server sends them, and of the parts of the page.
+
+export {};
+
+declare global {
+  // Gradio runs the script of a component with these.
+  const element: HTMLElement;
+  const props: { readonly value: unknown };
+  const server: Server;
+  function trigger(event: "apply" | "delete" | "edit" | "end" | "input" | "select" | "undo", data?: object): void;
+  function watch(prop: "value", changed: () => void): void;
+
+  interface Window {
+    limnerSaved?: () => Promise<void>; // of captions.js
+    limnerFolder?: string[]; // paths of the files of an added folder
+    limnerForm: { // of form_notes.js
+      number(values: unknown[]): unknown[];
+      apply(values: [answer: Answered | null, ...unknown[]]): unknown[];
+      save(file: { name: string; text: string }): void;
+    };
+  }
+
+  // Functions of the server that take and return JSON.
+  type Answer<T = object> = ({ ok: true } & T) | { ok: false; error: string };
+  type Image = { project: string; name?: string };
+  interface Server {
+    save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string }>>;
+    measure(of: { project: string }): Promise<Answer<{ left: number; looking?: boolean }>>;
+    edit_image(edit: Image & { action: string; turns?: number; box?: number[] | null }): Promise<Answer>;
+    describe_crop(crop: Image & { box: number[] }): Promise<Answer<{ text: string }>>;
+    save_mask(mask: Image & { png?: string; transparency?: boolean }): Promise<Answer>;
+  }
+
+  // Values of components; that of one which is not filled yet has no fields.
+  type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
+  type Draft = { project: string; name: string; text: string; base?: string };
+  type Judged = { badges: string[]; tokens: string; long: string };
+  type Card = Judged & { size: number[]; crop: number[] } & Record<
+    "name" | "url" | "large" | "mask" | "large_mask" | "caption" | "proposed" | "look" | "ratio" | "cut" | "facts" | "edited", string>;
+  type CaptionGrid = {
+    project: string; at: number; page: number; last: number; left: number; items: Card[]; any: boolean; paged: boolean;
+    only: string; proposals: string; orders: Record<"key" | "title" | "selected", string>[];
+    pages: { number: number; current: string; label: string }[];
+  };
+  type Side = Record<"name" | "url" | "text", string>;
+  type Finding = { pairs: [kept: Side, copy: Side][] } & Record<
+    "kind" | "title" | "effect" | "remedy" | "files" | "look" | "button" | "show", string>;
+  type Sizes = {
+    bars: { label: string; count: number }[]; sizes: { width: number; height: number; count: number }[];
+    resolution: number; title: string;
+  };
+  type Overview = {
+    findings: Finding[]; heading: string; serious: string; sizes: Sizes | null; tags: { tag: string; count: number }[];
+  };
+  type Point = [step: number, loss: number, rate: number];
+  type Curve = { label: string; steps: number; points: Point[]; held_out: [step: number, loss: number][]; held_label: string };
+  type Chart = { label: string; runs: Curve[] };
+  type FormNotes = {
+    changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
+    words: { reset: string; none: string };
+  };
+  type Answered = { request: number; values: unknown[] }; // what the form is filled from
+
+  // Parts that the page always has where a script looks for them, by the selectors of the scripts.
+  type Parts = Record<Box, HTMLElement> & Record<Field, HTMLInputElement> & Record<Button, HTMLButtonElement> & {
+    ".order": HTMLSelectElement; "a[data-caption]": HTMLAnchorElement; ".shape": HTMLAnchorElement; ".save": HTMLAnchorElement;
+    ".mask": HTMLImageElement; ".other img": HTMLImageElement; ".over": SVGSVGElement; ".over path": SVGPathElement;
+    textarea: HTMLTextAreaElement; template: HTMLTemplateElement; "dialog.viewer": HTMLDialogElement;
+    progress: HTMLProgressElement; table: HTMLTableElement; img: HTMLImageElement; "figure img": HTMLImageElement;
+  };
+  // Attributes that scripts read only where the page sets them.
+  interface DOMStringMap { name: string; project: string; run: string; group: string; text: string; size: string; kind: string }
+  type Find = ParentNode["querySelector"];
+  type Attributes = Record<string, string | number | boolean>;
+
+  interface ParentNode {
+    querySelector<S extends keyof Parts>(part: S): Parts[S];
+    querySelectorAll<S extends keyof Parts>(part: S): NodeListOf<Parts[S]>;
+  }
+  interface Element {
+    closest<S extends keyof Parts>(part: S): Parts[S] | null;
+    matches(part: Field): this is HTMLInputElement;
+    matches(part: ".order"): this is HTMLSelectElement;
+    setAttribute(name: string, value: string | number | boolean): void;
+  }
+  // What is listened to on elements happens to elements.
+  type On<E> = E & { readonly target: HTMLElement };
+  interface HTMLElement {
+    addEventListener<K extends keyof HTMLElementEventMap>(
+      type: K, listener: (event: On<HTMLElementEventMap[K]>) => void, capture?: boolean): void;
+  }
+  interface HTMLDialogElement {
+    addEventListener<K extends keyof HTMLElementEventMap>(
+      type: K, listener: (event: On<HTMLElementEventMap[K]>) => void, capture?: boolean): void;
+  }
+  interface Document {
+    addEventListener<K extends keyof DocumentEventMap>(
+      type: K, listener: (event: On<DocumentEventMap[K]>) => void, capture?: boolean): void;
+  }
+  interface DocumentEventMap {
+    "limner-shown": CustomEvent<HTMLAnchorElement>; // the link whose image the viewer shows
+    "limner-view": CustomEvent<HTMLAnchorElement[]>;
+    "limner-show-again": CustomEvent;
+    "limner-remove": CustomEvent<string>; // the name of an image
+  }
+}
+
+type Field =
+  | "input" | ".pick" | "#captions .pick" | ".smoothing" | ".log" | ".rate" | ".brush" | ".tag" | ".new"
+  | "[type=checkbox], [type=radio]" | "#upload input[type='file']" | "#folder" | "#find-setting";
+type Button =
+  | "button" | "button[data-act]" | "button:not(:disabled)" | "button.bin, button.rename, button.again" | ".remove"
+  | ".discard" | ".show" | ".mend" | ".pairs" | ".step" | ".fold" | ".reset-group" | ".apply" | ".page";
+type Box =
+  | "#captions" | "#status" | "#train-form" | "#tab-train-button" | "[id^='form-']" | ".section" | ".found"
+  | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
+  | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
+  | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"
+  | ".chips" | ".charts" | "summary" | "ul" | "li" | "li[data-run]" | "tbody tr" | "thead th" | "th" | ".selection"
+  | ".count" | ".uncover" | ".running-upload" | ".share" | ".cancel-upload" | "figcaption" | ".finding" | ".reading"
+  | ".other" | ".nearest" | ".sheet" | ".strip, .pictures, .cards" | "span" | ".loss-tools" | ".whole" | ".legend"
+  | ".status" | ".edit" | ".cropping" | ".original" | ".paint" | ".painting-tools" | ".erase";

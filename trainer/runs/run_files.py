@@ -32,6 +32,11 @@ def is_any(path: str) -> bool:
     return path in (SETTINGS, LOG) or is_file(path)
 
 
+def grows(path: str) -> bool:
+    """Return True for a file that is appended to while a run goes on; all others are replaced as a whole."""
+    return path.startswith("tensorboard/")
+
+
 def named_by(event: events.Event) -> list[str]:
     """List the paths of files that an event names. They come from whoever wrote the log, so check them."""
     match event:

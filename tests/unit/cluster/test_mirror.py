@@ -117,8 +117,8 @@ def test_a_large_file_comes_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 def test_a_file_that_is_replaced_while_it_is_read_comes_with_the_next_news(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, read = "tensorboard/events.out.tfevents.1", rig.node.read
-    (rig.there.folder / "tensorboard").mkdir()
+    name, read = "measured/table.json", rig.node.read
+    (rig.there.folder / "measured").mkdir()
     storage.write(rig.there.folder / name, b"old")
 
     def replaced(path: str, offset: int) -> bytes | None:
@@ -131,6 +131,25 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_with_the_next_news(
     assert not (rig.run.folder / name).exists()
     rig.mirror.update()
     assert (rig.run.folder / name).read_bytes() == b"newer"
+
+
+def test_a_file_that_grows_while_it_is_read_comes_as_far_as_it_was_announced(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, read = "tensorboard/events.out.tfevents.1", rig.node.read
+    (rig.there.folder / "tensorboard").mkdir()
+    storage.write(rig.there.folder / name, b"one")
+
+    def growing(path: str, offset: int) -> bytes | None:
+        storage.write(rig.there.folder / name, b"one two")
+        return read(path, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.node, "read", growing)
+        rig.mirror.update()
+    assert (rig.run.folder / name).read_bytes() == b"one"
+    rig.mirror.update()
+    assert (rig.run.folder / name).read_bytes() == b"one two"
 
 
 def test_requests_go_there_and_what_is_taken_there_is_taken_here(rig: Rig) -> None:

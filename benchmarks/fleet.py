@@ -25,10 +25,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import safetensors.numpy
+
 from tests.conftest import CHARACTER
 from trainer import config, runs, storage
 from trainer.cluster import relay
 from trainer.cluster.node import News, Node, NodeLostError
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, events
 
@@ -167,7 +170,8 @@ class SimulatedNode(Node):
 
 
 def _save(folder: Path) -> None:
-    for name in ("adapter.safetensors", "optimizer.safetensors", "manifest.json"):
+    storage.write(folder / "adapter.safetensors", safetensors.numpy.save({}))  # which a relay checks
+    for name in ("optimizer.safetensors", "manifest.json"):
         storage.write(folder / name, b"x" * 100)
 
 
@@ -261,7 +265,7 @@ def simulate(options: argparse.Namespace, home: Path) -> dict[str, str]:
             clock.start(lambda machine=machine, mean=mean, seed=seed: fleet.live(
                 machine, seed, mean, lambda: len(tally.ended) == options.runs))  # fmt: skip
     clock.run()
-    files = len(list((home / "datasets" / "rin").iterdir()))
+    files = 2 * len(dataset.image_files(home / "datasets" / "rin"))  # with a caption each
     finished = sum(runs.look(run).status == "finished" for run in runs.all_runs())
     ideal = (planned * STEP + options.runs * START) / options.nodes
     return {

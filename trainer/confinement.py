@@ -72,8 +72,10 @@ def command(program: Sequence[str], writable: Sequence[Path]) -> list[str]:
 
     Args:
         program: the module and its arguments.
-        writable: folders that it may write to.
+        writable: folders that it may write to. They are made if they are missing: a rule needs a folder that is there.
     """
+    for folder in writable:
+        folder.mkdir(parents=True, exist_ok=True)
     return [sys.executable, "-m", "trainer.confinement", *map(str, writable), "--", *program]
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -94,7 +95,7 @@ class Server:
         }
         variables = forks.unmeasured() | own | environment
         options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
-        command = [variables["LIMNER_TEST_PYTHON"], "app.py", *options]
+        command = [variables.get("LIMNER_TEST_PYTHON", sys.executable), "app.py", *options]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
                 command, cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True

@@ -61,7 +61,7 @@ def test_yaml(data: bytes) -> None:
 
 def refused(parse: Parse, data: bytes) -> None:
     """Parse bytes, and the same as text where they are text: the one exception is raised, and soon."""
-    with pace.at_most(1):
+    with pace.at_most(10):
         with pytest.raises(ForeignTextError):
             parse(data)
         try:

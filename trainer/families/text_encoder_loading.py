@@ -15,6 +15,7 @@ from trainer.families import weights
 
 UNPROJECTED = "text_projection.weight"
 IGNORED = ("position_ids", "logit_scale")  # last parts of keys that change nothing
+OTHER_HALF = ("vision_model.", "visual_projection.")  # of whole CLIP models, which see images, too
 T5_DECODER = ("decoder.", "lm_head.")
 EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
 
@@ -50,7 +51,7 @@ def _fill(model: nn.Module, path: Path, prefix: str) -> None:
             candidates = (name, f"text_model.{name}", name.removeprefix("text_model."))
             if own := [candidate for candidate in candidates if candidate in names]:
                 state[own[0]] = tensors.get_tensor(key)
-            elif name.rpartition(".")[2] not in IGNORED and UNPROJECTED not in candidates:
+            elif not (name.startswith(OTHER_HALF) or name.endswith(IGNORED) or UNPROJECTED in candidates):
                 unused.append(key)
     model.load_state_dict(state, strict=False)
     if missing := names - state.keys() - {UNPROJECTED}:

@@ -21,6 +21,7 @@ WEIGHT = "weight"
 SCALES = ("scale_weight", "weight_scale")
 MARKS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")  # beside scales: of activations, and of the format
 SCALABLE = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
+QUANTIZED = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")  # as safetensors calls them
 # Last parts of keys that the families' parts have.
 KNOWN = {
     *(WEIGHT, "bias", "scale", "in_proj_weight", "in_proj_bias", "positional_embedding", "text_projection"),
@@ -44,10 +45,18 @@ class Weights:
             elif last not in MARKS:
                 self._keys.append(key)
         for key in self._keys:
-            if key.rpartition(".")[2] not in KNOWN and _PARTS.match(key):
+            if key.rpartition(".")[2] not in KNOWN and self._changes(key):
                 raise self._refusal(key)
         if unmatched := self._scales.keys() - set(self._keys):
             raise self._refusal(self._scales[min(unmatched)])
+
+    def _changes(self, key: str) -> bool:
+        """Return True for an unknown key that changes what a model computes: in its denoiser, or of quantized weights.
+
+        Text encoders and VAEs come with what only their training needed.
+        """
+        is_quantized = self._file.get_slice(key).get_dtype() in QUANTIZED
+        return key.startswith(DENOISER) or bool(is_quantized and _PARTS.match(key))
 
     @property
     def are_scaled(self) -> bool:

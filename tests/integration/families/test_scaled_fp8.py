@@ -126,7 +126,7 @@ def test_the_scale_matters(bases: dict[str, Path], tiny_configs: Path, tmp_path:
         ({"model.diffusion_model.out.2.qweight": torch.ones(4, dtype=torch.int32)}, "qweight"),
         ({"model.diffusion_model.other.scale_weight": torch.ones(())}, "other.scale_weight"),
         ({"model.diffusion_model.control.weight": torch.ones(5, 7)}, "control.weight"),
-        ({"cond_stage_model.transformer.text_model.final_layer_norm.absmax": torch.ones(4)}, "absmax"),
+        ({"cond_stage_model.transformer.text_model.q.packed": torch.ones(4, dtype=torch.uint8)}, "packed"),
     ],
 )
 def test_what_nothing_would_use_is_refused_by_name(
@@ -136,6 +136,27 @@ def test_what_nothing_would_use_is_refused_by_name(
     save_file(load_file(file) | added, file)
     with pytest.raises(UserError, match=words):
         load(file)
+
+
+def test_what_only_training_needed_changes_nothing(bases: dict[str, Path], tmp_path: Path, tiny_configs: Path) -> None:
+    file = single_file.write(bases["sd15"], tmp_path / "base.safetensors")
+    before = parameters(load(file))
+    left = {
+        "first_stage_model.loss.logvar": torch.ones(()),
+        "first_stage_model.model_ema.decay": torch.ones(()),
+        "cond_stage_model.logit_scale": torch.ones(()),
+        "lora_te_text_model.alpha": torch.ones(()),
+    }
+    save_file(load_file(file) | left, file)
+    after = parameters(load(file))
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_whole_clip_model_is_a_text_encoder(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
+    file = single_file.write_apart(bases["sd3"], tmp_path / "base.safetensors")
+    encoder = tmp_path / "clip_l_fp16.safetensors"
+    save_file(load_file(encoder) | {"vision_model.x.weight": torch.ones(3), "logit_scale": torch.ones(())}, encoder)
+    assert torch.equal(answer(load(file)), answer(load(bases["sd3"])))
 
 
 def test_blocks_of_scales_and_integers_are_refused(tmp_path: Path) -> None:

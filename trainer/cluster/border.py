@@ -26,6 +26,7 @@ MAX_TOTAL = 256 * 2**30  # bytes of all files: a hundred checkpoints of the larg
 MAX_EVENTS = 2**28  # bytes: a million steps
 MAX_LINE = 2**20  # bytes of an event; the longest has a traceback
 MAX_LOG = 2**26  # bytes of a node's log that are kept
+BEYOND_LOG = 2**62  # an offset behind the end of any log
 MAX_SETTINGS = 2**20  # characters
 MAX_NUMBER = 2**53  # of what an event counts
 MAX_CLOCK = 100 * 365 * 24 * 3600.0  # seconds between two clocks; one without a battery starts in 1970
@@ -80,7 +81,7 @@ class Border:
 
     def news(self, offset: int, log: int, ask: Sequence[str], withdraw: Sequence[str]) -> News:
         """Return what `Node.news` does. A log ends at `MAX_LOG` bytes."""
-        answer = self.node.news(offset, log if log < MAX_LOG else MAX_EVENTS**2, ask, withdraw)
+        answer = self.node.news(offset, log if log < MAX_LOG else BEYOND_LOG, ask, withdraw)
         try:
             news = News(**dict(_News.model_validate(vars(answer))))
         except (ValidationError, TypeError) as error:

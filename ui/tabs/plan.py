@@ -34,16 +34,14 @@ def plan(answers: Answers) -> list[Any]:
         return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
     try:
         config = settings_form.build(ENTRIES, answers.data())
-        if config.subjects:
-            examples = dataset.read_subjects(config.taught)
-        images = len(examples) - adjustments.held_out_count(config, len(examples))
+        taught = dataset.read_subjects(config.taught) if config.subjects else examples
+        images = len(taught) - adjustments.held_out_count(config, len(taught))
     except UserError as error:
         return [escape(str(error)), "", gr.skip(), notes]
     similar = runs.find_similar(config)
-    size, *costs = _summary(config, examples, images, similar)
+    size, *costs = _summary(config, taught, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
-    own = [example for example in examples if example.trigger in ("", config.trigger)]
-    cautions = "".join(_cautions(config, paths.datasets() / answers.project, own))
+    cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
     return [summary, cautions, _efforts(config, answers, images, similar), notes]
 
 

@@ -4,14 +4,15 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
-pytest_plugins = ("tests.speeds", "tests.cpu_time")
 hypothesis.settings.register_profile("limner", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("limner")
 os.environ.update(
@@ -23,7 +24,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("LIMNER_ALSO_WRITABLE", str(CHECKOUT) if "COVERAGE_PROCESS_CONFIG" in os.environ else "")
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
+_BEGUN = pytest.StashKey[float]()
 CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux")
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment of this process for a child that does not measure its coverage, which halves its speed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
 
 
 @pytest.fixture(autouse=True)
@@ -66,18 +73,6 @@ def character(home: Path) -> Path:
     folder = home / "datasets" / "rin"
     shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".cache"))
     return folder
-
-
-@pytest.fixture(scope="session")
-def forking_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program in the place of Python, for which one process forks whatever the number of processes that test."""
-    from tests import forks
-
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "forks"
-    folder.mkdir(exist_ok=True)
-    with forks.serving(folder) as program:
-        yield program
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +128,24 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_BEGUN] = sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if call.when == "teardown":
+        report.user_properties.append(("cpu", sum(os.times()[:4]) - item.stash[_BEGUN]))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the CPU seconds of each folder: of the tests and of the processes that ended with them."""
+    seconds: Counter[str] = Counter()
+    for report in terminalreporter.getreports(""):
+        folder = report.nodeid.removeprefix("tests/").partition("/")[0]
+        seconds[folder] += dict(report.user_properties).get("cpu", 0.0)
+    terminalreporter.write_line("CPU seconds: " + ", ".join(f"{folder} {sum:.0f}" for folder, sum in seconds.items()))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests import forks
+from tests.conftest import unmeasured
 from trainer.data import reach
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ FLAGS = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.xdist_group(item.path.name))  # they share a server
 
 
 def wait(what: Callable[[], object], *, seconds: float = 30, every: float = 0.1) -> None:
@@ -79,8 +80,8 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process that serves, which is not the one that was started here if it was forked."""
-        return int((self.home / "outputs" / ".page.pid").read_text())
+        assert self.process is not None
+        return self.process.pid
 
     @property
     def said(self) -> Path:
@@ -93,9 +94,9 @@ class Server:
             "LIMNER_LOOKUPS": str(self.lookups),
             "PYTHONPATH": str(Path(__file__).parent / "lookups"),
         }
-        variables = forks.unmeasured() | own | environment
+        variables = unmeasured() | own | environment
         options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
-        command = [variables.get("LIMNER_TEST_PYTHON", sys.executable), "app.py", *options]
+        command = [sys.executable, "app.py", *options]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
                 command, cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True
@@ -146,13 +147,6 @@ def make_home(folder: Path) -> Path:
         reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
     (folder / "outputs").mkdir()
     return folder
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _forks(forking_python: Path) -> Iterator[None]:
-    os.environ["LIMNER_TEST_PYTHON"] = str(forking_python)
-    yield
-    del os.environ["LIMNER_TEST_PYTHON"]
 
 
 @pytest.fixture

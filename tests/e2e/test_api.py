@@ -18,6 +18,8 @@ import pytest
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, make_home, wait
 from trainer import runs
 
+pytestmark = pytest.mark.nightly
+
 if TYPE_CHECKING:
     from gradio_client import Client
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +39,7 @@ def fake(models: Path) -> Iterator[FakeHub]:
 @pytest.fixture
 def hub_server(tmp_path: Path, fake: FakeHub) -> Iterator[Server]:
     home = make_home(tmp_path)
-    # Its workers are not forked: they must see its cache of the hub.
-    environment = {"HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub"), "LIMNER_TEST_PYTHON": sys.executable}
+    environment = {"HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub")}
     with serving(home, **environment) as made:
         yield made
 
@@ -54,6 +52,7 @@ def type_base(page: Page, text: str) -> None:
     page.keyboard.press("Tab")
 
 
+@pytest.mark.nightly
 def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server, visit: Visit, fake: FakeHub) -> None:
     page = visit(hub_server)
     advanced(page, training_steps=2, preview_every=0)
@@ -91,6 +90,7 @@ def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server
     assert json.loads(kept(hub_server)["settings"])["training"] == {"steps": 2, "resolution": 64}
 
 
+@pytest.mark.nightly
 def test_any_picks_leave_the_preset_and_ones_own_changes(
     server: Server, visit: Visit, models: Path, busy: None
 ) -> None:

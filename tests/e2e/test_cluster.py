@@ -1,6 +1,5 @@
 """Runs that the page sends to two nodes of a cluster of Ray: watched, paused and stopped as ever; a node is killed."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from ui.tabs import train
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = needs_ray
+pytestmark = [pytest.mark.nightly, needs_ray]
 SETTINGS = {"training_steps": 40, "preview_every": 5, "preview_steps": 2, "checkpoint_every": 5}
 
 
@@ -31,8 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[TwoNodes]:
 @pytest.fixture
 def server(cluster: TwoNodes, tmp_path: Path) -> Iterator[Server]:
     home = make_home(tmp_path / "home")
-    # Not forked, as a process with torch's threads cannot be a part of Ray.
-    environment = {"LIMNER_TEST_PYTHON": sys.executable, "LIMNER_CLUSTER": cluster.address, "OMP_NUM_THREADS": "1"}
+    environment = {"LIMNER_CLUSTER": cluster.address, "OMP_NUM_THREADS": "1"}
     with serving(home, **environment) as made:
         yield made
 

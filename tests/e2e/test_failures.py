@@ -16,6 +16,8 @@ from tests.e2e.test_page import advanced, finished, start, step, tab
 from tests.tiny import make_sd
 from trainer.runs import events
 
+pytestmark = pytest.mark.nightly
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 

@@ -20,6 +20,8 @@ from PIL import Image
 from tests.e2e.conftest import CHECKOUT, Server, Visit, make_home, serving, wait
 from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, step, tab
 
+pytestmark = pytest.mark.nightly
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
+import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import CHECKOUT
@@ -65,6 +66,7 @@ def note(what: str, value: float) -> None:
             file.write(json.dumps({what: round(value, 2)}) + "\n")
 
 
+@pytest.mark.nightly
 def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
     source = server.home / "mine"
     source.mkdir()
@@ -101,6 +103,7 @@ def test_two_hundred_pictures(server: Server, visit: Visit) -> None:
     wait(lambda: (folder / "p199.txt").read_text() == "the last of all\n")
 
 
+@pytest.mark.nightly
 def test_a_thousand_pictures_by_pages(server: Server, visit: Visit) -> None:
     folder = server.home / "datasets" / "thousand"
     folder.mkdir()
@@ -199,6 +202,7 @@ def test_what_is_wrong_is_shown_and_mended(server: Server, visit: Visit) -> None
     doctor.get_by_text("1 caption is too long.").wait_for()
 
 
+@pytest.mark.nightly
 def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, visit: Visit) -> None:
     page = visit(server)
     caption = server.home / "datasets" / "example-character" / "01.txt"
@@ -236,6 +240,7 @@ def test_many_captions_are_changed_after_a_look_at_what_will_be(server: Server, 
     wait(lambda: caption.with_name("02.txt").read_text() == "typed after that\n")
 
 
+@pytest.mark.nightly
 def test_captions_are_typed_while_a_model_writes_and_a_run_trains(server: Server, visit: Visit) -> None:
     code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
     model = server.home / "tagger"
@@ -406,6 +411,7 @@ def test_several_images_are_selected_and_changed_at_once(server: Server, visit: 
     cards(page, 14)
 
 
+@pytest.mark.nightly
 def test_images_that_are_nearly_the_same_are_compared_and_one_is_removed(server: Server, visit: Visit) -> None:
     folder = server.home / "datasets" / "example-character"
     for number, copy in (("04", "zy"), ("07", "zz")):

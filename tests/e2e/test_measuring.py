@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.e2e.conftest import Server, Visit, wait
 from tests.e2e.test_feel import AXE, KNOWN, teach
 from tests.e2e.test_page import tab
+
+pytestmark = pytest.mark.nightly
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -183,6 +183,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     assert list((server.home / "outputs" / ".bin").iterdir())
 
 
+@pytest.mark.nightly
 def test_five_actions_from_nothing_to_a_file(tmp_path: Path, visit: Visit) -> None:
     """Pictures, a word, Start, a picture, the file: no path, no number, no other click but those that lead to the tabs.
 
@@ -339,6 +340,7 @@ def test_with_a_password_the_page_works_after_it_was_given(tmp_path: Path, brows
     assert "open sesame" not in said
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("options", [PHONE, {"color_scheme": "dark"}], ids=["phone", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(server: Server, visit: Visit, options: dict[str, Any]) -> None:
     page = visit(server, **options)

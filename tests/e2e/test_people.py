@@ -20,6 +20,8 @@ from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, ser
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
 
+pytestmark = pytest.mark.nightly
+
 NAMES = ("anna", "ben")
 PICTURES = {"anna": EXAMPLES / "example-character", "ben": EXAMPLES / "example-style"}
 

@@ -58,6 +58,7 @@ def kept(server: Server) -> dict[str, str]:
     return dict(answers["example-character"])
 
 
+@pytest.mark.nightly
 def test_a_click_on_a_base_brings_its_settings_and_keeps_ones_own(
     server: Server, visit: Visit, models: Path, busy: None
 ) -> None:

@@ -13,7 +13,7 @@ from tests.ssh import Machine, machine, needs_sshd
 from trainer import runs
 from trainer.runs import Run
 
-pytestmark = needs_sshd
+pytestmark = [pytest.mark.nightly, needs_sshd]
 SETTINGS = {"training_steps": 400, "preview_every": 5, "preview_steps": 2, "checkpoint_every": 5}
 
 

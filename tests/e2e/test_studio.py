@@ -126,6 +126,7 @@ def test_the_settings_are_edited_as_a_text(trained: Server, visit: Visit) -> Non
     wait(lambda: value(page, "training-exposures") == "340")
 
 
+@pytest.mark.nightly
 def test_picks_that_do_not_wait_for_their_answers_end_with_the_last(trained: Server, visit: Visit) -> None:
     page = visit(trained)
     advanced(page)
@@ -141,6 +142,7 @@ def test_picks_that_do_not_wait_for_their_answers_end_with_the_last(trained: Ser
     wait(lambda: value(page, "training-batch-size") == "8")
 
 
+@pytest.mark.nightly
 def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, visit: Visit) -> None:
     page = visit(trained, **SMALL_WINDOW)
     teach(page)
@@ -182,6 +184,7 @@ def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, vi
     assert chart.inner_html() != before
 
 
+@pytest.mark.nightly
 def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None:
     page = visit(trained)
     teach(page)

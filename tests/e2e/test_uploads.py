@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 
 from tests.e2e.conftest import Server, Visit, wait
@@ -28,6 +29,7 @@ def files(first: int) -> list[FilePayload]:
     return dropped
 
 
+@pytest.mark.nightly
 def test_two_pages_that_upload_at_once_keep_all(server: Server, visit: Visit) -> None:
     first = visit(server)
     new_project(first, "both")
@@ -96,6 +98,7 @@ def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit
     wait(lambda: (folder / "01.txt").read_text() == "by the first, on top of it\n")
 
 
+@pytest.mark.nightly
 def test_an_upload_that_takes_long_can_be_canceled(server: Server, visit: Visit) -> None:
     page = visit(server)
     new_project(page, "canceled")

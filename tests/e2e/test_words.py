@@ -27,6 +27,7 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield made
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("size", ["desk", "phone"])
 def test_each_screen_is_in_german(german: Server, visit: Visit, size: str) -> None:
     page = visit(german, tab="Bilder", locale="de-DE", **(PHONE if size == "phone" else {}))

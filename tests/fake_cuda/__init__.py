@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
-from tests.forks import unmeasured
+from tests.conftest import CHECKOUT, unmeasured
 
 GUARD = Path(__file__).with_name("guard.cpp")
 

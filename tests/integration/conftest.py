@@ -1,7 +1,6 @@
 """A worker trains once in its life; here one process trains many times, in different precisions."""
 
 import gc
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,12 +31,6 @@ def _frozen() -> None:
 def _fresh_accelerate() -> Iterator[None]:
     yield
     AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def forked(forking_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the workers that a test starts, where it matters neither how they start nor which process is theirs."""
-    monkeypatch.setattr(sys, "executable", str(forking_python))
 
 
 @pytest.fixture(scope="session")

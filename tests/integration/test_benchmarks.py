@@ -10,7 +10,7 @@ import pytest
 import tomlkit
 
 from benchmarks import checkpoints, fleet, quality, recipe_losses, recipes, report, subjects
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, unmeasured
 from trainer import config
 from trainer.cluster import relay
 from trainer.recipes import read as read_recipe
@@ -115,6 +115,7 @@ def test_what_others_do_is_theirs_alone(name: str) -> None:
     assert character.model_copy(update=named) == style
 
 
+@pytest.mark.nightly
 def test_many_pictures_in_small() -> None:
     """It fails if the page, which it calls as a browser does, kept other images than were uploaded."""
     command = [sys.executable, "-m", "benchmarks.many", "--pictures", "12", "--side", "64"]
@@ -123,6 +124,7 @@ def test_many_pictures_in_small() -> None:
     assert done.stdout.startswith("12 pictures")
 
 
+@pytest.mark.nightly
 def test_a_soak_in_small() -> None:
     """It calls the page as a browser does, and so has to know what its functions take."""
     command = [sys.executable, "-m", "benchmarks.soak", "--steps", "20", "--pictures", "2"]
@@ -197,3 +199,12 @@ def test_a_fleet_whose_nodes_fail_finishes_all_runs(
     assert int(figures["steps computed again"].split()[0]) > 0
     files = sum(path.suffix in (".png", ".txt") for path in character.iterdir())
     assert figures["files of datasets sent"] == f"{3 * files} (if each run brought its own: {8 * files})"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [("benchmarks.quality",), ("scripts.pretrain_micro", "--work", "work")], ids=str)
+def test_a_long_program_in_small(tmp_path: Path, program: tuple[str, ...]) -> None:
+    environment = unmeasured() | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *program, "--smoke"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

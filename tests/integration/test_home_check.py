@@ -61,6 +61,7 @@ def test_each_file_of_a_run_is_missed_when_it_is_damaged_or_gone(finished: Run, 
     assert list(found()) == [f"outputs/{finished.id}/checkpoints/000004"]
 
 
+@pytest.mark.slow
 def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run, workers: Workers) -> None:
     whole = finished.export.read_bytes()[-1000:]
     damage(finished.export)
@@ -162,6 +163,7 @@ def test_what_is_computed_is_repaired_and_what_is_made_is_not(project: Path) -> 
     assert {path: path.read_bytes() for path in made} == made
 
 
+@pytest.mark.slow
 def test_latents_that_are_damaged_are_computed_again(character: Path, tiny_sd: Path, workers: Workers) -> None:
     first, second = make(str(tiny_sd), steps=2, resolution=64), make(str(tiny_sd), steps=2, resolution=64)
     assert workers.work(first) == 0

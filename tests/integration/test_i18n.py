@@ -163,6 +163,7 @@ print(json.dumps([reference.table(), config.dump(made), page.endpoints()]))
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("home")
 def test_what_programs_and_documents_read_is_in_english() -> None:
     assert in_german(ENGLISH) == in_german(ENGLISH, LANGUAGE="en")

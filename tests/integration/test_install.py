@@ -31,6 +31,7 @@ def environment(site_packages: Path, tmp_path: Path) -> dict[str, str]:
     return variables
 
 
+@pytest.mark.nightly
 def test_an_installed_package_trains_an_example_in_the_users_folder(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_an_installed_package_trains_an_example_in_the_users_folder(
         assert others == {}, "other users of the machine can read what the page would keep private"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the signal that ends a server is another one there")
 def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer", "page", "--port", "0", "--no-token"]

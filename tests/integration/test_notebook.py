@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import CHARACTER, CHECKOUT
 
+pytestmark = pytest.mark.nightly
+
 NOTEBOOK = CHECKOUT / "docs" / "rented-gpu.ipynb"
 # The package is installed; the installer and the self-test have tests of their own.
 LEFT_OUT = ("!python limner/scripts/install.py", "!limner selftest")

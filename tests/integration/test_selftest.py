@@ -10,6 +10,7 @@ from trainer import selftest
 from trainer.selftest import Case
 
 
+@pytest.mark.nightly
 def test_the_self_test_passes_on_this_cpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "cases", lambda: [Case("cpu", "fp32")])
     report = home / "selftest.json"
@@ -31,6 +32,7 @@ def test_other_losses_are_noticed() -> None:
     assert selftest.deviation(reference[:-1], reference) == float("inf")
 
 
+@pytest.mark.slow
 def test_a_device_that_cannot_train_is_said(home: Path) -> None:
     case = Case("cpu", "fp16")
     selftest.run(case)

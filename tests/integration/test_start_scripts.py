@@ -153,6 +153,7 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_where_only_pypi_is_reached_its_torch_is_taken_and_that_is_said(machine: Machine) -> None:
     machine.point_at(f"http://127.0.0.1:{closed_port()}/whl/")
     done = machine.start()
@@ -161,12 +162,14 @@ def test_where_only_pypi_is_reached_its_torch_is_taken_and_that_is_said(machine:
     assert machine.start().stdout == f"page {TORCH}\n"
 
 
+@pytest.mark.slow
 def test_an_index_of_ones_own_is_asked_alone(machine: Machine) -> None:
     machine.provide("nvidia-smi", card("590.10", "12.0"))
     offer_torch(machine.index, "/own", "2.20", None)
     assert last(machine.start(LIMNER_TORCH_INDEX=f"{machine.index.url}/own")) == "page 2.20"
 
 
+@pytest.mark.slow
 def test_an_environment_that_is_half_made_is_made_again(machine: Machine) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine.limner / ".venv"], check=True)
     done = machine.start()
@@ -174,6 +177,7 @@ def test_an_environment_that_is_half_made_is_made_again(machine: Machine) -> Non
     assert last(done) == f"page {TORCH}+cpu"
 
 
+@pytest.mark.slow
 def test_a_download_continues_where_it_broke_off(machine: Machine) -> None:
     machine.index.offer_installed("/simple", "pip")
     subprocess.run([sys.executable, "-m", "venv", machine.limner / ".venv"], check=True)
@@ -193,6 +197,7 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_four_reasons_why_nothing_can_be_installed_have_four_sentences(machine: Machine) -> None:
     own = f"{machine.index.url}/own"  # has no torch
     machine.index.pages["/own/torch/"] = []
@@ -223,6 +228,7 @@ def test_four_reasons_why_nothing_can_be_installed_have_four_sentences(machine: 
     assert last(machine.start()) == f"page {TORCH}+cpu", "and then it goes on"
 
 
+@pytest.mark.slow
 def test_files_that_are_not_those_of_the_lock_are_refused(machine: Machine) -> None:
     machine.lock("0" * 64)
     done = machine.start()
@@ -230,6 +236,7 @@ def test_files_that_are_not_those_of_the_lock_are_refused(machine: Machine) -> N
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_python_that_does_not_fit_is_said_or_replaced_through_uv(machine: Machine) -> None:
     """Python and uv are stand-ins: the one says that it is too old, the other makes environments as `venv` does."""
     python = str(Path(sys.executable).resolve())
@@ -331,6 +338,7 @@ def test_the_image_is_built_by_sound_commands_and_keeps_all_in_its_volume() -> N
     assert last["ARG"] == f"BUILD={nvidia.BUILD}"
 
 
+@pytest.mark.slow
 def test_the_page_of_the_image_prints_an_address_that_can_be_opened(home: Path) -> None:
     """Its command, as the image runs it; the browser is outside of the container, which has another name."""
     command = json.loads(dict(instructions())["CMD"])

@@ -427,6 +427,7 @@ def serving(disk: Path) -> Iterator[Page]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_the_main_job(disk: Path) -> None:
     """Start, watch, pause, stop, resume, try out, download, rename, delete and restore a run of two processes."""
     shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))
@@ -478,6 +479,7 @@ def test_the_main_job(disk: Path) -> None:
     assert (home(disk) / "outputs" / renamed / "mira.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_where_gloo_does_not_start_a_run_has_one_process_and_a_note(disk: Path, tiny_sd: Path) -> None:
     shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))
     toml, folder = disk / "mira.toml", disk / "run"

@@ -12,7 +12,7 @@ from tests import package_index
 from tests.integration.test_start_scripts import TORCH, Machine, last
 
 CAN = shutil.which("debootstrap") and os.geteuid() == 0
-pytestmark = pytest.mark.skipif(not CAN, reason="needs debootstrap and root")
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not CAN, reason="needs debootstrap and root")]
 VARIABLES = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
 
 

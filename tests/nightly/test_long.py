@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.mark.parametrize(
     "command",

@@ -17,6 +17,8 @@ from trainer.families import loading, text_encoder_loading
 from trainer.rng import generator
 from trainer.train import train
 
+pytestmark = pytest.mark.nightly
+
 
 def test_a_single_file_of_flux_is_the_folder_and_trains(
     character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,12 +2,8 @@
 
 import os
 import socket
-import sys
 
 LOG = os.environ["LIMNER_LOOKUPS"]
-# What the page starts is forked from a process that has imported all; see tests/forks.py.
-if "app.py" in sys.orig_argv and os.environ.get("LIMNER_TEST_PYTHON"):
-    sys.executable = os.environ["LIMNER_TEST_PYTHON"]
 _look_up, _connect = socket.getaddrinfo, socket.socket.connect
 
 

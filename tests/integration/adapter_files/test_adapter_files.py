@@ -180,6 +180,7 @@ def test_a_merged_file_draws_what_both_draw(
     assert far(patched(model, (one, 0.7**2), (another, -(0.4**2))), both) > 1e-3, "and once"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_a_merged_file_is_what_diffusers_draws_with_both(
     character: Path, tiny_sd: Path, tmp_path: Path
@@ -234,6 +235,7 @@ def base_of(form: str, bases: dict[str, Path], family: str, tmp_path: Path) -> P
     return bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", ["folder", "file"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
@@ -257,6 +259,7 @@ def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
     assert not made.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [KINDS["dora"], KINDS["loha"], KINDS["lokr"]], ids=["dora", "loha", "lokr"])
 def test_every_kind_can_be_baked(
     character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]
@@ -315,6 +318,7 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
     assert far(draw(load(out, **options).pipeline()), live) < 1e-4
 
 
+@pytest.mark.slow
 def test_what_an_extracted_adapter_leaves_out_is_said(bases: dict[str, Path], tmp_path: Path) -> None:
     base = single_file(bases["sd15"], tmp_path / "base.safetensors")
     tensors = load_file(base)
@@ -369,6 +373,7 @@ def test_what_does_not_belong_together_is_refused(
 # Elsewhere ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_made_elsewhere_are_painted_with(

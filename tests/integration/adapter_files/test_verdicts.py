@@ -18,6 +18,7 @@ FILES = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("name", "outcome"), FILES.items(), ids=FILES.keys())
 def test_a_verdict_for_diffusers_is_what_it_does(tmp_path: Path, name: str, outcome: str) -> None:
     base = Base.make("sd15")

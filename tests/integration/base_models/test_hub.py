@@ -73,6 +73,7 @@ print(family.base.revision)
     assert used.stdout.split() == ["sd15", fake_hub.COMMIT], used.stderr
 
 
+@pytest.mark.slow
 def test_a_caption_model_is_downloaded_and_used_offline(fake: FakeHub, home: Path, tmp_path: Path) -> None:
     folder = tiny_captioners.make_tagger(tmp_path / "tagger")
     unneeded = {"pytorch_model.bin": b"x", "own.py": b"x", "onnx/model.onnx": b"x"}
@@ -92,6 +93,7 @@ def test_a_caption_model_is_downloaded_and_used_offline(fake: FakeHub, home: Pat
     assert not any("other" in path for path, _start in fake.sent), "nothing is fetched unasked"
 
 
+@pytest.mark.slow
 def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> None:
     fake.seconds_per_piece = 0.2
     command = [sys.executable, "-m", "trainer", "download", FILE, "--json"]
@@ -111,6 +113,7 @@ def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> N
     assert len(blobs) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_arrives_damaged_is_fetched_again(fake: FakeHub, home: Path) -> None:
     fake.corrupts = True
     assert "fox.safetensors arrived damaged. Download it again." in download(fake, home, FILE).stderr
@@ -119,6 +122,7 @@ def test_a_file_that_arrives_damaged_is_fetched_again(fake: FakeHub, home: Path)
     assert fake.sent[-1] == ("fox.safetensors", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "words"),
     [
@@ -139,6 +143,7 @@ def test_what_cannot_be_downloaded_is_said(fake: FakeHub, home: Path, base: str,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_said(fake: FakeHub, home: Path) -> None:
     fake.url = "http://127.0.0.1:9"
     started = time.monotonic()

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -17,6 +18,7 @@ from trainer.config import ModelConfig, PictureConfig
 from trainer.sampling.sampler import generate
 
 
+@pytest.mark.slow
 def test_the_prompts_of_the_card_give_its_pictures() -> None:
     card = (MICRO_FOLDER / "README.md").read_text()
     prompts = re.findall(r'--prompt "([^"]+)"', card)

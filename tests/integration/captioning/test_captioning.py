@@ -23,7 +23,7 @@ from trainer.runs import Run, cards, events
 from trainer.worker import work
 from ui.tabs import caption_models
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +210,7 @@ def test_the_options_of_the_command_line(half: Path, tagger: Path, capsys: pytes
     assert main(["caption", "rin", "--task", "<OD>"]) == 2
 
 
+@pytest.mark.slow
 def test_the_same_on_the_command_line(half: Path, tagger: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trainer", "caption", "rin", "--model", str(tagger)],

@@ -57,6 +57,7 @@ def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no file" in refused(capsys, "verify", run.folder / "absent.safetensors")
 
 
+@pytest.mark.slow
 def test_convert_there_and_back(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     peft, back = tmp_path / "peft.safetensors", tmp_path / "back.safetensors"
     facts = told(capsys, "convert", run.export, "--to", "peft", "--precision", "fp32", "--out", peft)

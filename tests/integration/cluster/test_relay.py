@@ -87,6 +87,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.nightly
 def test_a_run_whose_node_is_lost_ends_elsewhere_as_if_nothing_had_happened(
     character: Path, tiny_sd: Path, workers: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_run_whose_node_is_lost_ends_elsewhere_as_if_nothing_had_happened(
     assert not list(tmp_path.glob("cluster/*/runs/*/outputs")), "nothing of the run stays on the nodes"
 
 
+@pytest.mark.nightly
 def test_stop_and_pause_reach_the_node(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     run = make(str(tiny_sd), steps=100_000)
     codes: list[int] = []

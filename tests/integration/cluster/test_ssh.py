@@ -23,6 +23,7 @@ def never() -> None:
     raise AssertionError("nothing to wait for")
 
 
+@pytest.mark.slow
 def test_a_run_whose_connection_is_cut_goes_on_there_as_if_nothing_had_happened_and_the_next_waits(
     character: Path, tiny_sd: Path, tmp_path: Path, workers: Workers
 ) -> None:

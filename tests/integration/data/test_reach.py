@@ -29,6 +29,7 @@ def micro() -> Iterator[Family]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
     folder = foreign.save(home / "datasets" / "rin", "cat", 5)
     while image_grid.read("rin").left:
@@ -46,6 +47,7 @@ def test_the_examples_are_within_reach(folder: Path, micro: Family) -> None:
     assert not reach.is_beyond(dict(zip("abcdefghijkl", figures, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*foreign.DRAWINGS, *foreign.PHOTOGRAPHS])
 def test_foreign_drawings_and_photographs_are_beyond(kind: str, micro: Family, tmp_path: Path) -> None:
     assert reach.is_beyond(gauge.complete(foreign.save(tmp_path / kind, kind, 7), micro))
@@ -57,6 +59,7 @@ def test_what_cannot_be_measured_is_not_looked_at_again(tmp_path: Path, micro: F
     assert reach.missing(tmp_path) == []
 
 
+@pytest.mark.nightly
 def test_photographs_without_captions_become_no_noise(home: Path, micro: Family) -> None:
     foreign.save(home / "datasets" / "rin", "landscape", 12)
     run = runs.create(

@@ -293,6 +293,7 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     assert not np.array_equal(draw(), base)
 
 
+@pytest.mark.slow
 def test_a_single_file_trains_and_is_tried_out(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
 ) -> None:
@@ -349,6 +350,7 @@ def test_zero_terminal_snr_is_read_from_the_file(bases: dict[str, Path], tiny_co
     assert family.pipeline().scheduler.config.timestep_spacing == "trailing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_a_mark_for_zero_terminal_snr_alone_holds_if_the_base_predicts_v(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
@@ -455,6 +457,7 @@ def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> N
     assert other.config().record.prediction_type == "read from its scheduler's config"
 
 
+@pytest.mark.slow
 def test_micro_answers_as_it_was_trained(character: Path) -> None:
     family = families.load(ModelConfig(), CPU, torch.float32)
     assert family.noise.prediction_type == "v_prediction"
@@ -466,6 +469,7 @@ def test_micro_answers_as_it_was_trained(character: Path) -> None:
     assert family.noise.prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases: dict[str, Path]) -> None:
     run = runs.create(settings(bases["sdxl"], training__resolution=64))
     finish(run)
@@ -478,6 +482,7 @@ def test_a_base_that_is_larger_than_the_pictures_is_said(character: Path, bases:
     assert any("generates 1024 x 1024 pixels; this run trains at 64" in one for one in runs.look(run).state.warnings)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("options", [{"targets": "conv"}, {"kind": "loha", "targets": "conv"}], ids=["LoCon", "LoHa"])
 def test_other_kinds_of_adapters_work_on_xl(character: Path, bases: dict[str, Path], options: dict[str, Any]) -> None:
     """With crops, long captions and the text encoders; the export compares the file with what was trained."""

@@ -55,6 +55,7 @@ def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> 
     assert len({features.load(str(path), ModelConfig(), "", CPU).key for path in models.values()}) == 3
 
 
+@pytest.mark.nightly
 def test_the_denoiser_of_each_family(bases: dict[str, Path]) -> None:
     for base in bases.values():
         model = features.load("", ModelConfig(base=str(base)), "abc", CPU)

@@ -51,6 +51,7 @@ def measured(
     return table
 
 
+@pytest.mark.slow
 def test_each_checkpoint_has_a_line_below_that_of_the_base_model(run: Run) -> None:
     table = measured(run)
     assert [(row.step, row.strength) for row in table.rows] == [(0, 0), (2, 1), (4, 1), (6, 1)]
@@ -64,6 +65,7 @@ def test_each_checkpoint_has_a_line_below_that_of_the_base_model(run: Run) -> No
     assert len(list((run.folder / "measured" / "images").glob("*.png"))) == 4 * 8
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_and_its_figures_are_those_of_one_that_was_not_stopped(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_stopped_job_goes_on_and_its_figures_are_those_of_one_that_was_not_sto
     assert measured(whole) == parts
 
 
+@pytest.mark.slow
 def test_another_feature_model_takes_the_same_images(run: Run, tmp_path: Path) -> None:
     own = measured(run)
     before = sorted(path.name for path in (run.folder / "measured" / "images").iterdir())
@@ -103,6 +106,7 @@ def test_another_feature_model_takes_the_same_images(run: Run, tmp_path: Path) -
     assert str(tmp_path) not in (run.folder / "measured" / "table.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.nightly
 def test_strengths_have_lines_of_their_own(run: Run) -> None:
     table = measured(run, MeasureConfig(images=12, steps=(2, 6), strengths=(0.5, 1.0)))
     assert [(row.step, row.strength) for row in table.rows[1:]] == [(2, 0.5), (2, 1), (6, 0.5), (6, 1)]
@@ -112,6 +116,7 @@ def test_strengths_have_lines_of_their_own(run: Run) -> None:
     assert half < whole
 
 
+@pytest.mark.slow
 def test_without_a_trigger_there_is_neither_leak_nor_drift(character: Path, tiny_sd: Path) -> None:
     run = runs.create(training(tiny_sd, trigger="", preview__prompts=["a girl", "a dog"]))
     finish(run)

@@ -68,6 +68,7 @@ def test_a_restored_project_trains_to_the_same_bits(project: Path, tiny_sd: Path
     assert not [finding.file for finding in home_check.check() if not finding.note]
 
 
+@pytest.mark.slow
 def test_a_restored_run_can_be_resumed_and_tried(
     character: Path, tiny_sd: Path, home: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +258,7 @@ HOSTILE_RUNS: dict[str, tuple[Callable[[dict[str, Any], Files], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hostile_runs_are_refused_and_the_whole_one_is_not(stored: Path, home: Path) -> None:
     for what, (change, words) in HOSTILE_RUNS.items():
         (home / "x.zip").write_bytes(changed(stored, change))

@@ -22,6 +22,7 @@ def training(run: Run) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_two_runs_train_at_once_and_a_killed_worker_frees_its_card(
     character: Path, tiny_sd: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests import speeds
 from tests.conftest import CHECKOUT
 from tests.unit.ui.test_page import in_loop
 from trainer import config, nvidia, runs
@@ -90,7 +89,7 @@ def pid(run: Run) -> int:
     return next(iter(processes(run)), 0)
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.nightly
 def test_a_paused_run_goes_on_where_it_was(character: Path) -> None:
     run = make()
     runs.start(run)
@@ -109,13 +108,14 @@ def test_a_paused_run_goes_on_where_it_was(character: Path) -> None:
     wait_until(lambda: status(run) == "finished" and runs.look(run).state.step == 45)
 
 
+@pytest.mark.nightly
 def test_killed_again_and_again_and_still_the_same_bits(character: Path) -> None:
     """SIGKILL at random moments, from start-up to the last step; the same run from the command line besides."""
     rng = random.Random(time.time_ns())  # another place each time; a failure prints the moments
     run = make()
     moments: list[float] = []
     survived = 0
-    for _ in range(speeds.repeats(full=5, nightly=10)):
+    for _ in range(10):
         runs.start(run)
         moments.append(rng.uniform(0.2, 7.0))
         begun = time.monotonic()
@@ -147,7 +147,7 @@ def test_killed_again_and_again_and_still_the_same_bits(character: Path) -> None
     assert runs.look(Run(again)).state.losses == runs.look(run).state.losses
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.slow
 def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> None:
     run = make(str(tiny_sd), steps=100, batch_size=1)
     runs.start(run)
@@ -175,6 +175,7 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
     assert "Finished after 100 steps: rin.safetensors" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Path) -> None:
     first, second = make(str(tiny_sd), steps=100_000), make(str(tiny_sd), steps=5)
     runs.start(first)
@@ -190,6 +191,7 @@ def test_two_runs_queue_and_a_waiting_one_is_light(character: Path, tiny_sd: Pat
     assert status(first) == "stopped"
 
 
+@pytest.mark.slow
 def test_a_waiting_run_can_be_stopped(character: Path) -> None:
     run = make()
     lock = queue.FileLock(cards.known()[0].lock)
@@ -200,7 +202,7 @@ def test_a_waiting_run_can_be_stopped(character: Path) -> None:
         wait_until(lambda: status(run) == "stopped")
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.slow
 def test_what_fails_is_said_with_its_remedy(character: Path) -> None:
     run = make("/nowhere/base")
     runs.start(run)
@@ -255,7 +257,7 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     assert "already exists" in done.stderr
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.nightly
 def test_a_card_that_is_not_used_is_said_by_the_doctor_the_run_and_the_page(
     character: Path, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def read(run: Run) -> Any:  # noqa: ANN401 - untyped
     return found
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_in_tensorboard(character: Path, tiny_sd: Path) -> None:
     """Once for each step, also of those that a resumed run repeats."""
     run = runs.create(settings(tiny_sd, training__tensorboard=True, preview__every=3, preview__at_start=True,

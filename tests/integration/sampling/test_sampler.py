@@ -174,6 +174,7 @@ def test_an_adapter_that_finds_no_memory_is_not_called_unfit(
         sampler.Sampler().generate(picture(bases["sd15"], adapters=((str(run.export), 1.0),)))
 
 
+@pytest.mark.slow
 def test_an_adapter_adds_no_layers_to_a_small_model(character: Path) -> None:
     """In those of micro, peft's layers take a fifth of the time of an image."""
     quick = {"training__steps": 2, "training__batch_size": 1, "training__resolution": 128}

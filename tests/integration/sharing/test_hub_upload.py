@@ -43,6 +43,7 @@ def test_a_run_is_pushed_to_a_private_repository(fake: FakeHub, run: Run) -> Non
     assert not [path for path in run.folder.parent.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_card_that_is_there_is_left_and_others_see_it_if_asked(fake: FakeHub, run: Run) -> None:
     done = publish(fake, run.folder, "--push=anna/known", "--public")
     assert done.returncode == 0, done.stderr

@@ -67,6 +67,7 @@ def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path, monkey
         assert np.abs(mine - theirs).mean() < 2
 
 
+@pytest.mark.nightly
 def test_a_preview_that_only_one_process_cannot_write_is_a_note_and_no_more(alone: Run, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     (run.folder / "previews" / "000004_2.png").mkdir(parents=True)  # in the way of the other process
@@ -83,6 +84,7 @@ def test_a_preview_that_only_one_process_cannot_write_is_a_note_and_no_more(alon
     assert close(newest(run), newest(alone))
 
 
+@pytest.mark.nightly
 def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Path) -> None:
     options = OPTIONS | {"training__batch_size": 5, "training__gradient_accumulation": 1, "training__steps": 4}
     one, two = (
@@ -95,6 +97,7 @@ def test_two_processes_with_parts_and_uneven_shares(character: Path, tiny_sd: Pa
     assert close(newest(two), newest(one))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("victim", ["leader", "follower"])
 def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path, victim: str) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
@@ -116,6 +119,7 @@ def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path, vi
     assert close(newest(run), newest(alone))
 
 
+@pytest.mark.slow
 def test_two_processes_are_stopped_as_one(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **(OPTIONS | {"training__steps": 4000})))
     runs.start(run)
@@ -125,6 +129,7 @@ def test_two_processes_are_stopped_as_one(character: Path, tiny_sd: Path) -> Non
     assert runs.look(run).status == "stopped"
 
 
+@pytest.mark.nightly
 def test_a_process_that_ends_before_it_has_joined_the_others(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
@@ -169,6 +174,7 @@ def test_a_process_that_has_ended_before_it_is_watched_is_noticed(character: Pat
     assert runs.look(run).state.message.startswith("Another process of this run has ended")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_done_leaves_the_leader_at_work(character: Path, tiny_sd: Path) -> None:
     """The leader draws and writes for as long as it takes, after the last step of all."""
     run = runs.create(settings(tiny_sd))
@@ -178,6 +184,7 @@ def test_a_process_that_is_done_leaves_the_leader_at_work(character: Path, tiny_
     assert not runs.look(run).state.end
 
 
+@pytest.mark.nightly
 def test_a_picture_that_is_damaged_is_left_out_and_named_by_the_leader(character: Path, tiny_sd: Path) -> None:
     """The other process comes to it first, as it begins in the middle."""
     broken = sorted(character.glob("*.png"))[-1]
@@ -189,6 +196,7 @@ def test_a_picture_that_is_damaged_is_left_out_and_named_by_the_leader(character
     assert any(broken.name in warning for warning in runs.look(run).state.warnings)
 
 
+@pytest.mark.slow
 def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small base takes the cores that it may use, four pictures of a batch each; what is set or on record is kept."""
 
@@ -211,6 +219,7 @@ def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.Monk
     assert wanted(training__batch_size=8) == 1
 
 
+@pytest.mark.nightly
 def test_a_run_that_takes_the_cores_by_itself_goes_on_bit_for_bit(character: Path, tiny_sd: Path) -> None:
     options = OPTIONS | {"training__batch_size": 8, "training__gradient_accumulation": 1, "training__steps": 40}
     one, whole, stopped = (runs.create(settings(tiny_sd, training__devices=n, **options)) for n in (1, 0, 0))
@@ -260,6 +269,7 @@ def test_what_is_done_once_for_all_is_shared(character: Path, tiny_sd: Path) -> 
     assert one.preserved == two.preserved
 
 
+@pytest.mark.nightly
 def test_a_launcher_may_start_the_processes(alone: Run, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **OPTIONS))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -277,6 +287,7 @@ def test_a_batch_cannot_be_shared_by_more_devices_than_it_has_pictures(tiny_sd: 
         settings(tiny_sd, training__devices=5)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("devices", [2, 0])
 def test_two_spawned_processes_make_the_adapter_of_one(
     character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, devices: int
@@ -297,6 +308,7 @@ def test_two_spawned_processes_make_the_adapter_of_one(
     assert close(newest(two), newest(one))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", ["lost@1", "spawn@1,lost@1", "late@1,patience@3"])
 def test_processes_that_nobody_asked_for_and_cannot_be_had(
     character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, fault: str

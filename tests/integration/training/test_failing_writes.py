@@ -5,15 +5,13 @@ before that, a few that follow from the commit.
 """
 
 import errno
-import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests import speeds
 from tests.integration.runs.test_processes import make
 from tests.integration.training.test_faults import told, whole
 from tests.workers import Workers
@@ -45,23 +43,20 @@ def short(character: Path, tiny_sd: Path, workers: Workers) -> tuple[Run, int]:
     return run, 40
 
 
-def chosen(most: int) -> Iterator[int]:
-    """All numbers at night, else two that follow from the commit, of those that a short run reaches."""
-    if speeds.repeats(full=0, nightly=1):
-        yield from range(1, most)
-        return
-    digest = hashlib.sha256(speeds.commit().encode()).digest()
-    yield from sorted({1 + digest[0] % 6, 7 + digest[1] % 6})
-
-
-@pytest.mark.parametrize("kind", SENTENCES)
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        *(pytest.param(kind, (3, 9), marks=pytest.mark.slow, id=kind) for kind in SENTENCES),
+        pytest.param("enospc", range(1, 40), marks=pytest.mark.nightly, id="all"),
+    ],
+)
 def test_whichever_write_of_a_run_fails(
-    character: Path, short: tuple[Run, int], workers: Workers, home: Path, kind: str
+    character: Path, short: tuple[Run, int], workers: Workers, home: Path, kind: str, numbers: Iterable[int]
 ) -> None:
     finished, most = short
     expected, before = finished.export.read_bytes()[-1000:], everything(home)
     failed = 0
-    for number in chosen(most):
+    for number in numbers:
         run = runs.create(finished.config().model_copy(update={"record": config.Record()}))
         code = workers.work(run, f"{kind}@{number}")
         whole(run)

@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import crash
-from tests import speeds
 from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, processes, status, wait_until
@@ -110,6 +109,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_learned(
     undisturbed.is_what_becomes_of(run)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_run_in_words_and_keeps_the_last_checkpoint(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
 ) -> None:
@@ -121,6 +121,7 @@ def test_a_disk_that_is_full_ends_the_run_in_words_and_keeps_the_last_checkpoint
     undisturbed.is_what_becomes_of(run)
 
 
+@pytest.mark.slow
 def test_a_log_on_a_full_disk_ends_the_run_and_leaves_it_resumable(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_damaged_image_is_left_out_and_named(character: Path, tiny_sd: Path, w
     assert "None of the images can be decoded." in told(run)
 
 
+@pytest.mark.slow
 def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     assert workers.work(run, "oom@7") == 0
@@ -156,7 +158,7 @@ def test_a_step_without_memory_is_done_with_less(character: Path, tiny_sd: Path,
     assert runs.look(run).state.step == 16
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.slow
 def test_a_run_whose_device_fails_goes_on_in_a_new_process(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_device_that_fails_at_the_same_step_again_ends_the_run(
     assert not (run.folder / "ask" / worker.RETRIED).exists(), "the next start begins anew"
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_said_and_can_be_ended(
     character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ def nobody_left(home: Path) -> Iterator[None]:
             os.kill(number, signal.SIGKILL)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("nobody_left")
 @pytest.mark.parametrize(("fault", "devices"), [("stuck@1", 1), ("hang@1", 1), ("hang@2", 2)])
 def test_a_worker_that_hangs_before_its_second_step_can_be_ended(
@@ -259,6 +263,7 @@ def reached(run: Run, fault: str) -> bool:
     return bool(state.phase) if fault == "stuck@1" else state.started and state.step == int(fault[-1]) - 1
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_a_command_that_hangs(character: Path, tiny_sd: Path) -> None:
     run = plain(tiny_sd)
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
@@ -282,6 +287,7 @@ def test_a_second_interrupt_ends_a_command_that_hangs(character: Path, tiny_sd: 
     assert (done.returncode, status(run)) == (0, "finished"), done.stderr
 
 
+@pytest.mark.slow
 def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = make(str(tiny_sd), steps=20, resolution=64)
     (run.folder / "previews").write_text("in the way")
@@ -289,10 +295,11 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, ti
     assert "The previews of step 20 could not be generated" in told(run)
 
 
-def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, workers: Workers) -> None:
-    """Killed at the n-th moment of its durable writes, for every n at night: all that has its final name is whole."""
-    stride = speeds.repeats(full=6, nightly=1)
-    first = random.Random(time.time_ns()).randint(1, stride)
+@pytest.mark.parametrize(
+    "stride", [pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)]
+)
+def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, workers: Workers, stride: int) -> None:
+    """Killed at the n-th moment of its durable writes: all that has its final name is whole."""
     run = make(str(tiny_sd), steps=4, resolution=64)
     settings = run.config()
     run.save_config(settings.model_copy(update={
@@ -301,7 +308,7 @@ def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, 
     }))  # fmt: skip
     workers.work(run)  # fills the cache, whose writes are not of interest here
     expected = run.export.read_bytes()[-1000:]
-    for count, number in enumerate(range(first, 400, stride), start=1):
+    for count, number in enumerate(range(1, 400, stride), start=1):
         cut = runs.create(run.config().model_copy(update={"record": settings.record}))
         code = workers.work(cut, f"kill@{number}")
         steps = [int(folder.name) for folder in checkpoint.folders(cut)]
@@ -352,6 +359,7 @@ def test_what_gets_its_name_was_synced_before_and_its_folder_after(character: Pa
     assert {"000005", "manifest.json", "adapter.safetensors", "rin.safetensors", "000020_0.png"} <= set(finals)
 
 
+@pytest.mark.slow
 def test_a_small_disk(
     character: Path, tiny_sd: Path, tmp_path: Path, workers: Workers, undisturbed: Undisturbed
 ) -> None:
@@ -388,6 +396,7 @@ def test_the_order_of_checkpoints_is_that_of_steps_whatever_the_clock_says(
     assert begun == [0, 10]
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_sd: Path) -> None:
     """A day ahead and two back by turns; then the right time again, with checkpoints far in the future."""
     from trainer.train import train
@@ -425,6 +434,7 @@ def test_a_clock_that_jumps_while_it_runs_changes_nothing(character: Path, tiny_
     assert runs.look(run).state.losses == runs.look(quiet).state.losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["broken pictures", "captions alone"])
 def test_without_a_picture_that_can_be_read_a_start_is_refused(
     character: Path, tiny_sd: Path, workers: Workers, left: str
@@ -453,9 +463,10 @@ def test_one_good_picture_trains_and_the_bad_one_is_named(character: Path, tiny_
     assert "(02.png, 03.png" in told(run)
 
 
+@pytest.mark.nightly
 def test_kills_at_random_moments(home: Path, workers: Workers) -> None:
     """As `python -m benchmarks.crash`, which does the same three hundred times."""
-    kills = speeds.repeats(full=15, nightly=40)
+    kills = 40
     seed = time.time_ns() % 10**6
     report = crash.crash(workers, kills, steps=20, every=3, rng=random.Random(seed))
     assert not report.faults, seed
@@ -464,6 +475,7 @@ def test_kills_at_random_moments(home: Path, workers: Workers) -> None:
     assert report.most_repeated <= 3
 
 
+@pytest.mark.slow
 def test_a_caption_that_is_changed_while_it_trains_changes_nothing(character: Path, tiny_sd: Path) -> None:
     """The data set is read once: the adapter is that of the old captions, and a resume with the new ones is refused."""
     from trainer.train import train
@@ -492,6 +504,7 @@ def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path,
     assert "The checkpoint of step 10 was made by Limner 9.9" in told(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", sorted(Path(__file__).parent.glob("made_by_*")), ids=lambda made: made.name)
 def test_a_run_that_an_earlier_version_began_goes_on(
     character: Path, tiny_sd: Path, workers: Workers, made: Path
@@ -530,6 +543,7 @@ def test_a_worker_refuses_settings_that_no_form_would_give(
     assert words in told(run)
 
 
+@pytest.mark.slow
 def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Path, workers: Workers) -> None:
     """Neither it nor a file's name is in a thumbnail, a preview, an adapter; the camera is not in the logs either."""
     for picture in sorted(character.glob("*.png")):

@@ -68,6 +68,7 @@ def test_it_is_the_loss_of_the_base_before_the_first_step(character: Path, tiny_
     assert runs.look(run).state.held_out[0] == pytest.approx(own, rel=0.5), "of the same size as the loss of training"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_the_same(character: Path, tiny_sd: Path) -> None:
     whole, parts = (runs.create(settings(tiny_sd, **HELD, training__ema_decay=0.5)) for _ in range(2))
     finish(whole)
@@ -141,6 +142,7 @@ def test_the_last_adapter_is_exported_where_the_checkpoint_of_the_lowest_loss_is
     assert "checkpoint is damaged. The file has the adapter of step 6" in state.warnings[-1]
 
 
+@pytest.mark.slow
 def test_with_more_patience_it_goes_on_and_without_any_nothing_is_noted(character: Path, tiny_sd: Path) -> None:
     patient = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 2, "training__steps": 12}))
     plain = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 0, "training__steps": 12}))
@@ -167,6 +169,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_where_it_would_have(character: P
     assert runs.look(parts).state.warnings[-1] == runs.look(whole).state.warnings[-1]
 
 
+@pytest.mark.slow
 def test_more_steps_are_taken_though_the_loss_had_ended_the_run(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **ENDING))
     finish(run)

@@ -22,6 +22,8 @@ from trainer import runs
 from trainer.runs import Run
 from trainer.training import checkpoint
 
+pytestmark = pytest.mark.nightly
+
 LONG = OPTIONS | {"training__steps": 40, "preview__every": 0, "preview__prompts": ["rin"]}
 
 

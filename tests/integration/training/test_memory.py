@@ -108,6 +108,7 @@ def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Pa
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
 
 
+@pytest.mark.nightly
 def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     options = {
         "preservation__share": 0.4, "training__gradient_checkpointing": "half",
@@ -119,6 +120,7 @@ def test_parts_on_xl(character: Path, bases: dict[str, Path]) -> None:
     assert close(newest(parts), newest(whole))
 
 
+@pytest.mark.slow
 def test_blocks_computed_twice_keep_less(family: Family, character: Path, tiny_sd: Path) -> None:
     """Of what autograd keeps for the backward pass, by its size in bytes."""
     config = settings(tiny_sd)
@@ -161,6 +163,7 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
     return compute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "expected"),
     [
@@ -245,6 +248,7 @@ def test_a_paused_run_leaves_its_device_to_others() -> None:
         assert places == expected
 
 
+@pytest.mark.slow
 def test_a_run_measures_and_goes_on_as_it_began(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
     finish(run)
@@ -385,6 +389,7 @@ def test_images_to_preserve_that_run_out_of_memory_are_generated_with_less(chara
     assert torch.equal(generated(), frugal)
 
 
+@pytest.mark.slow
 def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
 
@@ -402,6 +407,7 @@ def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) ->
     assert "There was not enough memory for the previews of step 6." in state.warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "bits"), [("sd15", "int8"), ("sd15", "nf4")])
 def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, bases: dict[str, Path], base: str, bits: str) -> None:
     options = {"training__steps": 4, "preview__every": 2}
@@ -418,6 +424,7 @@ def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, bases: dict[str,
     assert same(finish(again), load_file(small.export))
 
 
+@pytest.mark.slow
 def test_fewer_bits_take_less_memory(bases: dict[str, Path]) -> None:
     def size(bits: str) -> int:
         model = settings(bases["sd15"], model__weights=bits).model
@@ -463,7 +470,6 @@ def test_fewer_bits_are_for_lora_alone(tiny_sd: Path, adapter: dict[str, Any]) -
         settings(tiny_sd, model__weights="nf4", **adapter)
 
 
-@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_the_ladder_is_tried(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__memory=1e-6))

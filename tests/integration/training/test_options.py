@@ -82,6 +82,7 @@ def test_a_caption_that_comes_twice_is_encoded_once(family: Family, character: P
     assert torch.allclose(batch.preserved_conditioning["text"], each["text"][4:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_hasty_previews_do_not_make_what_is_preserved_worse(family: Family, character: Path, tiny_sd: Path) -> None:
     options = {"preservation__share": 0.5, "preservation__generated_share": 1.0, "preservation__prompts": ("a dog",)}
     made = [built(family, character, settings(tiny_sd, preview__steps=steps, **options)) for steps in (1, 3)]
@@ -117,6 +118,7 @@ def transparent(path: Path) -> None:
     image.save(path)
 
 
+@pytest.mark.slow
 def test_backgrounds_of_transparent_pictures(family: Family, character: Path, tiny_sd: Path) -> None:
     transparent(character / "01.png")
     assert images.alpha_channel((character / "01.png").read_bytes()) is not None
@@ -211,6 +213,7 @@ def test_a_long_caption_is_encoded_in_parts(family: Family, character: Path, tin
     assert not same(one, finish(runs.create(settings(tiny_sd, **(options | {"captions__max_token_length": 75})))))
 
 
+@pytest.mark.slow
 def test_prior_pictures_have_their_share_and_weight(family: Family, character: Path, tiny_sd: Path) -> None:
     other = character.parent / "people"
     other.mkdir()
@@ -261,6 +264,7 @@ def test_the_average_is_that_of_diffusers(family: Family, tiny_sd: Path) -> None
             assert torch.allclose(ours, other, atol=1e-5), step
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__ema_decay=0.5)
     adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
@@ -279,6 +283,7 @@ def test_the_average_is_what_is_exported(family: Family, tiny_sd: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(live, progress.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"training__ema_decay": 0.9}, {"optimizer__kind": "schedule-free", "schedule__kind": "constant"}],
@@ -299,6 +304,7 @@ def test_a_checkpoint_shows_the_average_and_resumes_from_what_is_trained(
     assert torch.equal(exported, shown[first].parts["lora_down.weight"].to(torch.float16))
 
 
+@pytest.mark.slow
 def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path) -> None:
     options = {
         "training__steps": 60,
@@ -320,6 +326,7 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     assert same(load_file(run.export), finish(runs.create(same_rate))), "it is as if it had begun at that rate"
 
 
+@pytest.mark.slow
 def test_the_guard_gives_up(character: Path, tiny_sd: Path) -> None:
     options = {
         "training__steps": 60,

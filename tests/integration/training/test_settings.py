@@ -145,6 +145,7 @@ def test_another_value_gives_another_adapter(
     assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "kind",
     ["adamw", "adafactor", "lion", "prodigy", "prodigy-schedule-free", "schedule-free", "came", "ademamix", "muon"],
@@ -173,6 +174,7 @@ def test_every_setting_is_tested() -> None:
     assert not absent
 
 
+@pytest.mark.slow
 def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -> None:
     def drawn(**changes: Any) -> tuple[list[str], np.ndarray[Any, Any]]:  # noqa: ANN401 - any settings
         AcceleratorState._reset_state(True)

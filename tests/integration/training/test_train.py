@@ -68,6 +68,7 @@ def losses(run: Run) -> dict[int, float]:
     return runs.look(run).state.losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_the_loss_falls(character: Path, tiny_sd: Path, text_encoder: bool) -> None:
     run = runs.create(settings(tiny_sd, training__steps=60, training__text_encoder=text_encoder))
@@ -231,6 +232,7 @@ def test_the_adapter_is_learned_in_full_precision(tiny_sd: Path) -> None:
     assert not base
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_adapter(character: Path, tiny_sd: Path) -> None:
     one, two = (finish(runs.create(settings(tiny_sd, seed=seed))) for seed in (0, 1))
     assert not same(one, two)
@@ -284,6 +286,7 @@ def test_the_file_draws_what_the_adapter_drew(character: Path, tiny_sd: Path, te
     assert not np.array_equal(np.asarray(half), np.asarray(painted))
 
 
+@pytest.mark.slow
 def test_text_encoder_keys_change_the_picture(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     run = runs.create(settings(tiny_sd, training__text_encoder=True, training__steps=12))
     tensors = finish(run)
@@ -312,6 +315,7 @@ def test_a_file_that_differs_from_the_adapter_is_noticed(character: Path, tiny_s
         export.compare(reader.AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
 
 
+@pytest.mark.slow
 def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__every=1, checkpoint__keep=2))
     final = finish(run)
@@ -337,6 +341,7 @@ def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path)
     assert checkpoints.kept_adapters(run) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "no manifest", "half manifest", "flipped manifest"])
 def test_a_damaged_checkpoint_is_passed_over(character: Path, tiny_sd: Path, damage: str) -> None:
     expected = finish(runs.create(settings(tiny_sd, checkpoint__every=2)))
@@ -384,6 +389,7 @@ def test_a_changed_data_set_is_not_resumed(character: Path, tiny_sd: Path) -> No
         train(run.config(), run)
 
 
+@pytest.mark.slow
 def test_settings_that_were_changed_before_a_resume_are_told(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__every=3))
     finish(run)
@@ -397,6 +403,7 @@ def test_settings_that_were_changed_before_a_resume_are_told(character: Path, ti
     )
 
 
+@pytest.mark.slow
 def test_another_base_is_not_resumed(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     from tests.tiny import make_sd
 
@@ -410,6 +417,7 @@ def test_another_base_is_not_resumed(character: Path, tiny_sd: Path, tmp_path: P
         train(run.config(), run)
 
 
+@pytest.mark.slow
 def test_another_rank_is_not_resumed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
     finish(run)
@@ -595,6 +603,7 @@ def test_due() -> None:
     assert not any(due(step, 0) for step in range(1, 7))
 
 
+@pytest.mark.slow
 def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="warmup-stable-decay", schedule__warmup=0.0))
 

@@ -32,6 +32,7 @@ def test_the_page_loads_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_tool_makes_a_file_and_tells_what_it_lost(dropped: Path) -> None:
     file_tools.take(str(dropped))
     result = file_tools.run(Request("convert", ["kept:my-fox"], precision="bf16", name="Fox 2"))

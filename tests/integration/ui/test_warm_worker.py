@@ -45,6 +45,7 @@ def waiting() -> subprocess.Popen[str]:
     return warm_worker._waiting
 
 
+@pytest.mark.slow
 def test_a_run_has_the_worker_that_waits(character: Path) -> None:
     run = make()
     warm_worker.prepare()
@@ -70,6 +71,7 @@ def test_a_run_starts_without_a_worker_that_waits(character: Path) -> None:
     control.kill(run)
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
     code = (
         "from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); import os; os._exit(9)"

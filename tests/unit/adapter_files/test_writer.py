@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tests.speeds import examples
 from trainer.adapter_files import low_rank, peft_settings, reader, safetensors_reader, summary, writer
 from trainer.adapter_files.modules import LoHa, LoKr, Lora, Module
 from trainer.adapter_files.writer import Precision
@@ -76,7 +75,7 @@ def same(one: dict[str, Module], two: dict[str, Module]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(adapters(("LoRA", "DoRA", "DoRA by input", "LoHa", "LoKr")))
 def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
@@ -85,7 +84,7 @@ def test_kohyas_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> 
     assert same(file.modules, modules)
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(adapters(("LoRA", "DoRA")))
 def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
@@ -97,7 +96,7 @@ def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> N
     assert same(read_back(again).modules, modules)
 
 
-@settings(max_examples=examples(120), deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(adapters(("LoRA",)), st.sampled_from(["diffusers", "original", "bare", "processor"]))
 def test_the_names_of_other_programs(adapter: tuple[FamilyName, dict[str, Module]], naming: str) -> None:
     """The same layers under names that other programs give them."""
@@ -124,7 +123,7 @@ def foreign(name: str, place: Place, naming: str) -> str:
     return place.path if naming == "bare" else "unet." + place.path.replace(".to_", ".processor.to_")
 
 
-@settings(max_examples=examples(120), deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(adapters(("LoHa", "LoKr")))
 def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter

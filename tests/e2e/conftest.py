@@ -57,9 +57,9 @@ def wait(what: Callable[[], object], *, seconds: float = 30, every: float = 0.1)
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -97,9 +97,9 @@ class Server:
         variables = unmeasured() | own | environment
         options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
         command = [sys.executable, "app.py", *options]
-        with self.said.open("w") as said:
+        with self.said.open("w") as output:
             self.process = subprocess.Popen(
-                command, cwd=CHECKOUT, env=variables, stdout=said, stderr=subprocess.STDOUT, text=True
+                command, cwd=CHECKOUT, env=variables, stdout=output, stderr=subprocess.STDOUT, text=True
             )
         wait(self.answers, seconds=90)
         return self

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +13,13 @@ from tests import fake_hub
 from tests.e2e.conftest import Server, Visit, make_home, serving, wait
 from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, finished, tab
-from tests.e2e.test_settings import busy, choose_base, kept, models, value
+from tests.e2e.test_settings import kept, models, value
 from tests.fake_hub import FakeHub
-from trainer import config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["busy", "models"]
+__all__ = ["models"]
 
 BASE = "anna/base"
 
@@ -88,46 +84,3 @@ def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server
     start.click()
     finished(page, 120)
     assert json.loads(kept(hub_server)["settings"])["training"] == {"steps": 2, "resolution": 64}
-
-
-@pytest.mark.nightly
-def test_any_picks_leave_the_preset_and_ones_own_changes(
-    server: Server, visit: Visit, models: Path, busy: None
-) -> None:
-    """Bases and kinds are picked in any order: the form is always the preset of both, with what was changed in it."""
-    shutil.copytree(models, server.home / "models")
-    paths = {"sdxl, Stable Diffusion XL": "sdxl", "sd, Stable Diffusion 1.x": "sd", "Micro, built in": ""}
-    kinds = {"Character": "character", "Style": "style", "Plain LoRA": "plain"}
-    page = visit(server)
-    advanced(page, training_steps=321)
-    seed = time.time_ns() % 10**6
-    rng = random.Random(seed)
-    name, kind = "Micro, built in", "Character"
-    for _ in range(8):
-        if rng.random() < 0.5:
-            name = rng.choice(list(paths))
-            choose_base(page, name)
-        else:
-            kind = rng.choice(list(kinds))
-            page.locator("#preset").get_by_text(kind, exact=True).click()
-        base = str(server.home / "models" / paths[name]) if paths[name] else "micro"
-        expected = config.build({"name": "x", "dataset": "x", "preset": kinds[kind], "model": {"base": base}})
-        shown = {
-            "training-resolution": expected.training.resolution,
-            "training-batch-size": expected.training.batch_size,
-            "training-exposures": expected.training.exposures,
-            "optimizer-learning-rate-adamw": expected.optimizer.learning_rate,
-            "training-steps": 321,
-        }
-        (
-            wait(lambda shown=shown: {key: float(value(page, key)) for key in shown} == shown, seconds=60),
-            (seed, name, kind),
-        )
-        page.wait_for_timeout(500)  # and it stays so
-        assert {key: float(value(page, key)) for key in shown} == shown, (seed, name, kind)
-    wait(lambda: json.loads(kept(server)["settings"]) == {"training": {"steps": 321}}, seconds=60)
-    before = {key: value(page, key) for key in ("training-resolution", "training-exposures", "training-steps")}
-    page.reload()
-    tab(page, "Train")
-    page.locator("#advanced").get_by_text("Advanced").click()
-    wait(lambda: {key: value(page, key) for key in before} == before, seconds=60)

@@ -59,9 +59,9 @@ def test_a_base_that_is_gone(server: Server, visit: Visit) -> None:
     page.wait_for_timeout(3000)  # it is looked at again within this time, as the browser sends a pick twice
     shutil.move(base, server.home / "elsewhere")
     begin(page)
-    said = page.locator(".toast-body, #status [role=alert]").first
-    said.wait_for(timeout=60_000)
-    text = said.inner_text()  # once: the note goes by itself after some seconds
+    notice = page.locator(".toast-body, #status [role=alert]").first
+    notice.wait_for(timeout=60_000)
+    text = notice.inner_text()  # once: the note goes by itself after some seconds
     assert "tiny" in text
     assert str(server.home) not in text
 

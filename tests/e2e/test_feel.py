@@ -1,8 +1,6 @@
 """How the page feels: accessible, light and dark, on a desk and on a phone; sliders, pauses, comparisons.
 
-Pictures of each screen are kept in the folder that LIMNER_E2E_KEEP names; those of the README are made like this:
-
-    LIMNER_E2E_KEEP=docs/pictures pytest tests/e2e/test_feel.py -k README
+Pictures of each screen are kept in the folder that LIMNER_E2E_KEEP names.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import CHECKOUT, Server, Visit, make_home, serving, wait
-from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, step, tab
-
-pytestmark = pytest.mark.nightly
+from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, tab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,15 +57,16 @@ def teach(page: Page, **settings: object) -> None:
         finished(page)
 
 
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("size", ["desk", "phone"])
+@pytest.mark.parametrize(
+    ("size", "look"), [("desk", "dark"), pytest.param("phone", "light", marks=pytest.mark.nightly)]
+)
 def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, size: str) -> None:
     if not AXE.is_file():
         words = "axe-core is not there: npm ci --prefix tests/e2e"
         pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
     page = visit(trained, **LOOKS[look], **(PHONE if size == "phone" else {}))
     teach(page)
-    found: dict[str, list[str]] = {}
+    violations: dict[str, list[str]] = {}
     for name in TABS:
         tab(page, name)
         if name == "Try out" and not page.locator("#result img").count():
@@ -80,12 +76,14 @@ def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, siz
         page.wait_for_timeout(700)
         keep(page, f"{name.lower().replace(' ', '-')}-{size}-{look}")
         page.evaluate(AXE.read_text(encoding="utf-8"))
-        told = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        for one in told["violations"]:
-            found.setdefault(one["id"], []).extend(f"{name}: {node['html'][:160]}" for node in one["nodes"])
+        report = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        for violation in report["violations"]:
+            violations.setdefault(violation["id"], []).extend(
+                f"{name}: {node['html'][:160]}" for node in violation["nodes"]
+            )
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, name
-    new = {rule: where for rule, where in found.items() if rule not in KNOWN}
+    new = {rule: where for rule, where in violations.items() if rule not in KNOWN}
     assert not new, json.dumps(new, indent=1)
 
 
@@ -124,34 +122,6 @@ def test_the_strength_by_mouse_keyboard_and_number(trained: Server, visit: Visit
     page.locator("#strength input[type=number]").fill(low)
     page.keyboard.press("Enter")
     assert picture(page, trained, low) == by_mouse != by_keys
-
-
-def test_a_pause_and_a_stop_are_seen_at_once(server: Server, visit: Visit) -> None:
-    page = visit(server)
-    other = visit(server)
-    advanced(page, training_steps=2000, preview_every=0)
-    run = start(page)
-    tab(other, "Train")
-    wait(lambda: step(page) >= 2, seconds=60)
-    page.get_by_role("button", name="Pause", exact=True).click()
-    page.locator("#status").get_by_text("Paused").wait_for(timeout=30_000)
-    other.locator(f"#status [data-run='{run}']").get_by_text("Paused").wait_for(timeout=30_000)
-    time.sleep(1.5)
-    held = step(page)
-    # A picture while it is held: the tab says so, and lets it go on.
-    tab(page, "Try out")
-    page.get_by_text("Training is paused.").wait_for()
-    page.get_by_role("button", name="Continue training").click()
-    page.get_by_role("button", name="Pause training for now").wait_for()
-    tab(page, "Train")
-    wait(lambda: step(page) > held, seconds=30)
-    page.get_by_role("button", name="Stop and save").click()
-    page.locator("#status [data-status=stopped]").wait_for(timeout=30_000)
-    other.locator("#status [data-status=stopped]").wait_for()
-    page.get_by_role("button", name="Resume").click()
-    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Stop and save").click()
-    page.locator("#status [data-status=stopped]").wait_for(timeout=30_000)
 
 
 def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> None:
@@ -207,7 +177,7 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     teach(page)
     tab(page, "Download")
     page.locator(".run-row").first.wait_for()
-    asked: list[str] = []
+    messages: list[str] = []
 
     def answer(dialog: Dialog) -> None:
         dialog.accept("best-one" if dialog.type == "prompt" else "")
@@ -222,13 +192,13 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     page.get_by_label("Find a run").fill("")
     count, there = page.locator(".run-row").count(), sorted((trained.home / "outputs").glob("*/config.toml"))
     page.remove_listener("dialog", answer)
-    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.once("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
     page.get_by_role("button", name="Delete").first.click()
     page.get_by_label("Find a run").fill("best")  # whoever asks the server after that sees what was asked before
     page.locator(".run-row h2").get_by_text("best-one").wait_for()
     page.get_by_label("Find a run").fill("")
     wait(lambda: page.locator(".run-row").count() == count)
-    assert re.fullmatch(r"Move the run best-one, .* with all its files to the bin\?", asked[0])
+    assert re.fullmatch(r"Move the run best-one, .* with all its files to the bin\?", messages[0])
     assert sorted((trained.home / "outputs").glob("*/config.toml")) == there
     page.on("dialog", answer)
     page.get_by_role("button", name="Delete").first.click()
@@ -253,23 +223,3 @@ def test_settings_are_left_as_they_were(server: Server, visit: Visit) -> None:
     page.get_by_role("option", name="mine").click()
     page.get_by_role("button", name="Use", exact=True).click()
     wait(lambda: page.locator("#form-training-steps input").input_value() == "77")
-
-
-@pytest.mark.skipif("LIMNER_E2E_KEEP" not in os.environ, reason="makes the README's pictures, for whoever wants them")
-def test_pictures_of_the_README(server: Server, visit: Visit) -> None:
-    page = visit(server, viewport={"width": 1180, "height": 820}, device_scale_factor=1)
-    page.locator(".card img").first.wait_for()
-    page.wait_for_timeout(1500)
-    page.screenshot(path=Path(os.environ["LIMNER_E2E_KEEP"]) / "images.png")
-    tab(page, "Train")
-    start(page)
-    wait(lambda: page.locator("#previews img").count() >= 6, seconds=120)
-    page.screenshot(path=Path(os.environ["LIMNER_E2E_KEEP"]) / "train.png", full_page=True)
-    finished(page, seconds=180)
-    tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    page.locator("#prompt textarea").fill("miraxo, smiling, green shirt, blue background")
-    page.get_by_label("Strengths", exact=True).check()
-    page.locator(".pictures.done.count-4").wait_for(timeout=120_000)
-    page.wait_for_timeout(500)
-    page.screenshot(path=Path(os.environ["LIMNER_E2E_KEEP"]) / "try-out.png", full_page=True)

@@ -18,15 +18,17 @@ from trainer.adapter_files import reader, safetensors_reader, writer
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-MADE_BEFORE = CHECKOUT / "tests" / "integration" / "training" / "made_by_0.1.0"
+MADE_BEFORE = CHECKOUT / "tests" / "integration" / "homes" / "0.1.0" / "outputs" / "finished"
 
 
 @pytest.fixture
 def fox(tmp_path: Path) -> Path:
     """An adapter for the built-in base, as if made elsewhere."""
     tensors = {
-        key: one if key.endswith("alpha") else 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(n))
-        for n, (key, one) in enumerate(good("sd15", "micro").items())
+        key: tensor
+        if key.endswith("alpha")
+        else 0.02 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(n))
+        for n, (key, tensor) in enumerate(good("sd15", "micro").items())
     }
     modules = reader.of_tensors(tensors, "fox").modules
     path = tmp_path / "fox.safetensors"
@@ -49,9 +51,9 @@ def choose(page: Page, place: str, option: str) -> None:
 def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path: Path) -> None:
     page = visit(server)
     drop(page, fox)
-    told = page.locator("#look-result").inner_text()
-    assert "Stable Diffusion 1.x" in told
-    assert "PEFT/diffusers" in told
+    summary = page.locator("#look-result").inner_text()
+    assert "Stable Diffusion 1.x" in summary
+    assert "PEFT/diffusers" in summary
     page.locator("#look-result summary", has_text="Checked").click()
     assert "It is for Micro" in page.locator("#look-result").inner_text()
     page.get_by_role("link", name="fox.safetensors").wait_for()

@@ -69,13 +69,13 @@ def make_run(home: Path, monkeypatch: Any) -> None:  # noqa: ANN401 - pytest's
 
 def adapter_file(path: Path) -> Path:
     tensors = {key: np.zeros(tensor.shape, np.float32) for key, tensor in good("sd15", "micro").items()}
-    told = {
+    metadata = {
         "ss_output_name": PAYLOADS["area"], "modelspec.title": PAYLOADS["template"],
         "modelspec.trigger_phrase": TRIGGER, "ss_base_model_version": PAYLOADS["open"],
         "ss_tag_frequency": json.dumps({"a": {PAYLOADS["area"]: 3}}),
         "modelspec.thumbnail": f"data:image/png;base64,iV'{PAYLOADS['area']}", "ss_network_module": PAYLOADS["quotes"],
     }  # fmt: skip
-    path.write_bytes(save_tensors(tensors, told))
+    path.write_bytes(save_tensors(tensors, metadata))
     return path
 
 
@@ -96,8 +96,8 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     fill_project(folder)
     make_run(server.home, monkeypatch)
     page = visit(server)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     choose(page, "odd")
     cards(page, len(PAYLOADS) + 1)
     assert captions(page) == {"a copy.png": "", **{NAMES[key]: text for key, text in PAYLOADS.items()}}
@@ -173,4 +173,4 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     wait(lambda: page.locator("#project input").input_value() == PAYLOADS["area"][:100])
     assert (server.home / "datasets" / paths.safe_name(PAYLOADS["area"], "project")).is_dir()
     unhurt(page)
-    assert not [url for url in asked if url.endswith("/limner-hit")]
+    assert not [url for url in urls if url.endswith("/limner-hit")]

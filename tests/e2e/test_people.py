@@ -37,13 +37,13 @@ class Visitor:
 
     def call(self, endpoint: str, *data: object) -> str:
         """Call an endpoint; returns what the server says."""
-        asked = self.web.post(f"/gradio_api/call/{endpoint}", json={"data": data})
-        return self.web.get(f"/gradio_api/call/{endpoint}/{asked.json()['event_id']}").text
+        joined = self.web.post(f"/gradio_api/call/{endpoint}", json={"data": data})
+        return self.web.get(f"/gradio_api/call/{endpoint}/{joined.json()['event_id']}").text
 
     def told(self, endpoint: str, *data: object) -> Any:  # noqa: ANN401 - JSON
-        said = self.call(endpoint, *data)
-        assert said.startswith("event: complete"), said
-        return json.loads(said.partition("data: ")[2])[0]
+        output = self.call(endpoint, *data)
+        assert output.startswith("event: complete"), output
+        return json.loads(output.partition("data: ")[2])[0]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Server, Visitor, Visitor]]:
     home = make_home(tmp_path)
     environment = {"LIMNER_HOME": str(home)}
     with ExitStack() as stack:
-        passwords = [said.rpartition(" ")[2].strip() for said in (add(name, environment) for name in NAMES)]
+        passwords = [output.rpartition(" ")[2].strip() for output in (add(name, environment) for name in NAMES)]
         server = stack.enter_context(serving(home))
         people = []
         for name, password in zip(NAMES, passwords, strict=True):
@@ -82,7 +82,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     his.reload()
     cards(his, 5)
     assert hers.get_by_label("Caption of 02.png").input_value() != his.get_by_label("Caption of 02.png").input_value()
-    pictures = [one.get_attribute("src") or "" for one in hers.locator("#captions .card .shape img").all()]
+    pictures = [item.get_attribute("src") or "" for item in hers.locator("#captions .card .shape img").all()]
     assert len(pictures) == 7
     for number, address in enumerate(pictures):
         seen = anna.web.get(address).content
@@ -103,11 +103,11 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     before = points(hers)
     for endpoint, *more in (("control", "stop"), ("control", "pause"), ("delete_run",), ("rename_run", "mine"),
                             ("status",), ("control", "more")):  # fmt: skip
-        said = ben.call(endpoint, run, *more)
-        assert said.startswith("event: error")
-        assert f"There is no run '{run}'" in said
-    assert [one["run"] for one in ben.told("list_runs")] == [theft["run"]]
-    assert ben.told("list_adapters") == [one for one in ben.told("list_adapters") if not one["key"]]
+        output = ben.call(endpoint, run, *more)
+        assert output.startswith("event: error")
+        assert f"There is no run '{run}'" in output
+    assert [item["run"] for item in ben.told("list_runs")] == [theft["run"]]
+    assert ben.told("list_adapters") == [item for item in ben.told("list_adapters") if not item["key"]]
     tab(his, "Train")
     assert not his.locator(f"[data-run='{run}']").count()
     wait(lambda: points(hers) > before)
@@ -130,8 +130,8 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
         hers.locator("#runs a.download").click()
     file = (anna.home / "outputs" / run / "mira.safetensors").read_bytes()
     assert Path(download.value.path()).read_bytes() == file
-    told = anna.told("status", run)
-    addresses = [*told["previews"], told["adapter"], f"/download/{run}/checkpoint/60"]
+    status = anna.told("status", run)
+    addresses = [*status["previews"], status["adapter"], f"/download/{run}/checkpoint/60"]
     assert len(addresses) == 5
     uploads = anna.web.post("/gradio_api/upload", files={"files": ("x.png", b"x")}).json()
     for address in (*addresses, f"/gradio_api/file={uploads[0]}"):

@@ -44,16 +44,16 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
         [sys.executable, "-c", LIST], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)}, check=True,
         capture_output=True, text=True,
     )  # fmt: skip
-    found = [(method, path) for method, path in json.loads(done.stdout.splitlines()[-1])]
-    paths = {path for _, path in found}
+    listed = [(method, path) for method, path in json.loads(done.stdout.splitlines()[-1])]
+    paths = {path for _, path in listed}
     assert {
         "/",
         "/media/dataset/{name}/{image}",
         "/gradio_api/upload",
         "/gradio_api/file={path_or_url:path}",
     } <= paths
-    assert len(found) > 60
-    return found
+    assert len(listed) > 60
+    return listed
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,18 @@ def test_no_route_tells_a_secret_or_where_things_lie(
     statuses, leaks = [], []
     with httpx.Client(base_url=server.url, timeout=2) as web:
         for path in sorted({path for method, path in routes if method == "GET"}):
-            asked = [path]
+            addresses = [path]
             for hole in re.findall(r"{(.*?)}", path):
-                asked = [one.replace(f"{{{hole}}}", name) for one in asked for name in names.get(hole, ["x"])]
-            for one in asked:
-                status, body = told(web, "GET", one)
+                addresses = [
+                    address.replace(f"{{{hole}}}", name) for address in addresses for name in names.get(hole, ["x"])
+                ]
+            for address in addresses:
+                status, body = told(web, "GET", address)
                 statuses.append(status)
-                body = body.replace(one.partition("=")[2].encode(), b"")  # a path that was asked for may be repeated
-                leaks += [(one, word) for word in private if word.encode() in body]
+                body = body.replace(
+                    address.partition("=")[2].encode(), b""
+                )  # a path that was asked for may be repeated
+                leaks += [(address, word) for word in private if word.encode() in body]
     assert leaks == []
     assert statuses.count(200) > 20
 
@@ -112,9 +116,9 @@ def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], tm
         httpx.Client(base_url=server.url, timeout=30) as stranger,
     ):
         for method, path in routes:
-            asked = re.sub(r"{.*?}", "x", path)
-            if asked not in ("/", "/login", "/logout"):
-                assert stranger.request(method, asked).status_code == 401, (method, asked)
+            addresses = re.sub(r"{.*?}", "x", path)
+            if addresses not in ("/", "/login", "/logout"):
+                assert stranger.request(method, addresses).status_code == 401, (method, addresses)
         assert stranger.get("/").headers["location"] == "/login"
         assert stranger.get("/logout").headers["location"] == "/login"
         assert stranger.post("/login", data={"password": "x"}).status_code == 403

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -53,37 +51,11 @@ def test_one_server_for_a_home_and_the_next_port_for_another(
         other.port, taken = server.port + 1, server.port
         other.start("--port", str(taken))
     finally:
-        said = other.stop()
-    assert f"Port {taken} is taken; using {taken + 1}.\n" in said
-    assert f"Limner is running at http://127.0.0.1:{taken + 1}\n" in said
-    assert "Traceback" not in said
+        output = other.stop()
+    assert f"Port {taken} is taken; using {taken + 1}.\n" in output
+    assert f"Limner is running at http://127.0.0.1:{taken + 1}\n" in output
+    assert "Traceback" not in output
     assert other.process.returncode == 0
-
-
-def test_an_answer_does_not_wait_for_the_kernel(server: Server) -> None:
-    took = []
-    with httpx.Client(base_url=server.url) as browser:  # one connection, kept
-        for _ in range(60):
-            begun = time.monotonic()
-            assert browser.get("/media/picture/none").status_code == 404
-            took.append(time.monotonic() - begun)
-    assert sorted(took)[30] < 0.03  # 0.04 with Nagle's algorithm
-
-
-def test_strangers_and_other_sites_are_refused(server: Server) -> None:
-    assert status(server.url) == 200
-    assert status(server.url, Host="evil.example") == 403
-    for path in ("/openapi.json", "/docs"):
-        assert status(server.url + path) == 404
-    assert status(server.url + "/monitoring") == 403
-    with urllib.request.urlopen(server.url + "/gradio_api/info") as answer:
-        told = json.load(answer)  # what ui/api.py offers, and none of the page's own functions
-    assert told["unnamed_endpoints"] == {}
-    assert {"/start_training", "/status", "/add_images"} <= told["named_endpoints"].keys()
-    assert len(told["named_endpoints"]) < 20
-    lock, caption = server.home / "outputs" / ".page.lock", server.home / "datasets" / "example-character" / "01.txt"
-    for path in ("/etc/passwd", lock, caption, CHECKOUT / "app.py"):
-        assert status(f"{server.url}/gradio_api/file={path}") in (403, 404)
 
 
 def printed(pattern: str, text: str) -> str:
@@ -115,8 +87,8 @@ def test_listening_needs_a_password(tmp_path: Path) -> None:
         made.start("--listen", "--new-token")
     finally:
         last = made.stop()
-    one, same, other = (printed(r"Password for the page: (\S+)", text) for text in (first, again, last))
-    assert one == same != other, "a restart keeps the password, --new-token does not"
+    initial, same, other = (printed(r"Password for the page: (\S+)", text) for text in (first, again, last))
+    assert initial == same != other, "a restart keeps the password, --new-token does not"
     assert printed(r"running at (\S+)", again) == f"http://limner.example:{made.port}", "the address that can be opened"
     assert stat.S_IMODE((made.home / "outputs" / ".password").stat().st_mode) == 0o600
 
@@ -135,8 +107,8 @@ def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> Non
         assert status(made.url + "/config") == 401
         assert status(made.url + "/login") == 200
     finally:
-        said = made.stop()
-    assert "assword" not in said
+        output = made.stop()
+    assert "assword" not in output
     (made.home / "people.toml").write_text(f"password = '{password}'")
     refused = run(made.home)
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -167,8 +139,8 @@ def test_a_full_disk_is_said_and_what_still_works_works(tmp_path: Path) -> None:
             sent = httpx.post(f"{made.url}/gradio_api/upload", files={"files": ("x.png", bytes(1000))})
             assert (sent.status_code, "disk is almost full" in sent.text) == (413, True)
         finally:
-            said = made.stop()
-        assert re.search(r"Only [1-5] MB of disk space is left\. Adding images needs at least 2048 MB\.\n", said)
+            output = made.stop()
+        assert re.search(r"Only [1-5] MB of disk space is left\. Adding images needs at least 2048 MB\.\n", output)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:

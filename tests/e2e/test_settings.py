@@ -1,4 +1,4 @@
-"""The form's settings in a real browser, on a machine that is busy with other things: nothing that was set is lost."""
+"""The form's settings in a real browser, and nothing that was set is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, tab
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Page
 
 MAKE = "import sys, pathlib; from tests.tiny import make_sd, make_sdxl; " + "; ".join(
     f"make_{kind}(pathlib.Path(sys.argv[1]) / '{kind}')" for kind in ("sd", "sdxl")
@@ -29,17 +28,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     subprocess.run([sys.executable, "-c", MAKE, folder], cwd=CHECKOUT, check=True, capture_output=True)
     return folder
-
-
-@pytest.fixture(params=["idle", "busy"])
-def busy(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Two loops that take both cores, or none."""
-    count = 2 if request.param == "busy" else 0
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    yield
-    for loop in loops:
-        loop.kill()
-        loop.wait()
 
 
 def value(page: Page, setting: str) -> str:
@@ -58,40 +46,7 @@ def kept(server: Server) -> dict[str, str]:
     return dict(answers["example-character"])
 
 
-@pytest.mark.nightly
-def test_a_click_on_a_base_brings_its_settings_and_keeps_ones_own(
-    server: Server, visit: Visit, models: Path, busy: None
-) -> None:
-    shutil.copytree(models, server.home / "models")
-    page = visit(server)
-    advanced(page, training_steps=321)
-    for name, resolution, rate, batch in (
-        ("sdxl, Stable Diffusion XL", "1024", "0.0002", "2"),
-        ("sd, Stable Diffusion 1.x", "512", "0.0003", "4"),
-        ("Micro, built in", "128", "0.004", "8"),
-        ("sdxl, Stable Diffusion XL", "1024", "0.0002", "2"),
-    ):
-        choose_base(page, name)
-        wait(lambda resolution=resolution: value(page, "training-resolution") == resolution, seconds=60)
-        page.wait_for_timeout(1500)  # whatever else was sent at the click has been answered by then
-        assert value(page, "training-resolution") == resolution
-        assert value(page, "optimizer-learning-rate-adamw") == rate
-        assert value(page, "training-batch-size") == batch
-        assert value(page, "training-steps") == "321"
-        assert json.loads(kept(server)["settings"]) == {"training": {"steps": 321}}
-    page.get_by_text("The text encoder is trained too: it takes about 1.5 GB more memory").wait_for()
-    page.get_by_label("Train the text encoder").uncheck()
-    wait(lambda: "text encoder" not in page.locator("#plan").inner_text(), seconds=60)
-    wait(lambda: json.loads(kept(server)["settings"])["training"] == {"steps": 321, "text_encoder": False}, seconds=60)
-    page.reload()
-    page.get_by_role("tab", name="Train").click()
-    page.locator("#advanced").get_by_text("Advanced").click()
-    wait(lambda: value(page, "training-resolution") == "1024", seconds=60)
-    assert value(page, "training-steps") == "321"
-    assert not page.get_by_label("Train the text encoder").is_checked()
-
-
-def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server, visit: Visit, busy: None) -> None:
+def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit: Visit) -> None:
     page = visit(server)
     advanced(page, training_exposures=99)
     page.locator("#form-optimizer-kind").get_by_text("Schedule-free AdamW").click()
@@ -120,42 +75,6 @@ def test_settings_that_conflict_are_shown_again_with_the_conflict(server: Server
     assert page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked()
     wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
-
-
-def test_a_conflict_stays_when_the_tab_was_opened_before_the_settings_came(server: Server, visit: Visit) -> None:
-    kept_settings = {"optimizer": {"kind": "schedule-free"}}
-    (server.home / "outputs" / ".page.json").write_text(
-        json.dumps({"answers": {"example-character": {"settings": json.dumps(kept_settings)}}})
-    )
-
-    def is_unfilled(route: Route) -> bool:
-        """The plan of the form as it was drawn, without a project."""
-        data = route.request.post_data_json["data"]
-        return len(data) > 5 and data[0] is None
-
-    page = visit(server)
-    asked: list[Route] = []
-    late: list[Route] = []
-
-    def hold(route: Route) -> None:
-        if late:
-            route.fallback()
-        else:
-            (late if is_unfilled(route) else asked).append(route)
-
-    page.route("**/queue/join**", hold)
-    page.reload()
-    tab(page, "Train")
-    wait(lambda: late or page.wait_for_timeout(100))
-    for route in asked:
-        route.fallback()
-    page.locator("#advanced").get_by_text("Advanced").click()
-    conflict = page.locator("#form-schedule-kind .conflict")
-    conflict.wait_for()
-    late[0].fallback()
-    page.wait_for_timeout(3000)
-    assert conflict.is_visible()
-    assert "These settings are not valid" in page.locator("#plan").inner_text()
 
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:

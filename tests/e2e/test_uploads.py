@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import Server, Visit, wait
-from tests.e2e.test_images import choose, png
+from tests.e2e.test_images import png
 from tests.e2e.test_page import cards, new_project, tab, upload
 
 if TYPE_CHECKING:
@@ -29,25 +29,6 @@ def files(first: int) -> list[FilePayload]:
     return dropped
 
 
-@pytest.mark.nightly
-def test_two_pages_that_upload_at_once_keep_all(server: Server, visit: Visit) -> None:
-    first = visit(server)
-    new_project(first, "both")
-    second = visit(server)
-    second.locator(".captions[data-project='both']").wait_for(state="attached")
-    upload(first, files(0))
-    upload(second, files(EACH))
-    folder = server.home / "datasets" / "both"
-    wait(lambda: len(list(folder.glob("*.png"))) == 2 * EACH, seconds=120)
-    for page in (first, second):
-        page.get_by_text(f"Added {EACH} images. {EACH} captions came with them.").wait_for(timeout=120_000)
-    wanted = {png(number): f"caption {number}\n" for number in range(2 * EACH)}
-    assert {path.read_bytes(): path.with_suffix(".txt").read_text() for path in folder.glob("*.png")} == wanted
-    second.reload()
-    choose(second, "both")
-    cards(second, 2 * EACH)
-
-
 def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit: Visit) -> None:
     mask = io.BytesIO()
     Image.new("L", (200, 200), 255).save(mask, "PNG")
@@ -57,9 +38,9 @@ def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit
     upload(page, [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in names])
     cards(page, 2)
     page.get_by_text("Added 2 images. 2 masks came with them.").wait_for()
-    shown = page.locator(".card .mask")
-    wait(lambda: shown.first.evaluate("image => image.complete && image.naturalWidth > 0"))
-    assert [image.is_visible() for image in shown.all()] == [True, True]
+    masks = page.locator(".card .mask")
+    wait(lambda: masks.first.evaluate("image => image.complete && image.naturalWidth > 0"))
+    assert [image.is_visible() for image in masks.all()] == [True, True]
     page.get_by_text("2 images have a mask.").wait_for()
     tab(page, "Train")
     page.locator("#plan").get_by_text("2 images").wait_for()
@@ -120,18 +101,3 @@ def test_an_upload_that_takes_long_can_be_canceled(server: Server, visit: Visit)
     upload(page, [{"name": "small.png", "mimeType": "image/png", "buffer": png(2)}])
     page.get_by_text("Added 1 image.").wait_for()
     assert [path.name for path in (server.home / "datasets" / "canceled").glob("*.png")] == ["small.png"]
-
-
-def test_the_progress_of_an_upload_is_seen(server: Server, visit: Visit) -> None:
-    page = visit(server)
-    new_project(page, "slow")
-    network = page.context.new_cdp_session(page)
-    slowly = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
-    network.send("Network.emulateNetworkConditions", slowly)
-    upload(page, [{"name": "large.png", "mimeType": "image/png", "buffer": png(1) + bytes(8 * 2**20)}])
-    bar = page.get_by_role("progressbar", name="Upload")
-    page.locator("#upload .file-name").get_by_text("large.png").wait_for()
-    page.locator("#upload > label").wait_for(state="hidden")  # it would lie over the name
-    wait(lambda: 0.1 < bar.evaluate("(bar) => bar.value") < 0.9)
-    page.get_by_text("Added 1 image.").wait_for()
-    assert bar.is_hidden()

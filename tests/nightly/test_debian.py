@@ -42,7 +42,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield Machine(tmp_path, index)
 
 
-def test_without_python3_venv_that_is_said_and_with_it_the_page_starts(tmp_path: Path, machine: Machine) -> None:
+def test_a_missing_python3_venv_is_named(tmp_path: Path, machine: Machine) -> None:
     debian = Debian(tmp_path)
     shutil.copytree(machine.limner, debian.root / "root" / "My Läb")
     script = "/root/My Läb/start.sh"

@@ -16,32 +16,6 @@ SIDE = 256
 Field = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def robot(number: int) -> Image.Image:
-    """Draw a robot from head to feet, in a pose and a place of its own."""
-    rng = random.Random(f"robot {number}")
-    image, draw = _canvas(_color(rng, 150, 250))
-    metal, light = (150, 155, 165), (245, 205, 60)
-    x, y = rng.randint(-30, 30), rng.randint(-12, 12)
-    draw.rectangle([0, 200 + y, SIDE, SIDE], fill=_color(rng, 60, 160))
-    draw.line([128 + x, 20 + y, 128 + x, 44 + y], fill="black", width=4)
-    draw.ellipse([120 + x, 10 + y, 136 + x, 26 + y], fill=(220, 50, 50), outline="black", width=2)
-    draw.rounded_rectangle([88 + x, 42 + y, 168 + x, 104 + y], 10, fill=metal, outline="black", width=3)
-    for left in (100, 136):
-        draw.ellipse([left + x, 56 + y, left + 20 + x, 76 + y], fill=light, outline="black", width=3)
-    for tooth in range(5):
-        draw.rectangle([104 + 10 * tooth + x, 86 + y, 112 + 10 * tooth + x, 94 + y], fill="white", outline="black")
-    draw.rectangle([96 + x, 110 + y, 160 + x, 182 + y], fill=metal, outline="black", width=3)
-    draw.ellipse([118 + x, 130 + y, 138 + x, 150 + y], fill=_color(rng, 0, 255), outline="black", width=2)
-    for side in (-1, 1):
-        hand = (128 + side * rng.randint(60, 85) + x, rng.randint(90, 190) + y)
-        draw.line([128 + side * 34 + x, 120 + y, *hand], fill=(90, 90, 100), width=12)
-        draw.ellipse([hand[0] - 10, hand[1] - 10, hand[0] + 10, hand[1] + 10], fill=metal, outline="black", width=3)
-        foot = 128 + side * rng.randint(16, 34) + x
-        draw.line([128 + side * 16 + x, 182 + y, foot, 226 + y], fill=(90, 90, 100), width=14)
-        draw.ellipse([foot - 16, 218 + y, foot + 16, 236 + y], fill="black")
-    return image
-
-
 def cat(number: int) -> Image.Image:
     """Draw a striped cat that sits somewhere, with thin lines for fur and whiskers."""
     rng = random.Random(f"cat {number}")
@@ -65,29 +39,6 @@ def cat(number: int) -> Image.Image:
             end = (130 + side * 78 + x, 100 + 12 * whisker + y)
             draw.line([130 + side * 20 + x, 110 + 3 * whisker + y, *end], fill="black", width=1)
         draw.ellipse([118 + side * 24 + x, 216 + y, 146 + side * 24 + x, 240 + y], fill=fur, outline=dark, width=2)
-    return image
-
-
-def village(number: int) -> Image.Image:
-    """Draw hills, houses and trees under a sun."""
-    rng = random.Random(f"village {number}")
-    image, draw = _canvas((rng.randint(140, 200), rng.randint(190, 230), 250))
-    sun = rng.randint(20, 200)
-    draw.ellipse([sun, 14, sun + 36, 50], fill=(250, 220, 80))
-    for ridge in range(3):
-        rise, shift = 26 - 6 * ridge, rng.random() * 6
-        line = [(x, 120 + 34 * ridge + rise * math.sin(x / (30 + 12 * ridge) + shift)) for x in range(0, SIDE + 8, 8)]
-        draw.polygon([*line, (SIDE, SIDE), (0, SIDE)], fill=(70 + 20 * ridge, 150 - 22 * ridge, 70))
-        for _ in range(4):
-            left, top = rng.randint(0, 220), rng.randint(104, 124) + 36 * ridge
-            if rng.random() < 0.5:
-                draw.rectangle([left, top, left + 34, top + 28], fill=_color(rng, 120, 250), outline="black", width=2)
-                roof = [(left - 5, top), (left + 17, top - 20), (left + 39, top)]
-                draw.polygon(roof, fill=(170, 60, 50), outline="black")
-                draw.rectangle([left + 12, top + 12, left + 21, top + 28], fill=(90, 60, 40))
-            else:
-                draw.rectangle([left + 9, top, left + 14, top + 30], fill=(110, 70, 40))
-                draw.ellipse([left, top - 26, left + 24, top + 8], fill=(40, 110, 50), outline=(20, 70, 30), width=2)
     return image
 
 
@@ -131,28 +82,6 @@ def landscape(number: int) -> Image.Image:
     return _developed(scene + 0 * column[..., None], rng)
 
 
-def still(number: int) -> Image.Image:
-    """Show balls of several materials on a wooden table, lit from one side, before a background out of focus."""
-    rng = np.random.default_rng([2, number])
-    row, column = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 - 1
-    spots = np.stack([_cloud(rng, 2.0) for _ in range(3)], axis=-1) * 0.12 + rng.uniform(0.2, 0.7, 3)
-    grain = np.sin(40 * row + 4 * _cloud(rng, 1.8)) * 0.06 + 0.05 * _cloud(rng, 0.7)
-    table = np.array([0.5, 0.33, 0.2]) * (1 + grain[..., None]) * (0.7 + 0.4 * row[..., None])
-    scene = np.where((row > 0.15)[..., None], table, spots)
-    light = np.array([-0.5, -0.6, 0.62])
-    for _ in range(int(rng.integers(2, 5))):
-        x, y, radius = rng.uniform(-0.6, 0.6), rng.uniform(0.1, 0.5), rng.uniform(0.18, 0.4)
-        shadow = np.exp(-(((column - x - radius * 0.6) / radius) ** 2 + ((row - y - radius * 0.8) / 0.3 / radius) ** 2))
-        scene = scene * (1 - 0.6 * shadow[..., None] * (row > 0.15)[..., None])
-        across, down = (column - x) / radius, (row - y) / radius
-        depth = np.sqrt(np.clip(1 - across**2 - down**2, 0, 1))
-        facing = np.clip(across * light[0] + down * light[1] + depth * light[2], 0, 1)
-        skin = rng.uniform(0.1, 0.9, 3) * (1 + 0.22 * _cloud(rng, rng.uniform(0.6, 1.6))[..., None])
-        ball = skin * (0.15 + 0.9 * facing[..., None]) + 0.8 * facing[..., None] ** 40
-        scene = np.where((across**2 + down**2 < 1)[..., None], ball, scene)
-    return _developed(scene, rng)
-
-
 def foliage(number: int) -> Image.Image:
     """Show leaves of grass and their shadows, close and sharp in the middle, soft around it."""
     rng = np.random.default_rng([3, number])
@@ -170,8 +99,8 @@ def foliage(number: int) -> Image.Image:
     return _developed(np.asarray(image) / 255 * (0.8 + 0.2 * _cloud(rng, 2.0)[..., None]), rng)
 
 
-DRAWINGS: dict[str, Callable[[int], Image.Image]] = {"robot": robot, "cat": cat, "village": village, "sketch": sketch}
-PHOTOGRAPHS: dict[str, Callable[[int], Image.Image]] = {"landscape": landscape, "still": still, "foliage": foliage}
+DRAWINGS: dict[str, Callable[[int], Image.Image]] = {"cat": cat, "sketch": sketch}
+PHOTOGRAPHS: dict[str, Callable[[int], Image.Image]] = {"landscape": landscape, "foliage": foliage}
 
 
 def save(folder: Path, kind: str, count: int) -> Path:

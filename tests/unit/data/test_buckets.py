@@ -5,6 +5,8 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer.data import buckets
 from trainer.data.buckets import Size
@@ -17,9 +19,9 @@ def hand_cropped(seed: int, count: int = 20) -> list[Size]:
     return [(round(800 * ratio**0.5), round(800 / ratio**0.5)) for ratio in ratios]
 
 
-@pytest.mark.parametrize(("resolution", "most"), [(512, 0.13), (768, 0.105), (1024, 0.1)])
-def test_the_worst_cut_of_a_hand_cropped_set_is_that_of_its_own_bucket(resolution: int, most: float) -> None:
-    """In the median the worst of 20 images lost 15 to 25 % where it is 12 % without joining, at 512 pixels."""
+@pytest.mark.parametrize(("resolution", "most"), [(512, 0.13), (1024, 0.1)])
+def test_few_pixels_of_hand_cropped_images_are_cut_off(resolution: int, most: float) -> None:
+    """In the median, the worst of 20 images loses about what its own bucket costs it: 12 % at 512 pixels."""
     worst = []
     for seed in range(100):
         images = hand_cropped(seed)
@@ -28,6 +30,15 @@ def test_the_worst_cut_of_a_hand_cropped_set_is_that_of_its_own_bucket(resolutio
             assert buckets.lost(image, bucket) < max(own, buckets.MAX_LOST) + 1e-9
         worst.append(max(map(buckets.lost, images, buckets.buckets(images, resolution))))
     assert statistics.median(worst) <= most
+
+
+@given(st.integers(1, 8000), st.integers(1, 8000), st.sampled_from([64, 256, 512, 768, 1024]))
+def test_a_bucket_has_near_the_wanted_area_and_shape(width: int, height: int, resolution: int) -> None:
+    w, h = buckets.bucket(width, height, resolution)
+    assert w % 64 == h % 64 == 0
+    assert w * h <= resolution**2
+    assert buckets.bucket(1, 1, resolution) == (resolution, resolution)
+    assert w >= h if width > height else h >= w
 
 
 def test_what_is_cut_off_is_what_the_crop_leaves_out() -> None:

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import paths
 from trainer.data import caption_edits, dataset, undo
-from trainer.data.captions import one_line, read_caption
+from trainer.data.captions import read_caption
 from trainer.errors import UserError
 
 TEMPLATE = "{trigger}, a {class}, {caption}"
@@ -31,10 +29,11 @@ def captions(folder: Path) -> list[str]:
 
 def test_a_change_is_shown_before_it_is_made(folder: Path) -> None:
     before = captions(folder)
-    edit, changes = caption_edits.Edit, caption_edits.preview(folder, caption_edits.replace_text("red hat", "blue cap"))
+    changes = caption_edits.preview(folder, caption_edits.replace_text("red hat", "blue cap"))
     assert changes == [
-        edit("0.png", "red hat, smiling", "blue cap, smiling"), edit("1.png", "rin, red hat", "rin, blue cap"),
-    ]  # fmt: skip
+        caption_edits.Edit("0.png", "red hat, smiling", "blue cap, smiling"),
+        caption_edits.Edit("1.png", "rin, red hat", "rin, blue cap"),
+    ]
     assert captions(folder) == before
     caption_edits.apply(folder, changes, "replace")
     assert captions(folder) == ["blue cap, smiling", "rin, blue cap", ""]
@@ -58,18 +57,14 @@ def test_several_levels_are_taken_back_and_newer_words_stay(folder: Path) -> Non
     assert captions(folder) == ["my own words", begun[1]]
 
 
-def test_only_so_many_levels_are_kept_and_a_damaged_one_is_passed_over(folder: Path) -> None:
+def test_only_so_many_levels_are_kept(folder: Path) -> None:
     for number in range(undo.LEVELS + 5):
         caption_edits.apply(
             folder, caption_edits.preview(folder, lambda _, number=number: f"caption {number}"), str(number)
         )
-    levels = sorted((folder / paths.CACHE / "undo").glob("*.json"))
-    assert len(levels) == undo.LEVELS
-    levels[-1].write_text("{")
-    assert undo.last_title(folder) == str(undo.LEVELS + 3)
-    assert undo.undo(folder) is not None
+    assert len(list((folder / paths.CACHE / "undo").glob("*.json"))) == undo.LEVELS
     caption_edits.apply(folder, [], "nothing")
-    assert undo.last_title(folder) == str(undo.LEVELS + 2)
+    assert undo.last_title(folder) == str(undo.LEVELS + 4), "what changes nothing is not a level"
 
 
 def test_an_undo_level_with_a_flipped_byte_is_passed_over(folder: Path) -> None:
@@ -108,13 +103,6 @@ def test_a_template_is_filled_in_once(folder: Path) -> None:
         assert words in str(caught.value)
 
 
-@given(st.text(max_size=60))
-def test_filling_in_twice_is_filling_in_once(caption: str) -> None:
-    change = caption_edits.fill_template(TEMPLATE, "rin", "woman")
-    once = one_line(change(one_line(caption)))
-    assert one_line(change(once)) == once
-
-
 def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
     assert caption_edits.replace_text("red hat", "")("rin, red hat, smiling") == "rin, smiling"
     assert caption_edits.replace_text("x", "y")("odd ,, spacing ,") == "odd ,, spacing ,"
@@ -123,12 +111,9 @@ def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
     assert caption_edits.add_tag("sun")("") == "sun"
 
 
-def test_tags_are_counted_once_a_caption() -> None:
-    assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
-
-
-def test_a_tag_is_replaced_as_a_whole() -> None:
+def test_a_tag_is_replaced_and_counted_as_a_whole() -> None:
     change = caption_edits.replace_tag("red", "blue hat")
     assert change("rin, Red, red coat") == "rin, blue hat, red coat"
     assert caption_edits.replace_tag("red", "")("rin, red, smiling") == "rin, smiling"
+    assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
     assert change("rin,  red coat") == "rin,  red coat"

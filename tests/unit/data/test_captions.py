@@ -37,7 +37,7 @@ def test_western_languages_are_read_as_old_editors_write_them(text: str) -> None
         ("", ""),
     ],
 )
-def test_a_class_word_stands_where_the_trigger_stood_unless_it_is_there_anyway(caption: str, preserved: str) -> None:
+def test_a_class_word_takes_the_place_of_the_trigger(caption: str, preserved: str) -> None:
     assert of_class(caption, {"rin": "girl", "kmx2": "a\\1 boy", "leox": ""}) == preserved
     without = {"rin": "", "kmx2": "", "leox": ""}
     assert of_class(caption, without) == without_trigger(caption, *without)

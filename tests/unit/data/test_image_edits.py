@@ -35,7 +35,7 @@ def rotate(folder: Path, turns: int = 1) -> None:
     undo.edit_images(folder, image_edits.rotations(folder, ["a.png"], turns), "rotate")
 
 
-def test_a_rotation_is_clockwise_and_four_give_back_the_file_itself(folder: Path) -> None:
+def test_a_rotation_is_clockwise_and_four_give_back_the_file(folder: Path) -> None:
     path = folder / "a.png"
     original = path.read_bytes()
     rotate(folder)
@@ -53,20 +53,17 @@ def test_a_rotation_is_clockwise_and_four_give_back_the_file_itself(folder: Path
 def test_a_crop_is_that_of_the_image_as_it_is_shown(folder: Path, turns: int) -> None:
     path = folder / "a.png"
     rotate(folder, turns)
-    shown = pixels(path)
+    visible = pixels(path)
     for left, top, right, bottom in ((3, 5, 33, 37), (2, 1, 28, 30)):  # the second is within the first
         undo.edit_images(folder, {"a.png": image_edits.crop(path, (left, top, right, bottom))}, "crop")
-        shown = shown[top:bottom, left:right]
-        assert (pixels(path) == shown).all()
+        visible = visible[top:bottom, left:right]
+        assert (pixels(path) == visible).all()
     assert originals.known(folder)["a.png"].compare(path) == "whole"
+    with pytest.raises(UserError, match="smaller than 16 pixels"):
+        image_edits.crop(path, (0, 0, 60, 15))
     image_edits.change(path, Edit())
     assert (pixels(path) == np.asarray(picture())).all()
-
-
-def test_a_crop_stays_within_the_image_and_is_not_too_small(folder: Path) -> None:
-    assert image_edits.crop(folder / "a.png", (-9, -9, 999, 999)) == Edit()
-    with pytest.raises(UserError, match="smaller than 16 pixels"):
-        image_edits.crop(folder / "a.png", (0, 0, 60, 15))
+    assert image_edits.crop(path, (-9, -9, 999, 999)) == Edit()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "PNG"])
@@ -82,7 +79,7 @@ def test_an_edit_keeps_the_format_and_turns_upright(tmp_path: Path, form: str) -
     assert np.abs(pixels(path).astype(int) - np.rot90(upright, 2)).mean() < 6
 
 
-def test_the_mask_goes_along_and_is_whole_again_with_the_image(folder: Path) -> None:
+def test_the_mask_is_cropped_and_restored_with_its_image(folder: Path) -> None:
     mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
     mask[:20] = 255
     Image.fromarray(mask).save(folder / "a.mask.png")

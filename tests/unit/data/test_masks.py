@@ -39,7 +39,7 @@ def test_a_mask_is_drawn_and_undone(folder: Path) -> None:
     assert dataset.read_mask(folder / "c.png") == b""
 
 
-def test_a_mask_keeps_its_place_and_one_that_changed_since_is_not_undone(folder: Path) -> None:
+def test_a_mask_that_changed_since_is_not_undone(folder: Path) -> None:
     (folder / "masks").mkdir()
     Image.new("L", (40, 30), 9).save(folder / "masks" / "c.png")
     undo.edit_masks(folder, {"c.png": saved(Image.new("L", (40, 30), 0), "PNG")}, "draw")
@@ -49,7 +49,7 @@ def test_a_mask_keeps_its_place_and_one_that_changed_since_is_not_undone(folder:
     assert (folder / "masks" / "c.png").read_bytes() == b"newer"
 
 
-def test_transparency_becomes_masks_where_there_are_none_with_one_undo(folder: Path) -> None:
+def test_transparency_becomes_masks_with_one_undo(folder: Path) -> None:
     own = saved(Image.new("L", (40, 30), 7), "PNG")
     (folder / "b.mask.png").write_bytes(own)
     problems = checks.examine(folder, stats=image_stats.measure_missing(folder)).problems

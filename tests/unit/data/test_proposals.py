@@ -41,7 +41,7 @@ def test_a_caption_typed_meanwhile_is_replaced_only_by_name(character: Path) -> 
     assert read_caption(character / "01.png") == "typed meanwhile"
 
 
-def test_newer_proposals_replace_older_ones_and_removed_images_are_forgotten(character: Path) -> None:
+def test_newer_proposals_replace_older_ones(character: Path) -> None:
     propose(character, "01")
     proposals.add(character, [Edit("01.png", "", "newer"), Edit("02.png", "", "gone")])
     assert proposals.read(character)["01.png"].after == "newer"

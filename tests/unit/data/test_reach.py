@@ -11,7 +11,6 @@ from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
 from trainer.config import TrainConfig, uncaptioned
 from trainer.data import checks, reach
-from trainer.runs import events
 from ui.state import base_model_choices, gauging
 from ui.state.run_watcher import RunWatcher
 from ui.tabs import download, image_grid, images, train
@@ -28,15 +27,9 @@ def settings(**data: object) -> TrainConfig:
     return config.build({"name": "x", "dataset": "x", "trigger": "rin", **data})
 
 
-def test_a_dozen_pictures_stand_for_a_large_set(character: Path) -> None:
-    names = [path.name for path in reach.sample(character)]
-    assert len(names) == reach.SAMPLE
-    assert (names[0], names[-1]) == ("01.png", "14.png")
-    assert len(set(names)) == reach.SAMPLE
-
-
 def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
     names = [path.name for path in reach.sample(character)]
+    assert (len(set(names)), names[0], names[-1]) == (reach.SAMPLE, "01.png", "14.png")
     reach.keep(character, dict.fromkeys(names[1:], WITHIN) | {names[0]: None})
     assert reach.missing(character) == []
     assert set(reach.known(character)) == set(names[1:])
@@ -49,18 +42,13 @@ def test_figures_are_kept_until_their_picture_changes(character: Path) -> None:
         assert len(reach.missing(character)) == reach.SAMPLE
 
 
-def test_most_pictures_have_to_be_beyond() -> None:
+def test_what_micro_cannot_draw_is_found_where_it_is_the_base(character: Path) -> None:
     assert not reach.is_beyond({})
-    assert not reach.is_beyond({"a": BEYOND, "b": WITHIN, "c": WITHIN})
-    assert reach.is_beyond({"a": BEYOND, "b": BEYOND, "c": WITHIN})
-
-
-def test_what_micro_cannot_draw_is_found_only_where_it_is_the_base(character: Path) -> None:
+    assert not reach.is_beyond({"a": BEYOND, "b": WITHIN, "c": WITHIN}), "most have to be"
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
-    assert "beyond micro" in {problem.kind for problem in checks.examine(character, "miraxo", base="micro").problems}
-    assert "beyond micro" not in {
-        problem.kind for problem in checks.examine(character, "miraxo", base="owner/name").problems
-    }
+    for base in ("micro", "owner/name"):
+        kinds = {problem.kind for problem in checks.examine(character, "miraxo", base=base).problems}
+        assert ("beyond micro" in kinds) == (base == "micro")
     findings = image_grid.overview(image_grid.read("rin", "miraxo"))["findings"]
     row = next(finding for finding in findings if finding["kind"] == "beyond micro")
     assert row["title"] == "Micro cannot draw images like these."
@@ -93,7 +81,7 @@ def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.Mo
     assert not reach.missing(character), "what it could not say in time is not asked again"
 
 
-def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> None:
+def test_images_without_captions_preserve_generated_ones() -> None:
     usual = settings()
     changed = uncaptioned.adjust(usual, ["", "rin", "", "rin, smiling"], beyond=True)
     assert changed.preservation.generated_share == 1
@@ -101,7 +89,7 @@ def test_nothing_without_words_is_preserved_for_pictures_without_captions() -> N
     assert changed.model_copy(update={"preservation": usual.preservation}) == usual
 
 
-def test_what_micro_can_draw_captions_other_bases_and_settings_of_a_person_leave_all_as_it_is() -> None:
+def test_captions_bases_and_own_settings_leave_preservation() -> None:
     usual = settings()
     assert uncaptioned.adjust(usual, ["", ""], beyond=False) is usual
     for captions in (["rin, smiling", "rin, sad", ""], ["rin, smiling", ""], []):
@@ -112,7 +100,7 @@ def test_what_micro_can_draw_captions_other_bases_and_settings_of_a_person_leave
     assert uncaptioned.adjust(other, [""], beyond=True) is other
 
 
-def test_the_plan_says_that_pictures_without_captions_are_taught_gently(character: Path) -> None:
+def test_the_plan_says_that_uncaptioned_images_teach_gently(character: Path) -> None:
     reach.keep(character, {path.name: BEYOND for path in reach.sample(character)})
     assert "no caption" not in plan()
     for text in character.glob("*.txt"):
@@ -121,11 +109,9 @@ def test_the_plan_says_that_pictures_without_captions_are_taught_gently(characte
     assert "no caption" not in plan(**{"form-preservation-generated-share": 0.25})
 
 
-def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
+def test_train_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
     sentence = base_model_choices.practice("micro")
-    assert "practice model" in sentence
-    assert "work in diffusers only" in sentence
-    assert "one to download" in sentence
+    assert all(words in sentence for words in ("practice model", "work in diffusers only", "one to download"))
     assert base_model_choices.practice("owner/name") == ""
     assert sentence in plan()
     assert sentence in run_html.status(runs.look(finished))
@@ -134,9 +120,3 @@ def test_train_done_and_download_say_that_micro_is_for_practice(finished: runs.R
     assert "practice model" not in run_html.status(runs.look(finished))
     finished.config_file.write_text("{")
     assert "practice model" not in run_html.status(runs.look(finished))
-
-
-def test_a_run_that_goes_on_says_nothing_of_practice(character: Path) -> None:
-    run = train.create(answers())
-    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert "practice model" not in run_html.status(runs.look(run))

@@ -153,23 +153,18 @@ LYCORIS = {"LoRA_type": "LyCORIS/LoHa", "conv_dim": 16, "conv_alpha": 8, "networ
            "use_tucker": True, "module_dropout": 0.1, "rank_dropout": 0.2}  # fmt: skip
 RECIPES: dict[str, str] = {
     "gui.json": json.dumps(GUI),
-    "gui-locon.json": json.dumps({**GUI, "LoRA_type": "Kohya LoCon", "conv_dim": 32, "conv_alpha": 16}),
     "gui-loha.json": json.dumps({**GUI, **LYCORIS}),
-    "gui-lokr.json": json.dumps({**GUI, **LYCORIS, "LoRA_type": "LyCORIS/LoKr", "factor": 8}),
     "gui-dora.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/LoCon", "dora_wd": True, "LyCORIS_preset": "attn-mlp"}),
-    "gui-ia3.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/iA3", "LyCORIS_preset": "ia3"}),
+    "gui-ia3.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/iA3", "noise_offset_type": "Multires",
+        "multires_noise_iterations": 8, "max_train_steps": 800, "lr_scheduler": "linear"}),
     "gui-prodigy.json": json.dumps({**GUI, "optimizer": "Prodigy", "learning_rate": 1.0, "unet_lr": 1.0,
         "text_encoder_lr": 1.0, "optimizer_args": "decouple=True weight_decay=0.01 d_coef=2 use_bias_correction=True"}),
-    "gui-multires.json": json.dumps({**GUI, "noise_offset_type": "Multires", "multires_noise_iterations": 8}),
-    "gui-dadapt.json": json.dumps({**GUI, "optimizer": "DAdaptAdam", "learning_rate": 1.0, "unet_lr": 1.0}),
-    "gui-unet.json": json.dumps({**GUI, "text_encoder_lr": 0, "max_train_steps": 800, "lr_scheduler": "linear"}),
     "script.toml": toml(SCRIPT),
     "script-sections.toml": "[model]\nv_parameterization = true\n[network]\n" + toml(SCRIPT | {"network_args": [
         "conv_dim=16", "conv_alpha=8", "loraplus_unet_lr_ratio=16", "module_dropout=0.1"]}),
     "script-adafactor.toml": toml(SCRIPT | {"optimizer_type": "Adafactor", "lr_scheduler": "constant_with_warmup",
         "optimizer_args": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
         "lr_warmup_steps": 100}),
-    "script-adafactor-relative.toml": toml(SCRIPT | {"optimizer_type": "Adafactor", "lr_scheduler": "adafactor:1e-4"}),
     "script-restarts.toml": toml(SCRIPT | {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3,
         "lr_warmup_steps": 0.1, "unet_lr": 2e-4, "text_encoder_lr": [5e-5, 1e-5], "network_dropout": 0.1}),
     "script-huber.toml": toml(SCRIPT | {"loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.2,
@@ -193,16 +188,12 @@ image_dir = "/data/reg"
 is_reg = true
 """,
     "gui-flux.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1"}),
-    "gui-flux-oft.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1 OFT", "timestep_sampling": "sigma"}),
     "gui-sd3.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}),
-    "gui-with-flux-unused.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False}),
-    "script-flux.toml": toml(FLUX),
     "script-flux-lokr.toml": toml(FLUX | {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8",
         "preset=attn-mlp"], "guidance_scale": 3.5, "timestep_sampling": "sigma", "weighting_scheme": "mode"}),
     "script-flux-odd.toml": toml(FLUX | {"timestep_sampling": "new", "discrete_flow_shift": -1, "sigmoid_scale": "x",
         "model_prediction_type": "additive", "min_snr_gamma": 5, "max_timestep": 900, "network_args": [
         "train_t5xxl=True", "in_dims=[4,4,4,4,4]", "train_blocks=double", "train_double_block_indices=0-3"]}),
-    "script-sd3.toml": toml(SD3),
     "script-sd3-sqrt.toml": toml(SD3 | {"weighting_scheme": "sigma_sqrt", "apply_lg_attn_mask": True,
         "t5_dropout_rate": 0.1, "network_args": ["emb_dims=[4,4,4,4,4,4]"]}),
     "onetrainer.json": json.dumps(ONE_TRAINER),
@@ -212,7 +203,6 @@ is_reg = true
     "onetrainer-odd.json": json.dumps(ONE_TRAINER | {"optimizer": {"optimizer": "CAME", "weight_decay": 0.01},
         "learning_rate_scheduler": "REX", "peft_type": "OFT_2", "huber_strength": 1.0, "resolution": "512,768",
         "layer_filter_preset": "custom", "layer_filter": "up_blocks, mid_block", "min_noising_strength": 0.1}),
-    "onetrainer-flux.json": json.dumps(FLUX_TRAINER),
     "onetrainer-sd3.json": json.dumps(SD3_TRAINER),
     "onetrainer-flux-odd.json": json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA", "timestep_shift": 0,
         "dynamic_timestep_shifting": False, "loss_weight_fn": "SIGMA", "offset_noise_weight": 0.1,
@@ -220,7 +210,6 @@ is_reg = true
         "transformer": {"attention_mask": True, "guidance_scale": 3.5, "train": False},
         "layer_filter_preset": "custom", "layer_filter": "single_transformer_blocks"}),
     "ai-toolkit.yaml": AI_TOOLKIT,
-    "ai-toolkit-flux.yaml": FLUX_JOB,
     "ai-toolkit-sd3.yaml": SD3_JOB,
     "ai-toolkit-flux-odd.yaml": FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted\n"
         "        min_snr_gamma: 5\n        linear_timesteps2: true\n        noise_offset: 0.1").replace(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -42,11 +43,8 @@ def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
     elif objective.timestep_sampling == "mode":
         shares = 1 - shares - objective.mode_scale * (torch.cos(math.pi * shares / 2) ** 2 - 1 + shares)
     noise = FlowNoise(lambda _shape: flow.shift(side))
-    return sorted(
-        (
-            noise.at(shares, objective.min_timestep, objective.max_timestep, (1, 16, side // 8, side // 8)) / 1000
-        ).tolist()
-    )
+    shape = (1, 16, side // 8, side // 8)
+    return sorted((noise.at(shares, objective.min_timestep, objective.max_timestep, shape) / 1000).tolist())
 
 
 def shifted(sigma: float, shift: float) -> float:
@@ -129,9 +127,7 @@ def test_noise_levels_are_drawn_as_by_ai_toolkit(
     tmp_path: Path, family: FamilyName, kind: str, theirs: list[float]
 ) -> None:
     job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
-    for now in ("sigmoid", "linear"):
-        job = job.replace(f"timestep_type: {now}", f"timestep_type: {kind}")
-    recipe = read(tmp_path, job)
+    recipe = read(tmp_path, re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job))
     assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
 
@@ -165,6 +161,10 @@ def test_a_preset_of_onetrainer_for_flux(tmp_path: Path) -> None:
     other = read(tmp_path, json.dumps(SD3_TRAINER))
     assert built(other).adapter.targets == "attention"
     assert not any("dynamic_timestep_shifting = " in note for note in other.notes)  # which it has no use for
+    arguments = ["x_mod_dim=0", "context_mod_dim=0", "x_mlp_dim=0", "context_mlp_dim=0"]
+    without = read(tmp_path, toml(SD3 | {"network_args": arguments}))
+    assert built(without).adapter.targets == "attention", "layers with a rank of 0 there are not adapted here"
+    assert not any("modulation" in note for note in without.notes)
 
 
 def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
@@ -175,15 +175,9 @@ def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
     assert any("model.quantize" in note and "model.low_vram" in note and "decided by" in note for note in recipe.notes)
 
 
-def test_a_shift_of_uniform_levels_that_is_not_ours_is_named(tmp_path: Path) -> None:
-    for recipe in (FLUX | {"timestep_sampling": "uniform"}, SD3 | {"weighting_scheme": "mode", "training_shift": 1.0}):
-        assert any("Noise levels are shifted" in note for note in read(tmp_path, toml(recipe)).notes)
-
-
 def test_the_shifts_of_families_are_those_of_their_schedulers() -> None:
-    for name, spec in FAMILIES.items():
-        if not spec.flow:
-            continue
+    for name, spec in ((name, spec) for name, spec in FAMILIES.items() if spec.flow):
+        assert spec.flow
         scheduler = json.loads((CONFIGS / name / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         for side in (512, 1024):
             expected = scheduler["shift"]
@@ -210,7 +204,7 @@ def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:
     assert "D:/" not in notes
 
 
-def test_a_preset_of_the_gui_for_a_unet_has_settings_for_flux_that_mean_nothing(tmp_path: Path) -> None:
+def test_settings_for_flux_mean_nothing_for_a_unet(tmp_path: Path) -> None:
     recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "max_train_steps": 9}))
     assert built(recipe).objective.timestep_sampling == "uniform"
     assert not built(recipe).adapter.blocks
@@ -236,6 +230,7 @@ def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:
         ({**FLUX, "network_args": ["train_blocks=double"]}, "network_args.train_blocks = 'double'"),
         ({**FLUX, "network_args": ["img_attn_dim=4"]}, "network_args.img_attn_dim = '4'"),
         (SD3, "square of the noise level"),
+        ({**FLUX, "timestep_sampling": "uniform"}, "Noise levels are shifted"),
         ({**SD3, "max_timestep": 900}, "before they are scaled"),
         ({**SD3, "weighting_scheme": "cosmap"}, "weighting_scheme = 'cosmap'"),
         ({**SD3, "network_args": []}, "modulation"),
@@ -245,13 +240,6 @@ def test_what_sd_scripts_does_otherwise_is_named(tmp_path: Path, recipe: dict[st
     assert any(named in note for note in read(tmp_path, toml(recipe)).notes)
     plain = [*read(tmp_path, toml(FLUX)).notes, *read(tmp_path, toml(SD3 | {"weighting_scheme": "sigma_sqrt"})).notes]
     assert named == "modulation" or named.startswith("split_qkv") or not any(named in note for note in plain)
-
-
-def test_layers_that_have_rank_0_there_are_not_adapted(tmp_path: Path) -> None:
-    arguments = ["x_mod_dim=0", "context_mod_dim=0", "x_mlp_dim=0", "context_mlp_dim=0"]
-    recipe = read(tmp_path, toml(SD3 | {"network_args": arguments}))
-    assert built(recipe).adapter.targets == "attention"
-    assert not any("modulation" in note for note in recipe.notes)
 
 
 @pytest.mark.parametrize(("module", "mean"), [("networks.lora_flux", -1.15), ("networks.lora_sd3", -math.log(3))])

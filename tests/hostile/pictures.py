@@ -4,7 +4,6 @@ import io
 import pickle
 import random
 import struct
-import tarfile
 import zipfile
 import zlib
 from typing import Any
@@ -96,16 +95,12 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
     deep[:, :40] = 65535
     rows16 = b"".join(b"\0" + b"\xff\xff\0\0\0\0" * 40 + b"\0\0\0\0\xff\xff" * 40 for _ in range(60))
     rows16a = b"".join(b"\0" + b"\xff\xff\0\0\0\0\xff\xff" * 40 + b"\0\0\0\0\xff\xff\0\0" * 40 for _ in range(60))
-    rows1, rows2, rows4 = (b"".join(b"\0" + bytes([255] * n) + bytes(n) for _ in range(60)) for n in (5, 10, 20))
+    rows4 = b"".join(b"\0" + bytes([255] * 20) + bytes(20) for _ in range(60))
     frames = [two(), Image.new("RGB", (80, 60), "green")]
     animated = {"save_all": True, "append_images": frames[1:]}
     jpg = saved(two(), "JPEG", **jpeg)
     good: dict[str, tuple[str, bytes, Taken]] = {
         "png": ("a.png", saved(two(), "PNG"), upright),
-        "png of one bit": ("a.png", saved(two("1"), "PNG"), plain),
-        "png grey": ("a.png", saved(two("L"), "PNG"), plain),
-        "png grey of 1 bit, raw": ("a.png", png(80, 60, 1, 0, rows1), plain),
-        "png grey of 2 bits": ("a.png", png(80, 60, 2, 0, rows2), plain),
         "png grey of 4 bits": ("a.png", png(80, 60, 4, 0, rows4), plain),
         "png grey of 16 bits": ("a.png", saved(Image.fromarray(deep), "PNG"), plain),
         "png colour of 16 bits": ("a.png", png(80, 60, 16, 2, rows16), upright),
@@ -120,41 +115,25 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
         "png of hidden colours": ("a.png", saved(clear, "PNG"), Taken(first=WHITE, last=WHITE)),
         "png grey with alpha": ("a.png", saved(half, "PNG"), Taken(first=WHITE, last=WHITE)),
         "png animated": ("a.png", saved(two(), "PNG", **animated), upright),
-        "png with bytes behind its end": ("a.png", saved(two(), "PNG") + b"<script>alert(1)</script>", upright),
         "png with a profile that is none": ("a.png", saved(two(), "PNG", icc_profile=b"no profile"), upright),
         "jpeg": ("a.jpg", jpg, upright),
-        "jpeg progressive": ("a.jpg", saved(two(), "JPEG", progressive=True, **jpeg), upright),
         "jpeg grey": ("a.jpg", saved(two("L"), "JPEG", quality=95), plain),
         "jpeg for print": ("a.jpg", saved(two("CMYK"), "JPEG", **jpeg), upright),
         "jpeg with exif that is none": ("a.jpg", saved(two(), "JPEG", exif=b"Exif\0\0junk", **jpeg), upright),
-        "jpeg with a comment": ("a.jpg", saved(two(), "JPEG", comment=b"<script>", **jpeg), upright),
-        "jpeg with a zip behind it": ("a.jpg", jpg + b"PK\x03\x04" + bytes(60), upright),
         "jpeg of two pictures": (
             "a.jpg",
             saved(two(), "MPO", append_images=frames[1:], save_all=True, **jpeg),
             upright,
         ),
         "webp lossless": ("a.webp", saved(two(), "WEBP", lossless=True), upright),
-        "webp": ("a.webp", saved(two(), "WEBP", quality=100), Taken()),
         "webp with alpha": ("a.webp", saved(clear, "WEBP", lossless=True), Taken(first=WHITE, last=WHITE)),
-        "webp animated": ("a.webp", saved(two(), "WEBP", lossless=True, **animated), upright),
         "bmp": ("a.bmp", saved(two(), "BMP"), upright),
-        "bmp of one bit": ("a.bmp", saved(two("1"), "BMP"), plain),
-        "bmp grey": ("a.bmp", saved(two("L"), "BMP"), plain),
-        "bmp with palette": ("a.bmp", saved(palette, "BMP"), upright),
         "png named jpg": ("a.jpg", saved(two(), "PNG"), upright),
-        "jpeg named png": ("a.png", jpg, upright),
-        "webp named bmp": ("a.bmp", saved(two(), "WEBP", lossless=True), upright),
-        "bmp named webp": ("a.webp", saved(two(), "BMP"), upright),
-        "png in capitals": ("A.PNG", saved(two(), "PNG"), upright),
         "jpeg named gif": ("a.gif", jpg, upright),
         "one pixel": ("a.png", saved(two(size=(1, 1)), "PNG"), Taken(size=(1, 1))),
         "a strip": ("a.png", saved(two(size=(3000, 1)), "PNG"), Taken((3000, 1), RED, BLUE)),
-        "a tower": ("a.png", saved(two(size=(1, 3000)), "PNG"), Taken((1, 3000))),
-        "all black": ("a.png", saved(Image.new("RGB", (80, 60)), "PNG"), Taken(first=BLACK, last=BLACK)),
     }
-    corners = {1: (RED, BLUE), 2: (BLUE, RED), 3: (BLUE, RED), 4: (RED, BLUE), 5: (RED, BLUE), 6: (RED, BLUE),
-               7: (BLUE, RED), 8: (BLUE, RED)}  # fmt: skip
+    corners = {turn: (BLUE, RED) if turn in (2, 3, 7, 8) else (RED, BLUE) for turn in range(1, 9)}
     for turn, (first, last) in corners.items():
         size = (60, 80) if turn > 4 else (80, 60)
         data = saved(two(), "JPEG", exif=exif(turn), **jpeg)
@@ -177,14 +156,11 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
     """No pictures, or broken ones, or ones that would fill the memory."""
     whole, jpg, webp, bmp = (saved(two(), form) for form in ("PNG", "JPEG", "WEBP", "BMP"))
     heic, avif = saved(two(), "HEIF"), saved(two(), "AVIF")
-    noise = random.Random(0).randbytes(3000)
     noisy = saved(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30000)), "PNG")
     zeros = zlib.compress(bytes(60 * 2**20), 9)
     row = b"\0" * 11
     long_bmp = bmp[:18] + struct.pack("<ii", 30000, 30000) + bmp[26:]
-    tar, archive = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as made:
-        made.addfile(tarfile.TarInfo("a.png"))
+    archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("a.png", whole)
     bad_headers = {
@@ -203,64 +179,40 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "eps": eps, "eps with a binary head": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(eps)) + bytes(20) + eps,
         "pdf": b"%PDF-1.7\n1 0 obj\n", "psd, renamed": b"8BPS\0\1" + bytes(80), "tiff, renamed": saved(two(), "TIFF"),
         "gif, renamed": saved(palette_of(two()), "GIF"), "ico": saved(two(size=(16, 16)), "ICO"),
-        "ppm": saved(two(), "PPM"), "tga": saved(two(), "TGA"), "pcx": saved(two(), "PCX"), "sgi": saved(two(), "SGI"),
-        "icns": b"icns" + struct.pack(">I", 8), "fits": b"SIMPLE  =                    T" + b" " * 2850,
-        "dcx": struct.pack("<II", 987654321, 8), "xbm": b"#define a_width 9\n#define a_height 9\n",
-        "im": saved(two("L"), "IM"), "dds": b"DDS " + bytes(124), "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
-        "wmf": b"\xd7\xcd\xc6\x9a" + bytes(80), "mpeg": b"\0\0\1\xb3" + bytes(80),
-        "flic": bytes(4) + b"\x11\xaf" + bytes(200),
-        "spider": struct.pack(">27f", *range(1, 28)), "gbr": struct.pack(">IIIII", 28, 2, 9, 9, 1) + b"GIMP",
+        "ppm": saved(two(), "PPM"), "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
     }  # fmt: skip
     no_pictures = {
         "nothing": b"",
-        "a byte": b"\x89",
-        "noise": noise,
-        "text": b"hello",
+        "noise": random.Random(0).randbytes(3000),
         "html": b"<html><script>alert(1)</script>",
         "xml that refers to a file": b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
-        "a shell script": b"#!/bin/sh\ntouch /tmp/x\n",
         "a program": b"\x7fELF\x02\x01\x01" + bytes(99),
-        "a program for Windows": b"MZ" + bytes(99),
         "a pickle": pickled(),
-        "an array": b"\x93NUMPY\x01\0" + bytes(99),
         "a zip": archive.getvalue(),
-        "a tar": tar.getvalue(),
-        "gzip": b"\x1f\x8b\x08\0" + bytes(99),
-        "a database": b"SQLite format 3\0" + bytes(99),
-        "python": b"import os; os.system('x')",
-        "zeros": bytes(5000),
     }
     broken = {
-        "png, half": whole[: len(whole) // 2], "png, its name alone": whole[:8], "png without data": whole[:33],
-        "png with a wrong sum": flipped(whole, 30), "png with a wrong byte in its data": flipped(noisy, 9000),
-        "png without end": noisy[:-5000], "png 0 wide": png(0, 9, 8, 2, b""), "png 0 high": png(9, 0, 8, 2, b""),
+        "png, its name alone": whole[:8], "png with a wrong byte in its data": flipped(noisy, 9000),
+        "png without end": noisy[:-5000], "png 0 wide": png(0, 9, 8, 2, b""),
         "png of an impossible depth": png(9, 9, 13, 2, bytes(300)),
-        "png with too little": png(80, 60, 8, 2, b"\0" * 90),
-        "jpeg, half": jpg[: len(jpg) // 2], "jpeg, its start alone": jpg[:2], "jpeg without data": jpg[:200],
-        "webp, half": webp[: len(webp) // 2], "webp, its head alone": webp[:12],
-        "bmp, half": bmp[: len(bmp) // 2], "bmp, its head alone": bmp[:14],
+        "png with too little": png(80, 60, 8, 2, b"\0" * 90), "jpeg, half": jpg[: len(jpg) // 2],
+        "webp, half": webp[: len(webp) // 2], "bmp, half": bmp[: len(bmp) // 2],
         "bmp of no bits": bmp[:28] + b"\0\0" + bmp[30:],
         "jpeg that tells 7900 x 7900": with_jpeg_size(jpg, 7900, 7900),
-        "heic, half": heic[: len(heic) // 2], "heic, its head alone": heic[:40],
+        "heic, half": heic[: len(heic) // 2],
         "heic of zeros": heic[: heic.index(b"mdat") + 4] + bytes(len(heic)),
         "heic that tells 12000 x 12000": with_box_size(heic, 12000, 12000),
-        "avif, half": avif[: len(avif) // 2], "avif, its head alone": avif[:40],
-        "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
+        "avif, its head alone": avif[:40], "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
     }  # fmt: skip
     bombs = {
         "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
         "png of 13000 x 13000 in one bit": png(13000, 13000, 1, 0, bytes(13000 * 1626)),
-        "png 2 billion wide": png(2**31 - 1, 1, 1, 0, row), "png 2 billion high": png(1, 2**31 - 1, 1, 0, row),
-        "jpeg that tells 12000 x 12000": with_jpeg_size(jpg, 12000, 12000),
+        "png 2 billion wide": png(2**31 - 1, 1, 1, 0, row),
         "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500), "bmp that tells 30000 x 30000": long_bmp,
         "avif that tells 12000 x 12000": with_box_size(avif, 12000, 12000),
     }  # fmt: skip
     broken |= {
         "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),
         "png with a text of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"zTXt", b"a\0\0" + zeros)),
-        "png with a text of 60 MB, of another kind": png(
-            80, 60, 8, 2, b"\0" * 60, chunk(b"iTXt", b"a\0\1\0\0\0" + zeros)
-        ),
     }
     return {
         **bad_headers,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from tests.hostile import attacks
 from tests.hostile.attacks import listening
 from trainer import confinement
 
@@ -33,7 +32,7 @@ def attack(tmp_path: Path, command: list[str]) -> list[str]:
     return succeeded
 
 
-def test_a_confined_process_writes_to_its_folder_alone_and_reaches_nothing(tmp_path: Path) -> None:
+def test_a_confined_process_writes_and_reaches_nothing_else(tmp_path: Path) -> None:
     assert attack(tmp_path, confinement.command(["tests.hostile.attacks"], [tmp_path / "own"])) == []
     assert (tmp_path / "other" / "victim").read_text() == "untouched"
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["datagrams", "socket", "victim"]
@@ -66,7 +65,3 @@ def test_a_process_with_a_second_thread_is_not_confined_in_part() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode
     assert "before it has a second thread" in done.stderr
-
-
-def test_the_corpus_of_attacks_is_large(tmp_path: Path) -> None:
-    assert len(attacks._attempts(tmp_path, tmp_path, 1)) >= 27

@@ -89,13 +89,6 @@ def near(pixel: Any, color: tuple[int, int, int]) -> bool:  # noqa: ANN401 - a p
     return all(abs(a - b) <= 6 for a, b in zip(pixel, color, strict=True))
 
 
-def test_the_corpus_is_large() -> None:
-    assert sum(map(len, (GOOD, BAD, ZIPS, ADAPTERS, texts.CAPTIONS, texts.NAMES, texts.SETTINGS))) >= 300
-
-
-# Pictures ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "data", "expected"), GOOD.values(), ids=GOOD.keys())
 def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, data: bytes, expected: Taken) -> None:
     report = add(folder, (name, data))
@@ -110,11 +103,9 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
     small = images.thumbnail(example.path.parent, example.path).read_bytes()
     assert b"SECRET CAMERA" not in small
     assert b"Exif" not in small
-    with Image.open(example.path) as image:  # the ending is that of what is inside
-        assert (
-            example.path.suffix
-            in {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}[str(image.format)]
-        )
+    endings = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+    with Image.open(example.path) as image:
+        assert example.path.suffix == endings[str(image.format)], "that of what is inside"
 
 
 @pytest.mark.parametrize(("name", "data", "expected"), BAD.values(), ids=BAD.keys())
@@ -177,16 +168,13 @@ def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monke
 
 
 def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
-    code = "\n".join((
-        "import sys", "from trainer.data import images, sandbox", "sandbox.SECONDS = 1",
-        "def hang(*_):", "    while True: pass", "images.upright = hang", "sandbox.main()",
-    ))  # fmt: skip
+    code = (
+        "from trainer.data import images, sandbox\nsandbox.SECONDS = 1\n"
+        "def hang(*_):\n    while True: pass\nimages.upright = hang\nsandbox.main()"
+    )
     good = offer(home, ("good.png", pictures.saved(pictures.two(), "PNG")))[0][1]
     done = subprocess.run([sys.executable, "-c", code, str(folder)], input=f'[["a", "{good}"]]', text=True, timeout=60)
     assert done.returncode < 0  # by the signal
-
-
-# Captions and names ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("data", "expected"), texts.CAPTIONS.values(), ids=texts.CAPTIONS.keys())
@@ -222,22 +210,11 @@ def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
     assert all(re.fullmatch(r"[\w-]{1,64}\.png", name) for name in kept)
 
 
-def test_of_a_moving_picture_the_first_frame_is_used_and_it_is_said(folder: Path) -> None:
+def test_of_a_moving_picture_the_first_frame_is_used(folder: Path) -> None:
     _, data, _ = GOOD["png animated"]
     report = add(folder, ("a.png", data), ("b.png", pictures.saved(pictures.two(), "PNG")))
     assert (len(report.added), report.animated) == (2, 1)
     assert "1 image is animated; only its first frame is used." in report.sentence()
-
-
-def test_pictures_of_names_that_are_nearly_one_stay_apart(folder: Path) -> None:
-    names = ["a.png", "A.png", "a.jpg", "a.PNG", "a .png", "a-.png", "caf\u00e9.png", "cafe\u0301.png", "x/a.png"]
-    files = [(name, pictures.saved(pictures.two(size=(80, 50 + n)), "PNG")) for n, name in enumerate(names)]
-    report = add(folder, *files)
-    assert len(report.added) == len(names)
-    assert len({example.path.stem.lower() for example in dataset.read(folder)}) == len(names)
-
-
-# Zips -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ZIPS)
@@ -252,29 +229,19 @@ def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     assert words in reasons
 
 
-@pytest.mark.slow
-def test_a_zip_of_very_many_files(folder: Path) -> None:
-    data = containers._zip({f"{number}.png": b"" for number in range(25_010)})
-    report = add(folder, ("set.zip", data))
-    assert report.added == []
-    assert ("set.zip", "only its first 25000 files were read") in report.refused
-    assert_in_words(report.sentence(), folder.parent.parent)
-
-
 def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [containers.picture(number) for number in range(6)]
     archive = containers._zip({f"{number}.png": image for number, image in enumerate(data[:5])})
     monkeypatch.setattr(uploads, "MAX_TOTAL", sum(map(len, data[:3])) + 1)
     report = add(folder, ("set.zip", archive))
     assert report.refused == [(f"{number}.png", "too large when unpacked") for number in (3, 4)]
+    monkeypatch.setattr(uploads, "MAX_ENTRIES", 2)
+    assert ("set.zip", "only its first 2 files were read") in add(folder, ("set.zip", archive)).refused
     monkeypatch.setattr(uploads, "MAX_IMAGES", 4)
     report = add(folder, ("3.png", data[3]), ("4.png", data[4]))
     assert report.refused == [("4.png", "a dataset holds at most 4 images")]
     monkeypatch.setattr(storage, "RESERVED", 2**60)
     assert add(folder, ("5.png", data[5])).refused == [("5.png", "the disk is full")]
-
-
-# Folders that lie on the server ---------------------------------------------------------------------------------
 
 
 def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) -> None:
@@ -297,9 +264,6 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
     checks.examine(folder)
 
 
-# Adapter files --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("data", "words"), ADAPTERS.values(), ids=ADAPTERS.keys())
 def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, words: str) -> None:
     (home / "uploads").mkdir()
@@ -314,14 +278,14 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
     assert len(html) < 20_000
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.bin", "a.ckpt", "a.safetensors.pt"])
+@pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.safetensors"])
 def test_a_pickle_is_refused_whatever_it_is_called(home: Path, name: str) -> None:
     path = containers.write(home / "outputs", name, pictures.pickled())
     with pytest.raises(UserError):
         reader.read(path)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_path: Path, part: str) -> None:
     """Said by who looks at it, and not loaded by who does not look."""
     base = tmp_path / "uploads" / "base"
@@ -359,9 +323,6 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     assert summary.describe(safetensors_reader.read(path))["bytes"] > 100_000
 
 
-# Settings -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("toml", "words"), texts.SETTINGS.values(), ids=texts.SETTINGS.keys())
 def test_wrong_settings_are_refused_by_name(home: Path, toml: str, words: str) -> None:
     name = "" if toml.startswith("name") else 'name = "a"\n'
@@ -374,10 +335,9 @@ def test_wrong_settings_are_refused_by_name(home: Path, toml: str, words: str) -
 
 
 PICTURES = [
-    {"steps": 0}, {"steps": 10**9}, {"steps": 1.5}, {"steps": "x"}, {"seed": -1}, {"seed": float("nan")},
-    {"guidance": float("inf")}, {"guidance": float("nan")}, {"guidance": -1}, {"width": 7}, {"width": 10**6},
-    {"prompt": "x" * 5000}, {"prompt": ["x"]}, {"negative": None}, {"adapters": "x"}, {"adapters": [["x", "y"]]},
-    {"out": ""}, {"base": ""}, {"shell": "rm"}, {"adapters": [["x", 1.0]] * 50},
+    {"steps": 0}, {"steps": 10**9}, {"seed": -1}, {"guidance": float("inf")}, {"guidance": -1}, {"width": 7},
+    {"width": 10**6}, {"prompt": "x" * 5000}, {"negative": None}, {"adapters": [["x", "y"]]}, {"out": ""},
+    {"base": ""}, {"shell": "rm"}, {"adapters": [["x", 1.0]] * 50},
 ]  # fmt: skip
 
 

@@ -131,20 +131,15 @@ def victim(
     return Victim(home, tmp_path_factory.mktemp("attacker"))
 
 
-# Settings ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"dataset": "{secret}"},
-        {"model": {"base": "{secret}"}},
-        {"model": {"vae": "{secret}/id_ed25519"}},
+        {"model": {"base": "{secret}", "vae": "{secret}/id_ed25519"}},
         {"adapter": {"start": "{secret}/id_ed25519"}},
-        {"regularization": {"dataset": "{secret}"}},
-        {"trigger": "a", "subjects": ["{secret} --trigger b"]},
+        {"regularization": {"dataset": "{secret}"}, "trigger": "a", "subjects": ["{secret} --trigger b"]},
     ],
-    ids=["dataset", "base", "vae", "start", "regularization", "subjects"],
+    ids=["dataset", "model", "start", "further datasets"],
 )
 def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim, changes: dict[str, Any]) -> None:
     named = json.loads(json.dumps(changes).replace("{secret}", str(victim.home / "ssh")))
@@ -152,17 +147,10 @@ def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim,
     text = config.dump(config.build(data))
     victim.attacked(lambda news: replace(news, config=text))
     assert len(victim.placed) == relay.LOSSES, "the folder was asked for at each reconnection"
+    victim.attacked()  # resumed, it sends what was chosen here
 
 
-def test_a_run_that_is_resumed_sends_what_was_chosen_here(victim: Victim) -> None:
-    text = config.dump(victim.settings.model_copy(update={"dataset": str(victim.home / "ssh")}))
-    victim.attacked(lambda news: replace(news, config=text))
-    victim.attacked()
-
-
-def test_a_dataset_that_names_a_private_folder_sends_images_captions_and_masks_alone(
-    victim: Victim, character: Path
-) -> None:
+def test_of_a_private_folder_only_images_and_captions_are_sent(victim: Victim, character: Path) -> None:
     for name in ("id_ed25519", "id_ed25519.txt", "notes.md", "001.txt.bak", "private/key.txt"):
         (character / name).parent.mkdir(exist_ok=True)
         storage.write(character / name, SECRET)
@@ -170,20 +158,11 @@ def test_a_dataset_that_names_a_private_folder_sends_images_captions_and_masks_a
     assert any(node.received for node in victim.placed)
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, "x = " + "[" * 50_000, "\x00", "x = 1", "name = 'rin'\n" * 10**6])
-def test_settings_that_are_none_end_the_connection(victim: Victim, text: str) -> None:
-    assert "lost" in victim.attacked(lambda news: replace(news, config=text))
-
-
-# Files ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "path",
-    ["./config.toml", "./events.jsonl", "./worker.lock", "./cluster", "cluster", "CLUSTER", "config.toml\n",
-     "worker.log", "ask/stop", ".hidden", "previews/.hidden", "previews/../cluster", "checkpoints/000001/../../cluster",
-     "../other/config.toml", "/etc/passwd", "C:\\x.png", "checkpoints/000001/evil.py", "nul.safetensors",
-     "previews/000001_0.html", "", "a" * 5000],
+    ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "ask/stop", "previews/.hidden",
+     "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
+     "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000],
 )  # fmt: skip
 def test_only_files_of_a_run_are_written(victim: Victim, path: str) -> None:
     content = b"settings of the attacker"
@@ -194,10 +173,9 @@ def test_only_files_of_a_run_are_written(victim: Victim, path: str) -> None:
 
 @pytest.mark.parametrize(("size", "pieces"), [
     (5, lambda path, offset: b"x" * PIECE if offset < 20 * PIECE else b""),
-    (5, lambda path, offset: b"x" * 6 if not offset else b""),
     (500, lambda path, offset: b"x" * 5 if not offset else b""),
     (10 * PIECE, lambda path, offset: b""),
-], ids=["320-MB", "one-more", "less", "nothing"])  # fmt: skip
+], ids=["320-MB", "less", "nothing"])  # fmt: skip
 def test_a_file_has_the_bytes_that_were_announced(victim: Victim, size: int, pieces: Callable[..., Any]) -> None:
     message = victim.attacked(lambda news: replace(news, files={"rin.safetensors": (size, 1)}), pieces)
     assert "announced" in message
@@ -217,7 +195,6 @@ def test_a_run_has_a_limited_size(victim: Victim, files: dict[str, tuple[int, in
 
 @pytest.mark.parametrize(("path", "content"), [
     ("previews/000001_0.png", b"<script>alert(1)</script>"),
-    ("previews/000001_0.png", b"GIF89a"),
     ("rin.safetensors", b"\x80\x04\x95 a pickle"),
     ("adapters/000001.safetensors", b"\xff" * 100),
 ])  # fmt: skip
@@ -230,25 +207,20 @@ def test_a_file_is_what_its_name_says(victim: Victim, path: str, content: bytes)
     assert not (victim.run.folder / path).exists()
 
 
-# Log and events ----------------------------------------------------------------------------------------------------
-
-
 def line(event: events.Event) -> bytes:
     return event.model_dump_json().encode() + b"\n"
 
 
 @pytest.mark.parametrize("event", [
     events.Preview(step=1, file="../../ssh/id_ed25519", prompt="", seed=1),
-    events.Preview(step=1, file="/etc/passwd", prompt="", seed=1),
     events.Checkpoint(step=1, folder="../../ssh"),
     events.Verified(file="cluster", verdicts=()),
     events.Finished(step=1, export="../../ssh/id_ed25519"),
     events.Finished(step=1, export="rin.safetensors", sha256={"../../ssh/id_ed25519": ""}),
-    events.Failed(message="", remedy="", traceback="", change={"dataset": "/home/me/.ssh"}),
     events.Failed(message="", remedy="", traceback="", change={"model.base": "/home/me/.ssh"}),
     events.Step(step=10**30, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1),
 ], ids=lambda event: event.kind)  # fmt: skip
-def test_events_name_files_of_the_run_and_settings_that_may_be_suggested(victim: Victim, event: events.Event) -> None:
+def test_events_name_only_files_and_settings_of_the_run(victim: Victim, event: events.Event) -> None:
     victim.attacked(lambda news: replace(news, events=line(event)))
     state = runs.look(victim.run).state
     assert not state.previews
@@ -257,47 +229,36 @@ def test_events_name_files_of_the_run_and_settings_that_may_be_suggested(victim:
     assert (state.export, state.change, state.step) == ("", {}, 0)
 
 
-def test_texts_do_not_steer_a_terminal(victim: Victim) -> None:
+def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -> None:
+    """A machine without a battery begins in 1970; that ends nothing."""
     text = "\x1b]0;owned\x07\x1b[2J"
-    ended = line(events.Failed(message=text, remedy=text, traceback=text))
-    victim.attacked(lambda news: replace(news, events=ended, log=text.encode()))
+    warning = events.Warned(message="hello", time=events._now() - timedelta(days=365 * 56))
+    ended = line(warning) + line(events.Failed(message=text, remedy=text, traceback=text))
+    victim.attacked(lambda news: replace(news, now=0.0, events=ended, log=text.encode()))
     state = runs.look(victim.run).state
     assert "\x1b" not in state.message + state.remedy + state.traceback
+    assert "hello" in state.warnings
 
 
 @pytest.mark.parametrize("changes", [
-    {"log": b"x" * (PIECE + 1)},
-    {"events": b"x" * PIECE},
-    {"events": b"x" * (PIECE + 1)},
-    {"events": b'{"kind": "warned", "message": "' + b"[" * 2**21 + b'"}\n'},
-], ids=["log", "a-line-without-end", "events", "a-long-line"])  # fmt: skip
-def test_no_answer_is_larger_than_a_piece(victim: Victim, changes: dict[str, Any]) -> None:
-    victim.attacked(lambda news: replace(news, **changes))
-
-
-def test_a_log_without_end_is_cut(
-    victim: Victim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(border, "MAX_LOG", 1000)
-    victim.attacked(lambda news: replace(news, log=b"x" * 999))
-    assert len(capsys.readouterr().out) < 6000
-
-
-@pytest.mark.parametrize("changes", [
-    {"now": math.nan}, {"now": math.inf}, {"now": 1e300}, {"now": "soon"}, {"code": "0"}, {"code": [1]},
-    {"files": None}, {"files": {"rin.safetensors": 5}}, {"events": None}, {"log": 5}, {"config": b"\xff"},
-    {"requests": 5},
-], ids=str)  # fmt: skip
-def test_answers_of_another_kind_end_the_connection(victim: Victim, changes: dict[str, Any]) -> None:
+    {"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"files": {"rin.safetensors": 5}}, {"events": None}, {"log": 5},
+    {"config": b"\xff"}, {"config": "x = " + "[" * 50_000}, {"config": "x = 1"}, {"config": "name = 'rin'\n" * 10**6},
+    {"requests": 5}, {"code": -9}, {"log": b"x" * (PIECE + 1)}, {"events": b"x" * (PIECE + 1)},
+], ids=range(14))  # fmt: skip
+def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim, changes: dict[str, Any]) -> None:
+    """A code of -9 is that of a worker that the kernel killed: the node lives, but the run did not end."""
     assert "lost" in victim.attacked(lambda news: replace(news, **changes))
 
 
-def test_a_worker_that_was_killed_is_a_lost_node(victim: Victim) -> None:
-    """By the kernel for want of memory, say: the node lives, but the run did not end."""
-    assert "lost" in victim.attacked(lambda news: replace(news, code=-9))
+def test_a_log_and_a_line_without_end_are_cut(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(border, "MAX_LOG", 1000)
+    long_line = b'{"kind": "warned", "message": "' + b"[" * 2**21 + b'"}\n'
+    for events_of_it in (b"x" * PIECE, long_line):
+        victim.attacked(lambda news, events_of_it=events_of_it: replace(news, log=b"x" * 999, events=events_of_it))
+    assert len(capsys.readouterr().out) < 12_000
 
-
-# The wire ---------------------------------------------------------------------------------------------------------
 
 SERVER = """
 import json, sys
@@ -332,19 +293,14 @@ def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.mark.parametrize("attack", [
     'answers(message(["answer", {"bytes": 2**40}])); endless(b"x")',
-    'answers(message(["answer", [{"bytes": 2**25}] * 8])); endless(b"x")',
     'answers(b"\\x00\\x10\\x00\\x00" + b"[" * 2**20)',
     'answers(b"\\xff\\xff\\xff\\xff")',
     'answers(message({"answer": 1}))',
-    'answers(message("answer"))',
-    'answers(message(["answer", {"name": 1}]))',
     'answers(message(["answer", ["name", "version"]]))',
-    'answers(message(["answer", {"name": "x", "version": {}}]))',
     'answers(message(["refused", 5]))',
     'answers(message(["refused", ["{0.__class__}", "{x}"]]))',
-    'answers(message(["failed", {"error": "x" * 2**20}]))',
     'answers(message(["failed", "\\x1b[2J" + "x" * 2**22]))',
-], ids=range(13))  # fmt: skip
+], ids=range(8))  # fmt: skip
 def test_bytes_that_are_no_answer_end_the_connection(
     fake_ssh: Callable[[str], None], attack: str, tmp_path: Path
 ) -> None:
@@ -382,9 +338,6 @@ def test_chatter_without_end_ends_the_connection(
     assert len(capsys.readouterr().err) < 2**22
 
 
-# The other way: a relay that lies to a node -------------------------------------------------------------------------
-
-
 @pytest.fixture
 def node(home: Path, tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path / "there")
@@ -394,19 +347,16 @@ def node(home: Path, tmp_path: Path) -> Iterator[Node]:
 
 @pytest.mark.parametrize("call", [
     lambda node: node.receive("../../evil", "x.png", b"x", last=True),
-    lambda node: node.receive("..", "x.png", b"x", last=True),
     lambda node: node.keep("../runs"),
     lambda node: node.lacks("../.."),
     lambda node: node.receive_run("../evil", "config.toml", b"x", last=True),
     lambda node: node.receive_run("rin", "../evil", b"x", last=True),
     lambda node: node.receive_run("rin", "worker.lock", b"x", last=True),
-    lambda node: node.receive_run("rin", "cluster", b"x", last=True),
     lambda node: node.news(0, 0, ["../evil"], []),
-    lambda node: node.news(0, 0, ["start"], []),
     lambda node: node.news(0, 0, [], ["../config.toml"]),
     lambda node: node.read("../../../secret", 0),
     lambda node: node.read("worker.log", 0),
-], ids=range(13))  # fmt: skip
+], ids=range(10))  # fmt: skip
 def test_a_relay_that_lies_reaches_nothing_but_its_run(
     node: Node, tmp_path: Path, call: Callable[[Node], object]
 ) -> None:
@@ -417,10 +367,3 @@ def test_a_relay_that_lies_reaches_nothing_but_its_run(
     with pytest.raises((UserError, ValueError)):
         call(node)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_the_clock_of_a_node_may_be_wrong(victim: Victim) -> None:
-    """A machine without a battery begins in 1970; that ends nothing."""
-    warning = events.Warned(message="hello", time=events._now() - timedelta(days=365 * 56))
-    victim.attacked(lambda news: replace(news, now=0.0, events=line(warning)))
-    assert "hello" in runs.look(victim.run).state.warnings

@@ -12,6 +12,7 @@ from ui.server import accounts
 
 
 def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
+    assert accounts.read() == {}, "there is no file yet"
     password = accounts.add("anna")
     other = accounts.add("ben")
     text = accounts.file().read_text()
@@ -24,13 +25,11 @@ def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
     assert tables.keys() == {"anna", "ben"}
     assert len({table["salt"] for table in tables.values()}) == 2
     assert [len(bytes.fromhex(tables["anna"][key])) for key in ("salt", "hash")] == [16, 64]
-
-
-def test_a_new_password_takes_the_place_of_the_old_one(home: Path) -> None:
-    first = accounts.add("anna")
-    second = accounts.add("anna")
-    assert not accounts.read()["anna"].accepts(first)
-    assert accounts.read()["anna"].accepts(second)
+    newer = accounts.add("anna")
+    assert not accounts.read()["anna"].accepts(password)
+    assert accounts.read()["anna"].accepts(newer)
+    with pytest.raises(UserError, match="There is already an account 'anna'"):
+        accounts.add("Anna")  # two names are never one folder
 
 
 def test_each_has_a_home_with_the_examples(home: Path) -> None:
@@ -55,21 +54,11 @@ def test_who_is_removed_keeps_their_folder(home: Path) -> None:
         accounts.remove("anna")
 
 
-def test_without_an_accounts_file_there_are_none(home: Path) -> None:
-    assert accounts.read() == {}
-
-
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a b", "x" * 65, "a\n"])
+@pytest.mark.parametrize("name", ["", "../x", "x" * 65])
 def test_a_name_that_is_none_is_refused(home: Path, name: str) -> None:
     with pytest.raises(UserError, match="not a valid name for a user"):
         accounts.add(name)
     assert not accounts.file().exists()
-
-
-def test_two_names_are_never_one_folder(home: Path) -> None:
-    accounts.add("anna")
-    with pytest.raises(UserError, match="There is already an account 'anna'"):
-        accounts.add("Anna")
 
 
 GOOD = 'salt = "00"\nhash = "00"\n'
@@ -79,9 +68,7 @@ GOOD = 'salt = "00"\nhash = "00"\n'
     ("text", "words"),
     [
         (f'[anna]\n{GOOD}shell = "x"', "'anna.shell' in people.toml is unknown"),
-        ("version = 1", "'version' in"),
         (f'["../x"]\n{GOOD}', "not a valid name"),
-        ('[anna]\nsalt = "00"', "no password for 'anna'"),
         ('[anna]\nsalt = ""\nhash = ""', "no password for 'anna'"),
         ("[anna", "cannot be read"),
         ('[anna]\nsalt = "xy"\nhash = "00"', "cannot be read"),

@@ -43,11 +43,12 @@ def test_a_thumbnail_is_a_small_webp_of_our_own(web: TestClient, character: Path
     assert max(Image.open(io.BytesIO(answer.content)).size) == 320
 
 
-def test_an_image_is_served_as_it_is_stored_under_the_type_of_its_extension(web: TestClient, character: Path) -> None:
+def test_an_image_is_served_under_the_type_of_its_extension(web: TestClient, character: Path) -> None:
     page = b"<script>alert(1)</script>"
     (character / "page.png").write_bytes(page)
     (character / "both.jpg").write_bytes((character / "01.png").read_bytes() + page)
-    assert web.get("/media/image/rin/page.png").status_code == 404
+    for route in ("image", "dataset"):
+        assert web.get(f"/media/{route}/rin/page.png").status_code == 404
     answer = web.get("/media/image/rin/both.jpg")
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.content == (character / "both.jpg").read_bytes()
@@ -75,30 +76,19 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
     "path",
     [
         "/media/dataset/rin/01.txt",
-        "/media/dataset/rin/LICENSE.md",
         "/media/dataset/rin/..%2f..%2fsecret.png",
         "/media/dataset/..%2fdatasets/01.png",
-        "/media/dataset/nobody/01.png",
         "/media/dataset/rin/.hidden.png",
         "/media/image/rin/01.txt",
-        "/media/image/rin/..%2f..%2fsecret.png",
-        "/media/image/nobody/01.png",
         "/media/mask/rin/01.png/large",
         "/media/run/RUN/config.toml",
         "/media/run/RUN/..%2fconfig.toml",
-        "/media/run/%2e%2e/000010_0.png",
         "/media/run/RUN/999999_0.png",
-        "/media/picture/../.page.json",
         "/media/picture/%2e%2e%2f.page.json",
-        "/media/picture/x.png",
         "/download/RUN/config.toml",
-        "/download/RUN/worker.log",
-        "/download/RUN/events.jsonl",
         "/download/RUN/..%2f..%2fsecret.safetensors",
         "/download/RUN/%2fetc%2fpasswd",
-        "/download/RUN/other.safetensors",
         "/download/RUN/checkpoint/11",
-        "/download/RUN/checkpoint/-1",
         "/download/RUN/checkpoint/10%2foptimizer",
         "/download/.bin/rin.safetensors",
         "/download/nobody/rin.safetensors",
@@ -119,11 +109,6 @@ def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, hom
     (home / "datasets" / "rin" / "link.png").symlink_to(home / "secret")
     assert web.get(f"/download/{run.id}/link.safetensors").status_code == 404
     assert web.get("/media/dataset/rin/link.png").status_code == 404
-
-
-def test_a_picture_that_is_none_is_not_served(web: TestClient, character: Path) -> None:
-    (character / "fake.png").write_text("<script>alert(1)</script>")
-    assert web.get("/media/dataset/rin/fake.png").status_code == 404
 
 
 def test_a_report_is_a_file_to_save(web: TestClient, run: Run) -> None:

@@ -10,9 +10,7 @@ from ui.state import device_load
 CARD = "NVIDIA GeForce RTX 3060"
 
 
-def test_of_several_cards_of_one_kind_it_is_that_of_the_runs_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_cards_it_is_the_load_of_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\necho '0, 10, 1, 8, {CARD}'; echo '1, 90, 2, 8, {CARD}'\n", encoding="utf-8")
     program.chmod(0o700)

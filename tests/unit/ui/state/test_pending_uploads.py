@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from trainer import paths
 from ui.state import pending_uploads
 
 
-def test_uploads_that_nobody_imports_have_their_share_of_the_disk_and_are_forgotten(home: Path) -> None:
+def test_uploads_that_nobody_imports_count_and_expire(home: Path) -> None:
     folder = pending_uploads.create_folder()
     for number, size in enumerate((1000, 500)):
         (folder / str(number)).mkdir()
@@ -20,16 +22,13 @@ def test_uploads_that_nobody_imports_have_their_share_of_the_disk_and_are_forgot
     assert list(paths.uploads().iterdir()) == []
 
 
-def test_too_many_files_that_wait_leave_no_room(home: Path) -> None:
+def test_too_many_files_that_wait_leave_no_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pending_uploads.create_folder()
-    before, pending_uploads.MAX_FILES = pending_uploads.MAX_FILES, 3
-    try:
-        for number in range(3):
-            assert pending_uploads.room() > 0
-            (folder / f"{number}.png").touch()
-        assert pending_uploads.room() == 0
-    finally:
-        pending_uploads.MAX_FILES = before
+    monkeypatch.setattr(pending_uploads, "MAX_FILES", 3)
+    for number in range(3):
+        assert pending_uploads.room() > 0
+        (folder / f"{number}.png").touch()
+    assert pending_uploads.room() == 0
 
 
 def test_only_files_of_uploads_are_found(home: Path) -> None:

@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tests.unit.adapter_files.test_compatibility import good, metadata
-from trainer import runs
+from tests.unit.ui.answers import FakeSampler, sample_form
+from trainer import config, runs
 from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
 from trainer.runs import events
@@ -30,7 +31,7 @@ def dropped(home: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
+def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
     data = dropped.read_bytes()
     emptied, description = file_tools.take(str(dropped))
     assert emptied is None
@@ -52,7 +53,7 @@ def test_a_dropped_file_is_told_kept_and_offered(dropped: Path) -> None:
             adapter_choices.find(key)
 
 
-def test_a_broken_file_is_told_but_not_kept(home: Path, tmp_path: Path) -> None:
+def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x80\x04" + bytes(100))
     description = file_tools.take(str(path))[1]
@@ -100,13 +101,10 @@ def test_commands(dropped: Path) -> None:
     [
         ({"adapters": []}, "No adapter is chosen"),
         ({"strengths": "1, 2"}, "one strength per adapter, 1"),
-        ({"strengths": "much"}, "one strength per adapter, 1"),
         ({"strengths": "nan"}, "one strength per adapter, 1"),
         ({"rank": 1.5}, "whole number"),
-        ({"rank": None}, "whole number"),
         ({"tool": "resize", "energy": 0}, "energy share"),
         ({"tool": "resize"}, "nothing to reduce"),
-        ({"tool": "extract", "tuned": "a", "base": "b", "rank": 0}, "whole number from 1"),
         ({"tool": "extract", "tuned": "", "base": "b", "rank": 4}, "tuned model is missing"),
         ({"tool": "bake", "base": "--out"}, "base model is missing"),
     ],
@@ -119,8 +117,6 @@ def test_a_request_that_makes_no_sense(dropped: Path, change: dict[str, object],
 
 
 def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
-    from trainer import config
-
     run = runs.create(config.build({"name": "rin", "dataset": "rin"}))
     (run.folder / "peft").mkdir()
     verdicts = (("ComfyUI", True, "loads: all 3 keys"), ("InvokeAI", False, "<no>"))
@@ -142,8 +138,6 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
 
 
 def test_several_adapters_at_once(dropped: Path) -> None:
-    from tests.unit.ui.answers import FakeSampler, sample_form
-
     data = dropped.read_bytes()
     for _ in range(2):
         dropped.write_bytes(data)

@@ -1,10 +1,6 @@
 """What the page draws of a dataset: the crops on its cards, its buckets and sizes."""
 
 import json
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.unit.ui.state.test_shared_reads import at_once
 from ui import page
 from ui.state import page_memory
 from ui.state.run_watcher import RunWatcher
-from ui.state.shared_reads import shared
 from ui.tabs import image_grid
 from ui.tabs.image_grid import Selection
 
@@ -44,7 +40,7 @@ def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_buckets_and_sizes_are_counted_at_the_resolution_of_the_preset_or_the_one_chosen(folder: Path) -> None:
+def test_buckets_and_sizes_are_counted_at_the_resolution(folder: Path) -> None:
     sizes = image_grid.overview(image_grid.read("rin"))["sizes"]
     assert sizes["bars"] == [{"label": "128 x 128", "count": 2}, {"label": "192 x 64", "count": 1}]
     assert sizes["sizes"][0] == {"width": 300, "height": 300, "count": 2}
@@ -56,41 +52,25 @@ def test_buckets_and_sizes_are_counted_at_the_resolution_of_the_preset_or_the_on
     page_memory.remember("rin", "settings", "[]")
     assert image_grid.read("rin").resolution == 128
 
-
-def test_an_empty_project_has_no_chart(home: Path) -> None:
-    (home / "datasets" / "none").mkdir()
+    (folder.parent / "none").mkdir()
     assert image_grid.overview(image_grid.read("none"))["sizes"] is None
 
 
-def at_once(key: tuple[str, ...], calls: Sequence[Callable[[], object]]) -> list[Any]:
-    """Make calls that all wait for what is read under a key."""
-    reading, may_end = threading.Event(), threading.Event()
-
-    def read() -> None:
-        reading.set()
-        assert may_end.wait(60)
-
-    with ThreadPoolExecutor(len(calls) + 1) as pool:
-        first = pool.submit(shared, key, read)
-        assert reading.wait(60)
-        waiting = [pool.submit(call) for call in calls]
-        time.sleep(0.3)  # until all of them wait
-        may_end.set()
-        first.result()
-        return [call.result() for call in waiting]
-
-
-def test_pages_that_are_turned_at_once_share_one_reading(folder: Path, opened: list[str]) -> None:
+def test_pages_that_are_turned_at_once_share_one_reading(
+    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = [partial(image_grid.draw, "rin", "miraxo", Selection(page=number)) for number in range(1, 6)]
-    drawn = at_once(("project", "rin", "miraxo"), turns)
+    drawn = at_once(monkeypatch, ("project", "rin", "miraxo"), turns)
     assert {grid["items"][0]["caption"] for _, grid, *_ in drawn} == {"miraxo"}
     assert opened.count("a.txt") == 1
 
 
-def test_a_project_is_read_twice_however_many_open_it_at_once(folder: Path, opened: list[str]) -> None:
+def test_a_project_is_read_twice_however_many_open_it(
+    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once for the grid, and once for all else; one of 10,000 images costs most of a second each time."""
     watch = RunWatcher()
-    shown = at_once(("project on all tabs", "rin", False), [partial(page._show, watch, "rin")] * 5)
-    dicts = [id(value) for values in shown for value in values if isinstance(value, dict)]
+    results = at_once(monkeypatch, ("project on all tabs", "rin", False), [partial(page._show, watch, "rin")] * 5)
+    dicts = [id(value) for values in results for value in values if isinstance(value, dict)]
     assert len(dicts) == len(set(dicts)), "Gradio changes what it is given"
     assert opened.count("a.txt") == 2

@@ -55,26 +55,23 @@ def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
         run_actions.arrange(NAMES[1], "hold", 0)
 
 
-def test_a_run_that_waits_for_a_cluster_has_no_place_among_those_that_wait_for_this_machine(
-    waiting: list[Run], home: Path
-) -> None:
+def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], home: Path) -> None:
     storage.write(waiting[0].folder / "cluster", "ray://there:10001?GPU=1\n")
     assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
-    shown = run_view.draw(RunWatcher(), NAMES[0])[7]
-    assert "waiting for a node of ray://there:10001" in shown
-    assert "GPU" not in shown
-    with pytest.raises(UserError, match="does not wait for the device"):
-        queue.move(waiting[0], 1)
-    with pytest.raises(UserError, match="does not wait for the device"):
-        queue.hold(waiting[0])
+    status = run_view.draw(RunWatcher(), NAMES[0])[7]
+    assert "waiting for a node of ray://there:10001" in status
+    assert "GPU" not in status
+    for act in (lambda: queue.move(waiting[0], 1), lambda: queue.hold(waiting[0])):
+        with pytest.raises(UserError, match="does not wait for the device"):
+            act()
     (waiting[0].folder / "ask" / "start").unlink()
     assert archive.again(waiting[0]).cluster == waiting[0].cluster
     assert runs.create(waiting[0].config()).cluster == ""
 
 
-def test_the_first_cannot_go_up_and_the_last_cannot_go_down(waiting: list[Run]) -> None:
+def test_the_first_cannot_go_up_nor_the_last_down(waiting: list[Run]) -> None:
     rows = queue_list.render(waiting).split("<li")[1:]
     off = [re.findall(r"aria-label='([^']+)' disabled", row) for row in rows]
     assert off == [["Move rin, 24 Nov 14:05:01 up"], [], ["Move cat, 24 Nov 14:05:03 down"]]

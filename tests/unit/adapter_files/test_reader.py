@@ -33,13 +33,13 @@ def good(**changes: Tensor | None) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if value is not None}
 
 
-def raw(header: Any, body: bytes = b"") -> bytes:  # noqa: ANN401 - any JSON
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
+def raw(header: dict[str, Any]) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text
 
 
-def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": [1] if shape is None else shape, "data_offsets": [begin, end]}
+def entry(begin: int, end: int, shape: list[int]) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
 
 
 def test_a_good_file(tmp_path: Path) -> None:
@@ -50,46 +50,6 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert file.modules[NAME].rank == 4
     assert torch.equal(file.modules[NAME].delta(), torch.full((5, 6), 8.0))  # alpha / rank * sum over the rank
     assert summary.describe(safetensors_reader.read(path))["ranks"] == [4]
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "too short"),
-        (b"PK\x03\x04" + bytes(100), "not a safetensors file"),
-        (struct.pack("<Q", 2**40) + bytes(50), "not a safetensors file"),
-        (raw(b"{broken"), "header is damaged"),
-        (raw(b"[]"), "header is damaged"),
-        (raw(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', bytes(4)), "twice"),
-        (raw({"a": entry(0, 8)}, bytes(8)), "does not fit"),
-        (raw({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), "does not fit"),
-        (raw({"a": entry(0, 4)}, bytes(8)), "belong to no tensor"),
-        (raw({"a": entry(0, 4)}, bytes(2)), "cut off"),
-        (raw({"a": entry(0, 4, dtype="P4")}, bytes(4)), "tensors of type P4"),
-        (raw({"a": {"dtype": "F32"}}), "header is damaged"),
-        (raw({"a": entry(0, -4, [-1])}), "header is damaged"),
-        (raw({"a": entry(0, 4, [True])}, bytes(4)), "header is damaged"),
-        (raw({"__metadata__": {"a": 1}}), "header is damaged"),
-        (raw({}), "empty"),
-        (save(good(lora_up__weight=None)), "lacks its up"),
-        (save(good(alpha=None)), "has no alpha"),
-        (save(good(alpha=torch.tensor(-1.0))), "not positive"),
-        (save(good(lora_up__weight=torch.ones(5, 3))), "do not fit together"),
-        (save(good(lora_up__weight=torch.full((5, 4), float("nan")))), "not finite"),
-        (save(good(lora_down__weight=torch.full((4, 6), float("inf")))), "not finite"),
-        (save(good(hada_w1_a=torch.ones(1))), "unknown kind"),
-        (save({"model.diffusion_model.x": torch.ones(1)}), "unknown kind"),
-        (save(good() | {f"{NAME}.oft_R.weight": torch.ones(1)}), "OFT of OneTrainer"),
-        (save(good() | {"bundle_emb.rin.string_to_param.*": torch.ones(1)}), "an embedding, which Limner"),
-    ],
-)
-def test_a_wrong_file(tmp_path: Path, data: bytes, words: str) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(UserError) as caught:
-        reader.read(path)
-    assert words in caught.value.message
-    assert str(tmp_path) not in str(caught.value)
 
 
 @settings(max_examples=60)
@@ -103,18 +63,15 @@ def test_a_mutated_file_is_read_or_refused(data: st.DataObject) -> None:
         deserialize(bytes(content))  # what is accepted, the library of the format accepts
 
 
-def test_hashes_do_not_depend_on_the_metadata() -> None:
-    one, two = (with_hashes(save(good(), {"a": text})) for text in ("short", "a much longer text" * 9))
-    found = [safetensors_reader.parse(data, "x").metadata["sshs_model_hash"] for data in (one, two)]
-    assert found[0] == found[1]
-    assert one[8:10] == b'{"'
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_and_one_of_very_many_tensors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         reader.read(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
         reader.read(tmp_path)
+    header = {f"lora_unet_{number}.alpha": entry(0, 0, [0]) for number in range(foreign_text.MAX_TENSORS + 1)}
+    (tmp_path / "x.safetensors").write_bytes(raw(header))
+    with pytest.raises(UserError, match="more than 20000 tensors"):
+        reader.read(tmp_path / "x.safetensors")
 
 
 EMPTY = {
@@ -167,21 +124,6 @@ def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert report.keys == 3
     assert peak < 2**23
-
-
-def test_a_file_of_very_many_tensors_is_refused_and_one_of_many_is_read_soon(tmp_path: Path) -> None:
-    """60,000 tensors kept the page from answering for a minute."""
-    path = tmp_path / "x.safetensors"
-
-    def write(count: int) -> None:
-        header = {f"lora_unet_down_blocks_{number}_resnets_0_conv1.alpha": entry(0, 0, [0]) for number in range(count)}
-        path.write_bytes(raw(header))
-
-    write(foreign_text.MAX_TENSORS + 1)
-    with pytest.raises(UserError, match="more than 20000 tensors"):
-        reader.read(path)
-    write(foreign_text.MAX_TENSORS)
-    compatibility.check(path)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:

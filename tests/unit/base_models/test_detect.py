@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from scripts import make_configs
 from trainer import config
-from trainer.base_models import CONFIGS, MICRO_FOLDER, detect
+from trainer.base_models import CONFIGS, detect
 from trainer.data import dataset
 from trainer.errors import UserError
 
@@ -57,75 +57,28 @@ def write(path: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("shapes", "marks", "family", "objective", "zero_snr"),
-    [
-        (SD15, [], "sd15", "epsilon", False),
-        (SD15, ["v_pred"], "sd15", "v_prediction", False),
-        (SD21, [], "sd21", None, False),
-        (SD21, ["v_pred"], "sd21", "v_prediction", False),
-        (SDXL, [], "sdxl", "epsilon", False),
-        (SDXL, ["v_pred", "ztsnr"], "sdxl", "v_prediction", True),
-    ],
-)
-def test_single_files(
-    tmp_path: Path, shapes: dict[str, list[int]], marks: list[str], family: str, objective: str | None, zero_snr: bool
-) -> None:
-    found = detect.look(write(tmp_path / "base.safetensors", shapes | {mark: [0] for mark in marks}))
-    assert (found.family, found.prediction_type, found.zero_snr) == (family, objective, zero_snr)
-    assert found.reason
-
-
 @pytest.mark.timeout(120)
-def test_a_header_of_very_many_tensors_is_refused_in_a_second(tmp_path: Path) -> None:
-    many = write(tmp_path / "base.safetensors", {f"model.diffusion_model.{number}": [0] for number in range(400_000)})
+def test_a_header_of_very_many_tensors_is_refused(tmp_path: Path) -> None:
+    many = write(tmp_path / "base.safetensors", {f"{number}{'x' * 2000}": [0] for number in range(4500)})
     with pytest.raises(UserError, match="the header of its file is larger than 8 MB"):
         detect.look(many)
-    dense = write(tmp_path / "dense.safetensors", {str(number): [0] for number in range(100_000)})
+    dense = write(tmp_path / "dense.safetensors", {str(number): [0] for number in range(20_001)})
     with pytest.raises(UserError, match="its file has more than 20000 tensors"):
         detect.look(dense)
 
 
-def test_metadata_settles_what_tensors_do_not(tmp_path: Path) -> None:
-    for told, objective in (("v", "v_prediction"), ("epsilon", "epsilon")):
-        file = write(tmp_path / f"{told}.safetensors", SD21, **{"modelspec.prediction_type": told})
-        assert detect.look(file).prediction_type == objective
-
-
-REFUSED = {
-    "no text encoder": ({key: shape for key, shape in SD21.items() if "cond_stage" not in key}, "has no text encoder"),
-    "refiner": ({key: shape for key, shape in SDXL.items() if "embedders.0" not in key}, "no first text encoder"),
-    "inpainting": (SD15 | {f"{UNET}input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),
-    "EDM": (SDXL | {"edm_mean": [4]}, "EDM model"),
-    "adapter": ({"lora_unet_x.lora_up.weight": [4, 4]}, "it is an adapter"),
-    "mixed": (
-        SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]},
-        "cross-attention is 1024 wide",
-    ),
-}
-
-
-@pytest.mark.parametrize(("shapes", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_files_that_cannot_be_used(tmp_path: Path, shapes: dict[str, list[int]], words: str) -> None:
-    file = write(tmp_path / "base.safetensors", shapes)
-    with pytest.raises(UserError, match=words) as caught:
-        detect.look(file)
-    assert str(tmp_path) not in str(caught.value)
-    assert detect.glance(str(file)) is None
-
-
-@pytest.mark.parametrize("data", [b"", b"x" * 100, struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a":{}}}'])
+@pytest.mark.parametrize("data", [b"", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a":{}}}'])
 def test_files_that_are_no_safetensors(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "base.safetensors"
     file.write_bytes(data)
     with pytest.raises(UserError, match="damaged"):
         detect.look(file)
-
-
-def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
-    file = write(tmp_path / "base.safetensors", SD15)
+    file.rename(tmp_path / "base.ckpt")
+    with pytest.raises(UserError, match=r"not a \.safetensors file"):
+        detect.look(tmp_path / "base.ckpt")
+    whole = write(file, SD15)
     with file.open("rb+") as opened:
-        opened.truncate(file.stat().st_size - 1)
+        opened.truncate(whole.stat().st_size - 1)
     with pytest.raises(UserError, match="cut off"):
         detect.look(file)
 
@@ -147,17 +100,11 @@ def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypat
     (cached / "refs" / "main").write_text("a" * 40)
     (cached / "refs" / "cover.png").write_bytes(b"\xff\xfe")
     for revision in ("", "main", "a" * 40):
-        found = detect.glance("anna/base", revision)
-        assert found is not None
-        assert found.family == "sd15"
+        detected = detect.glance("anna/base", revision)
+        assert detected is not None
+        assert detected.family == "sd15"
     for revision in ("other", "x" * 300, "a\0b", "cover.png"):
         assert detect.glance("anna/base", revision) is None
-
-
-def test_pickles_are_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "base.ckpt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"not a \.safetensors file"):
-        detect.look(tmp_path / "base.ckpt")
 
 
 def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> Path:
@@ -172,7 +119,6 @@ def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str,
 @pytest.mark.parametrize(
     ("unet", "scheduler", "words"),
     [
-        ({"cross_attention_dim": 768, "in_channels": 9}, {"beta_start": 1}, "inpainting"),
         ({"cross_attention_dim": 768}, {"prediction_type": "sample"}, "prediction type is 'sample'"),
         ({"cross_attention_dim": 768}, {}, "config of its UNet or scheduler"),
         ({"cross_attention_dim": 1024}, {"beta_start": 1}, "cross-attention is 1024 wide"),
@@ -200,22 +146,6 @@ def test_the_preset_follows_the_base(tmp_path: Path) -> None:
     assert made(write(tmp_path / "sdxl.safetensors", SDXL)) == (1024, 2e-4)
     assert made("not/here") == (512, 3e-4)
     assert made("not/here", family="sdxl") == (1024, 2e-4)
-
-
-def test_the_micro_base_is_known() -> None:
-    found = detect.look(MICRO_FOLDER)
-    assert (found.family, found.prediction_type) == ("sd15", "v_prediction")
-
-
-@pytest.mark.parametrize("base", ["no-such-owner/no-such-model"])
-def test_the_hub_without_a_network(base: str) -> None:
-    import torch
-
-    from trainer import families
-
-    with pytest.raises(UserError, match="is not on this machine") as caught:
-        families.load(config.ModelConfig(base=base), torch.device("cpu"), torch.float32)
-    assert "limner download no-such-owner/no-such-model" in caught.value.remedy
 
 
 # Numbers of parameters as published, and of the modules that take an adapter.
@@ -264,20 +194,15 @@ def test_the_settings_are_those_that_the_script_makes() -> None:
     assert files == {*texts, "t5/tokenizer.json", "t5/tokenizer_config.json"}
 
 
-def test_the_tokenizer_is_clips() -> None:
-    from transformers import CLIPTokenizer
+def test_the_tokenizers_are_those_of_clip_and_t5() -> None:
+    from transformers import AutoTokenizer, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, pad_token="!")
     assert len(tokenizer) == 49408
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, 0, 0]
-
-
-def test_the_other_tokenizer_is_t5s() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
-    ids = tokenizer("a photo of a cat", padding="max_length", max_length=8).input_ids
+    t5 = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+    ids = t5("a photo of a cat", padding="max_length", max_length=8).input_ids
     assert ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
 
 

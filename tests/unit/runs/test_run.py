@@ -22,6 +22,7 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, archive, cards, control, events, queue
 from ui import launch
+from ui.state import projects
 
 
 def make(name: str = "rin") -> Run:
@@ -46,6 +47,12 @@ def held(path: Path) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+def steps(*times: datetime) -> list[events.Step]:
+    """Return steps from the first one on that ended at these times."""
+    facts = {"loss": 1, "learning_rate": 1, "grad_norm": 1, "seconds": 0.1, "memory": 1}
+    return [events.Step(step=step, time=time, **facts) for step, time in enumerate(times, 1)]
 
 
 def status(run: Run) -> str:
@@ -87,16 +94,6 @@ def test_states_with_a_worker(home: Path) -> None:
         with pytest.raises(UserError, match="Stop it first"):
             archive.delete(run)
     assert status(run) == "stopped"  # the kernel frees the lock of a killed process at once
-
-
-def test_a_view_reads_only_what_is_new(home: Path) -> None:
-    run = make()
-    started(run)
-    first = runs.look(run)
-    run.report(events.Warned(message="x"))
-    second = runs.look(run, first)
-    assert second.state == runs.look(run).state
-    assert second.offset > first.offset
 
 
 def named(name: str) -> Run:
@@ -148,19 +145,6 @@ def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
         queue.move(make(), 1)
 
 
-def test_the_worker_of_a_run_goes_by_the_order(home: Path) -> None:
-    older, newer = named("0001"), named("0002")
-    with held(older.lock):
-        claim = queue.Claim(newer, cards.Wish())
-        claim.update()
-        assert not claim.cards
-        queue.move(newer, 1)
-        claim.update()
-        assert claim.is_complete
-        claim.release()
-        queue.wait_for_cards(newer).release()
-
-
 def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None:
     older, newer = named("0001"), named("0002")
     queue.hold(older)
@@ -178,46 +162,14 @@ def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None
         resting.result(timeout=30).release()
     with pytest.raises(UserError, match="does not wait"):
         queue.hold(newer)
-    with pytest.raises(UserError, match="does not wait"):
-        queue.move(older, 1)
-
-
-def test_a_run_on_hold_can_be_stopped_and_a_new_start_forgets_the_hold(home: Path) -> None:
-    run = named("0001")
-    queue.hold(run)
-    runs.request(run, "stop")
+    third = named("0003")
+    queue.hold(third)
+    runs.request(third, "stop")
     with pytest.raises(runs.StopRequestedError):
-        queue.wait_for_cards(run)
-    (run.folder / "ask" / "start").unlink()
-    runs.start(run, executor=lambda _: None)
-    assert not run.on_hold
-
-
-def test_the_runs_of_several_people_take_turns_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIMNER_SHARED", str(home))
-    locks = []
-    for name in ("anna", "ben"):
-        monkeypatch.setenv("LIMNER_HOME", str(home / "people" / name))
-        run = make()
-        (run.folder / "ask" / "start").touch()
-        if locks:
-            assert queue.position(run) == 1
-            runs.request(run, "stop")
-            with pytest.raises(runs.StopRequestedError):
-                queue.wait_for_cards(run)
-        else:
-            locks.append(queue.wait_for_cards(run))
-    locks[0].release()
-    queue.wait_for_cards(run).release()
-
-
-def test_a_run_is_held_once(home: Path) -> None:
-    run = make()
-    lock = queue.lock_run(run)
-    assert isinstance(lock, FileLock)
-    assert runs.is_locked(run.lock)
-    lock.release()
-    assert not runs.is_locked(run.lock)
+        queue.wait_for_cards(third)
+    (third.folder / "ask" / "start").unlink()
+    runs.start(third, executor=lambda _: None)
+    assert not third.on_hold, "a new start forgets it"
 
 
 def test_commands_are_taken_once(home: Path) -> None:
@@ -228,41 +180,34 @@ def test_commands_are_taken_once(home: Path) -> None:
     runs.request(run, "stop")
     with pytest.raises(runs.StopRequestedError):
         run.progress("x", 0, 1)
-
-
-def test_starting_forgets_old_commands(home: Path) -> None:
-    run = make()
     runs.request(run, "stop")
     runs.start(run, executor=lambda _: None)
-    assert not run.take_request("stop")
+    assert not run.take_request("stop"), "a start forgets old commands"
     assert status(run) == "waiting"
 
 
-def test_runs_of_one_name_never_share_a_folder(home: Path) -> None:
-    folders = {make().folder for _ in range(3)}
-    assert len(folders) == 3
-    assert {run.folder for run in runs.all_runs()} == folders
-    with pytest.raises(UserError, match="already exists"):
-        runs.create(config.build({"name": "rin", "dataset": "rin"}), next(iter(folders)))
-
-
-def test_twenty_who_start_at_once_have_folders_of_their_own(home: Path) -> None:
+def test_twenty_who_start_at_once_have_their_own_folders(home: Path) -> None:
     with ThreadPoolExecutor(20) as people:
         made = [future.result() for future in [people.submit(make) for _ in range(20)]]
     assert len({run.folder for run in made}) == 20
     assert all(run.config().name == "rin" for run in made)
+    assert {run.folder for run in runs.all_runs()} == {run.folder for run in made}
+    with pytest.raises(UserError, match="already exists"):
+        runs.create(config.build({"name": "rin", "dataset": "rin"}), made[0].folder)
 
 
-ENDS = [events.Stopped(step=1), events.Finished(step=9, export="rin.safetensors"),
-        events.Failed(message="m", remedy="r", traceback="t")]  # fmt: skip
-OTHERS = [events.Started(step=0, steps=9, pid=1, device="CPU"), events.Phase(name="x", done=1, total=2),
-          events.Step(step=1, loss=1.0, learning_rate=1, grad_norm=1, seconds=1, memory=1)]  # fmt: skip
+LOGGED: list[events.Event] = [
+    events.Stopped(step=1),
+    events.Finished(step=9, export="rin.safetensors"),
+    events.Failed(message="m", remedy="r", traceback="t"),
+    events.Started(step=0, steps=9, pid=1, device="CPU"),
+    events.Phase(name="x", done=1, total=2),
+    *steps(datetime(2026, 1, 1, tzinfo=UTC)),
+]
 
 
-@given(st.lists(st.sampled_from([*ENDS, *OTHERS])), st.booleans(), st.booleans())
-def test_whatever_was_logged_a_run_is_in_one_state_and_can_be_left(
-    log: list[events.Event], locked: bool, starting: bool
-) -> None:
+@given(st.lists(st.sampled_from(LOGGED)), st.booleans(), st.booleans())
+def test_whatever_was_logged_a_run_is_in_one_state(log: list[events.Event], locked: bool, starting: bool) -> None:
     with TemporaryDirectory() as folder:
         run = Run(Path(folder))
         (run.folder / "ask").mkdir()
@@ -285,21 +230,20 @@ def test_whatever_was_logged_a_run_is_in_one_state_and_can_be_left(
         assert status(run) == "waiting"
 
 
-def test_a_worker_that_says_nothing_for_ten_steps_does_not_respond(home: Path) -> None:
+def test_a_worker_is_silent_after_the_time_of_ten_steps(home: Path) -> None:
     run = make()
     with held(run.lock):
         started(run)
-        for step in range(1, 5):
-            time_of_it = datetime.now(UTC) + timedelta(seconds=20 * step)
-            run.report(events.Step(step=step, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1,
-                                   time=time_of_it))  # fmt: skip
-        view, last = runs.look(run), time_of_it.timestamp()
+        times = [datetime.now(UTC) + timedelta(seconds=20 * step) for step in range(1, 5)]
+        for step in steps(*times):
+            run.report(step)
+        view, last = runs.look(run), times[-1].timestamp()
         assert not view.is_silent(last + 190)
         assert view.is_silent(last + 210)
     assert not runs.look(run).is_silent(last + 1000)
 
 
-def test_a_worker_that_says_nothing_before_its_second_step_is_silent_after_ten_minutes(home: Path) -> None:
+def test_a_worker_is_silent_after_ten_minutes_at_its_begin(home: Path) -> None:
     run = make()
     begun = datetime.now(UTC)
     with held(run.lock):
@@ -308,9 +252,9 @@ def test_a_worker_that_says_nothing_before_its_second_step_is_silent_after_ten_m
         assert runs.look(run).state.pid == 7
         assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "it waits for the device"
         (run.folder / "ask" / "start").unlink()
-        for more in (events.Phase(name="x", done=0, total=1, time=begun),
-                     events.Started(step=0, steps=9, pid=7, device="CPU", time=begun)):  # fmt: skip
-            run.report(more)
+        phase = events.Phase(name="x", done=0, total=1, time=begun)
+        for event in (phase, events.Started(step=0, steps=9, pid=7, device="CPU", time=begun)):
+            run.report(event)
             assert not runs.look(run).is_silent(begun.timestamp() + 590)
             assert runs.look(run).silence(begun.timestamp() + 610) == pytest.approx(610)
     assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "nobody is at work"
@@ -348,9 +292,8 @@ def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> Non
     run = make()
     with held(run.lock):
         started(run)
-        for step, hours in enumerate((0, 1, -24, -23), 1):
-            run.report(events.Step(step=step, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1,
-                                   time=datetime.now(UTC) + timedelta(hours=hours)))  # fmt: skip
+        for step in steps(*(datetime.now(UTC) + timedelta(hours=hours) for hours in (0, 1, -24, -23))):
+            run.report(step)
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
         assert (view.seconds_per_step, view.seconds_left) == (None, None)
@@ -369,37 +312,26 @@ def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest
     assert (made.dataset, made.model.base) == ("known", "micro")
 
 
-@pytest.mark.parametrize("name", ["../x", "absent", "a/b"])
-def test_finding_what_is_not_there(home: Path, name: str) -> None:
-    with pytest.raises(UserError):
-        runs.find(name)
-
-
-def test_deleting_moves_to_the_bin(home: Path) -> None:
-    run = make()
-    archive.delete(run)
-    assert runs.all_runs() == []
-    assert [path.name.startswith(run.id) for path in (home / "outputs" / ".bin").iterdir()] == [True]
-
-
 def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
     """The start of the page's server looks; what was made long ago and deleted now is not old."""
     long_ago, hours = time.time() - 30 * 86400, 3600
-    run, other = make("one"), make("two")
-    folder = dataset.create("rin")
+    run, other = make("first"), make("second")
+    folder, projects_of_it = dataset.create("rin"), [dataset.create(name) for name in ("mira", "kim")]
     for name in ("a.png", "b.png"):
         (folder / name).touch()
-    for path in (run.folder, other.folder, folder / "a.png", folder / "b.png"):
+    for path in (run.folder, other.folder, folder / "a.png", folder / "b.png", *projects_of_it):
         os.utime(path, (long_ago, long_ago))
     archive.delete(run)
     archive.delete(other)
     places = [dataset.remove(folder / name) for name in ("a.png", "b.png")]
-    deleted = archive.deleted()
-    for path, age in ((deleted[0], 169 * hours), (deleted[1], 167 * hours), (places[0], 169 * hours)):
-        os.utime(path, (time.time() - age, time.time() - age))
+    for project in projects_of_it:
+        projects.delete(project.name)
+    bins = [archive.deleted(), places, projects.deleted()]
+    for binned in bins:
+        for path, age in zip(binned, (169 * hours, 167 * hours), strict=True):
+            os.utime(path, (time.time() - age, time.time() - age))
     launch.lock_home().release()
-    assert archive.deleted() == deleted[1:]
-    assert list((folder / ".bin").iterdir()) == places[1:]
+    assert [archive.deleted(), list((folder / ".bin").iterdir()), projects.deleted()] == [rest[1:] for rest in bins]
 
 
 def test_a_deleted_run_comes_back(home: Path) -> None:
@@ -476,45 +408,7 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         assert distributed.requests(alone, run, again, paused) == {"stop"}
 
 
-def test_time_left_includes_what_lies_between_steps(home: Path) -> None:
-    run = make()
-    begin = events.Started(step=0, steps=100, pid=1, device="CPU")
-    log = [begin] + [
-        events.Step(
-            step=n,
-            loss=1,
-            learning_rate=1,
-            grad_norm=1,
-            seconds=0.1,
-            memory=1,
-            time=begin.time.replace(microsecond=0, second=n),
-        )
-        for n in range(1, 11)
-    ]
-    state = events.fold(events.State(), log)
-    assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
-    assert runs.View(run, "running", state).seconds_left == pytest.approx(90)
-    assert runs.View(run, "stopped", state).seconds_left is None
-    assert runs.View(run, "stopped", state).seconds_left is None
-
-
-def test_a_log_tail(home: Path) -> None:
-    run = make()
-    assert runs.log_tail(run) == ""
-    (run.folder / "worker.log").write_text("".join(f"line {n}\n" for n in range(900)))
-    assert runs.log_tail(run, 2) == "line 898\nline 899"
-
-
-def test_no_prior_pictures_stay_none_where_there_are_no_data_sets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "empty"))
-    (tmp_path / "rin").mkdir()
-    run = runs.create(config.build({"name": "rin", "dataset": str(tmp_path / "rin")}), tmp_path / "run")
-    assert run.config().regularization.dataset == ""
-
-
-def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> None:
+def test_the_time_of_a_step_is_known_from_a_similar_run(home: Path) -> None:
     settings = config.build({"name": "rin", "dataset": "rin"})
     assert runs.find_similar(settings) is None
 
@@ -524,14 +418,13 @@ def test_how_long_a_step_takes_is_known_from_a_run_of_its_kind(home: Path) -> No
 
     run = make()
     begun = datetime(2026, 1, 1, tzinfo=UTC)
-    for step in range(1, 11):
-        run.report(
-            events.Step(
-                step=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, seconds=0.1, memory=1,
-                time=begun + timedelta(seconds=2 * step),
-            )
-        )  # fmt: skip
+    run.report(events.Started(step=0, steps=100, pid=1, device="CPU"))
+    for step in steps(*(begun + timedelta(seconds=2 * number) for number in range(1, 11))):
+        run.report(step)
     assert taken() == pytest.approx(2)
+    state = runs.look(run).state
+    assert runs.View(run, "running", state).seconds_left == pytest.approx(180), "with what lies between steps"
+    assert runs.View(run, "stopped", state).seconds_left is None
     other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
     assert runs.find_similar(other) is None
     newer = runs.create(settings, run.folder.parent / "9999_newer")

@@ -61,10 +61,8 @@ def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> Non
     kind=st.sampled_from(["constant", "cosine"]),
 )
 def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], kind: str) -> None:
-    made = config.build(
-        SMALL | {"adapter": {"rank": rank}, "optimizer": {"learning_rate": rate}, "preview": {"prompts": prompts},
-                 "schedule": {"kind": kind}}
-    )  # fmt: skip
+    data = {"adapter": {"rank": rank}, "optimizer": {"learning_rate": rate}, "schedule": {"kind": kind}}
+    made = config.build(SMALL | data | {"preview": {"prompts": prompts}})
     assert config.build(tomllib.loads(config.dump(made))) == made
 
 
@@ -74,11 +72,12 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
         ({"training": {"step": 3}}, "training.step is not a setting (did you mean training.steps?)"),
         ({"optimiser": {}}, "optimiser is not a setting (did you mean optimizer?)"),
         ({"training": {"batch_size": 0}}, "training.batch_size"),
+        ({"training": {"batch_size": "four"}}, "training.batch_size"),
+        ({"name": None}, "name"),
         ({"training": {"resolution": 100}}, "training.resolution"),
         ({"training": {"further_resolutions": [100]}}, "training.further_resolutions: should be a multiple of 64"),
         ({"training": {"further_resolutions": [64, 64]}}, "training.further_resolutions: each must be lower"),
         ({"training": {"further_resolutions": [128]}}, "lower than the resolution, 128"),
-        ({"name": "../x"}, "letters, digits"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
         ({"model": {"family": "pixart"}}, "model.family"),
         ({"training": {"resolution": 512}}, "micro draws 128 x 128"),
@@ -92,18 +91,6 @@ def test_wrong_settings_are_refused_by_name(data: dict[str, Any], words: str) ->
     assert "pydantic" not in str(caught.value)
 
 
-def test_a_missing_name_is_said() -> None:
-    with pytest.raises(UserError, match="name is missing"):
-        config.build({"dataset": "rin"})
-
-
-def test_a_preset_lies_under_what_is_said() -> None:
-    character, style = config.build(SMALL), config.build(SMALL | {"preset": "style"})
-    assert (style.adapter.targets, character.adapter.targets) == ("conv", "attention+ff")
-    assert config.build(SMALL | {"training": {"exposures": 7}}).training.exposures == 7
-    assert config.build(SMALL | {"schedule": {"kind": "constant"}}).schedule.kind == "constant"
-
-
 @pytest.mark.parametrize("kind", get_args(config.Preset))
 @pytest.mark.parametrize("base", BASES)
 def test_each_preset_is_valid(base: str, kind: str) -> None:
@@ -115,11 +102,7 @@ def test_each_preset_is_valid(base: str, kind: str) -> None:
     assert bool(made.captions.dropout) == preserves
     assert made.preservation.share * made.training.batch_size * made.training.gradient_accumulation <= 2
     assert "" not in made.preservation.prompts, "guidance leads away from it"
-
-
-def test_each_file_of_presets_is_read() -> None:
-    kinds = get_args(config.Preset)
-    names = {*kinds, *(f"{base}-{kind}" for base in BASES for kind in kinds)}
+    names = {*get_args(config.Preset), *(f"{name}-{preset}" for name in BASES for preset in get_args(config.Preset))}
     assert {path.stem for path in config.PRESETS.iterdir()} <= names
 
 
@@ -135,25 +118,11 @@ def test_plain_lora_is_as_kohyas_scripts_document_it(base: str) -> None:
     assert (training.batch_size, training.gradient_accumulation, training.max_grad_norm) == (1, 1, 1.0)
     assert (training.text_encoder, training.text_encoder_lr_factor) == (True, 1.0)
     assert adjustments.planned_steps(training, 16) == 10 * 10 * 16, "ten epochs of ten repeats"
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_plain_lora_has_nothing_on_that_other_programs_do_not_do(base: str) -> None:
-    made = flat(from_preset("plain", base).model_dump(mode="json"))
-    theirs = ("training.text_encoder", "objective.timestep_sampling", "captions.keep_tokens")
-    ours = {path: value for path, value in NEUTRAL.items() if path not in theirs}
-    assert {path: made[path] for path in ours} == ours
-
-
-@pytest.mark.parametrize("training", [{"batch_size": 4}, {"gradient_accumulation": 4}])
-def test_plain_loras_rate_does_not_follow_the_batch(training: dict[str, int]) -> None:
-    assert from_preset("plain", "sdxl", training=training).optimizer.learning_rate == 1e-4
-
-
-def test_a_preset_that_is_a_path_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text("broken")
-    with pytest.raises(UserError, match="preset: "):
-        config.build(SMALL | {"preset": str(tmp_path / "own")})
+    batches = from_preset("plain", base, training={"batch_size": 4}).optimizer.learning_rate
+    assert batches == optimizer["learning_rate"], "it does not follow the batch"
+    settings, theirs = flat(made.model_dump(mode="json")), ("training.text_encoder", "objective.timestep_sampling")
+    ours = {path: value for path, value in NEUTRAL.items() if path not in (*theirs, "captions.keep_tokens")}
+    assert {path: settings[path] for path in ours} == ours, "nothing is on that other programs do not do"
 
 
 def test_assignments_override() -> None:
@@ -180,10 +149,7 @@ def test_cards_are_named_by_their_numbers(assignment: str, cards: str, devices: 
     ("training", "words"),
     [
         ({"cards": "a"}, "training.cards: should be numbers of cards, such as 0,2"),
-        ({"cards": "0,,2"}, "training.cards: should be numbers"),
         ({"cards": "-1"}, "training.cards: should be numbers"),
-        ({"cards": "00"}, "training.cards: should be numbers"),
-        ({"cards": True}, "training.cards: should be a valid string"),
         ({"cards": "0,2,0"}, "training.cards: names a card twice"),
         ({"cards": "0", "devices": 2}, r"training.cards: there are fewer than devices \(2\)"),
         ({"cards": "0,1,2", "batch_size": 2}, "training.cards: too many for a batch of 2"),
@@ -203,16 +169,13 @@ def test_steps_from_the_number_of_pictures() -> None:
     assert together == pytest.approx(2 * alone, abs=1), "two subjects of 14 images each"
 
 
-def test_families_of_the_config_are_those_that_exist() -> None:
-    assert set(config.ModelConfig.model_fields["family"].annotation.__args__) == {"auto", *FAMILIES}  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"name = 'rin'\nname = 'x'"])
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"[model]\nbase = 'C:\\m'\nseed = \"C:\\m\""])
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"c\.toml is not a TOML file"):
+    with pytest.raises(UserError, match=r"c\.toml is not a TOML file") as caught:
         config.load(path)
+    assert ("single quotes" in caught.value.remedy) == (b"C:" in content)
     with pytest.raises(UserError, match="no file"):
         config.load(tmp_path / "absent.toml")
     with pytest.raises(UserError, match="is a folder"):
@@ -221,9 +184,8 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("training", "rate"),
-    [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"batch_size": 2, "accumulation": 2}, 3e-4),
-     ({"accumulation": 4}, 6e-4), ({"steps": 10}, 3e-4)],
-)  # fmt: skip
+    [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"accumulation": 4}, 6e-4)],
+)
 def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, int], rate: float) -> None:
     data: dict[str, Any] = {"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "training": training}
     assert config.build(data).optimizer.learning_rate == pytest.approx(rate)
@@ -233,13 +195,7 @@ def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, in
     assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
 
 
-def test_a_batch_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
-    for wrong in ("four", 0, -1, 2.5, [1]):
-        with pytest.raises(UserError, match=r"training\.batch_size"):
-            config.build({"name": "x", "dataset": "y", "training": {"batch_size": wrong}})
-
-
-@pytest.mark.parametrize(("count", "rank"), [(1, 8), (4, 8), (5, 16), (30, 16), (31, 32)])
+@pytest.mark.parametrize(("count", "rank"), [(4, 8), (5, 16), (30, 16), (31, 32)])
 def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int) -> None:
     made = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}})
     assert adjustments.planned_rank(made.adapter, count) == rank
@@ -249,9 +205,7 @@ def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int)
 
 @pytest.mark.parametrize("kind", ["character", "style"])
 @pytest.mark.parametrize(("family", "factor"), [("sd15", 0.5), ("sd21", 0.5), ("sdxl", 0.33)])
-def test_presets_of_real_bases_train_the_text_encoder_at_a_rate_of_its_own(
-    kind: str, family: str, factor: float
-) -> None:
+def test_presets_train_the_text_encoder_at_a_rate_of_its_own(kind: str, family: str, factor: float) -> None:
     data = {"name": "x", "dataset": "y", "preset": kind, "model": {"base": "owner/name", "family": family}}
     training = config.build(data).training
     assert training.text_encoder

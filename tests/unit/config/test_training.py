@@ -59,10 +59,6 @@ def test_schedules_by_hand() -> None:
     assert [restarts.factor(step, 8) for step in (0, 2, 4, 6)] == pytest.approx([1.0, 0.5, 1.0, 0.5])
     stable = Stable(warmup=0, min_lr_ratio=0, cooldown=0.2)
     assert [stable.factor(step, 20) for step in (0, 15, 16, 17, 19)] == pytest.approx([1, 1, 1, 0.75, 0.25])
-
-
-def test_a_cool_down_that_begins_early() -> None:
-    stable = Stable(warmup=0, min_lr_ratio=0, cooldown=0.2)
     assert stable.shortened(40, 1000) == 50
     assert stable.factor(40, 50) == 1.0
     assert stable.factor(41, 50) == pytest.approx(0.9)
@@ -83,19 +79,19 @@ def test_a_lion_step_by_hand() -> None:
     assert float(weight.detach()[0]) == pytest.approx(float(before[0]) * 0.95 - 0.1)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "package"),
-    [
-        (AdamW8bit(), "bitsandbytes"),
-        (Prodigy(), "prodigyopt"),
-        (ProdigyScheduleFree(), "prodigyplus"),
-        (ScheduleFree(), "schedulefree"),
-        (Came(), "pytorch_optimizer"),
-        (AdEMAMix(), "pytorch_optimizer"),
-    ],
-)
+PACKAGES: dict[Any, str] = {
+    AdamW8bit: "bitsandbytes",
+    Prodigy: "prodigyopt",
+    ProdigyScheduleFree: "prodigyplus",
+    ScheduleFree: "schedulefree",
+    Came: "pytorch_optimizer",
+    AdEMAMix: "pytorch_optimizer",
+}
+
+
+@pytest.mark.parametrize(("optimizer", "package"), PACKAGES.items(), ids=PACKAGES.values())
 def test_an_optimizer_whose_package_is_absent(
-    optimizer: AdamW8bit | Prodigy | ProdigyScheduleFree | ScheduleFree | Came | AdEMAMix,
+    optimizer: Any,  # noqa: ANN401 - the class of an optimizer
     package: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +99,7 @@ def test_an_optimizer_whose_package_is_absent(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # how Python itself says that there is no such module
     with pytest.raises(UserError, match="not installed") as caught:
-        optimizer.build([])
+        optimizer().build([])
     assert "pip install" in caught.value.remedy
 
 
@@ -148,9 +144,9 @@ def test_min_snr_by_hand() -> None:
 def test_no_weight_is_infinite_where_there_is_only_noise(weighting: str, predicts: PredictionType) -> None:
     """The last timestep of a zero-terminal-SNR schedule has an alpha of 0, the first of a fine one nearly 1."""
     schedule = DiscreteNoise(torch.tensor([1 - 1e-7, 0.5, 0.0]), predicts)
-    found = weight(schedule, torch.arange(3), ObjectiveConfig(weighting=weighting))
-    assert found.isfinite().all()
-    assert (found >= 0).all()
+    values = weight(schedule, torch.arange(3), ObjectiveConfig(weighting=weighting))
+    assert values.isfinite().all()
+    assert (values >= 0).all()
 
 
 def test_debiased_and_p2_by_hand() -> None:
@@ -244,7 +240,7 @@ def test_tags_in_other_orders() -> None:
     assert variants("alone", "", shuffle=True, shuffles=2) == ("alone", "alone")
 
 
-def test_tags_are_dropped_but_for_those_in_front_and_the_trigger() -> None:
+def test_tags_are_dropped_but_those_in_front_and_the_trigger() -> None:
     dropped = variants("red hair, smiling, a portrait of rin, outdoors, night", tag_dropout=0.5, shuffles=64)
     assert dropped[0] == "red hair, smiling, a portrait of rin, outdoors, night"
     assert all(caption.startswith("red hair, ") and "a portrait of rin" in caption for caption in dropped)
@@ -253,12 +249,9 @@ def test_tags_are_dropped_but_for_those_in_front_and_the_trigger() -> None:
     assert all(tags == [tag for tag in order if tag in tags] for tags in kept), "in their order"
     for tag in ("smiling", "outdoors", "night"):
         assert 0.3 < sum(tag in tags for tags in kept) / len(kept) < 0.7
-    both = variants(TAGS, tag_dropout=0.5, shuffle=True, shuffles=64)
-    assert any(
-        caption.index("night") < caption.index("outdoors")
-        for caption in both
-        if {"night", "outdoors"} <= {*caption.split(", ")}
-    )
+    both = [caption.split(", ") for caption in variants(TAGS, tag_dropout=0.5, shuffle=True, shuffles=64)]
+    pairs = [tags for tags in both if {"night", "outdoors"} <= {*tags}]
+    assert any(tags.index("night") < tags.index("outdoors") for tags in pairs)
     assert dropped == variants(dropped[0], tag_dropout=0.5, shuffles=64)
 
 
@@ -290,9 +283,6 @@ def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
         cache.get(files[2])
     files[1].write_bytes(b"")
     assert not TensorCache().has(files[1], {"x"})
-
-
-def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache, place = TensorCache(room=0), tmp_path / "file" / "x.safetensors"
     cache.put(place, {"x": torch.ones(2)})
@@ -304,19 +294,7 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     [
         ({"held_out": {"patience": 3}}, "held_out.patience: no images are held out"),
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
-        ({"optimizer": {"kind": "prodigy-schedule-free"}}, "schedule.kind: a schedule-free optimizer needs"),
-        (
-            {
-                "optimizer": {"kind": "prodigy-schedule-free"},
-                "schedule": {"kind": "constant"},
-                "adapter": {"lora_plus_ratio": 4.0},
-            },
-            "adapter.lora_plus_ratio",
-        ),
-        (
-            {"optimizer": {"kind": "prodigy"}, "training": {"text_encoder": True, "text_encoder_lr_factor": 0.5}},
-            "training.text_encoder_lr_factor",
-        ),
+        ({"optimizer": {"kind": "prodigy"}, "training": {"text_encoder_lr_factor": 0.5}}, "text_encoder_lr_factor"),
         ({"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}}, "adapter.lora_plus_ratio"),
         ({"optimizer": {"kind": "muon"}, "adapter": {"dora": True}}, "adapter.dora: Muon trains matrices only"),
         ({"optimizer": {"kind": "muon"}, "adapter": {"targets": "conv"}}, "adapter.targets: Muon trains matrices only"),
@@ -325,19 +303,10 @@ def test_a_cache_of_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"adapter": {"ranks": ["up_blocks"]}}, "'up_blocks' should be like up_blocks.1 = 32"),
         ({"adapter": {"ranks": ["up_blocks = 0"]}}, "with a rank of 1 to 512"),
         ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),
-        ({"adapter": {"kind": "loha", "dora": True}}, "adapter.dora is not a setting"),
         ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),
-        ({"optimizer": {"kind": "sgd"}}, "optimizer"),
-        ({"optimizer": {"kind": "lion", "learning_rate": 0.0}}, "optimizer.learning_rate"),
     ],
 )
 def test_settings_that_do_not_go_together(data: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as caught:
         config.build({"name": "x", "dataset": "x"} | data)
     assert words in caught.value.message
-
-
-def test_a_preset_stays_below_a_kind_that_is_its_own() -> None:
-    small = {"name": "x", "dataset": "x"}
-    assert config.build(small | {"optimizer": {"kind": "adamw"}}).optimizer == config.build(small).optimizer
-    assert config.build(small | {"optimizer": {"kind": "lion"}}).optimizer.learning_rate == 2e-5

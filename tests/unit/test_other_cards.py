@@ -10,12 +10,7 @@ from trainer import other_cards
 @pytest.mark.parametrize(
     ("bus", "vendor", "memory", "words"),
     [
-        (
-            "0000:03:00.0",
-            "0x1002",
-            16 * 2**30,
-            "graphics card of AMD, which is not used: Limner is untested on it. To try",
-        ),
+        ("0000:03:00.0", "0x1002", 16 * 2**30, "card of AMD, which is not used: Limner is untested on it. To try"),
         ("0000:0d:00.0", "0x1002", 2**29, ""),  # of a processor
         ("0000:03:00.0", "0x8086", 0, "the package index for XPU that pytorch.org/get-started names"),
         ("0000:00:02.0", "0x8086", 0, ""),  # of a processor

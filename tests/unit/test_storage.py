@@ -11,14 +11,6 @@ from trainer import storage
 from trainer.cli import adapter_files
 
 
-def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    storage.write(path, "one")
-    storage.write(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     real_sync, real_replace = os.fsync, Path.replace
@@ -35,9 +27,12 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "replace", replace)
     storage.write(tmp_path / "a", "x")
     assert order == ["file", "rename", "folder"]
+    storage.write(tmp_path / "a", b"y")
+    assert (tmp_path / "a").read_bytes() == b"y"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
@@ -86,17 +81,10 @@ def test_a_folder_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         storage.remove_folder(tmp_path / "000001")
     monkeypatch.undo()
     assert not (tmp_path / "000001").exists()
-    storage.remove_leftovers(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sweep_removes_what_a_crash_left(tmp_path: Path) -> None:
-    (tmp_path / ".000002.part").mkdir()
     (tmp_path / ".x.1234.part").touch()
-    (tmp_path / "000001").mkdir()
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
     storage.remove_leftovers(tmp_path, tmp_path / "absent")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "mine.part"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.part"]
 
 
 KILLED = """
@@ -112,14 +100,12 @@ storage.write_chunks(Path(sys.argv[1]), chunks())
 """
 
 
-def test_what_a_killed_command_left_elsewhere_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "merged [1].safetensors"
     subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
     (part,) = tmp_path.iterdir()
-    others = [
-        tmp_path / name
-        for name in (f".{out.name}.{os.getpid()}-00000000.part", ".other.safetensors.99-00000000.part", ".x.part")
-    ]
+    names = (f".{out.name}.{os.getpid()}-00000000.part", ".other.safetensors.99-00000000.part", ".x.part")
+    others = [tmp_path / name for name in names]
     for other in others:
         other.touch()
         os.utime(other, (1, 1))
@@ -130,7 +116,7 @@ def test_what_a_killed_command_left_elsewhere_is_removed_by_the_next(tmp_path: P
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
-@pytest.mark.parametrize("name", ["x" * 240 + ".txt", "x" * 251 + ".txt", "ü" * 120 + ".txt", "\u72ac" * 83 + ".txt"])
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "ü" * 120 + ".txt", "犬" * 83 + ".txt"])
 def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path: Path, name: str) -> None:
     storage.write(tmp_path / name, "a caption")
     storage.write(tmp_path / name, "another one")
@@ -140,12 +126,10 @@ def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path: Path, name: 
     storage.write_folder(tmp_path / f"z{name[1:]}", lambda folder: storage.write(folder / "a", "c"))
     storage.create_folder(tmp_path / f"w{name[1:]}", lambda folder: storage.write(folder / "a", "b"))
     storage.remove_folder(tmp_path / f"w{name[1:]}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"{start}{name[1:]}" for start in (name[0], *"yz")
-    )
+    assert {path.name for path in tmp_path.iterdir()} == {f"{start}{name[1:]}" for start in (name[0], *"yz")}
 
 
-def test_names_that_begin_alike_have_temporary_files_of_their_own(tmp_path: Path) -> None:
+def test_names_that_begin_alike_have_own_temporary_files(tmp_path: Path) -> None:
     first, second = (tmp_path / f"{'x' * 240}{end}" for end in ("a", "b"))
     left = storage._part(first, "1-00000000")
     left.touch()

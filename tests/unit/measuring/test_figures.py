@@ -37,12 +37,12 @@ def training(count: int = 12) -> Array:
 BASE = images(0.0, 0.0)
 
 
-def values(shown: Images, texts: Array | None = None, count: int = 12) -> dict[Measure, float]:
-    found, _missing = Scale(BASE, training(count), texts).values(shown)
-    return {name: float(each.mean()) for name, each in found.items()}
+def values(measured: Images, texts: Array | None = None, count: int = 12) -> dict[Measure, float]:
+    figures, _missing = Scale(BASE, training(count), texts).values(measured)
+    return {name: float(each.mean()) for name, each in figures.items()}
 
 
-def test_the_base_model_is_zero_and_what_follows_as_it_does_is_one() -> None:
+def test_the_base_model_is_zero_and_its_adherence_one() -> None:
     own = values(BASE)
     assert own["likeness"] == own["leak"] == 0
     assert own["drift"] == pytest.approx(0, abs=1e-9)
@@ -50,7 +50,7 @@ def test_the_base_model_is_zero_and_what_follows_as_it_does_is_one() -> None:
     assert own["adherence"] == pytest.approx(1, abs=0.05)
 
 
-def test_likeness_answers_to_the_subject_with_the_trigger_and_leak_without() -> None:
+def test_likeness_is_with_the_trigger_and_leak_without() -> None:
     right, leaking = values(images(6.0, 0.0)), values(images(6.0, 2.0))
     assert 0.7 < right["likeness"] < 1.1
     assert right["likeness"] == pytest.approx(leaking["likeness"])
@@ -62,17 +62,15 @@ def test_drift_that_is_not_toward_the_subject_is_no_leak() -> None:
     moved = images(0.0, 0.0)
     assert moved.plain is not None
     moved.plain[..., OTHER] += 4.0
-    found = values(moved)
-    assert abs(found["leak"]) < 0.05
-    assert found["drift"] > 0.5
-
-
-def test_another_seed_of_the_base_model_has_a_drift_of_one() -> None:
-    assert values(images(0.0, 0.0, noise=2))["drift"] == pytest.approx(1, abs=0.25)
+    drifted = values(moved)
+    assert abs(drifted["leak"]) < 0.05
+    assert drifted["drift"] > 0.5
+    assert values(images(0.0, 0.0, noise=2))["drift"] == pytest.approx(1, abs=0.25), "as much as another seed's"
+    assert 0 <= values(images(0.0, -3.0))["leak"] < 0.02, "away from the training images"
 
 
 @pytest.mark.parametrize("with_texts", [False, True])
-def test_adherence_answers_to_the_prompt_and_not_to_the_subject(with_texts: bool) -> None:
+def test_adherence_answers_to_the_prompt_not_the_subject(with_texts: bool) -> None:
     texts = None
     if with_texts:
         texts = np.zeros((PROMPTS, SIZE))
@@ -111,7 +109,7 @@ def table_of(**measured: Images) -> dict[int, Row]:
     return {row.step: row for row in listed}
 
 
-def test_a_difference_is_clear_only_where_its_interval_is_on_one_side_of_zero() -> None:
+def test_a_difference_is_clear_if_its_interval_excludes_zero() -> None:
     listed = table_of(at100=images(2.0, 0.0, seed=2), at200=images(6.0, 0.0, seed=3), at300=images(6.0, 2.0, seed=4))
     assert listed[0].figures["likeness"] == Figure(0, 0, 0)
     assert listed[300].differences == listed[0].differences == {}
@@ -124,22 +122,15 @@ def test_a_difference_is_clear_only_where_its_interval_is_on_one_side_of_zero() 
     assert verdict(listed[200]) == "clearly better: Leak, Drift"
 
 
-def test_of_few_prompts_no_difference_is_judged() -> None:
+def test_a_difference_too_small_or_of_few_is_not_clear() -> None:
     few = [Images(each.called[:5], each.called[:5]) for each in (BASE, images(1.0, 0.0), images(6.0, 0.0))]
     listed, _missing = rows({(1, 1.0): few[1], (2, 1.0): few[2]}, Scale(few[0], training(), None), few[0])
-    assert [row.differences for row in listed] == [{}, {}, {}]
-
-
-def test_a_difference_too_small_to_be_seen_is_not_clear_however_sure() -> None:
+    assert [row.differences for row in listed] == [{}, {}, {}], "of few prompts none is judged"
     sure = Row(100, 1.0, {}, {"likeness": Figure(0.04, 0.03, 0.05), "leak": Figure(-0.06, -0.07, -0.05)})
     assert (sure.better, sure.worse) == (("leak",), ())
 
 
-def test_away_from_the_training_images_is_no_leak_below_that_of_the_base_model() -> None:
-    assert 0 <= values(images(0.0, -3.0))["leak"] < 0.02
-
-
-def test_the_same_images_but_for_chance_have_no_clear_difference() -> None:
+def test_the_same_images_have_no_clear_difference() -> None:
     """In one draw of features in twenty, or so, a figure is clear by chance: most of these have none."""
     quiet = 0
     for seed in range(10, 20):
@@ -148,19 +139,19 @@ def test_the_same_images_but_for_chance_have_no_clear_difference() -> None:
     assert quiet >= 8
 
 
-def test_the_figures_are_the_same_each_time_and_their_intervals_shrink_with_more_images() -> None:
-    shown = images(4.0, 0.5, seed=8)
-    once, twice = (table_of(at100=shown)[100].figures for _time in range(2))
+def test_intervals_shrink_with_more_images() -> None:
+    measured = images(4.0, 0.5, seed=8)
+    once, twice = (table_of(at100=measured)[100].figures for _time in range(2))
     assert once == twice
     scale = Scale(BASE, training(), None)
-    few = Images(shown.called[:2], BASE.called[:2])
-    narrow = table_of(at100=shown)[100].figures["likeness"]
+    few = Images(measured.called[:2], BASE.called[:2])
+    narrow = table_of(at100=measured)[100].figures["likeness"]
     wide = rows({(100, 1.0): few}, Scale(Images(BASE.called[:2], BASE.called[:2]), training(), None), few)[0][1]
     assert wide.figures["likeness"].high - wide.figures["likeness"].low > narrow.high - narrow.low
-    assert scale.values(shown)[0]["likeness"].shape == (PROMPTS, SEEDS)
+    assert scale.values(measured)[0]["likeness"].shape == (PROMPTS, SEEDS)
 
 
-def test_the_best_is_that_of_checkpoints_and_the_notes_say_how_it_was_measured() -> None:
+def test_the_best_is_a_checkpoint_and_notes_say_how() -> None:
     figures = {step: {"leak": Figure(leak, leak, leak)} for step, leak in ((0, 0.0), (10, 0.3), (20, 0.2))}
     listed = tuple(Row(step, 1.0, each) for step, each in figures.items())
     table = Table("CLIP", 8, 2, 12, listed, {"adherence": "one prompt"})

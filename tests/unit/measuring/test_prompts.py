@@ -6,7 +6,6 @@ import pytest
 
 from trainer import config
 from trainer.config import TrainConfig
-from trainer.data import dataset
 from trainer.data.dataset import Example
 from trainer.measuring import prompts
 from trainer.measuring.prompts import Prompt
@@ -21,9 +20,7 @@ def example(caption: str, trigger: str = "rin") -> Example:
 
 
 TRAINED = [
-    example("smiling, red shirt, indoors"),
-    example("sad, blue shirt, outdoors"),
-    example("angry, hat, at night"),
+    example(text) for text in ("smiling, red shirt, indoors", "sad, blue shirt, outdoors", "angry, hat, at night")
 ]
 
 
@@ -31,24 +28,18 @@ def called(*arguments: object, **options: object) -> list[str]:
     return [prompt.called for prompt in prompts.choose(*arguments, **options)]  # type: ignore[arg-type]
 
 
-def test_held_out_captions_come_first_then_preview_prompts_then_mixed_captions_then_short_ones() -> None:
+def test_held_out_captions_come_first_and_short_ones_last() -> None:
     held = [example("laughing, green shirt, indoors")]
     chosen = called(settings(preview={"prompts": ["rin, on the moon --d 7", "without it"]}), TRAINED, held, 12)
-    assert chosen[:3] == [
-        "rin, laughing, green shirt, indoors", "rin, on the moon", "rin, sad, hat, indoors",
-    ]  # fmt: skip
+    assert chosen[:3] == ["rin, laughing, green shirt, indoors", "rin, on the moon", "rin, sad, hat, indoors"]
     assert chosen[-1] in {f"rin, {short}" for short in prompts.SHORT["character"]}
     assert len(set(chosen)) == 12
-
-
-def test_none_was_trained() -> None:
     learned = {"rin, smiling, red shirt, indoors", "rin, sad, blue shirt, outdoors", "rin, angry, hat, at night"}
-    held = [example("smiling, red shirt, indoors")]
-    chosen = called(settings(preview={"prompts": sorted(learned)}), TRAINED, held, 14)
-    assert not learned & set(chosen)
+    again = called(settings(preview={"prompts": sorted(learned)}), TRAINED, [TRAINED[0]], 14)
+    assert not learned & set(again), "none was trained"
 
 
-def test_the_plain_prompt_has_the_class_word_in_place_of_the_trigger_if_there_is_one() -> None:
+def test_the_plain_prompt_has_the_class_word_for_the_trigger() -> None:
     captions = [example("smiling, indoors"), example("sad, outdoors")]
     assert prompts.choose(settings(), captions, [], 1) == [Prompt("rin, sad, indoors", "sad, indoors")]
     own = settings(class_word="girl")
@@ -66,9 +57,3 @@ def test_without_a_trigger_both_prompts_are_the_same() -> None:
     plain = [example(each.caption, "") for each in TRAINED]
     chosen = prompts.choose(settings(trigger=""), plain, [], 4)
     assert chosen[0] == Prompt("smiling, blue shirt, at night", "smiling, blue shirt, at night")
-
-
-def test_the_example_character_has_as_many_as_are_asked_for(character: Path) -> None:
-    chosen = called(settings(), dataset.read(character, "rin"), [], 30)
-    assert len(chosen) == 30
-    assert all(text.startswith("rin, ") for text in chosen)

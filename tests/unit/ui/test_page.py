@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,13 +20,13 @@ from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
-from trainer import config, paths, storage
+from trainer import config, paths
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
-from ui import api, head, launch, page
+from ui import api, head, page
 from ui.state import page_memory, projects, run_actions, run_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
@@ -37,7 +36,7 @@ from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
 
-def test_dropped_pictures_have_a_project_that_is_the_persons_own(home: Path) -> None:
+def test_dropped_pictures_have_a_project_of_their_own(home: Path) -> None:
     assert projects.for_upload("rin") == "rin"
     assert projects.for_upload(None) == "my-pictures"
     assert projects.for_upload("example-character") == "my-pictures-2"
@@ -55,50 +54,54 @@ def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
         return other_thread.submit(lambda: asyncio.run(making())).result()
 
 
-def test_the_page_is_drawn_with_private_handlers_and_an_id_for_each_field(home: Path) -> None:
-    settings = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).get_config_file()
-    public = {call["api_name"] for call in settings["dependencies"] if call["api_visibility"] != "private"}
+def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
+    """The browser looks each output of each listener up among all components: few of both let a page open soon."""
+    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
+    config_file = blocks.get_config_file()
+    calls = config_file["dependencies"]
+    public = {call["api_name"] for call in calls if call["api_visibility"] != "private"}
     assert {"start_training", "status", "make_picture"} <= public
     assert all(hasattr(api, name) or name in api.build.__code__.co_varnames for name in public)
-    ids = [component["props"].get("elem_id") for component in settings["components"]]
+    named = [component["props"].get("elem_id") for component in config_file["components"]]
+    ids = [name for name in named if name]
     assert {entry.id for entry in train.ENTRIES} <= set(ids)
-    named = [name for name in ids if name]
-    assert len(named) == len(set(named))
+    assert len(ids) == len(set(ids))
+    assert sum(len(call["targets"]) for call in calls) < 200
+    opening = next(call for call in calls if "load" in {kind for _, kind in call["targets"]})
+    assert len(opening["outputs"]) < 100
+    source = inspect.getsource(gradio.queueing)
+    assert "self.sleep_when_free" in source, "Gradio has another name for it"
+    assert "self.progress_update_sleep_when_free" in source, "here, too"
+    sleeps = (blocks._queue.sleep_when_free, blocks._queue.progress_update_sleep_when_free)
+    assert sleeps == (page.QUEUE_LOOKED_EVERY, page.PROGRESS_SENT_EVERY), "an idle server leaves the processor alone"
+    names = {number: block.elem_id for number, block in blocks.blocks.items()}
+    limits = {
+        (names.get(number), event): function.concurrency_limit
+        for function in blocks.fns.values()
+        for number, event in function.targets
+    }
+    assert [limits["project", "input"], limits["captions", "select"], limits[None, "load"]] == [32] * 3
 
 
-def test_plain_lora_is_offered_last_and_says_what_it_is_for(character: Path) -> None:
+def test_plain_lora_is_offered_last(character: Path) -> None:
     blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).blocks.values()
     question = next(block for block in blocks if block.elem_id == "preset")
     assert [key for _label, key in question.choices] == list(get_args(config.Preset))
     assert (question.value, question.choices[-1]) == ("character", ("Plain LoRA", "plain"))
-    assert "comparing with kohya's scripts" in question.info
-    assert "docs/defaults.md" in question.info
     run = train.create(answers(preset="plain"))
     assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
     assert run_settings.described(run) == ""
     assert train.show("rin")[0] == "plain"
-    assert image_grid.read("rin").resolution == 128
-
-
-def test_a_page_opens_without_a_listener_and_a_message_for_each_setting(home: Path) -> None:
-    """The browser compares each component with each listener, and looks each output up in the tree of all of them."""
-    events = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).get_config_file()["dependencies"]
-    assert sum(len(event["targets"]) for event in events) < 200
-    opening = next(event for event in events if "load" in {kind for _, kind in event["targets"]})
-    assert len(opening["outputs"]) < 100
 
 
 def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
+    with TestClient(in_loop(lambda: page.make_app(log_out=True))) as client:
+        assert "<a href='/logout'>Log out</a>" in client.get("/config").text
     with TestClient(in_loop(page.make_app)) as client:
         assert "Limner" in client.get("/").text
         assert "/logout" not in client.get("/config").text
         assert client.get("/media/dataset/rin/01.png").status_code == 200
         assert client.get("/openapi.json").status_code == 404
-
-
-def test_where_one_has_to_log_in_one_can_log_out(home: Path) -> None:
-    with TestClient(in_loop(lambda: page.make_app(log_out=True))) as client:
-        assert "<a href='/logout'>Log out</a>" in client.get("/config").text
 
 
 def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:
@@ -109,7 +112,7 @@ def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) ->
     assert finished.id in str(page._show(watch, "rin"))
 
 
-def test_projects_have_titles_of_their_own_and_come_back_from_the_bin(character: Path) -> None:
+def test_projects_have_titles_and_come_back_from_the_bin(character: Path) -> None:
     assert projects.create("Tante Käthe & co") == "Tante-Käthe-co"
     assert dataset.names() == ["Tante-Käthe-co", "rin"]
     assert projects.choices() == [("rin", "rin"), ("Tante Käthe & co", "Tante-Käthe-co")]
@@ -138,16 +141,6 @@ def test_projects_have_titles_of_their_own_and_come_back_from_the_bin(character:
         projects.restore_last()
 
 
-def test_a_deleted_project_is_gone_after_a_week(character: Path) -> None:
-    projects.delete("rin")
-    launch._clean_up()
-    (binned,) = projects.deleted()
-    long_ago = time.time() - storage.KEPT - 60
-    os.utime(binned, (long_ago, long_ago))
-    launch._clean_up()
-    assert projects.deleted() == []
-
-
 def test_a_project_is_not_deleted_while_a_run_trains_on_it(character: Path) -> None:
     run = train.create(answers())
     with FileLock(run.lock):
@@ -163,6 +156,8 @@ def test_a_project_is_not_deleted_while_a_run_trains_on_it(character: Path) -> N
 
 def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     own = {"form-training-exposures": 99, "form-optimizer-kind": "lion"}
+    for steps, text in ((160, ""), (24, "Steps 24")):  # 160 is what the preset's exposures come to with 14 images
+        assert run_settings.described(train.create(answers(**{"form-training-steps": steps}))) == text
     run = train.create(answers(preset="style", **own))
     assert run_settings.described(run) == "Optimizer lion, Exposures 99"
     preset, base, filled = settings.use_run(answers(), gr.EventData(None, {"run": run.id}))
@@ -176,23 +171,11 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     assert "No adapters yet" in download.table(RunWatcher(), "", "other")
 
 
-def test_steps_that_follow_from_the_exposures_are_no_setting_of_a_run(character: Path) -> None:
-    for steps, said in ((160, ""), (24, "Steps 24")):  # 160 is what the preset's exposures come to with 14 images
-        run = train.create(answers(**{"form-training-steps": steps}))
-        assert run_settings.described(run) == said
-
-
-def test_runs_follow_the_project(character: Path, finished: Run) -> None:
+def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, finished: Run) -> None:
     projects.create("other")
     watch = RunWatcher()
-    assert watch.runs_of("rin") == [finished]
-    assert watch.runs_of("other") == []
-    assert watch.default("other") == ""
-    assert run_view.draw(watch, watch.default("other"), project="other")[1].choices == []
-
-
-def test_all_runs_that_train_now_are_listed_whatever_the_project(character: Path, finished: Run) -> None:
-    projects.create("other")
+    assert (watch.runs_of("rin"), watch.runs_of("other"), watch.default("other")) == ([finished], [], "")
+    assert run_view.draw(watch, "", project="other")[1].choices == []
     training = [train.create(answers()) for _number in range(2)]
     with ExitStack() as locks:
         for run in training:
@@ -201,14 +184,6 @@ def test_all_runs_that_train_now_are_listed_whatever_the_project(character: Path
         drawn = run_view.draw(RunWatcher(), "", project="other")
     assert {run for _label, run in drawn[1].choices} == {run.id for run in training}
     assert "1 more run<" in drawn[0]
-
-
-def test_another_preset_or_base_retunes_the_form(character: Path) -> None:
-    after = settings.refill(answers(preset="style"))
-    moved = after["values"]
-    assert (after["preset"], after["base"]) == ("style", "micro")
-    style = Answers.from_form(["rin", "style", "x", "", "micro", after, *moved])
-    assert train.plan(style) != train.plan(answers())
 
 
 def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +197,7 @@ def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatc
     assert "Stopping" in run_view.draw(RunWatcher(), run.id)[0]
 
 
-# Errors
-
-
-def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_user_error_is_told_and_other_errors_get_an_id(caplog: pytest.LogCaptureFixture) -> None:
     def refused() -> Never:
         raise UserError("No <pictures>.", "Add some.")
 
@@ -251,14 +223,11 @@ def test_a_user_error_is_told_and_anything_else_gets_an_id_only(caplog: pytest.L
     assert "/secret" not in answer["error"]
 
 
-# Images
-
-
 def cards(project: str, trigger: str = "", **selection: object) -> dict[str, Any]:
     return image_grid.cards(image_grid.read(project, trigger), Selection(**selection))
 
 
-def test_the_grid_shows_every_picture_with_its_caption_and_problems(character: Path) -> None:
+def test_the_grid_shows_captions_and_problems(character: Path) -> None:
     (character / "01.txt").unlink()
     value = cards("rin", "miraxo")
     assert len(value["items"]) == 14
@@ -349,14 +318,12 @@ def test_bulk_changes_can_be_taken_back(character: Path) -> None:
     assert read_caption(character / "01.png").startswith("newword, miraxo")
     assert page_memory.answer("rin", "trigger") == "newword"
     assert "No caption had to change" in images.add_trigger("rin", "newword", Selection())[0]
-    assert "<ins>newword, miraxo, smiling, green hat" in caption_tools.preview_replace(
-        "rin", "orange shirt", "green hat"
-    )
+    preview = caption_tools.preview_replace("rin", "orange shirt", "green hat")
+    assert "<ins>newword, miraxo, smiling, green hat" in preview
     images.replace_in_all("rin", "newword", Selection(), "orange shirt", "green hat")
     assert "green hat" in read_caption(character / "01.png")
-    assert (
-        caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>").count("&lt;b&gt;") == 5
-    )
+    filled = caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>")
+    assert filled.count("&lt;b&gt;") == 5
     assert "an unknown field {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
     images.fill_in("rin", "newword", Selection(), "{trigger}, {class}, {caption}", "a woman")
     assert read_caption(character / "02.png").startswith("newword, a woman, miraxo")
@@ -375,12 +342,13 @@ def test_a_removed_picture_comes_back(character: Path) -> None:
     images.remove("rin", "", Selection(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()
     images.restore_removed("rin", "", Selection())
+    assert read_caption(character / "02.png")
     assert (character / "02.png").exists()
     with pytest.raises(UserError):
         images.remove("rin", "", Selection(), SimpleNamespace(name="../../x.png"))
 
 
-def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
+def test_uploads_are_reported_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
     fake = tmp_path / "text<b>.png"
     fake.write_text("no picture")
     cleared, status, *_ = images.add("rin", "", Selection(), [str(fake)])
@@ -394,17 +362,13 @@ def test_uploads_are_reported_in_one_sentence_and_their_copies_removed(character
 def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
     dataset.create("two")
     uploads, places = [], []
-    for number, color in enumerate(["red", "blue"]):
-        for kind in ("png", "txt"):
-            folder = tmp_path / f"{number}{kind}"
-            folder.mkdir()
-            path = folder / f"a.{kind}"
-            if kind == "png":
-                Image.new("RGB", (80, 80), color).save(path)
-            else:
-                path.write_text(color)
-            uploads.append(str(path))
-            places.append(f"mine/{color}/a.{kind}")
+    for color in ("red", "blue"):
+        folder = tmp_path / color
+        folder.mkdir()
+        Image.new("RGB", (80, 80), color).save(folder / "a.png")
+        (folder / "a.txt").write_text(color)
+        uploads += [str(folder / name) for name in ("a.png", "a.txt")]
+        places += [f"mine/{color}/{name}" for name in ("a.png", "a.txt")]
     images.add("two", "", Selection(), uploads, json.dumps(places))
     captions = {}
     for example in dataset.read(home / "datasets" / "two"):
@@ -418,10 +382,9 @@ def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
     assert page_memory.guess_trigger(["a, b", "b, a"]) == ""
     assert page_memory.guess_trigger(["a, b", "a, b"]) == "a"
     assert page_memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
-    assert page_memory.guess_trigger(["one"]) == ""
+    assert page_memory.guess_trigger(["one"]) == page_memory.guess_trigger([]) == ""
     assert page_memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
     assert page_memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"
-    assert page_memory.guess_trigger([]) == ""
 
 
 def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path, home: Path) -> None:
@@ -434,9 +397,6 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     assert page_memory.answer("rin", "trigger") == "miraxo"
     assert page_memory.answer("my-style", "preset") == "style"
     assert page_memory.answer("plain", "preset") == "character", "who compares says so"
-
-
-# Download
 
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
@@ -452,24 +412,3 @@ def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     assert "rin.safetensors" in download.table(RunWatcher())
     assert file_size(3 * 2**20) == "3.0 MB"
     assert file_size(6_900_000_000) == "6.4 GB"
-
-
-def test_an_idle_server_leaves_the_processor_alone() -> None:
-    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
-    assert "self.sleep_when_free" in inspect.getsource(gradio.queueing), "Gradio has another name for it"
-    assert blocks._queue.sleep_when_free == page.QUEUE_LOOKED_EVERY
-    assert "self.progress_update_sleep_when_free" in inspect.getsource(gradio.queueing), "here, too"
-    assert blocks._queue.progress_update_sleep_when_free == page.PROGRESS_SENT_EVERY
-
-
-def test_many_pages_may_wait_for_a_project_together(home: Path) -> None:
-    """All that wait share what is read; in turns of four, each turn would read it again."""
-    blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher()))
-    names = {number: block.elem_id for number, block in blocks.blocks.items()}
-    limits = {
-        (names.get(number), event): function.concurrency_limit
-        for function in blocks.fns.values()
-        for number, event in function.targets
-    }
-    shared = [limits["project", "input"], limits["captions", "select"], limits[None, "load"]]
-    assert shared == [32, 32, 32]

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tests import single_file
 from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
 from tests.unit.ui.answers import answers
-from trainer import paths
+from trainer import config, paths, runs
 from trainer.errors import UserError
 from ui.state import base_model_choices, page_memory
 from ui.tabs import base_model, train
@@ -92,8 +92,10 @@ def test_a_model_that_cannot_be_read_is_listed_with_its_reason(home: Path, tmp_p
     (models / "broken.safetensors").write_bytes(b"no model")
     (models / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     write(models / "odd.safetensors", SDXL | {f"{UNET}input_blocks.0.0.weight": []})
+    runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
     labels = listed()
-    assert "sound, Stable Diffusion XL" in labels
+    assert labels[0] == "Micro, built in"
+    assert {"sound, Stable Diffusion XL", "owner/name, used before"} <= {*labels}
     assert "The base model 'nested' cannot be used: its model_index.json is damaged." in labels
     assert "The base model 'broken.safetensors' cannot be used: it is not a safetensors file, or is damaged." in labels
     assert "The base model 'odd.safetensors' cannot be used: its settings or its header are damaged." in labels

@@ -13,7 +13,7 @@ from trainer.data import caption_edits, dataset, proposals
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from ui.state import hub_downloads, page_memory
+from ui.state import page_memory
 from ui.tabs import caption_models, image_grid, images
 from ui.tabs.image_grid import Selection
 
@@ -65,8 +65,14 @@ def test_captions_are_started_told_and_refused(character: Path) -> None:
     assert caption_models.poll("rin", "", Selection())[5]["items"]
 
 
-def test_each_model_shows_the_options_that_it_understands(home: Path, tmp_path: Path) -> None:
+def test_each_model_shows_the_options_that_it_understands(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert visible_for("") == ("", [])
+    assert "server" in [value for _label, value in caption_models._choices()]
+    with monkeypatch.context() as shared:
+        shared.setenv("LIMNER_SHARED", str(home))
+        assert "server" not in [value for _label, value in caption_models._choices()], "on a page of several people"
     assert visible_for("server") == ("", ["server", "prompt", "tokens"])
     assert visible_for(f'"{make_tagger(tmp_path / "tagger")}"') == ("", ["threshold", "blacklist"])
     assert visible_for(str(make_llava(tmp_path / "llava")))[1] == ["prompt", "tokens"]
@@ -104,28 +110,6 @@ def test_only_the_options_of_the_model_are_used(character: Path, tmp_path: Path)
     caption_models.start("rin", chosen("server", server="http://127.0.0.1:1/v1", server_model="vlm"), lambda _run: None)
     assert page_memory.answer("rin", "caption-model") == "server"
     assert caption_models.show("rin")[1:3] == ["http://127.0.0.1:1/v1", "vlm"]
-
-
-def test_a_shared_page_offers_no_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "server" in [value for _label, value in caption_models._choices()]
-    monkeypatch.setenv("LIMNER_SHARED", str(home))
-    assert "server" not in [value for _label, value in caption_models._choices()]
-
-
-def test_a_download_is_shown_while_it_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = "SmilingWolf/wd-vit-tagger-v3"
-    process = SimpleNamespace(poll=lambda: None, terminate=lambda: None)
-    download = hub_downloads.Download(process, done=2**29, total=2**30)  # type: ignore[arg-type]
-    monkeypatch.setitem(hub_downloads._DOWNLOADS, model, download)
-    text, components = visible_for(model)
-    assert "Downloading: 0.5 of 1.0 GB (50 %)." in text
-    assert components == ["cancel"]
-    download.error = "The hub did not answer. Try again."
-    text, components = visible_for(model)
-    assert "The hub did not answer." in text
-    assert "download" in components
-    caption_models.cancel(model)
-    assert hub_downloads.find(model) is None
 
 
 def test_proposed_captions_are_kept_and_discarded(character: Path) -> None:

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.unit.ui.state.test_shared_reads import at_once
-from ui import page
 from ui.state import page_memory
-from ui.state.run_watcher import RunWatcher
 from ui.tabs import image_grid
 from ui.tabs.image_grid import Selection
 
@@ -63,14 +61,3 @@ def test_pages_that_are_turned_at_once_share_one_reading(
     drawn = at_once(monkeypatch, ("project", "rin", "miraxo"), turns)
     assert {grid["items"][0]["caption"] for _, grid, *_ in drawn} == {"miraxo"}
     assert opened.count("a.txt") == 1
-
-
-def test_a_project_is_read_twice_however_many_open_it(
-    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once for the grid, and once for all else; one of 10,000 images costs most of a second each time."""
-    watch = RunWatcher()
-    results = at_once(monkeypatch, ("project on all tabs", "rin", False), [partial(page._show, watch, "rin")] * 5)
-    dicts = [id(value) for values in results for value in values if isinstance(value, dict)]
-    assert len(dicts) == len(set(dicts)), "Gradio changes what it is given"
-    assert opened.count("a.txt") == 2

@@ -13,16 +13,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
-from trainer import paths, runs, storage
-from trainer.config import PictureConfig, TrainConfig, dump
+from trainer import paths, runs
+from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.runs import Run, cards, checkpoints, events
+from trainer.runs import Run, checkpoints, events
 from ui.state import adapter_choices, page_folders
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -46,7 +45,7 @@ def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float
     return try_out.offer(RunWatcher(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
 
 
-def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run) -> None:
+def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     preview = finished.config().preview
     first = offer("", 30, 7.5, ("of another adapter", 30, 7.5, 1))
     assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance, 1), preview.steps, preview.guidance]
@@ -57,24 +56,24 @@ def test_what_was_changed_in_the_tab_stays_when_it_is_opened_again(finished: Run
     assert [changed[index] for index in (1, 3, 4)] == [gr.skip()] * 3
 
 
-def test_the_clip_skip_is_that_of_the_adapter_else_that_of_the_base(finished: Run, tmp_path: Path) -> None:
-    storage.write(finished.config_file, dump(with_clip_skip(finished.config())).encode())
+def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Path) -> None:
+    model = finished.config().model.model_copy(update={"clip_skip": 2})
+    finished.save_config(finished.config().model_copy(update={"model": model}))
     kept = paths.adapters()
     kept.mkdir(parents=True)
     for name, metadata in (("two", {"ss_clip_skip": "2"}), ("none", {"ss_clip_skip": "None"}), ("plain", {})):
         save_file({"x": np.zeros(1, np.float32)}, kept / f"{name}.safetensors", metadata=metadata)
     (kept / "broken.safetensors").write_bytes(b"x")
     anime = str(write(tmp_path / "anything-v3.safetensors", SD15))
-    expected = {
-        (finished.id, ""): 2, (finished.id, "micro"): 2, ("kept:two", ""): 2, ("kept:none", ""): 1,
-        ("kept:broken", ""): 1, ("kept:plain", anime): 2, ("kept:plain", "micro"): 1, ("", anime): 2,
-    }  # fmt: skip
-    for (adapter, base), clip_skip in expected.items():
+    both = {(finished.id, ""): 2, (finished.id, "micro"): 2, ("kept:two", ""): 2, ("", anime): 2}
+    both |= {("kept:none", ""): 1, ("kept:broken", ""): 1, ("kept:plain", anime): 2, ("kept:plain", "micro"): 1}
+    for (adapter, base), clip_skip in both.items():
         assert try_out.usual_settings(adapter, base).model.clip_skip == clip_skip, (adapter, base)
     assert try_out.offer(RunWatcher(), sample_form(finished.id), DEFAULTS)[5] == 2
     form = sample_form(finished.id, clip_skip=2.0)
-    cell = comparison.cells("one", finished.id, 0.5, RunWatcher())[0]
-    assert try_out.request_of(form, cell, try_out.base_of(finished.id), 7).clip_skip == 2
+    cell = comparison.cells("one", finished.id, 1.7, RunWatcher())[0]
+    request = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
+    assert (request.clip_skip, request.adapters[0][1]) == (2, 1.7), "a strength above 1 as it was chosen"
 
 
 def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Path) -> None:
@@ -90,18 +89,7 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     assert try_out.usual_settings(finished.id).preview == preview
 
 
-def test_a_strength_above_one_is_drawn_as_it_was_chosen(finished: Run) -> None:
-    form = sample_form(finished.id)
-    cell = comparison.cells("one", finished.id, 1.7, RunWatcher())[0]
-    request = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
-    assert [strength for _file, strength in request.adapters] == [1.7]
-
-
-def with_clip_skip(config: TrainConfig) -> TrainConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update={"clip_skip": 2})})
-
-
-def test_images_are_generated_once_and_strength_zero_sends_no_adapter(finished: Run) -> None:
+def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> None:
     sampler = FakeSampler()
     form = sample_form(finished.id, view="before")
     *grown, (drawn, files, seed) = try_out.generate(sampler, RunWatcher(), form)
@@ -119,10 +107,8 @@ def test_images_are_generated_once_and_strength_zero_sends_no_adapter(finished: 
     assert slid.count("<img") == 2
     assert "type='range'" in slid
     assert len(sampler.requests) == 2
-    fresh = [
-        list(try_out.generate(sampler, RunWatcher(), dataclasses.replace(form, new_seed=True)))[-1][2] for _ in range(2)
-    ]
-    assert len(set(fresh)) == 2
+    fresh = dataclasses.replace(form, new_seed=True)
+    assert len({list(try_out.generate(sampler, RunWatcher(), fresh))[-1][2] for _ in range(2)}) == 2
 
 
 def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
@@ -152,13 +138,12 @@ def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
     ):
         with pytest.raises(UserError, match=words):
             table(**wrong)
-    drawn = sample_images.Sheet("grid", prompts, "facts", small=True, files=["a.png"] * 4).html()
+    files = ["a.png"] * 4
+    drawn = sample_images.Sheet("grid", prompts, "facts", small=True, files=files).html()
     assert drawn.count("<tr>") == 3
     assert "a &lt;fox&gt;" in drawn
     assert "save-sheet" in drawn
-    assert (
-        "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=["a.png"] * 3 + [""]).html()
-    )
+    assert "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=[*files[:3], ""]).html()
 
 
 def test_a_canceled_table_keeps_no_image_of_an_earlier_request(finished: Run) -> None:
@@ -231,10 +216,8 @@ def test_a_hostile_picture_with_settings_takes_no_memory(finished: Run, tmp_path
     files = {
         "pixels": header + pixels + end,
         "text that unpacks": header + text + pixels + end,
-        "long text": header + chunk(b"tEXt", b"limner\0" + bytes(2**24)) + pixels + end,
         "lists in lists": header + chunk(b"tEXt", b"limner\0" + b"[" * 200_000) + pixels + end,
         "many chunks": header + chunk(b"tEXt", b"a\0") * 200_000 + pixels + end,
-        "a length beyond the end": header + struct.pack(">I4s", 2**32 - 1, b"tEXt") + b"limner",
         "cut off": header[:20],
     }
     for name, data in files.items():
@@ -266,33 +249,10 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
     assert process.poll() is not None, "the training needs the memory"
 
 
-def test_a_training_on_another_card_is_not_in_the_way(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIMNER_TEST", "1")
-    monkeypatch.setenv("LIMNER_FAULT", "cards@2")
-    first, second = cards.known()
-    finished.report(events.Began(pid=1, cards=(second.number,)))
-    finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    with FileLock(finished.lock), FileLock(second.lock):
-        note, button = try_out._notes(RunWatcher(), small=False)
-        assert (note, button.visible) == ("", False)
-        assert cards.beside_runs() == (first,)
-        with FileLock(first.lock):
-            note, button = try_out._notes(RunWatcher(), small=False)
-            assert ("generating images is slower" in note, button.visible) == (True, True)
-            assert cards.beside_runs() == (first,)
-            try_out.toggle_training(RunWatcher(), SamplerClient())
-            assert runs.look(finished).paused
-            assert cards.beside_runs() == (second,), "its card is idle now"
-
-
-@pytest.mark.parametrize(("text", "size"), [("", (0, 0)), ("512 x 768", (512, 768)), ("64X64", (64, 64))])
-def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
-    assert sample_images.size(text) == size
+def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
+    assert [sample_images.size(text) for text in ("", "512 x 768", "64X64")] == [(0, 0), (512, 768), (64, 64)]
     with pytest.raises(UserError, match="not a size"):
         sample_images.size("large")
-
-
-def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
     with pytest.raises(UserError, match="no prompt"):
         list(try_out.generate(FakeSampler(), RunWatcher(), sample_form("", prompt=" ")))
     with pytest.raises(UserError, match="steps"):

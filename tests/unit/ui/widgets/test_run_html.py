@@ -42,41 +42,32 @@ def test_the_time_left_is_one_figure(run: Run) -> None:
     assert run_html.time_left(view(run, "stopped", *slower)) == ""
 
 
-def test_where_there_are_several_cards_it_says_which(run: Run) -> None:
+def test_the_status_says_where_a_run_is(run: Run, home: Path) -> None:
+    step = events.Step(step=10, loss=1, **STEP)
     began = events.Began(pid=1, cards=("0", "2"))
     assert "on CPU · cards 0, 2" in run_html.status(view(run, "running", began, events.Warned(message="x")))
-    assert "card" not in run_html.status(view(run, "running"))
-
-
-def test_the_load_of_this_machine_is_not_shown_for_a_run_on_another(run: Run, home: Path) -> None:
-    step = events.Step(step=1, loss=1, **STEP)
+    drawn = run_html.status(view(run, "interrupted", events.Checkpoint(step=25, folder="checkpoints/000025")))
+    assert "interrupted" in drawn
+    assert "from step 25" in drawn
     assert "busy" in run_html.status(view(run, "running", step))
     storage.write(run.folder / "cluster", "ray://there:10001")
-    assert "busy" not in run_html.status(view(run, "running", step))
+    assert "busy" not in run_html.status(view(run, "running", step)), "the load of this machine is not that of another"
+    assert run_html.progress(view(run, "stopped", step)) == 0.25
+    assert run_html.progress(view(run, "finished", step)) == 1.0, "it may finish before its last step"
+    assert "&lt;i&gt;" in run_html.warnings(state(events.Warned(message="<i>")))
+    assert run_html.warnings(state()) == ""
 
 
-def test_a_failure_is_an_alert_with_cause_and_remedy_and_no_traceback(run: Run) -> None:
+def test_a_failure_has_cause_and_remedy_and_no_traceback(run: Run) -> None:
     failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
     drawn = run_html.status(view(run, "failed", failed))
-    assert "role='alert'" in drawn
-    assert "Out of &lt;memory&gt;." in drawn
-    assert "Lower it." in drawn
+    assert all(words in drawn for words in ("role='alert'", "Out of &lt;memory&gt;.", "Lower it."))
     assert "/secret" not in drawn
 
 
-def test_an_interrupted_run_offers_to_resume_from_its_checkpoint(run: Run) -> None:
-    checkpoint = events.Checkpoint(step=25, folder="checkpoints/000025")
-    drawn = run_html.status(view(run, "interrupted", checkpoint))
-    assert "interrupted" in drawn
-    assert "from step 25" in drawn
-
-
-def test_previews_are_a_table_of_prompts_by_steps_and_escaped(run: Run) -> None:
-    made = [
-        events.Preview(step=step, file=f"previews/{step:06d}_{number}.png", prompt=f"<b>{number}", seed=1)
-        for step in (10, 20)
-        for number in (0, 1)
-    ]
+def test_previews_are_a_table_of_prompts_by_steps(run: Run) -> None:
+    files = {f"previews/{step:06d}_{number}.png": (step, f"<b>{number}") for step in (10, 20) for number in (0, 1)}
+    made = [events.Preview(step=step, file=file, prompt=prompt, seed=1) for file, (step, prompt) in files.items()]
     drawn = run_html.previews(view(run, "running", *made))
     assert drawn.count("<tr>") == 3
     assert "<b>0" not in drawn
@@ -87,14 +78,8 @@ def test_previews_are_a_table_of_prompts_by_steps_and_escaped(run: Run) -> None:
     assert "class='pixels'" not in run_html.previews(view(run, "running", *made))
 
 
-def test_warnings_are_escaped() -> None:
-    assert "&lt;i&gt;" in run_html.warnings(state(events.Warned(message="<i>")))
-    assert run_html.warnings(state()) == ""
-
-
-@pytest.mark.parametrize(("count", "text"), [(2, "a few seconds"), (41, "40 s"), (200, "3 min"), (9000, "2.5 h")])
-def test_time_in_words(count: float, text: str) -> None:
-    assert duration(count) == text
+def test_time_in_words() -> None:
+    assert [duration(count) for count in (2, 41, 200, 9000)] == ["a few seconds", "40 s", "3 min", "2.5 h"]
 
 
 def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
@@ -106,7 +91,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
     assert "Stopping" in run_html.pill(view(run, "running"))
 
 
-def test_a_watch_reads_only_what_is_new_and_its_stamp_changes_with_it(run: Run) -> None:
+def test_the_stamp_of_a_run_changes_with_its_log(run: Run) -> None:
     watch = RunWatcher()
     first = watch.find(run.id)
     assert watch.find("nobody") is None
@@ -125,9 +110,3 @@ def test_names_and_logs_for_people(run: Run, home: Path) -> None:
     assert label(Run(home / "outputs" / "mine")) == "mine"
     (run.folder / "worker.log").write_text(f"File {home}/outputs/x\n")
     assert str(home) not in log_tail(run)
-
-
-def test_a_run_that_finished_before_its_last_step_is_done(run: Run) -> None:
-    step = events.Step(step=10, loss=1, **STEP)
-    assert run_html.progress(view(run, "stopped", step)) == 0.25
-    assert run_html.progress(view(run, "finished", step)) == 1.0

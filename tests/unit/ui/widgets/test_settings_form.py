@@ -39,13 +39,8 @@ def test_every_setting_has_one_widget_and_a_help_text() -> None:
     assert set(settings_of(TrainConfig)) <= set(paths)
     assert len({entry.id for entry in ENTRIES}) == len(ENTRIES)
     assert all(entry.help for entry in ENTRIES if entry.path[-1] != "kind")
-
-
-def test_kinds_have_the_names_that_people_write() -> None:
     titles = schema.kind_titles(TrainConfig)
-    assert {name: titles[name] for name in ("adamw8bit", "came", "lokr", "cosine")} == {
-        "adamw8bit": "AdamW 8-bit", "came": "CAME", "lokr": "LoKr", "cosine": "Cosine",
-    }  # fmt: skip
+    assert [titles[kind] for kind in ("adamw8bit", "came", "lokr")] == ["AdamW 8-bit", "CAME", "LoKr"]
 
 
 @pytest.mark.parametrize("preset", ["character", "style", "plain"])
@@ -55,13 +50,8 @@ def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:
 
 
 def test_only_what_differs_is_given_and_it_comes_back() -> None:
-    changes = {
-        "form-training-steps": 30,
-        "form-adapter-rank-lora": 8.0,
-        "form-preview-prompts": " a \n\n b",
-        "form-images-flip": True,
-    }
-    data = read(**changes)
+    changes = {"form-training-steps": 30, "form-adapter-rank-lora": 8.0, "form-images-flip": True}
+    data = read(**changes, **{"form-preview-prompts": " a \n\n b"})
     assert data == {
         "training": {"steps": 30},
         "images": {"flip": True},
@@ -69,28 +59,18 @@ def test_only_what_differs_is_given_and_it_comes_back() -> None:
         "preview": {"prompts": ["a", "b"]},
     }
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
-    assert (
-        settings_form.read(ENTRIES, settings_form.values(ENTRIES, config), settings_form.standard("character", "micro"))
-        == data
-    )
+    standard = settings_form.standard("character", "micro")
+    assert settings_form.read(ENTRIES, settings_form.values(ENTRIES, config), standard) == data
 
 
 def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     assert read(**{"form-schedule-kind": "constant"}) == {"schedule": {"kind": "constant"}}
-    data = read(
-        **{
-            "form-schedule-kind": "constant",
-            "form-schedule-warmup-constant": 0.2,
-            "form-schedule-min-lr-ratio-cosine": 0.9,
-        }
-    )
+    warmup = {"form-schedule-kind": "constant", "form-schedule-warmup-constant": 0.2}
+    data = read(**warmup, **{"form-schedule-min-lr-ratio-cosine": 0.9})
     assert data == {"schedule": {"kind": "constant", "warmup": 0.2}}
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
-    assert config.schedule.kind == "constant"
-    assert config.schedule.warmup == 0.2
     by_id = dict(zip([entry.id for entry in ENTRIES], settings_form.values(ENTRIES, config), strict=True))
-    assert by_id["form-schedule-warmup-constant"] == 0.2
-    assert by_id["form-schedule-kind"] == "constant"
+    assert {name: by_id[name] for name in warmup} == warmup
 
 
 @pytest.mark.parametrize(
@@ -98,21 +78,13 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     [
         ("form-adapter-rank-lora", -1, "Rank"),
         ("form-adapter-rank-lora", None, "Rank"),
-        ("form-adapter-rank-lora", 2.5, "Rank"),
         ("form-optimizer-learning-rate-adamw", float("nan"), "Learning rate"),
-        ("form-optimizer-learning-rate-adamw", float("inf"), "Learning rate"),
-        ("form-training-steps", -1, "Steps"),
         ("form-training-precision", "int1", "Precision"),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_that_the_form_shows(widget: str, value: object, title: str) -> None:
+def test_a_wrong_value_is_refused_by_its_name_in_the_form(widget: str, value: object, title: str) -> None:
     with pytest.raises(UserError, match=f"{title}: "):
         settings_form.build(ENTRIES, read(**{widget: value}) | {"name": "x", "dataset": "y"})
-
-
-def test_a_wrong_name_is_refused_by_the_name_that_the_form_shows() -> None:
-    with pytest.raises(UserError, match="Name: use letters"):
-        settings_form.build(ENTRIES, {"name": "../x", "dataset": "y"})
 
 
 def test_another_preset_moves_what_was_not_changed() -> None:
@@ -122,10 +94,8 @@ def test_another_preset_moves_what_was_not_changed() -> None:
     after = settings_form.fill(ENTRIES, "style", "micro", own)
     moved = dict(zip([entry.id for entry in ENTRIES], after.values, strict=True))
     assert moved["form-adapter-rank-lora"] == 4
-    standard = settings_form.standard("style", "micro").training.exposures
-    assert (
-        moved["form-training-exposures"] == standard != settings_form.standard("character", "micro").training.exposures
-    )
+    style, character = (settings_form.standard(preset, "micro").training.exposures for preset in ("style", "character"))
+    assert moved["form-training-exposures"] == style != character
     large = dict(zip(moved, settings_form.fill(ENTRIES, "character", "/sd15", own).values, strict=True))
     assert large["form-training-resolution"] == 512
     assert settings_form.changed(ENTRIES, after, after.values) == own, "what was changed stays known as that"

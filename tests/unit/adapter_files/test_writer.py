@@ -97,33 +97,6 @@ def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> N
 
 
 @settings(max_examples=24, deadline=None)
-@given(adapters(("LoRA",)), st.sampled_from(["diffusers", "original", "bare", "processor"]))
-def test_the_names_of_other_programs(adapter: tuple[FamilyName, dict[str, Module]], naming: str) -> None:
-    """The same layers under names that other programs give them."""
-    family, modules = adapter
-    tensors, facts = {}, {}
-    for name, layer in modules.items():
-        place = writer.place_of(name)
-        written = foreign(name, place, naming)
-        up, down = ("lora_B", "lora_A") if naming == "bare" else ("lora_up", "lora_down")
-        tensors[f"{written}.{down}.weight"] = layer.parts["lora_down.weight"]
-        tensors[f"{written}.{up}.weight"] = layer.parts["lora_up.weight"]
-        tensors[f"{written}.alpha"] = torch.tensor(layer.alpha)
-        facts = writer.of_family(family, "epsilon")
-    assert same(read_back(save(tensors, facts)).modules, modules)
-
-
-def foreign(name: str, place: Place, naming: str) -> str:
-    if place.component != "unet":
-        return f"{place.component}.{place.path}" if naming == "bare" else name
-    if naming == "original":
-        return "lora_unet_" + layer_names.original(place.path).replace(".", "_")
-    if naming == "diffusers":
-        return "lora_unet_" + place.path.replace(".", "_")
-    return place.path if naming == "bare" else "unet." + place.path.replace(".to_", ".processor.to_")
-
-
-@settings(max_examples=24, deadline=None)
 @given(adapters(("LoHa", "LoKr")))
 def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
@@ -213,17 +186,6 @@ def test_tucker_cores_are_multiplied_into_a_factor() -> None:
     first, second = (torch.einsum("pqhw,qi,po->oihw", cores[f"hada_t{n}"], sides[f"hada_w{n}_b"], sides[f"hada_w{n}_a"])
                 for n in (1, 2))  # fmt: skip
     assert torch.allclose(file.modules[name].delta(), (first * second).flatten(1), atol=1e-4)
-
-
-def test_dora_of_older_files_has_a_length_for_each_input() -> None:
-    name = "lora_unet_mid_block_resnets_0_conv1"
-    parts = {"lora_down.weight": random((2, 5, 3, 3), 0), "lora_up.weight": random((4, 2, 1, 1), 1)}
-    scale, weight = random((1, 5, 1, 1), 2).abs(), random((4, 5, 3, 3), 3)
-    tensors = {f"{name}.{key}": tensor for key, tensor in {**parts, "dora_scale": scale}.items()}
-    file = read_back(save({**tensors, f"{name}.alpha": torch.tensor(2.0)}))
-    moved = weight + Lora(parts, 2.0).delta().reshape(weight.shape)
-    wanted = scale * moved / torch.linalg.vector_norm(moved, dim=(0, 2, 3), keepdim=True) - weight
-    assert torch.allclose(file.modules[name].delta(weight.flatten(1)), wanted.flatten(1), atol=1e-5)
 
 
 @pytest.mark.parametrize(

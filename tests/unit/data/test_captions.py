@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.data.captions import REPLACEMENT, decode_text, of_class, without_trigger
+from trainer.data.captions import REPLACEMENT, decode_text, of_class, with_trigger, without_trigger
 
 
 @pytest.mark.parametrize(
@@ -15,22 +15,19 @@ def test_a_text_in_another_encoding_is_no_row_of_odd_letters(text: str, encoding
     assert not any("À" <= letter <= "ÿ" for letter in decoded)
 
 
-@pytest.mark.parametrize(
-    "text", ["Blumenmädchen, „fröhlich“ …", "un garçon naïf à l\u2019œil bleu", "ÄÖÜ, Ære", "¿qué? ¡sí!"]
-)
-def test_western_languages_are_read_as_old_editors_write_them(text: str) -> None:
-    assert decode_text(text.encode("cp1252")) == text
+def test_triggers_are_whole_words() -> None:
+    captions = {"a cat": "rin, a cat", "Rin in a hat": "Rin in a hat", "string": "rin, string", "": "rin"}
+    assert {caption: with_trigger(caption, "rin") for caption in captions} == captions
+    assert with_trigger("x", "") == "x"
 
 
 @pytest.mark.parametrize(
     ("caption", "preserved"),
     [
         ("rin, smiling", "girl, smiling"),
-        ("rin", "girl"),
         ("Rin smiling, red hat", "girl smiling, red hat"),
         ("a photo of rin in a park", "a photo of girl in a park"),
         ("rin girl, smiling", "girl, smiling"),
-        ("rin, a girl in a park", "a girl in a park"),
         ("kmx2 and rin", "a\\1 boy and girl"),
         ("leox, running", "running"),
         ("rinse, smiling", "rinse, smiling"),

@@ -9,9 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
 from trainer import paths
-from trainer.cli.commands import main
 from trainer.data import checks, dataset, fixes, image_stats, reach, token_count, undo
-from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError
 
 Spoil = Callable[[Path], object]
@@ -56,10 +54,6 @@ def files_by_kind(folder: Path, trigger: str = "rin", **about: object) -> dict[s
     for problem in checks.examine(folder, trigger, **{"resolution": 256, "stats": measured, **about}).problems:
         result.setdefault(problem.kind, []).append(problem.name)
     return result
-
-
-def test_a_sound_data_set_has_no_problem(six: Path) -> None:
-    assert files_by_kind(six) == {}
 
 
 @pytest.mark.parametrize(("shipped", "preset"), [(CHARACTER, "character"), (STYLE, "style")])
@@ -112,6 +106,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "no trigger": (captioned("a string"), "no trigger"),
     "long": (captioned("rin, " + "red, " * 40), "long caption"),
     "two captions": (with_other_caption, "other caption"),
+    "cut off": (lambda folder: (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:300]), "unreadable"),
     "broken": (lambda folder: (folder / "bad.png").write_bytes(b"junk"), "unreadable"),
 }
 
@@ -132,6 +127,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, name: str) -> None:
     problems = checks.examine(six, "rin", resolution=256, stats=image_stats.measure_missing(six)).problems
     fixes.apply(six, problems, kind, "rin")
     assert files_by_kind(six) == {}
+    assert image_stats.damaged(six) == set()
     assert dataset.restore_last(six) or undo.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
@@ -149,14 +145,6 @@ def test_problems_of_the_whole_set(folder: Path) -> None:
     assert by_kind["shared caption"] == ["0.txt"]
     (folder / "0.jpg").unlink()
     assert files_by_kind(folder)["few"] == [""]
-
-
-def test_each_problem_says_what_it_does_and_what_to_do() -> None:
-    for kind in KINDS.values():
-        assert all(text.endswith(".") for text in (kind.title, kind.effect, kind.remedy))
-        assert bool(kind.action) == bool(kind.button)
-    single, several = (group_by_kind([Problem("blurred", name, "") for name in names]) for names in ("a", "ab"))
-    assert (single[0].title, several[0].title) == ("1 image is blurred.", "2 images are blurred.")
 
 
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
@@ -214,28 +202,6 @@ def test_a_caption_is_too_long_from_the_first_token_not_read(six: Path, base: st
         problems = [each for each in checks.examine(six, "rin", base=base).problems if each.kind == "long caption"]
         expected = [("0.png", f"{most + 1} tokens; only {most} are read.")] * more
         assert [(problem.name, problem.message) for problem in problems] == expected
-
-
-def test_the_command_tells_it_in_words_and_as_json(six: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blurred(six)
-    assert main(["check", "rin", "--trigger", "rin", "--base", "micro"]) == 0
-    output = capsys.readouterr().out
-    assert output.startswith("7 images.")
-    assert "1 image is blurred.\n  The adapter learns the blur" in output
-    assert "  - bad.png: Blurred." in output
-    assert main(["check", "rin", "--trigger", "rin", "--json"]) == 0
-    assert '"kind": "blurred"' in capsys.readouterr().out
-    assert main(["check", "rin", "--trigger", "rin", "--preset", "plain"]) == 0
-
-
-def test_a_damaged_image_is_said_as_soon_as_it_was_looked_at(character: Path) -> None:
-    (character / "01.png").write_bytes((character / "01.png").read_bytes()[:3000])
-    stats = image_stats.measure_missing(character)
-    assert image_stats.damaged(character) == {"01.png"}
-    problems = checks.examine(character, stats=stats).problems
-    assert [problem.name for problem in problems if problem.kind == "unreadable"] == ["01.png"]
-    (character / "01.png").write_bytes((character / "02.png").read_bytes())
-    assert image_stats.damaged(character) == set()
 
 
 def test_images_in_subfolders_are_said(character: Path) -> None:

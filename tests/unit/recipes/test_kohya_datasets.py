@@ -1,6 +1,5 @@
 """Datasets of sd-scripts as subjects of a run: what each subset becomes, what is named, and the way back."""
 
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -175,19 +174,6 @@ def test_epochs_become_steps_where_the_folders_are(tmp_path: Path) -> None:
     path = tmp_path / "sizes.toml"
     path.write_text(toml(SCRIPT | {"max_train_epochs": 4}) + "\n" + at(512, 1024, subsets=(KIM,)), encoding="utf-8")
     assert recipes.read(path, 6).settings["training"]["steps"] == 4 * 2 * 6 * 10 / 2, "each image at each size"
-
-
-@pytest.mark.parametrize(
-    "datasets",
-    [[{"subsets": [{"image_dir": 3}]}], [{"subsets": [{"image_dir": "a", "num_repeats": "x", "class_tokens": [1]}]}],
-     [{"subsets": [{"image_dir": "a", "class_tokens": "\u0000 --repeats 3"}, 7]}, 5],
-     [{"subsets": [{"image_dir": f"{n}", "class_tokens": f"t{n}"} for n in range(40)]}]],
-)  # fmt: skip
-def test_odd_datasets_are_read_as_far_as_they_go(tmp_path: Path, datasets: list[Any]) -> None:
-    path = tmp_path / "odd.json"
-    path.write_text(json.dumps(SCRIPT | {"datasets": datasets}), encoding="utf-8")
-    recipe = recipes.read(path, datasets=True)
-    assert len(config.build(config.merge(ANY, recipe.settings)).taught) <= 17
 
 
 def test_the_commands_take_datasets_there_and_back(tmp_path: Path) -> None:

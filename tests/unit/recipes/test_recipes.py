@@ -281,14 +281,12 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
             (0.95, 3, 0.1, "conv", True),
         ),
         (
-            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
-                [{"batch_size_per_device": 5, "resolution": [768, 768], "subsets": [{"keep_tokens": 2}]}])},
-            "sd-scripts", ("training.batch_size", "training.resolution", "captions.keep_tokens"), (5, 768, 2),
-        ),
-        (
-            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps(
-                [{"resolution": [side, side], "subsets": [{"image_dir": "10_x"}]} for side in (512, 768)])},
-            "sd-scripts", ("training.resolution", "training.further_resolutions"), (768, [512]),
+            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps([
+                {"batch_size_per_device": 5, "resolution": [n, n], "subsets": [{"image_dir": "x", "keep_tokens": 2}]}
+                for n in (512, 768)])},
+            "sd-scripts",
+            ("training.batch_size", "training.resolution", "training.further_resolutions", "captions.keep_tokens"),
+            (5, 768, [512], 2),
         ),
         ({"limner.config": RECIPES["limner.toml"]}, "Limner", ("adapter.rank",), (4,)),
         ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", ("adapter.rank",), (16,)),

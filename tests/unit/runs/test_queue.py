@@ -1,10 +1,8 @@
 """The queue where there are several cards. Workers are threads of this process: what they hold are files' locks."""
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,7 @@ from filelock import FileLock
 
 from tests.unit.runs.test_run import named
 from trainer import config, runs
-from trainer.cli import run_queue
-from trainer.errors import UserError
-from trainer.runs import Run, cards, events, queue
+from trainer.runs import Run, cards, queue
 from trainer.runs.cards import Wish
 
 ONE, TWO = Wish(1), Wish(2)
@@ -166,44 +162,6 @@ def test_what_a_run_has_counts_when_cards_are_free_at_once(monkeypatch: pytest.M
     claim.release()
 
 
-@pytest.mark.nightly
-def test_whatever_runs_ask_for_no_card_is_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of two users, all at once; a failure prints the seed."""
-    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
-    seed = time.time_ns()
-    rng = random.Random(seed)
-    used: set[str] = set()
-
-    def work(run: Run, wish: Wish) -> None:
-        with FileLock(run.lock):
-            claim = queue.wait_for_cards(run, wish)
-            numbers = {card.number for card in claim.cards}
-            assert len(numbers) == wish.count, seed
-            assert numbers <= set(wish.numbers or "012"), seed
-            assert not numbers & used, seed
-            used.update(numbers)
-            time.sleep(rng.uniform(0.0, 0.2))
-            used.difference_update(numbers)
-            claim.release()
-
-    waiting: dict[Run, Wish] = {}
-    for place in range(10):
-        settings = config.build({"name": "x", "dataset": "rin"})
-        run = named(f"{place:04d}") if place % 3 else runs.create(settings, tmp_path / "ben" / "outputs" / str(place))
-        numbers = tuple(rng.sample("012", rng.randint(0, 3)))
-        waiting[run] = Wish(rng.randint(1, len(numbers) or 3), numbers)
-        training = settings.training.model_copy(update={"devices": waiting[run].count, "cards": ",".join(numbers)})
-        run.save_config(settings.model_copy(update={"training": training}))
-    with ThreadPoolExecutor(len(waiting)) as threads:
-        working = [threads.submit(work, run, wish) for run, wish in waiting.items()]
-        try:
-            for work_of_one in working:
-                work_of_one.result(timeout=60)
-        finally:
-            for run in waiting:
-                runs.request(run, "stop")
-
-
 def test_who_can_begin_at_once_is_not_in_the_line() -> None:
     first, second, third = map(named, ("0001", "0002", "0003"))
     assert queue.line() == [third]
@@ -231,20 +189,3 @@ def test_a_run_that_waits_for_its_card_lets_others_pass(start: Start) -> None:
     assert not picky.has
     holder.end()
     picky.gets("0")
-
-
-def test_more_cards_than_there_are_are_refused() -> None:
-    run = named("0001")
-    with pytest.raises(UserError, match="3 devices, but there are 2 GPUs"):
-        queue.wait_for_cards(run, Wish(3))
-
-
-def test_the_queue_says_which_card_a_run_has(capsys: pytest.CaptureFixture[str]) -> None:
-    run = named("0001")
-    run.report(events.Began(pid=1, cards=("1",)))
-    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    (run.folder / "ask" / "start").unlink()
-    with FileLock(run.lock):
-        run_queue.show()
-    assert "Training, card 1" in capsys.readouterr().out
-    assert runs.look(run).state.cards == ("1",)

@@ -17,11 +17,8 @@ from tests.unit.recipes.examples import GUI, RECIPES
 from trainer import config, paths, recipes
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
-from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
-from trainer.i18n import JOINERS
 from trainer.runs import backup, events
-from trainer.sampling import png_info
 
 pytestmark = pytest.mark.timeout(300)
 WORDS = [
@@ -75,16 +72,6 @@ def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object], files: i
 def test_pictures(files: int) -> None:
     seeds = [data for _, data, _ in pictures.good().values() if len(data) < 20_000]
     fuzz("pictures", seeds, images.decode, files)
-
-
-def test_captions(home: Path, files: int) -> None:
-    seeds = ["café, smiling 犬".encode(code) for code in ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be")]
-
-    def read(data: bytes) -> None:
-        text = one_line(decode_text(data))
-        assert "".join(letter for letter in text if letter not in JOINERS).isprintable()
-
-    fuzz("captions", seeds, read, files)
 
 
 def test_zips(home: Path, files: int) -> None:
@@ -155,19 +142,6 @@ def test_peft_settings(home: Path, files: int) -> None:
         reader.read(path)
 
     fuzz("PEFT settings", seeds, read, files)
-
-
-def test_settings_in_pictures(home: Path, files: int) -> None:
-    path = home / "outputs" / "x.png"
-    request = config.PictureConfig(prompt="a fox", negative="blurry", out=str(path))
-    png_info.write(path, pictures.two(size=(8, 8)), request)
-    seeds = [path.read_bytes()]
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        assert isinstance(png_info.read(path), str)
-
-    fuzz("settings in pictures", seeds, read, files)
 
 
 def test_recipes(home: Path, files: int) -> None:

@@ -323,17 +323,6 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     assert summary.describe(safetensors_reader.read(path))["bytes"] > 100_000
 
 
-@pytest.mark.parametrize(("toml", "words"), texts.SETTINGS.values(), ids=texts.SETTINGS.keys())
-def test_wrong_settings_are_refused_by_name(home: Path, toml: str, words: str) -> None:
-    name = "" if toml.startswith("name") else 'name = "a"\n'
-    path = home / "outputs" / "c.toml"
-    path.write_text(f'dataset = "rin"\n{name}{toml}\n')
-    with pytest.raises(UserError) as caught:
-        config.build(config.load_partial(path))
-    assert words in str(caught.value)
-    assert_in_words(str(caught.value).replace("\n", " "), home)
-
-
 PICTURES = [
     {"steps": 0}, {"steps": 10**9}, {"seed": -1}, {"guidance": float("inf")}, {"guidance": -1}, {"width": 7},
     {"width": 10**6}, {"prompt": "x" * 5000}, {"negative": None}, {"adapters": [["x", "y"]]}, {"out": ""},

@@ -41,26 +41,3 @@ NAMES = [
     ".htaccess.png", "events.jsonl.png", "a.mask.png", ".cache.png", "x.png.exe.png", "\ud7ff.png", "{0}.png", "%s.png",
     "__init__.png", "//x.png",
 ]  # fmt: skip
-
-SETTINGS: dict[str, tuple[str, str]] = {
-    "an unknown section": ("[trainnig]\nsteps = 1", "trainnig is not a setting"),
-    "a private key": ("__class__ = 1", "__class__ is not a setting"),
-    "a number that is none": ("[optimizer]\nlearning_rate = nan", "learning_rate"),
-    "a huge number": ("[training]\nsteps = 99999999999999999999", "training.steps"),
-    "a fraction of a step": ("[training]\nsteps = 1.5", "training.steps"),
-    "a batch of a million": ("[training]\nbatch_size = 1000000", "training.batch_size"),
-    "a resolution of a wall": ("[training]\nresolution = 1000000", "training.resolution"),
-    "a name that climbs": ('name = "../x"', "letters, digits"),
-    "a long name": (f'name = "{"a" * 65}"', "name"),
-    "a name for a shell": ('name = "$(touch x)"', "letters, digits"),
-    "a rank beyond sense": ("[adapter]\nrank = 100000", "rank"),
-    "a preset that is a path": ('preset = "../../etc/passwd"', "preset"),
-    "a table that is open": ("[training", "TOML"),
-    "deep nesting": ("a = " + "[" * 5000 + "]" * 5000, ""),
-    "many prompts": ("[preview]\nprompts = [" + '"x",' * 5000 + "]", "preview.prompts"),
-    "a long prompt": (f'[preview]\nprompts = ["{"x" * 100000}"]', "preview.prompts"),
-    "a control character": ('trigger = "a\\u0000b"', ""),
-    "a long trigger": (f'trigger = "{"x" * 5000}"', "trigger"),
-    "a checkpoint each 0 steps": ("[checkpoint]\nevery = 0", "checkpoint.every"),
-    "a thousand devices": ("[training]\ndevices = 100000", "training.devices"),
-}

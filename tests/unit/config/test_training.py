@@ -99,13 +99,6 @@ def test_an_optimizer_whose_package_is_absent(
     assert "pip install" in caught.value.remedy
 
 
-def test_torch_without_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)  # as in torch 2.8
-    with pytest.raises(UserError, match="Muon needs a newer torch") as caught:
-        Muon().build([])
-    assert "torch 2.9" in caught.value.remedy
-
-
 def test_a_muon_step_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
     pytest.importorskip("torch", minversion="2.9")
     weight = torch.nn.Parameter(torch.zeros(4, 64))
@@ -135,16 +128,6 @@ def test_min_snr_by_hand() -> None:
     assert torch.allclose(weights("epsilon", everywhere), 0.001 / SNR, rtol=1e-3)
 
 
-@pytest.mark.parametrize("weighting", ["min-snr", "debiased", "p2"])
-@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
-def test_no_weight_is_infinite_where_there_is_only_noise(weighting: str, predicts: PredictionType) -> None:
-    """The last timestep of a zero-terminal-SNR schedule has an alpha of 0, the first of a fine one nearly 1."""
-    schedule = DiscreteNoise(torch.tensor([1 - 1e-7, 0.5, 0.0]), predicts)
-    values = weight(schedule, torch.arange(3), ObjectiveConfig(weighting=weighting))
-    assert values.isfinite().all()
-    assert (values >= 0).all()
-
-
 def test_debiased_and_p2_by_hand() -> None:
     debiased = weights("epsilon", ObjectiveConfig(weighting="debiased"))
     assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
@@ -154,6 +137,9 @@ def test_debiased_and_p2_by_hand() -> None:
     assert torch.allclose(p2, torch.tensor([0.001, 0.5, 0.99]), rtol=1e-3)
     steep = weights("epsilon", ObjectiveConfig(weighting="p2", p2_gamma=2.0))
     assert torch.allclose(steep, p2**2, rtol=1e-4)
+    pure_noise = DiscreteNoise(torch.tensor([1 - 1e-7, 0.5, 0.0]), "epsilon")  # as with zero terminal SNR
+    for weighting in ("min-snr", "debiased", "p2"):
+        assert weight(pure_noise, torch.arange(3), ObjectiveConfig(weighting=weighting)).isfinite().all()
 
 
 def test_pseudo_huber_by_hand() -> None:

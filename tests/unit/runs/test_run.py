@@ -362,16 +362,6 @@ def test_a_run_is_renamed_and_keeps_its_date(home: Path) -> None:
         archive.rename(other, "x")
 
 
-def test_a_run_that_ended_gets_more_steps(home: Path) -> None:
-    run = make()
-    with pytest.raises(UserError, match="cannot be extended"):
-        archive.extend(run, 5)
-    started(run)
-    run.report(events.Finished(step=9, export="rin.safetensors"))
-    archive.extend(run, 5)
-    assert run.config().training.steps == 14
-
-
 def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
     from accelerate import Accelerator
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ import gradio.queueing
 import pytest
 from fastapi.testclient import TestClient
 from filelock import FileLock
-from PIL import Image
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers
@@ -27,11 +25,11 @@ from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
 from ui import api, head, page
-from ui.state import page_memory, projects, run_actions, run_settings, warm_worker
+from ui.state import page_memory, projects, run_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import caption_tools, download, image_grid, images, run_view, settings, train
+from ui.tabs import download, image_grid, images, run_view, settings, train
 from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
@@ -102,14 +100,6 @@ def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -
         assert "/logout" not in client.get("/config").text
         assert client.get("/media/dataset/rin/01.png").status_code == 200
         assert client.get("/openapi.json").status_code == 404
-
-
-def test_opening_the_page_shows_what_is_there(character: Path, finished: Run) -> None:
-    watch = RunWatcher()
-    outputs = page._load(watch)
-    assert outputs[1].value == "rin"
-    assert finished.id in str(outputs[-15:])
-    assert finished.id in str(page._show(watch, "rin"))
 
 
 def test_projects_have_titles_and_come_back_from_the_bin(character: Path) -> None:
@@ -186,17 +176,6 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
     assert "1 more run<" in drawn[0]
 
 
-def test_a_run_is_asked_and_resumed_through_the_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train.create(answers())
-    started = []
-    monkeypatch.setattr(warm_worker, "start", lambda run: (run.folder / "ask" / "start").touch() or started.append(run))
-    run_actions.resume(run.id, SamplerClient())
-    assert started == [run]
-    assert RunWatcher().active() is not None
-    run_actions.ask(run.id, "stop")
-    assert "Stopping" in run_view.draw(RunWatcher(), run.id)[0]
-
-
 def test_a_user_error_is_told_and_other_errors_get_an_id(caplog: pytest.LogCaptureFixture) -> None:
     def refused() -> Never:
         raise UserError("No <pictures>.", "Add some.")
@@ -267,22 +246,6 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
     assert len(images.change_selection("rin", "", selection, SimpleNamespace(all=True))[1]["items"]) == 14
 
 
-def test_what_to_look_at_is_listed_and_mended(character: Path) -> None:
-    (character / "lonely.txt").write_text("x")
-    summary = image_grid.overview(image_grid.read("rin", "nobody"))
-    kinds = [finding["kind"] for finding in summary["findings"]]
-    assert kinds == ["lonely caption", "no trigger", "no class"]
-    assert (summary["heading"], summary["findings"][0]["files"]) == ("1 problem and 2 hints", "lonely.txt")
-    assert {"tag": "miraxo", "count": 14} in summary["tags"]
-    images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
-    status = images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="no trigger"))[0]
-    assert "in front of 14 captions" in status
-    left = images.refresh_overview("rin", "nobody", Selection())[0]["findings"]
-    assert [finding["kind"] for finding in left] == ["no class"]
-    with pytest.raises(UserError):
-        images.fix("rin", "nobody", Selection(), SimpleNamespace(kind="lonely caption"))
-
-
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     read_at = image_grid.read("rin").read_at
     answer = images.save_caption({"project": "rin", "name": "01.png", "text": "miraxo,\nhappy"})
@@ -297,48 +260,11 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     assert images.save_caption({})["ok"] is False
 
 
-def test_a_caption_that_another_page_changed_is_not_overwritten(character: Path) -> None:
-    """Two pages show the same caption; the second one to save is told what the first one wrote."""
-    caption = {"project": "rin", "name": "01.png", "base": read_caption(character / "01.png")}
-    first = images.save_caption({**caption, "text": "written  by the first"})
-    assert (first["ok"], first["caption"]) == (True, "written by the first")
-    second = images.save_caption({**caption, "text": "written by the second"})
-    assert second == {"ok": True, "conflict": "written by the first"}
-    assert read_caption(character / "01.png") == "written by the first"
-    again = {**caption, "base": second["conflict"], "text": "written by the second"}
-    assert "conflict" not in images.save_caption(again)
-    assert "conflict" not in images.save_caption(again), "the same text is no conflict: the answer was lost"
-    assert read_caption(character / "01.png") == "written by the second"
-
-
-def test_bulk_changes_can_be_taken_back(character: Path) -> None:
-    before = [read_caption(path) for path in dataset.image_files(character)]
+def test_changes_of_captions_and_removed_images_are_undone(character: Path) -> None:
     status = images.add_trigger("rin", "newword", Selection())[0]
     assert "14 captions" in status
-    assert read_caption(character / "01.png").startswith("newword, miraxo")
     assert page_memory.answer("rin", "trigger") == "newword"
-    assert "No caption had to change" in images.add_trigger("rin", "newword", Selection())[0]
-    preview = caption_tools.preview_replace("rin", "orange shirt", "green hat")
-    assert "<ins>newword, miraxo, smiling, green hat" in preview
-    images.replace_in_all("rin", "newword", Selection(), "orange shirt", "green hat")
-    assert "green hat" in read_caption(character / "01.png")
-    filled = caption_tools.preview_fill("rin", "newword", "{trigger}, {class}, {caption}", "a <b>")
-    assert filled.count("&lt;b&gt;") == 5
-    assert "an unknown field {x}" in caption_tools.preview_fill("rin", "", "{x}", "")
-    images.fill_in("rin", "newword", Selection(), "{trigger}, {class}, {caption}", "a woman")
-    assert read_caption(character / "02.png").startswith("newword, a woman, miraxo")
-    assert page_memory.answer("rin", "class") == "a woman"
-    for level in ("fill in the template", "replace &#x27;orange shirt&#x27;", "put &#x27;newword&#x27; in front"):
-        assert f"Undone: {level}" in images.undo_captions("rin", "", Selection())[0]
-    assert "nothing to undo" in images.undo_captions("rin", "", Selection())[0]
-    assert [read_caption(path) for path in dataset.image_files(character)] == before
-    with pytest.raises(UserError, match="trigger word"):
-        images.add_trigger("rin", " ", Selection())
-    with pytest.raises(UserError, match="nothing to find"):
-        images.replace_in_all("rin", "", Selection(), "", "x")
-
-
-def test_a_removed_picture_comes_back(character: Path) -> None:
+    assert "Undone: put &#x27;newword&#x27; in front" in images.undo_captions("rin", "", Selection())[0]
     images.remove("rin", "", Selection(), SimpleNamespace(name="02.png"))
     assert not (character / "02.png").exists()
     images.restore_removed("rin", "", Selection())
@@ -357,24 +283,6 @@ def test_uploads_are_reported_and_their_copies_removed(character: Path, tmp_path
     assert not fake.exists()
     with pytest.raises(UserError, match="no project"):
         images.add("", "", Selection(), [])
-
-
-def test_equal_names_in_an_added_folder_keep_their_captions(home: Path, tmp_path: Path) -> None:
-    dataset.create("two")
-    uploads, places = [], []
-    for color in ("red", "blue"):
-        folder = tmp_path / color
-        folder.mkdir()
-        Image.new("RGB", (80, 80), color).save(folder / "a.png")
-        (folder / "a.txt").write_text(color)
-        uploads += [str(folder / name) for name in ("a.png", "a.txt")]
-        places += [f"mine/{color}/{name}" for name in ("a.png", "a.txt")]
-    images.add("two", "", Selection(), uploads, json.dumps(places))
-    captions = {}
-    for example in dataset.read(home / "datasets" / "two"):
-        with Image.open(example.path) as image:
-            captions[image.getpixel((0, 0))] = example.caption
-    assert captions == {(255, 0, 0): "red", (0, 0, 255): "blue"}
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:

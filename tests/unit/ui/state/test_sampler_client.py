@@ -66,18 +66,6 @@ def test_a_page_that_goes_away_does_not_disturb_the_next(sampler: SamplerClient,
     assert (home / "b.png").read_text() == "b"
 
 
-def test_closing_ends_a_picture_in_the_middle(home: Path) -> None:
-    client = SamplerClient(
-        [sys.executable, "-c", 'import sys\nfor line in sys.stdin: print(\'{"progress": 1, "of": 2}\', flush=True)']
-    )
-    images = client.generate(request(home, "a"))
-    next(images)
-    next(images)
-    client.close()
-    with pytest.raises(UserError, match="interrupted"):
-        list(images)
-
-
 def test_an_idle_process_is_ended(home: Path) -> None:
     client = SamplerClient([sys.executable, "-c", SERVER], idle=0.2)
     list(client.generate(request(home, "a")))

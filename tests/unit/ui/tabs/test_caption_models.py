@@ -1,7 +1,6 @@
 """Captions by a model in the page: chosen, described, downloaded, started, told, reviewed and refused."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,12 +8,10 @@ import pytest
 from tests.tiny_captioners import make_llava, make_tagger
 from trainer import captioning
 from trainer.captioning import CaptionConfig, kinds
-from trainer.data import caption_edits, dataset, proposals
-from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui.state import page_memory
-from ui.tabs import caption_models, image_grid, images
+from ui.tabs import caption_models
 from ui.tabs.image_grid import Selection
 
 VALUES = {
@@ -110,24 +107,3 @@ def test_only_the_options_of_the_model_are_used(character: Path, tmp_path: Path)
     caption_models.start("rin", chosen("server", server="http://127.0.0.1:1/v1", server_model="vlm"), lambda _run: None)
     assert page_memory.answer("rin", "caption-model") == "server"
     assert caption_models.show("rin")[1:3] == ["http://127.0.0.1:1/v1", "vlm"]
-
-
-def test_proposed_captions_are_kept_and_discarded(character: Path) -> None:
-    def decide(action: str, name: str = "") -> str:
-        return str(images.decide("rin", "", Selection(), SimpleNamespace(action=action, name=name))[0])
-
-    names = ["01.png", "02.png", "03.png", "04.png"]
-    edits = [caption_edits.Edit(name, read_caption(character / name), f"<b>{name}") for name in names]
-    assert image_grid.cards(image_grid.read("rin"), Selection())["proposals"] == ""
-    proposals.add(character, edits)
-    cards = image_grid.cards(image_grid.read("rin"), Selection())
-    assert cards["proposals"] == "4 proposed captions"
-    assert [item["proposed"] for item in cards["items"]][2:5] == ["<b>03.png", "<b>04.png", ""]
-    assert "Kept 1 proposed caption." in decide("keep", "01.png")
-    assert read_caption(character / "01.png") == "<b>01.png"
-    assert "was discarded" in decide("discard", "02.png")
-    dataset.write_caption(character / "03.png", "typed")
-    assert "Kept 1 proposed caption. 1 caption was changed since" in decide("keep")
-    assert read_caption(character / "03.png") == "typed"
-    assert "were discarded" in decide("discard")
-    assert image_grid.cards(image_grid.read("rin"), Selection())["proposals"] == ""

@@ -63,18 +63,6 @@ def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> 
     assert file_tools.take(None) == [None, ""]
 
 
-def test_kept_files_are_served_by_name(dropped: Path) -> None:
-    data = dropped.read_bytes()
-    file_tools.take(str(dropped))
-    assert not dropped.exists(), "it was moved, so that it does not take the disk twice"
-    app = FastAPI()
-    app.include_router(media.router)
-    with TestClient(app) as client:
-        assert client.get("/download/kept/my-fox.safetensors").content == data
-        for name in ("my fox.safetensors", "../my-fox.safetensors", "x.safetensors", "my-fox"):
-            assert client.get(f"/download/kept/{name}").status_code == 404
-
-
 def test_commands(dropped: Path) -> None:
     data = dropped.read_bytes()
     for _ in range(2):

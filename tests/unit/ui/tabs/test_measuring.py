@@ -41,26 +41,6 @@ def start(key: str, started: list[Run], **settings: Any) -> list[Any]:  # noqa: 
     return panel.start(key, MeasureConfig(**settings), SamplerClient(), started.append)
 
 
-def test_a_job_is_started_followed_and_stopped(measurable: Run) -> None:
-    started: list[Run] = []
-    key = f"{measurable.id}@2"
-    start(key, started, images=8)
-    (made,) = started
-    assert made == measuring.folder_of(measurable)
-    assert job.load(made).images == 8
-    assert "go on" in panel.draw(key)[0], "a job that never began is as one that was stopped"
-    (made.folder / "ask" / "start").touch()
-    with pytest.raises(UserError, match="already being measured"):
-        start(key, started)
-    made.report(events.Phase(name="Generating images", done=3, total=12))
-    html, begin, stop, timer = panel.stop(key)
-    assert "Generating images (3 of 12)" in html
-    assert "aria-valuenow='25'" in html
-    assert (begin.visible, stop.visible, timer.active) == (False, True, True)
-    assert (made.folder / "ask" / "stop").exists()
-    assert api.measured(measurable.id)["phase"] == {"name": "Generating images", "done": 3, "total": 12}
-
-
 def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> None:
     assert "measured" not in report.render(measurable)
     made = measuring.create(measurable, MeasureConfig())

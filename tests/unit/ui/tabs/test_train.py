@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -181,33 +180,6 @@ def test_every_conflict_has_a_value_that_resolves_it(data: dict[str, Any]) -> No
     assert config.find_errors(fixed) == {}
 
 
-def test_a_base_that_is_chosen_twice_changes_nothing_more(character: Path, tiny_sd: Path) -> None:
-    """A browser may send an event twice, the second time with the fields that the first was sent with."""
-    sent = form_values(**{"form-adapter-rank-lora": 5})
-    sent[4] = str(tiny_sd)
-    first, second = settings.refill(Answers.from_form(sent)), settings.refill(Answers.from_form(sent))
-    assert first == second
-    filled = first
-    values = filled["values"]
-    standard = settings_form.values(train.ENTRIES, settings_form.standard("character", str(tiny_sd)))
-    differ = {entry.id for entry, value, usual in zip(train.ENTRIES, values, standard, strict=True) if value != usual}
-    assert differ == {"form-adapter-rank-lora"}
-    # Saved with the fields of before, as the event that saves comes at the same moment, it is the same.
-    settings.remember(Answers.from_form(sent))
-    assert form_of(train.show("rin")) == values
-    assert train.create(Answers.from_form(sent)).config().training.resolution == 512
-    # And back: what was not changed is again what suits the built-in base.
-    back = ["rin", "character", "rin", "miraxo", "micro", filled, *values]
-    assert settings.refill(Answers.from_form(back))["values"] == form_values(**{"form-adapter-rank-lora": 5})[6:]
-
-
-def test_a_start_without_a_trigger_word_is_asked_about_once(character: Path) -> None:
-    assert not train.asks_for_trigger(answers())
-    assert train.asks_for_trigger(answers(trigger=" "))
-    page_memory.remember("rin", "without-trigger", "yes")
-    assert not train.asks_for_trigger(answers(trigger=" "))
-
-
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
     left = form_values(**{"form-training-steps": 7})
     kept, name = settings.save_settings(Answers.from_form(left), "mine")
@@ -351,20 +323,6 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
         assert not export.interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
-
-
-def test_the_text_is_exported_for_kohyas_scripts(character: Path) -> None:
-    left = answers(name="mira")
-    text = settings.as_text(left)[0].replace("exposures = 340", "exposures = 91")
-    report, file = settings.export_kohya(left, text)
-    assert file["name"] == "mira-kohya.toml"
-    exported = tomllib.loads(file["text"])
-    assert exported["max_train_steps"] == 43, "of the text, not of the form"
-    assert str(character.parent) not in file["text"]
-    assert "The built-in micro is no model for other programs" in report
-    assert "trigger = &#x27;miraxo&#x27;" in report
-    with pytest.raises(UserError, match=r"step is not a setting"):
-        settings.export_kohya(left, "[training]\nstep = 3")
 
 
 def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import struct
 import sys
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from safetensors.numpy import save_file
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs
-from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints, events
 from ui.state import adapter_choices, page_folders
@@ -144,21 +142,6 @@ def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
     assert "a &lt;fox&gt;" in drawn
     assert "save-sheet" in drawn
     assert "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=[*files[:3], ""]).html()
-
-
-def test_a_canceled_table_keeps_no_image_of_an_earlier_request(finished: Run) -> None:
-    earlier = [f"{number:032x}.png" for number in range(4)]
-
-    class CanceledSampler(FakeSampler):
-        def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
-            yield from super().generate(request)
-            if len(self.requests) == 2:
-                self.canceled += 1
-
-    form = sample_form(finished.id, view="strengths", files=earlier)
-    *_grown, (_drawn, files, _seed) = try_out.generate(CanceledSampler(), RunWatcher(), form)
-    assert files[0] not in earlier
-    assert files[1:] == ["", "", ""]
 
 
 def test_views_without_axes(finished: Run) -> None:

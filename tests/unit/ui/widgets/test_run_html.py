@@ -9,7 +9,7 @@ from trainer import runs, storage
 from trainer.config import build
 from trainer.i18n import duration
 from trainer.runs import Run, View, events
-from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
+from ui.state.run_watcher import label, log_tail
 from ui.widgets import run_html
 
 STEP = {"learning_rate": 0.1, "grad_norm": 1.0, "seconds": 1.0, "memory": 1}
@@ -89,20 +89,6 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
     assert "Training 0% · 2 more runs<" in run_html.pill(view(run, "running"), 2)
     runs.request(run, "stop")
     assert "Stopping" in run_html.pill(view(run, "running"))
-
-
-def test_the_stamp_of_a_run_changes_with_its_log(run: Run) -> None:
-    watch = RunWatcher()
-    first = watch.find(run.id)
-    assert watch.find("nobody") is None
-    assert watch.find("../x") is None
-    run.report(events.Started(step=0, steps=5, pid=1, device="CPU"))
-    second = watch.find(run.id)
-    assert stamp(first) != stamp(second)
-    assert stamp(second) == stamp(watch.find(run.id))
-    assert second.status == "interrupted"
-    assert watch.active() is None
-    assert watch.default() == run.id
 
 
 def test_names_and_logs_for_people(run: Run, home: Path) -> None:

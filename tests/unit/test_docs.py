@@ -43,7 +43,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, anchor
 
 
-def test_the_page_shows_the_way_to_every_page_of_the_documentation() -> None:
+def test_the_readme_shows_the_way_to_every_page() -> None:
     readme, contributing = (page.read_text(encoding="utf-8") for page in PAGES[:2])
     assert all(f"docs/{page.name}" in readme for page in USERS)
     assert all(f"docs/development/{page.name}" in contributing for page in DEVELOPERS)

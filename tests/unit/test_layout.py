@@ -75,7 +75,7 @@ def test_what_is_installed_is_not_below_the_floors() -> None:
         assert installed >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
 
 
-def test_a_family_is_named_in_its_two_files_and_the_registry_alone() -> None:
+def test_a_family_is_named_in_its_files_and_the_registry() -> None:
     names = re.compile("|".join(registry.FAMILIES))
     own = {
         CHECKOUT / "trainer" / package / f"{name}.py"
@@ -95,7 +95,7 @@ def test_one_module_asks_about_hardware() -> None:
 STARTERS = {"trainer/processes.py", "ui/server/per_user_proxy.py"}
 
 
-def test_programs_are_started_in_two_places_by_lists_of_arguments() -> None:
+def test_programs_are_started_by_lists_of_arguments() -> None:
     for path in PROGRAM:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (

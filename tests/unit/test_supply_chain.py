@@ -38,7 +38,7 @@ def test_each_locked_version_has_a_hash() -> None:
     assert all("--hash=sha256:" in block and "==" in block.partition("\n")[0] for block in pinned)
 
 
-def test_the_bill_of_materials_names_all_that_is_installed_for_limner() -> None:
+def test_the_bill_of_materials_names_all_that_is_installed() -> None:
     bill = supply_chain.sbom()
     versions = {component["name"]: component["version"] for component in bill["components"]}
     for name in ("torch", "gradio", "pillow", "safetensors", "pydantic-core", "tokenizers"):

@@ -79,16 +79,6 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     vae.find(base, detect.look(base), str(vae_folder(tmp_path / "xl", scaling_factor=0.13025)))
 
 
-def test_a_file_of_another_user_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = write(tmp_path / "base.safetensors", SD15)
-    detected = detect.look(base)
-    other = write(tmp_path / "other.safetensors", ALONE)
-    for name in ("LIMNER_SHARED", "LIMNER_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    with pytest.raises(UserError, match="does not exist"):
-        vae.find(base, detected, str(other))
-
-
 def test_a_base_without_one_is_usable_with_one(home: Path) -> None:
     for name, shapes in (("file", WITHOUT), ("whole", SD15)):
         write(home / f"{name}.safetensors", shapes)

@@ -26,7 +26,7 @@ def test_further_resolutions_stay_below_it(further: list[int], kept: list[int] |
     assert config.build(changed).training.resolution == 768
 
 
-def test_micro_cannot_be_smaller_and_what_is_unstable_is_made_calmer() -> None:
+def test_micro_stays_and_what_is_unstable_is_made_calmer() -> None:
     settings = config.build({"name": "x", "dataset": "x", "optimizer": {"learning_rate": 0.003}})
     assert adjustments.lower_resolution(settings) == {}
     assert adjustments.lower_learning_rate(settings) == {"optimizer.learning_rate": 0.00075}

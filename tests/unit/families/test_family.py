@@ -45,7 +45,7 @@ def test_parts_go_back_after_an_error_inside() -> None:
     assert part.places == ["cpu", "cuda", "cpu"]
 
 
-def test_a_fingerprint_is_of_the_values_and_not_of_their_order_in_memory() -> None:
+def test_a_fingerprint_is_of_values_and_not_of_their_order() -> None:
     """The encoder of a VAE that was used in bf16 had another order, of which no second fingerprint could be taken."""
     module = nn.Sequential(nn.Conv2d(16, 4, 1), nn.Conv2d(4, 4, 3))
     before = fingerprint(module)

@@ -10,7 +10,7 @@ SHAPE = (3, 16, 8, 8)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_the_timesteps_of_flow_matching_are_those_of_its_scheduler(shift: float) -> None:
+def test_timesteps_of_flow_matching_are_those_of_diffusers(shift: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     noise = FlowNoise(lambda _shape: shift)
     shares = torch.arange(1, 1001) / 1000

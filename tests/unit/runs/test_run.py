@@ -159,7 +159,7 @@ def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None
         assert not resting.done()
         assert not runs.is_locked(cards.known()[0].lock)
         queue.hold(older, release=True)
-        resting.result(timeout=30).release()
+        resting.result(timeout=60).release()
     with pytest.raises(UserError, match="does not wait"):
         queue.hold(newer)
     third = named("0003")
@@ -390,7 +390,7 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         assert not resting.done()
         assert moments == ["paused"]
         runs.pause(run, go_on=True)
-        resting.result(timeout=30)
+        resting.result(timeout=60)
         assert moments == ["paused", "goes on"]
         assert runs.look(run).state.step == 3
         runs.pause(run)

@@ -111,17 +111,10 @@ def test_captions_that_were_changed_since_are_said_to_be(run: Run, character: Pa
     assert "<li>miraxo" not in text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0.071, 0.112, [0.08, 0.09, 0.1, 0.11]),
-        (1, 24, [5, 10, 15, 20]),
-        (0, 4000, [0, 1000, 2000, 3000, 4000]),
-    ],
-)
-def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert loss_svg.ticks(low, high) == pytest.approx(expected)
+def test_ticks_are_round() -> None:
+    assert loss_svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert loss_svg.ticks(0.071, 0.112) == pytest.approx([0.08, 0.09, 0.1, 0.11])
+    assert loss_svg.ticks(1, 24) == [5, 10, 15, 20]
 
 
 def test_a_loss_of_one_value_or_that_is_not_finite_is_drawn() -> None:

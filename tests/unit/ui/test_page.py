@@ -274,17 +274,6 @@ def test_changes_of_captions_and_removed_images_are_undone(character: Path) -> N
         images.remove("rin", "", Selection(), SimpleNamespace(name="../../x.png"))
 
 
-def test_uploads_are_reported_and_their_copies_removed(character: Path, tmp_path: Path) -> None:
-    fake = tmp_path / "text<b>.png"
-    fake.write_text("no picture")
-    cleared, status, *_ = images.add("rin", "", Selection(), [str(fake)])
-    assert "text&lt;b&gt;.png (not an image)" in status
-    assert cleared is None
-    assert not fake.exists()
-    with pytest.raises(UserError, match="no project"):
-        images.add("", "", Selection(), [])
-
-
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
     assert page_memory.guess_trigger(["miraxo, red", "miraxo, blue"]) == "miraxo"
     assert page_memory.guess_trigger(["a, b", "b, a"]) == ""

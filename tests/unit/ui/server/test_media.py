@@ -72,27 +72,18 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
     assert web.get(f"/media/picture/{name}").status_code == 200
 
 
+IMAGES = ["rin/01.txt", "rin/..%2f..%2fsecret.png", "..%2fdatasets/01.png", "rin/.hidden.png"]
+RUN = ["config.toml", "..%2fconfig.toml", "999999_0.png"]
+FILES = ["config.toml", "..%2f..%2fsecret.safetensors", "%2fetc%2fpasswd", "checkpoint/11", "checkpoint/10%2foptimizer"]
+OTHERS = ["/media/mask/rin/01.png/large", "/media/picture/%2e%2e%2f.page.json", "/download/.bin/rin.safetensors"]
+
+
 @pytest.mark.parametrize(
     "path",
-    [
-        "/media/dataset/rin/01.txt",
-        "/media/dataset/rin/..%2f..%2fsecret.png",
-        "/media/dataset/..%2fdatasets/01.png",
-        "/media/dataset/rin/.hidden.png",
-        "/media/image/rin/01.txt",
-        "/media/mask/rin/01.png/large",
-        "/media/run/RUN/config.toml",
-        "/media/run/RUN/..%2fconfig.toml",
-        "/media/run/RUN/999999_0.png",
-        "/media/picture/%2e%2e%2f.page.json",
-        "/download/RUN/config.toml",
-        "/download/RUN/..%2f..%2fsecret.safetensors",
-        "/download/RUN/%2fetc%2fpasswd",
-        "/download/RUN/checkpoint/11",
-        "/download/RUN/checkpoint/10%2foptimizer",
-        "/download/.bin/rin.safetensors",
-        "/download/nobody/rin.safetensors",
-    ],
+    [f"/media/dataset/{name}" for name in IMAGES]
+    + [f"/media/run/RUN/{name}" for name in RUN]
+    + [f"/download/RUN/{name}" for name in FILES]
+    + ["/media/image/rin/01.txt", "/download/nobody/rin.safetensors", *OTHERS],
 )
 def test_nothing_else_is_served(web: TestClient, run: Run, home: Path, path: str) -> None:
     for folder in (home, home / "outputs"):

@@ -2,10 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,39 +11,31 @@ from ui.state import shared_reads
 from ui.state.shared_reads import KEPT, shared
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch, key: Hashable, calls: Sequence[Callable[[], object]]) -> list[Any]:
-    """Make calls that all wait for what is read under a key, and return their results."""
-    reading, may_end, looks = threading.Event(), threading.Event(), list[float]()
+def test_requests_that_wait_share_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, may_end, looks, reads = threading.Event(), threading.Event(), list[float](), list[int]()
 
     def now() -> float:
         looks.append(time.monotonic())
         return looks[-1]
 
-    def read() -> None:
-        reading.set()
-        assert may_end.wait(60)
-
-    monkeypatch.setattr(shared_reads, "time", SimpleNamespace(monotonic=now))
-    with ThreadPoolExecutor(len(calls) + 1) as pool:
-        first = pool.submit(shared, key, read)
-        assert reading.wait(60)
-        before = len(looks)
-        waiting = [pool.submit(call) for call in calls]
-        while len(looks) < before + len(calls):  # each looks at the clock when it asks
-            time.sleep(0.01)
-        may_end.set()
-        first.result()
-        return [call.result() for call in waiting]
-
-
-def test_requests_that_wait_share_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[int] = []
-
     def read() -> int:
         reads.append(len(reads) + 1)
+        reading.set()
+        assert may_end.wait(60)
         return reads[-1]
 
-    assert at_once(monkeypatch, "many", [lambda: shared("many", read)] * 20) == [1] * 20
+    monkeypatch.setattr(shared_reads, "time", SimpleNamespace(monotonic=now))
+    with ThreadPoolExecutor(21) as pool:
+        first = pool.submit(shared, "many", read)
+        assert reading.wait(60)
+        before = len(looks)
+        others = [pool.submit(shared, "many", read) for _ in range(20)]
+        while len(looks) < before + 20:  # each looks at the clock when it asks
+            time.sleep(0.01)
+        may_end.set()
+        assert first.result() == 1
+        assert {other.result() for other in others} == {2}, "the first read began before they asked"
+    assert reads == [1, 2]
 
 
 def test_each_later_request_reads_again() -> None:

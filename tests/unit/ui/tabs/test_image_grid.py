@@ -1,14 +1,11 @@
 """What the page draws of a dataset: the crops on its cards, its buckets and sizes."""
 
 import json
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.unit.ui.state.test_shared_reads import at_once
 from ui.state import page_memory
 from ui.tabs import image_grid
 from ui.tabs.image_grid import Selection
@@ -21,21 +18,6 @@ def folder(home: Path) -> Path:
     for name, size in {"a": (300, 300), "b": (300, 300), "c": (600, 300)}.items():
         Image.new("RGB", size).save(folder / f"{name}.png")
     return folder
-
-
-@pytest.fixture
-def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of files that are opened from now on, each as often as it is."""
-    (folder / "a.txt").write_text("miraxo", encoding="utf-8")
-    names: list[str] = []
-    really_open = Path.open
-
-    def noted(path: Path, *arguments: Any, **options: Any) -> object:  # noqa: ANN401
-        names.append(path.name)
-        return really_open(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", noted)
-    return names
 
 
 def test_buckets_and_sizes_are_counted_at_the_resolution(folder: Path) -> None:
@@ -52,12 +34,3 @@ def test_buckets_and_sizes_are_counted_at_the_resolution(folder: Path) -> None:
 
     (folder.parent / "none").mkdir()
     assert image_grid.overview(image_grid.read("none"))["sizes"] is None
-
-
-def test_pages_that_are_turned_at_once_share_one_reading(
-    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns = [partial(image_grid.draw, "rin", "miraxo", Selection(page=number)) for number in range(1, 6)]
-    drawn = at_once(monkeypatch, ("project", "rin", "miraxo"), turns)
-    assert {grid["items"][0]["caption"] for _, grid, *_ in drawn} == {"miraxo"}
-    assert opened.count("a.txt") == 1

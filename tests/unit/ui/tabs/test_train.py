@@ -3,15 +3,12 @@
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
-from filelock import FileLock
 
 from tests.unit.ui.answers import FORM, answers, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
@@ -260,27 +257,6 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert visible() == {"more", "try-it"}
     assert run_view.draw(RunWatcher(), run.id)[-3].value == "Train 20 more steps"
-
-
-def test_the_second_stop_ends_a_deaf_worker(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train.create(answers())
-    number = [name for name, *_ in run_view.BUTTONS].index("stop") - len(run_view.BUTTONS)
-    lock = FileLock(run.lock)
-    with lock, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
-        run.report(events.Began(pid=worker.pid))
-        assert run_view.draw(RunWatcher(), run.id)[number].value == "Stop and save"
-        run_actions.ask(run.id, "stop")
-        watch = RunWatcher()
-        before = run_view.draw(watch, run.id)
-        assert before[number].value == "Stop and save"
-        monkeypatch.setattr(runs.view, "STOP_TIMEOUT", -1.0)
-        drawn = run_view.tick(watch, run.id, before[3])
-        assert drawn[number].value == "End now"
-        assert "has not stopped yet" in drawn[7]
-        assert worker.poll() is None
-        run_actions.ask(run.id, "stop")
-        assert worker.wait(60) != 0
-    assert not (run.folder / "ask" / "stop").exists(), "the run may be resumed"
 
 
 def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,18 +144,6 @@ def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
     assert "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=[*files[:3], ""]).html()
 
 
-def test_views_without_axes(finished: Run) -> None:
-    assert [cell.strength for cell in comparison.cells("strengths", "", 1.0, RunWatcher())] == [0.0, 0.5, 1.0, 1.5]
-    assert [cell.key for cell in comparison.cells("checkpoints", "kept:x", 1.0, RunWatcher())] == ["kept:x"]
-    for step in range(10, 20):
-        folder = finished.folder / "checkpoints" / f"{step:06d}"
-        folder.mkdir()
-        (folder / "adapter.safetensors").write_bytes(b"a")
-        finished.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
-    names = [name for _, name in comparison.checkpoints(finished.id, RunWatcher())]
-    assert (len(names), names[0], names[-1]) == (5, "step 5", "finished")
-
-
 def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     import torch  # noqa: F401 - the writer needs it, the page does not
 

@@ -182,32 +182,60 @@ def test_a_broken_container(tmp_path: Path, data: bytes, words: str) -> None:
     assert str(tmp_path) not in repr(report)
 
 
-def of_kind(kind: str, family: FamilyName) -> Tensors:
+TWO = torch.tensor(2.0)
+Make = Callable[[Tensor, Tensor], Tensors]  # the tensors of a layer of another kind, from its down and up
+
+
+def replaced(make: Make, family: FamilyName = "sd15") -> Tensors:
     """The same layers as another kind of adapter."""
-    tensors = {}
     plain = good(family)
-    for key, up in plain.items():
-        name, _, ending = key.partition(".")
-        if ending != "lora_up.weight":
-            continue
-        down = plain[f"{name}.lora_down.weight"]
-        rows, columns = up.shape[0], down.flatten(1).shape[1]
-        factors = {f"hada_w{number}_{part}": torch.ones(size) for number in (1, 2)
-                   for part, size in (("a", (rows, 2)), ("b", (2, columns)))}  # fmt: skip
-        if kind == "LoKr":
-            factors = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(rows // 4, 2)}
-            factors["lokr_w2_b"] = torch.ones(2, columns // 4)
-        if kind == "DoRA":
-            scale = torch.ones(rows, *[1] * (up.dim() - 1))
-            factors = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": scale}
-        tensors |= {f"{name}.{part}": tensor for part, tensor in {**factors, "alpha": torch.tensor(2.0)}.items()}
-    return tensors
+    names = sorted({key.partition(".")[0] for key in plain})
+    layers = {name: make(plain[f"{name}.lora_down.weight"], plain[f"{name}.lora_up.weight"]) for name in names}
+    return {f"{name}.{ending}": part for name, parts in layers.items() for ending, part in parts.items()}
+
+
+def scale(up: Tensor) -> Tensor:
+    return torch.ones(len(up), *[1] * (up.dim() - 1))
+
+
+def of_loha(down: Tensor, up: Tensor) -> Tensors:
+    sizes = {"a": (len(up), 2), "b": (2, down.flatten(1).shape[1])}
+    factors = {f"hada_w{n}_{part}": torch.ones(size) for n in (1, 2) for part, size in sizes.items()}
+    return {**factors, "alpha": TWO}
+
+
+def of_lokr(down: Tensor, up: Tensor) -> Tensors:
+    first, second = torch.ones(len(up) // 4, 2), torch.ones(2, down.flatten(1).shape[1] // 4)
+    return {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": first, "lokr_w2_b": second, "alpha": TWO}
+
+
+def of_dora(down: Tensor, up: Tensor) -> Tensors:
+    return {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": scale(up), "alpha": TWO}
+
+
+def of_glora(down: Tensor, up: Tensor) -> Tensors:
+    narrow = down[:, :, :1, :1] if down.dim() == 4 else down
+    return {"a1.weight": narrow.transpose(0, 1), "a2.weight": narrow, "b1.weight": up, "b2.weight": down, "alpha": TWO}
+
+
+def of_oft(up: Tensor, alpha: float = 0.0, levels: tuple[int, ...] = ()) -> Tensors:
+    return {"oft_blocks": torch.ones(*levels, len(up) // 4, 4, 4), "alpha": torch.tensor(alpha)}
+
+
+def of_tucker(down: Tensor, up: Tensor) -> Tensors:
+    plain = {"lora_up.weight": up, "lora_down.weight": down, "alpha": TWO}
+    if down.dim() == 2:
+        return plain
+    return plain | {"lora_down.weight": down[:, :, :1, :1], "lora_mid.weight": torch.ones(2, 2, *down.shape[2:])}
+
+
+KINDS: dict[str, Make] = {"LoHa": of_loha, "LoKr": of_lokr, "DoRA": of_dora}
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "DoRA"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_other_kinds_load_where_they_are_known(tmp_path: Path, kind: str, family: FamilyName) -> None:
-    report = check(tmp_path, of_kind(kind, family), metadata(family))
+    report = check(tmp_path, replaced(KINDS[kind], family), metadata(family))
     assert not report.problems
     outcomes = {verdict.program: verdict.outcome for verdict in report.verdicts}
     words = failed(report)
@@ -260,50 +288,15 @@ def test_the_form_of_peft_itself(tmp_path: Path) -> None:
     assert outcomes_of(tmp_path, tensors) == expected
 
 
-def replaced(make: Callable[[Tensor, Tensor], Tensors]) -> Tensors:
-    """Each layer with other tensors, made of its down and up."""
-    plain = good()
-    names = sorted({key.partition(".")[0] for key in plain})
-    layers = {name: make(plain[f"{name}.lora_down.weight"], plain[f"{name}.lora_up.weight"]) for name in names}
-    return {f"{name}.{ending}": part for name, parts in layers.items() for ending, part in parts.items()}
-
-
-def columns(down: Tensor) -> int:
-    return int(down.flatten(1).shape[1])
-
-
-def of_glora(down: Tensor, up: Tensor) -> Tensors:
-    narrow = down[:, :, :1, :1] if down.dim() == 4 else down
-    return {"a1.weight": narrow.transpose(0, 1), "a2.weight": narrow, "b1.weight": up, "b2.weight": down, "alpha": TWO}
-
-
-def of_oft(up: Tensor, alpha: float = 0.0, levels: tuple[int, ...] = ()) -> Tensors:
-    return {"oft_blocks": torch.ones(*levels, len(up) // 4, 4, 4), "alpha": torch.tensor(alpha)}
-
-
-def of_loha_with_dora(down: Tensor, up: Tensor) -> Tensors:
-    factors = {f"hada_w{number}_{part}": torch.ones(size) for number in (1, 2)
-               for part, size in (("a", (len(up), 2)), ("b", (2, columns(down))))}  # fmt: skip
-    return {**factors, "alpha": TWO, "dora_scale": torch.ones(len(up), *[1] * (up.dim() - 1))}
-
-
-def of_tucker(down: Tensor, up: Tensor) -> Tensors:
-    if down.dim() == 2:
-        return {"lora_up.weight": up, "lora_down.weight": down, "alpha": TWO}
-    core = torch.ones(2, 2, *down.shape[2:])
-    return {"lora_up.weight": up, "lora_down.weight": down[:, :, :1, :1], "lora_mid.weight": core, "alpha": TWO}
-
-
-TWO = torch.tensor(2.0)
 REFUSED = {"InvokeAI": "refuses", "diffusers": "refuses"}
-OTHERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensors], dict[str, str]]] = {
+OTHERS: dict[str, tuple[Make, dict[str, str]]] = {
     "GLoRA": (of_glora, {**REFUSED, "A1111": "nothing", "SD.Next": "nothing"}),
     "OFT": (lambda _, up: of_oft(up), {**REFUSED, "Forge": "refuses", "SD.Next": "nothing"}),
     "constrained OFT": (lambda _, up: of_oft(up, 1e-3), {**REFUSED, "ComfyUI": "differs", "Forge": "refuses"}),
     "BOFT": (lambda _, up: of_oft(up, levels=(2,)), {**REFUSED, "Forge": "refuses", "SD.Next": "nothing"}),
     "full": (lambda down, up: {"diff": torch.ones(len(up), *down.shape[1:])},
              {"diffusers": "refuses", "sd-scripts": "refuses"}),
-    "LoHa with DoRA": (of_loha_with_dora,
+    "LoHa with DoRA": (lambda down, up: {**of_loha(down, up), "dora_scale": scale(up)},
                        {**REFUSED, "ComfyUI": "differs", "A1111": "differs", "Forge": "differs", "SD.Next": "differs"}),
     "Tucker LoCon": (of_tucker, {"diffusers": "refuses"}),
 }  # fmt: skip
@@ -313,9 +306,7 @@ OTHERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensors], dict[str, str]]] = 
     ("make", "expected"),
     [pytest.param(*row, id=kind, marks=pytest.mark.slow if kind == "full" else ()) for kind, row in OTHERS.items()],
 )
-def test_kinds_of_other_makers(
-    tmp_path: Path, make: Callable[[Tensor, Tensor], Tensors], expected: dict[str, str]
-) -> None:
+def test_kinds_of_other_makers(tmp_path: Path, make: Make, expected: dict[str, str]) -> None:
     outcomes = outcomes_of(tmp_path, replaced(make))
     assert {program: outcome for program, outcome in outcomes.items() if outcome != "right"} == expected
 
@@ -333,9 +324,7 @@ def test_invokeai_stops_at_ia3_of_a_convolution(tmp_path: Path) -> None:
 
 def test_a_loha_or_lokr_whose_alpha_is_not_its_rank(tmp_path: Path) -> None:
     """LyCORIS multiplies by alpha / rank twice."""
-    tensors = {
-        key: torch.tensor(1.0) if key.endswith("alpha") else tensor for key, tensor in of_kind("LoHa", "sd15").items()
-    }
+    tensors = {key: torch.tensor(1.0) if key.endswith("alpha") else tensor for key, tensor in replaced(of_loha).items()}
     report = check(tmp_path, tensors, metadata("sd15"))
     assert "alpha / rank twice" in failed(report)["sd-scripts"]
     assert set(failed(report)) == {"sd-scripts", "diffusers"}
@@ -363,7 +352,7 @@ def test_a1111_leaves_out_openclip_as_the_first_of_two(tmp_path: Path) -> None:
 
 
 def test_a_dora_with_a_length_for_each_input_is_right(tmp_path: Path) -> None:
-    tensors = of_kind("DoRA", "sd15")
+    tensors = replaced(of_dora)
     for key in [key for key in tensors if key.endswith("dora_scale")]:
         down = tensors[key.replace("dora_scale", "lora_down.weight")]
         tensors[key] = torch.ones(1, down.shape[1], *[1] * (down.dim() - 2))

@@ -230,23 +230,23 @@ def test_damaged_settings_of_peft(text: str, words: str) -> None:
         ({"r": 4, "lora_alpha": 2}, 2.0),
         ({"r": 8, "lora_alpha": 2, "rank_pattern": {"to_q": 4}, "alpha_pattern": {".*attn1.*": 6}}, 6.0),
         ({"r": 4, "lora_alpha": 2, "use_rslora": True}, 4.0),
-        (None, 4.0),
     ],
 )
-def test_the_settings_beside_a_file_that_peft_wrote(
-    tmp_path: Path, config: dict[str, Any] | None, alpha: float
-) -> None:
-    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
-    (tmp_path / "adapter_model.safetensors").write_bytes(save(tensors))
-    if config:
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    (module,) = reader.read(tmp_path / "adapter_model.safetensors").modules.values()
-    assert module.alpha == alpha
-    others = {key.replace("base_model.model", "unet"): tensor for key, tensor in tensors.items()}
-    (tmp_path / "x.safetensors").write_bytes(save(others))
-    (module,) = reader.read(tmp_path / "x.safetensors").modules.values()
-    assert module.alpha == 4.0, "they are not those of another file"
+def test_the_settings_beside_a_file_that_peft_wrote(tmp_path: Path, config: dict[str, Any], alpha: float) -> None:
+    layer, parts = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", (torch.ones(4, 6), torch.ones(5, 4))
+    for name, beside, expected in (
+        ("base_model.model", None, 4.0),
+        ("base_model.model", config, alpha),
+        ("unet", config, 4.0),  # the settings are not those of a file with other names
+    ):
+        file = tmp_path / ("x.safetensors" if name == "unet" else "adapter_model.safetensors")
+        file.write_bytes(
+            save({f"{name}.{layer}.lora_{end}.weight": part for end, part in zip("AB", parts, strict=True)})
+        )
+        if beside:
+            (tmp_path / "adapter_config.json").write_text(json.dumps(beside))
+        (module,) = reader.read(file).modules.values()
+        assert module.alpha == expected
 
 
 def test_a_layer_under_two_names_is_refused() -> None:

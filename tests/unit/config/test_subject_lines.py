@@ -60,7 +60,6 @@ def test_a_run_teaches_its_dataset_first() -> None:
         ("rin --trigger kmx2", {}, "named twice"),
         ("kim --trigger kmx2", {"trigger": ""}, "the first has none"),
         ("kim --trigger kmx2", {"class_word": "a kmx2"}, "class word has a trigger word in it"),
-        ("kim --trigger kmx2 --class Rinx girl", {}, "class word has a trigger word in it"),
     ],
 )
 def test_subjects_that_could_not_be_told_apart_are_refused(line: str, changes: dict[str, str], words: str) -> None:

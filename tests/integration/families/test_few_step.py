@@ -11,30 +11,26 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from tests.integration.training.test_train import finish, same, settings
-from tests.single_file import write
-from trainer import config, families, runs
+from tests.integration.training.test_train import cases, finish, same, settings
+from trainer import config, runs
 from trainer.base_models import few_step
-from trainer.config import ModelConfig, PictureConfig
+from trainer.config import PictureConfig
 from trainer.sampling import sampler
 
-CPU = torch.device("cpu")
-NAMES = {
-    "LCM": "base_lcm", "Turbo": "base-turbo", "Lightning": "base_lightning", "Hyper-SD": "base-Hyper", "DMD2": "x_dmd2"
-}  # fmt: skip
+NAMES = {"LCM": "base_lcm", "Turbo": "base-turbo", "Lightning": "base_lightning", "Hyper-SD": "base-Hyper"}
+NAMES |= {"DMD2": "x_dmd2"}
 
 
-@pytest.mark.parametrize("kind", few_step.KINDS, ids=lambda kind: kind.title)
-def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, kind: few_step.FewStep) -> None:
-    base = shutil.copytree(bases["sdxl"], tmp_path / NAMES[kind.title])
+@pytest.mark.parametrize("title", cases(NAMES, pytest.mark.slow, ["Lightning"]))
+def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
+    (kind,) = [kind for kind in few_step.KINDS if kind.title == title]
+    base = shutil.copytree(bases["sdxl"], tmp_path / NAMES[title])
     pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True)
     scheduler = getattr(diffusers, kind.scheduler)
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **kind.scheduler_options)
     pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(
-        "rin", negative_prompt="", num_inference_steps=kind.steps, guidance_scale=kind.guidance,
-        generator=torch.Generator().manual_seed(1),
-    ).images[0]  # fmt: skip
+    options = {"negative_prompt": "", "num_inference_steps": kind.steps, "guidance_scale": kind.guidance}
+    expected = pipeline("rin", generator=torch.Generator().manual_seed(1), **options).images[0]
     preview = config.build({"name": "x", "dataset": "x", "model": {"base": str(base)}}).preview
     request = PictureConfig(base=str(base), prompt="rin", steps=preview.steps, guidance=preview.guidance, out="x.png")
     image = np.asarray(sampler.Sampler().generate(request))
@@ -43,20 +39,7 @@ def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path
     assert not np.array_equal(image, np.asarray(original))
 
 
-def test_the_timesteps_are_those_of_the_authors(tiny_configs: Path, bases: dict[str, Path], tmp_path: Path) -> None:
-    for name, timesteps in {
-        "x_dmd2": [999, 749, 499, 249],  # the model card of DMD2
-        "base_lightning_4step": [999, 749, 499, 249],  # trailing
-        "base_turbo": [999, 749, 499, 249],
-    }.items():
-        file = write(bases["sdxl"], tmp_path / f"{name}.safetensors")
-        family = families.load(ModelConfig(base=str(file)), CPU, torch.float32)
-        scheduler = family.pipeline().scheduler
-        scheduler.set_timesteps(4)
-        assert [round(float(timestep)) for timestep in scheduler.timesteps] == timesteps, name
-        scheduler.set_timesteps(200)  # as many as the settings allow
-
-
+@pytest.mark.slow
 def test_training_is_that_of_the_original_and_warned_of(
     character: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -67,5 +50,5 @@ def test_training_is_that_of_the_original_and_warned_of(
     assert same(finish(run), finish(original))
     assert any("distilled to generate in few steps (Lightning)" in text for text in runs.look(run).state.warnings)
     assert not any("distilled" in text for text in runs.look(original).state.warnings)
-    preview, usual = (np.asarray(Image.open(one.folder / "previews" / "000002_0.png")) for one in (run, original))
+    preview, usual = (np.asarray(Image.open(each.folder / "previews" / "000002_0.png")) for each in (run, original))
     assert not np.array_equal(preview, usual)

@@ -11,14 +11,13 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPi
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel
 
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
-from tests.integration.training.test_train import finish, settings
+from tests.integration.training.test_train import cases, finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
-from trainer.base_models import detect, transformer_names
+from trainer.base_models import transformer_names
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Adapter, Family, gradient_checkpointing, text_encoder_loading
@@ -32,7 +31,7 @@ PROMPTS = ["rin, smiling", "a portrait"]
 MOST = 2  # of 255 that a pixel may differ where weights are changed instead of adapted
 
 
-def asked(family: Family) -> tuple[Tensor, ...]:
+def own_embeddings(family: Family) -> tuple[Tensor, ...]:
     """Prompt embeddings as the family's own pipeline makes them: text and pooled."""
     if family_of(family.spec.name) == "sd3":
         text, _, pooled, _ = family.pipeline().encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
@@ -46,17 +45,13 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
     if family.spec.name == "flux":
         side = noisy.shape[-1]
         packed = FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
-        output = family.denoiser(
-            hidden_states=packed, timestep=timesteps / 1000, guidance=torch.tensor([1.0]).expand(len(noisy)),
-            pooled_projections=pooled, encoder_hidden_states=text, txt_ids=torch.zeros(text.shape[1], 3),
-            img_ids=FluxPipeline._prepare_latent_image_ids(len(noisy), side // 2, side // 2, noisy.device, noisy.dtype),
-            return_dict=False,
-        )[0]  # fmt: skip
+        image_ids = FluxPipeline._prepare_latent_image_ids(len(noisy), side // 2, side // 2, noisy.device, noisy.dtype)
+        inputs = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": timesteps / 1000}
+        inputs |= {"img_ids": image_ids, "txt_ids": torch.zeros(text.shape[1], 3), "guidance": torch.ones(len(noisy))}
+        output = family.denoiser(hidden_states=packed, return_dict=False, **inputs)[0]
         return FluxPipeline._unpack_latents(output, side * 8, side * 8, 8)
-    result: Tensor = family.denoiser(
-        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=text, pooled_projections=pooled,
-        return_dict=False,
-    )[0]  # fmt: skip
+    inputs = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": timesteps}
+    result: Tensor = family.denoiser(hidden_states=noisy, return_dict=False, **inputs)[0]
     return result
 
 
@@ -80,7 +75,7 @@ def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], 
     noise = torch.randn(shape, generator=rng)
     timesteps = draw_timesteps(2, family.noise, made.objective, rng, shape)
     sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
-    text, pooled = asked(family)
+    text, pooled = own_embeddings(family)
     with torch.no_grad():
         predicted = their_prediction(family, (1.0 - sigmas) * latents + sigmas * noise, timesteps, text, pooled)
     theirs = float(((predicted - (noise - latents)) ** 2).mean())
@@ -91,7 +86,8 @@ def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], 
 def test_prompts_are_encoded_as_the_pipeline_does(bases: dict[str, Path], kind: str) -> None:
     family = load(bases[kind])
     own = family.encode_prompts(PROMPTS)
-    assert all(torch.equal(own[key], theirs) for key, theirs in zip(("text", "pooled"), asked(family), strict=True))
+    theirs = zip(("text", "pooled"), own_embeddings(family), strict=True)
+    assert all(torch.equal(own[key], expected) for key, expected in theirs)
     if kind == "sd3-5-medium":
         assert "t5" not in family.encoders()
         assert not own["text"][:, family.pipeline().tokenizer_max_length :].any(), "zeros take the place of T5"
@@ -133,11 +129,11 @@ def woken(family: Family, adapter: Adapter) -> None:
             layer.trained()["up"].normal_(std=0.05, generator=generator(name))
 
 
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+@pytest.mark.parametrize("kind", cases(TRANSFORMERS, pytest.mark.slow, ["sd3"]))
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
-    run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=4, export__peft=True,
-                               export__precision="fp32", **SMALL.get(kind, {})))  # fmt: skip
+    options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
+    run = runs.create(settings(bases[kind], export__precision="fp32", **options))
     finish(run)
     keys = load_file(run.export).keys()
     assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
@@ -149,8 +145,8 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
         assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-7)
 
     family = load(bases[kind])
-    picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, width=64, height=64,
-                            out="x.png")  # fmt: skip
+    size: dict[str, Any] = {"width": 64, "height": 64}
+    picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, out="x.png", **size)
     adapter = families.attach(family, run.config().adapter, text_encoder=True, seed=0)
     take(adapter, file.tensors)
     live = np.asarray(sampler.generate(family, picture)).astype(int)
@@ -163,8 +159,8 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     fresh = DiffusionPipeline.from_pretrained(bases[kind], local_files_only=True, **missing)
     fresh.set_progress_bar_config(disable=True)
     fresh.load_lora_weights(str(peft.parent), weight_name=peft.name)
-    image = fresh("rin, smiling", num_inference_steps=3, guidance_scale=3.0, width=64, height=64,
-                  generator=torch.Generator().manual_seed(1)).images[0]  # fmt: skip
+    rng = torch.Generator().manual_seed(1)
+    image = fresh("rin, smiling", num_inference_steps=3, guidance_scale=3.0, generator=rng, **size).images[0]
     assert np.array_equal(np.asarray(image), live)
 
 
@@ -214,21 +210,17 @@ def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path], kind: s
     with pytest.raises(UserError, match="does not predict 'epsilon'"):
         load(bases[kind], prediction_type="epsilon")
     with pytest.raises(UserError, match=r"Name blocks such as transformer_blocks\.0"):
-        families.attach(
-            load(bases[kind]), settings(bases[kind], adapter__blocks=["up_blocks"]).adapter, text_encoder=False, seed=0
-        )
-
-
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_an_adapter_may_be_for_some_blocks_and_layers(bases: dict[str, Path], kind: str) -> None:
-    family = load(bases[kind])
-    made = settings(bases[kind], adapter__blocks=["transformer_blocks.1."], adapter__targets="attention")
-    adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
+        attach(bases[kind], adapter__blocks=["up_blocks"])
+    adapter = attach(bases[kind], adapter__blocks=["transformer_blocks.1."], adapter__targets="attention")
     assert adapter.layers
     assert all("transformer_blocks_1_attn" in name for name in adapter.layers)
 
 
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+def attach(base: Path, **options: Any) -> Adapter:  # noqa: ANN401 - any settings
+    return families.attach(load(base), settings(base, **options).adapter, text_encoder=False, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["sd15", *TRANSFORMERS])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
@@ -251,48 +243,33 @@ def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str
         return sum(sizes), list(torch.autograd.grad(out.square().sum(), parameters, allow_unused=True))
 
     kept, plain = computed("off")
-    for way in ("feed-forward", "half", "transformers"):
+    ways: list[gradient_checkpointing.Recomputed] = ["feed-forward", "half", "transformers"]
+    for way in ways + (["all"] if kind == "sd15" else []):
         less, gradients = computed(way)
         assert less < kept
         kept = less
-        for one, other in zip(gradients, plain, strict=True):
-            assert (one is None and other is None) or torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+        for ours, expected in zip(gradients, plain, strict=True):
+            assert (ours is None and expected is None) or torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert computed("off")[0] > kept, "it can be taken back"
+
+
+def small_sd3(layers: int) -> SD3Transformer2DModel:
+    """A transformer of the smallest width that the kernels for fewer bits take."""
+    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 16, "attention_head_dim": 8, "num_attention_heads": 8}
+    sizes |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 64}
+    return SD3Transformer2DModel(num_layers=layers, pos_embed_max_size=8, **sizes)
 
 
 @pytest.mark.parametrize("bits", ["int8", "nf4"])
-def test_blocks_of_a_transformer_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
-    transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=8,
-        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
-    )  # fmt: skip
+def test_blocks_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
+    transformer = small_sd3(2)
     quantize(transformer, bits)
     linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
     assert changed == {path for path in linear if path.startswith("transformer_blocks.") and ".norm" not in path}
+    embeddings = {"encoder_hidden_states": torch.randn(1, 4, 64), "pooled_projections": torch.randn(1, 64)}
     with torch.no_grad():
-        transformer(
-            hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]),
-            encoder_hidden_states=torch.randn(1, 4, 64), pooled_projections=torch.randn(1, 64),
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize(("bits", "less"), [("int8", 4), ("nf4", 8)])
-def test_t5_takes_fewer_bits_and_says_the_same(bases: dict[str, Path], tmp_path: Path, bits: str, less: int) -> None:
-    """Of the smallest width that the kernels take."""
-    folder = shutil.copytree(bases["flux"], tmp_path / "base")
-    config = T5Config.from_pretrained(folder / "text_encoder_2", d_model=64, d_kv=16, d_ff=128)
-    T5EncoderModel(config).save_pretrained(folder / "text_encoder_2")
-    full, small = (load(folder, weights=weights) for weights in ("full", bits))
-
-    def sizes(family: Family) -> dict[str, int]:
-        layers = family.encoders()["t5"].named_modules()
-        return {path: layer.weight.nbytes for path, layer in layers if isinstance(layer, torch.nn.Linear)}
-
-    kept = sizes(full)
-    assert sizes(small) == {path: size // (4 if path.endswith(".wo") else less) for path, size in kept.items()}
-    said, expected = (family.encode_prompts(PROMPTS)["text"].flatten() for family in (small, full))
-    assert not torch.equal(said, expected)
-    assert torch.cosine_similarity(said, expected, dim=0) > (0.999 if bits == "int8" else 0.98)
+        transformer(hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]), **embeddings)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])
@@ -309,25 +286,6 @@ def test_text_encoders_may_be_in_files_beside_a_single_file(
     shutil.copy(tmp_path / "clip_l_fp16.safetensors", tmp_path / "clip_g.safetensors")
     with pytest.raises(UserError, match="cannot be loaded"):
         load(file)
-
-
-def test_a_file_beside_it_that_leads_to_what_another_user_has_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, other = tmp_path / "people" / "anna", tmp_path / "people" / "ben"
-    for folder in (own / "outputs", own / "datasets", other / "outputs", other / "datasets"):
-        folder.mkdir(parents=True)
-    monkeypatch.setenv("LIMNER_HOME", str(own))
-    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    base, encoder = own / "outputs" / "base.safetensors", other / "outputs" / "clip_l.safetensors"
-    for file in (base, encoder):
-        file.write_bytes(b"x")
-    (own / "outputs" / "clip_l.safetensors").symlink_to(encoder)
-    assert detect.find_beside(base, "clip_l") is None
-    (own / "outputs" / "clip_l_own.safetensors").write_bytes(b"x")
-    found = detect.find_beside(base, "clip_l")
-    assert found
-    assert found.name == "clip_l_own.safetensors"
 
 
 def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -11,18 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import single_file, tiny
-from tests.integration.training.test_train import finish, losses, quiet, settings
+from tests.integration.training.test_train import cases, finish, losses, settings
 from trainer import families, runs
 from trainer.adapter_files import reader
 from trainer.base_models.detect import Base
 from trainer.base_models.vae import find
 from trainer.config import ModelConfig, PictureConfig
-from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import encode
 
 CPU = torch.device("cpu")
 SCALES = {"sd15": 0.18215, "sdxl": 0.13025}
@@ -51,10 +49,10 @@ def forms(folder: Path) -> dict[str, Path]:
     return {"folder": folder, **{path.stem: path for path in below.iterdir()}}
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("kind", cases(["sd15", "sdxl"], pytest.mark.slow, ["sd15"]))
 def test_each_form_is_the_same_vae(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str) -> None:
-    given = make_vae(tmp_path / "vae", kind)
-    expected: Any = AutoencoderKL.from_pretrained(given)
+    vae = make_vae(tmp_path / "vae", kind)
+    expected: Any = AutoencoderKL.from_pretrained(vae)
     pixels = torch.rand(1, 3, 64, 64, generator=generator(2)) * 2 - 1
     with torch.no_grad():
         mean = expected.encode(pixels).latent_dist.mean * SCALES[kind]
@@ -62,7 +60,7 @@ def test_each_form_is_the_same_vae(bases: dict[str, Path], tiny_configs: Path, t
     own = families.load(ModelConfig(base=str(file)), CPU, torch.float32)
     assert not torch.allclose(families.encode_images(own, pixels)[0], mean, atol=1e-3)
     picture = np.asarray(families.decode_latents(own, mean)[0])
-    for name, path in forms(given).items():
+    for name, path in forms(vae).items():
         for base in (bases[kind], file):
             family = load(base, path)
             assert torch.equal(families.encode_images(family, pixels)[0], mean), (name, base)
@@ -75,11 +73,11 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     whole = single_file.write(bases["sd15"], tmp_path / "whole.safetensors")
     base = tmp_path / "pruned.safetensors"
     save_file({key: value for key, value in load_file(whole).items() if "first_stage" not in key}, base)
-    given = make_vae(tmp_path / "vae")
+    vae = make_vae(tmp_path / "vae")
     with pytest.raises(UserError, match=r"'pruned\.safetensors' has no VAE\. Give one under VAE"):
         families.load(ModelConfig(base=str(base)), CPU, torch.float32)
     options: dict[str, Any] = {"training__steps": 2, "preview__every": 2, "export__precision": "fp32"}
-    run = runs.create(settings(base, model__vae=str(given), **options))
+    run = runs.create(settings(base, model__vae=str(vae), **options))
     finish(run)
     metadata = reader.read(run.export).metadata
     assert metadata["ss_vae_name"] == "vae"
@@ -89,7 +87,7 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     assert losses(run) != losses(other)
     assert "ss_vae_name" not in reader.read(other.export).metadata
     request = PictureConfig(
-        base=str(base), vae=str(given), adapters=((str(run.export), 1.0),), prompt="rin", steps=2, out="x.png"
+        base=str(base), vae=str(vae), adapters=((str(run.export), 1.0),), prompt="rin", steps=2, out="x.png"
     )
     image = np.asarray(sampler.Sampler().generate(request)).astype(int)
     preview = np.asarray(Image.open(run.folder / "previews" / "000002_0.png")).astype(int)
@@ -98,15 +96,16 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
         sampler.Sampler().generate(request.model_copy(update={"vae": ""}))
 
 
-def test_it_is_on_record_and_a_run_does_not_go_on_with_another(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
-    given = make_vae(tmp_path / "vae")
-    run = runs.create(settings(tiny_sd, model__vae=str(given), training__steps=2))
+@pytest.mark.slow
+def test_it_is_on_record_and_another_is_not_resumed_with(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    vae = make_vae(tmp_path / "vae")
+    run = runs.create(settings(tiny_sd, model__vae=str(vae), training__steps=2))
     finish(run)
-    assert run.config().model.vae == str(given.resolve())
+    assert run.config().model.vae == str(vae.resolve())
     assert len(run.config().record.vae_sha256) == 64
     with torch.random.fork_rng():
         torch.manual_seed(8)
-        tiny._vae().save_pretrained(given)
+        tiny._vae().save_pretrained(vae)
     with pytest.raises(UserError, match="The VAE changed since this run started"):
         finish(run)
     usual = runs.create(settings(tiny_sd, training__steps=2))
@@ -127,24 +126,14 @@ def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
         find(path, base, "")
 
 
-def test_its_latents_are_kept_apart(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
-    given, examples = make_vae(tmp_path / "vae"), dataset.read(character, "rin")
-    means = []
-    for vae in ("", str(given), ""):
-        family = families.load(ModelConfig(base=str(tiny_sd), vae=vae), CPU, torch.float32)
-        means.append(encode.build(family, examples, settings(tiny_sd, model__vae=vae), quiet).at(0, 0).mean)
-    assert torch.equal(means[0], means[2])
-    assert not torch.allclose(means[0], means[1], atol=1e-3)
-
-
 def test_weights_that_are_damaged_are_refused(tiny_sd: Path, tiny_configs: Path, tmp_path: Path) -> None:
-    given = make_vae(tmp_path / "vae")
-    weights = given / "diffusion_pytorch_model.safetensors"
+    vae = make_vae(tmp_path / "vae")
+    weights = vae / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     tensors["decoder.conv_in.weight"][0] = float("nan")
     save_file(tensors, weights)
     with pytest.raises(UserError, match=r"The weights of 'vae' are damaged: vae\.decoder\.conv_in"):
-        load(tiny_sd, given)
+        load(tiny_sd, vae)
     file = single_file.write(tiny_sd, tmp_path / "whole.safetensors")
     missing = {key: value for key, value in load_file(file).items() if "encoder.norm_out" not in key}
     save_file(missing, tmp_path / "incomplete.safetensors")
@@ -152,5 +141,5 @@ def test_weights_that_are_damaged_are_refused(tiny_sd: Path, tiny_configs: Path,
         load(tiny_sd, tmp_path / "incomplete.safetensors")
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="The VAE 'vae' cannot be loaded") as caught:
-        load(tiny_sd, given)
+        load(tiny_sd, vae)
     assert str(tmp_path) not in str(caught.value)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.training.test_train import finish, is_third, quiet, same, settings
-from trainer import families, runs
+from tests.integration.training.test_train import assert_resumes, finish, quiet, same, settings
+from trainer import runs
 from trainer.adapter_files import reader
-from trainer.config import ModelConfig
 from trainer.data import dataset
+from trainer.families import Family
 from trainer.runs import Run, archive, checkpoints, events
 from trainer.sharing import publishing
 from trainer.train import train
@@ -35,11 +35,9 @@ def test_some_images_are_held_out_whole_and_by_the_seed(character: Path, tiny_sd
     assert held_out.split(examples[:1], few) == (examples[:1], ())
 
 
-@pytest.mark.parametrize("text_encoder", [False, True])
-def test_its_loss_is_measured_without_dropout_and_changes_nothing(
-    character: Path, tiny_sd: Path, text_encoder: bool
-) -> None:
-    options = {"training__text_encoder": text_encoder, "adapter__dropout": 0.3}
+@pytest.mark.slow
+def test_the_measured_loss_has_no_dropout_and_changes_nothing(character: Path, tiny_sd: Path) -> None:
+    options = {"training__text_encoder": True, "adapter__dropout": 0.3}
     examples = dataset.read(character, "rin")
     run = runs.create(settings(tiny_sd, **HELD, **options))
     expected = finish(run)
@@ -54,8 +52,7 @@ def test_its_loss_is_measured_without_dropout_and_changes_nothing(
     assert same(finish(plain), expected)
 
 
-def test_it_is_the_loss_of_the_base_before_the_first_step(character: Path, tiny_sd: Path) -> None:
-    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+def test_it_is_the_loss_of_the_base_before_the_first_step(family: Family, character: Path, tiny_sd: Path) -> None:
     config = settings(tiny_sd, **HELD)
     trained, held = held_out.split(dataset.read(character, "rin"), config)
     built = encode.build(family, trained, config, quiet, held=held)
@@ -69,14 +66,6 @@ def test_it_is_the_loss_of_the_base_before_the_first_step(character: Path, tiny_
 
 
 @pytest.mark.slow
-def test_a_resumed_run_measures_the_same(character: Path, tiny_sd: Path) -> None:
-    whole, parts = (runs.create(settings(tiny_sd, **HELD, training__ema_decay=0.5)) for _ in range(2))
-    finish(whole)
-    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if is_third(event) else None))
-    finish(parts)
-    assert runs.look(parts).state.held_out == runs.look(whole).state.held_out
-
-
 def test_the_chart_says_from_where_on_it_rises(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **HELD))
     finish(run)
@@ -96,7 +85,7 @@ def test_the_chart_says_from_where_on_it_rises(character: Path, tiny_sd: Path) -
 ENDING: dict[str, Any] = HELD | {"held_out__patience": 1, "optimizer__learning_rate": 0.1, "training__steps": 24}
 
 
-def test_a_run_ends_where_the_loss_of_the_held_out_images_no_longer_falls(character: Path, tiny_sd: Path) -> None:
+def test_a_run_ends_where_the_held_out_loss_no_longer_falls(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **ENDING | {"checkpoint__every": 1, "checkpoint__keep": 2}))
     expected = finish(run)
     state = runs.look(run).state
@@ -118,17 +107,8 @@ def test_a_run_ends_where_the_loss_of_the_held_out_images_no_longer_falls(charac
     assert same(load_file(run.export), expected)
 
 
-def test_a_checkpoint_for_the_lowest_loss_alone_goes_when_there_is_a_lower_one(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, **ENDING | {"checkpoint__every": 5, "checkpoint__keep": 2}))
-    finish(run)
-    assert [folder.name for folder in checkpoints.folders(run)] == ["000004", "000005", "000006"]
-    reported = [event.step for event in events.read(run.log)[0] if isinstance(event, events.Checkpoint)]
-    assert reported == [2, 4, 5, 6]
-
-
-def test_the_last_adapter_is_exported_where_the_checkpoint_of_the_lowest_loss_is_damaged(
-    character: Path, tiny_sd: Path
-) -> None:
+@pytest.mark.slow
+def test_the_last_adapter_is_exported_if_the_best_is_damaged(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **ENDING))
 
     def damage(event: events.Event) -> None:
@@ -143,34 +123,15 @@ def test_the_last_adapter_is_exported_where_the_checkpoint_of_the_lowest_loss_is
 
 
 @pytest.mark.slow
-def test_with_more_patience_it_goes_on_and_without_any_nothing_is_noted(character: Path, tiny_sd: Path) -> None:
-    patient = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 2, "training__steps": 12}))
-    plain = runs.create(settings(tiny_sd, **ENDING | {"held_out__patience": 0, "training__steps": 12}))
-    assert same(finish(patient), finish(plain))
-    assert runs.look(patient).state.step == 12
-    notes = [json.loads((checkpoints.folders(run)[-1] / checkpoints.MANIFEST).read_bytes()) for run in (patient, plain)]
-    assert [step for step, _loss in notes[0]["notes"]["held_out"]] == [0, 2, 4, 6, 8, 10, 12]
-    assert "held_out" not in notes[1]["notes"]
-
-
-@pytest.mark.parametrize("step", [3, 5])
-def test_a_run_that_is_stopped_and_resumed_ends_where_it_would_have(character: Path, tiny_sd: Path, step: int) -> None:
-    whole, parts = (runs.create(settings(tiny_sd, **ENDING)) for _ in range(2))
-    expected = finish(whole)
-
-    def stop(event: events.Event) -> None:
-        if isinstance(event, events.Step) and event.step == step:
-            runs.request(parts, "stop")
-
-    train(parts.config(), Run(parts.folder, stop))
-    assert runs.look(parts).status == "stopped"
-    assert same(finish(parts), expected)
+def test_a_resumed_run_ends_where_it_would_have(character: Path, tiny_sd: Path) -> None:
+    whole = assert_resumes(settings(tiny_sd, **ENDING, training__ema_decay=0.5), 3, 5)
+    (parts,) = [run for run in runs.all_runs() if run != whole]
     assert runs.look(parts).state.held_out == runs.look(whole).state.held_out
     assert runs.look(parts).state.warnings[-1] == runs.look(whole).state.warnings[-1]
 
 
 @pytest.mark.slow
-def test_more_steps_are_taken_though_the_loss_had_ended_the_run(character: Path, tiny_sd: Path) -> None:
+def test_more_steps_are_taken_after_the_loss_ended_the_run(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **ENDING))
     finish(run)
     archive.extend(run, 1)

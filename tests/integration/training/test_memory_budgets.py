@@ -44,15 +44,6 @@ def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
 
 
 @pytest.mark.nightly
-def test_a_step_of_xl_takes_what_the_documentation_says(guards: Path) -> None:
-    """And on the smallest card, images can be encoded and previews be made."""
-    room = min(CARDS) - BESIDE
-    taken = measure(guards, "sdxl", "encoding", "preview", *WAYS, card=room)
-    assert {way: round(taken[way], 1) for way in WAYS} == documented(XL)
-    assert max(taken["encoding"], taken["preview"]) < room
-
-
-@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("title", "arguments"),
     [
@@ -64,20 +55,6 @@ def test_a_step_of_xl_takes_what_the_documentation_says(guards: Path) -> None:
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
     taken = measure(guards, *arguments, *WAYS)
     assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
-
-
-@pytest.mark.nightly
-def test_the_largest_model_is_trained_on_a_card_of_12_gb(guards: Path) -> None:
-    room = 12 - BESIDE
-    taken = measure(guards, "flux", "encoding", "offload all", card=room)
-    assert max(taken.values()) < room
-
-
-@pytest.mark.nightly
-def test_weights_of_text_encoders_wait_in_main_memory(guards: Path) -> None:
-    """0.16 GB of them, beside 0.27 GB of activations that are computed twice."""
-    taken = measure(guards, "sd15", "text-encoders", "transformers", "all")
-    assert taken["transformers"] - taken["all"] > 0.4
 
 
 @pytest.mark.slow

@@ -34,13 +34,3 @@ def test_a_first_run_generates_none_of_it(home: Path, kind: str) -> None:
     )
     # Another processor adds in another order.
     assert min(float((latents.float() - other).abs().max()) for other in shipped.values()) < 0.01
-
-
-def test_other_settings_generate_their_own(home: Path) -> None:
-    folder = examples.find("example-character")
-    data = {"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": "character"}
-    settings = config.build({**data, "preservation": {"prompts": ["a person, sad"]}})
-    family = families.load(settings.model, torch.device("cpu"), torch.float32)
-    reported: list[str] = []
-    encode.build(family, dataset.read(folder)[:1], settings, lambda name, _done, _total: reported.append(name))
-    assert "Generating images to preserve" in reported

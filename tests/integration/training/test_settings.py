@@ -10,14 +10,12 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from tests.integration.training.test_train import OPTIONS, finish, losses, quiet, same, settings
+from tests.integration.training.test_train import OPTIONS, assert_resumes, cases, finish, quiet, same, settings
 from trainer import runs, schema
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset
 from trainer.families import Family
 from trainer.optim.optimizers import PRODIGIES, SCHEDULE_FREE
-from trainer.runs import Run
-from trainer.train import train
 from trainer.training import checkpoint, encode
 
 # What has to be on for a setting to matter.
@@ -72,58 +70,47 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.weights", "int8", {}),
 ]
 
-# Tested where they belong, by this name.
+# Settings that are tested where they belong, by the test; there is one task.
 ELSEWHERE = {
-    "task": "there is one",
-    "preset": "test_a_preset_lies_under_what_is_said",
-    "dataset": "test_the_command_line_all_the_way",
-    "name": "test_the_command_line_all_the_way",
-    "model.family": "test_another_family_is_refused_in_words",
-    "model.base": "test_the_loss_curve_is_the_stored_one",
-    "model.vae": "test_a_base_without_a_vae_trains_and_is_tried_out_with_one",
-    "model.revision": "test_a_base_from_the_hub_is_pinned",
-    "subjects": "test_each_image_is_taught_with_its_own_trigger",
-    "adapter.start": "test_it_starts_with_exactly_what_the_file_does",
-    "held_out.share": "test_some_images_are_held_out_whole_and_by_the_seed",
-    "held_out.patience": "test_a_run_ends_where_the_loss_of_the_held_out_images_no_longer_falls",
-    "held_out.every": "test_its_loss_is_measured_without_dropout_and_changes_nothing",
-    "optimizer.beta3": "test_each_optimizer_heeds_its_own_settings",
-    "optimizer.momentum": "test_each_optimizer_heeds_its_own_settings",
-    "optimizer.alpha": "test_each_optimizer_heeds_its_own_settings",
-    "training.tensorboard": "test_a_run_is_shown_in_tensorboard",
-    "training.exposures": "test_steps_from_the_number_of_pictures",
-    "training.devices": "test_two_processes_make_the_adapter_of_one",
-    "training.cards": "test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass",
-    "training.memory": "test_the_first_rung_that_fits_is_taken",
-    "training.offload": "test_gradients_are_the_same_bits",
-    "training.micro_batches": "test_parts_of_a_batch_teach_what_the_whole_does",
-    "training.spike_threshold": "test_the_guard_begins_again_at_half_the_rate",
-    "objective.masked_loss": "test_a_mask_changes_what_is_learned_and_belongs_to_the_data_set",
-    "objective.unmasked_weight": "test_a_mask_weighs_and_keeps_the_mean_weight",
-    "captions.multiple": "test_texts_are_drawn_from_their_place",
-    "captions.max_token_length": "test_a_long_caption_is_encoded_in_parts",
-    "images.background": "test_backgrounds_of_transparent_pictures",
-    "images.backgrounds": "test_backgrounds_of_transparent_pictures",
-    "export.precision": "test_half_precision_draws_it_within_its_rounding",
-    "export.peft": "test_the_files_draw_what_the_adapter_drew",
-    "export.cover": "test_what_programs_make_of_a_file_is_reported_with_it",
-    "export.strip": "test_a_stripped_file",
-    "preview.every": "test_previews_are_made_as_the_settings_say",
-    "preview.at_start": "test_previews_are_made_as_the_settings_say",
-    "checkpoint.every": "test_checkpoints_can_be_tried_and_are_pruned",
-    "checkpoint.keep": "test_checkpoints_can_be_tried_and_are_pruned",
-    "checkpoint.adapters": "test_checkpoints_can_be_tried_and_are_pruned",
-    "checkpoint.minutes": "test_a_checkpoint_is_made_after_some_minutes",
+    "": "task",
+    "test_a_preset_lies_under_what_is_said": "preset",
+    "test_the_command_line_all_the_way": "dataset name",
+    "test_a_folder_is_known_by_its_settings_or_refused": "model.family",
+    "test_the_loss_curve_is_the_stored_one": "model.base",
+    "test_a_base_without_a_vae_trains_and_is_tried_out_with_one": "model.vae",
+    "test_a_base_from_the_hub_is_pinned": "model.revision",
+    "test_each_image_is_taught_with_its_own_trigger": "subjects",
+    "test_it_starts_with_exactly_what_the_file_does": "adapter.start",
+    "test_some_images_are_held_out_whole_and_by_the_seed": "held_out.share",
+    "test_a_run_ends_where_the_held_out_loss_no_longer_falls": "held_out.patience",
+    "test_the_measured_loss_has_no_dropout_and_changes_nothing": "held_out.every",
+    "test_each_optimizer_heeds_its_own_settings": "optimizer.beta3 optimizer.momentum optimizer.alpha",
+    "test_a_run_is_shown_in_tensorboard": "training.tensorboard",
+    "test_steps_from_the_number_of_pictures": "training.exposures",
+    "test_two_processes_make_the_adapter_of_one": "training.devices",
+    "test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass": "training.cards",
+    "test_the_first_rung_that_fits_is_taken": "training.memory",
+    "test_gradients_are_the_same_bits": "training.offload",
+    "test_parts_of_a_batch_teach_what_the_whole_does": "training.micro_batches",
+    "test_the_guard_begins_again_at_half_the_rate": "training.spike_threshold",
+    "test_a_mask_changes_what_is_learned": "objective.masked_loss",
+    "test_a_mask_weighs_and_keeps_the_mean_weight": "objective.unmasked_weight",
+    "test_texts_are_drawn_from_their_place": "captions.multiple",
+    "test_a_long_caption_is_encoded_in_parts": "captions.max_token_length",
+    "test_backgrounds_of_transparent_pictures": "images.background images.backgrounds",
+    "test_half_precision_draws_it_within_its_rounding": "export.precision",
+    "test_the_files_draw_what_the_adapter_drew": "export.peft",
+    "test_what_programs_make_of_a_file_is_reported_with_it": "export.cover",
+    "test_a_stripped_file": "export.strip",
+    "test_previews_are_made_as_the_settings_say": "preview.every preview.at_start",
+    "test_checkpoints_can_be_tried_and_are_pruned": "checkpoint.every checkpoint.keep checkpoint.adapters",
+    "test_a_checkpoint_is_made_after_some_minutes": "checkpoint.minutes",
 }
-PREVIEWED = {
-    "prompts": ["a house"], "negative_prompt": "red", "strength": 0.5, "guidance": 9.0, "steps": 3, "seed": 5
-}  # fmt: skip
+PREVIEWED: dict[str, Any] = {"prompts": ["a house"], "negative_prompt": "red", "strength": 0.5}
+PREVIEWED |= {"guidance": 9.0, "steps": 3, "seed": 5}
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any setting's value
-    return {path.replace(".", "__"): value}
-
-
+OPTIMIZERS = "adamw adafactor lion prodigy prodigy-schedule-free schedule-free came ademamix muon"
 _LEARNED: dict[str, dict[str, torch.Tensor]] = {}
 
 
@@ -138,25 +125,25 @@ def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     return _LEARNED[key]
 
 
-@pytest.mark.parametrize(("path", "value", "needed"), CHANGES, ids=[path for path, _, _ in CHANGES])
-def test_another_value_gives_another_adapter(
-    character: Path, tiny_sd: Path, path: str, value: object, needed: dict[str, Any]
-) -> None:
-    assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | changed(path, value)))
+FAST = "seed adapter.alpha training.text_encoder_lr_factor objective.min_snr_gamma schedule.warmup captions.keep_tokens"
+FAST += " preservation.weight regularization.weight"
+
+
+@pytest.mark.parametrize("path", cases([path for path, _, _ in CHANGES], pytest.mark.nightly, FAST.split()))
+def test_another_value_gives_another_adapter(character: Path, tiny_sd: Path, path: str) -> None:
+    ((value, needed),) = [rest for name, *rest in CHANGES if name == path]
+    assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | {path.replace(".", "__"): value}))
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    "kind",
-    ["adamw", "adafactor", "lion", "prodigy", "prodigy-schedule-free", "schedule-free", "came", "ademamix", "muon"],
-)
+@pytest.mark.parametrize("kind", OPTIMIZERS.split())
 def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
     needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind in PRODIGIES else 0.01}
     needed |= {"schedule__kind": "constant"} if kind in SCHEDULE_FREE else {}
     usual = learned(tiny_sd, needed)
     betas = {"beta1": 0.3, "beta2": 0.3}
-    own = {"adafactor": {}, "muon": {"momentum": 0.3}, "came": betas | {"beta3": 0.3},
-           "ademamix": betas | {"beta3": 0.3, "alpha": 2.0}}  # fmt: skip
+    own = {"adafactor": {}, "muon": {"momentum": 0.3}, "came": betas | {"beta3": 0.3}}
+    own["ademamix"] = betas | {"beta3": 0.3, "alpha": 2.0}
     values = {"learning_rate": 0.03, "weight_decay": 0.6} | own.get(kind, betas)
     for name, value in values.items():
         assert not same(learned(tiny_sd, needed | {f"optimizer__{name}": value}), usual), name
@@ -165,12 +152,12 @@ def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, k
 def test_every_setting_is_tested() -> None:
     """By the tests here, by the options that all runs are tested with, or by one that is named."""
     paths = {path for path in schema.setting_paths(TrainConfig) if not path.startswith("record")}
-    asked = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
+    leaves = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
     here = {path for path, _, _ in CHANGES} | {f"preview.{name}" for name in PREVIEWED}
     options = {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}
-    assert asked - here - options - ELSEWHERE.keys() == set()
+    assert leaves - here - options - set(" ".join(ELSEWHERE.values()).split()) == set()
     written = "".join(path.read_text() for path in Path(__file__).parents[2].rglob("test_*.py"))
-    absent = [name for name in ELSEWHERE.values() if name != "there is one" and f"def {name}(" not in written]
+    absent = [name for name in ELSEWHERE if name and f"def {name}(" not in written]
     assert not absent
 
 
@@ -180,7 +167,7 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
         AcceleratorState._reset_state(True)
         run = runs.create(settings(tiny_sd, **{"preview__every": 4, "preview__prompts": ["rin"], **changes}))
         finish(run)
-        files = [one.file for one in runs.look(run).state.previews]
+        files = [preview.file for preview in runs.look(run).state.previews]
         return files, np.asarray(Image.open(run.folder / files[-1]))
 
     files, usual = drawn()
@@ -213,31 +200,24 @@ def pixels(file: Path) -> np.ndarray[Any, Any]:
 def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__minutes=1e-6))
     finish(run)
-    assert [int(one.name) for one in checkpoint.folders(run)] == [2, 3, 4, 5, 6]
+    assert [int(folder.name) for folder in checkpoint.folders(run)] == [2, 3, 4, 5, 6]
 
 
 def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
-    options = {
-        "training__resolution": 128,
-        "training__low_resolution_share": 0.5,
-        "training__steps": 5,
-        "images__flip": True,
-    }
+    options = {"training__resolution": 128, "training__low_resolution_share": 0.5, "training__steps": 5}
     batches = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **options), quiet)
     sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
     assert sides == [12, 12, 12, 16, 16]
-    told = batches.at(1, 0).sizes
-    assert told is not None
-    assert told.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
+    sizes = batches.at(1, 0).sizes
+    assert sizes is not None
+    assert sizes.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
     assert batches.largest(5) == (3, 0), "memory is measured at the full size"
 
 
 def test_batches_take_turns_between_resolutions(family: Family, character: Path, tiny_sd: Path) -> None:
-    options = {
-        "training__resolution": 192, "training__further_resolutions": [128, 64], "training__steps": 8,
-        "training__gradient_accumulation": 2, "training__low_resolution_share": 0.25, "regularization__dataset": "rin",
-        "regularization__share": 0.5, "regularization__weight": 0.5,
-    }  # fmt: skip
+    options: dict[str, Any] = {"training__resolution": 192, "training__further_resolutions": [128, 64]}
+    options |= {"training__steps": 8, "training__gradient_accumulation": 2, "training__low_resolution_share": 0.25}
+    options |= {"regularization__dataset": "rin", "regularization__share": 0.5, "regularization__weight": 0.5}
     examples = dataset.read(character, "rin")
     batches = encode.build(family, examples[1:], settings(tiny_sd, **options), quiet, held=examples[:1])
     in_turn = [batches.at(step, micro) for step in range(8) for micro in range(2)]
@@ -251,28 +231,16 @@ def test_batches_take_turns_between_resolutions(family: Family, character: Path,
         assert sorted(weights) == [0.5, 0.5, 1, 1], "at each resolution half of the images are for regularization"
 
 
-def test_six_steps_are_three_and_three_with_buckets(character: Path, tiny_sd: Path) -> None:
-    """Pictures of three shapes, mirrored, with captions left out and tags in other orders, and more."""
+@pytest.mark.slow
+def test_a_run_with_buckets_resumes(character: Path, tiny_sd: Path) -> None:
+    """Images of three shapes, mirrored, with captions left out and tags in other orders, and more."""
     for number, path in enumerate(dataset.image_files(character)):
         shape = [(128, 128), (192, 96), (96, 192)][number % 3]
         Image.open(path).resize(shape).save(path)
-    options = {
-        "training__resolution": 128, "training__batch_size": 2, "training__gradient_accumulation": 2,
-        "training__ema_decay": 0.9,
-        "images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "preservation__share": 0.3,
-        "training__micro_batches": 2, "adapter__dropout": 0.2, "training__low_resolution_share": 0.4,
-        "training__further_resolutions": [64],
-    }  # fmt: skip
-    made = settings(tiny_sd, **options)
-    sizes = buckets.buckets([(one.width, one.height) for one in dataset.read(character)], 128)
-    assert len(set(sizes)) == 3
-    whole, parts = runs.create(made), runs.create(made)
-    expected = finish(whole)
-    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if _third(event) else None))
-    assert runs.look(parts).state.step == 3
-    assert same(finish(parts), expected)
-    assert losses(parts) == losses(whole)
-
-
-def _third(event: object) -> bool:
-    return getattr(event, "kind", "") == "step" and getattr(event, "step", 0) == 3
+    examples = dataset.read(character)
+    assert len(set(buckets.buckets([(example.width, example.height) for example in examples], 128))) == 3
+    options: dict[str, Any] = {"training__resolution": 128, "training__further_resolutions": [64]}
+    options |= {"training__batch_size": 2, "training__gradient_accumulation": 2, "training__micro_batches": 2}
+    options |= {"training__ema_decay": 0.9, "training__low_resolution_share": 0.4, "preservation__share": 0.3}
+    options |= {"images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "adapter__dropout": 0.2}
+    assert_resumes(settings(tiny_sd, **options), 3)

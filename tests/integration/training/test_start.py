@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.integration.training.test_train import finish, is_third, same, settings
+from tests.integration.training.test_train import assert_resumes, finish, same, settings, stopped_at
 from trainer import families, runs
 from trainer.adapter_files import reader, transforms
 from trainer.config import ModelConfig
@@ -14,7 +14,6 @@ from trainer.config.adapter import Lora
 from trainer.errors import UserError
 from trainer.families.adapter_layers import LoraPair
 from trainer.rng import generator
-from trainer.runs import Run
 from trainer.train import train
 
 
@@ -70,25 +69,17 @@ def test_a_file_of_another_kind_is_started_from(character: Path, tiny_sd: Path, 
         assert torch.allclose(change, modules[name].delta(), rtol=1e-2, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_file_and_is_resumed(character: Path, tiny_sd: Path, first: Path) -> None:
-    whole = runs.create(settings(tiny_sd, adapter__start=str(first), training__ema_decay=0.5))
-    expected = finish(whole)
-    parts = runs.create(settings(tiny_sd, adapter__start=str(first), training__ema_decay=0.5))
-    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if is_third(event) else None))
-    assert same(finish(parts), expected)
-    plain = runs.create(settings(tiny_sd))
-    assert not same(finish(plain), expected)
-    assert str(first.parent) not in str(load_metadata(whole.export))
-    assert not [warning for warning in runs.look(whole).state.warnings if "best approximation" in warning]
-
-
-def load_metadata(path: Path) -> dict[str, str]:
-    return reader.read(path).metadata
+    run = assert_resumes(settings(tiny_sd, adapter__start=str(first), training__ema_decay=0.5), 3)
+    assert not same(finish(runs.create(settings(tiny_sd))), load_file(run.export))
+    assert str(first.parent) not in str(reader.read(run.export).metadata)
+    assert not [warning for warning in runs.look(run).state.warnings if "best approximation" in warning]
 
 
 def test_a_start_that_changed_or_is_gone_is_not_resumed_with(character: Path, tiny_sd: Path, first: Path) -> None:
     run = runs.create(settings(tiny_sd, adapter__start=str(first), adapter__rank=2))
-    train(run.config(), Run(run.folder, lambda event: runs.request(run, "stop") if is_third(event) else None))
+    train(run.config(), stopped_at(3, run))
     assert [warning for warning in runs.look(run).state.warnings if "has rank 4, this run 2" in warning]
     tensors = load_file(first)
     save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, first)

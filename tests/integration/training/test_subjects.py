@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
 
-from tests.integration.training.test_train import finish, is_third, quiet, same, settings
-from trainer import families, runs
-from trainer.config import ModelConfig
+from tests.integration.training.test_train import assert_resumes, quiet, settings
 from trainer.data import dataset
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
-from trainer.runs import Run
-from trainer.train import train
+from trainer.families import Family
 from trainer.training import encode
 
 SUBJECTS: dict[str, Any] = {"subjects": ["kim --trigger kmx2 --repeats 2"]}
 CLASSES: dict[str, Any] = {
-    "class_word": "girl", "regularization__dataset": "girls", "regularization__share": 0.5,
-    "subjects": ["kim --trigger kmx2 --repeats 2 --class boy --regularization boys"], "preservation__share": 1.0,
-}  # fmt: skip
+    "class_word": "girl",
+    "regularization__dataset": "girls",
+    "regularization__share": 0.5,
+    "subjects": ["kim --trigger kmx2 --repeats 2 --class boy --regularization boys"],
+    "preservation__share": 1.0,
+}
 
 
 @pytest.fixture
@@ -50,8 +49,7 @@ def classes(character: Path) -> None:
 
 
 @pytest.mark.usefixtures("kim")
-def test_each_image_is_taught_with_its_own_trigger(tiny_sd: Path) -> None:
-    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+def test_each_image_is_taught_with_its_own_trigger(family: Family, tiny_sd: Path) -> None:
     changes = {"captions__trigger_only": 0.3, "preservation__share": 0.5, "training__batch_size": 1}
     config = settings(tiny_sd, **SUBJECTS, **changes)
     examples = dataset.read_subjects(config.taught)
@@ -72,9 +70,8 @@ def test_each_image_is_taught_with_its_own_trigger(tiny_sd: Path) -> None:
 
 
 @pytest.mark.usefixtures("classes")
-def test_each_subject_has_its_class_word_and_its_regularization_images(kim: Path, tiny_sd: Path) -> None:
+def test_each_subject_has_its_class_and_regularization_images(family: Family, kim: Path, tiny_sd: Path) -> None:
     (kim / "1.txt").unlink()
-    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     config = settings(tiny_sd, **CLASSES, training__batch_size=1, captions__multiple=True)
     built = encode.build(family, dataset.read_subjects(config.taught), config, quiet)
     batches = [built.at(step, 0) for step in range(88)]
@@ -92,23 +89,8 @@ def test_each_subject_has_its_class_word_and_its_regularization_images(kim: Path
 
 
 @pytest.mark.usefixtures("kim", "classes")
+@pytest.mark.slow
 def test_a_run_of_two_subjects_is_resumed_and_names_both(tiny_sd: Path) -> None:
-    whole = runs.create(settings(tiny_sd, **CLASSES, training__text_encoder=True))
-    adapter = finish(whole)
-    with safe_open(whole.export, "pt") as file:
+    run = assert_resumes(settings(tiny_sd, **CLASSES, training__text_encoder=True), 3)
+    with safe_open(run.export, "pt") as file:
         assert file.metadata()["modelspec.trigger_phrase"] == "rin, kmx2"
-    parts = runs.create(settings(tiny_sd, **CLASSES, training__text_encoder=True))
-    train(parts.config(), Run(parts.folder, lambda event: runs.request(parts, "stop") if is_third(event) else None))
-    assert runs.look(parts).state.step == 3
-    assert same(finish(parts), adapter)
-
-
-@pytest.mark.usefixtures("kim")
-def test_a_further_dataset_that_is_empty_or_missing_is_named(character: Path, tiny_sd: Path) -> None:
-    (character.with_name("lea")).mkdir()
-    for line, words in (
-        ("lea --trigger leax", "no images in the dataset 'lea'"),
-        ("bo --trigger box", "no dataset 'bo'"),
-    ):
-        with pytest.raises(UserError, match=words):
-            finish(runs.create(settings(tiny_sd, subjects=[line])))

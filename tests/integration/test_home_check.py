@@ -1,6 +1,5 @@
 """`limner check-home` names each file that is damaged or gone, and mends what can be computed again."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -9,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.integration.runs.test_processes import limner, make
-from tests.workers import Workers
 from trainer import home_check, paths, runs
 from trainer.data import dataset, image_stats, images, originals, reach, uploads
 from trainer.runs import Run
+from trainer.train import train
 
 
 def damage(path: Path) -> None:
@@ -23,24 +22,25 @@ def damage(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def found() -> dict[str, str]:
+def damaged() -> dict[str, str]:
     return {finding.file: finding.message for finding in home_check.check() if not finding.note}
 
 
 @pytest.fixture
-def finished(character: Path, tiny_sd: Path, workers: Workers) -> Run:
+def finished(character: Path, tiny_sd: Path) -> Run:
     run = make(str(tiny_sd), steps=4, resolution=64)
     config = run.config()
-    run.save_config(config.model_copy(update={
+    changes = {
         "export": config.export.model_copy(update={"peft": True}),
         "preview": config.preview.model_copy(update={"every": 2}),
-    }))  # fmt: skip
-    assert workers.work(run) == 0
+    }
+    run.save_config(config.model_copy(update=changes))
+    train(run.config(), run)
     return run
 
 
-def test_each_file_of_a_run_is_missed_when_it_is_damaged_or_gone(finished: Run, workers: Workers) -> None:
-    assert found() == {}
+def test_each_file_of_a_run_is_missed_when_it_is_damaged_or_gone(finished: Run) -> None:
+    assert damaged() == {}
     assert limner("check-home").returncode == 0
     files = [path for path in finished.folder.rglob("*") if path.is_file()]
     files = [path for path in files if path.name not in ("events.jsonl", "worker.log", "worker.lock")]
@@ -51,55 +51,41 @@ def test_each_file_of_a_run_is_missed_when_it_is_damaged_or_gone(finished: Run, 
         whole = path.read_bytes()
         damage(path)
         name = path.relative_to(paths.home()).as_posix()
-        assert list(found()) == [name], name
+        assert list(damaged()) == [name], name
         path.unlink()
         if path != finished.config_file:  # without it the folder is no run
-            assert list(found()) == [name], name
+            assert list(damaged()) == [name], name
         path.write_bytes(whole)
-    assert found() == {}
+    assert damaged() == {}
     shutil.rmtree(finished.folder / "checkpoints" / "000004")
-    assert list(found()) == [f"outputs/{finished.id}/checkpoints/000004"]
+    assert list(damaged()) == [f"outputs/{finished.id}/checkpoints/000004"]
 
 
 @pytest.mark.slow
-def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run, workers: Workers) -> None:
+def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run) -> None:
     whole = finished.export.read_bytes()[-1000:]
     damage(finished.export)
     done = limner("check-home", "--repair")
     assert done.returncode == 1
     assert "its checksum is another one. Resume the run: its last checkpoint is whole" in done.stdout
-    assert workers.work(finished) == 0
+    train(finished.config(), finished)
     assert finished.export.read_bytes()[-1000:] == whole
-    assert found() == {}
-
-
-def test_a_log_with_a_damaged_line_and_a_run_of_an_older_version(finished: Run) -> None:
-    lines = finished.log.read_text().splitlines()
-    finished.log.write_text("\n".join([*lines[:3], "{", *lines[3:]]) + "\n")
-    assert list(found()) == [f"outputs/{finished.id}/events.jsonl"]
-    events = [json.loads(line) for line in lines]
-    for event in events:
-        event.pop("sha256", None)
-    finished.log.write_text("".join(json.dumps(event) + "\n" for event in events))
-    assert found() == {}
-    damage(finished.export)
-    damage(finished.folder / "previews" / "000002_0.png")
-    assert found().keys() == {f"outputs/{finished.id}/{name}" for name in ("rin.safetensors", "previews/000002_0.png")}
+    assert damaged() == {}
 
 
 def test_a_log_leads_nowhere_else(finished: Run) -> None:
     (finished.folder.parent / "x.safetensors").write_bytes(b"no adapter")
     finished.log.write_text(finished.log.read_text().replace('"rin.safetensors"', '"../x.safetensors"'))
-    assert found().keys() <= {f"outputs/{finished.id}/peft/pytorch_lora_weights.safetensors"}
+    assert damaged().keys() <= {f"outputs/{finished.id}/peft/pytorch_lora_weights.safetensors"}
 
 
 def test_a_kept_adapter(finished: Run) -> None:
     paths.adapters().mkdir()
     kept = paths.adapters() / "kept.safetensors"
     shutil.copy(finished.export, kept)
-    assert found() == {}
+    assert damaged() == {}
     damage(kept)
-    assert list(found()) == ["outputs/.adapters/kept.safetensors"]
+    assert list(damaged()) == ["outputs/.adapters/kept.safetensors"]
 
 
 @pytest.fixture
@@ -117,24 +103,24 @@ def project(home: Path) -> Path:
 
 
 def test_an_edit_is_no_damage(project: Path) -> None:
-    assert found() == {}
+    assert damaged() == {}
     Image.new("RGB", (80, 80), "white").save(project / "0.png")
     dataset.write_caption(project / "0.png", "another one")
-    assert found() == {}
+    assert damaged() == {}
     damage(project / "1.png")
     (project / "2.png").write_bytes(b"saved by a program that failed")
     (project / "0.mask.png").write_bytes(b"no mask")
-    assert found().keys() == {f"datasets/mira/{name}" for name in ("0.mask.png", "1.png", "2.png")}
-    assert "its content has changed, but not its date" in found()["datasets/mira/1.png"]
+    assert damaged().keys() == {f"datasets/mira/{name}" for name in ("0.mask.png", "1.png", "2.png")}
+    assert "its content has changed, but not its date" in damaged()["datasets/mira/1.png"]
 
 
 def test_what_is_removed_on_the_page_is_not_missed(project: Path) -> None:
     dataset.remove(project / "1.png")
-    assert found() == {}
+    assert damaged() == {}
     dataset.restore_last(project)
-    assert found() == {}
+    assert damaged() == {}
     damage(project / "1.png")
-    assert list(found()) == ["datasets/mira/1.png"]
+    assert list(damaged()) == ["datasets/mira/1.png"]
     (project / "1.png").unlink()
     done = limner("check-home", "--repair")
     assert done.returncode == 1
@@ -145,7 +131,7 @@ def test_what_is_removed_on_the_page_is_not_missed(project: Path) -> None:
 
 def test_what_is_computed_is_repaired_and_what_is_made_is_not(project: Path) -> None:
     reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
-    assert found() == {}
+    assert damaged() == {}
     made = {path: path.read_bytes() for path in project.iterdir() if path.is_file()}
     cache = project / paths.CACHE
     thumbnail = next((cache / "thumbnails").glob("*.webp"))
@@ -153,23 +139,23 @@ def test_what_is_computed_is_repaired_and_what_is_made_is_not(project: Path) -> 
     thumbnail.write_bytes(b"RIFF")
     for name in ("measurements.json", "micro.json", "originals.json"):
         (cache / name).write_bytes(b"{")
-    assert len(found()) == 4
+    assert len(damaged()) == 4
     assert limner("check-home").returncode == 1
     done = limner("check-home", "--repair")
     assert (done.returncode, done.stdout.count("Repaired.")) == (0, 4)
-    assert found() == {}
+    assert damaged() == {}
     assert image_stats.known(project) == stats
     assert originals.known(project).keys() == {"0.png", "1.png", "2.png"}
     assert {path: path.read_bytes() for path in made} == made
 
 
 @pytest.mark.slow
-def test_latents_that_are_damaged_are_computed_again(character: Path, tiny_sd: Path, workers: Workers) -> None:
+def test_latents_that_are_damaged_are_computed_again(character: Path, tiny_sd: Path) -> None:
     first, second = make(str(tiny_sd), steps=2, resolution=64), make(str(tiny_sd), steps=2, resolution=64)
-    assert workers.work(first) == 0
+    train(first.config(), first)
     for path in (character / paths.CACHE).glob("*.safetensors"):
         damage(path)
-    assert len(found()) == len(list((character / paths.CACHE).glob("*.safetensors"))) > 3
-    assert workers.work(second) == 0
+    assert len(damaged()) == len(list((character / paths.CACHE).glob("*.safetensors"))) > 3
+    train(second.config(), second)
     assert runs.look(second).state.losses == runs.look(first).state.losses
-    assert found() == {}
+    assert damaged() == {}

@@ -3,29 +3,25 @@
 So do merged files, baked bases, and adapters made elsewhere.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.integration.families.test_families import load
 from tests.integration.training.test_adapter_kinds import disturb
-from tests.integration.training.test_train import finish, settings
+from tests.integration.training.test_train import cases, finish, settings
 from tests.single_file import write as single_file
 from trainer import families, runs
 from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
 from trainer.adapter_files.modules import Lora
 from trainer.adapter_files.reader import AdapterFile
-from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import Family
-from trainer.runs import Run, events
-from trainer.sampling import sampler
+from trainer.runs import Run
 from trainer.training import export
 
 FAMILIES = ("sd15", "sd21", "sdxl")
@@ -43,11 +39,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def draw(pipeline: Any) -> Tensor:  # noqa: ANN401 - diffusers' pipelines are untyped
     pipeline.set_progress_bar_config(disable=True)
+    options = {"negative_prompt": "", "num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}
     with torch.no_grad():
-        latents: Tensor = pipeline(
-            "rin, smiling", negative_prompt="", num_inference_steps=3, guidance_scale=3.0, output_type="latent",
-            generator=torch.Generator().manual_seed(1),
-        ).images  # fmt: skip
+        latents: Tensor = pipeline("rin, smiling", generator=torch.Generator().manual_seed(1), **options).images
     return latents
 
 
@@ -76,11 +70,13 @@ def patched(family: Family, *files: tuple[AdapterFile, float]) -> Tensor:
         return draw(family.pipeline())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
-def test_the_files_draw_what_the_adapter_drew(
-    character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
-) -> None:
+DRAWN = "lora-sd15 locon-sd21 dora-sd15 loha-sd21 lokr-sdxl rslora-sdxl ranks-sd15 full_lokr-sd21 lora-sdxl dora-sdxl"
+
+
+@pytest.mark.parametrize("case", cases(DRAWN.split(), pytest.mark.slow, ["lora-sd15", "dora-sd15", "lokr-sdxl"]))
+def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, Path], case: str) -> None:
+    kind, family = case.split("-")
+    options = KINDS[kind.replace("_", " ")]
     run, live, model = exported(bases[family], export__precision="fp32", **options)
     file = reader.read(run.export)
     assert any(name.startswith("lora_te") for name in file.modules)
@@ -101,14 +97,10 @@ def test_the_files_draw_what_the_adapter_drew(
     assert torch.equal(peft, live) if file.kinds == {"LoRA"} else far(peft, live) < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [KINDS["lora"], KINDS["locon"]], ids=["lora", "locon"])
-def test_half_precision_draws_it_within_its_rounding(
-    character: Path, bases: dict[str, Path], options: dict[str, Any], family: str
-) -> None:
-    run, live, _ = exported(bases[family], **options)
+def test_half_precision_draws_it_within_its_rounding(character: Path, tiny_sd: Path) -> None:
+    run, live, _ = exported(tiny_sd)
     for folder, name in ((run.folder, run.export.name), (run.folder / "peft", writer.PEFT_NAME)):
-        pipeline = fresh(bases[family])
+        pipeline = fresh(tiny_sd)
         pipeline.load_lora_weights(folder, weight_name=name)
         assert 0 < far(draw(pipeline), live) < 5e-3
 
@@ -118,8 +110,9 @@ def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_
     finish(run)
     kohya, peft = runs.look(run).state.verified
     assert (kohya.file, peft.file) == ("rin.safetensors", "peft/pytorch_lora_weights.safetensors")
-    told = {program: words for program, loads, words in kohya.verdicts if not loads}
-    assert set(told) == {"InvokeAI"}, "the tiny model has the width of none"
+    assert [program for program, loads, _ in kohya.verdicts if not loads] == ["InvokeAI"], (
+        "the tiny model has the width of none"
+    )
     assert [program for program, loads, _ in peft.verdicts if loads] == ["diffusers"]
     assert not kohya.problems
     facts = summary.describe(safetensors_reader.read(run.export))
@@ -148,9 +141,6 @@ def test_a_file_that_cannot_be_written_leaves_none(character: Path, tiny_sd: Pat
     assert not list(run.folder.rglob("*.safetensors"))
 
 
-# Tools ----------------------------------------------------------------------------------------------------------
-
-
 def two(base: Path, **options: Any) -> tuple[Family, AdapterFile, AdapterFile]:  # noqa: ANN401 - any settings
     first, _, family = exported(base, export__precision="fp32")
     second, _, _ = exported(base, seed=1, export__precision="fp32", **options)
@@ -163,51 +153,39 @@ def again(modules: dict[str, Any], family: str, tmp_path: Path) -> AdapterFile:
     return reader.read(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("other", [{"adapter__rank": 6}, KINDS["locon"], KINDS["loha"], KINDS["lokr"]],
-                         ids=["lora", "locon", "loha", "lokr"])  # fmt: skip
-def test_a_merged_file_draws_what_both_draw(
-    character: Path, bases: dict[str, Path], tmp_path: Path, family: str, other: dict[str, Any]
-) -> None:
-    model, one, another = two(bases[family], **other)
-    made = transforms.merge([("one", one, 0.7), ("two", another, -0.4)])
+OTHERS = {"lora": {"adapter__rank": 6}} | {kind: KINDS[kind] for kind in ("locon", "loha", "lokr")}
+
+
+@pytest.mark.parametrize(
+    "case", cases(["lora-sd15", "locon-sdxl", "loha-sd21", "lokr-sd15"], pytest.mark.slow, ["lora-sd15"])
+)
+def test_a_merged_file_draws_what_both_draw(character: Path, bases: dict[str, Path], tmp_path: Path, case: str) -> None:
+    kind, family = case.split("-")
+    model, first, another = two(bases[family], **OTHERS[kind])
+    made = transforms.merge([("one", first, 0.7), ("two", another, -0.4)])
     assert made.error == 0
     merged = again(made.modules, family, tmp_path)
     assert merged.kinds == {"LoRA"}
-    both = patched(model, (one, 0.7), (another, -0.4))
+    both = patched(model, (first, 0.7), (another, -0.4))
     assert far(patched(model, (merged, 1.0)), both) < 1e-5
-    assert far(patched(model, (one, 1.0), (another, -0.4)), both) > 1e-3, "strength enters"
-    assert far(patched(model, (one, 0.7**2), (another, -(0.4**2))), both) > 1e-3, "and once"
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_a_merged_file_is_what_diffusers_draws_with_both(
-    character: Path, tiny_sd: Path, tmp_path: Path
-) -> None:  # fmt: skip
-    _, one, another = two(tiny_sd)
-    merged = again(transforms.merge([("one", one, 0.7), ("two", another, 0.4)]).modules, "sd15", tmp_path)
-    pipeline = fresh(tiny_sd)
-    for name, file in (("one", one), ("two", another)):
-        pipeline.load_lora_weights(dict(file.tensors), adapter_name=name)
-    pipeline.set_adapters(["one", "two"], [0.7, 0.4])
-    both = draw(pipeline)
-    pipeline = fresh(tiny_sd)
-    pipeline.load_lora_weights(dict(merged.tensors))
-    assert far(draw(pipeline), both) < 1e-5
+    assert far(patched(model, (first, 1.0), (another, -0.4)), both) > 1e-3, "strength enters"
+    assert far(patched(model, (first, 0.7**2), (another, -(0.4**2))), both) > 1e-3, "and once"
 
 
 def measured(file: AdapterFile, made: dict[str, Any]) -> float:
-    lost = sum(float((made[name].delta().double() - one.delta().double()).square().sum())
-               for name, one in file.modules.items())  # fmt: skip
-    return (lost / sum(float(one.delta().double().square().sum()) for one in file.modules.values())) ** 0.5
+    deltas = {name: module.delta().double() for name, module in file.modules.items()}
+    lost = sum(float((made[name].delta().double() - delta).square().sum()) for name, delta in deltas.items())
+    return (lost / sum(float(delta.square().sum()) for delta in deltas.values())) ** 0.5
 
 
-@pytest.mark.parametrize(("rank", "energy"), [(2, 1.0), (1, 1.0), (0, 0.9), (3, 0.5)])
-@pytest.mark.parametrize("options", [{}, KINDS["locon"], KINDS["loha"]], ids=["lora", "locon", "loha"])
-def test_the_error_of_a_resized_file_is_the_one_that_is_said(
-    character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any], rank: int, energy: float
+@pytest.mark.parametrize(
+    "case", cases(["lora-2-1.0", "locon-1-1.0", "loha-0-0.9", "lora-3-0.5"], pytest.mark.slow, ["lora-2-1.0"])
+)
+def test_the_error_of_a_resized_file_is_the_one_it_says(
+    character: Path, tiny_sd: Path, tmp_path: Path, case: str
 ) -> None:
+    kind, rank, energy = (part(word) for part, word in zip((str, int, float), case.split("-"), strict=True))
+    options = KINDS[kind]
     run, _, _ = exported(tiny_sd, export__precision="fp32", **options)
     file = reader.read(run.export)
     made = transforms.resize(file, rank, energy)
@@ -231,39 +209,9 @@ def test_resizing_to_the_rank_that_it_has_loses_nothing(character: Path, tiny_sd
     assert {module.rank for module in merged.modules.values()} == {4}
 
 
-def base_of(form: str, bases: dict[str, Path], family: str, tmp_path: Path) -> Path:
-    return bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("form", ["folder", "file"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_baked_base_draws_it_and_an_extracted_adapter_has_its_effect(
-    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, family: str, form: str
-) -> None:
-    run, live, _ = exported(bases[family], export__precision="fp32", adapter__targets="conv")
-    file = reader.read(run.export)
-    base = base_of(form, bases, family, tmp_path)
-    out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
-    count = transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out)
-    assert count == len(file.modules)
-    model = {} if family != "sd21" or form == "folder" else {"prediction_type": "epsilon"}
-    assert far(draw(load(out, **model).pipeline()), live) < 1e-4
-
-    tuned, plain = base_weights.open_checkpoint(out), base_weights.open_checkpoint(base)
-    made = transforms.difference(tuned, plain, rank=4)
-    assert made.modules.keys() == file.modules.keys()
-    assert made.error < 1e-3
-    for name, module in file.modules.items():
-        assert float((made.modules[name].delta() - module.delta()).norm() / module.delta().norm()) < 1e-3
-    assert not made.notes
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [KINDS["dora"], KINDS["loha"], KINDS["lokr"]], ids=["dora", "loha", "lokr"])
-def test_every_kind_can_be_baked(
-    character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:  # fmt: skip
+def test_every_kind_can_be_baked(character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     run, live, _ = exported(tiny_sd, export__precision="fp32", **options)
     transforms.bake(base_weights.open_checkpoint(tiny_sd), [("it", reader.read(run.export), 1.0)], tmp_path / "out")
     assert far(draw(fresh(tmp_path / "out")), live) < 1e-4
@@ -280,8 +228,8 @@ def of_other_makers(family: Family) -> AdapterFile:
         attention.replace("to_q", "to_k"): {"oft_blocks": torch.empty(2, rows // 4, 4, 4)},
         attention.replace("to_q", "to_v"): {"weight": torch.empty(rows), "on_input": torch.tensor(0.0)},
         attention.replace("to_q", "to_out_0"): {
-            **{f"{one}1.weight": torch.empty(rows, 2) for one in "ab"},
-            **{f"{one}2.weight": torch.empty(2, columns) for one in "ab"},
+            **{f"{letter}1.weight": torch.empty(rows, 2) for letter in "ab"},
+            **{f"{letter}2.weight": torch.empty(2, columns) for letter in "ab"},
             "alpha": torch.tensor(2.0),
         },
         convolution: {"diff": torch.empty(shapes[convolution]), "diff_b": torch.empty(shapes[convolution][0])},
@@ -291,8 +239,8 @@ def of_other_makers(family: Family) -> AdapterFile:
             parts[name] = {"w_norm": torch.empty(shapes[name]), "b_norm": torch.empty(shapes[name])}
         if name.endswith("text_projection"):
             rows, columns = shapes[name]
-            parts[name] = {"lora_up.weight": torch.empty(rows, 2), "lora_down.weight": torch.empty(2, columns),
-                           "alpha": torch.tensor(1.0)}  # fmt: skip
+            pair = {"lora_up.weight": torch.empty(rows, 2), "lora_down.weight": torch.empty(2, columns)}
+            parts[name] = pair | {"alpha": torch.tensor(1.0)}
     tensors = {f"{name}.{ending}": tensor for name, layer in parts.items() for ending, tensor in layer.items()}
     for number, (key, tensor) in enumerate(tensors.items()):
         if not key.endswith(("alpha", "on_input")):
@@ -300,41 +248,25 @@ def of_other_makers(family: Family) -> AdapterFile:
     return reader.of_tensors(tensors, "x")
 
 
-@pytest.mark.parametrize("form", ["folder", "file"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", cases(["sdxl-file", "sd15-folder", "sd21-file"], pytest.mark.slow, ["sdxl-file"]))
 def test_kinds_of_other_makers_are_drawn_with_and_baked(
-    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, family: str, form: str
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str
 ) -> None:
+    family, form = case.split("-")
     model = load(bases[family])
     file = of_other_makers(model)
     assert file.kinds >= {"OFT", "BOFT", "IA3", "GLoRA", "full", "norm"}
     before, live = draw(model.pipeline()), patched(model, (file, 1.0))
     assert far(before, live) > 1e-2
     assert torch.equal(draw(model.pipeline()), before), "nothing is left behind"
-    base = base_of(form, bases, family, tmp_path)
+    base = bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
     assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
     options = {} if family != "sd21" or form == "folder" else {"prediction_type": "epsilon"}
     assert far(draw(load(out, **options).pipeline()), live) < 1e-4
 
 
-@pytest.mark.slow
-def test_what_an_extracted_adapter_leaves_out_is_said(bases: dict[str, Path], tmp_path: Path) -> None:
-    base = single_file(bases["sd15"], tmp_path / "base.safetensors")
-    tensors = load_file(base)
-    tensors["model.diffusion_model.middle_block.1.proj_in.weight"] += 1.0
-    tensors["model.diffusion_model.middle_block.1.norm.bias"] += 1.0
-    save_file(tensors, tmp_path / "tuned.safetensors")
-    tuned = base_weights.open_checkpoint(tmp_path / "tuned.safetensors")
-    made = transforms.difference(tuned, base_weights.open_checkpoint(base), rank=1)
-    assert list(made.modules) == ["lora_unet_mid_block_attentions_0_proj_in"]
-    assert made.error < 1e-6
-    assert made.notes[0].startswith("3.03% of the squared difference is in norms")
-
-
-def test_what_does_not_belong_together_is_refused(
-    character: Path, bases: dict[str, Path], tmp_path: Path
-) -> None:  # fmt: skip
+def test_what_does_not_belong_together_is_refused(character: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     files = {family: reader.read(exported(bases[family], training__steps=1)[0].export) for family in FAMILIES}
     dora = reader.read(exported(bases["sd15"], **KINDS["dora"])[0].export)
     with pytest.raises(UserError, match=r"a is for Stable Diffusion 1.x, b for Stable Diffusion XL"):
@@ -368,59 +300,3 @@ def test_what_does_not_belong_together_is_refused(
     strange = AdapterFile(reader.tensors_of(unknown), dict(unknown), {}, 0, None)
     with pytest.raises(UserError, match="has no layer lora_unet_down_blocks_7"):
         transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("c", strange, 1.0)], tmp_path / "out")
-
-
-# Elsewhere ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.nightly
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_made_elsewhere_are_painted_with(
-    character: Path, bases: dict[str, Path], tmp_path: Path, family: str
-) -> None:
-    """Diffusers' own file, names of other blocks, LyCORIS: several at once, each at its strength."""
-    run, _, model = exported(bases[family], export__precision="fp32")
-    file = reader.read(run.export)
-    pipeline = fresh(bases[family])
-    pipeline.load_lora_weights(run.folder, weight_name=run.export.name, adapter_name="default")
-    pipeline.save_lora_weights(tmp_path / "own", **state(pipeline))
-    loha, _, _ = exported(bases[family], seed=1, export__precision="fp32", **KINDS["loha"])
-    other = {f"lora_unet_{writer.place_of(name).path.replace('.', '_')}" if "unet" in name else name: module
-             for name, module in file.modules.items()}  # fmt: skip
-    save_file(reader.tensors_of(other), tmp_path / "other.safetensors", metadata=file.metadata)
-    own = tmp_path / "own" / writer.PEFT_NAME
-    assert {module.alpha for module in reader.read(own).modules.values()} == {2.0}
-    picture = PictureConfig(base=str(bases[family]), prompt="rin", steps=2, guidance=3.0, out="x.png")
-    painter = sampler.Sampler()
-
-    def painted(*adapters: tuple[Path, float]) -> Tensor:
-        given = tuple((str(path), strength) for path, strength in adapters)
-        image = painter.generate(picture.model_copy(update={"adapters": given}))
-        return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
-
-    wanted = painted((run.export, 0.8), (loha.export, 0.5))
-    for path in (own, tmp_path / "other.safetensors", run.folder / "peft" / writer.PEFT_NAME):
-        assert (painted((path, 0.8), (loha.export, 0.5)) - wanted).abs().max() <= 1
-    assert (painted((own, 0.8)) - wanted).abs().max() > 1
-    assert (painted((own, 0.4), (loha.export, 0.5)) - wanted).abs().max() > 1
-    assert model.base.family == family
-
-
-def state(pipeline: Any) -> dict[str, Any]:  # noqa: ANN401 - diffusers' pipelines are untyped
-    """What diffusers' own training scripts save."""
-    from diffusers.training_utils import _collate_lora_metadata
-    from peft import get_peft_model_state_dict
-
-    parts = {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "text_encoder_2")
-             if getattr(pipeline, name, None) is not None}  # fmt: skip
-    layers = {f"{name}_lora_layers": get_peft_model_state_dict(part, adapter_name="default")
-              for name, part in parts.items()}  # fmt: skip
-    return {**layers, **_collate_lora_metadata(parts)}
-
-
-def test_the_events_tell_json_free_of_paths(character: Path, tiny_sd: Path) -> None:
-    run, _, _ = exported(tiny_sd)
-    told = [event for event in events.read(run.log)[0] if isinstance(event, events.Verified)]
-    assert len(told) == 2
-    assert str(run.folder) not in json.dumps([one.model_dump(mode="json") for one in told])

@@ -7,21 +7,17 @@ A1111 82a973c0 (extensions-builtin/Lora/network.py), InvokeAI 8e71a8a5 (backend/
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import peft
 import pytest
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from tests.integration.families.test_families import load
 from tests.integration.training.test_adapter_kinds import disturb
 from tests.integration.training.test_train import settings
 from trainer import families, runs
-from trainer.adapter_files import reader, safetensors_reader, writer
+from trainer.adapter_files import reader, writer
 from trainer.errors import UserError
-from trainer.families import Family
 from trainer.training import export
 
 EPSILON = torch.finfo(torch.float32).eps
@@ -80,45 +76,6 @@ def test_each_program_applies_the_trained_effect(
         scale = float(tensors[f"{name}.alpha"]) / down.shape[0]
         applied = apply(weight, product, scale, tensors[f"{name}.dora_scale"].float()).flatten(1)
         assert float((applied - change).norm() / change.norm()) < 0.002, name
-
-
-def of_peft(family: Family) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors of a file with PEFT's own DoRA, a magnitude for each output, and the changes that it makes."""
-    paths = [path for path, _ in family.denoiser.named_modules() if path.endswith(("to_q", "conv1"))]
-    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=paths, use_dora=True, init_lora_weights=False)
-    peft.inject_adapter_in_model(config, family.denoiser)
-    tensors, changes = {}, {}
-    for path in paths:
-        layer: Any = family.denoiser.get_submodule(path)
-        magnitude = layer.lora_magnitude_vector["default"].weight
-        with torch.no_grad():
-            magnitude.mul_(1 + 0.1 * torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0)))
-        name = f"unet.{path}"
-        tensors |= {f"{name}.lora_A.weight": layer.lora_A["default"].weight.detach()}
-        tensors |= {f"{name}.lora_B.weight": layer.lora_B["default"].weight.detach()}
-        tensors |= {f"{name}.lora_magnitude_vector.weight": magnitude.detach()}
-        before = layer.get_base_layer().weight.detach().clone()
-        layer.merge()
-        change = (layer.get_base_layer().weight.detach() - before).flatten(1)
-        changes["lora_unet_" + path.replace(".", "_")] = change
-        layer.unmerge()
-    return tensors, changes
-
-
-@pytest.mark.parametrize("form", ["PEFT's", "kohya's"])
-def test_a_magnitude_for_each_output_is_still_read(family: Family, form: str) -> None:
-    """It is in PEFT's files and in those of Limner 0.1."""
-    tensors, changes = of_peft(family)
-    file = reader.of_file(safetensors_reader.parse(save(tensors), "x"))
-    if form == "kohya's":
-        data = writer.write(file.modules, {}, form="kohya", precision="fp32")
-        file = reader.of_file(safetensors_reader.parse(data, "x"))
-        assert {tensor.shape[1] for key, tensor in file.tensors.items() if key.endswith("dora_scale")} == {1}
-    assert file.modules.keys() == changes.keys()
-    layers = {name: layer for name, layer in families.adapted(family).items() if name in changes}
-    for name, change in changes.items():
-        weight = layers[name].module.get_base_layer().weight.detach().flatten(1)
-        assert float((file.modules[name].delta(weight) - change).norm() / change.norm()) < 1e-4
 
 
 def test_a_magnitude_for_each_input_is_not_for_peft(character: Path, tiny_sd: Path) -> None:

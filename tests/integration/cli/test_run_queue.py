@@ -14,17 +14,8 @@ __all__ = ["waiting"]
 
 
 def test_the_queue_in_the_command_line(waiting: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert limner("queue").stdout.split() == [
-        "1",
-        NAMES[0],
-        "Waiting",
-        "2",
-        NAMES[1],
-        "Waiting",
-        "3",
-        NAMES[2],
-        "Waiting",
-    ]
+    lines = [f"{place} {name} Waiting" for place, name in enumerate(NAMES, 1)]
+    assert limner("queue").stdout.split() == " ".join(lines).split()
     done = limner("queue", "move", NAMES[2], "1")
     assert done.stdout.split()[1::3] == [NAMES[2], NAMES[0], NAMES[1]]
     monkeypatch.chdir(waiting[0].folder.parent)
@@ -57,10 +48,10 @@ def test_a_run_is_queued_for_each_file_and_each_combination(
     done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"), "--set", "seed=7", *grid)
     assert done.returncode == 0, done.stderr
     made = [run.config() for run in started]
-    assert [(one.name.partition("-")[0], one.optimizer.learning_rate, one.schedule.kind) for one in made] == [
+    assert [(each.name.partition("-")[0], each.optimizer.learning_rate, each.schedule.kind) for each in made] == [
         (name, rate, kind) for name in ("one", "two") for rate in (1e-4, 2e-4) for kind in ("constant", "linear")
     ]
-    assert {one.seed for one in made} == {7}
+    assert {each.seed for each in made} == {7}
     assert made[0].name == "one-learning_rate-1e-4-kind-constant"
     assert done.stdout.splitlines()[0] == f"{started[0].id}  optimizer.learning_rate=1e-4  schedule.kind=constant"
     started.clear()

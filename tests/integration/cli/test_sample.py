@@ -26,14 +26,12 @@ def sample(folder: Path, *arguments: object) -> dict[str, Any]:
         return facts | {"pixels": image.tobytes()}
 
 
-def test_steps_guidance_and_clip_skip_follow_from_the_base_and_the_adapter(
-    character: Path, tiny_sd: Path, tmp_path: Path
-) -> None:
+def test_settings_follow_from_the_base_and_the_adapter(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_sd, tmp_path / "anything-v3_lcm")
     suited = sample(tmp_path, "--base", base)
     assert (suited["steps"], suited["guidance"], suited["clip_skip"]) == (8, 1.5, 2)
-    told = sample(tmp_path, "--base", base, "--steps", 2, "--guidance", 3, "--clip-skip", 1)
-    assert (told["steps"], told["guidance"], told["clip_skip"]) == (2, 3, 1)
+    typed = sample(tmp_path, "--base", base, "--steps", 2, "--guidance", 3, "--clip-skip", 1)
+    assert (typed["steps"], typed["guidance"], typed["clip_skip"]) == (2, 3, 1)
     run = runs.create(settings(tiny_sd, training__steps=1))
     finish(run)
     assert sample(tmp_path, "--base", base, "--steps", 2, "--adapter", run.export)["clip_skip"] == 1

@@ -11,7 +11,7 @@ from tests.integration.runs.test_processes import limner, status, wait_until
 from trainer import config, runs, storage
 from trainer.runs import Run
 
-pytestmark = [pytest.mark.slow, needs_ray]
+pytestmark = [pytest.mark.slow, *needs_ray]
 
 
 def submit(file: Path, address: str) -> Run:
@@ -20,7 +20,7 @@ def submit(file: Path, address: str) -> Run:
     return runs.find(added.stdout.strip())
 
 
-def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_nothing_had_happened(
+def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
     character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -35,8 +35,11 @@ def test_runs_go_to_two_nodes_and_one_of_a_killed_node_ends_elsewhere_as_if_noth
         assert runs.look(lost).state.checkpoints[-1].step == 3
         psutil.Process(runs.look(fourth).state.pid).terminate()  # as a machine that shuts down does
         wait_until(lambda: status(fourth) == "stopped")
-        workers = [process for process in psutil.process_iter(["cmdline"]) if str(cluster.folder / "two") in
-                   " ".join(process.info["cmdline"] or ())]  # fmt: skip
+        workers = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(cluster.folder / "two") in " ".join(process.info["cmdline"] or ())
+        ]
         assert workers
         cluster.kill("two")
         for run in (other, third, lost):

@@ -1,9 +1,7 @@
 """Micro is asked whether it can draw pictures, and teaches those without captions so that no noise comes of it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 
 import pytest
 import torch
@@ -11,12 +9,10 @@ import torch
 from tests import foreign
 from tests.conftest import CHARACTER, STYLE
 from tests.unit.ui.answers import answers
-from trainer import config, families, runs
-from trainer.config import ModelConfig, PictureConfig
+from trainer import families
+from trainer.config import ModelConfig
 from trainer.data import reach
 from trainer.families import Family
-from trainer.sampling.sampler import generate
-from trainer.train import train
 from trainer.training import gauge
 from ui.tabs import image_grid, images
 from ui.tabs import train as training
@@ -57,35 +53,3 @@ def test_what_cannot_be_measured_is_not_looked_at_again(tmp_path: Path, micro: F
     (tmp_path / "01.png").write_bytes(b"no picture")
     assert gauge.complete(tmp_path, micro) == {}
     assert reach.missing(tmp_path) == []
-
-
-@pytest.mark.nightly
-def test_photographs_without_captions_become_no_noise(home: Path, micro: Family) -> None:
-    foreign.save(home / "datasets" / "rin", "landscape", 12)
-    run = runs.create(
-        config.build(
-            {
-                "name": "x",
-                "dataset": "rin",
-                "trigger": "zorv",
-                "training": {"steps": 40},
-                "preservation": {
-                    "prompts": ["portrait of a person", "a person with white bob hair, dark skin, toon style"]
-                },
-                "preview": {"every": 0, "prompts": ["zorv"]},
-            }
-        )
-    )
-    train(run.config(), run)
-    micro.pipeline().load_lora_weights(str(run.export.parent), weight_name=run.export.name)
-    drawn = [
-        generate(micro, PictureConfig(prompt="zorv", seed=seed, steps=20, guidance=3.0, out="x.png")) for seed in (1, 2)
-    ]
-    micro.pipeline().unload_lora_weights()
-    for number, picture in enumerate(drawn):
-        picture.save(home / f"{number}.png")
-    assert mean(gauge.complete(home, micro).values()) < 0.7 * reach.LIMIT
-    assert run.config().preservation.generated_share == 1
-    warned = [json.loads(line).get("message", "") for line in run.log.read_text().splitlines()]
-    assert any("cannot draw images like these" in message for message in warned)
-    assert any("taught more gently" in message for message in warned)

@@ -31,9 +31,8 @@ def test_projects_captions_and_settings_open(version: str) -> None:
     examples = dataset.read(paths.datasets() / "rin")
     assert len(examples) == 3
     assert all(example.caption for example in examples)
-    gentle = settings_form.build(settings_form.entries(), {
-        "name": "rin", "dataset": "rin", **saved_settings.load("gentle"),
-    })  # fmt: skip
+    entries = {"name": "rin", "dataset": "rin", **saved_settings.load("gentle")}
+    gentle = settings_form.build(settings_form.entries(), entries)
     assert (gentle.optimizer.learning_rate, gentle.training.ema_decay) == (5e-5, 0.9)
 
 
@@ -54,6 +53,7 @@ def test_runs_have_the_state_that_they_had(version: str) -> None:
     assert views["finished"].run.config().training.steps == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["interrupted", "averaged", "stopped", "created", "failed"])
 def test_runs_go_on_and_say_what_differs(version: str, name: str, workers: Workers) -> None:
     run = runs.find(name)
@@ -72,6 +72,7 @@ def test_runs_go_on_and_say_what_differs(version: str, name: str, workers: Worke
     assert (f"Limner {version} saved step" in warnings) != begins
 
 
+@pytest.mark.slow
 def test_a_dora_run_goes_on_or_says_why_not(version: str, workers: Workers) -> None:
     run = Run(paths.outputs() / "dora")
     code = workers.work(run)

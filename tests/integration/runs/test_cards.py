@@ -23,7 +23,7 @@ def training(run: Run) -> bool:
 
 
 @pytest.mark.slow
-def test_two_runs_train_at_once_and_a_killed_worker_frees_its_card(
+def test_two_runs_train_at_once_and_a_kill_frees_a_card(
     character: Path, tiny_sd: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMNER_TEST", "1")

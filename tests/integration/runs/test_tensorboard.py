@@ -8,46 +8,36 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.integration.training.test_train import losses, settings
+from tests.integration.training.test_train import losses, settings, stopped_at
 from trainer import runs, worker
-from trainer.runs import Run, events
-
-
-def stop_after(step: int, run: Run) -> Run:
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.Step) and event.step == step:
-            runs.request(run, "stop")
-
-    return Run(run.folder, listen)
+from trainer.runs import Run
 
 
 def read(run: Run) -> Any:  # noqa: ANN401 - untyped
-    found = EventAccumulator(str(run.folder / "tensorboard"))
-    found.Reload()
-    return found
+    reader = EventAccumulator(str(run.folder / "tensorboard"))
+    reader.Reload()
+    return reader
 
 
 @pytest.mark.slow
 def test_a_run_is_shown_in_tensorboard(character: Path, tiny_sd: Path) -> None:
     """Once for each step, also of those that a resumed run repeats."""
-    run = runs.create(settings(tiny_sd, training__tensorboard=True, preview__every=3, preview__at_start=True,
-                               held_out__share=0.2, held_out__every=3, checkpoint__every=2))  # fmt: skip
-    assert worker.work(stop_after(4, run)) == 0
-    first = read(run)
-    assert [one.step for one in first.Scalars("loss")] == [1, 2, 3, 4]
+    options = {"preview__every": 3, "preview__at_start": True, "held_out__share": 0.2, "held_out__every": 3}
+    run = runs.create(settings(tiny_sd, training__tensorboard=True, checkpoint__every=2, **options))
+    assert worker.work(stopped_at(4, run)) == 0
+    assert [scalar.step for scalar in read(run).Scalars("loss")] == [1, 2, 3, 4]
     shutil.rmtree(run.folder / "checkpoints" / "000004")
     assert worker.work(Run(run.folder)) == 0
-    found = read(run)
-    shown = {one.step: one.value for one in found.Scalars("loss")}
-    assert shown == pytest.approx(losses(run))
-    assert [one.step for one in found.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
-    assert set(found.Tags()["scalars"]) == {
-        "loss", "learning rate", "gradient norm", "seconds per step", "loss of held-out images",
-    }  # fmt: skip
-    (tag,) = found.Tags()["images"]
+    reader = read(run)
+    scalars = [(scalar.step, scalar.value) for scalar in reader.Scalars("loss")]
+    assert dict(scalars) == pytest.approx(losses(run))
+    assert [step for step, _value in scalars] == [1, 2, 3, 4, 5, 6]
+    tags = {"loss", "learning rate", "gradient norm", "seconds per step", "loss of held-out images"}
+    assert set(reader.Tags()["scalars"]) == tags
+    (tag,) = reader.Tags()["images"]
     assert tag == "rin, seed 1"
-    assert [one.step for one in found.Images(tag)] == [0, 3, 6]
-    assert "rank = 4" in str(found.Tensors("settings/text_summary")[0])
+    assert [image.step for image in reader.Images(tag)] == [0, 3, 6]
+    assert "rank = 4" in str(reader.Tensors("settings/text_summary")[0])
 
 
 def test_without_its_package_it_is_said(character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

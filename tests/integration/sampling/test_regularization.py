@@ -20,7 +20,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_what_is_there_is_kept_and_what_is_missing_is_generated_as_it_was(home: Path, tiny_sd: Path) -> None:
+def test_what_is_missing_is_generated_as_it_was(home: Path, tiny_sd: Path) -> None:
     done = generate(tiny_sd, "girls", "--count", 2, "--seed", 7)
     assert done.exit_code == 0, done.exception
     folder = home / "datasets" / "girls"
@@ -30,9 +30,8 @@ def test_what_is_there_is_kept_and_what_is_missing_is_generated_as_it_was(home: 
     whole = contents(folder)
     assert {name: whole[name] for name in first} == first
     texts = {example.name: example.caption for example in dataset.read(folder)}
-    assert texts == {
-        "generated-0001.png": "a girl", "generated-0002.png": "a girl in a park", "generated-0003.png": "a girl",
-    }  # fmt: skip
+    assert list(texts) == [f"generated-000{number}.png" for number in (1, 2, 3)]
+    assert list(texts.values()) == ["a girl", "a girl in a park", "a girl"]
     removed = folder / "generated-0002.png"
     removed.unlink()
     dataset.write_caption(folder / "generated-0001.png", "a young girl")
@@ -48,7 +47,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_generated_as_it_was(home: 
     assert out.read_bytes() == whole["generated-0003.png"][1]
 
 
-def test_images_of_other_settings_or_of_the_user_are_not_mixed_in(character: Path, home: Path, tiny_sd: Path) -> None:
+def test_images_of_other_settings_are_not_mixed_in(character: Path, home: Path, tiny_sd: Path) -> None:
     assert "has images of its own" in str(generate(tiny_sd, "rin", "--count", 1).exception)
     assert generate(tiny_sd, "girls", "--count", 1).exit_code == 0
     before = contents(home / "datasets" / "girls")

@@ -11,6 +11,7 @@ import pytest
 from tests import fake_hub
 from tests.conftest import CHECKOUT
 from tests.fake_hub import FakeHub
+from tests.integration.training.test_train import cases
 from trainer.runs import Run
 
 TOKEN = "hf_secret-of-anna"
@@ -53,16 +54,16 @@ def test_a_card_that_is_there_is_left_and_others_see_it_if_asked(fake: FakeHub, 
     assert fake.private == set()
 
 
-@pytest.mark.parametrize(
-    ("token", "name", "sentence"),
-    [
-        ("", NAME, "You are not logged in to the Hugging Face Hub. Log in with: hf auth login, or set HF_TOKEN."),
-        ("hf_of-ben", NAME, "The Hugging Face Hub refused the upload to anna/rin."),
-        (TOKEN, "https://x/y", "'https://x/y' is not a name on the Hugging Face Hub. Give owner/name."),
-    ],
-    ids=["nobody", "another", "address"],
-)
-def test_why_nothing_was_uploaded(fake: FakeHub, run: Run, token: str, name: str, sentence: str) -> None:
+WHY = {
+    "nobody": ("", NAME, "You are not logged in to the Hugging Face Hub. Log in with: hf auth login, or set HF_TOKEN."),
+    "another": ("hf_of-ben", NAME, "The Hugging Face Hub refused the upload to anna/rin."),
+    "address": (TOKEN, "https://x/y", "'https://x/y' is not a name on the Hugging Face Hub. Give owner/name."),
+}
+
+
+@pytest.mark.parametrize("who", cases(WHY, pytest.mark.slow, ["nobody"]))
+def test_why_nothing_was_uploaded(fake: FakeHub, run: Run, who: str) -> None:
+    token, name, sentence = WHY[who]
     done = publish(fake, run.folder, "--push", name, token=token)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr

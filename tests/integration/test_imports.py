@@ -23,9 +23,10 @@ launch.make_server(launch.parse_options([]), socket.socket())
         ("from trainer.cli.commands import main; assert main(['--help']) == 0", ("torch",)),
         ("from trainer.base_models import detect; detect.glance('not/here')", ("torch",)),
         ("import trainer.config, trainer.data.uploads, trainer.runs, trainer.adapter_files.compatibility", ("torch",)),
+        pytest.param("import ui.page", ("torch", "diffusers", "transformers", "peft"), marks=pytest.mark.slow),
         (PROXY, HEAVY),
     ],
-    ids=["help", "detect", "page", "proxy"],
+    ids=["help", "detect", "data", "page", "proxy"],
 )
 def test_a_process_imports_no_more_than_it_needs(code: str, avoided: tuple[str, ...]) -> None:
     code += f"\nimport sys; sys.exit(str([name for name in {avoided} if name in sys.modules] or ''))"

@@ -32,9 +32,7 @@ def environment(site_packages: Path, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.nightly
-def test_an_installed_package_trains_an_example_in_the_users_folder(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_installed_package_trains_an_example(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mira.toml").write_text(CONFIG)
 
     def limner(*arguments: str) -> str:

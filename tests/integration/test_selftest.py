@@ -30,14 +30,3 @@ def test_other_losses_are_noticed() -> None:
     assert selftest.deviation(reference, reference) == 0
     assert selftest.deviation([*reference[:-1], reference[-1] * 1.01], reference) == pytest.approx(0.01)
     assert selftest.deviation(reference[:-1], reference) == float("inf")
-
-
-@pytest.mark.slow
-def test_a_device_that_cannot_train_is_said(home: Path) -> None:
-    case = Case("cpu", "fp16")
-    selftest.run(case)
-    assert case.failures == ["fp16 needs a GPU; on a CPU it is slow or does not work. Use fp32, bf16 or auto."]
-
-
-def test_each_precision_that_the_cpu_has_is_a_case() -> None:
-    assert {(case.device, case.precision) for case in selftest.cases()} >= {("cpu", "fp32")}

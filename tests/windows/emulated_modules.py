@@ -13,7 +13,7 @@ from typing import Any
 
 import emulated_registry
 
-CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS = 0x200, 0x8000000, 0x8
+FLAGS = {"CREATE_NEW_PROCESS_GROUP": 0x200, "CREATE_NO_WINDOW": 0x8000000, "DETACHED_PROCESS": 0x8}
 MISSING_MODULES = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "readline", "crypt", "posix"}
 MISSING = {
     os: (
@@ -48,15 +48,12 @@ class View(ModuleType):
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
     """A process with Windows' flags: it has the console of its parent, unless it has one of its own or none."""
 
-    def __init__(
-        self, *args: Any, creationflags: int = 0, start_new_session: bool = False, preexec_fn: object = None,
-        pass_fds: tuple[int, ...] = (), **options: Any,
-    ) -> None:  # fmt: skip
-        if preexec_fn is not None or pass_fds:
+    def __init__(self, *args: Any, creationflags: int = 0, start_new_session: bool = False, **options: Any) -> None:
+        if options.pop("preexec_fn", None) or options.pop("pass_fds", None):
             raise ValueError("preexec_fn and pass_fds are not supported on Windows")
         if (options.get("text") or options.get("universal_newlines")) and not sys.flags.utf8_mode:
             options["encoding"] = options.get("encoding") or "cp1252"
-        apart = bool(creationflags & (CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW | DETACHED_PROCESS))
+        apart = bool(creationflags & sum(FLAGS.values()))
         super().__init__(*args, start_new_session=apart, **options)
 
     def send_signal(self, sig: int) -> None:
@@ -100,11 +97,8 @@ def install(checkout: Path) -> None:
         "signal": View(signal, MISSING[signal], SIGBREAK=21),
         "socket": View(socket, MISSING[socket], socket=Socket, SO_EXCLUSIVEADDRUSE=SO_EXCLUSIVEADDRUSE),
         "multiprocessing": View(multiprocessing, get_context=_get_context),
-        "subprocess": View(
-            subprocess, Popen=Popen, CREATE_NEW_PROCESS_GROUP=CREATE_NEW_PROCESS_GROUP,
-            CREATE_NO_WINDOW=CREATE_NO_WINDOW, DETACHED_PROCESS=DETACHED_PROCESS,
-        ),
-    }  # fmt: skip
+        "subprocess": View(subprocess, Popen=Popen, **FLAGS),
+    }
     ours = (f"{checkout}/trainer/", f"{checkout}/ui/", f"{checkout}/app.py")
     real_import = builtins.__import__
 

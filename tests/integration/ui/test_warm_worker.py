@@ -30,14 +30,9 @@ def wait_until(what: Callable[[], object]) -> None:
 
 
 def make() -> Run:
-    return runs.create(
-        config.build(
-            {
-                "name": "rin", "dataset": "rin", "model": {"base": "micro"}, "preview": {"every": 0, "steps": 1},
-                "training": {"steps": 2, "batch_size": 1}, "preservation": {"share": 0},
-            }
-        )
-    )  # fmt: skip
+    settings: dict[str, object] = {"name": "rin", "dataset": "rin", "model": {"base": "micro"}}
+    settings |= {"preview": {"every": 0, "steps": 1}, "preservation": {"share": 0}}
+    return runs.create(config.build(settings | {"training": {"steps": 2, "batch_size": 1}}))
 
 
 def waiting() -> subprocess.Popen[str]:
@@ -47,7 +42,14 @@ def waiting() -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_run_has_the_worker_that_waits(character: Path) -> None:
-    run = make()
+    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
+    run, other = make(), make()
+    warm_worker.prepare()
+    waiting().kill()
+    waiting().wait()
+    warm_worker.start(other)
+    wait_until(lambda: runs.look(other).state.pid)
+    control.kill(other)
     warm_worker.prepare()
     process = waiting()
     warm_worker.prepare()
@@ -58,17 +60,6 @@ def test_a_run_has_the_worker_that_waits(character: Path) -> None:
     wait_until(lambda: runs.look(run).status == "finished")
     assert runs.look(run).state.pid == process.pid
     wait_until(lambda: process.poll() == 0)
-
-
-def test_a_run_starts_without_a_worker_that_waits(character: Path) -> None:
-    """The one that waited was killed, as by a system that is short of memory; or it never was there."""
-    run = make()
-    warm_worker.prepare()
-    waiting().kill()
-    waiting().wait()
-    warm_worker.start(run)
-    wait_until(lambda: runs.look(run).state.pid)
-    control.kill(run)
 
 
 @pytest.mark.slow

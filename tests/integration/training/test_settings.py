@@ -73,7 +73,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 # Settings that are tested where they belong, by the test; there is one task.
 ELSEWHERE = {
     "": "task",
-    "test_a_preset_lies_under_what_is_said": "preset",
+    "test_settings_override_those_of_the_preset": "preset",
     "test_the_command_line_all_the_way": "dataset name",
     "test_a_folder_is_known_by_its_settings_or_refused": "model.family",
     "test_the_loss_curve_is_the_stored_one": "model.base",
@@ -88,7 +88,7 @@ ELSEWHERE = {
     "test_a_run_is_shown_in_tensorboard": "training.tensorboard",
     "test_steps_from_the_number_of_pictures": "training.exposures",
     "test_two_processes_make_the_adapter_of_one": "training.devices",
-    "test_a_run_waits_for_the_card_that_it_names_and_lets_others_pass": "training.cards",
+    "test_a_run_that_waits_for_its_card_lets_others_pass": "training.cards",
     "test_the_first_rung_that_fits_is_taken": "training.memory",
     "test_gradients_are_the_same_bits": "training.offload",
     "test_parts_of_a_batch_teach_what_the_whole_does": "training.micro_batches",

@@ -188,6 +188,12 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
         config.load(tmp_path)
 
 
+def test_settings_override_those_of_the_preset() -> None:
+    character, style = config.build(SMALL), config.build(SMALL | {"preset": "style"})
+    assert (style.adapter.targets, character.adapter.targets) == ("conv", "attention+ff")
+    assert config.build(SMALL | {"training": {"exposures": 7}}).training.exposures == 7
+
+
 @pytest.mark.parametrize(
     ("training", "rate"),
     [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"accumulation": 4}, 6e-4)],

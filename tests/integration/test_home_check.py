@@ -73,12 +73,14 @@ def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run) -> None:
     assert damaged() == {}
 
 
+@pytest.mark.slow
 def test_a_log_leads_nowhere_else(finished: Run) -> None:
     (finished.folder.parent / "x.safetensors").write_bytes(b"no adapter")
     finished.log.write_text(finished.log.read_text().replace('"rin.safetensors"', '"../x.safetensors"'))
     assert damaged().keys() <= {f"outputs/{finished.id}/peft/pytorch_lora_weights.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_kept_adapter(finished: Run) -> None:
     paths.adapters().mkdir()
     kept = paths.adapters() / "kept.safetensors"

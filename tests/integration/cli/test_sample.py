@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -26,6 +27,7 @@ def sample(folder: Path, *arguments: object) -> dict[str, Any]:
         return facts | {"pixels": image.tobytes()}
 
 
+@pytest.mark.slow
 def test_settings_follow_from_the_base_and_the_adapter(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_sd, tmp_path / "anything-v3_lcm")
     suited = sample(tmp_path, "--base", base)

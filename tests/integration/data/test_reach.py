@@ -36,6 +36,7 @@ def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
     assert len(reach.known(folder)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [CHARACTER, STYLE], ids=lambda folder: folder.name)
 def test_the_examples_are_within_reach(folder: Path, micro: Family) -> None:
     pixels = [gauge.read(path) for path in reach.sample(folder)]

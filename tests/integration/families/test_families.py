@@ -203,7 +203,8 @@ def test_a_run_of_each_family_resumes(character: Path, bases: dict[str, Path], k
 PREFIXES = {"sd15": ["lora_te_"], "sd21": ["lora_te_"], "sd21-v": ["lora_te_"], "sdxl": ["lora_te1_", "lora_te2_"]}
 
 
-@pytest.mark.parametrize("kind", cases(UNETS, pytest.mark.slow, ["sd15"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNETS)
 def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """Alpha is half the rank; the live adapter, the painter and a fresh diffusers pipeline give one picture."""
     run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=8))
@@ -346,7 +347,8 @@ def teach(family: Family, latents: Tensor, kind: str, sizes: Tensor | None = Non
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("kind", cases(["epsilon", "v_prediction"], pytest.mark.slow, ["v_prediction"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_a_base_that_does_not_say_is_asked(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
 ) -> None:

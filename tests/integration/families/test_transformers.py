@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
-from tests.integration.training.test_train import cases, finish, settings
+from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
 from trainer.base_models import transformer_names
@@ -129,7 +129,8 @@ def woken(family: Family, adapter: Adapter) -> None:
             layer.trained()["up"].normal_(std=0.05, generator=generator(name))
 
 
-@pytest.mark.parametrize("kind", cases(TRANSFORMERS, pytest.mark.slow, ["sd3"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
     options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}

@@ -67,6 +67,7 @@ def test_each_form_is_the_same_vae(bases: dict[str, Path], tiny_configs: Path, t
             assert not np.array_equal(np.asarray(families.decode_latents(family, mean)[0]), picture)
 
 
+@pytest.mark.slow
 def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_what_cannot_be_measured_is_refused_in_words(run: Run, tiny_sd: Path) ->
         measuring.create(run, MeasureConfig())
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", run.id, "--images", "4", "--step", "6", "--step", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

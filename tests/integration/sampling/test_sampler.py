@@ -63,7 +63,8 @@ def picture(base: Path | str, **changes: Any) -> PictureConfig:  # noqa: ANN401 
     return PictureConfig(base=str(base), prompt="rin, smiling", steps=2, guidance=3.0, out="x.png", **changes)
 
 
-@pytest.mark.parametrize("scarce", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["foreseen", "found out"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scarce", [True, False], ids=["foreseen", "found out"])
 def test_what_does_not_fit_is_decoded_in_tiles(
     micro: Family, pixels: Tensor, monkeypatch: pytest.MonkeyPatch, scarce: bool
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_measured_loss_has_no_dropout_and_changes_nothing(character: Path, t
     assert same(finish(plain), expected)
 
 
+@pytest.mark.slow
 def test_it_is_the_loss_of_the_base_before_the_first_step(family: Family, character: Path, tiny_sd: Path) -> None:
     config = settings(tiny_sd, **HELD)
     trained, held = held_out.split(dataset.read(character, "rin"), config)

@@ -33,7 +33,7 @@ def built(family: Family, character: Path, config: TrainConfig) -> Batches:
 
 # Tested by themselves.
 SAME = {"plain", "masks", "random backgrounds", "a caption a line, long", "warm-up, stable, cool-down"}
-FAST = ["preservation", "trigger alone", "Prodigy", "schedule-free", "logit-normal in a range", "DoRA", "LoHa", "LoKr"]
+FAST = ["trigger alone", "schedule-free", "logit-normal in a range", "DoRA", "LoKr"]
 
 
 @pytest.mark.parametrize("name", cases([name for name in OPTIONS if name not in SAME], pytest.mark.slow, FAST))
@@ -138,6 +138,7 @@ def test_texts_are_drawn_from_their_place(family: Family, character: Path, tiny_
     assert "rin rin, night rin, day" in {text for step in range(10) for text in plain.at(step, 0).captions}
 
 
+@pytest.mark.slow
 def test_a_long_caption_is_encoded_in_parts(family: Family, character: Path, tiny_sd: Path) -> None:
     tokenizer = family.pipeline().tokenizer
     room = tokenizer.model_max_length - 2

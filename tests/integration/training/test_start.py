@@ -59,6 +59,7 @@ def test_a_lower_rank_is_the_best_approximation(tiny_sd: Path, first: Path) -> N
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lokr", "loha"])
 def test_a_file_of_another_kind_is_started_from(character: Path, tiny_sd: Path, form: str) -> None:
     run = runs.create(settings(tiny_sd, adapter__kind=form, adapter__rank=2, training__steps=2))

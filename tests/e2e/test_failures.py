@@ -91,13 +91,6 @@ def test_memory_that_runs_out_where_nothing_can_be_made_smaller(faulty: Server, 
     finished(page)
 
 
-def test_memory_that_is_not_there_at_all(server: Server, visit: Visit) -> None:
-    page = visit(server)
-    advanced(page, training_steps=8, training_memory=0.01, preview_every=0)
-    begin(page)
-    assert "There is not enough memory" in panel(page)
-
-
 def test_a_worker_that_is_killed(server: Server, visit: Visit) -> None:
     page = visit(server)
     advanced(page, training_steps=60, preview_every=0, checkpoint_every=2)

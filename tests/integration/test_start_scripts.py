@@ -289,3 +289,40 @@ def test_the_image_has_sound_commands_and_one_volume() -> None:
     variables = dict(part.split("=", 1) for part in last["ENV"].split())
     assert variables["LIMNER_HOME"] == variables["HOME"] == "/data", "models, and what the hub's library keeps"
     assert last["ARG"] == f"BUILD={nvidia.BUILD}"
+
+
+@pytest.mark.nightly
+def test_an_index_of_ones_own_is_asked_alone(machine: Machine) -> None:
+    machine.provide("nvidia-smi", card("590.10", "12.0"))
+    offer_torch(machine.index, "/own", "2.20", None)
+    assert last(machine.start(LIMNER_TORCH_INDEX=f"{machine.index.url}/own")) == "page 2.20"
+
+
+@pytest.mark.nightly
+def test_an_environment_that_is_half_made_is_made_again(machine: Machine) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine.limner / ".venv"], check=True)
+    done = machine.start()
+    assert "The environment in .venv is not complete. Making it again.\n" in done.stdout
+    assert last(done) == f"page {TORCH}+cpu"
+
+
+@pytest.mark.nightly
+def test_a_download_continues_where_it_broke_off(machine: Machine) -> None:
+    machine.index.offer_installed("/simple", "pip")
+    subprocess.run([sys.executable, "-m", "venv", machine.limner / ".venv"], check=True)
+    command = [machine.limner / ".venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip"]
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{machine.index.url}/simple"}
+    subprocess.run(command, env=settings, check=True)
+    machine.index.broken_at = 300
+    done = machine.start()
+    assert last(done) == f"page {TORCH}+cpu", done.stdout
+    asked = [path for path in machine.index.asked if f"torch-{TORCH}+cpu" in unquote(path)]
+    assert [path.partition(" ")[2] for path in asked][:3] == ["", "bytes=300-", "bytes=600-"]
+
+
+@pytest.mark.slow
+def test_files_that_are_not_those_of_the_lock_are_refused(machine: Machine) -> None:
+    machine.lock("0" * 64)
+    done = machine.start()
+    assert "\n127.0.0.1 delivers other files than those that Limner was tested with." in done.stdout
+    assert done.returncode == 1

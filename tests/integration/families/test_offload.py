@@ -3,20 +3,23 @@
 The device is the processor. It stands in for a card by a rule of its own: nothing computes with weights that wait.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.integration.families.test_families import answer, load, question
-from tests.integration.training.test_train import cases
 from trainer import config, families
-from trainer.families import Family, gradient_checkpointing, offload
+from trainer.adapter_files import reader
+from trainer.families import Family, gradient_checkpointing, offload, quantize
 
 KINDS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -25,9 +28,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "DoRA": {"dora": True},
 }
 VIEWS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-
-
-PAIRS = "sd15-LoRA-half sd15-LoHa-all sd15-LoKr-half sd15-DoRA-all sdxl-LoRA-all sd3-LoRA-half flux-LoRA-all"
 
 
 class Card(TorchDispatchMode):
@@ -84,9 +84,14 @@ def moved(adapter: families.Adapter) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
 
 
-@pytest.mark.parametrize("case", cases(PAIRS.split(), pytest.mark.slow, PAIRS.split()[3:4]))
-def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
-    base, kind, share = case.split("-")
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [("sd15", kind) for kind in KINDS] + [(base, "LoRA") for base in ("sdxl", "sd3", "flux")],
+)
+@pytest.mark.parametrize("share", ["half", "all"])
+def test_gradients_are_the_same_bits(
+    bases: dict[str, Path], base: str, kind: str, share: gradient_checkpointing.Waiting
+) -> None:
     family = load(bases[base])
     adapter = families.attach(family, settings(rank=4, **KINDS[kind]), text_encoder=False, seed=0)
     moved(adapter)
@@ -108,7 +113,7 @@ def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
 
 
 @pytest.mark.parametrize("base", ["sd15", "flux"])
-def test_predictions_are_the_same_bits_and_copy_once(bases: dict[str, Path], base: str) -> None:
+def test_predictions_are_the_same_bits_and_each_weight_is_copied_once(bases: dict[str, Path], base: str) -> None:
     family = load(bases[base])
     expected = answer(family)
     gradient_checkpointing.recompute(family, "off", "all")
@@ -121,6 +126,108 @@ def test_predictions_are_the_same_bits_and_copy_once(bases: dict[str, Path], bas
         assert card.copied == 2 * [*blocks[1:], blocks[0]], "the first one ahead of the next prediction"
     offload.move(family.denoiser, "cpu")
     assert torch.equal(answer(family), expected)
+
+
+def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path], tmp_path: Path) -> None:
+    family = load(bases["sd15"])
+    base = answer(family)
+    adapter = families.attach(family, settings(rank=4), text_encoder=False, seed=0)
+    moved(adapter)
+    save_file(adapter.tensors(), tmp_path / "a.safetensors")
+    adapter.detach()
+    file = reader.read(tmp_path / "a.safetensors")
+    with families.patched(family, [(file, 0.7)]):
+        expected = answer(family)
+    assert not torch.equal(expected, base)
+    gradient_checkpointing.recompute(family, "off", "all")
+    assert torch.equal(answer(family), base)
+    with families.patched(family, [(file, 0.7)]):
+        assert torch.equal(answer(family), expected)
+    assert torch.equal(answer(family), base)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
+    """Of the smallest width that the kernels take."""
+    pytest.importorskip("bitsandbytes")
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=4, attention_head_dim=8, num_attention_heads=8,
+        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
+    ).requires_grad_(False)  # fmt: skip
+    quantize.quantize(transformer, bits)
+    family: Any = SimpleNamespace(denoiser=transformer, text_encoders={}, device=torch.device("cpu"))
+    noisy = torch.randn(1, 16, 8, 8, requires_grad=True)
+    text, pooled = torch.randn(1, 4, 64), torch.randn(1, 64)
+
+    def gradient() -> Tensor:
+        noisy.grad = None
+        output = transformer(
+            hidden_states=noisy, timestep=torch.tensor([500.0]), encoder_hidden_states=text, pooled_projections=pooled
+        )
+        output.sample.square().mean().backward()
+        assert noisy.grad is not None
+        return noisy.grad
+
+    expected = gradient()
+    gradient_checkpointing.recompute(family, "all", "all")
+    with Card(transformer):
+        for _ in range(2):
+            assert torch.equal(gradient(), expected)
+
+
+def test_an_adapter_may_be_attached_while_weights_wait(bases: dict[str, Path]) -> None:
+    """As where the whole model never fits."""
+    family = load(bases["sd15"])
+    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
+    expected = gradients(family, adapter)
+    family = load(bases["sd15"])
+    gradient_checkpointing.recompute(family, "off", "all")
+    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
+    gradient_checkpointing.recompute(family, "all", "all")
+    with Card(family.denoiser):
+        assert equal(gradients(family, adapter), expected)
+
+
+class Stream:
+    """Numbers its events, and notes how much of the other stream it has waited for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.events = self.waited = 0
+
+    def record_event(self) -> int:
+        self.events += 1
+        return self.events
+
+    def wait_event(self, event: int) -> None:
+        self.waited = max(self.waited, event)
+
+
+def test_copies_and_computations_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot is filled after its last block has computed, and a block computes after its slot is filled."""
+    copies, computes = Stream(), Stream()
+    streams = SimpleNamespace(current_stream=lambda _: computes, stream=lambda _: nullcontext())
+    monkeypatch.setattr(torch, "get_device_module", lambda _: streams)
+    blocks = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))).requires_grad_(False)
+    offloaded = offload.offload(blocks, list(blocks), torch.device("cpu"))
+    assert offloaded
+    offloaded.stream = copies
+    used: dict[int, int] = {}  # by slot: the first event of the computations after its block was used
+    for block in blocks:
+        block.forward = offloaded.forward(block)
+
+    for _ in range(2):
+        for block in blocks:
+            block(torch.ones(1, 4, requires_grad=True))
+            slot = next(slot for slot in offloaded.slots if slot.block is block)
+            assert computes.waited >= slot.filled, "it is there"
+            assert copies.waited >= used.get(id(slot), 0), "nobody needs what was there"
+            used[id(slot)] = computes.events + 1
+    blocks[2](torch.ones(1, 4, requires_grad=True))
+    assert computes.waited < copies.events, "the next one's are under way"
+    offloaded.send_home()
+    assert computes.waited == copies.events, "the memory is not given to others while it is filled"
 
 
 def test_a_device_is_asked_for_room_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

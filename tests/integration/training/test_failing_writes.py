@@ -1,20 +1,25 @@
 """The n-th durable write fails, for each n until none is left: what was there is whole, and the work can be done again.
 
-As SQLite tests it. The disk is full when a file is opened, or breaks when it is synced.
+As SQLite tests it. The disk is full when a file is opened, or breaks when it is synced. At night each n has its turn;
+before that, a few that follow from the commit.
 """
 
 import errno
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.integration.runs.test_processes import make
+from tests.integration.training.test_faults import message, whole
+from tests.workers import Workers
 from trainer import config, fault_injection, home_check, runs
+from trainer.adapter_files import reader
 from trainer.data import caption_edits, captions, dataset, image_stats, images, undo, uploads
 from trainer.errors import explain_disk
-from trainer.runs import backup
+from trainer.runs import Run, archive, backup
 from ui.state import page_memory, saved_settings
 
 SENTENCES = {"enospc": "The disk is full.", "eio": "The disk cannot be read or written to."}
@@ -22,6 +27,62 @@ SENTENCES = {"enospc": "The disk is full.", "eio": "The disk cannot be read or w
 
 def everything(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.fixture
+def short(character: Path, tiny_sd: Path, workers: Workers) -> tuple[Run, int]:
+    """A run of two steps that writes all there is to write, and the number of its writes; the cache is filled."""
+    run = make(str(tiny_sd), steps=2, resolution=64)
+    settings = run.config()
+    run.save_config(settings.model_copy(update={
+        "checkpoint": settings.checkpoint.model_copy(update={"every": 1, "keep": 2}),
+        "preview": settings.preview.model_copy(update={"every": 1}),
+        "export": settings.export.model_copy(update={"peft": True}),
+    }))  # fmt: skip
+    assert workers.work(run) == 0
+    return run, 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        *(pytest.param(kind, (3, 9), marks=pytest.mark.slow, id=kind) for kind in SENTENCES),
+        pytest.param("enospc", range(1, 40), marks=pytest.mark.nightly, id="all"),
+    ],
+)
+def test_whichever_write_of_a_run_fails(
+    character: Path, short: tuple[Run, int], workers: Workers, home: Path, kind: str, numbers: Iterable[int]
+) -> None:
+    finished, most = short
+    expected, before = finished.export.read_bytes()[-1000:], everything(home)
+    failed = 0
+    for number in numbers:
+        run = runs.create(finished.config().model_copy(update={"record": config.Record()}))
+        code = workers.work(run, f"{kind}@{number}")
+        whole(run)
+        run.config()
+        after = everything(home)
+        assert {path: after.get(path) for path in before} == before, number
+        if run.export.exists():
+            reader.read(run.export)
+        if code == 0 and runs.look(run).state.warnings == runs.look(finished).state.warnings:
+            break
+        failed += 1
+        if code:
+            assert code == 1
+            assert SENTENCES[kind] in message(run), number
+            assert "resume or try again" in message(run)
+        else:
+            assert "could not be generated" in message(run), number
+        assert workers.work(run) == 0, number
+        assert run.export.read_bytes()[-1000:] == expected, number
+        assert not [finding for finding in home_check.check() if not finding.note], number
+        archive.delete(run)
+    assert failed >= 2
+    assert number < most - 1
+
+
+# What the page and the command line write ------------------------------------------------------------------------
 
 
 def _upload(home: Path) -> None:

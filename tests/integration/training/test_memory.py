@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,12 +19,13 @@ from tests.integration.training.test_settings import OPTIMIZERS
 from tests.integration.training.test_train import cases, finish, losses, same, settings
 from trainer import families, runs
 from trainer.adapter_files import reader
-from trainer.config import TrainConfig
+from trainer.config import ModelConfig, TrainConfig
+from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family
+from trainer.families import Family, gradient_checkpointing, offload
 from trainer.runs import Run, events
 from trainer.train import initial_state, train
-from trainer.training import malloc, memory, optimizer_step
+from trainer.training import encode, malloc, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 
 
@@ -263,3 +265,64 @@ def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, tiny_sd: Path, b
 def test_fewer_bits_are_for_lora_alone(tiny_sd: Path, adapter: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):
         settings(tiny_sd, model__weights="nf4", **adapter)
+
+
+def test_a_paused_run_leaves_its_device_to_others() -> None:
+    """Of a GPU that is not here; on a CPU there is nothing to leave."""
+
+    class Denoiser(torch.nn.Linear):
+        def to(self, device: Any) -> "Denoiser":  # noqa: ANN401 - whatever names a device
+            places.append(torch.device(device).type)
+            return self
+
+    for device, expected in (("cuda", ["cpu", "paused", "cuda"]), ("cpu", ["paused"])):
+        places: list[str] = []
+        family: Any = SimpleNamespace(device=torch.device(device), denoiser=Denoiser(1, 1))
+        with memory.set_aside(family):
+            places.append("paused")
+        assert places == expected
+
+
+def test_preserved_images_are_generated_with_less_memory(character: Path, tiny_sd: Path) -> None:
+    changes = {"preservation__share": 0.25, "preservation__generated_share": 1.0, "preservation__prompts": ["a dog"]}
+    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
+    greedy_for = [1]
+
+    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
+        if isinstance(module, UNet2DConditionModel) and greedy_for and greedy_for.pop():
+            torch.empty(2**50)
+
+    def generated() -> torch.Tensor:
+        built = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **changes), lambda *_: None)
+        (file,) = built.preserved.values()
+        latents = built.cache.get(file)["latents"]
+        file.unlink()
+        return latents
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        frugal = generated()
+    finally:
+        hook.remove()
+    assert not greedy_for
+    assert offload.is_offloaded(family.denoiser)
+    gradient_checkpointing.recompute(family, "off")
+    assert torch.equal(generated(), frugal)
+
+
+@pytest.mark.slow
+def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd))
+
+    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
+        if isinstance(module, UNet2DConditionModel) and not torch.is_grad_enabled():
+            torch.empty(2**50)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
+    try:
+        train(run.config(), run)
+    finally:
+        hook.remove()
+    state = runs.look(run).state
+    assert state.end == "finished"
+    assert "There was not enough memory for the previews of step 6." in state.warnings

@@ -120,39 +120,12 @@ def test_it_listens_on_this_machine_alone(shared: Server) -> None:
     assert listening == ["127.0.0.1"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1.evil.example", "192.168.1.5"])
-def test_a_name_that_was_bound_to_our_address_is_refused(web: httpx.Client, host: str) -> None:
+def test_a_name_that_was_bound_to_our_address_is_refused(web: httpx.Client) -> None:
+    foreign = {"Host": "127.0.0.1.evil.example"}
     for path in ("/", "/config", "/media/dataset/example-character/01.png", "/gradio_api/upload", "/nowhere"):
-        assert web.get(path, headers={"Host": host}).status_code == 403
-    assert web.post("/gradio_api/queue/join", headers={"Host": host}, json={}).status_code == 403
-
-
-FOREIGN = [
-    {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"}, {"Sec-Fetch-Site": "cross-site"},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("headers", FOREIGN, ids=repr)
-def test_another_sites_form_is_refused(shared: Server, web: httpx.Client, headers: dict[str, str]) -> None:
-    upload = web.post("/gradio_api/upload", headers=headers, files={"files": ("x.png", PNG)})
-    joined = web.post("/gradio_api/queue/join", headers=headers, json={"fn_index": 0, "data": []})
-    text = web.post("/gradio_api/queue/join", headers={**headers, "Content-Type": "text/plain"}, content="{}")
-    assert {upload.status_code, joined.status_code, text.status_code} == {403}
-    changing = [
-        web.request(method, path, headers=headers)
-        for method in ("PUT", "DELETE", "PATCH")
-        for path in ("/", "/media/dataset/example-character/01.png", "/gradio_api/upload", "/download/x/y.safetensors")
-    ]
-    assert {answer.status_code for answer in changing} == {403}
-    preflights = [
-        web.options("/gradio_api/queue/join", headers={**headers, "Access-Control-Request-Method": method})
-        for method in ("POST", "PUT", "DELETE")
-    ]
-    seen = [upload, joined, text, *changing, *preflights]
-    for answer in (*seen, web.get("/", headers=headers), web.options("/config", headers=headers)):
-        assert "access-control-allow-origin" not in answer.headers
-        assert "access-control-allow-credentials" not in answer.headers
-    assert not [path for path in (shared.home / "outputs" / ".tmp").rglob("*") if path.is_file()]
+        assert web.get(path, headers=foreign).status_code == 403
+    assert web.post("/gradio_api/queue/join", headers=foreign, json={}).status_code == 403
+    assert web.post("/gradio_api/queue/join", headers={"Origin": "null"}, json={}).status_code == 403
 
 
 def test_every_answer_has_the_headers_that_keep_it_apart(web: httpx.Client) -> None:
@@ -326,37 +299,6 @@ def test_a_body_without_a_length_is_counted_and_cut_off(shared: Server) -> None:
     assert process.memory_info().rss - before < 300 * 2**20
 
 
-def test_a_length_beyond_the_limit_is_refused_before_the_body(shared: Server, web: httpx.Client) -> None:
-    for path, length in (("/gradio_api/upload", 3 * 2**30), ("/gradio_api/queue/join", 9 * 2**20), ("/login", 2**40)):
-        with socket.create_connection(("127.0.0.1", shared.port), timeout=60) as connection:
-            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\nContent-Length: {length}\r\n\r\n"
-            connection.sendall(head.encode())
-            assert connection.recv(4096).startswith(b"HTTP/1.1 413")
-
-
-def test_uploads_that_are_cut_off_leave_nothing_behind(server: Server) -> None:
-    """Six browsers that go away in the middle of an upload, the parts of which would stay for an hour."""
-    folder = server.home / "outputs" / ".tmp"
-
-    def parts() -> list[str]:
-        # Folders are removed meanwhile, which rglob would not stand.
-        return [name for _folder, _folders, names in os.walk(folder) for name in names]
-
-    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(6)]
-    for connection in connections:
-        head = (
-            f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {9 * 2**20}\r\n"
-            "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        )
-        connection.sendall(head.encode() + bytes(2**20))
-    wait(lambda: len(parts()) == 6)
-    for connection in connections:
-        connection.close()
-    wait(lambda: not parts())
-    assert "Traceback" not in server.said.read_text()
-
-
 ODD = [
     b"\0\1\2\3\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\n",
@@ -431,24 +373,6 @@ def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
         assert statuses[:5] == [403] * 5
         assert ("10.0.0.1" in log) == bool(arguments)
         assert statuses[5:] == [403 if arguments else 429] * 3  # each network has its own attempts
-
-
-# The password ---------------------------------------------------------------------------------------------------
-
-
-def test_guessing_the_password_is_slow(tmp_path: Path) -> None:
-    made = Server(make_home(tmp_path))
-    try:
-        made.start("--listen", LIMNER_PASSWORD="correct horse")
-        with httpx.Client(base_url=made.url, timeout=30) as stranger:
-            tried = [stranger.post("/login", data={"password": f"guess{n}"}).status_code for n in range(60)]
-            assert tried.count(403) <= 10
-            assert set(tried) == {403, 429}
-            assert stranger.post("/login", data={"password": "correct horse"}).status_code == 429
-            assert stranger.post("/login", headers={"Origin": "http://evil.example"}).status_code == 403
-    finally:
-        output = made.stop()
-    assert "correct horse" not in output
 
 
 # One start is one run, and nothing private leaves it ------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_captions_of_each_form_are_uploaded(home: Path, foreign: Path, tmp_path:
 @pytest.fixture
 def kohya(tmp_path: Path) -> Path:
     folder = tmp_path / "img"
-    for name, count in (("10_kim woman", 2), ("30_kim_hat", 1), ("0_off", 1), ("logs", 1)):
+    for name, count in (("10_kim woman", 2), ("15_kim_hat", 1), ("0_off", 1), ("logs", 1)):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             (folder / name / f"{number}.png").write_bytes(png((number, count, 7)))
@@ -71,13 +72,11 @@ def kohya(tmp_path: Path) -> Path:
 
 def test_repeats_weigh_the_folders_of_a_dataset(kohya: Path) -> None:
     examples = dataset.read(kohya, "kmx2")
-    assert [(example.path.parent.name, example.caption) for example in examples] == [
-        ("10_kim woman", "kim woman"),
-        ("10_kim woman", "kim, smiling"),
-        ("30_kim_hat", "kim hat"),
-        ("30_kim_hat", "kim hat"),
-        ("30_kim_hat", "kim hat"),
-    ]
+    assert Counter((example.path.parent.name, example.caption) for example in examples) == {
+        ("10_kim woman", "kim woman"): 2,
+        ("10_kim woman", "kim, smiling"): 2,
+        ("15_kim_hat", "kim hat"): 3,
+    }
     assert {example.trigger for example in examples} == {"kmx2"}
     (kohya / "own.png").write_bytes(png())
     assert [example.name for example in dataset.read(kohya)] == ["own.png"], "images of its own: no form of kohya's"
@@ -93,6 +92,6 @@ def test_check_says_what_it_takes_for_what(foreign: Path, kohya: Path) -> None:
     assert "1 captions are read from metadata.jsonl." in output
     assert "1 masks" in output
     output = CliRunner().invoke(commands.app, ["check", str(kohya)]).output
-    assert "10_kim woman: 2 images, seen 1 times in an epoch; those without a caption get 'kim woman'." in output
-    assert "30_kim_hat: 1 images, seen 3 times" in output
+    assert "10_kim woman: 2 images, seen 2 times in an epoch; those without a caption get 'kim woman'." in output
+    assert "15_kim_hat: 1 images, seen 3 times" in output
     assert "No caption." not in output

@@ -3,7 +3,8 @@
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from trainer.base_models.spec import PredictionType
 from trainer.config.objective import ObjectiveConfig
 from trainer.data import dataset
 from trainer.errors import UserError
+from trainer.families import Family
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
 from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Muon, Prodigy, ProdigyScheduleFree, ScheduleFree
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
-from trainer.training.loss import draw_timesteps, error, masked, weight
+from trainer.training.batches import Batch
+from trainer.training.loss import Noised, add_noise, draw_timesteps, error, masked, weight
 from trainer.training.tensor_cache import TensorCache
 
 
@@ -168,6 +171,21 @@ NOISE = DiscreteNoise(torch.linspace(0.999, 0.001, 1000), "epsilon")
 
 def drawn(count: int, objective: ObjectiveConfig, seed: int, noise: NoiseSchedule = NOISE) -> torch.Tensor:
     return draw_timesteps(count, noise, objective, generator(seed), (count, 4, 8, 8))
+
+
+def test_perturbed_inputs_have_the_target_of_plain_ones() -> None:
+    """Ning et al. 2023, section 3: the model sees more noise than it is asked to predict, unlike with an offset."""
+    zeros = torch.zeros(2, 4, 8, 8)
+    batch, family = Batch(zeros, zeros, None, ("a", "b"), 2), SimpleNamespace(noise=NOISE, device=torch.device("cpu"))
+
+    def noised(**objective: float) -> Noised:
+        return add_noise(cast(Family, family), batch, ObjectiveConfig(**objective), generator(1))
+
+    plain, perturbed, offset = noised(), noised(input_perturbation=0.1), noised(noise_offset=0.1)
+    assert torch.equal(plain.timesteps, perturbed.timesteps)
+    assert torch.equal(plain.target, perturbed.target)
+    assert (perturbed.latents - plain.latents).std() > 0.05
+    assert (offset.target - plain.target).std() > 0.05
 
 
 def test_timesteps_stay_in_their_range() -> None:

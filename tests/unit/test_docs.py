@@ -22,10 +22,10 @@ def messages() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("words", messages())
-def test_a_message_that_is_explained_is_one_that_is_said(words: str) -> None:
+def test_a_message_that_is_explained_is_one_that_is_said() -> None:
     joined = re.sub(r'"\s*f?"', "", re.sub(r"\s*\n\s*", "", SOURCE))  # sentences that go over several lines
-    assert words in joined or words in SOURCE
+    assert len(messages()) > 20
+    assert [words for words in messages() if words not in joined and words not in SOURCE] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

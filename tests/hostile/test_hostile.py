@@ -154,6 +154,7 @@ def test_the_process_that_takes_them_in_stays_small(
     assert len(dataset.image_files(folder)) > least
 
 
+@pytest.mark.slow
 def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too little memory for one of them, that one is refused, and the others are kept."""
     large = pictures.png(7000, 7000, 8, 0, bytes(7001 * 7000))
@@ -167,6 +168,7 @@ def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monke
     assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
     code = (
         "from trainer.data import images, sandbox\nsandbox.SECONDS = 1\n"

@@ -138,8 +138,8 @@ def victim(
     "changes",
     [
         {"dataset": "{secret}"},
-        {"model": {"base": "{secret}", "vae": "{secret}/id_ed25519"}},
-        {"adapter": {"start": "{secret}/id_ed25519"}},
+        pytest.param({"model": {"base": "{secret}", "vae": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
+        pytest.param({"adapter": {"start": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
         {"regularization": {"dataset": "{secret}"}, "trigger": "a", "subjects": ["{secret} --trigger b"]},
     ],
     ids=["dataset", "model", "start", "further datasets"],
@@ -185,6 +185,7 @@ def test_a_file_has_the_bytes_that_were_announced(victim: Victim, size: int, pie
     assert not (victim.run.folder / "rin.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [
     {"rin.safetensors": (2**60, 1)},
     {"rin.safetensors": (-1, 1)},
@@ -253,6 +254,7 @@ def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim, chan
     assert "lost" in victim.attacked(lambda news: replace(news, **changes))
 
 
+@pytest.mark.slow
 def test_a_log_and_a_line_without_end_are_cut(
     victim: Victim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +324,7 @@ def test_bytes_that_are_no_answer_end_the_connection(
     assert "\x1b" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [
     'endless(b"x")',
     'sys.stdout = sys.stderr; out = sys.stderr.buffer; endless(b"x")',

@@ -51,6 +51,7 @@ def serve(silence: float, home: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_node_whose_relay_is_silent_or_sends_nonsense_ends(tmp_path: Path) -> None:
     """Silent as after a cable was pulled: no byte comes, and no end."""
     with serve(0.5, tmp_path) as server:

@@ -19,7 +19,18 @@ from trainer.errors import UserError
 from trainer.families import Family
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.lion import Lion
-from trainer.optim.optimizers import AdamW8bit, AdEMAMix, Came, Muon, Prodigy, ProdigyScheduleFree, ScheduleFree
+from trainer.optim.optimizers import (
+    Adafactor,
+    AdamW,
+    AdamW8bit,
+    AdEMAMix,
+    Came,
+    Muon,
+    Prodigy,
+    ProdigyScheduleFree,
+    ScheduleFree,
+)
+from trainer.optim.optimizers import Lion as LionConfig
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import caption_variants
@@ -100,6 +111,16 @@ def test_an_optimizer_whose_package_is_absent(
     with pytest.raises(UserError, match="not installed") as caught:
         optimizer().build([])
     assert "pip install" in caught.value.remedy
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, Adafactor, LionConfig])
+def test_the_first_step_is_as_large_as_the_rate(optimizer: Any) -> None:  # noqa: ANN401 - a class of settings
+    """Also of weights that begin at 0, as half of those of a LoRA do."""
+    weight = torch.nn.Parameter(torch.zeros(4, 8))
+    made = optimizer(learning_rate=0.01, weight_decay=0.0).build([{"params": [weight], "factor": 1.0}])
+    weight.grad = torch.ones(4, 8)
+    made.step()
+    assert weight.detach() == pytest.approx(torch.full((4, 8), -0.01), rel=1e-3)
 
 
 def test_a_muon_step_is_orthogonal_and_as_large_as_one_of_adamw() -> None:

@@ -95,6 +95,14 @@ def test_captions_alone_find_their_pictures(folder: Path, incoming: Path) -> Non
     assert report.refused == [("b.txt", "no image of this name for the caption")]
 
 
+def test_a_second_upload_leaves_edited_captions_alone(folder: Path, incoming: Path) -> None:
+    files = [source(incoming, "a.png", png()), source(incoming, "a.txt", b"as uploaded")]
+    uploads.add(folder, files)
+    (folder / "a.txt").write_text("edited since")
+    report = uploads.add(folder, files)
+    assert (report.known, dataset.read(folder)[0].caption) == (1, "edited since")
+
+
 def test_the_digest_is_of_content_alone(folder: Path) -> None:
     (folder / "a.png").write_bytes(png())
     digest = dataset.digest(dataset.read(folder))

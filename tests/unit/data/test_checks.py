@@ -132,6 +132,12 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, name: str) -> None:
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
 
+def test_of_two_copies_the_sharp_one_is_kept(six: Path) -> None:
+    soft = drawing(0, background="red").filter(ImageFilter.GaussianBlur(6))
+    save(six, "soft.png", soft.resize((512, 512)), "rin, a robot, number 0")
+    assert files_by_kind(six) == {"blurred": ["soft.png"], "copy": ["soft.png"]}, "though it is larger"
+
+
 def test_problems_of_the_whole_set(folder: Path) -> None:
     assert files_by_kind(folder) == {"empty": [""]}
     for number in range(4):

@@ -48,6 +48,14 @@ def test_steps_repeated_after_a_resume_replace_the_old_ones() -> None:
     assert state.step == 2
 
 
+def test_what_was_made_at_the_step_of_a_resume_stays() -> None:
+    previews = [events.Preview(step=number, file=f"previews/{number}.png", prompt="x", seed=1) for number in (1, 2, 3)]
+    checkpoints = [events.Checkpoint(step=number, folder=f"checkpoints/{number}") for number in (1, 2, 3)]
+    state = fold(State(), [started(), *previews, *checkpoints, started(2)])
+    assert [preview.step for preview in state.previews] == [1, 2]
+    assert [checkpoint.step for checkpoint in state.checkpoints] == [1, 2]
+
+
 def test_a_resume_ends_the_last_end() -> None:
     assert fold(State(), [started(), events.Failed(message="m", remedy="r", traceback="")]).end == "failed"
     assert fold(State(), [started(), events.Failed(message="m", remedy="r", traceback=""), started(3)]).end == ""

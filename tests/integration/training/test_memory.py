@@ -138,27 +138,28 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("room", "expected"),
+    ("batch", "room", "expected"),
     [
-        (1400, (1, "off")),
-        (330, (4, "off")),
-        (90, (8, "half")),
-        (60, (8, "all")),
+        (8, 1400, (1, "off")),
+        (8, 330, (4, "off")),
+        (6, 200, (6, "off")),  # in four parts there would be two images in the largest
+        (8, 90, (8, "half")),
+        (8, 60, (8, "all")),
     ],
 )
 def test_the_first_rung_that_fits_is_taken(
-    character: Path, family: Family, tiny_sd: Path, room: int, expected: tuple[int, str]
+    character: Path, family: Family, tiny_sd: Path, batch: int, room: int, expected: tuple[int, str]
 ) -> None:
-    """With 128 MB for each picture of a batch of 8, then less and less."""
+    """With 128 MB for each picture of a batch, then less and less."""
     touched: list[MemoryPlan] = []
     present = psutil.Process().memory_info().rss
-    config = settings(tiny_sd, training__batch_size=8, training__memory=(present + room * MB) / GB)
+    config = settings(tiny_sd, training__batch_size=batch, training__memory=(present + room * MB) / GB)
     run = runs.create(config)
     compute = heavy({"off": 128, "feed-forward": 96, "half": 72, "transformers": 72, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
     assert (made.training.micro_batches, made.training.gradient_checkpointing) == expected
     assert run.config() == made, "it is written down"
-    assert {plan.micro_batches for plan in touched} == {8}, "only single pictures were computed"
+    assert {plan.micro_batches for plan in touched} == {batch}, "only single pictures were computed"
     warnings = [event for event in events.read(run.log)[0] if isinstance(event, events.Warned)]
     assert len(warnings) == (expected != (1, "off"))
     touched.clear()

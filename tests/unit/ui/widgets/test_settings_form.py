@@ -104,7 +104,7 @@ def test_another_preset_moves_what_was_not_changed() -> None:
 def test_partial_settings_become_changed_ones_and_back() -> None:
     data = {
         "training": {"steps": 30, "further_resolutions": [96, 64]}, "adapter": {"rank": 8, "kind": "lora"},
-        "preview": {"prompts": ["a", "b"]},
+        "preview": {"prompts": ["a", "b"], "every": 0, "at_start": False},
     }  # fmt: skip
     own = settings_form.own_of(ENTRIES, data)
     assert own == {
@@ -113,6 +113,8 @@ def test_partial_settings_become_changed_ones_and_back() -> None:
         "form-adapter-kind": "lora",
         "form-adapter-rank-lora": 8,
         "form-preview-prompts": "a\nb",
+        "form-preview-every": 0,
+        "form-preview-at-start": False,
     }
     assert settings_form.partial(ENTRIES, own, settings_form.standard("character", "micro")) == data
     assert settings_form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}

@@ -86,6 +86,7 @@ def assert_resumes(config: TrainConfig, *stops: int) -> Run:
     for step in stops:
         train(parts.config(), stopped_at(step, parts))
         assert (runs.look(parts).status, runs.look(parts).state.step) == ("stopped", step)
+        assert int(checkpoints.folders(parts)[-1].name) == step, "a stop saves first"
     assert same(finish(parts), expected)
     assert losses(parts) == losses(whole)
     assert same(optimizer(parts), optimizer(whole))

@@ -14,6 +14,7 @@ from trainer.cluster import parcels
 from trainer.cluster.border import Border
 from trainer.cluster.mirror import Mirror
 from trainer.cluster.node import Node, NodeLostError
+from trainer.data import dataset
 from trainer.runs import Run, events
 
 
@@ -174,6 +175,17 @@ def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_p
     rig.mirror.update()
     assert rig.run.config() == before.model_copy(update={"training": before.training.model_copy(update={"steps": 77})})
     assert runs.look(rig.run).state.sha256["config.toml"] == storage.sha256(rig.run.config_file)
+
+
+def test_masks_captions_and_metadata_go_with_the_images(character: Path) -> None:
+    settings = config.build({"name": "rin", "dataset": "rin"})
+    dataset.mask_file(character / "01.png").touch()
+    for name in ("metadata.jsonl", "02.caption", "notes.txt", "draft.psd"):
+        (character / name).touch()
+    (parcel,) = parcels.pack(settings).values()
+    names = {path.name for path in character.glob("[01]*.*")} | {"metadata.jsonl"}
+    assert {name.partition("/")[2] for name in parcel.files} == names
+    assert "01.mask.png" in names
 
 
 def test_a_parcel_is_sent_once_and_only_if_it_is_whole(rig: Rig) -> None:

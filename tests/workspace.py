@@ -87,15 +87,7 @@ async def half(request: Request) -> Response:
     return StreamingResponse(pieces(), headers={"Content-Length": "8"})
 
 
-ROUTES = {
-    "/": echo,
-    "/echo": echo,
-    "/events": events,
-    "/picture": picture,
-    "/large": large,
-    "/die": die,
-    "/half": half,
-}
+ROUTES = {"/": echo, "/echo": echo, "/events": events, "/picture": picture, "/large": large, "/die": die, "/half": half}
 
 
 def main() -> None:

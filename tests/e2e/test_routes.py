@@ -46,12 +46,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     )  # fmt: skip
     listed = [(method, path) for method, path in json.loads(done.stdout.splitlines()[-1])]
     paths = {path for _, path in listed}
-    assert {
-        "/",
-        "/media/dataset/{name}/{image}",
-        "/gradio_api/upload",
-        "/gradio_api/file={path_or_url:path}",
-    } <= paths
+    assert {"/", "/media/dataset/{name}/{image}", "/gradio_api/upload", "/gradio_api/file={path_or_url:path}"} <= paths
     assert len(listed) > 60
     return listed
 

@@ -96,11 +96,7 @@ def preview(family: Family, conditioning: dict[str, Tensor], side: int) -> None:
 
 
 def train(
-    family: Family,
-    settings: TrainConfig,
-    conditioning: dict[str, Tensor],
-    ways: Sequence[str],
-    measured: Measured,
+    family: Family, settings: TrainConfig, conditioning: dict[str, Tensor], ways: Sequence[str], measured: Measured
 ) -> None:
     """Measure the gradients of one image, beside the state of the optimizer, in some ways of gradient checkpointing."""
     adapter = families.attach(family, settings.adapter, text_encoder=settings.training.text_encoder, seed=0)

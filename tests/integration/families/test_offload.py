@@ -85,8 +85,7 @@ def moved(adapter: families.Adapter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "kind"),
-    [("sd15", kind) for kind in KINDS] + [(base, "LoRA") for base in ("sdxl", "sd3", "flux")],
+    ("base", "kind"), [("sd15", kind) for kind in KINDS] + [(base, "LoRA") for base in ("sdxl", "sd3", "flux")]
 )
 @pytest.mark.parametrize("share", ["half", "all"])
 def test_gradients_are_the_same_bits(

@@ -49,8 +49,7 @@ FAST = ("lora", "locon", "rslora", "dora", "loha", "lokr", "full lokr")
 
 
 @pytest.mark.parametrize(
-    ("kind", "text_encoder"),
-    [pytest.param(*pair, marks=() if pair[0] in FAST else pytest.mark.slow) for pair in PAIRS],
+    ("kind", "text_encoder"), [pytest.param(*pair, marks=() if pair[0] in FAST else pytest.mark.slow) for pair in PAIRS]
 )
 def test_the_file_does_to_the_weights_what_the_adapter_does(
     family: Family, tiny_sd: Path, tmp_path: Path, kind: str, text_encoder: bool

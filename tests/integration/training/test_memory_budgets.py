@@ -45,12 +45,7 @@ def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("title", "arguments"),
-    [
-        (SD15, ("sd15",)),
-        (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")),
-        (FLUX, ("flux",)),
-    ],
+    ("title", "arguments"), [(SD15, ("sd15",)), (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")), (FLUX, ("flux",))]
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
     taken = measure(guards, *arguments, *WAYS)

@@ -4,8 +4,6 @@ After each test: the pages had no script error and asked nobody but our server, 
 or connected to any host but this machine.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -19,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -28,9 +26,11 @@ from tests.conftest import unmeasured
 from trainer.data import reach
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Response
+    from playwright.sync_api import Browser, Dialog, FilePayload, Locator, Page, Response, Route
+else:  # its package is not everywhere, and takes a while to import
+    Browser = Dialog = FilePayload = Locator = Page = Response = Route = Any
 
-Visit = Callable[..., "Page"]
+Visit = Callable[..., Page]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "datasets"
@@ -80,7 +80,6 @@ class Server:
 
     @property
     def pid(self) -> int:
-        assert self.process is not None
         return self.process.pid
 
     @property
@@ -88,7 +87,7 @@ class Server:
         """What it prints; a pipe that nobody reads would fill, and it would wait."""
         return self.home / "said.txt"
 
-    def start(self, *arguments: str, token: bool = False, **environment: str) -> Server:
+    def start(self, *arguments: str, token: bool = False, **environment: str) -> "Server":
         own = {
             "LIMNER_HOME": str(self.home),
             "LIMNER_LOOKUPS": str(self.lookups),
@@ -105,7 +104,6 @@ class Server:
         return self
 
     def answers(self) -> bool:
-        assert self.process is not None
         assert self.process.poll() is None, self.said.read_text()
         try:
             urllib.request.urlopen(self.url, timeout=5).close()
@@ -116,7 +114,6 @@ class Server:
         return True
 
     def kill(self) -> None:
-        assert self.process is not None
         os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -241,5 +238,4 @@ def visit(browser: Browser) -> Iterator[Visit]:
     yield open_page
     for context in contexts:
         context.close()
-    assert errors == []
-    assert foreign == []
+    assert (errors, foreign) == ([], [])

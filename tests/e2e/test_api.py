@@ -72,11 +72,9 @@ def test_the_whole_way_by_a_program(server: Server, client: Client) -> None:
     ]
     without, with_it = (fetch(server, item["picture"]) for item in pictures)
     assert without != with_it
-    assert call("control", run=run, command="more")["run"] == run
-    assert ended(client, run)["steps"] == 16
+    assert (call("control", run=run, command="more")["run"], ended(client, run)["steps"]) == (run, 16)
     renamed = call("rename_run", run=run, name="best")
-    assert call("delete_run", run=renamed) == []
-    assert call("restore_run") == renamed
+    assert (call("delete_run", run=renamed), call("restore_run")) == ([], renamed)
     assert [item["run"] for item in call("list_runs")] == [renamed]
 
 

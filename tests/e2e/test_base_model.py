@@ -1,23 +1,17 @@
 """A base model of one's own in a real browser: it is named, downloaded, and brings its settings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import fake_hub
-from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import Page, Server, Visit, make_home, serving, wait
 from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, finished, tab
 from tests.e2e.test_settings import kept, models, value
 from tests.fake_hub import FakeHub
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 __all__ = ["models"]
 

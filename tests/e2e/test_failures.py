@@ -1,25 +1,19 @@
 """A run that fails says why on the page and what to do, and one button does it. Each failure is made real."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import Page, Server, Visit, make_home, serving, wait
 from tests.e2e.test_page import advanced, finished, start, step, tab
 from tests.tiny import make_sd
 from trainer.runs import events
 
 pytestmark = pytest.mark.nightly
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 
 def panel(page: Page) -> str:

@@ -3,24 +3,18 @@
 Pictures of each screen are kept in the folder that LIMNER_E2E_KEEP names.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import CHECKOUT, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import CHECKOUT, Dialog, Page, Server, Visit, make_home, serving, wait
 from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, tab
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Dialog, Page
 
 AXE = CHECKOUT / "tests" / "browser_code" / "node_modules" / "axe-core" / "axe.min.js"
 # Findings in Gradio's own components, which the page cannot mend.

@@ -1,22 +1,16 @@
 """Adapter files in a real browser: dropped, looked into, worked on, and painted with, several at once."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from tests.conftest import CHECKOUT
-from tests.e2e.conftest import Server, Visit
+from tests.e2e.conftest import Page, Server, Visit
 from tests.e2e.test_page import PHONE, picture, tab
 from tests.unit.adapter_files.test_compatibility import good, metadata
 from trainer.adapter_files import reader, safetensors_reader, writer
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 MADE_BEFORE = CHECKOUT / "tests" / "integration" / "homes" / "0.1.0" / "outputs" / "finished"
 

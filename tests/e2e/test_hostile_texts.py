@@ -1,24 +1,19 @@
 """Texts that look like code, in every place where the page shows what people wrote: shown as they are, never run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
-from tests.e2e.conftest import Server, Visit, wait
+from tests.e2e.conftest import Page, Server, Visit, wait
 from tests.e2e.test_images import choose, fill
 from tests.e2e.test_page import cards, tab
 from tests.unit.adapter_files.test_compatibility import good
 from trainer import config, paths, runs
 from trainer.runs import events
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 HIT = "window.limnerHit = (window.limnerHit ?? 0) + 1"
 PAYLOADS = {
@@ -86,8 +81,7 @@ def captions(page: Page) -> dict[str, str]:
 
 def unhurt(page: Page) -> None:
     """No text of a person has become a script or a part of the page."""
-    assert page.evaluate("window.limnerHit ?? 0") == 0
-    assert page.locator("img[src='x'], img[onerror]").count() == 0
+    assert (page.evaluate("window.limnerHit ?? 0"), page.locator("img[src='x'], img[onerror]").count()) == (0, 0)
     assert page.locator(".error-container").count() == 0
 
 

@@ -1,13 +1,12 @@
 """The Images tab with many pictures, odd uploads, and captions typed while other things go on."""
 
-from __future__ import annotations
-
 import io
 import shutil
 import subprocess
 import sys
 import zipfile
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,14 +14,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import CHECKOUT
-from tests.e2e.conftest import Server, Visit, wait
+from tests.e2e.conftest import Page, Server, Visit, wait
 from tests.e2e.test_page import CHARACTER, cards, new_project, report, upload
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from playwright.sync_api import Page
 
 
 def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
@@ -270,7 +263,6 @@ def test_a_click_enlarges_an_image(shared_server: Server, visit: Visit, project:
 def drag(page: Page, over: str, *points: tuple[float, float]) -> None:
     """Drag with the mouse through points of an element, given as shares of its width and height."""
     box = page.locator(over).bounding_box()
-    assert box is not None
     for number, (x, y) in enumerate(points):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         if number == 0:

@@ -1,23 +1,17 @@
 """The page in a real browser, used as a person uses it, with real training on the built-in base."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import EXAMPLES, Server, Visit, make_home, wait
+from tests.e2e.conftest import EXAMPLES, Browser, Page, Server, Visit, make_home, wait
 from trainer.base_models import MICRO_FOLDER
 from trainer.runs import events
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 CHARACTER = EXAMPLES / "example-character"
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}

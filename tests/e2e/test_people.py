@@ -1,7 +1,5 @@
 """Two people on one server, each with a browser and a project of the same name: neither meets what is the other's."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -145,8 +143,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert run not in his.content()
     assert anna.told("delete_run", run) == []
     assert "event: error" in ben.call("restore_run")
-    assert anna.told("restore_run") == run
-    assert runs.look(runs.Run(anna.home / "outputs" / run)).status == "finished"
+    assert (anna.told("restore_run"), runs.look(runs.Run(anna.home / "outputs" / run)).status) == (run, "finished")
 
     if folder := os.environ.get("LIMNER_E2E_KEEP"):
         hers.screenshot(path=Path(folder) / "people.png")

@@ -1,7 +1,5 @@
 """`python app.py` as a process: how it starts, what it refuses, how it ends."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat
@@ -10,17 +8,13 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from tests.conftest import small_disk
-from tests.e2e.conftest import CHECKOUT, Server, make_home
+from tests.e2e.conftest import CHECKOUT, Browser, Server, make_home
 from trainer import storage
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,8 +98,7 @@ def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> Non
     assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
     try:
         made.start("--listen")
-        assert status(made.url + "/config") == 401
-        assert status(made.url + "/login") == 200
+        assert (status(made.url + "/config"), status(made.url + "/login")) == (401, 200)
     finally:
         output = made.stop()
     assert "assword" not in output
@@ -178,8 +171,7 @@ def test_the_printed_address_opens_the_page_and_no_other_does(tmp_path: Path, br
         page.get_by_role("tab", name="Train").wait_for()
         made.stop()
         made.start("--new-token", token=True)
-        assert httpx.get(address).status_code == 401
-        assert page.goto(made.url).status == 401
+        assert (httpx.get(address).status_code, page.goto(made.url).status) == (401, 401)
         page.goto(printed(r"Limner is running at (\S+)", made.said.read_text(encoding="utf-8")))
         page.get_by_role("tab", name="Train").wait_for()
     finally:

@@ -1,22 +1,16 @@
 """The form's settings in a real browser, and nothing that was set is lost."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, wait
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Page, Server, Visit, wait
 from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, tab
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 MAKE = "import sys, pathlib; from tests.tiny import make_sd, make_sdxl; " + "; ".join(
     f"make_{kind}(pathlib.Path(sys.argv[1]) / '{kind}')" for kind in ("sd", "sdxl")

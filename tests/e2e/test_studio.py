@@ -1,7 +1,5 @@
 """The page as a place to work in: what stays in sight, settings that are found, images and curves to judge."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tomllib
@@ -9,21 +7,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
-from tests.e2e.conftest import Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import Browser, Locator, Page, Route, Server, Visit, make_home, serving, wait
 from tests.e2e.test_feel import teach
 from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
 from tests.unit.runs.test_run import named
 from tests.unit.sharing.conftest import make_run
 from trainer.runs import Run, cards, queue
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page, Route
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
 
@@ -36,8 +30,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def is_in_sight(page: Page, what: Locator) -> bool:
     box, window = what.bounding_box(), page.viewport_size
-    assert box is not None
-    assert window is not None
     return box["x"] >= 0 and box["y"] >= 0 and box["y"] + box["height"] <= window["height"] + 1
 
 
@@ -153,7 +145,6 @@ def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, vi
     chart = page.locator("#chart svg")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
-    assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 80)
     reading = page.locator("#chart .reading")
     assert reading.inner_text().startswith("step 1")

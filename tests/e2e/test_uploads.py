@@ -1,20 +1,14 @@
 """Images dropped by two pages at once, and masks among them, in a real browser."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import Server, Visit, wait
+from tests.e2e.conftest import FilePayload, Server, Visit, wait
 from tests.e2e.test_images import png
 from tests.e2e.test_page import cards, new_project, tab, upload
-
-if TYPE_CHECKING:
-    from playwright.sync_api import FilePayload
 
 EACH = 30
 
@@ -62,8 +56,7 @@ def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit
         wait(lambda: (folder / "01.txt").read_text() == "by the first\n")
     note = second.locator(".card").first.locator(".conflict")
     note.get_by_text("by the first").wait_for()
-    assert boxes[1].input_value() == "by the second"
-    assert (folder / "01.txt").read_text() == "by the first\n"
+    assert (boxes[1].input_value(), (folder / "01.txt").read_text()) == ("by the second", "by the first\n")
     note.get_by_role("button", name="Keep my text").click()
     wait(lambda: (folder / "01.txt").read_text() == "by the second\n")
     assert not note.is_visible()
@@ -72,8 +65,7 @@ def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit
     note = first.locator(".card").first.locator(".conflict")
     note.get_by_role("button", name="Take the other").click()
     second.wait_for_timeout(1000)
-    assert boxes[0].input_value() == "by the second"
-    assert (folder / "01.txt").read_text() == "by the second\n"
+    assert (boxes[0].input_value(), (folder / "01.txt").read_text()) == ("by the second", "by the second\n")
     boxes[0].fill("by the first, on top of it")
     boxes[0].blur()
     wait(lambda: (folder / "01.txt").read_text() == "by the first, on top of it\n")

@@ -1,17 +1,12 @@
 """The page in another language, from its tabs to what a run says of itself."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.conftest import Server, Visit, make_home, serving
 from tests.e2e.test_feel import keep
 from tests.e2e.test_page import PHONE, advanced
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SCREENS = {
     "Bilder": ("#dataset-summary", "bereit zum Training"),

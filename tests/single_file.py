@@ -203,8 +203,8 @@ def _renamed(key: str, names: dict[str, str]) -> str:
 
 def block_names(settings: dict[str, list[str] | int]) -> dict[str, str]:
     """Original names of a UNet's places, by their paths in diffusers, found by counting them in order."""
-    layers = int(settings["layers_per_block"])  # type: ignore[arg-type]
-    downs, ups = list(settings["down_block_types"]), list(settings["up_block_types"])  # type: ignore[arg-type]
+    layers = int(settings["layers_per_block"])
+    downs, ups = list(settings["down_block_types"]), list(settings["up_block_types"])
     names, count = dict(OUTSIDE), 1
     for block, kind in enumerate(downs):
         for layer in range(layers):

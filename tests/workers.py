@@ -50,8 +50,6 @@ class Workers:
         self.process.communicate()
 
     def _ask(self, question: list[str] | int) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())

@@ -69,8 +69,7 @@ def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run) -> None:
     assert done.returncode == 1
     assert "its checksum is another one. Resume the run: its last checkpoint is whole" in done.stdout
     train(finished.config(), finished)
-    assert finished.export.read_bytes()[-1000:] == whole
-    assert damaged() == {}
+    assert (finished.export.read_bytes()[-1000:], damaged()) == (whole, {})
 
 
 @pytest.mark.slow
@@ -144,9 +143,7 @@ def test_what_is_computed_is_repaired_and_what_is_made_is_not(project: Path) -> 
     assert len(damaged()) == 4
     assert limner("check-home").returncode == 1
     done = limner("check-home", "--repair")
-    assert (done.returncode, done.stdout.count("Repaired.")) == (0, 4)
-    assert damaged() == {}
-    assert image_stats.known(project) == stats
+    assert (done.returncode, done.stdout.count("Repaired."), damaged(), image_stats.known(project)) == (0, 4, {}, stats)
     assert originals.known(project).keys() == {"0.png", "1.png", "2.png"}
     assert {path: path.read_bytes() for path in made} == made
 
@@ -159,5 +156,4 @@ def test_latents_that_are_damaged_are_computed_again(character: Path, tiny_sd: P
         damage(path)
     assert len(damaged()) == len(list((character / paths.CACHE).glob("*.safetensors"))) > 3
     train(second.config(), second)
-    assert runs.look(second).state.losses == runs.look(first).state.losses
-    assert damaged() == {}
+    assert (runs.look(second).state.losses, damaged()) == (runs.look(first).state.losses, {})

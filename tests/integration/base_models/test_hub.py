@@ -79,7 +79,6 @@ def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> N
     with subprocess.Popen(
         command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=environment(fake, home)
     ) as process:
-        assert process.stdout is not None
         while json.loads(process.stdout.readline())["done"] < 10 * 2**20:
             pass
         process.send_signal(signal.SIGTERM)

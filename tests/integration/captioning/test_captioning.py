@@ -48,8 +48,7 @@ def test_a_model_writes_what_is_missing(half: Path, tagger: Path) -> None:
     before = captions(half)
     made = captioning.create(CaptionConfig(dataset="rin", model=str(tagger)))
     work(made)
-    assert runs.look(made).status == "finished"
-    assert captions(half) == before[:2] + ["pink hair, glasses"] * 12
+    assert (runs.look(made).status, captions(half)) == ("finished", before[:2] + ["pink hair, glasses"] * 12)
     assert captioning.read_captions(made) == {example.name: example.caption for example in dataset.read(half)[2:]}
     assert captioning.newest("rin") == made
     assert captioning.newest("other") is None
@@ -109,8 +108,7 @@ def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch
 def test_captions_may_be_proposed(half: Path, tagger: Path) -> None:
     before = captions(half)
     made = run(tagger, result="review")
-    assert runs.look(made).status == "finished"
-    assert captions(half) == before
+    assert (runs.look(made).status, captions(half)) == ("finished", before)
     assert set(captioning.read_captions(made).values()) == {"pink hair, glasses"}
     assert len(proposals.read(half)) == proposals.keep(half) == 12
     assert captions(half) == before[:2] + ["pink hair, glasses"] * 12
@@ -137,8 +135,7 @@ def test_the_options_of_the_command_line(half: Path, tagger: Path, capsys: pytes
     before = captions(half)
     options = ["--model", str(tagger), "--dry-run", "--blacklist", "glasses", "--threshold", "0.5"]
     assert main(["caption", "rin", *options]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "03.png: pink hair"
-    assert captions(half) == before
+    assert (capsys.readouterr().out.splitlines()[0], captions(half)) == ("03.png: pink hair", before)
     options = ["--server", "not an address", "--task", "caption", "--prompt", "What?", "--tokens", "9"]
     assert main(["caption", "rin", *options, "--category", "rating", "--character-threshold", "0.5"]) == 2
     assert "is not the address of a server" in capsys.readouterr().err

@@ -85,8 +85,7 @@ def test_a_tagger_has_thresholds_categories_and_a_blacklist(form: str, tmp_path:
 
 def test_a_tagger_sees_the_whole_image_on_white_blue_green_red() -> None:
     pixels = wd14.square(Image.new("RGB", (64, 32), (255, 128, 0)), 32)
-    assert pixels.shape == (32, 32, 3)
-    assert pixels[16, 16].tolist() == [0, 128, 255]
+    assert (pixels.shape, pixels[16, 16].tolist()) == ((32, 32, 3), [0, 128, 255])
     assert pixels[0, 0].tolist() == pixels[31, 31].tolist() == [255, 255, 255]
 
 
@@ -107,8 +106,7 @@ def test_a_tagger_without_its_library_says_which(tmp_path: Path, monkeypatch: py
 
 def test_a_classifier_has_a_blacklist_and_may_name_one_class(tmp_path: Path) -> None:
     folder = tiny_captioners.make_tagger(tmp_path / "model")
-    assert kinds.look(folder) == kinds.CLASSIFIER
-    assert caption(load(folder)) == "pink hair, glasses"
+    assert (kinds.look(folder), caption(load(folder))) == (kinds.CLASSIFIER, "pink hair, glasses")
     assert caption(load(folder, blacklist="glasses", threshold=0.9)) == "pink hair"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))

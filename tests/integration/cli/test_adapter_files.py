@@ -35,8 +35,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_strength_after_a_colon() -> None:
     assert parse_adapter("a.safetensors") == ("a.safetensors", 1.0)
     assert parse_adapter("a.safetensors:0.5") == ("a.safetensors", 0.5)
-    assert parse_adapter("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
-    assert parse_adapter("a:nan") == ("a:nan", 1.0)
+    assert (parse_adapter("C:/a.safetensors"), parse_adapter("a:nan")) == (("C:/a.safetensors", 1.0), ("a:nan", 1.0))
 
 
 def test_inspect_and_verify(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,8 +63,7 @@ def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     own, both = reader.read(run.export), reader.read(out)
     for name, module in own.modules.items():
         assert torch.allclose(both.modules[name].delta(), 0.5 * module.delta(), atol=1e-5)
-    assert both.metadata["ss_network_dim"] == "8"
-    assert both.metadata["modelspec.trigger_phrase"] == "rin"
+    assert (both.metadata["ss_network_dim"], both.metadata["modelspec.trigger_phrase"]) == ("8", "rin")
     assert both.metadata["modelspec.title"] == "both"
     assert "limner.config" not in both.metadata
     facts = facts_of(capsys, "resize", out, "--rank", 2, "--out", small)

@@ -51,8 +51,7 @@ def test_a_run_is_queued_for_each_file_and_each_combination(
     assert [(each.name.partition("-")[0], each.optimizer.learning_rate, each.schedule.kind) for each in made] == [
         (name, rate, kind) for name in ("one", "two") for rate in (1e-4, 2e-4) for kind in ("constant", "linear")
     ]
-    assert {each.seed for each in made} == {7}
-    assert made[0].name == "one-learning_rate-1e-4-kind-constant"
+    assert ({each.seed for each in made}, made[0].name) == ({7}, "one-learning_rate-1e-4-kind-constant")
     assert done.stdout.splitlines()[0] == f"{started[0].id}  optimizer.learning_rate=1e-4  schedule.kind=constant"
     started.clear()
     for missing in ('dataset = "absent"\n', 'dataset = "rin"\n[regularization]\ndataset = "absent"\n'):

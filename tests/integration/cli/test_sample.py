@@ -23,7 +23,7 @@ def sample(folder: Path, *arguments: object) -> dict[str, Any]:
     done = CliRunner().invoke(app, ["sample", "--prompt", "rin", "--out", str(out), *map(str, arguments)])
     assert done.exit_code == 0, done.exception
     with Image.open(out) as image:
-        facts: dict[str, Any] = json.loads(image.text["limner"])  # type: ignore[attr-defined]
+        facts: dict[str, Any] = json.loads(image.text["limner"])
         return facts | {"pixels": image.tobytes()}
 
 

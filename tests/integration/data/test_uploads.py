@@ -53,7 +53,7 @@ def test_uploads_at_once_keep_images_with_their_captions(home: Path, tmp_path: P
             sources += [(f"{place:02d}.png", image), (f"{place:02d}.txt", text)]
         uploads.append(sources)
     reports = together(lambda number: sandbox.add(folder, uploads[number]), TOGETHER)
-    assert sum(len(report.added) for report in reports) == TOGETHER * EACH  # type: ignore[attr-defined]
+    assert sum(len(report.added) for report in reports) == TOGETHER * EACH
     assert {path.read_bytes(): read_caption(path) for path in dataset.image_files(folder)} == content
     assert not list(folder.glob(f".*{storage.PART}"))
 
@@ -86,8 +86,7 @@ def test_masks_are_paired_with_their_images(home: Path, tmp_path: Path) -> None:
     places = ["01.mask.png", "02-masklabel.png", "set/masks/03.png", "mask/04.png", "set/Masks/none.png"]
     files = [(name, png(number)) for number, name in enumerate(names, 1)] + list(zip(places, masks, strict=False))
     report = sandbox.add(folder, [source(name, data) for name, data in files])
-    assert sorted(report.added) == ["01.png", "02.png", "03.png", "04.png", "05.png"]
-    assert report.masks == 4
+    assert (sorted(report.added), report.masks) == (["01.png", "02.png", "03.png", "04.png", "05.png"], 4)
     assert report.refused == [("none.png", "no image of this name for the mask")]
     assert "4 masks came with them." in report.sentence()
     assert [path.name for path in dataset.image_files(folder)] == [f"0{number}.png" for number in range(1, 6)]

@@ -66,7 +66,7 @@ def settings(**adapter: Any) -> Any:  # noqa: ANN401 - any settings
 def gradients(family: Family, adapter: families.Adapter) -> list[Tensor]:
     """Return the gradients of one step, with a loss on whatever the model predicts."""
     noisy, timesteps, conditioning = question(family)
-    family.predict(noisy, timesteps, conditioning).float().square().mean().backward()  # type: ignore[no-untyped-call]
+    family.predict(noisy, timesteps, conditioning).float().square().mean().backward()
     grads = [parameter.grad for parameter in adapter.parameters()]
     for parameter in adapter.parameters():
         parameter.grad = None
@@ -164,7 +164,6 @@ def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
             hidden_states=noisy, timestep=torch.tensor([500.0]), encoder_hidden_states=text, pooled_projections=pooled
         )
         output.sample.square().mean().backward()
-        assert noisy.grad is not None
         return noisy.grad
 
     expected = gradient()

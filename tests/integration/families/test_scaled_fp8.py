@@ -52,8 +52,8 @@ def quantize(path: Path, name: str, scale_of: Scale = per_tensor, marks: bool = 
 
 
 def parameters(family: object) -> dict[str, Tensor]:
-    all_of_it = dict(family.denoiser.named_parameters())  # type: ignore[attr-defined]
-    for name, encoder in family.encoders().items():  # type: ignore[attr-defined]
+    all_of_it = dict(family.denoiser.named_parameters())
+    for name, encoder in family.encoders().items():
         all_of_it |= {f"{name}.{key}": value for key, value in encoder.named_parameters()}
     return all_of_it
 

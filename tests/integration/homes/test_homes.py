@@ -26,8 +26,7 @@ def version(request: pytest.FixtureRequest, home: Path) -> str:
 
 
 def test_projects_captions_and_settings_open(version: str) -> None:
-    assert page_memory.project() == "rin"
-    assert page_memory.answer("rin", "trigger") == "miraxo"
+    assert (page_memory.project(), page_memory.answer("rin", "trigger")) == ("rin", "miraxo")
     examples = dataset.read(paths.datasets() / "rin")
     assert len(examples) == 3
     assert all(example.caption for example in examples)

@@ -59,8 +59,7 @@ def test_a_restored_project_trains_to_the_same_bits(project: Path, tiny_sd: Path
     done = limner("import", whole)
     assert (done.returncode, done.stdout) == (0, "Restored the project rin-2.\n"), done.stderr
     restored = project.with_name("rin-2")
-    assert files(restored) == files(project)
-    assert page_memory.answer("rin-2", "trigger") == "miraxo"
+    assert (files(restored), page_memory.answer("rin-2", "trigger")) == (files(project), "miraxo")
     second = runs.create(first.config().model_copy(update={"dataset": "rin-2", "record": config.Record()}))
     assert workers.work(second) == 0
     assert same(load_file(second.export), load_file(first.export))
@@ -200,8 +199,7 @@ def test_a_hostile_project_is_refused(
     with pytest.raises(UserError, match=words) as refused:
         backup.restore_here(home / "x.zip", lambda name: None)
     assert str(home) not in str(refused.value)
-    assert files(home / "datasets") == before
-    assert [path.name for path in (home / "datasets").iterdir()] == ["rin"]
+    assert (files(home / "datasets"), [path.name for path in (home / "datasets").iterdir()]) == (before, ["rin"])
     assert not Path("/tmp/evil.png").exists()
 
 

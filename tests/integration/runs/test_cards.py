@@ -46,14 +46,10 @@ def test_two_runs_train_at_once_and_a_kill_frees_a_card(
     queue.move(fourth, 1)
     os.kill(numbers[second], signal.SIGKILL)
     for run in (fourth, third):
-        assert workers.wait(numbers[run]) == 0
-        assert runs.look(run).state.cards == ("1",)
+        assert (workers.wait(numbers[run]), runs.look(run).state.cards) == (0, ("1",))
     ended, later = (runs.look(run).state.updated for run in (fourth, third))
-    assert ended is not None
-    assert later is not None
     assert ended < later, "they were put in this order by hand"
     assert status(second) == "interrupted"
     runs.request(first, "stop")
-    assert workers.wait(numbers[first]) == 0
-    assert status(first) == "stopped"
+    assert (workers.wait(numbers[first]), status(first)) == (0, "stopped")
     assert workers.wait(numbers[second]) == -signal.SIGKILL

@@ -30,13 +30,11 @@ def test_a_run_is_shown_in_tensorboard(character: Path, tiny_sd: Path) -> None:
     assert worker.work(Run(run.folder)) == 0
     reader = read(run)
     scalars = [(scalar.step, scalar.value) for scalar in reader.Scalars("loss")]
-    assert dict(scalars) == pytest.approx(losses(run))
-    assert [step for step, _value in scalars] == [1, 2, 3, 4, 5, 6]
+    assert (dict(scalars), [step for step, _value in scalars]) == (pytest.approx(losses(run)), [1, 2, 3, 4, 5, 6])
     tags = {"loss", "learning rate", "gradient norm", "seconds per step", "loss of held-out images"}
     assert set(reader.Tags()["scalars"]) == tags
     (tag,) = reader.Tags()["images"]
-    assert tag == "rin, seed 1"
-    assert [image.step for image in reader.Images(tag)] == [0, 3, 6]
+    assert (tag, [image.step for image in reader.Images(tag)]) == ("rin, seed 1", [0, 3, 6])
     assert "rank = 4" in str(reader.Tensors("settings/text_summary")[0])
 
 

@@ -38,8 +38,7 @@ def test_a_run_is_pushed_to_a_private_repository(fake: FakeHub, run: Run) -> Non
     assert done.stdout.endswith(f"Uploaded: {fake.url}/{NAME}\n")
     folder = run.folder.parent / "rin"
     local = fake_hub.folder_files(folder)
-    assert fake.repositories[NAME] == local
-    assert fake.private == {NAME}
+    assert (fake.repositories[NAME], fake.private) == (local, {NAME})
     assert TOKEN not in done.stdout + done.stderr
     assert not [path for path in run.folder.parent.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 

@@ -32,7 +32,7 @@ from trainer.training import checkpoint
 from ui.state import run_actions
 from ui.widgets import run_html
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("character")]
 
 
 def plain(base: Path) -> Run:
@@ -90,9 +90,7 @@ def undisturbed(workers: Workers) -> Undisturbed:
     return Undisturbed(workers)
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(
-    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
-) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
     run = plain(tiny_sd)
     assert workers.work(run, "nan@12") == 2
     assert "The training became unstable after step 11" in message(run)
@@ -104,9 +102,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
     undisturbed.is_what_becomes_of(run)
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
-    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
-) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
     assert workers.work(plain(tiny_sd)) == 0  # caches the pictures, which takes many writes
     run = plain(tiny_sd)
     assert workers.work(run, "enospc@7") == 1  # after twice the settings and three files of the first checkpoint
@@ -115,9 +111,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     undisturbed.is_what_becomes_of(run)
 
 
-def test_a_run_whose_device_fails_goes_on_in_a_new_process(
-    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed
-) -> None:
+def test_a_run_goes_on_after_its_device_failed(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
     run = plain(tiny_sd)
     assert workers.work(run, "fault@9") == 1
     assert status(run) in ("starting", "waiting", "running")
@@ -128,9 +122,7 @@ def test_a_run_whose_device_fails_goes_on_in_a_new_process(
     undisturbed.is_what_became_of(run)
 
 
-def test_a_device_that_fails_at_the_same_step_again_ends_the_run(
-    character: Path, tiny_sd: Path, workers: Workers
-) -> None:
+def test_a_device_that_fails_twice_at_a_step_ends_it(tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     (run.folder / "ask" / worker.RETRIED).write_text("8")
     assert workers.work(run, "fault@9") == 1
@@ -140,7 +132,7 @@ def test_a_device_that_fails_at_the_same_step_again_ends_the_run(
 
 
 def test_a_worker_that_hangs_is_said_and_can_be_ended(
-    character: Path, tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+    tiny_sd: Path, workers: Workers, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = plain(tiny_sd)
     monkeypatch.setenv("LIMNER_TEST", "1")
@@ -158,7 +150,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     undisturbed.is_what_becomes_of(run)
 
 
-def test_a_second_interrupt_ends_a_command_that_hangs(character: Path, tiny_sd: Path) -> None:
+def test_a_second_interrupt_ends_a_command_that_hangs(tiny_sd: Path) -> None:
     run = plain(tiny_sd)
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
     env = {**os.environ, "LIMNER_TEST": "1", "LIMNER_FAULT": "stuck@1"}
@@ -180,7 +172,7 @@ def test_a_second_interrupt_ends_a_command_that_hangs(character: Path, tiny_sd: 
     assert (done.returncode, status(run)) == (0, "finished"), done.stderr
 
 
-def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, tiny_sd: Path, workers: Workers) -> None:
+def test_previews_that_cannot_be_made_are_a_note_and_no_more(tiny_sd: Path, workers: Workers) -> None:
     run = make(str(tiny_sd), steps=20, resolution=64)
     (run.folder / "previews").write_text("in the way")
     assert workers.work(run) == 0
@@ -188,7 +180,7 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(character: Path, ti
 
 
 @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.nightly)])
-def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, workers: Workers, stride: int) -> None:
+def test_a_power_cut_at_any_moment_of_any_write(tiny_sd: Path, workers: Workers, stride: int) -> None:
     """Killed at the n-th moment of its durable writes: all that has its final name is whole."""
     run = make(str(tiny_sd), steps=4, resolution=64)
     settings = run.config()
@@ -219,7 +211,7 @@ def test_a_power_cut_at_any_moment_of_any_write(character: Path, tiny_sd: Path, 
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace tells what the system is asked for")
-def test_files_are_synced_before_they_get_their_name(character: Path, tiny_sd: Path) -> None:
+def test_files_are_synced_before_they_get_their_name(tiny_sd: Path) -> None:
     """As the system sees it, through all of a run: pictures encoded, checkpoints, a preview, the adapter."""
     run = make(str(tiny_sd), steps=20, resolution=64)
     seen = run.folder.parent / "seen.txt"
@@ -247,9 +239,7 @@ def test_files_are_synced_before_they_get_their_name(character: Path, tiny_sd: P
     assert {"000005", "manifest.json", "adapter.safetensors", "rin.safetensors", "000020_0.png"} <= set(finals)
 
 
-def test_a_small_disk(
-    character: Path, tiny_sd: Path, tmp_path: Path, workers: Workers, undisturbed: Undisturbed
-) -> None:
+def test_a_small_disk(tiny_sd: Path, tmp_path: Path, workers: Workers, undisturbed: Undisturbed) -> None:
     """A real disk without room: said before the start, or met on the way; with room again the run goes on."""
     with small_disk(tmp_path / "small", "6m") as disk:
         # It keeps more than it will ever make, which needs no room.
@@ -271,7 +261,7 @@ def test_a_small_disk(
         undisturbed.is_what_becomes_of(run)
 
 
-def test_checkpoints_are_in_the_order_of_steps_not_of_dates(character: Path, tiny_sd: Path, workers: Workers) -> None:
+def test_checkpoints_are_in_the_order_of_steps_not_of_dates(tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     workers.work(run, "nan@12")
     for folder in checkpoint.folders(run):
@@ -330,7 +320,7 @@ def test_a_dataset_that_is_edited_meanwhile_changes_nothing(character: Path, tin
     assert same(load_file(edited.export), load_file(quiet.export))
 
 
-def test_a_checkpoint_of_another_version_is_said(character: Path, tiny_sd: Path, workers: Workers) -> None:
+def test_a_checkpoint_of_another_version_is_said(tiny_sd: Path, workers: Workers) -> None:
     run = plain(tiny_sd)
     workers.work(run, "nan@12")
     for folder in checkpoint.folders(run):

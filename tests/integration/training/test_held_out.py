@@ -31,8 +31,7 @@ def test_some_images_are_held_out_whole_and_by_the_seed(character: Path, tiny_sd
     assert held != held_out.split(examples, settings(tiny_sd, seed=1, **HELD))[1]
     assert held_out.split(examples, settings(tiny_sd)) == (examples, ())
     few = settings(tiny_sd, held_out__share=0.01)
-    assert len(held_out.split(examples, few)[1]) == 1
-    assert held_out.split(examples[:1], few) == (examples[:1], ())
+    assert (len(held_out.split(examples, few)[1]), held_out.split(examples[:1], few)) == (1, (examples[:1], ()))
 
 
 @pytest.mark.slow
@@ -42,8 +41,7 @@ def test_the_measured_loss_has_no_dropout_and_changes_nothing(character: Path, t
     run = runs.create(settings(tiny_sd, **HELD, **options))
     expected = finish(run)
     measured = runs.look(run).state.held_out
-    assert list(measured) == [0, 2, 4, 6]
-    assert len(set(measured.values())) == 4
+    assert (list(measured), len(set(measured.values()))) == ([0, 2, 4, 6], 4)
     # The same training without the measurements: from the images that were left.
     _trained, held = held_out.split(examples, settings(tiny_sd, **HELD))
     for example in held:
@@ -90,8 +88,7 @@ def test_a_run_ends_where_the_held_out_loss_no_longer_falls(character: Path, tin
     run = runs.create(settings(tiny_sd, **ENDING | {"checkpoint__every": 1, "checkpoint__keep": 2}))
     expected = finish(run)
     state = runs.look(run).state
-    assert list(state.held_out) == [0, 2, 4, 6]
-    assert min(state.held_out, key=lambda step: state.held_out[step]) == 4
+    assert (list(state.held_out), min(state.held_out, key=lambda step: state.held_out[step])) == ([0, 2, 4, 6], 4)
     assert (state.end, state.step, state.export) == ("finished", 6, "rin.safetensors")
     assert state.warnings[-1].startswith(
         "The run ended at step 6: the loss of the held-out images was lowest at step 4"

@@ -76,8 +76,7 @@ def test_the_ladder(tiny_sd: Path) -> None:
         return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
 
     assert rungs(batch_size=4) == [(1, "off"), (2, "off"), *last(4)]
-    assert rungs(batch_size=5, devices=2) == [(1, "off"), *last(2)]
-    assert rungs(batch_size=1) == last(1)
+    assert (rungs(batch_size=5, devices=2), rungs(batch_size=1)) == ([(1, "off"), *last(2)], last(1))
     assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
     assert rungs(batch_size=6, micro_batches=3) == last(3)
     assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
@@ -196,8 +195,7 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
         train(run.config(), Run(run.folder, count))
     warnings = [warning for warning in runs.look(run).state.warnings if "ran out" in warning]
     sentence = "Memory ran out; from here on batches are split into {} micro-batches."
-    assert warnings == [sentence.format(2), sentence.format(4)]
-    assert run.config().training.micro_batches == 4
+    assert (warnings, run.config().training.micro_batches) == ([sentence.format(2), sentence.format(4)], 4)
     usual = runs.create(settings(tiny_sd, **RATE))
     finish(usual)
     assert close(newest(run), newest(usual))

@@ -111,7 +111,6 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     assert torch.allclose(upper[0, :, 0], torch.tensor([1.0] * 4 + [0.0] * 4), atol=0.02)
     assert torch.equal(made.cache.get(made.own.views[2][0])["mask"], torch.ones(1, 8, 8))
     batch = made.at(0, 0)
-    assert batch.mask is not None
     assert batch.mask.shape == (4, 1, 8, 8)
     assert built(family, character, settings(tiny_sd)).at(0, 0).mask is None
 
@@ -173,8 +172,7 @@ def test_prior_pictures_have_their_share_and_weight(family: Family, character: P
     made = built(family, character, config)
     batches = [made.at(step, 0) for step in range(40)]
     prior = [batch for batch in batches if batch.captions == ("a person",) * 4]
-    assert len(prior) == 10
-    assert {batch.weight for batch in prior} == {0.5}
+    assert (len(prior), {batch.weight for batch in prior}) == (10, {0.5})
     assert all(contains_trigger(text, "rin") for each in batches if each.weight == 1 for text in each.captions)
     run = runs.create(config)
     finish(run)
@@ -230,8 +228,7 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     warnings = "".join(event.message for event in events.read(run.log)[0] if isinstance(event, events.Warned))
     assert warnings.count(f"starts again at a learning rate of {rate:g}") == 1
     starts = [event.step for event in events.read(run.log)[0] if isinstance(event, events.Started)]
-    assert starts == [0] * (restarts + 1)
-    assert len(losses(run)) == 60
+    assert (starts, len(losses(run))) == ([0] * (restarts + 1), 60)
     same_rate = settings(tiny_sd, **(options | {"training__spike_threshold": 0.0, "optimizer__learning_rate": rate}))
     assert same(load_file(run.export), finish(runs.create(same_rate))), "it is as if it had begun at that rate"
 
@@ -307,7 +304,6 @@ def test_the_trigger_alone_takes_the_place_of_captions(family: Family, character
     assert 0.3 < alone.count(config.trigger) / len(alone) < 0.7
     first = next(batch for batch in map(changed.at, range(32), [0] * 32) if config.trigger in batch.captions)
     live = family.encode_prompts([config.trigger])["text"][0]
-    assert first.conditioning is not None
     assert torch.allclose(first.conditioning["text"][first.captions.index(config.trigger)], live, atol=1e-5)
 
 
@@ -325,7 +321,6 @@ def test_convolutions_over_few_positions_are_products(tiny_sd: Path, size: tuple
         inputs = pixels.clone().requires_grad_()
         output = module(inputs)
         output.square().sum().backward()
-        assert inputs.grad is not None
         results.append(torch.cat([output.detach().flatten(), inputs.grad.flatten()]))
     assert torch.allclose(*results, rtol=1e-4, atol=1e-4)
     assert changed.weight.is_contiguous() == product  # the other way it stays with its channels last

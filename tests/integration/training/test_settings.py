@@ -185,8 +185,7 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
     finish(run)
     images = [pixels(run.folder / "previews" / f"000006_{number}.png") for number in range(len(lines))]
     assert np.array_equal(images[0], usual)
-    assert len({image.tobytes() for image in images}) == len(lines)
-    assert images[5].shape == (64, 96, 3)
+    assert (len({image.tobytes() for image in images}), images[5].shape) == (len(lines), (64, 96, 3))
     start = pixels(run.folder / "previews" / "000000_0.png")
     assert np.array_equal(start, images[4]), "at the start and at strength 0 it is the base model"
 
@@ -209,7 +208,6 @@ def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd
     sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
     assert sides == [12, 12, 12, 16, 16]
     sizes = batches.at(1, 0).sizes
-    assert sizes is not None
     assert sizes.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
     assert batches.largest(5) == (3, 0), "memory is measured at the full size"
 

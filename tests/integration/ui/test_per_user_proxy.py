@@ -141,8 +141,7 @@ def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, add
 def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     before = anna.get("/echo").json()["pid"]
     answer = anna.get("/die")
-    assert answer.status_code == 502
-    assert answer.text == "Your workspace was closed. Reload the page to open it again."
+    assert (answer.status_code, answer.text) == (502, "Your workspace was closed. Reload the page to open it again.")
     wait(lambda: not psutil.pid_exists(before))
     wait(lambda: anna.get("/echo").status_code == 200, 60)
     again = anna.get("/echo").json()["pid"]
@@ -183,8 +182,7 @@ def test_all_end_with_the_proxy(home: Path) -> None:
         assert proxy._sockets.stat().st_mode & 0o777 == 0o700
         hers, his, again = (client.get("/echo").json() for client in (anna, ben, anna))
         assert hers["pid"] == again["pid"] != his["pid"]
-        assert his["LIMNER_HOME"] == str(home / "people" / "ben")
-        assert httpx.get(address + "/echo").status_code == 401
+        assert (his["LIMNER_HOME"], httpx.get(address + "/echo").status_code) == (str(home / "people" / "ben"), 401)
         accounts.remove("anna")
         assert anna.get("/echo").status_code == 401
     assert not [process for process in (hers, his) if psutil.pid_exists(process["pid"])]

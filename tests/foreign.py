@@ -3,7 +3,6 @@
 Each is 256 pixels wide and high and follows from its kind and number, so that tests and docs can name it.
 """
 
-import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -42,28 +41,6 @@ def cat(number: int) -> Image.Image:
     return image
 
 
-def sketch(number: int) -> Image.Image:
-    """Draw a plant in ink on paper: thin lines and hatching, no color."""
-    rng = random.Random(f"sketch {number}")
-    image, draw = _canvas((246, 243, 234))
-    for stem in range(rng.randint(4, 7)):
-        x, y, way = 128.0 + rng.randint(-24, 24), 230.0, -math.pi / 2 + (stem - 3) * 0.18
-        for _ in range(rng.randint(16, 26)):
-            way += rng.uniform(-0.16, 0.16)
-            nx, ny = x + 8 * math.cos(way), y + 8 * math.sin(way)
-            draw.line([x, y, nx, ny], fill=(40, 40, 40), width=2)
-            if rng.random() < 0.5:
-                side, reach = way + rng.choice((-1, 1)) * 0.9, rng.randint(14, 30)
-                tip = (nx + reach * math.cos(side), ny + reach * math.sin(side))
-                bow = (nx + reach * 0.6 * math.cos(side + 0.5), ny + reach * 0.6 * math.sin(side + 0.5))
-                draw.line([(nx, ny), bow, tip, (nx, ny)], fill=(40, 40, 40), width=1)
-            x, y = nx, ny
-    for line in range(40):
-        left = 70 + 3 * line
-        draw.line([left, 232, left - 8, 250], fill=(60, 60, 60), width=1)
-    return image
-
-
 def landscape(number: int) -> Image.Image:
     """Show mountains at dusk over water: clouds, haze, ripples and the grain of a sensor."""
     rng = np.random.default_rng([1, number])
@@ -82,25 +59,8 @@ def landscape(number: int) -> Image.Image:
     return _developed(scene + 0 * column[..., None], rng)
 
 
-def foliage(number: int) -> Image.Image:
-    """Show leaves of grass and their shadows, close and sharp in the middle, soft around it."""
-    rng = np.random.default_rng([3, number])
-    image, draw = _canvas((int(rng.integers(20, 60)), int(rng.integers(40, 80)), 30))
-    for blade in range(420):
-        x, reach = rng.uniform(0, SIDE), rng.uniform(30, 120)
-        y, way, bright = rng.uniform(40, SIDE + 60), rng.normal(-math.pi / 2, 0.5), 0.3 + 0.7 * blade / 420
-        tip = (x + reach * math.cos(way), y + reach * math.sin(way))
-        color = tuple(int(bright * part) for part in (rng.uniform(90, 190), rng.uniform(140, 220), rng.uniform(40, 90)))
-        draw.polygon([(x - 3, y), tip, (x + 3, y)], fill=color)
-    soft = image.filter(ImageFilter.GaussianBlur(4))
-    row, column = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 - 1
-    mask = Image.fromarray(np.uint8(255 * np.clip(1.3 - row**2 - column**2, 0, 1)))
-    image = Image.composite(image, soft, mask).filter(ImageFilter.GaussianBlur(0.7))
-    return _developed(np.asarray(image) / 255 * (0.8 + 0.2 * _cloud(rng, 2.0)[..., None]), rng)
-
-
-DRAWINGS: dict[str, Callable[[int], Image.Image]] = {"cat": cat, "sketch": sketch}
-PHOTOGRAPHS: dict[str, Callable[[int], Image.Image]] = {"landscape": landscape, "foliage": foliage}
+DRAWINGS: dict[str, Callable[[int], Image.Image]] = {"cat": cat}
+PHOTOGRAPHS: dict[str, Callable[[int], Image.Image]] = {"landscape": landscape}
 
 
 def save(folder: Path, kind: str, count: int) -> Path:

@@ -79,12 +79,9 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
     tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(folder / "unet")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
     if (folder / "text_encoder_2").exists():
-        tensors |= {
-            f"conditioner.embedders.0.transformer.{key}": value for key, value in _clip(folder / "text_encoder")
-        }
-        tensors |= {
-            f"conditioner.embedders.1.model.{key}": value for key, value in _openclip(folder / "text_encoder_2")
-        }
+        first, second = _clip(folder / "text_encoder"), _openclip(folder / "text_encoder_2")
+        tensors |= {f"conditioner.embedders.0.transformer.{key}": value for key, value in first}
+        tensors |= {f"conditioner.embedders.1.model.{key}": value for key, value in second}
     elif json.loads((folder / "unet" / "config.json").read_text())["use_linear_projection"]:
         tensors |= {f"cond_stage_model.model.{key}": value for key, value in _openclip(folder / "text_encoder")}
     else:

@@ -3,28 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from transformers import (
-    AutoTokenizer,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerBase,
-    T5Config,
-    T5EncoderModel,
-)
+import transformers
 
 from trainer.base_models import CONFIGS, MICRO_FOLDER
 
@@ -34,7 +15,7 @@ def make_sd(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizer = _tokenizer()
-        unet, vae, text_encoder = _unet(), _vae(), CLIPTextModel(_text(tokenizer))
+        unet, vae, text_encoder = _unet(), _vae(), transformers.CLIPTextModel(_text(tokenizer))
     _save_sd(folder, unet, vae, text_encoder, tokenizer, _scheduler())
     return folder
 
@@ -45,7 +26,7 @@ def make_sd21(folder: Path, objective: str = "epsilon") -> Path:
         torch.manual_seed(0)
         tokenizer = _tokenizer(pad_token="!")
         unet, vae = _unet(use_linear_projection=True, cross_attention_dim=40), _vae()
-        text_encoder = CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
+        text_encoder = transformers.CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
     _save_sd(folder, unet, vae, text_encoder, tokenizer, _scheduler(prediction_type=objective))
     return folder
 
@@ -64,9 +45,11 @@ def make_sdxl(folder: Path) -> Path:
             projection_class_embeddings_input_dim=40 + 6 * 8,
         )  # fmt: skip
         vae = _vae(scaling_factor=0.13025)
-        first = CLIPTextModel(_text(tokenizers[0]))
-        second = CLIPTextModelWithProjection(_text(tokenizers[1], hidden_size=48, projection_dim=40, hidden_act="gelu"))
-    StableDiffusionXLPipeline(
+        first = transformers.CLIPTextModel(_text(tokenizers[0]))
+        second = transformers.CLIPTextModelWithProjection(
+            _text(tokenizers[1], hidden_size=48, projection_dim=40, hidden_act="gelu")
+        )
+    diffusers.StableDiffusionXLPipeline(
         vae=vae, text_encoder=first, text_encoder_2=second, tokenizer=tokenizers[0], tokenizer_2=tokenizers[1],
         unet=unet, scheduler=_scheduler(), add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
@@ -82,7 +65,7 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 
         torch.manual_seed(0)
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
         layers, head = (2, 64) if heads else (3, 8)
-        transformer = SD3Transformer2DModel(
+        transformer = diffusers.SD3Transformer2DModel(
             sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=layers, attention_head_dim=head,
             num_attention_heads=heads or 2, joint_attention_dim=40, caption_projection_dim=(heads or 2) * head,
             pooled_projection_dim=40, pos_embed_max_size=16,
@@ -91,13 +74,15 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 
         _wake(transformer)
         if heads:
             transformer.to(torch.bfloat16)
-        first = CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
+        first = transformers.CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
         torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
-        second = CLIPTextModelWithProjection(_text(tokenizers[1], hidden_size=24, projection_dim=24, hidden_act="gelu"))
-        third = T5EncoderModel(_t5()) if t5 else None
+        second = transformers.CLIPTextModelWithProjection(
+            _text(tokenizers[1], hidden_size=24, projection_dim=24, hidden_act="gelu")
+        )
+        third = transformers.T5EncoderModel(_t5()) if t5 else None
         vae = _wide_vae(scaling_factor=1.5305, shift_factor=0.0609)
-    StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae,
+    diffusers.StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae,
         text_encoder=first, tokenizer=tokenizers[0], text_encoder_2=second, tokenizer_2=tokenizers[1],
         text_encoder_3=third, tokenizer_3=_t5_tokenizer() if t5 else None,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
@@ -113,7 +98,7 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
         torch.manual_seed(0)
         tokenizer = _tokenizer()
         count, heads, axes = (1, 24, (16, 56, 56)) if wide else (2, 2, (4, 6, 6))
-        transformer = FluxTransformer2DModel(
+        transformer = diffusers.FluxTransformer2DModel(
             patch_size=1, in_channels=64, num_layers=count, num_single_layers=count, attention_head_dim=sum(axes),
             num_attention_heads=heads, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
             axes_dims_rope=axes,
@@ -121,12 +106,12 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
         _wake(transformer)
         if wide:
             transformer.to(torch.bfloat16)
-        first = CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
-        second = T5EncoderModel(_t5())
+        first = transformers.CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
+        second = transformers.T5EncoderModel(_t5())
         vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
-    FluxPipeline(
+    diffusers.FluxPipeline(
         transformer=transformer, vae=vae, text_encoder=first, tokenizer=tokenizer, text_encoder_2=second,
-        tokenizer_2=_t5_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler(
+        tokenizer_2=_t5_tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
             shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
             max_image_seq_len=4096,
         ),
@@ -141,54 +126,54 @@ def _wake(transformer: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.1)
 
 
-def _t5() -> T5Config:
-    return T5Config(
+def _t5() -> transformers.T5Config:
+    return transformers.T5Config(
         vocab_size=32128, d_model=40, d_kv=8, d_ff=48, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
     )
 
 
-def _t5_tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+def _t5_tokenizer() -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
 
 
-def _wide_vae(**changes: Any) -> AutoencoderKL:  # noqa: ANN401 - any settings
+def _wide_vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any settings
     return _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **changes)
 
 
-def _tokenizer(**changes: str) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True, **changes)
+def _tokenizer(**changes: str) -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True, **changes)
 
 
-def _unet(**changes: Any) -> UNet2DConditionModel:  # noqa: ANN401 - any settings
+def _unet(**changes: Any) -> diffusers.UNet2DConditionModel:  # noqa: ANN401 - any settings
     settings: dict[str, Any] = {
         "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "block_out_channels": (16, 32),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "cross_attention_dim": 32, "attention_head_dim": 4, "norm_num_groups": 4,
     }  # fmt: skip
-    return UNet2DConditionModel(**settings | changes)
+    return diffusers.UNet2DConditionModel(**settings | changes)
 
 
-def _vae(**changes: Any) -> AutoencoderKL:  # noqa: ANN401 - any settings
+def _vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any settings
     settings: dict[str, Any] = {
         "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8, 8, 8),
         "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64,
         "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
     }  # fmt: skip
-    return AutoencoderKL(**settings | changes)
+    return diffusers.AutoencoderKL(**settings | changes)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> CLIPTextConfig:  # noqa: ANN401 - any settings
+def _text(tokenizer: transformers.PreTrainedTokenizerBase, **changes: Any) -> transformers.CLIPTextConfig:  # noqa: ANN401 - any settings
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "max_position_embeddings": 40, "projection_dim": 32,
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
-    return CLIPTextConfig(**settings | changes)
+    return transformers.CLIPTextConfig(**settings | changes)
 
 
-def _scheduler(**changes: str) -> DDIMScheduler:
-    return DDIMScheduler(
+def _scheduler(**changes: str) -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1, **changes,
     )  # fmt: skip
@@ -196,13 +181,13 @@ def _scheduler(**changes: str) -> DDIMScheduler:
 
 def _save_sd(
     folder: Path,
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: PreTrainedTokenizerBase,
-    scheduler: DDIMScheduler,
+    unet: diffusers.UNet2DConditionModel,
+    vae: diffusers.AutoencoderKL,
+    text_encoder: transformers.CLIPTextModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    scheduler: diffusers.DDIMScheduler,
 ) -> None:
-    StableDiffusionPipeline(
+    diffusers.StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip

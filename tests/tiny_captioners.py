@@ -6,43 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    BartConfig,
-    BertTokenizerFast,
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-    BlipTextConfig,
-    BlipVisionConfig,
-    CLIPVisionConfig,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    GitConfig,
-    GitForCausalLM,
-    GitProcessor,
-    GitVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    OPTConfig,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -59,55 +25,59 @@ def make_blip(folder: Path) -> Path:
     """Save a BLIP of a few thousand random parameters; it writes some of `WORDS`."""
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
-    text = BlipTextConfig(
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    text = transformers.BlipTextConfig(
         vocab_size=len(WORDS), hidden_size=16, encoder_hidden_size=16, intermediate_size=16, projection_dim=8,
         num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64, bos_token_id=5, pad_token_id=0,
         eos_token_id=3, sep_token_id=3,
     )  # fmt: skip
-    vision = BlipVisionConfig(
+    vision = transformers.BlipVisionConfig(
         hidden_size=16, intermediate_size=16, projection_dim=8, num_hidden_layers=1, num_attention_heads=2,
         image_size=32, patch_size=16,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        settings = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-        model = BlipForConditionalGeneration(settings)
+        settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+        model = transformers.BlipForConditionalGeneration(settings)
     model.save_pretrained(folder)
-    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    transformers.BlipProcessor(
+        transformers.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer
+    ).save_pretrained(folder)
     return folder
 
 
 def make_tagger(folder: Path) -> Path:
     """Save a ViT that is sure of `pink_hair` and `glasses` in any picture."""
-    settings = ViTConfig(
+    settings = transformers.ViTConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
         id2label=TAGS, label2id={tag: number for number, tag in TAGS.items()},
         problem_type="multi_label_classification",
     )  # fmt: skip
-    model = ViTForImageClassification(settings)
+    model = transformers.ViTForImageClassification(settings)
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([3.0, -3.0, 1.0]))
     model.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 
 def make_git(folder: Path) -> Path:
     """Save a GIT of random weights, which writes some of `WORDS`."""
     folder.mkdir(parents=True)
-    vision = GitVisionConfig(
+    vision = transformers.GitVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
-    settings = GitConfig(
+    settings = transformers.GitConfig(
         vision_config=vision.to_dict(), vocab_size=len(WORDS), hidden_size=16, intermediate_size=16,
         num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64, bos_token_id=5, eos_token_id=3,
         pad_token_id=0,
     )  # fmt: skip
-    _save(GitForCausalLM, settings, folder)
+    _save(transformers.GitForCausalLM, settings, folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
-    GitProcessor(_clip_images(), BertTokenizerFast(str(folder / "vocab.txt"))).save_pretrained(folder)
+    transformers.GitProcessor(
+        _clip_images(), transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    ).save_pretrained(folder)
     return folder
 
 
@@ -115,24 +85,24 @@ def make_blip2(folder: Path) -> Path:
     """Save a BLIP-2 of random weights with an OPT, which writes some of `WORDS`."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer("<image>")
-    vision = Blip2VisionConfig(
+    vision = transformers.Blip2VisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
-    between = Blip2QFormerConfig(
+    between = transformers.Blip2QFormerConfig(
         vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         encoder_hidden_size=16, cross_attention_frequency=1,
     )  # fmt: skip
-    text = OPTConfig(
+    text = transformers.OPTConfig(
         vocab_size=len(tokenizer), hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
         word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
-    settings = Blip2Config(
+    settings = transformers.Blip2Config(
         vision_config=vision.to_dict(), qformer_config=between.to_dict(), text_config=text.to_dict(),
         num_query_tokens=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
-    _save(Blip2ForConditionalGeneration, settings, folder)
-    images = BlipImageProcessor(size={"height": 32, "width": 32})
-    Blip2Processor(images, tokenizer, num_query_tokens=3).save_pretrained(folder)
+    _save(transformers.Blip2ForConditionalGeneration, settings, folder)
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.Blip2Processor(images, tokenizer, num_query_tokens=3).save_pretrained(folder)
     return folder
 
 
@@ -140,7 +110,7 @@ def make_florence(folder: Path) -> Path:
     """Save a Florence-2 of random weights, in transformers' own form."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer("<image>")
-    text = BartConfig(
+    text = transformers.BartConfig(
         vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=128,
         bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=2, forced_eos_token_id=2,
@@ -149,13 +119,13 @@ def make_florence(folder: Path) -> Path:
         embed_dim=(8, 8, 8, 16), num_heads=(1, 1, 1, 2), num_groups=(1, 1, 1, 2), depths=(1, 1, 1, 1), window_size=2,
         projection_dim=16, max_temporal_embeddings=4, max_position_embeddings=8,
     )  # fmt: skip
-    settings = Florence2Config(
+    settings = transformers.Florence2Config(
         text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
     )
-    _save(Florence2ForConditionalGeneration, settings, folder)
+    _save(transformers.Florence2ForConditionalGeneration, settings, folder)
     images = _clip_images(64)
     images.image_seq_length = 5
-    Florence2Processor(images, tokenizer).save_pretrained(folder)
+    transformers.Florence2Processor(images, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -164,17 +134,17 @@ def make_llava(folder: Path, template: str = CHAT) -> Path:
     folder.mkdir(parents=True)
     tokenizer = _tokenizer("<image>")
     tokenizer.chat_template = template
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16,
         projection_dim=8,
     )  # fmt: skip
-    settings = LlavaConfig(
+    settings = transformers.LlavaConfig(
         vision_config=vision.to_dict(),
-        text_config=LlamaConfig(**_language(tokenizer)).to_dict(),
+        text_config=transformers.LlamaConfig(**_language(tokenizer)).to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
     )
-    _save(LlavaForConditionalGeneration, settings, folder)
+    _save(transformers.LlavaForConditionalGeneration, settings, folder)
     tokenizer.save_pretrained(folder)
     _clip_images().save_pretrained(folder)
     return folder
@@ -191,13 +161,13 @@ def make_qwen(folder: Path, version: str = "2.5") -> Path:
     own = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
     if version == "2":
         seen = {"embed_dim": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 1}
-        settings = Qwen2VLConfig(vision_config=seen, text_config=language, **own)
-        _save(Qwen2VLForConditionalGeneration, settings, folder)
+        settings = transformers.Qwen2VLConfig(vision_config=seen, text_config=language, **own)
+        _save(transformers.Qwen2VLForConditionalGeneration, settings, folder)
     else:
         seen = {"hidden_size": 16, "out_hidden_size": 16, "depth": 1, "num_heads": 2, "intermediate_size": 16,
                 "fullatt_block_indexes": [0], "window_size": 28}  # fmt: skip
-        settings = Qwen2_5_VLConfig(vision_config=seen, text_config=language, **own)
-        _save(Qwen2_5_VLForConditionalGeneration, settings, folder)
+        settings = transformers.Qwen2_5_VLConfig(vision_config=seen, text_config=language, **own)
+        _save(transformers.Qwen2_5_VLForConditionalGeneration, settings, folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
     return folder
@@ -252,18 +222,18 @@ def _save_timm(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def _tokenizer(*special: str) -> PreTrainedTokenizerFast:
+def _tokenizer(*special: str) -> transformers.PreTrainedTokenizerFast:
     """Return a tokenizer of `WORDS` and special tokens."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *special, *WORDS[7:], "USER", "ASSISTANT", "describe"]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"} if special == ("<image>",) else list(special),
     )  # fmt: skip
 
 
-def _language(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _language(tokenizer: transformers.PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,

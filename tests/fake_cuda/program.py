@@ -112,14 +112,8 @@ def train(
     for way in ways:
         gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):
-            optimizer_step.compute_gradients(
-                cast(Any, Accelerator()),
-                family,
-                adapter,
-                cast(Any, SimpleNamespace(at=lambda *_: batch)),
-                settings,
-                [(0, 0)],
-            )
+            batches: Any = SimpleNamespace(at=lambda *_: batch)
+            optimizer_step.compute_gradients(cast(Any, Accelerator()), family, adapter, batches, settings, [(0, 0)])
         optimizer.zero_grad()
 
 
@@ -154,22 +148,11 @@ def build(base: FamilyName) -> Family:
 def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
     resolution = next(iter(FAMILIES[base].variants.values())).resolution
-    return config.build(
-        {
-            "name": "x",
-            "dataset": "x",
-            "model": {"base": "x", "family": base},
-            "adapter": {"rank": 16},
-            "training": {
-                "resolution": resolution,
-                "batch_size": 1,
-                "micro_batches": 1,
-                "gradient_accumulation": 1,
-                "text_encoder": text_encoder,
-            },
-            "preservation": {"share": 0},
-        }
-    )
+    data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": base}}
+    data |= {"adapter": {"rank": 16}, "preservation": {"share": 0}}
+    data["training"] = {"resolution": resolution, "text_encoder": text_encoder}
+    data["training"] |= dict.fromkeys(("batch_size", "micro_batches", "gradient_accumulation"), 1)
+    return config.build(data)
 
 
 if __name__ == "__main__":

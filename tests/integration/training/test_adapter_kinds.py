@@ -45,7 +45,7 @@ def disturb(adapter: families.Adapter) -> None:
 
 # Kinds with and without the text encoder.
 PAIRS = [(kind, kind in ("lora", "rslora", "dora", "lokr", "attention")) for kind in KINDS]
-FAST = ("lora", "locon", "rslora", "dora", "loha", "lokr", "full lokr")
+FAST = ("lora", "locon", "dora", "loha", "lokr")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,12 @@ def test_the_file_does_to_the_weights_what_the_adapter_does(
     assert any(name.startswith("lora_te_") for name in file.modules) == text_encoder
 
 
-@pytest.mark.parametrize("kind", cases(KINDS, pytest.mark.slow, ["lora"]))
+RARE = sorted(KINDS.keys() - {"lora", "dora", "loha", "lokr"})
+
+
+@pytest.mark.parametrize(
+    "kind", cases(["lora", "dora", "loha", "lokr"], pytest.mark.slow, ["lora"]) + cases(RARE, pytest.mark.nightly, [])
+)
 def test_each_kind_learns_and_is_exported(character: Path, tiny_sd: Path, kind: str) -> None:
     run = runs.create(settings(tiny_sd, training__steps=40, **KINDS[kind]))
     finish(run)
@@ -141,13 +146,10 @@ def test_the_rate_of_the_up_matrices(family: Family, tiny_sd: Path) -> None:
     assert any(layer["down"] is parameter for parameter in groups[0.5])
 
 
-@pytest.mark.parametrize("options", [{"adapter__rank_dropout": 0.5}, {"adapter__dropout": 0.5}])
-def test_dropout_is_drawn_from_its_place_and_only_in_training(
-    family: Family, tiny_sd: Path, options: dict[str, Any]
-) -> None:
-    adapter = families.attach(
-        family, settings(tiny_sd, adapter__targets="conv", **options).adapter, text_encoder=True, seed=0
-    )
+@pytest.mark.parametrize("name", ["adapter__rank_dropout", "adapter__dropout"])
+def test_dropout_is_drawn_from_its_place_and_only_in_training(family: Family, tiny_sd: Path, name: str) -> None:
+    config = settings(tiny_sd, adapter__targets="conv", **{name: 0.5})
+    adapter = families.attach(family, config.adapter, text_encoder=True, seed=0)
     disturb(adapter)
 
     def drawn(*place: int) -> torch.Tensor:

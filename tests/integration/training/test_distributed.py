@@ -26,17 +26,9 @@ def ended(run: Run) -> bool:
     return runs.look(run).status not in runs.ACTIVE and not processes(run)
 
 
-OPTIONS: dict[str, Any] = {
-    "training__steps": 8,
-    "training__batch_size": 4,
-    "training__gradient_accumulation": 2,
-    "training__precision": "fp32",
-    "preservation__share": 0.3,
-    "optimizer__learning_rate": 0.001,
-    "preview__every": 4,
-    "preview__prompts": ("rin", "rin, red", "red"),
-    "checkpoint__every": 2,
-}
+OPTIONS: dict[str, Any] = {"training__steps": 8, "training__batch_size": 4, "training__gradient_accumulation": 2}
+OPTIONS |= {"training__precision": "fp32", "preservation__share": 0.3, "optimizer__learning_rate": 0.001}
+OPTIONS |= {"preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"), "checkpoint__every": 2}
 
 
 @pytest.fixture

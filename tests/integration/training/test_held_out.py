@@ -60,15 +60,10 @@ def test_it_is_the_loss_of_the_base_before_the_first_step(family: Family, charac
     assert all(built.held_batch(index).captions[0].removeprefix("rin, ") in names for index in range(3))
     run = runs.create(config)
     finish(run)
-    own = runs.look(run).state.losses[1]
-    assert runs.look(run).state.held_out[0] == pytest.approx(own, rel=0.5), "of the same size as the loss of training"
-
-
-@pytest.mark.slow
-def test_the_chart_says_from_where_on_it_rises(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, **HELD))
-    finish(run)
     view = runs.look(run)
+    own = view.state.losses[1]
+    assert view.state.held_out[0] == pytest.approx(own, rel=0.5), "of the same size as the loss of training"
+    # The chart says from where on it rises.
     chart = loss_chart.chart([("rin", view)])["runs"][0]
     assert [step for step, _loss in chart["held_out"]] == [0, 2, 4, 6]
     view.state.held_out.update({0: 0.4, 2: 0.2, 4: 0.25, 6: 0.3})
@@ -84,6 +79,7 @@ def test_the_chart_says_from_where_on_it_rises(character: Path, tiny_sd: Path) -
 ENDING: dict[str, Any] = HELD | {"held_out__patience": 1, "optimizer__learning_rate": 0.1, "training__steps": 24}
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_the_held_out_loss_no_longer_falls(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, **ENDING | {"checkpoint__every": 1, "checkpoint__keep": 2}))
     expected = finish(run)
@@ -103,6 +99,15 @@ def test_a_run_ends_where_the_held_out_loss_no_longer_falls(character: Path, tin
     finish(run)
     assert list(runs.look(run).state.losses) == list(range(1, 7)), "resumed, it is still over"
     assert same(load_file(run.export), expected)
+    # More steps are taken when they are asked for.
+    archive.extend(run, 1)
+    assert (run.config().training.steps, run.config().held_out.patience) == (25, 0)
+    shorter = run.config().model_copy(update={"training": run.config().training.model_copy(update={"steps": 10})})
+    run.save_config(shorter)
+    finish(run)
+    state = runs.look(run).state
+    assert (state.end, state.step) == ("finished", 10)
+    assert not [warning for warning in state.warnings if "held_out.patience" in warning]
 
 
 @pytest.mark.slow
@@ -126,17 +131,3 @@ def test_a_resumed_run_ends_where_it_would_have(character: Path, tiny_sd: Path) 
     (parts,) = [run for run in runs.all_runs() if run != whole]
     assert runs.look(parts).state.held_out == runs.look(whole).state.held_out
     assert runs.look(parts).state.warnings[-1] == runs.look(whole).state.warnings[-1]
-
-
-@pytest.mark.slow
-def test_more_steps_are_taken_after_the_loss_ended_the_run(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, **ENDING))
-    finish(run)
-    archive.extend(run, 1)
-    assert (run.config().training.steps, run.config().held_out.patience) == (25, 0)
-    shorter = run.config().model_copy(update={"training": run.config().training.model_copy(update={"steps": 10})})
-    run.save_config(shorter)
-    finish(run)
-    state = runs.look(run).state
-    assert (state.end, state.step) == ("finished", 10)
-    assert not [warning for warning in state.warnings if "held_out.patience" in warning]

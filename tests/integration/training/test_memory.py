@@ -1,8 +1,9 @@
 """A run fits into the memory there is: measured for real, computed in parts, with the same result."""
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.conftest import CHECKOUT
+from tests.fake_cuda import measure
+from tests.integration.sampling.test_sampler import before_each, run_out
 from tests.integration.training.test_settings import OPTIMIZERS
 from tests.integration.training.test_train import cases, finish, losses, same, settings
 from trainer import families, runs
@@ -45,19 +49,9 @@ def close(first: dict[str, Tensor], second: dict[str, Tensor], most: float = 1e-
     return first.keys() == second.keys() and all(float((first[key] - second[key]).abs().max()) <= most for key in first)
 
 
-@contextmanager
-def scarce(when: Callable[[Tensor], bool]) -> Iterator[None]:
+def scarce(when: Callable[[Tensor], bool]) -> AbstractContextManager[None]:
     """Let the denoiser ask this machine for a petabyte whenever its input meets a condition."""
-
-    def greedy(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        if isinstance(module, UNet2DConditionModel) and when(arguments[0]):
-            torch.empty(2**50)
-
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return before_each(UNet2DConditionModel, lambda noisy: run_out() if when(noisy) else None)
 
 
 def newest(run: Run) -> dict[str, Tensor]:
@@ -113,7 +107,7 @@ TAUGHT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", cases(TAUGHT, pytest.mark.slow, ["preservation"]))
 def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path, name: str) -> None:
-    options = RATE | TAUGHT[name] | {"training__steps": 3}
+    options = RATE | TAUGHT[name] | {"training__steps": 2}
     whole, parts = (runs.create(settings(tiny_sd, training__micro_batches=parts, **options)) for parts in (1, 3))
     finish(whole)
     finish(parts)
@@ -183,20 +177,21 @@ def test_memory_that_is_set_is_what_there_is(tiny_sd: Path) -> None:
 
 
 def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_sd: Path) -> None:
-    """From step 3 on the model asks the machine for a petabyte whenever it sees more than one picture."""
-    run = runs.create(settings(tiny_sd, training__micro_batches=1, **RATE))
+    """From step 2 on the model asks the machine for a petabyte whenever it sees more than one picture."""
+    options = RATE | {"training__steps": 3}
+    run = runs.create(settings(tiny_sd, training__micro_batches=1, **options))
     steps = 0
 
     def count(event: events.Event) -> None:
         nonlocal steps
         steps = event.step if isinstance(event, events.Step) else steps
 
-    with scarce(lambda batch: steps >= 2 and len(batch) > 1 and torch.is_grad_enabled()):
+    with scarce(lambda batch: steps >= 1 and len(batch) > 1 and torch.is_grad_enabled()):
         train(run.config(), Run(run.folder, count))
     warnings = [warning for warning in runs.look(run).state.warnings if "ran out" in warning]
     sentence = "Memory ran out; from here on batches are split into {} micro-batches."
     assert (warnings, run.config().training.micro_batches) == ([sentence.format(2), sentence.format(4)], 4)
-    usual = runs.create(settings(tiny_sd, **RATE))
+    usual = runs.create(settings(tiny_sd, **options))
     finish(usual)
     assert close(newest(run), newest(usual))
     assert losses(run) == pytest.approx(losses(usual), abs=1e-5)
@@ -282,14 +277,11 @@ def test_a_paused_run_leaves_its_device_to_others() -> None:
         assert places == expected
 
 
+@pytest.mark.slow
 def test_preserved_images_are_generated_with_less_memory(character: Path, tiny_sd: Path) -> None:
     changes = {"preservation__share": 0.25, "preservation__generated_share": 1.0, "preservation__prompts": ["a dog"]}
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     greedy_for = [1]
-
-    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
-        if isinstance(module, UNet2DConditionModel) and greedy_for and greedy_for.pop():
-            torch.empty(2**50)
 
     def generated() -> torch.Tensor:
         built = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **changes), lambda *_: None)
@@ -298,11 +290,8 @@ def test_preserved_images_are_generated_with_less_memory(character: Path, tiny_s
         file.unlink()
         return latents
 
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
-    try:
+    with scarce(lambda _: bool(greedy_for and greedy_for.pop())):
         frugal = generated()
-    finally:
-        hook.remove()
     assert not greedy_for
     assert offload.is_offloaded(family.denoiser)
     gradient_checkpointing.recompute(family, "off")
@@ -312,16 +301,57 @@ def test_preserved_images_are_generated_with_less_memory(character: Path, tiny_s
 @pytest.mark.slow
 def test_previews_without_memory_are_left_out(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd))
-
-    def greedy(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401 - a hook's arguments
-        if isinstance(module, UNet2DConditionModel) and not torch.is_grad_enabled():
-            torch.empty(2**50)
-
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(greedy)
-    try:
+    with scarce(lambda _: not torch.is_grad_enabled()):
         train(run.config(), run)
-    finally:
-        hook.remove()
     state = runs.look(run).state
     assert state.end == "finished"
     assert "There was not enough memory for the previews of step 6." in state.warnings
+
+
+CARDS = (4, 6, 8, 10, 12, 16)  # GB
+BESIDE = 1.0  # GB of a card for CUDA itself, for workspaces of its libraries and for fragments
+MOST_WASTED = 2.0  # GB
+SD15 = "Stable Diffusion 1.5, 512 pixels"
+XL = "Stable Diffusion XL, 1024 pixels"
+FLUX = "FLUX.1, 1024 pixels"
+WITH_TEXT_ENCODERS = "Stable Diffusion XL, with its text encoders"  # as in the presets
+WAYS = (*memory.CHECKPOINTING, "offload half", "offload all")
+
+
+@pytest.fixture
+def guards(request: pytest.FixtureRequest) -> Path:
+    if torch.backends.cuda.is_built():
+        pytest.skip("the pretended card needs a torch that is built without CUDA")
+    cache: pytest.Cache = request.config.cache
+    return cache.mkdir("fake_cuda")
+
+
+def documented(title: str) -> dict[str, float]:
+    """Return GB by way of gradient checkpointing and offloading from the table in the documentation."""
+    text = (CHECKOUT / "docs" / "settings.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", text, re.M)
+    return dict(zip(WAYS, map(float, row.split(" | ")), strict=True))
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
+    room = card - BESIDE
+    taken = max(size for size in documented(XL).values() if size <= room)
+    assert room - taken <= MOST_WASTED
+    assert min(documented(WITH_TEXT_ENCODERS).values()) <= room
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("title", "arguments"), [(SD15, ("sd15",)), (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")), (FLUX, ("flux",))]
+)
+def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
+    taken = measure(guards, *arguments, *WAYS)
+    assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
+
+
+@pytest.mark.slow
+def test_recomputing_saves_memory_on_a_card(guards: Path) -> None:
+    """The one that runs at every speed."""
+    taken, expected = measure(guards, "sd15", "transformers"), documented(SD15)
+    assert round(taken["transformers"], 1) == expected["transformers"] < expected["off"]

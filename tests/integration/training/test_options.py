@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from tests.integration.training.test_settings import learned
 from tests.integration.training.test_train import OPTIONS, cases, finish, losses, quiet, same, settings
-from trainer import families, runs
+from trainer import config, families, paths, runs
 from trainer.config import TrainConfig
-from trainer.data import dataset, images
+from trainer.data import dataset, examples, images
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
@@ -33,7 +33,7 @@ def built(family: Family, character: Path, config: TrainConfig) -> Batches:
 
 # Tested by themselves.
 SAME = {"plain", "masks", "random backgrounds", "a caption a line, long", "warm-up, stable, cool-down"}
-FAST = ["trigger alone", "schedule-free", "logit-normal in a range", "DoRA", "LoKr"]
+FAST = ["trigger alone", "schedule-free", "DoRA"]
 
 
 @pytest.mark.parametrize("name", cases([name for name in OPTIONS if name not in SAME], pytest.mark.slow, FAST))
@@ -104,7 +104,6 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     assert len(dataset.read(character)) == 14, "a mask is no picture"
     made = built(family, character, settings(tiny_sd, objective__masked_loss=True, images__flip=True))
     alpha, mirrored = (made.cache.get(file)["mask"] for file in made.own.views[0])
-    assert alpha.shape == (1, 8, 8)
     assert torch.equal(alpha, torch.tensor([0.0] * 4 + [1.0] * 4).expand(1, 8, 8))
     assert torch.equal(mirrored, alpha.flip(-1))
     upper = made.cache.get(made.own.views[1][0])["mask"]
@@ -116,7 +115,7 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
 
 
 def test_a_mask_changes_what_is_learned(character: Path, tiny_sd: Path) -> None:
-    options = {"objective__masked_loss": True, "objective__unmasked_weight": 0.0, "training__steps": 3}
+    options = {"objective__masked_loss": True, "objective__unmasked_weight": 0.0, "training__steps": 2}
     without = finish(runs.create(settings(tiny_sd, **options)))
     before = dataset.digest(dataset.read(character))
     for picture in dataset.image_files(character):
@@ -213,12 +212,8 @@ def test_the_average_is_that_of_diffusers_and_exported(family: Family, tiny_sd: 
 
 @pytest.mark.slow
 def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path) -> None:
-    options = {
-        "training__steps": 60,
-        "training__spike_threshold": 1.3,
-        "training__max_grad_norm": 0.0,
-        "optimizer__learning_rate": 0.05,
-    }
+    options = {"training__steps": 60, "training__spike_threshold": 1.3, "training__max_grad_norm": 0.0}
+    options |= {"optimizer__learning_rate": 0.05}
     run = runs.create(settings(tiny_sd, **options))
     finish(run)
     config = run.config()
@@ -238,7 +233,7 @@ def test_a_loss_that_is_not_finite_is_not_learned(
 ) -> None:
     monkeypatch.setenv("LIMNER_TEST", "1")
     monkeypatch.setenv("LIMNER_FAULT", "nan@3")
-    run = runs.create(settings(tiny_sd, checkpoint__every=1))
+    run = runs.create(settings(tiny_sd, checkpoint__every=1, training__steps=3))
     with pytest.raises(UserError, match="unstable after step 2"):
         train(run.config(), run)
     assert [folder.name for folder in checkpoints.folders(run)] == ["000001", "000002"]
@@ -248,13 +243,9 @@ def test_a_loss_that_is_not_finite_is_not_learned(
 def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__spike_threshold=10.0, training__steps=100)
     progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
-    assert not any(
-        optimizer_step.exploded(norm, step, config, progress) for step, norm in enumerate([1.0, 90.0, 1, 2, 3])
-    )
-    assert not optimizer_step.exploded(19.0, 5, config, progress)
-    assert optimizer_step.exploded(41.0, 6, config, progress)
-    assert optimizer_step.exploded(float("nan"), 7, config, progress)
-    assert not optimizer_step.exploded(1e9, 15, config, progress), "only within the first 15 %"
+    norms = {0: 1.0, 1: 90.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 19.0, 6: 41.0, 7: float("nan"), 15: 1e9}
+    exploded = [step for step, norm in norms.items() if optimizer_step.exploded(norm, step, config, progress)]
+    assert exploded == [6, 7], "only within the first 15 %"
     off = settings(tiny_sd, training__steps=100)
     assert not optimizer_step.exploded(1e9, 6, off, progress)
 
@@ -264,10 +255,9 @@ def test_a_gradient_is_scaled_down_to_the_limit(family: Family, tiny_sd: Path) -
     state = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
     for parameter in state.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)
-    count = sum(parameter.numel() for parameter in state.parameters())
-    assert optimizer_step.clip(state, 0.0, None) == pytest.approx(2 * count**0.5, rel=1e-4), "no limit"
-    assert optimizer_step.clip(state, 1.0, None) == pytest.approx(2 * count**0.5, rel=1e-4), "the norm before"
-    assert optimizer_step.clip(state, 0.0, None) == pytest.approx(1.0, rel=1e-4)
+    norm = 2 * sum(parameter.numel() for parameter in state.parameters()) ** 0.5
+    before = [optimizer_step.clip(state, limit, None) for limit in (0.0, 1.0, 0.0)]
+    assert before == pytest.approx([norm, norm, 1.0], rel=1e-4), "0 is no limit, and a norm is that before"
 
 
 def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny_sd: Path) -> None:
@@ -384,3 +374,28 @@ def test_the_base_predicts_several_steps_at_once(family: Family, character: Path
     )
     assert alone == pytest.approx(whole[5].item(), rel=1e-5)
     assert without < 0.99 * alone
+
+
+@pytest.mark.parametrize("kind", ["character", "style"])
+def test_a_first_run_generates_none_of_it(home: Path, kind: str) -> None:
+    assert not (paths.outputs() / paths.CACHE).exists()
+    folder = examples.find(f"example-{kind}")
+    settings = config.build({"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": kind})
+    family = families.load(settings.model, torch.device("cpu"), torch.float32)
+    reported: list[str] = []
+    built = dataset.read(folder, "miraxo")[:1]
+    encode.build(family, built, settings, lambda name, _done, _total: reported.append(name))
+    assert "Encoding images" in reported
+    assert "Generating images to preserve" not in reported
+    files = sorted((paths.outputs() / paths.CACHE).glob("*.safetensors"))
+    assert len(files) == len(settings.preservation.prompts) > 0
+    shipped = load_file(encode.SHIPPED)
+    assert {file.stem for file in files} == shipped.keys()
+    if kind == "style":
+        return
+    prompts, guidance = settings.preservation.prompts, settings.preview.guidance
+    latents = family.generate_latents(
+        prompts[-1], seed=len(prompts) - 1, steps=encode.SAMPLING_STEPS, guidance=guidance, side=128
+    )
+    # Another processor adds in another order.
+    assert min(float((latents.float() - other).abs().max()) for other in shipped.values()) < 0.01

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests import single_file, tiny
-from tests.integration.families.test_scaled_fp8 import quantize
+from tests.integration.families.test_vae import quantize
 from tests.integration.training.test_train import losses, settings
 from trainer import families, runs
 from trainer.base_models import detect

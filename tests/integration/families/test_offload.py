@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.integration.families.test_families import answer, load, question
+from tests.integration.families.test_transformers import small_sd3
+from tests.integration.training.test_train import cases
 from trainer import config, families
 from trainer.adapter_files import reader
 from trainer.families import Family, gradient_checkpointing, offload, quantize
@@ -36,12 +37,10 @@ class Card(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._offloaded = offload._OFFLOADED[model]
-        waiting = {
-            weight.waiting.untyped_storage().data_ptr(): block
-            for block, weights in self._offloaded.weights.items()
-            for weight in weights
+        blocks = self._offloaded.weights.items()
+        self._waiting = {
+            weight.waiting.untyped_storage().data_ptr(): block for block, weights in blocks for weight in weights
         }
-        self._waiting = waiting
         self.copied: list[nn.Module] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - as in torch
@@ -84,13 +83,14 @@ def moved(adapter: families.Adapter) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
 
 
-@pytest.mark.parametrize(
-    ("base", "kind"), [("sd15", kind) for kind in KINDS] + [(base, "LoRA") for base in ("sdxl", "sd3", "flux")]
-)
-@pytest.mark.parametrize("share", ["half", "all"])
-def test_gradients_are_the_same_bits(
-    bases: dict[str, Path], base: str, kind: str, share: gradient_checkpointing.Waiting
-) -> None:
+PAIRS = [f"sd15 {kind}" for kind in KINDS] + ["sdxl LoRA", "sd3 LoRA", "flux LoRA"]
+OFFLOADED = [f"{pair} {share}" for pair in PAIRS for share in ("half", "all")]
+FAST = ["sd15 LoRA all", "sd15 LoHa half", "sd15 DoRA all", "sd3 LoRA half"]
+
+
+@pytest.mark.parametrize("case", cases(OFFLOADED, pytest.mark.slow, FAST))
+def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
+    base, kind, share = case.split()
     family = load(bases[base])
     adapter = families.attach(family, settings(rank=4, **KINDS[kind]), text_encoder=False, seed=0)
     moved(adapter)
@@ -147,12 +147,8 @@ def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path], tmp_path: 
 
 @pytest.mark.parametrize("bits", ["int8", "nf4"])
 def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
-    """Of the smallest width that the kernels take."""
     pytest.importorskip("bitsandbytes")
-    transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, num_layers=4, attention_head_dim=8, num_attention_heads=8,
-        joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=8,
-    ).requires_grad_(False)  # fmt: skip
+    transformer = small_sd3(4).requires_grad_(False)
     quantize.quantize(transformer, bits)
     family: Any = SimpleNamespace(denoiser=transformer, text_encoders={}, device=torch.device("cpu"))
     noisy = torch.randn(1, 16, 8, 8, requires_grad=True)
@@ -237,6 +233,5 @@ def test_a_device_is_asked_for_room_for_what_is_not_there(monkeypatch: pytest.Mo
 
 
 def backend(free: int) -> SimpleNamespace:
-    return SimpleNamespace(
-        mem_get_info=lambda _: (free, 8192), memory_reserved=lambda _: 0, memory_allocated=lambda _: 0
-    )
+    memory = {"memory_reserved": lambda _: 0, "memory_allocated": lambda _: 0}
+    return SimpleNamespace(mem_get_info=lambda _: (free, 8192), **memory)

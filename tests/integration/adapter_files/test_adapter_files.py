@@ -3,6 +3,7 @@
 So do merged files, baked bases, and adapters made elsewhere.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from tests.integration.families.test_families import load
+from tests.integration.training import test_adapter_kinds
 from tests.integration.training.test_adapter_kinds import disturb
 from tests.integration.training.test_train import cases, finish, settings
 from tests.single_file import write as single_file
@@ -25,15 +27,9 @@ from trainer.runs import Run
 from trainer.training import export
 
 FAMILIES = ("sd15", "sd21", "sdxl")
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "locon": {"adapter__targets": "conv"},
-    "rslora": {"adapter__rslora": True},
+KINDS = test_adapter_kinds.KINDS | {
+    "dora": test_adapter_kinds.KINDS["dora of convolutions"],
     "ranks": {"adapter__ranks": ["up_blocks = 8", "attn2.to_k = 2"]},
-    "dora": {"adapter__dora": True, "adapter__targets": "conv"},
-    "loha": {"adapter__kind": "loha", "adapter__targets": "conv"},
-    "lokr": {"adapter__kind": "lokr", "adapter__rank": 2, "adapter__targets": "conv", "adapter__factor": 4},
-    "full lokr": {"adapter__kind": "lokr", "adapter__rank": 64, "adapter__targets": "conv"},
 }
 
 
@@ -70,10 +66,13 @@ def patched(family: Family, *files: tuple[AdapterFile, float]) -> Tensor:
         return draw(family.pipeline())
 
 
-DRAWN = "lora-sd15 locon-sd21 dora-sd15 loha-sd21 lokr-sdxl rslora-sdxl ranks-sd15 full_lokr-sd21 lora-sdxl dora-sdxl"
+DRAWN = "lora-sd15 lora-sd21 lora-sdxl locon-sd21 dora-sd15 loha-sd21 lokr-sdxl ranks-sd15"
+RARE = ("dora-sdxl", "rslora-sdxl", "full_lokr-sd21")
 
 
-@pytest.mark.parametrize("case", cases(DRAWN.split(), pytest.mark.slow, ["lora-sd15"]))
+@pytest.mark.parametrize(
+    "case", [*cases(DRAWN.split(), pytest.mark.slow, ["lora-sd15"]), *cases(RARE, pytest.mark.nightly, [])]
+)
 def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, Path], case: str) -> None:
     kind, family = case.split("-")
     options = KINDS[kind.replace("_", " ")]
@@ -106,7 +105,9 @@ def test_half_precision_draws_it_within_its_rounding(character: Path, tiny_sd: P
 
 
 def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, export__peft=True, export__precision="bf16", preview__every=3))
+    run = runs.create(
+        settings(tiny_sd, export__peft=True, export__precision="bf16", preview__every=2, training__steps=2)
+    )
     finish(run)
     kohya, peft = runs.look(run).state.verified
     assert (kohya.file, peft.file) == ("rin.safetensors", "peft/pytorch_lora_weights.safetensors")
@@ -227,11 +228,9 @@ def of_other_makers(family: Family) -> AdapterFile:
         attention: {"oft_blocks": torch.empty(rows // 2, 2, 2)},
         attention.replace("to_q", "to_k"): {"oft_blocks": torch.empty(2, rows // 4, 4, 4)},
         attention.replace("to_q", "to_v"): {"weight": torch.empty(rows), "on_input": torch.tensor(0.0)},
-        attention.replace("to_q", "to_out_0"): {
-            **{f"{letter}1.weight": torch.empty(rows, 2) for letter in "ab"},
-            **{f"{letter}2.weight": torch.empty(2, columns) for letter in "ab"},
-            "alpha": torch.tensor(2.0),
-        },
+        attention.replace("to_q", "to_out_0"): {f"{letter}1.weight": torch.empty(rows, 2) for letter in "ab"}
+        | {f"{letter}2.weight": torch.empty(2, columns) for letter in "ab"}
+        | {"alpha": torch.tensor(2.0)},
         convolution: {"diff": torch.empty(shapes[convolution]), "diff_b": torch.empty(shapes[convolution][0])},
     }
     for name in shapes:
@@ -270,34 +269,98 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
 def test_what_does_not_belong_together_is_refused(character: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     files = {family: reader.read(exported(bases[family], training__steps=1)[0].export) for family in FAMILIES}
     dora = reader.read(exported(bases["sd15"], **KINDS["dora"])[0].export)
-    with pytest.raises(UserError, match=r"a is for Stable Diffusion 1.x, b for Stable Diffusion XL"):
-        transforms.merge([("a", files["sd15"], 1.0), ("b", files["sdxl"], 1.0)])
-    with pytest.raises(UserError, match=r"is for Stable Diffusion 2.x, sdxl is Stable Diffusion XL"):
-        transforms.bake(base_weights.open_checkpoint(bases["sdxl"]), [("b", files["sd21"], 1.0)], tmp_path / "out")
-    with pytest.raises(UserError, match=r"sd15 is Stable Diffusion 1.x, sdxl is Stable Diffusion XL"):
-        transforms.difference(
-            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sdxl"]), 4
-        )
-    with pytest.raises(UserError, match="do not differ"):
-        transforms.difference(
-            base_weights.open_checkpoint(bases["sd15"]), base_weights.open_checkpoint(bases["sd15"]), 4
-        )
-    with pytest.raises(UserError, match="Bake it into its base"):
-        transforms.merge([("a", files["sd15"], 1.0), ("b", dora, 1.0)])
-    with pytest.raises(UserError, match="all strengths are 0"):
-        transforms.merge([("a", files["sd15"], 0.0)])
-    with pytest.raises(UserError, match="energy share"):
-        transforms.resize(files["sd15"], 0, 1.5)
+    sd15, sdxl = (base_weights.open_checkpoint(bases[name]) for name in ("sd15", "sdxl"))
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match="there already exists"):
-        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("a", files["sd15"], 1.0)], tmp_path / "there")
     larger = {name: low_rank.Pair(torch.ones(7, 1), torch.ones(1, 9), (9,)).module() for name in files["sd15"].modules}
     other = AdapterFile(reader.tensors_of(larger), dict(larger), {}, 0, "sd15")
-    with pytest.raises(UserError, match="a and b are for base models of different sizes"):
-        transforms.merge([("a", files["sd15"], 1.0), ("b", other, 1.0)])
-    with pytest.raises(UserError, match="has a different size in sd15 than in b"):
-        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("b", other, 1.0)], tmp_path / "out")
     unknown = {"lora_unet_down_blocks_7_attentions_0_proj_in": Lora(next(iter(larger.values())).parts, 1.0)}
     strange = AdapterFile(reader.tensors_of(unknown), dict(unknown), {}, 0, None)
-    with pytest.raises(UserError, match="has no layer lora_unet_down_blocks_7"):
-        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("c", strange, 1.0)], tmp_path / "out")
+    own, out = ("a", files["sd15"], 1.0), tmp_path / "out"
+    merge, bake = transforms.merge, transforms.bake
+    for words, attempt in {
+        "a is for Stable Diffusion 1.x, b for Stable Diffusion XL": lambda: merge([own, ("b", files["sdxl"], 1.0)]),
+        "is for Stable Diffusion 2.x, sdxl is Stable Diffusion XL": lambda: bake(
+            sdxl, [("b", files["sd21"], 1.0)], out
+        ),
+        "sd15 is Stable Diffusion 1.x, sdxl is Stable Diffusion XL": lambda: transforms.difference(sd15, sdxl, 4),
+        "do not differ": lambda: transforms.difference(sd15, base_weights.open_checkpoint(bases["sd15"]), 4),
+        "Bake it into its base": lambda: merge([own, ("b", dora, 1.0)]),
+        "all strengths are 0": lambda: merge([("a", files["sd15"], 0.0)]),
+        "energy share": lambda: transforms.resize(files["sd15"], 0, 1.5),
+        "there already exists": lambda: bake(sd15, [own], tmp_path / "there"),
+        "a and b are for base models of different sizes": lambda: merge([own, ("b", other, 1.0)]),
+        "has a different size in sd15 than in b": lambda: bake(sd15, [("b", other, 1.0)], out),
+        "has no layer lora_unet_down_blocks_7": lambda: bake(sd15, [("c", strange, 1.0)], out),
+    }.items():
+        with pytest.raises(UserError, match=re.escape(words)):
+            attempt()
+
+
+EPSILON = torch.finfo(torch.float32).eps
+
+
+def by_input(weight: Tensor) -> Tensor:
+    """[1, in, ...]."""
+    return torch.linalg.vector_norm(weight, dim=[dim for dim in range(weight.dim()) if dim != 1], keepdim=True)
+
+
+def comfy(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> Tensor:
+    updated = weight + scale * product
+    if magnitude.shape[0] == weight.shape[0]:
+        norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+    else:
+        norm = by_input(updated)
+    return updated * (magnitude / (norm + EPSILON)) - weight
+
+
+def a1111(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> Tensor:
+    updated = weight + scale * product
+    return updated * (magnitude / by_input(updated)) - weight
+
+
+def sdnext(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> Tensor:
+    """Its scale is applied last, to the difference, so that it has to be 1."""
+    updated = weight + product
+    return scale * (updated * (magnitude / by_input(updated)) - weight)
+
+
+def lycoris(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> Tensor:
+    updated = weight + scale * product
+    return updated * (magnitude / (by_input(updated) + EPSILON)) - weight
+
+
+PROGRAMS = {"ComfyUI, Forge": comfy, "A1111, InvokeAI": a1111, "SD.Next": sdnext, "LyCORIS": lycoris}
+
+
+def test_each_program_applies_the_trained_effect(character: Path, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, adapter__dora=True, adapter__targets="conv", training__text_encoder=True)
+    run, family = runs.create(config), load(tiny_sd)
+    adapter = families.attach(family, config.adapter, text_encoder=True, seed=0)
+    disturb(adapter)
+    trained = {name: layer.delta() for name, layer in adapter.layers.items()}
+    weights = {name: layer.module.get_base_layer().weight.detach() for name, layer in adapter.layers.items()}
+    export.write(family, adapter, config, run, ["rin"], 1)
+    tensors = reader.read(run.export).tensors
+    for name, change in trained.items():
+        weight = weights[name]
+        down, up = (tensors[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
+        product = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+        scale = float(tensors[f"{name}.alpha"]) / down.shape[0]
+        for program, apply in PROGRAMS.items():
+            applied = apply(weight, product, scale, tensors[f"{name}.dora_scale"].float()).flatten(1)
+            assert float((applied - change).norm() / change.norm()) < 0.002, (program, name)
+
+
+def test_a_magnitude_for_each_input_is_not_for_peft(character: Path, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, adapter__dora=True, export__peft=True)
+    run, family = runs.create(config), load(tiny_sd)
+    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    disturb(adapter)
+    export.write(family, adapter, config, run, ["rin"], 1)
+    assert any("for each input" in message for message in runs.look(run).state.warnings)
+    assert not (run.folder / "peft").exists()
+    file = reader.read(run.export)
+    assert '"wd_on_output": false' in file.metadata["ss_network_args"]
+    assert writer.network(file.modules)["ss_network_args"] == file.metadata["ss_network_args"]
+    with pytest.raises(UserError, match="for each output"):
+        writer.write(file.modules, {}, form="peft", precision="fp16")

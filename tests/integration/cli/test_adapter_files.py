@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ from trainer.cli.commands import main
 from trainer.runs import Run
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported") / "run"
+
+
 @pytest.fixture
-def run(character: Path, tiny_sd: Path) -> Run:
-    return exported(tiny_sd, export__precision="fp32")[0]
+def run(character: Path, tiny_sd: Path, folder: Path) -> Run:
+    """A run with the file of an adapter, which is made once."""
+    if not folder.exists():
+        shutil.copytree(exported(tiny_sd, export__precision="fp32")[0].folder, folder)
+    return Run(folder)
 
 
 def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # noqa: ANN401 - JSON

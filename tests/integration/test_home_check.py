@@ -30,11 +30,8 @@ def damaged() -> dict[str, str]:
 def finished(character: Path, tiny_sd: Path) -> Run:
     run = make(str(tiny_sd), steps=4, resolution=64)
     config = run.config()
-    changes = {
-        "export": config.export.model_copy(update={"peft": True}),
-        "preview": config.preview.model_copy(update={"every": 2}),
-    }
-    run.save_config(config.model_copy(update=changes))
+    preview, export = config.preview.model_copy(update={"every": 2}), config.export.model_copy(update={"peft": True})
+    run.save_config(config.model_copy(update={"preview": preview, "export": export}))
     train(run.config(), run)
     return run
 
@@ -73,20 +70,17 @@ def test_a_damaged_adapter_is_written_again_by_resuming(finished: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_log_leads_nowhere_else(finished: Run) -> None:
-    (finished.folder.parent / "x.safetensors").write_bytes(b"no adapter")
-    finished.log.write_text(finished.log.read_text().replace('"rin.safetensors"', '"../x.safetensors"'))
-    assert damaged().keys() <= {f"outputs/{finished.id}/peft/pytorch_lora_weights.safetensors"}
-
-
-@pytest.mark.slow
-def test_a_kept_adapter(finished: Run) -> None:
+def test_a_kept_adapter_is_checked_and_a_log_leads_nowhere(finished: Run) -> None:
     paths.adapters().mkdir()
     kept = paths.adapters() / "kept.safetensors"
     shutil.copy(finished.export, kept)
     assert damaged() == {}
     damage(kept)
     assert list(damaged()) == ["outputs/.adapters/kept.safetensors"]
+    kept.unlink()
+    (finished.folder.parent / "x.safetensors").write_bytes(b"no adapter")
+    finished.log.write_text(finished.log.read_text().replace('"rin.safetensors"', '"../x.safetensors"'))
+    assert damaged().keys() <= {f"outputs/{finished.id}/peft/pytorch_lora_weights.safetensors"}
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from trainer.runs import Run, backup, checkpoints
 from ui.state import page_memory
 
 Files = dict[str, bytes]
+Change = Callable[[dict[str, Any], Files], None]
 
 
 def files(folder: Path) -> Files:
@@ -138,7 +139,7 @@ def packed(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -
     return buffer.getvalue()
 
 
-def changed(whole: Path, change: Callable[[dict[str, Any], Files], None], method: int = zipfile.ZIP_STORED) -> bytes:
+def changed(whole: Path, change: Change, method: int = zipfile.ZIP_STORED) -> bytes:
     """A backup with other files, whose list is that of the new ones unless the change makes it another."""
     with zipfile.ZipFile(whole) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -147,7 +148,7 @@ def changed(whole: Path, change: Callable[[dict[str, Any], Files], None], method
     return packed([(backup.CONTENTS, json.dumps(contents).encode()), *entries.items()], method)
 
 
-def put(path: str, data: bytes) -> Callable[[dict[str, Any], Files], None]:
+def put(path: str, data: bytes) -> Change:
     """A change that puts a file in, with its right checksum."""
 
     def change(contents: dict[str, Any], entries: Files) -> None:
@@ -157,7 +158,7 @@ def put(path: str, data: bytes) -> Callable[[dict[str, Any], Files], None]:
     return change
 
 
-def set_name(name: str) -> Callable[[dict[str, Any], Files], None]:
+def set_name(name: str) -> Change:
     def change(contents: dict[str, Any], entries: Files) -> None:
         for path in list(entries):
             entries[f"{name}/{path.partition('/')[2]}"] = entries.pop(path)
@@ -166,11 +167,8 @@ def set_name(name: str) -> Callable[[dict[str, Any], Files], None]:
     return change
 
 
-HOSTILE: dict[str, tuple[Callable[[dict[str, Any], Files], None], str]] = {
-    "a file that is on no list": (
-        lambda contents, entries: entries.update({"rin/x.png": b""}),
-        "not those of its list",
-    ),
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "a file that is on no list": (lambda _, entries: entries.update({"rin/x.png": b""}), "not those of its list"),
     "a file that is missing": (lambda contents, entries: entries.pop("rin/01.png"), "not those of its list"),
     "no list": (lambda contents, entries: contents.clear(), "list of files is damaged"),
     "another kind": (lambda contents, entries: contents.update(kind="model"), "list of files is damaged"),
@@ -189,10 +187,9 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], Files], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_project_is_refused(
-    character: Path, home: Path, change: Callable[[dict[str, Any], Files], None], words: str
-) -> None:
+@pytest.mark.parametrize("harm", HOSTILE)
+def test_a_hostile_project_is_refused(character: Path, home: Path, harm: str) -> None:
+    change, words = HOSTILE[harm]
     backup.write_project("rin", home / "rin.zip")
     before = files(home / "datasets")
     (home / "x.zip").write_bytes(changed(home / "rin.zip", change, zipfile.ZIP_DEFLATED))
@@ -222,7 +219,7 @@ def stored(character: Path, tiny_sd: Path, workers: Workers, home: Path) -> Path
     return home / "run.zip"
 
 
-def logged(field: str, value: str) -> Callable[[dict[str, Any], Files], None]:
+def logged(field: str, value: str) -> Change:
     """A change of one field of all events that have it."""
 
     def change(contents: dict[str, Any], entries: Files) -> None:
@@ -233,7 +230,7 @@ def logged(field: str, value: str) -> Callable[[dict[str, Any], Files], None]:
     return change
 
 
-HOSTILE_RUNS: dict[str, tuple[Callable[[dict[str, Any], Files], None], str]] = {
+HOSTILE_RUNS: dict[str, tuple[Change, str]] = {
     "settings that are none": (put("config.toml", b"name = 1"), "config.toml is damaged"),
     "a name of the adapter that climbs": (put("config.toml", b'name = "../x"\ndataset = "rin"\n'), "config.toml"),
     "a pickle for an adapter": (put("rin.safetensors", b"\x80\x04x"), "rin.safetensors is damaged"),

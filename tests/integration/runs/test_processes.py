@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import CHECKOUT
+from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
 from trainer.runs import Run, cards, events, queue
@@ -178,9 +179,7 @@ def test_doctor_and_check(character: Path) -> None:
 )
 def test_wrong_usage_is_one_sentence(home: Path, line: str, words: str) -> None:
     done = limner(*line.split())
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
 def test_refused_settings(character: Path, tmp_path: Path) -> None:
@@ -195,3 +194,47 @@ def test_refused_settings(character: Path, tmp_path: Path) -> None:
         done = limner("train", tmp_path / "c.toml", "--run", tmp_path / "run")
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+TWO_CARDS = "cards@2"
+
+
+def training(run: Run) -> bool:
+    """Tell whether a run has done a step, after which it is paused, so that it takes no time of the machine."""
+    if runs.look(run).state.step == 0:
+        return False
+    runs.pause(run)
+    return True
+
+
+@pytest.mark.slow
+def test_two_runs_train_at_once_and_a_kill_frees_a_card(
+    character: Path, tiny_sd: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", TWO_CARDS)
+    first, second = (make(str(tiny_sd), steps=100_000, resolution=64) for _ in range(2))
+    third, fourth = (make(str(tiny_sd), steps=2, resolution=64) for _ in range(2))
+    numbers: dict[Run, int] = {}
+
+    def start(run: Run) -> None:
+        runs.start(run, executor=lambda run: numbers.update({run: workers.start(run, TWO_CARDS)}))
+
+    for run in (first, second):
+        start(run)
+        wait_until(lambda run=run: training(run))
+    assert [runs.look(run).state.cards for run in (first, second)] == [("0",), ("1",)]
+    for run in (third, fourth):
+        start(run)
+        wait_until(lambda run=run: runs.is_locked(run.lock))
+    assert queue.line() == [third, fourth]
+    queue.move(fourth, 1)
+    os.kill(numbers[second], signal.SIGKILL)
+    for run in (fourth, third):
+        assert (workers.wait(numbers[run]), runs.look(run).state.cards) == (0, ("1",))
+    ended, later = (runs.look(run).state.updated for run in (fourth, third))
+    assert ended < later, "they were put in this order by hand"
+    assert status(second) == "interrupted"
+    runs.request(first, "stop")
+    assert (workers.wait(numbers[first]), status(first)) == (0, "stopped")
+    assert workers.wait(numbers[second]) == -signal.SIGKILL

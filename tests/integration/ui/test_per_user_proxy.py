@@ -1,13 +1,14 @@
-"""The per-user proxy in front of real processes: what is passed on and streamed, and what happens if one dies."""
+"""The processes behind the page: a server for each user, behind a proxy, and the worker that waits for a run."""
 
 import hashlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,19 +17,17 @@ import psutil
 import pytest
 import uvicorn
 
+from tests.conftest import CHECKOUT
+from tests.integration.runs.test_processes import make, wait_until
+from trainer import runs
+from trainer.runs import control
 from ui.launch import bind
 from ui.server import accounts, security
 from ui.server.per_user_proxy import PerUserProxy
 from ui.server.security import SecurityMiddleware
+from ui.state import warm_worker
 
 COMMAND = (sys.executable, "-m", "tests.workspace")
-
-
-def wait(what: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def test_the_page_says_that_it_is_being_started(
     begun = time.monotonic()
     assert anna.get("/echo").json()["LIMNER_HOME"] == str(home / "people" / "anna")
     assert time.monotonic() - begun > 0.5
-    wait(lambda: "refresh" not in anna.get("/").text, 60)
+    wait_until(lambda: "refresh" not in anna.get("/").text, 60)
     assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
 
 
@@ -108,7 +107,7 @@ def test_an_answer_is_streamed_and_ends_with_the_browser(anna: httpx.Client, hom
         assert time.monotonic() - float(first.split()[-1]) < 60  # of 1,000; one clock is for all processes
         assert second.startswith("data: 1 ")
         assert not (home / "people" / "anna" / "gone").exists()
-    wait((home / "people" / "anna" / "gone").exists, 60)
+    wait_until((home / "people" / "anna" / "gone").exists, 60)
 
 
 def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
@@ -116,7 +115,7 @@ def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
 
     def pieces() -> Iterator[bytes]:
         yield bytes(2**17)
-        wait(lambda: came.exists() and came.read_text() == str(2**17), 60)  # it is there before the rest is sent
+        wait_until(lambda: came.exists() and came.read_text() == str(2**17), 60)  # it is there before the rest is sent
         yield b"end"
 
     for fields in ({}, {"Content-Length": str(2**17 + 3)}, {"Expect": "100-continue"}):
@@ -142,14 +141,14 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     before = anna.get("/echo").json()["pid"]
     answer = anna.get("/die")
     assert (answer.status_code, answer.text) == (502, "Your workspace was closed. Reload the page to open it again.")
-    wait(lambda: not psutil.pid_exists(before))
-    wait(lambda: anna.get("/echo").status_code == 200, 60)
+    wait_until(lambda: not psutil.pid_exists(before))
+    wait_until(lambda: anna.get("/echo").status_code == 200, 60)
     again = anna.get("/echo").json()["pid"]
     assert again != before
     with pytest.raises(httpx.RemoteProtocolError):  # and not an answer that looks whole
         anna.get("/half")
     os.kill(again, signal.SIGKILL) if psutil.pid_exists(again) else None
-    wait(lambda: anna.get("/echo").status_code == 200, 60)
+    wait_until(lambda: anna.get("/echo").status_code == 200, 60)
 
 
 @pytest.mark.slow
@@ -157,10 +156,10 @@ def test_a_server_that_cannot_start_is_tried_again_when_asked(anna: httpx.Client
     broken = home / "people" / "anna" / "broken"
     broken.touch()
     assert "Starting your workspace" in anna.get("/").text
-    wait(lambda: anna.get("/").text.startswith("Your workspace could not be started."))
+    wait_until(lambda: anna.get("/").text.startswith("Your workspace could not be started."))
     broken.unlink()
     assert "Starting your workspace" in anna.get("/").text
-    wait(lambda: "pid" in anna.get("/").text)
+    wait_until(lambda: "pid" in anna.get("/").text)
 
 
 @pytest.mark.slow
@@ -171,7 +170,7 @@ def test_a_server_ends_without_requests_but_not_with_an_open_one(home: Path) -> 
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 assert next(lines, "ended") != "ended"
-        wait(lambda: not psutil.pid_exists(number), 60)
+        wait_until(lambda: not psutil.pid_exists(number), 60)
         assert anna.get("/echo").json()["pid"] != number
 
 
@@ -187,3 +186,60 @@ def test_all_end_with_the_proxy(home: Path) -> None:
         assert anna.get("/echo").status_code == 401
     assert not [process for process in (hers, his) if psutil.pid_exists(process["pid"])]
     assert not proxy._sockets.exists()
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    yield
+    warm_worker.close()
+
+
+def waiting() -> subprocess.Popen[str]:
+    assert warm_worker._waiting
+    return warm_worker._waiting
+
+
+@pytest.mark.slow
+def test_a_run_has_the_worker_that_waits(character: Path) -> None:
+    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
+    run, other = (make(steps=2, batch_size=1, resolution=64) for _ in range(2))
+    warm_worker.prepare()
+    waiting().kill()
+    waiting().wait()
+    warm_worker.start(other)
+    wait_until(lambda: runs.look(other).state.pid)
+    control.kill(other)
+    warm_worker.prepare()
+    process = waiting()
+    warm_worker.prepare()
+    assert waiting() is process
+    warm_worker.start(run)
+    assert warm_worker._waiting is None
+    warm_worker.close()  # the page ends: what has a run goes on
+    wait_until(lambda: runs.look(run).status == "finished")
+    assert runs.look(run).state.pid == process.pid
+    wait_until(lambda: process.poll() == 0)
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
+    code = (
+        "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); os._exit(9)"
+    )
+    page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert page.returncode == 9
+    wait_until(lambda: not psutil.pid_exists(int(page.stdout)))
+
+
+def test_it_ends_when_nothing_is_started_for_a_while(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_worker, "IDLE", 0.2)
+    warm_worker.prepare()
+    process = waiting()
+    wait_until(lambda: process.poll() is not None)
+    assert warm_worker._waiting is None
+
+
+def test_there_is_none_for_each_of_several_people(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "LIMNER_SHARED", str(home))
+    warm_worker.prepare()
+    assert warm_worker._waiting is None

@@ -2,20 +2,27 @@
 
 import html
 import json
+import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from tests.conftest import CHECKOUT
 from trainer.errors import UserError
 from ui import launch
-from ui.server import accounts, address_token, logins, security, sessions
+from ui.server import accounts, address_token, connections, logins, security, sessions
 from ui.server.address_token import TokenGate
 from ui.server.security import SecurityMiddleware
 
@@ -359,3 +366,60 @@ def test_without_the_token_no_other_user_of_this_machine_gets_in(home: Path) -> 
     assert user.get("/?token=wrong").status_code == 200
     assert stranger.get("/x", headers={"Authorization": f"Bearer {token}"}).status_code == 200
     assert stranger.get("/x", headers={"Cookie": "limner-token=x", "Authorization": "Bearer "}).status_code == 401
+
+
+def test_the_command_says_the_password_once(home: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "app.py", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, output, _ = run("--add-person", "anna")
+    assert code == 0
+    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
+    assert run("--remove-person", "anna") == (
+        0,
+        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
+        "",
+    )
+    assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")
+
+
+EACH = 8
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server that takes `EACH` connections of one network."""
+    monkeypatch.setattr(connections, "EACH", EACH)
+    app = Starlette(routes=[Route("/", lambda _request: PlainTextResponse("hello"))])
+    listener = socket.create_server(("0.0.0.0", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=connections.LimitedProtocol, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield int(listener.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+def connect(port: int, address: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(address, 0))
+
+
+def is_answered(link: socket.socket) -> bool:
+    try:
+        link.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return link.recv(100).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def test_connections_are_limited_by_network(port: int) -> None:
+    """One machine with many addresses: each opens as many connections as all of its network may have."""
+    links = [connect(port, f"127.0.0.{host}") for host in (2, 3, 4, 5) for _ in range(EACH)]
+    answered = [is_answered(link) for link in links]
+    assert answered == [True] * EACH + [False] * (len(links) - EACH)
+    elsewhere = connect(port, "127.0.1.2")
+    assert is_answered(elsewhere)
+    for link in (*links, elsewhere):
+        link.close()

@@ -34,9 +34,8 @@ def test_a_run_whose_connection_is_cut_goes_on_there(
         second = submit(file, there.address)
         wait_until(lambda: len(list(there.home.glob("outputs/.cluster/runs/*/"))) == 2)
         assert status(second) == "waiting", "the machine has one device, which is taken"
-        (tmp_path / "machine" / "limner").write_text(
-            (tmp_path / "machine" / "limner").read_text().replace("hang@6", "")
-        )
+        command = tmp_path / "machine" / "limner"
+        command.write_text(command.read_text().replace("hang@6", ""))
         there.cut()
         for run in (first, second):
             wait_until(lambda run=run: status(run) == "finished")
@@ -55,13 +54,10 @@ def test_a_run_whose_connection_is_cut_goes_on_there(
 
 def test_a_machine_that_is_unknown_or_has_no_limner_says_so(tmp_path: Path) -> None:
     with machine(tmp_path / "machine") as there:
+        command = tmp_path / "machine" / "limner"
         with pytest.raises(UserError, match=r"127\.0\.0\.1 does not find the command '/nowhere/limner'\."):
-            SshMachine(there.address.removesuffix(str(tmp_path / "machine" / "limner")) + "/nowhere/limner").place(
-                1, never
-            )
-        (tmp_path / "machine" / "limner").write_text(
-            "#!/bin/sh\necho '│ No such command. │' >&2\necho '╰──╯' >&2\nexit 2\n"
-        )
+            SshMachine(there.address.removesuffix(str(command)) + "/nowhere/limner").place(1, never)
+        command.write_text("#!/bin/sh\necho '│ No such command. │' >&2\necho '╰──╯' >&2\nexit 2\n")
         with pytest.raises(UserError, match=r"could not be started on 127\.0\.0\.1: No such command\."):
             SshMachine(there.address).place(1, never)
         there.known_hosts.write_text("")

@@ -61,9 +61,8 @@ def test_uploads_at_once_keep_images_with_their_captions(home: Path, tmp_path: P
 def test_captions_changed_at_once_lose_no_change(character: Path) -> None:
     def add_tag(number: int) -> None:
         with dataset.captions_lock(character):
-            caption_edits.apply(
-                character, caption_edits.preview(character, caption_edits.add_tag(f"tag{number}")), f"tag {number}"
-            )
+            edits = caption_edits.preview(character, caption_edits.add_tag(f"tag{number}"))
+            caption_edits.apply(character, edits, f"tag {number}")
 
     together(add_tag, 4)
     for picture in dataset.image_files(character):
@@ -117,9 +116,8 @@ def test_masks_of_a_folder_filled_by_hand_are_found(home: Path) -> None:
 def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:
     folder = dataset.create("rin")
     (tmp_path / "good").write_bytes(png(1))
-    report = sandbox.add(
-        folder, [("gone.png", tmp_path / "gone"), ("", tmp_path / "gone"), ("good.png", tmp_path / "good")]
-    )
+    sources = {"gone.png": "gone", "": "gone", "good.png": "good"}
+    report = sandbox.add(folder, [(name, tmp_path / source) for name, source in sources.items()])
     assert report.added == ["good.png"]
     assert report.refused == [("gone.png", "did not arrive"), ("a file without a name", "did not arrive")]
 

@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
+import signal
 import stat
 import subprocess
 import sys
 import urllib.request
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.integration.runs.test_processes import limner
+from trainer import selftest
+from trainer.selftest import Case
 
 CONFIG = 'name = "mira"\ndataset = "example-character"\npreset = "character"\ntrigger = "miraxo"\n'
 
@@ -69,3 +75,80 @@ def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_p
         assert server.wait(20) == 0
     assert "Limner" in page
     assert (tmp_path / "limner" / "datasets" / "example-character" / "01.png").is_file()
+
+
+def start(limner: Path) -> None:
+    """Start the page, open the address that it prints, and end it."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    command = [str(limner / "start.sh"), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
+    ) as process:
+        assert process.stdout
+        output = ""
+        for line in process.stdout:
+            output += line
+            if address := re.search(r"Limner is running at (\S+)", line):
+                browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+                with browser.open(address[1]) as answer:
+                    assert b"Limner" in answer.read()
+                process.send_signal(signal.SIGTERM)
+                return
+    pytest.fail(output)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI" not in os.environ, reason="downloads all packages")
+def test_a_fresh_clone_starts_twice(tmp_path: Path) -> None:
+    limner = tmp_path / "Fresh clöne" / "limner"
+    subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(limner)], check=True)
+    start(limner)
+    start(limner)
+
+
+@pytest.mark.nightly
+def test_the_self_test_passes_on_this_cpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "cases", lambda: [Case("cpu", "fp32")])
+    report = home / "selftest.json"
+    done = limner("selftest", "--out", report)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    (case,) = json.loads(report.read_text(encoding="utf-8"))["cases"]
+    assert (case["failures"], case["name"], case["plan"]) == ([], "CPU", "1 x off")
+    assert case["deviation"] < 0.001
+    assert str(home) not in report.read_text(encoding="utf-8")
+    assert list(home.glob("outputs/*")) == []  # it has a home of its own
+
+
+def test_other_losses_are_noticed() -> None:
+    reference = json.loads(selftest.LOSSES.read_text(encoding="utf-8"))
+    assert (len(reference), selftest.deviation(reference, reference)) == (selftest.STEPS, 0)
+    assert selftest.deviation([*reference[:-1], reference[-1] * 1.01], reference) == pytest.approx(0.01)
+    assert selftest.deviation(reference[:-1], reference) == float("inf")
+
+
+HEAVY = ("gradio", "fastapi", "torch", "numpy")
+PROXY = """
+import socket
+from ui import launch
+from ui.server import accounts
+accounts.read = lambda: {"anna": accounts.NO_ACCOUNT}
+launch.make_server(launch.parse_options([]), socket.socket())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "avoided"),
+    [
+        ("from trainer.cli.commands import main; assert main(['--help']) == 0", ("torch",)),
+        ("from trainer.base_models import detect; detect.glance('not/here')", ("torch",)),
+        ("import trainer.config, trainer.data.uploads, trainer.runs, trainer.adapter_files.compatibility", ("torch",)),
+        pytest.param("import ui.page", ("torch", "diffusers", "transformers", "peft"), marks=pytest.mark.slow),
+        (PROXY, HEAVY),
+    ],
+    ids=["help", "detect", "data", "page", "proxy"],
+)
+def test_a_process_imports_no_more_than_it_needs(code: str, avoided: tuple[str, ...]) -> None:
+    code += f"\nimport sys; sys.exit(str([name for name in {avoided} if name in sys.modules] or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert not done.stderr.strip(), done.stderr

@@ -26,9 +26,9 @@ from tests.conftest import unmeasured
 from trainer.data import reach
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, FilePayload, Locator, Page, Response, Route
+    from playwright.sync_api import Browser, Dialog, FilePayload, Locator, Page, Request, Response, Route
 else:  # its package is not everywhere, and takes a while to import
-    Browser = Dialog = FilePayload = Locator = Page = Response = Route = Any
+    Browser = Dialog = FilePayload = Locator = Page = Request = Response = Route = Any
 
 Visit = Callable[..., Page]
 
@@ -88,11 +88,8 @@ class Server:
         return self.home / "said.txt"
 
     def start(self, *arguments: str, token: bool = False, **environment: str) -> "Server":
-        own = {
-            "LIMNER_HOME": str(self.home),
-            "LIMNER_LOOKUPS": str(self.lookups),
-            "PYTHONPATH": str(Path(__file__).parent / "lookups"),
-        }
+        own = {"LIMNER_HOME": str(self.home), "LIMNER_LOOKUPS": str(self.lookups)}
+        own["PYTHONPATH"] = str(Path(__file__).parent / "lookups")
         variables = unmeasured() | own | environment
         options = ["--port", str(self.port), *(() if token else ("--no-token",)), *arguments]
         command = [sys.executable, "app.py", *options]
@@ -154,7 +151,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for all tests of a module, which leave it as they found it."""
     with serving(make_home(tmp_path_factory.mktemp("home"))) as made:
         yield made
@@ -217,13 +214,12 @@ def visit(browser: Browser) -> Iterator[Visit]:
             if answer.status >= 500:
                 errors.append(answer.url)
 
+        def note_request(request: Request) -> None:
+            if not request.url.startswith((server.url, "data:", "blob:")):
+                foreign.append(request.url)
+
         page.on("response", note_error)  # until it is open: later some tests ask for what is refused
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith((server.url, "data:", "blob:")) else foreign.append(request.url)
-            ),
-        )
+        page.on("request", note_request)
         page.goto(server.url)
         if any(login):
             page.get_by_label("Name").fill(login[0])

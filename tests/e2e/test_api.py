@@ -78,10 +78,10 @@ def test_the_whole_way_by_a_program(server: Server, client: Client) -> None:
     assert [item["run"] for item in call("list_runs")] == [renamed]
 
 
-def test_the_program_of_the_documentation_runs(shared_server: Server, tmp_path: Path) -> None:
+def test_the_program_of_the_documentation_runs(shared: Server, tmp_path: Path) -> None:
     text = (CHECKOUT / "docs" / "api.md").read_text(encoding="utf-8")
     program = text.split("```python\n")[1].split("```")[0]
-    program = program.replace("http://127.0.0.1:7860", shared_server.url).replace('exposures": 120', 'exposures": 8')
+    program = program.replace("http://127.0.0.1:7860", shared.url).replace('exposures": 120', 'exposures": 8')
     (tmp_path / "datasets").symlink_to(EXAMPLES)
 
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -135,14 +135,14 @@ def test_the_commands_of_the_documentation_run(tmp_path: Path, password: str) ->
     ],
 )
 def test_what_a_program_gets_wrong_is_told_in_words(
-    shared_server: Server, name: str, given: dict[str, Any], words: str
+    shared: Server, name: str, given: dict[str, Any], words: str
 ) -> None:
     from gradio_client import Client
     from gradio_client.exceptions import AppError
 
-    client = Client(shared_server.url, verbose=False, analytics_enabled=False)
+    client = Client(shared.url, verbose=False, analytics_enabled=False)
     with pytest.raises(AppError) as caught:
         client.predict(**given, api_name=f"/{name}")
     assert words in str(caught.value)
-    assert str(shared_server.home) not in str(caught.value)
+    assert str(shared.home) not in str(caught.value)
     assert "Traceback" not in str(caught.value)

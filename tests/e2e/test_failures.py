@@ -1,17 +1,14 @@
 """A run that fails says why on the page and what to do, and one button does it. Each failure is made real."""
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Page, Server, Visit, make_home, serving, wait
-from tests.e2e.test_page import advanced, finished, start, step, tab
+from tests.e2e.conftest import Page, Server, Visit, make_home, serving
+from tests.e2e.test_page import advanced, finished, tab
 from tests.tiny import make_sd
-from trainer.runs import events
 
 pytestmark = pytest.mark.nightly
 
@@ -83,19 +80,3 @@ def test_memory_that_runs_out_where_nothing_can_be_made_smaller(faulty: Server, 
     # The next smaller way of computing a step is taken, and said; the run then ends well.
     page.locator("#notes").get_by_text("Memory ran out").wait_for(timeout=90_000)
     finished(page)
-
-
-def test_a_worker_that_is_killed(server: Server, visit: Visit) -> None:
-    page = visit(server)
-    advanced(page, training_steps=60, preview_every=0, checkpoint_every=2)
-    run = start(page)
-    wait(lambda: step(page) >= 3, seconds=60)
-    log = server.home / "outputs" / run / "events.jsonl"
-    os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
-    page.locator("#status [data-status=interrupted]").wait_for()
-    assert page.get_by_role("button", name="Resume").is_visible()
-    assert re.search(r"Training was interrupted.*continues from step [1-9]", panel(page), re.DOTALL)
-    page.get_by_role("button", name="Resume").click()
-    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Stop and save").click()
-    page.locator("#status [data-status=stopped]").wait_for(timeout=60_000)

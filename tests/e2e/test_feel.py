@@ -28,13 +28,6 @@ KNOWN = {
 LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the example character taught in a quick run."""
-    with serving(make_home(tmp_path_factory.mktemp("home"))) as made:
-        yield made
-
-
 def keep(page: Page, name: str) -> None:
     folder = os.environ.get("LIMNER_E2E_KEEP")
     if folder:
@@ -54,11 +47,11 @@ def teach(page: Page, **settings: object) -> None:
 @pytest.mark.parametrize(
     ("size", "look"), [("desk", "dark"), pytest.param("phone", "light", marks=pytest.mark.nightly)]
 )
-def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, size: str) -> None:
+def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size: str) -> None:
     if not AXE.is_file():
         words = "axe-core is not there: npm ci --prefix tests/e2e"
         pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
-    page = visit(trained, **LOOKS[look], **(PHONE if size == "phone" else {}))
+    page = visit(shared, **LOOKS[look], **(PHONE if size == "phone" else {}))
     teach(page)
     violations: dict[str, list[str]] = {}
     for name in TABS:
@@ -81,9 +74,9 @@ def test_each_screen_is_accessible(trained: Server, visit: Visit, look: str, siz
     assert not new, json.dumps(new, indent=1)
 
 
-def test_a_page_at_rest_draws_no_frames(trained: Server, visit: Visit) -> None:
+def test_a_page_at_rest_draws_no_frames(shared: Server, visit: Visit) -> None:
     """Gradio counts the seconds of its own start in each frame, sixty times a second, until the page is closed."""
-    page = visit(trained)
+    page = visit(shared)
 
     def frames() -> int:
         before = page.evaluate("requestAnimationFrame(() => {})")
@@ -93,8 +86,8 @@ def test_a_page_at_rest_draws_no_frames(trained: Server, visit: Visit) -> None:
     wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
 
 
-def test_the_strength_by_mouse_keyboard_and_number(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
+def test_the_strength_by_mouse_keyboard_and_number(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     teach(page)
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
@@ -107,19 +100,19 @@ def test_the_strength_by_mouse_keyboard_and_number(trained: Server, visit: Visit
     page.mouse.up()
     low = f"{float(slider.input_value()):g}"
     assert 0 < float(low) < 0.5
-    by_mouse = picture(page, trained, low)
+    by_mouse = picture(page, shared, low)
     slider.focus()
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     higher = f"{float(low) + 0.3:.2f}".rstrip("0").rstrip(".")
-    by_keys = picture(page, trained, higher)
+    by_keys = picture(page, shared, higher)
     page.locator("#strength input[type=number]").fill(low)
     page.keyboard.press("Enter")
-    assert picture(page, trained, low) == by_mouse != by_keys
+    assert picture(page, shared, low) == by_mouse != by_keys
 
 
-def test_comparisons_stream_and_are_given_up(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
+def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     teach(page)
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
@@ -166,8 +159,8 @@ def _as_png(download: Any) -> str:  # noqa: ANN401 - a download
     return str(path)
 
 
-def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
+def test_runs_are_found_renamed_and_brought_back(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     teach(page)
     tab(page, "Download")
     page.locator(".run-row").first.wait_for()
@@ -184,7 +177,7 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     page.get_by_label("Find a run").fill("BEST")
     page.locator(".run-row").first.wait_for()
     page.get_by_label("Find a run").fill("")
-    count, there = page.locator(".run-row").count(), sorted((trained.home / "outputs").glob("*/config.toml"))
+    count, there = page.locator(".run-row").count(), sorted((shared.home / "outputs").glob("*/config.toml"))
     page.remove_listener("dialog", answer)
     page.once("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
     page.get_by_role("button", name="Delete").first.click()
@@ -193,7 +186,7 @@ def test_runs_are_found_renamed_and_brought_back(trained: Server, visit: Visit) 
     page.get_by_label("Find a run").fill("")
     wait(lambda: page.locator(".run-row").count() == count)
     assert re.fullmatch(r"Move the run best-one, .* with all its files to the bin\?", messages[0])
-    assert sorted((trained.home / "outputs").glob("*/config.toml")) == there
+    assert sorted((shared.home / "outputs").glob("*/config.toml")) == there
     page.on("dialog", answer)
     page.get_by_role("button", name="Delete").first.click()
     wait(lambda: page.locator(".run-row").count() == count - 1)
@@ -217,3 +210,37 @@ def test_settings_are_left_as_they_were(server: Server, visit: Visit) -> None:
     page.get_by_role("option", name="mine").click()
     page.get_by_role("button", name="Use", exact=True).click()
     wait(lambda: page.locator("#form-training-steps input").input_value() == "77")
+
+
+SCREENS = {
+    "Bilder": ("#dataset-summary", "bereit zum Training"),
+    "Trainieren": ("#status", "Der Adapter ist fertig."),
+    "Ausprobieren": ("#result", "Stärke 1"),
+    "Herunterladen": ("#runs", "Geprüft: lädt in"),
+}
+
+
+@pytest.fixture(scope="module")
+def german(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(make_home(tmp_path_factory.mktemp("home")), LANGUAGE="de") as made:
+        yield made
+
+
+@pytest.mark.nightly
+def test_each_screen_is_in_german(german: Server, visit: Visit) -> None:
+    page = visit(german, tab="Bilder", locale="de-DE", **PHONE)
+    assert page.evaluate("document.documentElement.lang") == "de"
+    page.get_by_text("Alle Beschreibungen sind gespeichert.").wait_for()
+    for name, (place, words) in SCREENS.items():
+        page.get_by_role("tab", name=name).click()
+        if name == "Trainieren" and not page.locator("#status [data-status=finished]").count():
+            advanced(page, opener="Erweitert", training_steps=6, preview_every=3, preservation_share=0)
+            page.get_by_role("button", name="Training starten").click()
+            page.locator("#status [data-status=finished]").wait_for(timeout=180_000)
+        if name == "Ausprobieren":
+            page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
+            page.get_by_role("button", name="Bild erzeugen").click()
+            page.locator("#result .pictures.done img").first.wait_for(timeout=180_000)
+        page.locator(place).get_by_text(words).first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+        keep(page, f"german-{name.lower()}")

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import CHECKOUT
-from tests.e2e.conftest import Page, Server, Visit, wait
-from tests.e2e.test_page import CHARACTER, cards, new_project, report, upload
+from tests.e2e.conftest import FilePayload, Page, Server, Visit, wait
+from tests.e2e.test_page import CHARACTER, cards, new_project, report, tab, upload
 
 
 def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
@@ -36,9 +35,9 @@ def choose(page: Page, project: str) -> None:
 
 
 @pytest.fixture
-def project(shared_server: Server, request: pytest.FixtureRequest) -> Iterator[Path]:
+def project(shared: Server, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A copy of the example character under the name of the test."""
-    folder = shared_server.home / "datasets" / request.node.name
+    folder = shared.home / "datasets" / request.node.name
     shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*"))
     yield folder
     shutil.rmtree(folder)
@@ -59,36 +58,7 @@ def looked_at(page: Page) -> None:
     page.wait_for_function("document.querySelector('#captions .captions')?.dataset.left === '0'", timeout=90_000)
 
 
-@pytest.mark.nightly
-def test_two_hundred_pictures(shared_server: Server, visit: Visit) -> None:
-    source = shared_server.home / "many"
-    source.mkdir()
-    for number in range(200):
-        picture(number).save(source / f"p{number:03d}.jpg", quality=90)
-        (source / f"p{number:03d}.txt").write_text(f"mood {number % 7}, thing {number}")
-    page = visit(shared_server)
-    new_project(page, "many")
-    upload(page, [str(path) for path in sorted(source.iterdir())])
-    cards(page, 100)  # a page of them
-    assert report(page) == "Added 200 images. 200 captions came with them."
-    looked_at(page)
-    folder, process = shared_server.home / "datasets" / "many", psutil.Process(shared_server.pid)
-    fill(page, "trigger", "zorb")
-    memory = []
-    for _ in range(4):
-        page.locator("#prefix").click()
-        page.wait_for_function("document.querySelector('#captions textarea')?.value === 'zorb, mood 0, thing 0'")
-        assert all(path.read_text().startswith("zorb, mood") for path in folder.glob("*.txt"))
-        page.get_by_role("button", name="Undo: put 'zorb' in front").click()
-        page.wait_for_function("document.querySelector('#captions textarea')?.value === 'mood 0, thing 0'")
-        memory.append(process.memory_info().rss / 2**20)
-    assert memory[-1] - memory[0] < 40, memory
-    page.get_by_role("button", name="101 to 200").click()
-    page.get_by_label("Caption of p199.jpg").fill("the last of all")
-    wait(lambda: (folder / "p199.txt").read_text() == "the last of all\n")
-
-
-def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared_server: Server, visit: Visit) -> None:
+def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared: Server, visit: Visit) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as made:
         for name, data in {
@@ -97,7 +67,7 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared_server: Server, vi
         }.items():  # fmt: skip
             made.writestr(name, data)
         made.writestr("bomb.png", bytes(120 * 2**20), zipfile.ZIP_DEFLATED)
-    page = visit(shared_server)
+    page = visit(shared)
     new_project(page, "odd")
     upload(page, [{"name": "all.zip", "mimeType": "application/zip", "buffer": archive.getvalue()}])
     cards(page, 3)
@@ -107,7 +77,7 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared_server: Server, vi
         "half.png (damaged)", "notes.pdf (not an image)",
         "bomb.png (too large when unpacked)",
     }  # fmt: skip
-    folder = shared_server.home / "datasets" / "odd"
+    folder = shared.home / "datasets" / "odd"
     captioned = {(path.read_bytes(), path.with_suffix(".txt").exists()) for path in folder.glob("*.png")}
     assert captioned == {(png(1), True), (png(2), True), (png(3), False)}
     assert {png(1): "first\n", png(2): "second\n"} == {
@@ -115,9 +85,9 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared_server: Server, vi
         for path in folder.glob("*.png")
         if path.with_suffix(".txt").exists()
     }
-    assert not [path for path in shared_server.home.rglob("outside*") if folder not in path.parents]
+    assert not [path for path in shared.home.rglob("outside*") if folder not in path.parents]
     # A folder whose own folders have files of the same names, and captions that come later than their pictures
-    mine = shared_server.home / "mine"
+    mine = shared.home / "mine"
     for number, name in enumerate(("left", "right")):
         (mine / name).mkdir(parents=True)
         (mine / name / "a.png").write_bytes(png(10 + number))
@@ -132,13 +102,13 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared_server: Server, vi
     page.wait_for_function("[...document.querySelectorAll('textarea')].some((one) => one.value === 'came later')")
 
 
-def test_what_is_wrong_is_shown_and_mended(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_what_is_wrong_is_shown_and_mended(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
     with Image.open(folder / "03.png") as image:
         image.convert("RGB").filter(ImageFilter.GaussianBlur(6)).save(folder / "03.png")
     with Image.open(folder / "04.png") as image:
         image.convert("RGB").resize((200, 200)).save(folder / "zz.jpg", quality=80)
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     looked_at(page)
     doctor = page.locator(".doctor")
     doctor.get_by_text("1 image is blurred.").wait_for()
@@ -160,10 +130,8 @@ def test_what_is_wrong_is_shown_and_mended(shared_server: Server, visit: Visit, 
 
 
 @pytest.mark.nightly
-def test_many_captions_are_changed_after_a_look_at_what_will_be(
-    shared_server: Server, visit: Visit, project: Path
-) -> None:
-    page = open_project(visit, shared_server, project)
+def test_many_captions_are_changed_after_a_look_at_what_will_be(shared: Server, visit: Visit, project: Path) -> None:
+    page = open_project(visit, shared, project)
     caption = project / "01.txt"
     begun = caption.read_text()
     page.locator(".overview .tags summary").click()
@@ -199,13 +167,13 @@ def test_many_captions_are_changed_after_a_look_at_what_will_be(
     wait(lambda: caption.with_name("02.txt").read_text() == "typed after that\n")
 
 
-def test_captions_by_a_model_are_reviewed_below_their_images(shared_server: Server, visit: Visit) -> None:
+def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, visit: Visit) -> None:
     code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
-    model = shared_server.home / "reviewed-tagger"
+    model = shared.home / "reviewed-tagger"
     subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
-    folder = shared_server.home / "datasets" / "reviewed"
+    folder = shared.home / "datasets" / "reviewed"
     shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*", "0[4-9].*", "1*", "*.txt"))
-    page = visit(shared_server)
+    page = visit(shared)
     choose(page, "reviewed")
     page.locator("#bulk").get_by_text("Edit many captions").click()
     page.get_by_role("tab", name="Written by a model").click()
@@ -238,10 +206,10 @@ def test_captions_by_a_model_are_reviewed_below_their_images(shared_server: Serv
     assert not (folder / "02.txt").exists()
 
 
-def test_a_click_enlarges_an_image(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_a_click_enlarges_an_image(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
     picture(1, (1200, 500)).save(folder / "00.png")
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     page.get_by_label("Caption of 00.png").fill("a wide one")
     page.locator(".card[data-name='00.png'] .shape").click()
     viewer = page.locator("dialog.viewer[open]")
@@ -270,12 +238,12 @@ def drag(page: Page, over: str, *points: tuple[float, float]) -> None:
     page.mouse.up()
 
 
-def test_an_image_is_rotated_cropped_and_restored(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_an_image_is_rotated_cropped_and_restored(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
     picture(1, (1200, 500)).save(folder / "00.png")
     (folder / "00.txt").write_text("a wide one\n")
     original = (folder / "00.png").read_bytes()
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     page.locator(".card[data-name='00.png'] .shape").click()
     viewer = page.locator("dialog.viewer[open]")
     viewer.get_by_role("button", name="Rotate right").click()
@@ -302,9 +270,9 @@ def test_an_image_is_rotated_cropped_and_restored(shared_server: Server, visit: 
     viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")
 
 
-def test_several_images_are_selected_and_changed_at_once(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_several_images_are_selected_and_changed_at_once(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     page.get_by_label("Select 02.png").check()
     page.get_by_label("Select 05.png").click(modifiers=["Shift"])
     page.locator(".card[data-name='04.png'] .shape").click(modifiers=["Control"])  # not this one
@@ -332,10 +300,10 @@ def test_several_images_are_selected_and_changed_at_once(shared_server: Server, 
     cards(page, 14)
 
 
-def test_a_mask_is_painted_over_an_image(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_a_mask_is_painted_over_an_image(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
     mask = folder / "01.mask.png"
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     page.locator(".card[data-name='01.png'] .shape").click()
     viewer = page.locator("dialog.viewer[open]")
     viewer.get_by_role("button", name="Mask", exact=True).click()
@@ -368,10 +336,10 @@ def test_a_mask_is_painted_over_an_image(shared_server: Server, visit: Visit, pr
     assert not mask.exists()
 
 
-def test_the_buckets_and_sizes_are_drawn(shared_server: Server, visit: Visit, project: Path) -> None:
+def test_the_buckets_and_sizes_are_drawn(shared: Server, visit: Visit, project: Path) -> None:
     folder = project
     picture(1, (1200, 500)).save(folder / "00.png")
-    page = open_project(visit, shared_server, project)
+    page = open_project(visit, shared, project)
     chart = page.get_by_role("img", name="Buckets at a resolution of 128")
     chart.wait_for()
     assert chart.locator("rect").count() == 2
@@ -380,3 +348,88 @@ def test_the_buckets_and_sizes_are_drawn(shared_server: Server, visit: Visit, pr
         page.get_by_role("img", name="Sizes of the images").locator("circle title").all_text_contents()[-1]
         == "1200 x 500: 1"
     )
+
+
+EACH = 30
+
+
+def files(first: int) -> list[FilePayload]:
+    """Images and captions under the same names, whoever drops them."""
+    dropped: list[FilePayload] = []
+    for number in range(EACH):
+        dropped.append({"name": f"{number:02d}.png", "mimeType": "image/png", "buffer": png(first + number)})
+        text = f"caption {first + number}".encode()
+        dropped.append({"name": f"{number:02d}.txt", "mimeType": "text/plain", "buffer": text})
+    return dropped
+
+
+def test_masks_are_shown_on_their_images_and_are_no_images(server: Server, visit: Visit) -> None:
+    mask = io.BytesIO()
+    Image.new("L", (200, 200), 255).save(mask, "PNG")
+    page = visit(server)
+    new_project(page, "masked")
+    names = [("01.png", png(1)), ("01.mask.png", mask.getvalue()), ("02.png", png(2)), ("02-masklabel.png", png(3))]
+    upload(page, [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in names])
+    cards(page, 2)
+    page.get_by_text("Added 2 images. 2 masks came with them.").wait_for()
+    masks = page.locator(".card .mask")
+    wait(lambda: masks.first.evaluate("image => image.complete && image.naturalWidth > 0"))
+    assert [image.is_visible() for image in masks.all()] == [True, True]
+    page.get_by_text("2 images have a mask.").wait_for()
+    tab(page, "Train")
+    page.locator("#plan").get_by_text("2 images").wait_for()
+    assert sorted(path.name for path in (server.home / "datasets" / "masked").glob("*.png")) == [
+        "01.mask.png", "01.png", "02.mask.png", "02.png",
+    ]  # fmt: skip
+
+
+def test_two_pages_that_edit_one_caption_lose_neither_text(server: Server, visit: Visit) -> None:
+    folder = server.home / "datasets" / "example-character"
+    first, second = visit(server), visit(server)
+    boxes = [page.get_by_label("Caption of 01.png") for page in (first, second)]
+    for box in boxes:
+        box.wait_for()
+    for page, box, text in ((first, boxes[0], "by the first"), (second, boxes[1], "by the second")):
+        box.fill(text)
+        page.wait_for_timeout(100)
+        box.blur()
+        wait(lambda: (folder / "01.txt").read_text() == "by the first\n")
+    note = second.locator(".card").first.locator(".conflict")
+    note.get_by_text("by the first").wait_for()
+    assert (boxes[1].input_value(), (folder / "01.txt").read_text()) == ("by the second", "by the first\n")
+    note.get_by_role("button", name="Keep my text").click()
+    wait(lambda: (folder / "01.txt").read_text() == "by the second\n")
+    assert not note.is_visible()
+    boxes[0].fill("by the first again")
+    boxes[0].blur()
+    note = first.locator(".card").first.locator(".conflict")
+    note.get_by_role("button", name="Take the other").click()
+    second.wait_for_timeout(1000)
+    assert (boxes[0].input_value(), (folder / "01.txt").read_text()) == ("by the second", "by the second\n")
+    boxes[0].fill("by the first, on top of it")
+    boxes[0].blur()
+    wait(lambda: (folder / "01.txt").read_text() == "by the first, on top of it\n")
+
+
+@pytest.mark.nightly
+def test_an_upload_that_takes_long_can_be_canceled(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    new_project(page, "canceled")
+    folder = server.home / "outputs" / ".tmp"
+
+    def parts() -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    network = page.context.new_cdp_session(page)
+    slowly = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
+    network.send("Network.emulateNetworkConditions", slowly)
+    upload(page, [{"name": "large.png", "mimeType": "image/png", "buffer": png(1) + bytes(40 * 2**20)}])
+    cancel = page.get_by_role("button", name="Cancel the upload")
+    cancel.click()
+    wait(lambda: not parts())
+    cancel.wait_for(state="hidden")
+    network.send("Network.emulateNetworkConditions", {**slowly, "uploadThroughput": -1})
+    page.locator("#upload input[type=file]").wait_for(state="attached")
+    upload(page, [{"name": "small.png", "mimeType": "image/png", "buffer": png(2)}])
+    page.get_by_text("Added 1 image.").wait_for()
+    assert [path.name for path in (server.home / "datasets" / "canceled").glob("*.png")] == ["small.png"]

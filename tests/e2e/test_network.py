@@ -3,7 +3,9 @@
 import getpass
 import json
 import os
+import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from tests.e2e.conftest import CHECKOUT, Server, make_home, wait
+from tests.e2e.conftest import CHECKOUT, Server, make_home, serving, wait
 from trainer import runs
 from trainer.runs import events
 
@@ -231,10 +233,8 @@ def test_nonsense_for_any_function_is_answered_in_words(shared: Server, page: Pa
         if function["inputs"] and not function.get("js_only"):
             event = {"run": "../../datasets", "file": "../x", "name": "../01.png", "page": 1}
             output = page.call(function, [value] * len(function["inputs"]), f"n{time.monotonic_ns()}", event)
-            assert not [word for word in (*INSIDE, str(shared.home), str(CHECKOUT)) if word in output], (
-                function,
-                output,
-            )
+            leaks = [word for word in (*INSIDE, str(shared.home), str(CHECKOUT)) if word in output]
+            assert not leaks, (function, output)
     assert files() == before
     assert not runs_of(shared)
 
@@ -361,12 +361,9 @@ def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
         try:
             made.start("--listen", *arguments, LIMNER_PASSWORD="correct horse")
             with httpx.Client(base_url=made.url, timeout=30) as stranger:
-                statuses = [
-                    stranger.post(
-                        "/login", data={"password": "x"}, headers={"X-Forwarded-For": f"10.{guess}.0.1"}
-                    ).status_code
-                    for guess in range(8)
-                ]
+                sources = [{"X-Forwarded-For": f"10.{guess}.0.1"} for guess in range(8)]
+                guess = {"data": {"password": "x"}}
+                statuses = [stranger.post("/login", headers=source, **guess).status_code for source in sources]
         finally:
             made.stop()
         log = (made.home / "outputs" / ".audit.log").read_text(encoding="utf-8")
@@ -404,3 +401,92 @@ def test_a_start_sent_twice_is_one_run_without_secrets(shared: Server, page: Pag
             assert SECRET.encode() not in path.read_bytes(), path
     assert all(event.kind for event in events.read(folder / "events.jsonl")[0])
     assert os.stat(folder / "rin.safetensors").st_mode & 0o022 == 0
+
+
+LIST = """
+import json
+from ui import page
+
+def listed(routes):
+    for route in routes:
+        inside = getattr(route, "original_router", None) or getattr(route, "app", None)
+        if hasattr(inside, "routes"):
+            yield from listed(inside.routes)
+        elif hasattr(route, "path"):
+            yield from ([method, route.path] for method in getattr(route, "methods", None) or ["GET"])
+
+print(json.dumps(list(listed(page.make_app().routes))))
+"""
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """(method, path with names in braces) of each route."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    done = subprocess.run(
+        [sys.executable, "-c", LIST], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)}, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    listed = [(method, path) for method, path in json.loads(done.stdout.splitlines()[-1])]
+    paths = {path for _, path in listed}
+    assert {"/", "/media/dataset/{name}/{image}", "/gradio_api/upload", "/gradio_api/file={path_or_url:path}"} <= paths
+    assert len(listed) > 60
+    return listed
+
+
+def answer_of(web: httpx.Client, method: str, path: str) -> tuple[int, bytes]:
+    """Status and body of an answer; of one that does not end, or ends in the middle, what comes in two seconds."""
+    body = b""
+    with suppress(httpx.ReadTimeout, httpx.RemoteProtocolError), web.stream(method, path) as answer:
+        for part in answer.iter_raw():
+            body += part
+    return answer.status_code, body
+
+
+def test_no_route_tells_a_secret_or_where_things_lie(routes: list[tuple[str, str]], shared: Server) -> None:
+    server, before = shared, runs_of(shared)
+    settings = {"name": "rin", "training.steps": 3, "preview.every": 3, "preview.steps": 1, "checkpoint.every": 3}
+    body = {"data": ["example-character", "character", settings]}
+    joined = httpx.post(f"{server.url}/gradio_api/call/start_training", json=body, timeout=60).json()
+    httpx.get(f"{server.url}/gradio_api/call/start_training/{joined['event_id']}", timeout=60)
+    (folder,) = set(runs_of(server)) - set(before)
+    run = runs.Run(folder)
+    wait(lambda: runs.look(run).status == "finished", seconds=120)
+    (server.home / "outputs" / ".env").write_text(SECRET)
+    preview = next((run.folder / "previews").iterdir()).name
+    names = {
+        "name": ["example-character"], "image": ["01.png", "01.txt"], "run_id": [run.id], "preview": [preview],
+        "step": ["3"], "file": ["rin.safetensors", "config.toml", "worker.log", "events.jsonl"],
+        "path_or_url:path": [f"{server.home}/outputs/.env", f"{run.folder}/worker.log", "/proc/self/environ"],
+        "path:path": ["../outputs/.env", "/proc/self/environ"],
+    }  # fmt: skip
+    private = (SECRET, "Traceback", "root:x:", str(server.home), str(CHECKOUT), str(Path.home()) + "/")
+    statuses, leaks = [], []
+    with httpx.Client(base_url=server.url, timeout=2) as web:
+        for path in sorted({path for method, path in routes if method == "GET"}):
+            addresses = [path]
+            for hole in re.findall(r"{(.*?)}", path):
+                addresses = [
+                    address.replace(f"{{{hole}}}", name) for address in addresses for name in names.get(hole, ["x"])
+                ]
+            for address in addresses:
+                status, body = answer_of(web, "GET", address)
+                statuses.append(status)
+                body = body.replace(address.partition("=")[2].encode(), b"")  # it may be repeated
+                leaks += [(address, word) for word in private if word.encode() in body]
+    assert leaks == []
+    assert statuses.count(200) > 20
+
+
+def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], tmp_path: Path) -> None:
+    with (
+        serving(make_home(tmp_path), LIMNER_PASSWORD="correct horse") as server,
+        httpx.Client(base_url=server.url, timeout=30) as stranger,
+    ):
+        for method, path in routes:
+            addresses = re.sub(r"{.*?}", "x", path)
+            if addresses not in ("/", "/login", "/logout"):
+                assert stranger.request(method, addresses).status_code == 401, (method, addresses)
+        assert stranger.get("/").headers["location"] == "/login"
+        assert stranger.get("/logout").headers["location"] == "/login"
+        assert stranger.post("/login", data={"password": "x"}).status_code == 403

@@ -78,10 +78,6 @@ def picture(page: Page, server: Server, strength: str) -> bytes:
     source = page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.get_attribute("src")
     answer = page.request.get(server.url + source)
     assert answer.headers["content-type"] == "image/png"
-    folder = os.environ.get("LIMNER_E2E_KEEP")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / f"strength-{strength}.png").write_bytes(answer.body())
     return answer.body()
 
 

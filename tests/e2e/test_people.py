@@ -145,8 +145,6 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert "event: error" in ben.call("restore_run")
     assert (anna.told("restore_run"), runs.look(runs.Run(anna.home / "outputs" / run)).status) == (run, "finished")
 
-    if folder := os.environ.get("LIMNER_E2E_KEEP"):
-        hers.screenshot(path=Path(folder) / "people.png")
     hers.get_by_role("link", name="Log out").click()
     hers.get_by_label("Password").wait_for()
     assert hers.request.get(f"{server.url}/config").status == 401

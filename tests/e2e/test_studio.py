@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.e2e.conftest import Browser, Locator, Page, Route, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import Browser, Locator, Page, Route, Server, Visit, wait
 from tests.e2e.test_feel import teach
 from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
@@ -20,12 +20,6 @@ from tests.unit.sharing.conftest import make_run
 from trainer.runs import Run, cards, queue
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(make_home(tmp_path_factory.mktemp("home"))) as made:
-        yield made
 
 
 def is_in_sight(page: Page, what: Locator) -> bool:
@@ -44,8 +38,8 @@ BELOW_THE_BAR = """() => {
 }"""
 
 
-def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> None:
-    page = visit(trained, **SMALL_WINDOW)
+def test_start_is_in_sight_whatever_is_open(shared: Server, visit: Visit) -> None:
+    page = visit(shared, **SMALL_WINDOW)
     tab(page, "Train")
     begin = page.get_by_role("button", name="Start training")
     for question in ("#preset", "#name", "#train-trigger", "#base", "#effort"):
@@ -66,14 +60,14 @@ def test_start_is_in_sight_whatever_is_open(trained: Server, visit: Visit) -> No
     assert all(seen), "no title is drawn over the bar"
 
 
-def test_all_tabs_are_in_sight_on_a_phone(trained: Server, visit: Visit) -> None:
-    page = visit(trained, **PHONE)
+def test_all_tabs_are_in_sight_on_a_phone(shared: Server, visit: Visit) -> None:
+    page = visit(shared, **PHONE)
     for name in TABS:
         assert is_in_sight(page, page.get_by_role("tab", name=name)), name
 
 
-def test_a_setting_is_found_changed_and_reset_with_its_group(trained: Server, visit: Visit) -> None:
-    page = visit(trained, **SMALL_WINDOW)
+def test_a_setting_is_found_changed_and_reset_with_its_group(shared: Server, visit: Visit) -> None:
+    page = visit(shared, **SMALL_WINDOW)
     advanced(page)
     page.get_by_label("Find a setting").fill("min-SNR")
     fields = page.locator("#settings [id^='form-']:visible")
@@ -100,8 +94,8 @@ def test_a_setting_is_found_changed_and_reset_with_its_group(trained: Server, vi
     wait(lambda: page.locator("#train-form p.changed").count() == 0)
 
 
-def test_the_settings_are_edited_as_a_text(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
+def test_the_settings_are_edited_as_a_text(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     advanced(page)
     page.get_by_text("The same settings as a text").click()
     text = page.locator("#settings-toml textarea")
@@ -119,8 +113,8 @@ def test_the_settings_are_edited_as_a_text(trained: Server, visit: Visit) -> Non
 
 
 @pytest.mark.nightly
-def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, visit: Visit) -> None:
-    page = visit(trained, **SMALL_WINDOW)
+def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(shared: Server, visit: Visit) -> None:
+    page = visit(shared, **SMALL_WINDOW)
     teach(page)
     heads = page.locator("#previews thead th")
     assert heads.all_inner_texts() == ["Step", "0", "8", "16", "24"]
@@ -160,8 +154,8 @@ def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(trained: Server, vi
 
 
 @pytest.mark.nightly
-def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None:
-    page = visit(trained)
+def test_a_run_is_used_again_and_compared(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     teach(page)
     page.locator("#manage-project").click()
     page.get_by_label("Name of this project").fill("Rin & the foxes")
@@ -188,7 +182,7 @@ def test_a_run_is_used_again_and_compared(trained: Server, visit: Visit) -> None
     page.locator("#status").get_by_text("The loss curve and preview images appear here").wait_for()
 
 
-def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(trained: Server, visit: Visit, tmp_path: Path) -> None:
+def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(shared: Server, visit: Visit, tmp_path: Path) -> None:
     recipe = tmp_path / "kohya.json"
     recipe.write_text(json.dumps({
         "LoRA_type": "Standard", "network_dim": 4, "network_alpha": 2, "learning_rate": 1e-4, "unet_lr": 1e-4,
@@ -196,7 +190,7 @@ def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(trained: Server, visit: 
         "lr_scheduler": "constant", "min_snr_gamma": 5, "mixed_precision": "no", "sample_every_n_steps": 0,
         "xformers": "xformers", "logging_dir": "/home/me/logs",
     }))  # fmt: skip
-    page = visit(trained)
+    page = visit(shared)
     tab(page, "Train")  # 1
     page.locator("#advanced").get_by_text("Advanced").click()  # 2
     with page.expect_file_chooser() as chooser:
@@ -206,23 +200,23 @@ def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(trained: Server, visit: 
     wait(lambda: value(page, "adapter-rank-lora") == "4" and value(page, "training-steps") == "3")
     run = start(page)  # 4
     page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
-    config = tomllib.loads((trained.home / "outputs" / run / "config.toml").read_text())
+    config = tomllib.loads((shared.home / "outputs" / run / "config.toml").read_text())
     assert (config["adapter"]["rank"], config["objective"]["weighting"]) == (4, "min-snr")
 
 
 @pytest.fixture
-def finished(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def finished(shared: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A finished run of the first project, made without training."""
-    monkeypatch.setenv("LIMNER_HOME", str(trained.home))
+    monkeypatch.setenv("LIMNER_HOME", str(shared.home))
     run = make_run("example-character")
     yield run
     shutil.rmtree(run.folder)
 
 
 def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
-    trained: Server, visit: Visit, browser: Browser, finished: Run, tmp_path: Path
+    shared: Server, visit: Visit, browser: Browser, finished: Run, tmp_path: Path
 ) -> None:
-    page = visit(trained)
+    page = visit(shared)
     tab(page, "Download")
     page.get_by_label("Of all projects").check()
     row = page.locator(f".run-row[data-run='{finished.id}']")
@@ -250,9 +244,9 @@ def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
 
 
 @pytest.fixture
-def waiting(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Run]]:
+def waiting(shared: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Run]]:
     """Three runs that wait for the device; this process has it, and their locks in the place of their workers."""
-    monkeypatch.setenv("LIMNER_HOME", str(trained.home))
+    monkeypatch.setenv("LIMNER_HOME", str(shared.home))
     made = [named(f"2026-11-24_14050{number}_{name}") for number, name in enumerate(("rin", "fox", "cat"))]
     with ExitStack() as locks:
         for file in (cards.known()[0].lock, *(run.lock for run in made)):
@@ -262,8 +256,8 @@ def waiting(trained: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[R
         shutil.rmtree(run.folder)
 
 
-def test_waiting_runs_are_dragged_moved_by_keys_and_held(trained: Server, visit: Visit, waiting: list[Run]) -> None:
-    page = visit(trained)
+def test_waiting_runs_are_dragged_moved_by_keys_and_held(shared: Server, visit: Visit, waiting: list[Run]) -> None:
+    page = visit(shared)
     tab(page, "Train")
     rows = page.locator("#queue li")
 
@@ -292,8 +286,8 @@ def test_waiting_runs_are_dragged_moved_by_keys_and_held(trained: Server, visit:
     wait(lambda: page.locator("#queue").get_by_text("On hold").count() == 0)
 
 
-def test_a_late_answer_does_not_hide_the_started_run(trained: Server, visit: Visit, waiting: list[Run]) -> None:
-    page = visit(trained)
+def test_a_late_answer_does_not_hide_the_started_run(shared: Server, visit: Visit, waiting: list[Run]) -> None:
+    page = visit(shared)
     advanced(page, training_steps=70)
     page.locator(f"#status [data-run='{waiting[0].id}']").wait_for()
     late: list[Route] = []  # a request to refresh the run that is shown
@@ -305,7 +299,7 @@ def test_a_late_answer_does_not_hide_the_started_run(trained: Server, visit: Vis
             late.append(route)
 
     def started() -> list[Path]:
-        return [folder for folder in (trained.home / "outputs").glob("*_example-character") if folder.is_dir()]
+        return [folder for folder in (shared.home / "outputs").glob("*_example-character") if folder.is_dir()]
 
     before = started()
     page.route("**/gradio_api/run/**", hold)

@@ -96,6 +96,7 @@ def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, 
     assert torch.equal(peft, live) if file.kinds == {"LoRA"} else far(peft, live) < 1e-4
 
 
+@pytest.mark.slow
 def test_half_precision_draws_it_within_its_rounding(character: Path, tiny_sd: Path) -> None:
     run, live, _ = exported(tiny_sd)
     for folder, name in ((run.folder, run.export.name), (run.folder / "peft", writer.PEFT_NAME)):
@@ -125,6 +126,7 @@ def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_
     assert str(run.folder.parent) not in str(safetensors_reader.read(run.export).metadata)
 
 
+@pytest.mark.slow
 def test_a_stripped_file(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, export__strip=True, training__steps=2))
     finish(run)

@@ -177,7 +177,7 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize("kind", cases(KINDS, pytest.mark.slow, ["sd15", "sd3"]))
+@pytest.mark.parametrize("kind", cases(KINDS, pytest.mark.slow, ["sd15"]))
 def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path], kind: str) -> None:
     options = {"training__text_encoder": True, "preservation__share": 0.25, "preservation__prompts": [""]}
     run = runs.create(settings(bases[kind], **options, **SMALL.get(kind, {})))
@@ -386,7 +386,7 @@ NAMES = {"LCM": "base_lcm", "Turbo": "base-turbo", "Lightning": "base_lightning"
 NAMES |= {"DMD2": "x_dmd2"}
 
 
-@pytest.mark.parametrize("title", cases(NAMES, pytest.mark.slow, ["Lightning"]))
+@pytest.mark.parametrize("title", cases(NAMES, pytest.mark.slow, []))
 def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
     (kind,) = [kind for kind in few_step.KINDS if kind.title == title]
     base = shutil.copytree(bases["sdxl"], tmp_path / NAMES[title])

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
 from tests.integration.training.test_adapter_kinds import disturb
-from tests.integration.training.test_train import cases, finish, settings
+from tests.integration.training.test_train import finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
 from trainer.base_models import transformer_names
@@ -326,7 +326,8 @@ def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # 
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("kind", cases(["sd3", "flux"], pytest.mark.slow, ["sd3"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
 def test_the_tools_make_files_that_predict_what_they_should(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> 
     assert len({features.load(str(path), ModelConfig(), "", CPU).key for path in models.values()}) == 3
 
 
+@pytest.mark.slow
 def test_images_of_a_subject_are_close_in_its_features() -> None:
     model = features.load("", ModelConfig(base="micro"), "", CPU)
     ours = torch.stack([model.image(picture(f"{number:02}.png")) for number in range(1, 7)])

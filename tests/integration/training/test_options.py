@@ -114,6 +114,7 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     assert built(family, character, settings(tiny_sd)).at(0, 0).mask is None
 
 
+@pytest.mark.slow
 def test_a_mask_changes_what_is_learned(character: Path, tiny_sd: Path) -> None:
     options = {"objective__masked_loss": True, "objective__unmasked_weight": 0.0, "training__steps": 2}
     without = finish(runs.create(settings(tiny_sd, **options)))

@@ -67,6 +67,7 @@ def anna(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_the_page_says_that_it_is_being_started(
     anna: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +203,7 @@ def waiting() -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_a_run_has_the_worker_that_waits(character: Path) -> None:
     """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
-    run, other = (make(steps=2, batch_size=1, resolution=64) for _ in range(2))
+    run, other = (make(steps=2, batch_size=1) for _ in range(2))
     warm_worker.prepare()
     waiting().kill()
     waiting().wait()

@@ -133,12 +133,15 @@ class Server:
                 process.kill()
 
 
+def copy_project(name: str, folder: Path, *left_out: str) -> None:
+    """Copy an example; it is known to be within micro's reach, so that no server has to load a model to see that."""
+    shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".*", *left_out))
+    reach.keep(folder, {path.name: 0.01 for path in reach.sample(folder)})
+
+
 def make_home(folder: Path) -> Path:
     for name in ("example-character", "example-style"):
-        project = folder / "datasets" / name
-        shutil.copytree(EXAMPLES / name, project, ignore=shutil.ignore_patterns(".*"))
-        # Known to be within micro's reach, so that no server has to load a model to see that.
-        reach.keep(project, {path.name: 0.01 for path in reach.sample(project)})
+        copy_project(name, folder / "datasets" / name)
     (folder / "outputs").mkdir()
     return folder
 

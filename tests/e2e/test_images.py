@@ -1,11 +1,9 @@
 """The Images tab with many pictures, odd uploads, and captions typed while other things go on."""
 
 import io
-import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import CHECKOUT
-from tests.e2e.conftest import FilePayload, Page, Server, Visit, wait
-from tests.e2e.test_page import CHARACTER, cards, new_project, report, tab, upload
+from tests.e2e.conftest import FilePayload, Page, Server, Visit, copy_project, wait
+from tests.e2e.test_page import cards, new_project, report, tab, upload
 
 
 def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
@@ -35,12 +33,11 @@ def choose(page: Page, project: str) -> None:
 
 
 @pytest.fixture
-def project(shared: Server, request: pytest.FixtureRequest) -> Iterator[Path]:
+def project(shared: Server, request: pytest.FixtureRequest) -> Path:
     """A copy of the example character under the name of the test."""
     folder = shared.home / "datasets" / request.node.name
-    shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*"))
-    yield folder
-    shutil.rmtree(folder)
+    copy_project("example-character", folder)
+    return folder
 
 
 def open_project(visit: Visit, server: Server, project: Path) -> Page:
@@ -172,7 +169,7 @@ def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, vis
     model = shared.home / "reviewed-tagger"
     subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
     folder = shared.home / "datasets" / "reviewed"
-    shutil.copytree(CHARACTER, folder, ignore=shutil.ignore_patterns(".*", "0[4-9].*", "1*", "*.txt"))
+    copy_project("example-character", folder, "0[4-9].*", "1*", "*.txt")
     page = visit(shared)
     choose(page, "reviewed")
     page.locator("#bulk").get_by_text("Edit many captions").click()

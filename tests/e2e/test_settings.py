@@ -1,7 +1,6 @@
 """The form's settings in a real browser, and nothing that was set is lost."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_hub
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Page, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, copy_project, make_home, serving, wait
 from tests.e2e.test_feel import keep
 from tests.e2e.test_page import advanced, finished, tab
 from tests.fake_hub import FakeHub
@@ -76,7 +75,7 @@ def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit:
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:
     project = server.home / "datasets" / "plain"
-    shutil.copytree(EXAMPLES / "example-character", project, ignore=shutil.ignore_patterns(".*"))
+    copy_project("example-character", project)
     for caption in project.glob("*.txt"):
         caption.write_text(caption.read_text().replace("miraxo, ", ""))
     page = visit(server)

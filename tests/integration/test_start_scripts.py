@@ -194,7 +194,7 @@ def test_what_cannot_be_installed_has_a_sentence_for_its_reason(machine: Machine
     assert last(machine.start()) == f"page {TORCH}+cpu", "and then it goes on"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_python_that_does_not_fit_is_said_or_replaced(machine: Machine) -> None:
     """Python and uv are stand-ins: the one says that it is too old, the other makes environments as `venv` does."""
     python = str(Path(sys.executable).resolve())

@@ -248,7 +248,7 @@ def serving(disk: Path) -> Iterator[Page]:
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_main_job(disk: Path) -> None:
     """Start, watch, pause, stop, resume, try out, download, rename, delete and restore a run of two processes."""
     shutil.copytree(CHARACTER, home(disk) / "datasets" / "rin", ignore=shutil.ignore_patterns(".*"))

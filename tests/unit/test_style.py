@@ -102,7 +102,7 @@ def per_thousand_words(pattern: str) -> float:
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 40775, lines(".py", *PROGRAM)),
     ("lines of Python but tests and benchmarks (35,500)", 43365, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_613, lines(".py", "tests")),
+    ("lines of tests (22,000)", 26_614, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1388, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 8, modules),
     ("positional results of more than three values in ui (0)", 30, counted(positional, "ui")),

@@ -60,7 +60,7 @@ def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path, monkey
         assert np.abs(mine - theirs).mean() < 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)

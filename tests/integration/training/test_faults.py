@@ -150,6 +150,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
     undisturbed.is_what_becomes_of(run)
 
 
+@pytest.mark.nightly
 def test_a_second_interrupt_ends_a_command_that_hangs(tiny_sd: Path) -> None:
     run = plain(tiny_sd)
     command = [sys.executable, "-m", "trainer", "resume", run.folder]

@@ -1,7 +1,6 @@
 """A cluster of Ray with two nodes on this machine, which nothing outside can reach; each node has a home of its own."""
 
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.conftest import free_port
 
 needs_ray = [
     pytest.mark.skipif(
@@ -55,7 +56,7 @@ def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then it listens on 127.0.0.1 alone, on Linux, too
         from ray.cluster_utils import Cluster
 
-        cluster, port = Cluster(), _free_port()
+        cluster, port = Cluster(), free_port()
         small = {"num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         try:
             cluster.add_node(num_cpus=0, ray_client_server_port=port, **small)
@@ -67,9 +68,3 @@ def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
         finally:
             cluster.shutdown()
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -31,6 +32,12 @@ CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux")
 def unmeasured() -> dict[str, str]:
     """Return the environment of this process for a child that does not measure its coverage, which halves its speed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)
@@ -148,4 +155,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports(""):
         folder = report.nodeid.removeprefix("tests/").partition("/")[0]
         seconds[folder] += dict(report.user_properties).get("cpu", 0.0)
-    terminalreporter.write_line("CPU seconds: " + ", ".join(f"{folder} {sum:.0f}" for folder, sum in seconds.items()))
+    spent = [f"{folder} {total:.0f}" for folder, total in seconds.items()]
+    terminalreporter.write_line(f"CPU seconds: {', '.join(spent)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, free_port
 
 SERVER = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(not (SERVER and shutil.which("ssh")), reason="OpenSSH's server is not installed")
@@ -53,9 +53,7 @@ def machine(folder: Path, fault: str = "") -> Iterator[Machine]:
     folder.chmod(0o700)
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     known_hosts, home = folder / "known_hosts", folder / "home"
     shutil.copy(folder / "user.pub", folder / "authorized_keys")
     known_hosts.write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")

@@ -6,8 +6,6 @@ or connected to any host but this machine.
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.conftest import unmeasured
+from tests.conftest import free_port, unmeasured
 from trainer.data import reach
 
 if TYPE_CHECKING:
@@ -54,12 +52,6 @@ def wait(what: Callable[[], object], *, seconds: float = 30, every: float = 0.1)
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(every)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -111,7 +103,7 @@ class Server:
         return True
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
     def stop(self) -> str:
@@ -133,10 +125,11 @@ class Server:
                 process.kill()
 
 
-def copy_project(name: str, folder: Path, *left_out: str) -> None:
+def copy_project(name: str, folder: Path, *left_out: str) -> Path:
     """Copy an example; it is known to be within micro's reach, so that no server has to load a model to see that."""
     shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".*", *left_out))
     reach.keep(folder, {path.name: 0.01 for path in reach.sample(folder)})
+    return folder
 
 
 def make_home(folder: Path) -> Path:

@@ -1,7 +1,4 @@
-"""How the page feels: accessible, light and dark, on a desk and on a phone; sliders, pauses, comparisons.
-
-Pictures of each screen are kept in the folder that LIMNER_E2E_KEEP names.
-"""
+"""How the page feels on a desk and on a phone; LIMNER_E2E_KEEP names a folder in which pictures of it are kept."""
 
 import json
 import os
@@ -49,7 +46,7 @@ def teach(page: Page, **settings: object) -> None:
 )
 def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size: str) -> None:
     if not AXE.is_file():
-        words = "axe-core is not there: npm ci --prefix tests/e2e"
+        words = "axe-core is not there: npm ci --prefix tests/browser_code"
         pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
     page = visit(shared, **LOOKS[look], **(PHONE if size == "phone" else {}))
     teach(page)

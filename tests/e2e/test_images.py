@@ -35,9 +35,7 @@ def choose(page: Page, project: str) -> None:
 @pytest.fixture
 def project(shared: Server, request: pytest.FixtureRequest) -> Path:
     """A copy of the example character under the name of the test."""
-    folder = shared.home / "datasets" / request.node.name
-    copy_project("example-character", folder)
-    return folder
+    return copy_project("example-character", shared.home / "datasets" / request.node.name)
 
 
 def open_project(visit: Visit, server: Server, project: Path) -> Page:
@@ -100,11 +98,10 @@ def test_a_zip_and_a_folder_with_all_that_can_be_wrong(shared: Server, visit: Vi
 
 
 def test_what_is_wrong_is_shown_and_mended(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
-    with Image.open(folder / "03.png") as image:
-        image.convert("RGB").filter(ImageFilter.GaussianBlur(6)).save(folder / "03.png")
-    with Image.open(folder / "04.png") as image:
-        image.convert("RGB").resize((200, 200)).save(folder / "zz.jpg", quality=80)
+    with Image.open(project / "03.png") as image:
+        image.convert("RGB").filter(ImageFilter.GaussianBlur(6)).save(project / "03.png")
+    with Image.open(project / "04.png") as image:
+        image.convert("RGB").resize((200, 200)).save(project / "zz.jpg", quality=80)
     page = open_project(visit, shared, project)
     looked_at(page)
     doctor = page.locator(".doctor")
@@ -168,8 +165,7 @@ def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, vis
     code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
     model = shared.home / "reviewed-tagger"
     subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
-    folder = shared.home / "datasets" / "reviewed"
-    copy_project("example-character", folder, "0[4-9].*", "1*", "*.txt")
+    folder = copy_project("example-character", shared.home / "datasets" / "reviewed", "0[4-9].*", "1*", "*.txt")
     page = visit(shared)
     choose(page, "reviewed")
     page.locator("#bulk").get_by_text("Edit many captions").click()
@@ -204,8 +200,7 @@ def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, vis
 
 
 def test_a_click_enlarges_an_image(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
-    picture(1, (1200, 500)).save(folder / "00.png")
+    picture(1, (1200, 500)).save(project / "00.png")
     page = open_project(visit, shared, project)
     page.get_by_label("Caption of 00.png").fill("a wide one")
     page.locator(".card[data-name='00.png'] .shape").click()
@@ -217,7 +212,7 @@ def test_a_click_enlarges_an_image(shared: Server, visit: Visit, project: Path) 
     with page.expect_download() as saved:
         viewer.get_by_role("link", name="Save").click()
     assert saved.value.suggested_filename == "00.png"
-    assert saved.value.path().read_bytes() == (folder / "00.png").read_bytes()
+    assert saved.value.path().read_bytes() == (project / "00.png").read_bytes()
     page.keyboard.press("ArrowRight")
     viewer.get_by_text("01.png · 256 x 256 pixels").wait_for()
     assert not viewer.locator(".over path").get_attribute("d")
@@ -236,10 +231,9 @@ def drag(page: Page, over: str, *points: tuple[float, float]) -> None:
 
 
 def test_an_image_is_rotated_cropped_and_restored(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
-    picture(1, (1200, 500)).save(folder / "00.png")
-    (folder / "00.txt").write_text("a wide one\n")
-    original = (folder / "00.png").read_bytes()
+    picture(1, (1200, 500)).save(project / "00.png")
+    (project / "00.txt").write_text("a wide one\n")
+    original = (project / "00.png").read_bytes()
     page = open_project(visit, shared, project)
     page.locator(".card[data-name='00.png'] .shape").click()
     viewer = page.locator("dialog.viewer[open]")
@@ -252,10 +246,10 @@ def test_an_image_is_rotated_cropped_and_restored(shared: Server, visit: Visit, 
     assert viewer.locator(".over path").get_attribute("d") != outline
     viewer.get_by_role("button", name="Crop to it").click()
     viewer.get_by_text("00.png · 250 x 300 pixels").wait_for()
-    with Image.open(folder / "00.png") as image:
+    with Image.open(project / "00.png") as image:
         expected = picture(1, (1200, 500)).transpose(Image.Transpose.ROTATE_270).crop((250, 300, 500, 600))
         assert (np.asarray(image) == np.asarray(expected)).all()
-    assert (folder / "00.txt").read_text() == "a wide one\n"
+    assert (project / "00.txt").read_text() == "a wide one\n"
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Undo: crop 00.png").click()
     page.get_by_role("button", name="Undo: rotate 00.png").wait_for()
@@ -263,12 +257,11 @@ def test_an_image_is_rotated_cropped_and_restored(shared: Server, visit: Visit, 
     viewer.get_by_text("00.png · 500 x 1200 pixels").wait_for()
     viewer.get_by_role("button", name="Restore the original").click()
     viewer.get_by_text("00.png · 1200 x 500 pixels").wait_for()
-    assert (folder / "00.png").read_bytes() == original
+    assert (project / "00.png").read_bytes() == original
     viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")
 
 
 def test_several_images_are_selected_and_changed_at_once(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
     page = open_project(visit, shared, project)
     page.get_by_label("Select 02.png").check()
     page.get_by_label("Select 05.png").click(modifiers=["Shift"])
@@ -277,19 +270,19 @@ def test_several_images_are_selected_and_changed_at_once(shared: Server, visit: 
     page.get_by_text("4 selected").wait_for()
     assert not page.locator("dialog.viewer[open]").count()
     chosen, other = ("02", "03", "05", "08"), "04"
-    begun = {path.name: path.read_bytes() for path in folder.glob("0*.*")}
+    begun = {path.name: path.read_bytes() for path in project.glob("0*.*")}
     bar = page.locator("#selection")
     bar.get_by_label("Tag", exact=True).fill("outdoors")
     bar.get_by_role("button", name="Add tag").click()
     page.get_by_role("button", name="Undo: add 'outdoors'").wait_for()
-    assert all((folder / f"{name}.txt").read_text().endswith(", outdoors\n") for name in chosen)
-    assert (folder / f"{other}.txt").read_bytes() == begun[f"{other}.txt"]
+    assert all((project / f"{name}.txt").read_text().endswith(", outdoors\n") for name in chosen)
+    assert (project / f"{other}.txt").read_bytes() == begun[f"{other}.txt"]
     page.get_by_role("button", name="Undo: add 'outdoors'").click()
     page.get_by_text("Undone: add 'outdoors'.").wait_for()
     bar.get_by_role("button", name="Rotate right").click()
     page.get_by_role("button", name="Undo: rotate 4 images").click()
     page.get_by_text("Undone: rotate 4 images.").wait_for()
-    assert {path.name: path.read_bytes() for path in folder.glob("0*.*")} == begun
+    assert {path.name: path.read_bytes() for path in project.glob("0*.*")} == begun
     bar.get_by_role("button", name="Remove").click()
     cards(page, 10)
     bar.locator(".count").wait_for(state="hidden")
@@ -298,8 +291,7 @@ def test_several_images_are_selected_and_changed_at_once(shared: Server, visit: 
 
 
 def test_a_mask_is_painted_over_an_image(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
-    mask = folder / "01.mask.png"
+    mask = project / "01.mask.png"
     page = open_project(visit, shared, project)
     page.locator(".card[data-name='01.png'] .shape").click()
     viewer = page.locator("dialog.viewer[open]")
@@ -334,8 +326,7 @@ def test_a_mask_is_painted_over_an_image(shared: Server, visit: Visit, project: 
 
 
 def test_the_buckets_and_sizes_are_drawn(shared: Server, visit: Visit, project: Path) -> None:
-    folder = project
-    picture(1, (1200, 500)).save(folder / "00.png")
+    picture(1, (1200, 500)).save(project / "00.png")
     page = open_project(visit, shared, project)
     chart = page.get_by_role("img", name="Buckets at a resolution of 128")
     chart.wait_for()

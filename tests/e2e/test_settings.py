@@ -31,11 +31,6 @@ def value(page: Page, setting: str) -> str:
     return field.evaluate("field => field.type === 'checkbox' ? String(field.checked) : field.value")
 
 
-def choose_base(page: Page, name: str) -> None:
-    page.locator("#base input").click()
-    page.get_by_role("option", name=name).click()
-
-
 def kept(server: Server) -> dict[str, str]:
     """What the page remembers of the project."""
     answers = json.loads((server.home / "outputs" / ".page.json").read_text())["answers"]
@@ -74,8 +69,7 @@ def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit:
 
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:
-    project = server.home / "datasets" / "plain"
-    copy_project("example-character", project)
+    project = copy_project("example-character", server.home / "datasets" / "plain")
     for caption in project.glob("*.txt"):
         caption.write_text(caption.read_text().replace("miraxo, ", ""))
     page = visit(server)

@@ -17,8 +17,12 @@ from tests.unit.recipes.examples import GUI, RECIPES
 from trainer import config, paths, recipes
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
+from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
+from trainer.i18n import JOINERS
 from trainer.runs import backup, events
+from trainer.sampling import png_info
+from ui.state import page_memory
 
 pytestmark = pytest.mark.timeout(300)
 WORDS = [
@@ -72,6 +76,17 @@ def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object], files: i
 def test_pictures(files: int) -> None:
     seeds = [data for _, data, _ in pictures.good().values() if len(data) < 20_000]
     fuzz("pictures", seeds, images.decode, files)
+
+
+def test_captions(home: Path, files: int) -> None:
+    codes = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be")
+    seeds = ["caf\u00e9, smiling \u72ac".encode(code) for code in codes]
+
+    def read(data: bytes) -> None:
+        text = one_line(decode_text(data))
+        assert "".join(letter for letter in text if letter not in JOINERS).isprintable()
+
+    fuzz("captions", seeds, read, files)
 
 
 def test_zips(home: Path, files: int) -> None:
@@ -144,6 +159,18 @@ def test_peft_settings(home: Path, files: int) -> None:
     fuzz("PEFT settings", seeds, read, files)
 
 
+def test_settings_in_pictures(home: Path, files: int) -> None:
+    path = home / "outputs" / "x.png"
+    request = config.PictureConfig(prompt="a fox", negative="blurry", out=str(path))
+    png_info.write(path, pictures.two(size=(8, 8)), request)
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        assert isinstance(png_info.read(path), str)
+
+    fuzz("settings in pictures", [path.read_bytes()], read, files)
+
+
 def test_recipes(home: Path, files: int) -> None:
     texts = {"json": json.dumps(GUI), **{Path(name).suffix[1:]: text for name, text in sorted(RECIPES.items())}}
     seeds = [f"{form}\n{text}".encode() for form, text in texts.items()]
@@ -192,3 +219,10 @@ def test_events(home: Path, files: int) -> None:
         assert events.read(path)[0][-1].kind == "warned"
 
     fuzz("events", [lines], read, files)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"1", b'"x"', b"{", b'{"answers": 1}', json.dumps({"project": [1]}).encode()])
+def test_what_the_page_remembers_may_be_damaged(home: Path, data: bytes) -> None:
+    (home / "outputs" / ".page.json").write_bytes(data)
+    assert page_memory.project() == ""
+    page_memory.remember("rin", "trigger", "x")

@@ -7,7 +7,6 @@ import ast
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -21,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from scripts import install
 from tests import package_index
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, free_port
 from tests.package_index import Index
 from trainer import nvidia
 
@@ -151,12 +150,6 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_what_cannot_be_installed_has_a_sentence_for_its_reason(machine: Machine) -> None:
     own = f"{machine.index.url}/own"  # has no torch
@@ -171,7 +164,7 @@ def test_what_cannot_be_installed_has_a_sentence_for_its_reason(machine: Machine
     )
     machine.index.broken_at = None
 
-    closed = f"http://127.0.0.1:{closed_port()}"
+    closed = f"http://127.0.0.1:{free_port()}"
     machine.point_at(f"{closed}/whl/")
     offline = machine.start(PIP_INDEX_URL=f"{closed}/simple")
     assert "\nThere is no connection to 127.0.0.1. Check the network" in offline.stdout

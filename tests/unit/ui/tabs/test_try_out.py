@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from tests.hostile.pictures import chunk
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs
@@ -171,10 +172,6 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
         try_out.settings_from(str(file), RunWatcher())
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_a_hostile_picture_with_settings_takes_no_memory(finished: Run, tmp_path: Path) -> None:

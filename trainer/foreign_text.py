@@ -72,6 +72,15 @@ def parse_json(
     return value
 
 
+def read_own_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
+    """Return the value of a JSON file that Limner wrote itself; None if there is none, or it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse_json(text.rpartition("\n")[2], most=MAX_OWN)  # earlier versions put a checksum in a first line
+    except (OSError, ValueError):
+        return None
+
+
 def read_json(path: Path, *, most: int = MAX_BYTES) -> Any:  # noqa: ANN401 - any JSON
     """Return the value of a JSON file, as `parse_json`; no more of it is read than it may have.
 

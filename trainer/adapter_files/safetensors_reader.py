@@ -159,13 +159,13 @@ def body_sha256(data: bytes) -> str:
     return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
 
 
-def check_sum(file: SafetensorsFile, key: str = CHECKSUM) -> None:
+def check_sum(file: SafetensorsFile) -> None:
     """Compare a file with the checksum in its metadata, if there is one.
 
     Raises:
         UserError: they differ.
     """
-    expected = file.metadata.get(key)
+    expected = file.metadata.get(CHECKSUM)
     if expected is not None and file.body_sha256() != expected:
         raise refusal(file.name, "it is damaged: its checksum is another one")
 

@@ -1,4 +1,4 @@
-"""Commands about this machine: what it can do, whether its files are whole, backups, and downloads of base models."""
+"""Commands about this machine: what it can do, backups, and downloads of base models."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, home_check, nvidia, other_cards, paths, runs, storage
+from trainer import __version__, nvidia, other_cards, paths, runs, storage
 from trainer.base_models import hub, hub_download
 from trainer.captioning import kinds
 from trainer.cli import adapter_files
@@ -19,7 +19,6 @@ from trainer.cli.adapter_files import Json
 from trainer.cli.console import DownloadBar, echo, echo_facts, echo_table
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.i18n import _
 from trainer.runs import backup
 
 app = typer.Typer()
@@ -82,28 +81,6 @@ def _facts() -> dict[str, Any]:
         "disk_free_gb": round(storage.free_space(paths.home()) / 2**30, 1),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")},
     }
-
-
-@app.command()
-def check_home(
-    repair: Annotated[bool, typer.Option("--repair", help="Compute again what can be computed again.")] = False,
-    accept: Annotated[bool, typer.Option("--accept", help="Take missing images as removed on purpose.")] = False,
-) -> None:
-    """Check runs, adapters and datasets for damaged and missing files."""
-    if accept:
-        for name in dataset.names():
-            home_check.record(paths.datasets() / name, forget_missing=True)
-    faults = repaired = 0
-    for finding in home_check.check():
-        mended = repair and finding.repair is not None
-        if finding.repair and repair:
-            finding.repair()
-        echo(f"{finding.message} {_('Repaired.')}" if mended else finding.message)
-        repaired += mended
-        faults += not mended and not finding.note
-    echo(_("Damaged or missing: {faults}; repaired: {repaired}.", faults=faults, repaired=repaired))
-    if faults:
-        raise typer.Exit(1)
 
 
 @app.command("export")

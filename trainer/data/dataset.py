@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from filelock import BaseFileLock, FileLock
 
 from trainer import paths, storage
-from trainer.data import images, originals
+from trainer.data import images
 from trainer.data.captions import caption_file, one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -335,7 +335,6 @@ def remove(*files: Path) -> Path:
             for path, name in ((caption, caption.name), (mask, mask_name), (file, file.name)):
                 if path.is_file():
                     storage.replace(path, bin_folder / name)
-        originals.move(folder, bin_folder, {file.name: file.name for file in files})
     return bin_folder
 
 
@@ -348,10 +347,9 @@ def restore(bin_folder: Path) -> None:
     folder = bin_folder.parent.parent
     with captions_lock(folder):
         files = [path for path in bin_folder.iterdir() if path.is_file()]
-        restored = {path.name: path.name for path in files if not (folder / path.name).exists()}
-        for name in sorted(restored):
+        restored = sorted(path.name for path in files if not (folder / path.name).exists())
+        for name in restored:
             storage.replace(bin_folder / name, folder / name)
-        originals.move(bin_folder, folder, restored)
     if len(restored) < len(files):
         raise UserError("Files of the same name have been added since.", "Rename or remove those and try again.")
     shutil.rmtree(bin_folder)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import storage
-from trainer.data import caption_edits, checks, dataset, image_stats, masks, originals, undo
+from trainer.data import caption_edits, checks, dataset, image_stats, masks, undo
 from trainer.data.captions import caption_file, read_caption
 from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
@@ -73,7 +73,6 @@ def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
                 if mask := dataset.read_mask(path):
                     storage.write(dataset.mask_file(new), mask)
                 storage.replace(path, new)
-                originals.move(folder, folder, {path.name: new.name})
             renamed.append(new.name)
     names = ", ".join(renamed[:8])
     return ngettext("Renamed {n} image: {names}.", "Renamed {n} images: {names}.", len(renamed), names=names)

@@ -6,15 +6,17 @@ mask is edited with its image, and is whole again when the crop is.
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from trainer import storage
-from trainer.data import dataset, images, originals, sealed_json
+from trainer import foreign_text, storage
+from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 
 ORIGINALS = ".originals"  # folder in a dataset: for each edited image, a folder named by its SHA-256
@@ -66,8 +68,10 @@ class Edit:
 
 def edited(folder: Path) -> set[str]:
     """Return the names of the images that have an original to go back to."""
-    known = originals.known(folder)
-    return {name for name, image in known.items() if (folder / ORIGINALS / image.sha256).is_dir()}
+    kept = {path.name for path in (folder / ORIGINALS).glob("*") if path.is_dir()}
+    if not kept:
+        return set()
+    return {path.name for path in dataset.image_files(folder) if _sha256(path, image_stats.stamp(path)) in kept}
 
 
 def current(path: Path) -> Edit:
@@ -86,7 +90,7 @@ def crop(path: Path, box: Box) -> Edit:
 
 
 def change(path: Path, edit: Edit) -> None:
-    """Edit an image and its mask, from the original. Name, caption and order stay; so does the record of checksums.
+    """Edit an image and its mask, from the original. Name, caption and order stay.
 
     Raises:
         UserError: the image is gone or damaged.
@@ -105,20 +109,24 @@ def change(path: Path, edit: Edit) -> None:
         storage.write(path, data)
         if whole:
             storage.write(dataset.mask_file(path), images.png(edit.apply(whole)))
-        originals.record(path.parent, {path.name: sha256})
         if kept and kept[0] != target and not _is_used(path.parent, kept[0].name):
             storage.remove_folder(kept[0])
 
 
 def _is_used(folder: Path, sha256: str) -> bool:
-    """Tell whether another image of the dataset has the same content, and so the same original."""
-    return any(image.sha256 == sha256 for image in originals.known(folder).values())
+    """Return True if another image of the dataset has the same content, and so the same original."""
+    return any(_sha256(path, image_stats.stamp(path)) == sha256 for path in dataset.image_files(folder))
+
+
+@lru_cache(maxsize=20_000)
+def _sha256(path: Path, _stamp: image_stats.Stamp) -> str:
+    return storage.sha256(path)
 
 
 def _kept(path: Path) -> tuple[Path, Edit] | None:
     """Return the folder with the original of an image, and how the image was made from it."""
     folder = path.parent / ORIGINALS / storage.sha256(path)
-    values = sealed_json.read(folder / _EDIT)
+    values = foreign_text.read_own_json(folder / _EDIT)
     if values is None or not (folder / _ORIGINAL).is_file():
         return None
     return folder, Edit.of(values)
@@ -133,7 +141,7 @@ def _keep(folder: Path, original: bytes, mask: Image.Image | None, edit: Edit) -
     storage.write(folder / _ORIGINAL, original)
     if mask:
         storage.write(folder / _MASK, images.png(mask))
-    sealed_json.write(folder / _EDIT, asdict(edit))
+    storage.write(folder / _EDIT, json.dumps(asdict(edit)))
 
 
 def _rendered(original: bytes, edit: Edit) -> bytes:

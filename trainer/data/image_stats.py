@@ -3,6 +3,7 @@
 They are kept in the dataset's cache, by name, size and time of the file, so that editing captions costs nothing.
 """
 
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import paths
-from trainer.data import dataset, images, sealed_json
+from trainer import foreign_text, paths, storage
+from trainer.data import dataset, images
 from trainer.errors import UserError
 
 SIDE = 512  # pixels at which sharpness is measured
@@ -288,17 +289,19 @@ def _stored(folder: Path) -> Entries:
 
 @lru_cache(maxsize=8)
 def _load(path: Path, _changed: int) -> Entries:
-    data = sealed_json.read(path)
-    if data is None or data["version"] != _VERSION:  # damaged, or of another version: measured again
+    data = foreign_text.read_own_json(path)
+    try:
+        pictures = data["pictures"] if data["version"] == _VERSION else {}
+        return {
+            name: (tuple(file_stamp), ImageStats(**values) if values else None)
+            for name, (file_stamp, values) in pictures.items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):  # not as `_keep` writes it: measured again
         return {}
-    return {
-        name: (tuple(file_stamp), ImageStats(**values) if values else None)
-        for name, (file_stamp, values) in data["pictures"].items()
-    }
 
 
 def _keep(folder: Path, entries: Entries) -> None:
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
     values = {name: (file_stamp, stats and asdict(stats)) for name, (file_stamp, stats) in entries.items()}
-    sealed_json.write(path, {"version": _VERSION, "pictures": values})
+    storage.write(path, json.dumps({"version": _VERSION, "pictures": values}))

@@ -1,11 +1,12 @@
 """Captions that a model proposes for a dataset, until they are kept or discarded. They lie in the dataset's cache."""
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import paths, storage
-from trainer.data import caption_edits, dataset, sealed_json
+from trainer import foreign_text, paths, storage
+from trainer.data import caption_edits, dataset
 from trainer.data.caption_edits import Edit
 from trainer.data.captions import read_caption
 
@@ -15,7 +16,7 @@ TITLE = "automatic captions"
 
 def read(folder: Path) -> dict[str, Edit]:
     """Return the proposals, by the name of the image; `before` is the caption that was there when they were made."""
-    data = sealed_json.read(folder / paths.CACHE / FILE)
+    data = foreign_text.read_own_json(folder / paths.CACHE / FILE)
     return {row["name"]: Edit(**row) for row in data or ()}
 
 
@@ -53,6 +54,6 @@ def discard(folder: Path, names: Collection[str] | None = None) -> None:
 def _write(folder: Path, proposed: dict[str, Edit]) -> None:
     path = folder / paths.CACHE / FILE
     if proposed:
-        sealed_json.write(path, [asdict(edit) for edit in proposed.values()])
+        storage.write(path, json.dumps([asdict(edit) for edit in proposed.values()]))
     else:
         storage.remove(path)

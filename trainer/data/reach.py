@@ -4,12 +4,13 @@
 the dataset's cache, with the size and time of each file.
 """
 
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer import paths
-from trainer.data import dataset, image_stats, sealed_json
+from trainer import foreign_text, paths, storage
+from trainer.data import dataset, image_stats
 
 SAMPLE = 12  # images that stand for all
 LIMIT = 0.021  # see "What micro can draw" in docs/defaults.md
@@ -49,7 +50,7 @@ def keep(folder: Path, errors: Mapping[str, float | None]) -> None:
     entries |= {name: (image_stats.stamp(folder / name), error) for name, error in errors.items()}
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
-    sealed_json.write(path, {"version": _VERSION, "pictures": entries})
+    storage.write(path, json.dumps({"version": _VERSION, "pictures": entries}))
 
 
 def is_beyond(errors: Mapping[str, float]) -> bool:
@@ -62,7 +63,9 @@ def _file(folder: Path) -> Path:
 
 
 def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], float | None]]:
-    data = sealed_json.read(_file(folder))
-    if data is None or data["version"] != _VERSION:  # damaged, or of another version: computed again
+    data = foreign_text.read_own_json(_file(folder))
+    try:
+        pictures = data["pictures"] if data["version"] == _VERSION else {}
+        return {name: (tuple(stamp), error) for name, (stamp, error) in pictures.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):  # not as `keep` writes it: computed again
         return {}
-    return {name: (tuple(stamp), error) for name, (stamp, error) in data["pictures"].items()}

@@ -6,14 +6,15 @@ since stays as it is.
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer import paths, storage
-from trainer.data import dataset, image_edits, masks, sealed_json
+from trainer import foreign_text, paths, storage
+from trainer.data import dataset, image_edits, masks
 from trainer.data.captions import read_caption
 from trainer.data.image_edits import Edit
 
@@ -39,7 +40,7 @@ def record(folder: Path, title: str, **changes: Mapping[str, object]) -> None:
     undo_folder.mkdir(parents=True, exist_ok=True)
     with dataset.captions_lock(folder):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        sealed_json.write(undo_folder / f"{stamp}.json", {"what": title, **changes})
+        storage.write(undo_folder / f"{stamp}.json", json.dumps({"what": title, **changes}))
         for old in _levels(folder)[:-LEVELS]:
             storage.remove(old)
 
@@ -127,6 +128,6 @@ def _levels(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Read an undo level; None if it is damaged."""
-    level: dict[str, Any] | None = sealed_json.read(path)
-    return level
+    """Read an undo level; None if it cannot be read."""
+    level = foreign_text.read_own_json(path)
+    return level if isinstance(level, dict) and "what" in level else None

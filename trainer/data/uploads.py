@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from trainer import paths, storage
-from trainer.data import captions, dataset, images, location, originals
+from trainer.data import captions, dataset, images, location
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _, ngettext
 
@@ -107,7 +107,6 @@ def add(
                     added[_stem(name)] = path
         _add_masks(folder, sources, added, report)
         storage.sync_folder(folder)
-        originals.record(folder, index.created)
         _add_loose_captions(folder, {stem: text for stem, text in texts.items() if stem not in added}, report)
         return report
 
@@ -179,7 +178,6 @@ class _Index:
         self._taken = {path.stem.lower() for path in folder.iterdir()}
         self._by_size: dict[int, list[Path]] = {}
         self._hashes: dict[Path, bytes] = {}
-        self.created: dict[str, str] = {}  # checksums by name
         for path in dataset.image_files(folder):
             self._insert(path, path.stat().st_size)
 
@@ -225,7 +223,6 @@ class _Index:
                     raise
                 continue
             self._insert(path, len(data))
-            self.created[path.name] = hashlib.sha256(data).hexdigest()
             return path
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer import __version__, paths, runs, storage
 from trainer.base_models import MICRO, detect
-from trainer.data import answers, captions, dataset, images, originals, sandbox, uploads
+from trainer.data import answers, captions, dataset, images, sandbox, uploads
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 from trainer.runs import Run, checkpoints, events, run_files
@@ -233,7 +233,6 @@ def _fill(archive: zipfile.ZipFile, contents: Contents, look: Callable[[str], No
         (folder / "ask").mkdir()
         _check_run(Run(folder))
     else:
-        originals.record(folder, {path.name: contents.sha256[path.name] for path in dataset.image_files(folder)})
         answers.keep(folder, contents.answers)
 
 

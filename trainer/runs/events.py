@@ -230,11 +230,6 @@ def parse(data: bytes) -> tuple[list[Event], int]:
     return events, end
 
 
-def unreadable(path: Path) -> int:
-    """Return the number of complete lines of a log that are not events."""
-    return path.read_bytes().count(b"\n") - len(read(path)[0])
-
-
 def fold(state: State, events: Iterable[Event]) -> State:
     """Return the state after more events. Folding a log in one go or in pieces gives the same state."""
     # Copies, which _fold_one may change.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer import storage
 from trainer.config import PictureConfig
-from trainer.data import dataset, originals
+from trainer.data import dataset
 from trainer.data.captions import caption_file, one_line, source
 from trainer.errors import UserError
 from trainer.sampling import png_info
@@ -38,7 +38,7 @@ def generate(folder: Path, requests: Sequence[PictureConfig]) -> Iterator[Path]:
             if source(path) is None:
                 with dataset.captions_lock(folder):
                     storage.write(caption_file(path), one_line(request.prompt) + "\n")
-            originals.record(folder, {path.name: png_info.write(path, image, request)})
+            png_info.write(path, image, request)
             yield path
 
 

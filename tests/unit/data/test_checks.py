@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
 from trainer import paths
-from trainer.data import checks, dataset, fixes, image_stats, reach, token_count, undo
+from trainer.data import checks, dataset, fixes, image_stats, token_count, undo
 from trainer.errors import UserError
 
 Spoil = Callable[[Path], object]
@@ -217,23 +217,3 @@ def test_images_in_subfolders_are_said(character: Path) -> None:
         shutil.copy(character / "01.png", character / name / "01.png")
     (problem,) = (problem for problem in checks.examine(character).problems if problem.kind == "folder")
     assert (problem.name, problem.message) == ("10_rin", "1 image in it is not read.")
-
-
-def test_statistics_with_a_flipped_byte_are_measured_again(character: Path) -> None:
-    """Whatever byte it is, no project breaks, and no wrong number is believed."""
-    kept = image_stats.measure_missing(character)
-    reach.keep(character, dict.fromkeys(kept, 0.01))
-    figures = reach.known(character)
-    caches = (("measurements.json", image_stats.known, kept), ("micro.json", reach.known, figures))
-    for name, read, right in caches:
-        file = character / paths.CACHE / name
-        data = file.read_bytes()
-        for place in range(0, len(data), max(1, len(data) // 200)):
-            image_stats._load.cache_clear()
-            file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-            assert read(character) == {}, data[place : place + 40]
-            checks.examine(character)
-        assert image_stats.measure_missing(character) == kept
-        file.write_bytes(data)
-        image_stats._load.cache_clear()
-        assert read(character) == right

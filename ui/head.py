@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from trainer import nvidia
 from trainer.i18n import _
-from trainer.runs import backup
-from ui.state import audit, page_memory, pending_uploads, projects
+from ui.state import page_memory, projects
 from ui.widgets.handlers import QUIET, TOGETHER, handled
 from ui.widgets.templates import read
 
@@ -27,7 +25,6 @@ class Head:
     new_row: gr.Row
     new_name: gr.Textbox
     create: gr.Button
-    backup: gr.UploadButton
     manage_row: gr.Row
     title: gr.Textbox
     rename: gr.Button
@@ -55,10 +52,7 @@ def build(log_out: str) -> Head:
             label=_("Name of the new project"), max_lines=1, elem_id="new-name", interactive=True, scale=4
         )
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)
-        backup = gr.UploadButton(
-            _("Restore a backup"), file_types=[".zip"], elem_id="restore-backup", scale=0, min_width=140
-        )
-    return Head(project, pill, new, manage, new_row, new_name, create, backup, *_manage())
+    return Head(project, pill, new, manage, new_row, new_name, create, *_manage())
 
 
 def _manage() -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button, gr.Button]:
@@ -95,15 +89,6 @@ def connect(head: Head, show: Callable[[str], list[Any]], outputs: Sequence[Any]
     def restore() -> list[Any]:
         return opened(projects.restore_last())
 
-    def restore_backup(upload: str | None) -> list[Any] | dict[str, Any]:
-        if not upload:
-            return dict(gr.skip())
-        restored = _restore(Path(upload))
-        if restored.kind == "run":
-            gr.Info(_("Restored the run {name}. It is in the Download tab.", name=restored.name))
-            return dict(gr.skip())
-        return opened(restored.name)
-
     project_and_all = [head.project, head.new_row, head.manage_row, head.new_name, *outputs]
     head.project.input(handled(lambda name: opened(name or "")), head.project, project_and_all, **TOGETHER)
     gr.on([head.create.click, head.new_name.submit], handled(create), head.new_name, project_and_all, **QUIET)
@@ -116,7 +101,6 @@ def connect(head: Head, show: Callable[[str], list[Any]], outputs: Sequence[Any]
     )
     head.delete.click(handled(delete), head.project, project_and_all, js=read("delete_project.js"), **QUIET)
     head.restore.click(handled(restore), None, project_and_all, **QUIET)
-    head.backup.upload(handled(restore_backup), head.backup, project_and_all, **QUIET)
     rows = [head.new_row, head.manage_row]
     head.new.click(lambda: [gr.Row(visible=True), gr.Row(visible=False)], None, rows, **QUIET)
     head.manage.click(handled(_manageable), head.project, [*rows, head.title, head.restore], **QUIET)
@@ -127,16 +111,6 @@ def _manageable(name: str | None) -> list[Any]:
     is_there = bool(name)
     title = gr.Textbox(projects.title(name) if name else "", visible=is_there)
     return [gr.Row(visible=False), gr.Row(visible=True), title, gr.Button(visible=bool(projects.deleted()))]
-
-
-def _restore(file: Path) -> backup.Restored:
-    """Restore a backup that was uploaded, and remove the upload."""
-    try:
-        restored = backup.restore(file)
-    finally:
-        pending_uploads.discard([file])
-    audit.record("restore", what=restored.name)
-    return restored
 
 
 def choices(name: str) -> gr.Dropdown:

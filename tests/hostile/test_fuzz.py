@@ -5,7 +5,6 @@ import io
 import json
 import random
 import resource
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from trainer.data import dataset, images, uploads
 from trainer.data.captions import decode_text, one_line
 from trainer.errors import UserError
 from trainer.i18n import JOINERS
-from trainer.runs import backup, events
+from trainer.runs import events
 from trainer.sampling import png_info
 from ui.state import page_memory
 
@@ -108,27 +107,6 @@ def test_zips(home: Path, files: int) -> None:
                 kept.unlink()
 
     fuzz("zips", seeds, read, files)
-    assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
-
-
-def test_backups(home: Path, files: int) -> None:
-    folder, path = dataset.create("rin"), home / "outputs" / "x.zip"
-    (folder / "a.png").write_bytes(pictures.saved(pictures.two(size=(8, 8)), "PNG"))
-    dataset.write_caption(folder / "a.png", "one")
-    backup.write_project("rin", path)
-    seeds = [path.read_bytes()]
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        before = set(dataset.names())
-        try:
-            restored = backup.restore_here(path, lambda name: None)
-        except UserError:
-            assert set(dataset.names()) == before
-            raise
-        shutil.rmtree(paths.datasets() / restored.name)
-
-    fuzz("backups", seeds, read, files)
     assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.nightly
 
 SECONDS = "120"  # for each reader
 READERS = (
-    *("pictures", "captions", "zips", "backups", "adapters", "settings", "events"),
+    *("pictures", "captions", "zips", "adapters", "settings", "events"),
     *("peft_settings", "settings_in_pictures", "recipes"),
 )
 

@@ -99,15 +99,6 @@ def export_backup(
     echo(f"{name} is backed up in {file}.")
 
 
-@app.command("import")
-def import_backup(file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A backup.")]) -> None:
-    """Restore a backup of a project or a run; where its name is taken, under a similar one."""
-    if not file.is_file():
-        raise UserError("There is no file {name}.", "Check the path.", name=file.name)
-    restored = backup.restore(file.resolve())
-    echo(f"Restored the {restored.kind} {restored.name}.")
-
-
 @app.command()
 def selftest(
     out: Annotated[Path, typer.Option("--out", metavar="REPORT.json", help="Report to attach to an issue.")] = Path(

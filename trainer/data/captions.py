@@ -50,8 +50,7 @@ def read_caption(image: Path) -> str:
 
 def read_captions(image: Path) -> tuple[str, ...]:
     """Read each line of a caption file that is not blank as a caption of its own."""
-    lines = [one_line(line) for line in _read(image).splitlines()]
-    return tuple(line for line in lines if line)
+    return tuple(lines(_read(image)))
 
 
 def _read(image: Path) -> str:
@@ -88,6 +87,11 @@ def parse_metadata(data: bytes) -> dict[str, str]:
         if text is not None:
             texts[row["file_name"].replace("\\", "/")] = text
     return texts
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of a text that are not blank, each as `one_line` returns it."""
+    return [line for line in map(one_line, text.splitlines()) if line]
 
 
 def one_line(text: str) -> str:

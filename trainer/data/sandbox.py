@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from trainer import confinement, foreign_text, paths, processes
+from trainer import confinement, foreign_text, processes
 from trainer.data import dataset, uploads
 from trainer.data.uploads import Report
 from trainer.errors import UserError, explain_disk
@@ -47,7 +47,7 @@ def add(
     before = {path.name for path in dataset.image_files(folder)}
     request = [(file_name, str(path)) for file_name, path in sources]
     options = [KEEP_LOCATION] if keep_location else []
-    answer, names = confined(["trainer.data.sandbox", str(folder), *options], request, look, [folder])
+    answer, names = _import(folder, options, request, look)
     if answer:
         refused = [(file, reason) for file, reason in answer.pop("refused")]
         return Report(**answer, refused=refused)
@@ -56,30 +56,21 @@ def add(
     return Report(added, refused=[(names[-1], reason)])
 
 
-def confined(
-    program: Sequence[str],
-    request: object,
-    look: Callable[[str], None] | None = None,
-    writable: Sequence[Path] = (),
+def _import(
+    folder: Path, options: Sequence[str], request: Sequence[tuple[str, str]], look: Callable[[str], None] | None
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Run a module whose `main` calls `serve` in a process with limits, which writes to few folders and has no network.
-
-    Args:
-        program: the module and its arguments.
-        request: what it reads, as JSON.
-        look: called with each name that it announces.
-        writable: folders that it may write to besides those of all datasets and runs.
+    """Run this module in a process with limits, which writes to the dataset alone and has no network.
 
     Returns:
-        Its answer, None if the process ended without one; and the names.
+        Its report, None if the process ended without one; and the names that it announced.
 
     Raises:
-        UserError: the program raised it, or the disk is full or broken.
+        UserError: the disk is full or broken.
         RuntimeError: it ended before it announced anything.
     """
     answer = None
     names: list[str] = []
-    command = confinement.command(program, [*writable, paths.datasets(), paths.outputs()])
+    command = confinement.command(["trainer.data.sandbox", str(folder), *options], [folder])
     with _AT_ONCE, processes.start(command, stdin=processes.PIPE, stdout=processes.PIPE) as process:
         assert process.stdin  # both are pipes
         assert process.stdout
@@ -119,9 +110,9 @@ def _watch(process: subprocess.Popen[str], names: list[str]) -> None:
             time.sleep(WATCHED_EVERY)
 
 
-def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
-    """Do the work that standard input asks for, within the limits; `work` announces each file before it reads it."""
-    request = foreign_text.parse_json(sys.stdin.read(), most=foreign_text.MAX_OWN)
+def main() -> None:
+    """Import the files listed on standard input, within the limits."""
+    sources = foreign_text.parse_json(sys.stdin.read(), most=foreign_text.MAX_OWN)
     _limit_memory()
 
     def look(name: str) -> None:
@@ -129,23 +120,14 @@ def serve(work: Callable[[Any, Callable[[str], None]], dict[str, Any]]) -> None:
         print(json.dumps(name), flush=True)
 
     _limit_time()
+    files, keep = [(name, Path(path)) for name, path in sources], KEEP_LOCATION in sys.argv[2:]
     try:
-        answer = work(request, look)
+        answer = asdict(uploads.add(Path(sys.argv[1]), files, look, keep_location=keep))
     except (UserError, OSError) as error:
         if not (explained := error if isinstance(error, UserError) else explain_disk(error)):
             raise
         answer = {"error": explained.message, "remedy": explained.remedy}
     print(json.dumps(answer), flush=True)
-
-
-def main() -> None:
-    """Import the files listed on standard input."""
-
-    def add(sources: list[tuple[str, str]], look: Callable[[str], None]) -> dict[str, Any]:
-        files, keep = [(name, Path(path)) for name, path in sources], KEEP_LOCATION in sys.argv[2:]
-        return asdict(uploads.add(Path(sys.argv[1]), files, look, keep_location=keep))
-
-    serve(add)
 
 
 def _limit_memory() -> None:

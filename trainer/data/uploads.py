@@ -250,7 +250,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
         report.animated += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
-    text = captions.one_line(caption or "")
+    text = "\n".join(captions.lines(caption or ""))
     try:
         path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that a run may contain, and what each of them has to be. Backups and nodes of a cluster bring such files.
+"""Files that a run may contain, and what each of them has to be. Nodes of a cluster bring such files.
 
 Everything else in a run folder belongs to this machine: the lock, the requests, the address of a cluster.
 """

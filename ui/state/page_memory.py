@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer import foreign_text, paths, storage
-from trainer.data import answers, caption_edits, dataset
+from trainer.data import caption_edits, dataset
 from trainer.data.dataset import Example
 from ui.state.shared_reads import shared
 
+PAGE = ".page.json"
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
 _LOCK = threading.Lock()
@@ -22,7 +23,7 @@ _LOCK = threading.Lock()
 def project() -> str:
     """Return the project to show first: the last one used, else the example, else any, else ""."""
     known = dataset.names()
-    last = str(answers.remembered().get("project", ""))
+    last = str(_read().get("project", ""))
     for name in (last, EXAMPLE, *known):
         if name in known:
             return name
@@ -36,7 +37,7 @@ def remember_project(name: str) -> None:
 
 def model_folders() -> list[str]:
     """Return the folders of other programs whose base models are listed too."""
-    folders = answers.remembered().get("model_folders", [])
+    folders = _read().get("model_folders", [])
     return [str(folder) for folder in folders] if isinstance(folders, list) else []
 
 
@@ -47,7 +48,7 @@ def remember_model_folders(folders: list[str]) -> None:
 
 def keeps_location() -> bool:
     """Tell whether the place where photos were taken is kept in images that are added."""
-    return answers.remembered().get("keep_location") is True
+    return _read().get("keep_location") is True
 
 
 def remember_location(keep: bool) -> None:
@@ -57,7 +58,7 @@ def remember_location(keep: bool) -> None:
 
 def feature_model() -> str:
     """Return the folder of the model that checkpoints were compared with last; "" for the base model itself."""
-    return str(answers.remembered().get("feature_model", ""))
+    return str(_read().get("feature_model", ""))
 
 
 def remember_feature_model(folder: str) -> None:
@@ -67,9 +68,9 @@ def remember_feature_model(folder: str) -> None:
 
 def answer(project: str, key: str) -> str:
     """Return an answer of a project (`trigger`, `name`, `preset`, `base` and so on), or the best guess."""
-    known = answers.of(project)
+    known = _read()["answers"].get(project, {})
     if key in known:
-        return known[key]
+        return str(known[key])
     match key:
         case "trigger":
             return guess_trigger(captions(project))
@@ -130,7 +131,21 @@ def guess_trigger(captions: list[str]) -> str:
     return shared[0] if len(shared) == 1 else ""
 
 
+def _read() -> dict[str, Any]:
+    """Return what is remembered, with the answers of each project that are whole."""
+    try:
+        data = foreign_text.read_json(paths.outputs() / PAGE)
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        data = {}
+    stored = data.get("answers")
+    if not isinstance(stored, dict):
+        stored = {}
+    return data | {"answers": {project: answers for project, answers in stored.items() if isinstance(answers, dict)}}
+
+
 def _save(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     with _LOCK:
         paths.outputs().mkdir(parents=True, exist_ok=True)
-        storage.write(paths.outputs() / answers.PAGE, json.dumps(change(answers.remembered()), indent=1))
+        storage.write(paths.outputs() / PAGE, json.dumps(change(_read()), indent=1))

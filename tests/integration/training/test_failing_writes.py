@@ -111,7 +111,6 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "thumbnail": _thumbnail,
     "create a run": lambda home: runs.create(config.build({"name": "rin", "dataset": "rin"})),
     "back up": lambda home: backup.write_project("rin", home / "rin.zip"),
-    "restore": lambda home: backup.restore_here(home / "whole.zip", lambda name: None),
     "remember": lambda home: page_memory.remember("rin", "trigger", "other"),
     "save settings": lambda home: saved_settings.save("mine", {"training": {"steps": 9}}),
 }
@@ -126,7 +125,6 @@ def used(character: Path, home: Path) -> Path:
         (home / "new" / f"new-{number}.txt").write_text(f"a {color} image")
     Image.new("L", (80, 80), 255).save(home / "new" / "new-1.mask.png")
     page_memory.remember("rin", "trigger", "miraxo")
-    backup.write_project("rin", home / "whole.zip")
     return home
 
 

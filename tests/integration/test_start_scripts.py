@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 from packaging.markers import Marker
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from scripts import install
@@ -311,3 +312,11 @@ def test_a_download_continues_where_it_broke_off(machine: Machine) -> None:
     assert last(done) == f"page {TORCH}+cpu", done.stdout
     asked = [path for path in machine.index.asked if f"torch-{TORCH}+cpu" in unquote(path)]
     assert [path.partition(" ")[2] for path in asked][:3] == ["", "bytes=300-", "bytes=600-"]
+
+
+def test_the_ranges_admit_the_locked_versions() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", install.LOCK.read_text(encoding="utf-8")))
+    for text in project["dependencies"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name]), text

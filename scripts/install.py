@@ -164,7 +164,9 @@ def install(venv: Path, build: str = "", *, needs_only: bool = False) -> None:
     stamp = venv / "installed.json"
     before = _read(stamp)
     source = _install_torch(venv, build, before.get("torch", ""))
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + LOCK.read_bytes()).hexdigest()
+    catalogs = sorted(ROOT.glob("trainer/languages/*/LC_MESSAGES/*.po"))  # compiled as Limner is installed
+    contents = [path.read_bytes() for path in (ROOT / "pyproject.toml", LOCK, *catalogs)]
+    wanted = hashlib.sha256(b"".join(contents)).hexdigest()
     if before == {"torch": source, "packages": wanted}:
         return
     if before.get("packages") != wanted:

@@ -1,14 +1,13 @@
 """Collect the messages for translation: `python -m scripts.translations` brings the catalogs up to date.
 
-A new message is empty in a catalog until it is translated in the .po file; run this again then, for the .mo file.
-A new language is a new folder in `trainer/languages`, with an empty .po file to begin with. `--missing` changes
-nothing and lists what is not translated, which people then read in English.
+A new message is empty in a catalog until it is translated in the .po file. Run this again then, for the .mo file, which
+installing Limner writes too. A new language is a new folder in `trainer/languages`, with an empty .po file to begin
+with. `--missing` changes nothing and warns of what is not translated, which people then read in English.
 """
 
 import argparse
 import ast
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -151,24 +150,22 @@ def untranslated(catalog: MessageCatalog) -> list[str]:
     return [str(message.id) for message in catalog if message.id and not _is_translated(message)]
 
 
-def main() -> int:
-    """Bring all catalogs up to date, or list what they miss; return the number of messages without a translation."""
+def main() -> None:
+    """Bring all catalogs up to date, or list what they miss."""
     parser = argparse.ArgumentParser(prog="scripts.translations", description="Bring the message catalogs up to date.")
     parser.add_argument("--missing", action="store_true", help="list messages without a translation; write nothing")
     only_list = parser.parse_args().missing
-    messages, missing = collect(), 0
+    messages = collect()
     for language in sorted(folder.name for folder in LANGUAGES.iterdir()):
         # English has an empty one: users who prefer it to other languages get it.
         catalog = updated(language, {} if language == "en" else messages)
         names = untranslated(catalog)
-        missing += len(names)
         if only_list:
-            print("".join(f"{language}: {name}\n" for name in names), end="")
+            print("".join(f"warning: no translation in {language}: {name}\n" for name in names), end="")
         else:
             write(language, catalog)
             print(f"{language}: {len(catalog)} messages, {len(names)} without a translation")
-    return missing
 
 
 if __name__ == "__main__":
-    sys.exit(main() > 0)
+    main()

@@ -1,4 +1,4 @@
-"""Tiny caption models of the real classes: some write words, some answer prompts, some name tags."""
+"""Tiny caption models of the real classes: some write words, some name tags."""
 
 import base64
 import json
@@ -11,12 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-CHAT = (  # a template that takes messages in parts, as most do
-    "{% for message in messages %}USER {% for part in message.content %}"
-    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT"
-)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "girl", "with", "pink", "hair", "hat"]
 TAGS = {0: "pink_hair", 1: "red_shirt", 2: "glasses"}
 
@@ -84,7 +79,7 @@ def make_git(folder: Path) -> Path:
 def make_blip2(folder: Path) -> Path:
     """Save a BLIP-2 of random weights with an OPT, which writes some of `WORDS`."""
     folder.mkdir(parents=True)
-    tokenizer = _tokenizer("<image>")
+    tokenizer = _tokenizer()
     vision = transformers.Blip2VisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
@@ -109,7 +104,7 @@ def make_blip2(folder: Path) -> Path:
 def make_florence(folder: Path) -> Path:
     """Save a Florence-2 of random weights, in transformers' own form."""
     folder.mkdir(parents=True)
-    tokenizer = _tokenizer("<image>")
+    tokenizer = _tokenizer()
     text = transformers.BartConfig(
         vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=128,
@@ -126,50 +121,6 @@ def make_florence(folder: Path) -> Path:
     images = _clip_images(64)
     images.image_seq_length = 5
     transformers.Florence2Processor(images, tokenizer).save_pretrained(folder)
-    return folder
-
-
-def make_llava(folder: Path, template: str = CHAT) -> Path:
-    """Save a LLaVA of random weights with a chat template, which writes some of `WORDS`."""
-    folder.mkdir(parents=True)
-    tokenizer = _tokenizer("<image>")
-    tokenizer.chat_template = template
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16,
-        projection_dim=8,
-    )  # fmt: skip
-    settings = transformers.LlavaConfig(
-        vision_config=vision.to_dict(),
-        text_config=transformers.LlamaConfig(**_language(tokenizer)).to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-    )
-    _save(transformers.LlavaForConditionalGeneration, settings, folder)
-    tokenizer.save_pretrained(folder)
-    _clip_images().save_pretrained(folder)
-    return folder
-
-
-def make_qwen(folder: Path, version: str = "2.5") -> Path:
-    """Save a Qwen2-VL or Qwen2.5-VL of random weights, which writes some of `WORDS`."""
-    folder.mkdir(parents=True)
-    special = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer = _tokenizer(*special)
-    tokenizer.chat_template = CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
-    start, end, image, video = tokenizer.convert_tokens_to_ids(special)
-    language = _language(tokenizer) | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
-    own = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
-    if version == "2":
-        seen = {"embed_dim": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 1}
-        settings = transformers.Qwen2VLConfig(vision_config=seen, text_config=language, **own)
-        _save(transformers.Qwen2VLForConditionalGeneration, settings, folder)
-    else:
-        seen = {"hidden_size": 16, "out_hidden_size": 16, "depth": 1, "num_heads": 2, "intermediate_size": 16,
-                "fullatt_block_indexes": [0], "window_size": 28}  # fmt: skip
-        settings = transformers.Qwen2_5_VLConfig(vision_config=seen, text_config=language, **own)
-        _save(transformers.Qwen2_5_VLForConditionalGeneration, settings, folder)
-    tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
     return folder
 
 
@@ -222,23 +173,15 @@ def _save_timm(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def _tokenizer(*special: str) -> transformers.PreTrainedTokenizerFast:
-    """Return a tokenizer of `WORDS` and special tokens."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", *special, *WORDS[7:], "USER", "ASSISTANT", "describe"]
+def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Return a tokenizer of `WORDS` and a token for images."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *WORDS[7:]]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"} if special == ("<image>",) else list(special),
+        extra_special_tokens={"image_token": "<image>"},
     )  # fmt: skip
-
-
-def _language(tokenizer: transformers.PreTrainedTokenizerFast) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,
-        "eos_token_id": 2, "pad_token_id": 0,
-    }  # fmt: skip
 
 
 def _clip_images(side: int = 32) -> CLIPImageProcessorPil:

@@ -137,7 +137,7 @@ def test_a_model_that_timm_would_make_is_refused(tmp_path: Path, marker: Path) -
             load(change_config(folder, architectures=[architecture], **wrapped))
     for part in ("vision_config", "text_config"):
         with pytest.raises(UserError, match="timm_wrapper"):
-            load(change_config(tiny_captioners.make_llava(tmp_path / part), **{part: wrapped}))
+            load(change_config(tiny_captioners.make_blip(tmp_path / part), **{part: wrapped}))
     assert not marker.exists()
 
 

@@ -24,6 +24,7 @@ ONNX = "model.onnx"
 INDEX = "model.safetensors.index.json"
 SUGGESTED = "Salesforce/blip-image-captioning-large"
 REMEDY = _("Choose a model that works, such as {model}: limner download {model}", model=SUGGESTED)
+SERVED = _("If it answers prompts, run it with a server such as llama.cpp, and give the address of the server.")
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,6 @@ FLORENCE = Kind(
     ("Florence2ForConditionalGeneration",),
     re.compile("florence2|florence_vision|bart"),
     ("florence_task", "tokens"),
-    tokens=256,
-)
-CHAT = Kind(
-    "chat",
-    ("LlavaForConditionalGeneration", "Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-    re.compile(
-        "llava|clip_vision_model|siglip_vision_model|llama|mistral|qwen2|qwen2_vl|qwen2_vl_text|qwen2_vl_vision"
-        "|qwen2_5_vl|qwen2_5_vl_text|qwen2_5_vl_vision"
-    ),
-    ("prompt", "tokens"),
     tokens=256,
 )
 _CLASSIFIERS = {  # by type; the class of the type `timm_wrapper` is not among them
@@ -105,11 +96,7 @@ WELL_KNOWN = (
     WellKnown("florence-community/Florence-2-large-ft", _("Florence-2: one to many sentences"), 1.6, "MIT", FLORENCE),
     WellKnown("SmilingWolf/wd-vit-tagger-v3", _("WD ViT tagger: tags, for drawings"), 0.4, "Apache-2.0", WD14),
     WellKnown("SmilingWolf/wd-eva02-large-tagger-v3", _("WD EVA02 tagger: tags, best"), 1.3, "Apache-2.0", WD14),
-    WellKnown("Qwen/Qwen2.5-VL-3B-Instruct", _("Qwen2.5-VL 3B: answers a prompt"), 7.5, "Qwen Research", CHAT),
-    WellKnown("Qwen/Qwen2.5-VL-7B-Instruct", _("Qwen2.5-VL 7B: answers a prompt"), 16.6, "Apache-2.0", CHAT),
-    WellKnown("fancyfeast/llama-joycaption-beta-one-hf-llava", _("JoyCaption: answers a prompt"), 17.0, "Llama 3.1",
-              CHAT),
-)  # fmt: skip
+)
 
 
 def find(model: str, revision: str = "") -> Path | None:
@@ -149,7 +136,7 @@ def look(folder: Path) -> Kind:
         return WD14
     config = read_config(folder)
     architectures = [name for name in config.get("architectures") or () if isinstance(name, str)]
-    for kind in (DESCRIBER, FLORENCE, CHAT, CLASSIFIER):
+    for kind in (DESCRIBER, FLORENCE, CLASSIFIER):
         if set(architectures) & set(kind.architectures):
             _check_types(config, kind)
             return kind
@@ -158,7 +145,7 @@ def look(folder: Path) -> Kind:
         raise UserError("The folder {name!r} has no model that writes captions.", REMEDY, name=folder.name[:100])
     raise UserError(
         "Limner cannot write captions with a model of the architecture {architecture}.",
-        REMEDY,
+        SERVED if "vision_config" in config else REMEDY,
         architecture=architecture[:200],
     )
 
@@ -219,5 +206,5 @@ def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     if {TAGS, ONNX} <= names and timm_version() < LEAST_TIMM:
         ending = ONNX
     weights = [file for file in top if file.name.endswith(ending)]
-    settings = [file for file in top if file.name.endswith((".json", ".txt", ".csv", ".jinja"))]
+    settings = [file for file in top if file.name.endswith((".json", ".txt", ".csv"))]
     return [*weights, *sorted(settings, key=lambda file: file.name == CONFIG)] if weights else []

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from trainer import config, devices, foreign_text
-from trainer.captioning import SUGGESTED, CaptionConfig, chat, classifier, describer, florence, kinds, wd14
+from trainer.captioning import SUGGESTED, CaptionConfig, classifier, describer, florence, kinds, wd14
 from trainer.data import images
 from trainer.errors import UserError
 
@@ -47,7 +47,6 @@ class Loader(Protocol):
 LOADERS: dict[kinds.Kind, Loader] = {
     kinds.DESCRIBER: describer.load,
     kinds.FLORENCE: florence.load,
-    kinds.CHAT: chat.load,
     kinds.CLASSIFIER: classifier.load,
     kinds.WD14: wd14.load,
 }

@@ -56,7 +56,7 @@ class CaptionConfig(Section):
     )
     blacklist: str = Field("", description="Tags that are left out, separated by commas.")
     florence_task: FlorenceTask = Field("detailed_caption", description="What Florence-2 is asked for.")
-    prompt: str = Field(PROMPT, min_length=1, description="What a model that takes a prompt is asked.")
+    prompt: str = Field(PROMPT, min_length=1, description="What a server is asked.")
 
     @property
     def task_token(self) -> str:

@@ -171,7 +171,7 @@ def caption(
     ] = None,
     blacklist: Annotated[str, typer.Option(metavar="TAG,TAG,...", help="Taggers: tags to leave out.")] = "",
     task: Annotated[captioning.FlorenceTask, typer.Option(help="Florence-2: what to write.")] = "detailed_caption",
-    prompt: Annotated[str, typer.Option(help="LLaVA, Qwen-VL, servers: what to ask.")] = captioning.PROMPT,
+    prompt: Annotated[str, typer.Option(help="Servers: what to ask.")] = captioning.PROMPT,
     tokens: Annotated[int, typer.Option(help="Maximum length in tokens; 0 = what suits the model.")] = 0,
 ) -> None:
     """Write captions for the images of a dataset that have none."""

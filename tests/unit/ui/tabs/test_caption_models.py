@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_captioners import make_llava, make_tagger
+from tests.tiny_captioners import make_tagger
 from trainer import captioning
 from trainer.captioning import CaptionConfig, kinds
 from trainer.errors import UserError
@@ -72,7 +72,6 @@ def test_each_model_shows_the_options_that_it_understands(
         assert "server" not in [value for _label, value in caption_models._choices()], "on a page of several people"
     assert visible_for("server") == ("", ["server", "prompt", "tokens"])
     assert visible_for(f'"{make_tagger(tmp_path / "tagger")}"') == ("", ["threshold", "blacklist"])
-    assert visible_for(str(make_llava(tmp_path / "llava")))[1] == ["prompt", "tokens"]
     text, components = visible_for("SmilingWolf/wd-vit-tagger-v3")
     assert "0.4 GB from the Hugging Face Hub, license Apache-2.0" in text
     assert components == ["download", "threshold", "character_threshold", "categories", "blacklist"]

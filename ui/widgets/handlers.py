@@ -1,11 +1,15 @@
-"""Wrap handlers of the page: errors become messages for the user, and their details go only to the log."""
+"""Connect handlers with the page: every listener goes through `listen`, with its values by name.
+
+Errors become messages for the user, and their details go only to the log.
+"""
 
 import html
 import inspect
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -16,14 +20,108 @@ from trainer.i18n import _
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
-# For listeners that are not public endpoints and show no progress bar of their own.
+# How many requests of a listener may be under way. By default Gradio drops one while another like it is: the second of
+# two clicks would be lost.
+Kind = Mapping[str, Any]
+ACT: Kind = {"trigger_mode": "multiple", "concurrency_limit": 1}  # each one counts, one after the other
+CHOICE: Kind = {"trigger_mode": "always_last", "concurrency_limit": 1}  # the last one counts; it gets no event data
+START: Kind = {"trigger_mode": "once", "concurrency_limit": 1}  # a second click while it starts is the same one
+# Reading that all pages which wait share: fifty pages in turns of four would read a project twice in each turn.
+VIEW: Kind = {"trigger_mode": "multiple", "concurrency_limit": 32}
+# Outside the queue: each message about a queued request costs the browser a change of every field that it fills.
+DIRECT: Kind = {"trigger_mode": "multiple", "queue": False}
+DIRECT_CHOICE: Kind = {"trigger_mode": "always_last", "queue": False}
+
+
+@dataclass(frozen=True)
+class Several:
+    """Components, by name, whose values a handler takes or returns as one mapping, or as what `read` makes of it."""
+
+    components: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], Any] = dict
+
+
+def listen(
+    on: Any,  # noqa: ANN401 - of gradio, which is untyped
+    handler: Handler | None,
+    takes: Mapping[str, Any] | None = None,
+    fills: Mapping[str, Any] | None = None,
+    *,
+    kind: Kind = ACT,
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Call a handler on an event of a component, such as `button.click`, or on each of several.
+
+    It gets the values of `takes` as keyword arguments, and the event if it has an argument `event`. It returns the new
+    values of those of `fills` that change, by their names, or nothing; a generator yields them. Without a handler, the
+    JavaScript in `js` gets the values in their order instead, and returns as many as `fills` has components.
+    """
+    taken, filled = dict(takes or {}), dict(fills or {})
+    function = _by_name(handler, taken, filled) if handler else None
+    inputs, outputs = (_components(named) for named in (taken, filled))
+    settings = {"api_visibility": "private", "show_progress": "hidden", **kind, **options}
+    if isinstance(on, Sequence):
+        return gr.on(list(on), function, inputs, outputs, **settings)
+    return on(function, inputs, outputs, **settings)
+
+
+def _components(named: Mapping[str, Any]) -> list[Any]:
+    listed: list[Any] = []
+    for value in named.values():
+        listed += value.components.values() if isinstance(value, Several) else [value]
+    return listed
+
+
+def _by_name(handler: Handler, takes: Mapping[str, Any], fills: Mapping[str, Any]) -> Handler:
+    """Return what Gradio calls with the values in their order; errors become messages, never a traceback."""
+
+    def call(*values: object, **event: object) -> object:
+        with _toasting():
+            changed = _results(fills, handler(**_arguments(takes, values), **event))
+        return changed if fills else None
+
+    def stream(*values: object, **event: object) -> Iterator[object]:
+        with _toasting():
+            for returned in handler(**_arguments(takes, values), **event):
+                yield _results(fills, returned)
+
+    def call_with_event(event: gr.EventData, *values: object) -> object:
+        return call(*values, event=event)
+
+    def stream_with_event(event: gr.EventData, *values: object) -> Iterator[object]:
+        yield from stream(*values, event=event)
+
+    has_event = "event" in inspect.signature(handler).parameters
+    if inspect.isgeneratorfunction(handler):
+        return stream_with_event if has_event else stream
+    return call_with_event if has_event else call
+
+
+def _arguments(takes: Mapping[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+    rest, named = iter(values), {}
+    for name, component in takes.items():
+        if isinstance(component, Several):
+            named[name] = component.read({key: next(rest) for key in component.components})
+        else:
+            named[name] = next(rest)
+    return named
+
+
+def _results(fills: Mapping[str, Any], returned: Mapping[str, Any] | None) -> dict[Any, Any]:
+    changed: dict[Any, Any] = {}
+    for name, value in (returned or {}).items():
+        target = fills[name]
+        if isinstance(target, Several):
+            changed |= {target.components[key]: part for key, part in value.items()}
+        else:
+            changed[target] = value
+    return changed or dict(gr.skip())
+
+
+# Until all listeners go through `listen`: those that are still connected by themselves.
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
-# For those whose reading all that wait share: fifty pages in turns of four would read a project twice in each turn.
 TOGETHER = {**QUIET, "concurrency_limit": 32}
-# For those of which each counts, one after the other: by default Gradio drops a request while one like it is under way.
 EACH = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
-# For those of the large form: each message about a request costs the browser a change of every one of its fields, and
-# outside the queue there are half as many.
 UNQUEUED = {**QUIET, "queue": False}
 
 

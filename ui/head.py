@@ -1,6 +1,5 @@
 """Head of the page: the projects, and the state of the active run, which leads to that run."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -9,16 +8,20 @@ import gradio as gr
 
 from trainer import nvidia
 from trainer.i18n import _
-from ui.state import page_memory, projects
-from ui.widgets.handlers import QUIET, TOGETHER, handled
+from ui.state import projects
+from ui.widgets.handlers import START, listen
 from ui.widgets.templates import read
+
+OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
 
 
 @dataclass(frozen=True)
 class Head:
-    """Components above the tabs."""
+    """Components above the tabs. `project` stays the same while the page lives; `opened` is to be shown next."""
 
-    project: gr.Dropdown
+    project: gr.Textbox
+    opened: gr.JSON
+    chooser: gr.Dropdown
     pill: gr.HTML
     new: gr.Button
     manage: gr.Button
@@ -36,9 +39,10 @@ def build(log_out: str) -> Head:
     """Draw the head; `log_out` are links for users who logged in."""
     with gr.Row(elem_id="head", equal_height=False):
         gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
+        gr.HTML(js_on_load=read("fields.js"))
         pill = gr.HTML(elem_id="pill", js_on_load=read("pill.js"))
         with gr.Row(elem_id="projects", equal_height=False):
-            project = gr.Dropdown(
+            chooser = gr.Dropdown(
                 [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
             )
             manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
@@ -52,7 +56,8 @@ def build(log_out: str) -> Head:
             label=_("Name of the new project"), max_lines=1, elem_id="new-name", interactive=True, scale=4
         )
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)
-    return Head(project, pill, new, manage, new_row, new_name, create, *_manage())
+    project, opened = gr.Textbox(visible=False), gr.JSON(visible=False)
+    return Head(project, opened, chooser, pill, new, manage, new_row, new_name, create, *_manage())
 
 
 def _manage() -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button, gr.Button]:
@@ -66,51 +71,62 @@ def _manage() -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button, gr.Button]:
     return row, title, rename, delete, restore
 
 
-def connect(head: Head, show: Callable[[str], list[Any]], outputs: Sequence[Any]) -> None:
-    """Connect the buttons; `show` returns values for `outputs` that show a project."""
-
-    def opened(name: str) -> list[Any]:
-        page_memory.remember_project(name)
-        return [choices(name), gr.Row(visible=False), gr.Row(visible=False), "", *show(name)]
-
-    def create(title: str | None) -> list[Any]:
-        return opened(projects.create(title or ""))
-
-    def rename(name: str, title: str | None) -> list[Any]:
-        projects.rename(name, title or "")
-        return [choices(name), gr.Row(visible=False)]
-
-    def delete(name: str | None) -> list[Any] | dict[str, Any]:
-        if not name:
-            return dict(gr.skip())
-        projects.delete(name)
-        return opened(page_memory.project())
-
-    def restore() -> list[Any]:
-        return opened(projects.restore_last())
-
-    project_and_all = [head.project, head.new_row, head.manage_row, head.new_name, *outputs]
-    head.project.input(handled(lambda name: opened(name or "")), head.project, project_and_all, **TOGETHER)
-    gr.on([head.create.click, head.new_name.submit], handled(create), head.new_name, project_and_all, **QUIET)
-    gr.on(
-        [head.rename.click, head.title.submit],
-        handled(rename),
-        [head.project, head.title],
-        [head.project, head.manage_row],
-        **QUIET,
-    )
-    head.delete.click(handled(delete), head.project, project_and_all, js=read("delete_project.js"), **QUIET)
-    head.restore.click(handled(restore), None, project_and_all, **QUIET)
-    rows = [head.new_row, head.manage_row]
-    head.new.click(lambda: [gr.Row(visible=True), gr.Row(visible=False)], None, rows, **QUIET)
-    head.manage.click(handled(_manageable), head.project, [*rows, head.title, head.restore], **QUIET)
+def connect(head: Head) -> None:
+    """Connect the buttons. Another project is another page: nothing that is under way for this one can reach it."""
+    listen(head.chooser.input, None, {"name": head.chooser}, js="(name) => { window.limner.open(name); return []; }")
+    opening = {"opened": head.opened, "new_row": head.new_row, "manage_row": head.manage_row}
+    acts = [
+        listen([head.create.click, head.new_name.submit], _create, {"title": head.new_name}, opening, kind=START),
+        listen(head.delete.click, _delete, {"name": head.project}, opening, js=read("delete_project.js"), kind=START),
+        listen(head.restore.click, _restore_deleted, {}, opening, kind=START),
+    ]
+    for act in acts:
+        listen(act.success, None, {"next": head.opened}, js=OPEN)
+    renaming = {"name": head.project, "title": head.title}
+    renamed = {"chooser": head.chooser, "manage_row": head.manage_row}
+    listen([head.rename.click, head.title.submit], _rename, renaming, renamed)
+    rows = {"new_row": head.new_row, "manage_row": head.manage_row}
+    listen(head.new.click, _open_new, {}, rows)
+    manageable = rows | {"title": head.title, "restore": head.restore}
+    listen(head.manage.click, _manageable, {"name": head.project}, manageable)
 
 
-def _manageable(name: str | None) -> list[Any]:
+def _opened(name: str) -> dict[str, Any]:
+    return {"opened": {"name": name}, "new_row": gr.Row(visible=False), "manage_row": gr.Row(visible=False)}
+
+
+def _create(title: str | None) -> dict[str, Any]:
+    return _opened(projects.create(title or ""))
+
+
+def _delete(name: str | None) -> dict[str, Any]:
+    if name is None:  # there was no yes
+        return {"opened": None}
+    projects.delete(name)
+    return _opened("")
+
+
+def _restore_deleted() -> dict[str, Any]:
+    return _opened(projects.restore_last())
+
+
+def _rename(name: str, title: str | None) -> dict[str, Any]:
+    projects.rename(name, title or "")
+    return {"chooser": choices(name), "manage_row": gr.Row(visible=False)}
+
+
+def _open_new() -> dict[str, Any]:
+    return {"new_row": gr.Row(visible=True), "manage_row": gr.Row(visible=False)}
+
+
+def _manageable(name: str | None) -> dict[str, Any]:
     """Show the fields that rename and delete the current project, and bring back a deleted one."""
-    is_there = bool(name)
-    title = gr.Textbox(projects.title(name) if name else "", visible=is_there)
-    return [gr.Row(visible=False), gr.Row(visible=True), title, gr.Button(visible=bool(projects.deleted()))]
+    return {
+        "new_row": gr.Row(visible=False),
+        "manage_row": gr.Row(visible=True),
+        "title": gr.Textbox(projects.title(name) if name else "", visible=bool(name)),
+        "restore": gr.Button(visible=bool(projects.deleted())),
+    }
 
 
 def choices(name: str) -> gr.Dropdown:

@@ -1,7 +1,8 @@
 """The page as a whole: head, four tabs, theme, and the web application that serves it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import copy
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -10,11 +11,11 @@ import gradio as gr
 from fastapi import FastAPI
 
 from trainer import paths
-from trainer.data.captions import one_line
+from trainer.data import dataset
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
-from ui.server import media, upload_route
-from ui.state import hub_downloads, page_memory, pending_uploads, projects, warm_worker
+from ui.server import media, typed_route, upload_route
+from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
 from ui.state.answers import Answers, with_answers, with_answers_and_event
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -22,13 +23,18 @@ from ui.state.shared_reads import shared
 from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
-from ui.tabs.sample_form import SampleForm, with_form
-from ui.widgets.handlers import QUIET, TOGETHER, handled
+from ui.widgets.handlers import QUIET, VIEW, Several, Untyped, handled, listen
 from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
 PROGRESS_SENT_EVERY = 0.2  # seconds; Gradio looks for some a hundred times a second, which keeps a core 1 % busy
 SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
+TABS = ("images", "train", "try", "download")
+# What a page is to show stands in its address; what another one had to report was left behind for it.
+ADDRESS = (
+    "() => [{...Object.fromEntries(new URL(location.href).searchParams), "
+    "report: sessionStorage.getItem('limner-report') ?? ''}]"
+)
 LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
 PRIMARY = {
     "background_fill": "*primary_600",
@@ -81,6 +87,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(media.router)
     app.include_router(upload_route.router)  # before Gradio's own
+    app.include_router(typed_route.router)
     gr.mount_gradio_app(
         app,
         build(sampler, watch, log_out=log_out),
@@ -136,43 +143,34 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             with gr.Tab(_("Train"), id="train", elem_id="tab-train") as train_tab:
                 train = training.build(top.project, top.pill, sampler, watch)
             with gr.Tab(_("Try out"), id="try", elem_id="tab-try") as try_tab:
-                trying = try_out.build(sampler, watch)
+                trying = try_out.build(top.project, sampler, watch)
             with gr.Tab(_("Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(top.project, watch)
 
-        def warm_and_offer(form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
+        def warm_and_offer(run: str | None = None, **asked: Untyped) -> dict[str, Any]:
             if not watch.active():
                 sampler.warm()
-            return try_out.offer(watch, form, defaults)
+            return try_out.offer(watch, chosen=run, **asked)
 
         ready = with_answers(partial(_warm_and_plan, watch))
         # The notes at the fields are those of the form as it is filled when the page opens, which may be under way.
         about_images = train.planned[:-1]
         train_tab.select(ready, train.form, about_images, **QUIET)
-        try_tab.select(with_form(warm_and_offer), trying.inputs, trying.offered, **QUIET)
+        try_out.offer_on(try_tab.select, warm_and_offer, trying)
         # When all images have been measured, the plan changes.
-        images.parts.grid.end(with_answers(_plan), train.form, about_images, **QUIET)
-        shown_files = handled(lambda *chosen: download.show(watch, *chosen))
-        download_tab.select(shown_files, [top.project, files_tab.everywhere], files_tab.outputs, **QUIET)
+        images.grid.end(with_answers(_plan), train.form, about_images, **QUIET)
+        listen(download_tab.select, partial(download.show, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = [train.whole.preset, train.whole.base]
         use_run = with_answers_and_event(settings.use_run)
-        settings.fill_on(files_tab.listing.apply, use_run, train.whole, outputs=questions).then(
-            lambda: gr.Tabs(selected="train"), None, tabs, **QUIET
-        )
-        adapter_of_run = [train.view.picker, *trying.inputs[1:]]
-        train.view.buttons["try-it"].click(with_form(warm_and_offer), adapter_of_run, trying.offered, **QUIET).then(
-            lambda: gr.Tabs(selected="try"), None, tabs, **QUIET
-        )
-        images.forward.click(lambda: gr.Tabs(selected="train"), None, tabs, **QUIET).then(
-            ready, train.form, about_images, **QUIET
-        )
-        _share_trigger(top.project, images, train)
-        shown = [*images.outputs, *train.outputs, *train.view.outputs]
-        head.connect(top, lambda project: _show(watch, project), shown)
-        datasets.connect_files(images.parts, lambda *given: _project_for(watch, *given), [top.project, *shown])
+        filling = settings.fill_on(files_tab.listing.apply, use_run, train.whole, outputs=questions)
+        offering = try_out.offer_on(train.view.buttons["try-it"].click, warm_and_offer, trying, run=train.view.picker)
+        for shows, tab in ((filling.then, "train"), (offering.then, "try"), (images.forward.click, "train")):
+            listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
+        _share_trigger(images, train)
+        head.connect(top)
         top.pill.select(handled(lambda: run_view.draw(watch, watch.default())), None, train.view.outputs, **QUIET)
-        loaded = [tabs, top.project, *shown]
-        page.load(handled(lambda: _load(watch)), None, loaded, **TOGETHER)
+        _connect_loading(page, watch, top, {"tabs": tabs, "images": images.shown, "train": _listed(train.outputs),
+                                            "view": _listed(train.view.outputs)})  # fmt: skip
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it, or for the next one
@@ -192,53 +190,57 @@ def _plan(answers: Answers) -> list[Any] | dict[str, Any]:
     return plan.plan(answers)[:-1] if answers.project else dict(gr.skip())
 
 
-def _share_trigger(project: gr.Dropdown, images: datasets.Tab, train: training.Tab) -> None:
-    """Keep the trigger word of the two tabs the same: a change in one shows in the other and is remembered."""
-
-    def share(name: str | None, word: str) -> str:
-        training.remember(name, "trigger", one_line(word or ""))
-        return word
-
+def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:
+    """Keep the trigger word of the two tabs the same: a change in one shows in the other at once."""
     for source, target in ((images.trigger, train.trigger), (train.trigger, images.trigger)):
         # Some ways to fill in a text, such as pasting, trigger no input event; so share it on leaving the box as well.
-        gr.on(
-            [source.input, source.blur], handled(share), [project, source], target, trigger_mode="always_last", **QUIET
-        )
+        listen([source.input, source.blur], None, {"word": source}, {"target": target}, js="(word) => [word]")
 
 
-def _load(watch: RunWatcher) -> list[Any]:
-    """Return everything as it is on disk, for a page that was just opened."""
-    project = page_memory.project()
-    selected = gr.skip()
-    if watch.active():
-        selected = gr.Tabs(selected="train")
-    return [selected, head.choices(project), *_show(watch, project, opened=True)]
+def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: Mapping[str, Any]) -> None:
+    """Fill the page when it opens, from its address: the project, the tab, and what another page had to report."""
+    address = gr.JSON(visible=False)
+    filled = {"project": top.project, "chooser": top.chooser, **parts}
+    loading = listen(page.load, partial(_load, watch), {"address": address}, filled, kind=VIEW, js=ADDRESS)
+    arrived = "(project) => { window.limner.arrive(project); return []; }"
+    listen(loading.success, None, {"project": top.project}, js=arrived)
 
 
-def _show(watch: RunWatcher, project: str, *, opened: bool = False) -> list[Any]:
-    """Return values that show a project on all tabs, of a page that was just opened or on another one.
-
-    Pages that ask for it at once get the same ones.
-    """
-
-    def show() -> list[Any]:
-        return [
-            *datasets.show(project),
-            *training.show(project, opened=opened),
-            *run_view.draw(watch, watch.default(project), project=project),
-        ]
-
-    values = shared(("project on all tabs", project, opened), show)
-    return [dict(value) if isinstance(value, dict) else value for value in values]  # Gradio changes updates
+def _listed(components: Sequence[Any]) -> Several:
+    return Several({str(number): component for number, component in enumerate(components)})
 
 
-def _project_for(watch: RunWatcher, project: str | None, uploads: list[str] | None) -> list[Any] | dict[str, Any]:
-    """Show the project that dropped images go to, or `gr.skip()` if that is the current one."""
-    skip: dict[str, Any] = gr.skip()
-    if not uploads:
-        return skip
-    name = projects.for_upload(project)
-    if name == project:
-        return skip
-    page_memory.remember_project(name)
-    return [head.choices(name), *_show(watch, name)]
+def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything as it is on disk, for a page that was just opened at an address."""
+    wanted, tab = str(address.get("project", "")), str(address.get("tab", ""))
+    project = wanted
+    if wanted not in dataset.names():
+        project = page_memory.project()
+        if wanted:
+            gr.Warning(_("The project {project!r} no longer exists.", project=wanted))
+    page_memory.remember_project(project)
+    if tab not in TABS:
+        tab = "images"
+        if watch.active() and not wanted:
+            tab = "train"
+    values = _show(watch, project)
+    if report := str(address.get("report", "")):
+        values["images"] |= {"report": datasets.status(report)}
+    return {"project": project, "chooser": head.choices(project), "tabs": gr.Tabs(selected=tab), **values}
+
+
+def _show(watch: RunWatcher, project: str) -> dict[str, Any]:
+    """Return values that show a project on all tabs. Pages that ask for it at once get the same ones."""
+
+    def show() -> dict[str, Any]:
+        listed = {
+            "train": training.show(project, opened=True),
+            "view": run_view.draw(watch, watch.default(project), project=project),
+        }
+        return {"images": datasets.show(project)} | {
+            name: {str(number): value for number, value in enumerate(values)} for name, values in listed.items()
+        }
+
+    values = shared(("project on all tabs", project), show)
+    # Gradio changes updates.
+    return {part: {name: copy.copy(value) for name, value in named.items()} for part, named in values.items()}

@@ -6,18 +6,21 @@ const card = (name, caption) => ({
   name, caption, url: "", large: `/${name}`, size: [64, 64], crop: [0, 0], facts: "64 x 64", edited: "", mask: "", large_mask: "",
   proposed: "", look: "", ratio: "1", cut: "", badges: [], tokens: "2 / 77", long: "",
 });
+const FIRST = { page: 1, order: "name", kind: "", tag: "" };
 const grid = (captions, values = {}) => ({
-  project: "mira", at: 1, page: 1, last: 1, left: 0, any: true, proposals: "", only: "", orders: [], paged: false, pages: [],
+  project: "mira", at: 1, asked: FIRST, selection: FIRST, page: 1, last: 1, left: 0, any: true, proposals: "", only: "", orders: [], paged: false, pages: [],
   items: Object.entries(captions).map(([name, caption]) => card(name, caption)), ...values,
 });
 const saved = (caption, at) => ({ ok: true, at, caption, badges: [], tokens: "3 / 77", long: "" });
 
 function open(t, value = grid({ "a.png": "a cat", "b.png": "a dog" }), window = openPage(t)) {
-  const calls = [], measured = [];
-  const shown = component(window, "captions", { value, server: { save_caption: slowly(calls), measure: slowly(measured) } });
+  const calls = [], measured = [], removals = [];
+  const server = { save_caption: slowly(calls), measure: slowly(measured), remove: slowly(removals) };
+  const shown = component(window, "captions", { value, server });
   const area = (name) => [...shown.element.querySelectorAll("textarea")].find(({ dataset }) => dataset.name === name);
   const status = () => shown.part(".save").textContent;
-  return { ...shown, window, calls, measured, area, status, of: (name) => area(name).closest(".card") };
+  const names = () => [...shown.element.querySelectorAll("textarea")].map(({ dataset }) => dataset.name).join(" ");
+  return { ...shown, window, calls, measured, removals, area, names, status, of: (name) => area(name).closest(".card") };
 }
 
 test("a caption is saved when typing pauses", async (t) => {
@@ -117,14 +120,67 @@ test("a text is sent to the project it was typed in, whichever is shown by then"
   assert.deepEqual(calls.map(({ argument }) => [argument.project, argument.text]), [["mira", "a red cat"]]);
 });
 
-test("the text of a removed image is not saved", (t) => {
-  const { area, calls, of, sent, status, update } = open(t);
+test("cards disappear at once, and what was read before does not bring them back", async (t) => {
+  const { names, of, removals, sent, update } = open(t, grid({ "a.png": "", "b.png": "", "c.png": "" }));
+  of("a.png").querySelector(".remove").click();
+  of("b.png").querySelector(".remove").click();
+  await settle();
+  assert.deepEqual([names(), removals.length], ["c.png", 1], "one request after the other");
+  update(grid({ "a.png": "", "b.png": "", "c.png": "" }, { at: 2 }));
+  assert.equal(names(), "c.png");
+  removals[0].answer({ ok: true, at: 3, report: "Removed a.png." });
+  await settle();
+  assert.deepEqual(removals.map(({ argument }) => argument.names), [["a.png"], ["b.png"]]);
+  assert.deepEqual(sent, [["delete", { report: "Removed a.png.", bad: false }]]);
+  update(grid({ "a.png": "", "c.png": "" }, { at: 4 }));
+  assert.equal(names(), "a.png c.png", "it was brought back");
+});
+
+test("a card that could not be removed comes back with a sentence, and with what was typed", async (t) => {
+  const { area, names, of, removals, sent } = open(t);
   type(area("a.png"), "a red cat");
   of("a.png").querySelector(".remove").click();
+  await settle();
+  removals[0].answer({ ok: false, error: "The disk is full." });
+  await settle();
+  assert.deepEqual([names(), area("a.png").value], ["a.png b.png", "a red cat"]);
+  assert.deepEqual(sent, [["delete", { report: "The disk is full.", bad: true }]]);
+});
+
+test("the text of a removed image is not saved", async (t) => {
+  const { area, calls, of, removals, status, update } = open(t);
+  type(area("a.png"), "a red cat");
+  of("a.png").querySelector(".remove").click();
+  await settle();
+  removals[0].answer({ ok: true, at: 4, report: "" });
+  await settle();
   update(grid({ "b.png": "a dog" }, { at: 5 }));
   t.mock.timers.tick(10_000);
-  assert.deepEqual([calls.length, sent], [0, [["delete", { name: "a.png" }]]]);
+  assert.equal(calls.length, 0);
   assert.equal(status(), "[[All captions are saved.]]");
+});
+
+test("of several choices the last one is drawn, in whatever order the answers come", (t) => {
+  const { names, sent, update, window } = open(t);
+  const filter = (detail) => window.document.dispatchEvent(new window.CustomEvent("limner-filter", { detail }));
+  filter({ tag: "cat" });
+  filter({ tag: "dog" });
+  const [cat, dog] = ["cat", "dog"].map((tag) => ({ asked: { ...FIRST, tag }, selection: { ...FIRST, tag } }));
+  assert.deepEqual([window.limnerSelection(), sent], [dog.asked, [["select"], ["select"]]]);
+  update(grid({ "b.png": "a dog" }, { at: 5, ...dog }));
+  update(grid({ "a.png": "a cat" }, { at: 6, ...cat }));
+  assert.equal(names(), "b.png");
+  update(grid({ "c.png": "a dog" }, { at: 4, ...dog }));
+  assert.equal(names(), "b.png", "an older answer");
+});
+
+test("a change that was read for another choice is asked for again", (t) => {
+  const { sent, update, window } = open(t);
+  window.document.dispatchEvent(new window.CustomEvent("limner-filter", { detail: { tag: "dog" } }));
+  const dog = { ...FIRST, tag: "dog" };
+  update(grid({ "a.png": "changed" }, { at: 7 }));
+  update(grid({ "b.png": "a dog" }, { at: 6, asked: dog, selection: dog }));
+  assert.deepEqual(sent, [["select"], ["end"]]);
 });
 
 test("a change of all captions waits until those that were typed are on disk", async (t) => {
@@ -147,8 +203,9 @@ test("Enter goes to the next caption, and from the last one to the next page", (
   fire(area("a.png"), "keydown", { key: "Enter" });
   assert.equal(window.document.activeElement, area("b.png"));
   fire(area("b.png"), "keydown", { key: "Enter" });
-  assert.deepEqual(sent, [["select", { page: 2 }]]);
-  update(grid({ "c.png": "a bird", "d.png": "a fish" }, { page: 2, last: 2 }));
+  const second = { ...FIRST, page: 2 };
+  assert.deepEqual([sent, window.limnerSelection()], [[["select"]], second]);
+  update(grid({ "c.png": "a bird", "d.png": "a fish" }, { page: 2, last: 2, asked: second, selection: second }));
   assert.equal(window.document.activeElement, area("c.png"));
 });
 

@@ -37,7 +37,8 @@ test("a click on an image with Ctrl selects it, and another one lets it go", (t)
 });
 
 test("an action is applied to the cards that are selected and still there", async (t) => {
-  const { box, part, sent, tick } = openSelection(t);
+  const { box, part, sent, tick, window } = openSelection(t), removed = [];
+  window.document.addEventListener("limner-remove", ({ detail }) => removed.push(detail));
   part(".every").click();
   tick("b");
   box("e").closest(".card").remove();
@@ -46,6 +47,8 @@ test("an action is applied to the cards that are selected and still there", asyn
   part(".tag").value = "red";
   part("[data-action=add]").click();
   assert.deepEqual(sent, [["apply", { action: "add", names: ["a", "c", "d"], tag: "red", other: "" }]]);
+  part("[data-action=remove]").click();
+  assert.deepEqual([removed, sent.length], [[["a", "c", "d"]], 1]);
 });
 
 const finding = (kind, values = {}) => ({
@@ -62,14 +65,17 @@ test("what the user opened or closed stays so when the value changes", (t) => {
   assert.deepEqual([part(".doctor").open, part(".doctor summary").textContent], [false, "2 problems"]);
 });
 
-test("a finding shows its images and mends them, by its kind", (t) => {
-  const value = overview({ tags: [{ tag: "<b>red</b>", count: 2 }] });
-  const { part, sent } = component(openPage(t), "overview", { value });
+test("a finding shows its images and mends them, by its kind", async (t) => {
+  const value = overview({ tags: [{ tag: "<b>red</b>", count: 2 }] }), window = openPage(t), filters = [];
+  window.document.addEventListener("limner-filter", ({ detail }) => filters.push(detail));
+  const { part, sent } = component(window, "overview", { value });
   assert.equal(part(".chip").textContent, "<b>red</b> 2");
   part(".show").click();
   part(".mend").click();
   part(".chip").click();
-  assert.deepEqual(sent, [["select", { kind: "blurred" }], ["apply", { kind: "blurred" }], ["select", { tag: "<b>red</b>" }]]);
+  await settle();
+  assert.deepEqual(filters, [{ kind: "blurred" }, { tag: "<b>red</b>" }]);
+  assert.deepEqual(sent, [["apply", { kind: "blurred" }], ["select", { tag: "<b>red</b>" }]]);
 });
 
 test("pairs of images that are nearly the same are viewed side by side", (t) => {
@@ -87,84 +93,123 @@ test("pairs of images that are nearly the same are viewed side by side", (t) => 
   assert.deepEqual(viewed, [["a", "b"], ["c", "d"]]);
 });
 
-test("bars are as long as buckets are full, and larger images lie further out", (t) => {
-  const sizes = { title: "Buckets", resolution: 512, bars: [{ label: "512 x 512", count: 8 }, { label: "448 x 576", count: 2 }],
-    sizes: [{ width: 256, height: 512, count: 1 }, { width: 1024, height: 2048, count: 4 }] };
+test("bars are as long as buckets are full", (t) => {
+  const sizes = { title: "Buckets", bars: [{ label: "512 x 512", count: 8 }, { label: "448 x 576", count: 2 }] };
   const { element, part } = component(openPage(t), "overview", { value: overview({ sizes }) });
-  const numbers = (selector, name) => [...element.querySelectorAll(selector)].map((item) => Number(item.getAttribute(name)));
-  const [full, quarter] = numbers("rect", "width");
-  const [near, far] = numbers("circle", "cx"), [below, above] = numbers("circle", "cy");
-  assert.equal(full, 4 * quarter);
-  assert.ok(near < far && below > above && near >= 26 && far <= 294 && above >= 26 && below <= 144);
-  assert.equal(part(".sizes").hidden, false);
+  const [full, quarter] = [...element.querySelectorAll("rect")].map((item) => Number(item.getAttribute("width")));
+  assert.deepEqual([full, part(".sizes").hidden], [4 * quarter, false]);
 });
 
 // What a browser does of XMLHttpRequest, at the test's word.
-function openUploads(t) {
-  const window = openPage(t), requests = [], passed = [];
+function openUploads(t, project = "mira") {
+  const window = openPage(t, `<div id="captions"><div class="captions" data-project="${project}"></div></div>`);
+  const requests = [], opened = [];
   window.XMLHttpRequest = class {
     constructor() {
-      Object.assign(this, { upload: {}, headers: {}, status: 200, statusText: "OK", responseText: "" });
+      Object.assign(this, { upload: {}, responseText: "" });
       requests.push(this);
     }
-    open(method, url) { Object.assign(this, { method, url: String(url) }); }
-    setRequestHeader(name, value) { this.headers[name] = value; }
-    send(body) { this.body = body; }
-    abort() { this.end("abort"); }
-    end(how) {
-      this[`on${how}`]();
-      this.onloadend();
+    open(method, url) { Object.assign(this, { method, url }); }
+    send(body) { this.body = body.getAll("files").map(({ name }) => name); }
+    abort() { this.onabort(); }
+    answer(value) {
+      this.responseText = typeof value === "string" ? value : JSON.stringify(value);
+      this.onload();
     }
   };
-  window.fetch = (...request) => passed.push(request) && "answer";
-  const { part } = component(window, "uploads");
-  const upload = (body = "files") => window.fetch("/gradio_api/upload?upload_id=1", { method: "POST", body, headers: { "x-token": "t" } });
-  const state = () => [part(".running-upload").hidden, part("progress").value, part(".share").textContent];
-  return { window, requests, passed, part, upload, state };
+  window.limner = { open: (...page) => opened.push(page) };
+  const shown = component(window, "uploads");
+  Object.defineProperty(shown.element, "offsetParent", { value: window.document.body });
+  const drop = (...names) => fire(window.document, "drop", {
+    dataTransfer: { types: ["Files"], files: names.map((name) => new window.File(["x"], name)) },
+  });
+  const state = () => [shown.part(".running-upload").hidden, shown.part(".share").textContent];
+  return { ...shown, window, requests, opened, drop, state };
 }
 
-test("requests that are not uploads pass through fetch as they were", (t) => {
-  const { passed, requests, window } = openUploads(t);
-  const options = { method: "POST", body: "{}" };
-  assert.equal(window.fetch("/gradio_api/queue/join", options), "answer");
-  assert.equal(window.fetch(new window.Request("http://127.0.0.1:7860/info")), "answer");
-  assert.deepEqual([passed[0], passed.length, requests.length], [["/gradio_api/queue/join", options], 2, 0]);
-  assert.equal(passed[0][1], options);
+test("dropped images go to the project of the page, in parts that the server takes", async (t) => {
+  const { drop, requests, sent, state } = openUploads(t);
+  drop(...Array.from({ length: 501 }, (_, number) => `${number}.png`));
+  assert.deepEqual([requests[0].method, requests[0].url, requests[0].body.length], ["POST", "/images?project=mira", 500]);
+  requests[0].upload.onprogress({ loaded: 1, total: 2 });
+  assert.deepEqual(state(), [false, "49 %"]);
+  drop("more.png");
+  assert.equal(requests.length, 1, "one after the other");
+  requests[0].answer({ project: "mira", report: "Added 500 images.", bad: false });
+  await settle();
+  requests[1].upload.onprogress({ loaded: 2, total: 2 });
+  assert.deepEqual(state(), [false, "[[Taking in the images…]]"]);
+  requests[1].answer({ project: "mira", report: "1 was refused.", bad: true });
+  await settle();
+  assert.deepEqual([state()[0], sent], [true, [["end", { report: "Added 500 images. 1 was refused.", bad: true }]]]);
 });
 
-test("an upload is answered as fetch would", async (t) => {
-  const { requests, upload, window } = openUploads(t);
-  const answer = upload("the files");
-  const [request] = requests;
-  assert.deepEqual([request.method, request.url, request.body, request.headers],
-    ["POST", "http://127.0.0.1:7860/gradio_api/upload?upload_id=1", "the files", { "x-token": "t" }]);
-  Object.assign(request, { status: 413, responseText: '{"detail": "too large"}' });
-  request.end("load");
-  const response = await answer;
-  assert.ok(response instanceof window.Response);
-  assert.deepEqual([response.ok, response.status, await response.json()], [false, 413, { detail: "too large" }]);
+test("images that go to a new project open it, with the report", async (t) => {
+  const { drop, opened, requests, sent } = openUploads(t, "example-character");
+  drop("a.png");
+  requests[0].answer({ project: "my-pictures", report: "Added 1 image.", bad: false });
+  await settle();
+  assert.deepEqual([opened, sent], [[["my-pictures", "Added 1 image."]], []]);
 });
 
-test("the progress is that of all uploads together, until the last one ends", async (t) => {
-  const { requests, state, upload } = openUploads(t);
-  const answers = [upload(), upload()];
-  requests[0].upload.onprogress({ loaded: 100, total: 100 });
-  requests[1].upload.onprogress({ loaded: 50, total: 300 });
-  assert.deepEqual(state(), [false, 0.375, "37 %"]);
-  requests[0].end("load");
-  assert.deepEqual(state().slice(0, 1), [false]);
-  requests[1].end("load");
-  assert.equal(state()[0], true);
-  await Promise.all(answers);
-});
-
-test("a failed upload is a failed fetch, and a canceled one an aborted one", async (t) => {
-  const { part, requests, state, upload } = openUploads(t);
-  const failed = assert.rejects(upload(), { name: "TypeError", message: "Failed to fetch" });
-  requests[0].end("error");
-  await failed;
-  const canceled = [upload(), upload()].map((answer) => assert.rejects(answer, { name: "AbortError" }));
+test("an upload that is canceled or refused is over, and the page says why", async (t) => {
+  const { drop, part, requests, sent, state } = openUploads(t);
+  drop("a.png");
   part(".cancel-upload").click();
-  await Promise.all(canceled);
-  assert.equal(state()[0], true);
+  await settle();
+  assert.deepEqual([state()[0], sent], [true, []]);
+  drop("b.png");
+  requests[1].answer("This request is too large.");
+  await settle();
+  drop("c.png");
+  requests[2].onerror();
+  await settle();
+  assert.deepEqual(sent.map(([, { report, bad }]) => [report, bad]),
+    [["This request is too large.", true], ["[[the server is not responding.]]", true]]);
+});
+
+test("the page is not left unasked while images are on their way", (t) => {
+  const { drop, window } = openUploads(t);
+  assert.equal(fire(window, "beforeunload").defaultPrevented, false);
+  drop("a.png");
+  assert.equal(fire(window, "beforeunload").defaultPrevented, true);
+});
+
+function openFields(t, answers) {
+  const window = openPage(t, `<div id="captions"><div class="captions" data-project="mira"></div></div>
+    <div id="trigger"><input></div><div id="class"><input></div>`);
+  const requests = [];
+  window.fetch = (url, { body, keepalive }) => {
+    requests.push([url, keepalive, ...JSON.parse(body).fields.map(({ project, name, value }) => `${project} ${name} ${value}`)]);
+    return answers.shift();
+  };
+  const typeIn = (id, text) => fire(Object.assign(window.document.querySelector(`#${id} input`), { value: text }), "input");
+  return { window, requests, typeIn };
+}
+
+test("what is typed is sent under its project when typing pauses, and again until it is stored", async (t) => {
+  const { requests, typeIn, window } = openFields(t, [Promise.reject(new Error("offline")), Promise.resolve({ ok: true })]);
+  component(window, "fields");
+  typeIn("trigger", "mir");
+  typeIn("trigger", "miraxo");
+  typeIn("class", "fox");
+  t.mock.timers.tick(300);
+  await settle();
+  t.mock.timers.tick(3000);
+  await settle();
+  const expected = ["/typed", true, "mira trigger miraxo", "mira class fox"];
+  assert.deepEqual(requests, [expected, expected]);
+  t.mock.timers.tick(10_000);
+  assert.equal(window.sessionStorage.getItem("limner-typed-fields"), "[]");
+});
+
+test("what was typed last is sent as the page is left, and by the next page if that failed", async (t) => {
+  const { requests, typeIn, window } = openFields(t, [Promise.resolve({ ok: false }), Promise.resolve({ ok: true })]);
+  component(window, "fields");
+  typeIn("trigger", "miraxo");
+  fire(window, "pagehide");
+  await settle();
+  component(window, "fields");
+  await settle();
+  assert.deepEqual(requests.map(([, , field]) => field), ["mira trigger miraxo", "mira trigger miraxo"]);
 });

@@ -51,7 +51,7 @@ export function slowly(calls) {
 }
 
 export function fire(target, kind, values = {}) {
-  const window = target.ownerDocument?.defaultView ?? target.defaultView;
+  const window = target.ownerDocument?.defaultView ?? target.defaultView ?? target;
   const event = new window.Event(kind, { bubbles: true, cancelable: true });
   target.dispatchEvent(Object.assign(event, values));
   return event;

@@ -50,19 +50,24 @@ test("the button that was pressed keeps the focus when the queue is drawn again"
   assert.equal(window.document.activeElement.tagName, "INPUT", "the focus is not taken from elsewhere");
 });
 
-test("runs and files are renamed and deleted only if that is confirmed", (t) => {
+test("runs and files are renamed and deleted only if that is confirmed", async (t) => {
   const window = openPage(t), questions = [];
   const { part, sent } = component(window, "runs", { html: `<button class="rename" data-run="r" data-name="old">
     </button><button class="bin" data-file="f" data-label="$& file"></button><button class="again" data-run="r"></button>` });
-  let answer = null;
-  window.prompt = window.confirm = (text) => questions.push(text) && answer;
+  let answer = "";
+  window.limner = { ask: async (text) => questions.push(text) && answer };
   for (const press of [".rename", ".bin"]) part(press).click();
+  await settle();
   answer = "old";
   part(".rename").click();
+  await settle();
   assert.deepEqual(sent, []);
   assert.match(questions[1], /Move \$& file to the bin/);
   answer = "new";
-  for (const press of [".rename", ".bin", ".again"]) part(press).click();
+  for (const press of [".rename", ".bin", ".again"]) {
+    part(press).click();
+    await settle();
+  }
   assert.deepEqual(sent, [["select", { run: "r", name: "new" }], ["delete", { run: "", file: "f" }], ["apply", { run: "r" }]]);
 });
 
@@ -114,12 +119,12 @@ test("a run that was started is scrolled to if it is out of sight", (t) => {
   assert.deepEqual([isScrolled(100, 300), isScrolled(-50, 150), isScrolled(500, 700)], [false, true, true]);
 });
 
-test("a project is deleted only after a yes", (t) => {
+test("a project is deleted only after a yes", async (t) => {
   const window = openPage(t), remove = expression(window, "delete_project.js");
-  window.confirm = () => false;
-  assert.deepEqual(remove("mira"), [null]);
-  window.confirm = () => true;
-  assert.deepEqual(remove("mira"), ["mira"]);
+  window.limner = { ask: async () => "" };
+  assert.deepEqual(await remove("mira"), [null]);
+  window.limner = { ask: async () => "yes" };
+  assert.deepEqual(await remove("mira"), ["mira"]);
 });
 
 test("a table of images is saved as one image with its labels, long ones in lines", (t) => {

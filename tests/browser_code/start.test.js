@@ -1,46 +1,69 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { compileFunction } from "node:vm";
-import { expression, openPage, settle } from "./page.js";
+import { expression, fire, openPage, settle } from "./page.js";
 
-// Frames as browsers number them.
-function start(t) {
-  const window = openPage(t), frames = new Map();
-  let last = 0;
-  window.requestAnimationFrame = (draw) => frames.set(last += 1, draw) && last;
-  window.cancelAnimationFrame = (frame) => frames.delete(frame);
+const TABS = `<div id="tabs"><button role="tab" id="tab-images-button"></button><button role="tab" id="tab-train-button"></button></div>`;
+
+function start(t, address = "?project=mira") {
+  const window = openPage(t, TABS), opened = [], pressed = [];
+  window.happyDOM.setURL(`http://127.0.0.1:7860/${address}`);
+  Object.assign(window.location, { assign: (url) => opened.push(url), reload: () => opened.push("reload") });
   expression(window, "start.js")();
-  const read = "draw(performance.now()); requestAnimationFrame(draw);";
-  /** Count as a script with this name would; the times that are drawn, at once and in the next frame. */
-  const count = async (filename) => {
-    const times = [];
-    compileFunction(read, ["draw"], { filename, contextExtensions: [window] })((time) => times.push(time));
-    await settle();
-    for (const draw of frames.values()) draw();
-    return times;
+  for (const button of window.document.querySelectorAll("[role=tab]")) button.addEventListener("click", () => pressed.push(button.id));
+  /** Go back to an address, as the browser does. */
+  const back = (url) => {
+    window.happyDOM.setURL(`http://127.0.0.1:7860/${url}`);
+    fire(window, "popstate");
   };
-  return { window, count };
+  return { window, opened, pressed, back, query: () => window.location.search };
 }
 
 test("the page says which language it is in", (t) => {
   assert.equal(start(t).window.document.documentElement.lang, "{language}");
 });
 
-test("Gradio's count of seconds, which nothing shows, asks for no more frames", async (t) => {
-  const times = await start(t).count("/assets/statustracker-a1b2.js");
-  assert.deepEqual(times.map((time) => typeof time), ["number"]);
-  t.mock.timers.tick(1000);
+test("another project is another page, which gets the report of this one", (t) => {
+  const { opened, window } = start(t);
+  window.limner.open("mira & rin", "Added 2 images.");
+  assert.deepEqual(opened, ["/?project=mira%20%26%20rin"]);
+  assert.equal(window.sessionStorage.getItem("limner-report"), "Added 2 images.");
+  window.limner.arrive("mira & rin");
+  assert.equal(window.sessionStorage.getItem("limner-report"), null);
 });
 
-test("whatever else reads the clock keeps its frames", async (t) => {
-  const times = await start(t).count("/assets/chart.js");
-  assert.equal(times.length, 2);
-  t.mock.timers.tick(1000);
+test("a tab that is chosen stands in the address, and Back chooses the one before", (t) => {
+  const { back, opened, pressed, query, window } = start(t);
+  window.document.getElementById("tab-train-button").click();
+  assert.equal(query(), "?project=mira&tab=train");
+  back("?project=mira");
+  assert.deepEqual([pressed, opened], [["tab-train-button", "tab-images-button"], []]);
 });
 
-test("after a second, the clock is the browser's again", (t) => {
-  const { window } = start(t);
-  assert.equal(Object.hasOwn(window.performance, "now"), true);
-  t.mock.timers.tick(1000);
-  assert.equal(Object.hasOwn(window.performance, "now"), false);
+test("Back to another project or run loads its page", (t) => {
+  const { back, opened, window } = start(t);
+  window.limner.show({ run: "a" });
+  back("?project=mira");
+  back("?project=rin");
+  assert.deepEqual(opened, ["reload", "reload"]);
+});
+
+test("a question is answered by a button, and what was typed comes back", async (t) => {
+  const { window } = start(t), box = window.document.querySelector("dialog.ask");
+  box.showModal ??= () => {};
+  const close = (value) => {
+    box.returnValue = value;
+    fire(box, "close");
+  };
+  const yes = window.limner.ask("Really?");
+  assert.equal(box.querySelector("input").hidden, true);
+  close("yes");
+  assert.equal(await yes, "yes");
+  const name = window.limner.ask("Name:", "old");
+  box.querySelector("input").value = "new";
+  close("yes");
+  assert.equal(await name, "new");
+  const nothing = window.limner.ask("Name:", "old");
+  close("");
+  assert.equal(await nothing, "");
+  await settle();
 });

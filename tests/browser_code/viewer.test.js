@@ -52,7 +52,7 @@ test("an image of a pair can be removed, and the next pair is shown", (t) => {
     return made;
   };
   const removed = [];
-  window.document.addEventListener("limner-remove", ({ detail }) => removed.push(detail));
+  window.document.addEventListener("limner-remove", ({ detail }) => removed.push(...detail));
   fire(window.document, "limner-view", { detail: [pair("a", "b"), pair("b", "c"), pair("d", "e")] });
   part(".other .discard").click();
   assert.deepEqual([removed, part("figure img").alt, part(".other img").alt], [["b"], "d", "e"]);

@@ -325,19 +325,6 @@ def test_a_mask_is_painted_over_an_image(shared: Server, visit: Visit, project: 
     assert not mask.exists()
 
 
-def test_the_buckets_and_sizes_are_drawn(shared: Server, visit: Visit, project: Path) -> None:
-    picture(1, (1200, 500)).save(project / "00.png")
-    page = open_project(visit, shared, project)
-    chart = page.get_by_role("img", name="Buckets at a resolution of 128")
-    chart.wait_for()
-    assert chart.locator("rect").count() == 2
-    assert chart.locator("text").all_text_contents() == ["128 x 128", "14", "192 x 64", "1"]
-    assert (
-        page.get_by_role("img", name="Sizes of the images").locator("circle title").all_text_contents()[-1]
-        == "1200 x 500: 1"
-    )
-
-
 EACH = 30
 
 

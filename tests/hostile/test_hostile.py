@@ -273,7 +273,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
         reader.read(path)
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
-    _, html = file_tools.take(str(path))  # as the page shows it
+    html = file_tools.take(str(path))  # as the page shows it
     assert "<script" not in html
     assert str(home) not in html
     assert len(html) < 20_000

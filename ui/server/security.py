@@ -16,7 +16,17 @@ from trainer.i18n import LANGUAGE, _, ngettext
 from ui.server import sessions
 from ui.server.accounts import NO_ACCOUNT, Account, with_password
 from ui.server.logins import Attempts
-from ui.server.request_body import MAX_BODY, MAX_UPLOAD, UPLOAD, Budget, Message, Receive, RefusedError, RequestBody
+from ui.server.request_body import (
+    IMAGES,
+    MAX_BODY,
+    MAX_UPLOAD,
+    UPLOAD,
+    Budget,
+    Message,
+    Receive,
+    RefusedError,
+    RequestBody,
+)
 from ui.server.sessions import Session, Sessions
 from ui.state import audit
 
@@ -226,7 +236,7 @@ class SecurityMiddleware:
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass the request to the app, with a body that is limited."""
         started = False
-        if scope["path"] == UPLOAD and scope.get("method") == "POST":
+        if scope["path"] in (UPLOAD, IMAGES) and scope.get("method") == "POST":
             body = RequestBody(scope, receive, MAX_UPLOAD, self._budget)
         else:
             body = RequestBody(scope, receive, MAX_BODY)

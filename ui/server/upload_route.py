@@ -1,11 +1,13 @@
-"""Route that receives uploads: each goes into a folder of its own, which is deleted at once if it is cut off.
+"""Routes that receive files: each upload goes into a folder of its own, which is deleted at once if it is cut off.
 
-It takes the place of Gradio's, which leaves what was cut off on the disk, keeps all files of an upload open, refuses
+Images are sent to the address of their project and are taken in there, whatever the page does meanwhile. The other
+route takes the place of Gradio's, which leaves what was cut off on the disk, keeps all files of an upload open, refuses
 all of them because of the name of one, and answers with paths of this machine.
 """
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,15 +19,18 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from trainer import paths, storage
+from trainer.data import dataset, sandbox
 from trainer.errors import UserError
-from ui.server.request_body import UPLOAD
-from ui.state import pending_uploads
+from trainer.i18n import _
+from ui.server.request_body import IMAGES, UPLOAD
+from ui.state import page_memory, pending_uploads, projects
+from ui.widgets.handlers import sentence
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 router = APIRouter()
-MAX_FILES = 1000  # of an upload; Gradio's page divides larger ones
+MAX_FILES = 1000  # of an upload; the page divides larger ones
 NAME_BYTES = 160  # of a file's name without its extension
 TRACKED = 30.0  # seconds after which the progress of an upload is forgotten, if no page asked for it
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
@@ -34,33 +39,72 @@ _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
 @router.post(UPLOAD)
 async def upload(request: Request, upload_id: str = "") -> Response:
     """Receive files, and return where they are as a list of paths; the page passes these on to be imported."""
-    folder = await asyncio.to_thread(pending_uploads.create_folder)
     if upload_id:
         file_upload_statuses.track(upload_id)
     try:
-        files = await _receive(request, folder, upload_id)
+        files = await _receive(request, upload_id)
     except UserError as error:
-        await asyncio.to_thread(pending_uploads.discard_folder, folder)
         return PlainTextResponse(f"{error.message} {error.remedy}", 400)
     except ClientDisconnect:
-        await asyncio.to_thread(pending_uploads.discard_folder, folder)
         return Response(status_code=400)  # to nobody
-    except BaseException:  # the middleware refuses the rest
-        pending_uploads.discard_folder(folder)
-        raise
     finally:
         if upload_id:
             file_upload_statuses.set_done(upload_id)
             asyncio.get_running_loop().call_later(TRACKED, file_upload_statuses.stop_tracking, upload_id)
-    return JSONResponse([pending_uploads.public_path(file) for file in files])
+    return JSONResponse([pending_uploads.public_path(file) for file, _name in files])
 
 
-async def _receive(request: Request, folder: Path, upload_id: str) -> list[Path]:
-    """Write the files of a multipart body.
+@router.post(IMAGES)
+async def add_images(request: Request, project: str = "") -> Response:
+    """Receive images and captions for a project, and take them in; returns what became of them, and their project."""
+    try:
+        files = await _receive(request)
+    except ClientDisconnect:
+        return Response(status_code=400)  # to nobody
+    except UserError as error:
+        return JSONResponse({"project": "", "report": sentence(error), "bad": True})
+    return JSONResponse(await asyncio.to_thread(_add, project, files))
+
+
+def _add(project: str, files: Sequence[tuple[Path, str]]) -> dict[str, object]:
+    """Take in files under the names that the user knows, and delete what was sent."""
+    try:
+        if project:
+            projects.folder(project)
+        project = projects.for_upload(project)
+        folder = projects.folder(project)
+        is_new = project.startswith(projects.FIRST) and not dataset.image_files(folder)  # see `projects.for_upload`
+        sources = [(name, file) for file, name in files]
+        report = sandbox.add(folder, sources, keep_location=page_memory.keeps_location())
+    except Exception as error:
+        return {"project": "", "report": sentence(error), "bad": True}
+    finally:
+        pending_uploads.discard([file for file, _name in files])
+    text = report.sentence()
+    if is_new and report.added:
+        text += " " + _("They are in the project {project}.", project=project)
+    return {"project": project, "report": text, "bad": bool(report.refused)}
+
+
+async def _receive(request: Request, upload_id: str = "") -> list[tuple[Path, str]]:
+    """Write the files of a multipart body into a new folder, which goes if they do not all arrive.
+
+    Returns:
+        The path of each, and the name that it was sent under.
 
     Raises:
         UserError: it is not such a body, damaged, or has too many files.
+        ClientDisconnect: it was canceled.
     """
+    folder = await asyncio.to_thread(pending_uploads.create_folder)
+    try:
+        return await _receive_into(folder, request, upload_id)
+    except BaseException:  # also what the middleware refuses
+        pending_uploads.discard_folder(folder)
+        raise
+
+
+async def _receive_into(folder: Path, request: Request, upload_id: str) -> list[tuple[Path, str]]:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise UserError("This is not an upload of files.", "Send it as multipart/form-data.")
@@ -78,7 +122,7 @@ async def _receive(request: Request, folder: Path, upload_id: str) -> list[Path]
         parts.close()
     if not parts.is_complete:
         raise _damaged()
-    return parts.files
+    return list(zip(parts.files, parts.names, strict=True))
 
 
 def _damaged() -> UserError:
@@ -90,6 +134,7 @@ class _Parts:
 
     def __init__(self, folder: Path, upload_id: str) -> None:
         self.files: list[Path] = []
+        self.names: list[str] = []
         self.is_complete = False
         self._folder, self._upload_id = folder, upload_id
         self._name = ""  # of the file, as Gradio's page knows it
@@ -143,6 +188,7 @@ class _Parts:
         path.parent.mkdir()
         self._file = storage.open_passing(path)
         self.files.append(path)
+        self.names.append(self._name)
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         if self._file:

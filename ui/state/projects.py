@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer import paths, runs, storage
 from trainer.data import dataset
-from trainer.data.captions import one_line
+from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError, explaining_files_in_use
 from ui.state import page_memory
 
@@ -135,3 +135,18 @@ def find_image(project: str | None, name: str) -> Path:
     if path := dataset.find_image(folder(project), name):
         return path
     raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")
+
+
+def save_caption(image: Path, text: str, base: object = None) -> str | None:
+    """Save the caption of an image that was typed over `base`.
+
+    Returns:
+        The caption that another page has written since, if it differs; then nothing is saved.
+    """
+    text = text[:10_000]
+    with dataset.captions_lock(image.parent):
+        present = read_caption(image)
+        if base is not None and present not in (one_line(str(base)), one_line(text)):
+            return present
+        dataset.write_caption(image, text)
+    return None

@@ -16,6 +16,12 @@ let failure = "";
 let measuring = false; // the server is measuring images
 let settled = 0; // a timer: some time after the last save, the list above is redrawn
 let toFirst = false; // a page was turned with Enter: go on at its first caption
+// What the grid is to show; an answer about anything else, or older than what is shown, is not drawn.
+let chosen = { page: 1, order: "name", kind: "", tag: "" };
+let drawn = 0, missed = 0; // when the server read what is shown, and the latest that was not drawn
+/** @type {Map<string, number>} */
+const removed = new Map(); // images that are no longer shown; and the server's time when they were gone
+let removing = Promise.resolve();
 
 const view = /** @type {View<CaptionGrid>} */ (props);
 const box = () => /** @type {HTMLElement | null} */ (element.querySelector(".captions"));
@@ -130,9 +136,22 @@ function fillCards(/** @type {Card[]} */ items) {
   }
 }
 
+function isWanted(/** @type {CaptionGrid} */ { asked, at }) {
+  if (JSON.stringify(asked) !== JSON.stringify(chosen)) missed = Math.max(missed, at);
+  else if (at >= drawn) return true;
+  return false;
+}
+
+function choose(/** @type {Partial<typeof chosen>} */ change) {
+  chosen = { ...chosen, page: 1, ...change };
+  trigger("select");
+}
+
 function draw() {
   const { value } = view, all = box();
-  if (!all || !value?.items) return;
+  if (!all || !value?.items || !isWanted(value)) return;
+  chosen = value.selection;
+  drawn = value.at;
   document.documentElement.dataset.loaded = "yes"; // see style.css
   if (value.project !== project()) element.querySelector(".cards").replaceChildren();
   for (const name of /** @type {const} */ (["project", "page", "last", "left"])) all.dataset[name] = String(value[name]);
@@ -144,8 +163,9 @@ function draw() {
   element.querySelector(".order").replaceChildren(...value.orders.map((order) => withText("option", order.title, {
     value: order.key, ...(order.selected && { selected: "" }),
   })));
-  fillCards(value.items);
-  element.querySelector(".empty").hidden = value.items.length > 0;
+  const items = value.items.filter(({ name }) => (removed.get(name) ?? 0) <= drawn);
+  fillCards(items);
+  element.querySelector(".empty").hidden = items.length > 0;
   element.querySelector(".none-left").hidden = !value.any;
   element.querySelector(".no-pictures").hidden = value.any;
   element.querySelector(".pages").hidden = !value.paged;
@@ -214,7 +234,7 @@ function move(/** @type {HTMLTextAreaElement} */ area, /** @type {number} */ by)
     next.select();
   } else if (by > 0 && Number(at?.page) < Number(at?.last)) {
     toFirst = true;
-    trigger("select", { page: Number(at?.page) + 1 });
+    choose({ page: Number(at?.page) + 1 });
   }
 }
 
@@ -235,16 +255,40 @@ async function measure() {
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
 
-function remove(/** @type {string} */ name) {
-  const key = project() + "/" + name;
+// Cards disappear at once, one request after the other, and come back if that failed.
+function remove(/** @type {string[]} */ names) {
+  const cards = [...element.querySelectorAll(".card")].filter((card) => names.includes(card.dataset.name));
+  for (const name of names) removed.set(name, Infinity);
+  const next = cards.at(-1)?.nextElementSibling, hasFocus = cards.some((card) => card.contains(document.activeElement));
+  for (const card of cards) card.remove();
+  if (hasFocus) next?.querySelector(".remove").focus();
+  const image = { project: project(), names };
+  removing = removing.then(async () => {
+    const answer = await server.remove(image).catch(() => null);
+    for (const name of names) {
+      if (answer?.ok) forget(image.project + "/" + name);
+      removed.set(name, answer?.ok ? answer.at : 0);
+    }
+    if (answer?.ok) trigger("delete", { report: answer.report, bad: false });
+    else trigger("delete", { report: answer?.error ?? "[[the server is not responding.]]", bad: true });
+    redraw();
+  });
+}
+
+function forget(/** @type {string} */ key) {
   clearTimeout(timers.get(key));
+  timers.delete(key);
   typed.delete(key);
   conflicts.delete(key);
+}
+
+function redraw() {
+  draw();
   show();
-  trigger("delete", { name });
 }
 
 document.addEventListener("limner-remove", ({ detail }) => remove(detail));
+document.addEventListener("limner-filter", ({ detail }) => choose({ kind: "", tag: "", ...detail }));
 element.addEventListener("input", (event) => {
   const area = event.target.closest("textarea"), card = event.target.closest(".card");
   if (!area || !card) return;
@@ -269,21 +313,21 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 element.addEventListener("click", (event) => {
-  const removed = event.target.closest(".remove");
+  const button = event.target.closest(".remove");
   const page = event.target.closest(".page"), card = event.target.closest(".card");
-  if (removed) remove(removed.dataset.name);
+  if (button) remove([button.dataset.name]);
   else if (page) {
-    trigger("select", { page: Number(page.dataset.page) });
+    choose({ page: Number(page.dataset.page) });
   } else if (card && event.target.closest(".conflict button")) {
     settle(card, event.target.matches(".keep-mine"));
   } else if (event.target.matches(".keep, .discard")) {
     trigger("apply", { name: card?.dataset.name ?? "", action: event.target.matches(".keep") ? "keep" : "discard" });
   } else if (event.target.closest(".all")) {
-    trigger("select", { all: true });
+    choose({ kind: "", tag: "" });
   }
 });
 element.addEventListener("change", (event) => {
-  if (event.target.matches(".order")) trigger("select", { order: event.target.value });
+  if (event.target.matches(".order")) choose({ order: event.target.value });
 });
 // Before all captions are changed, what was typed last has to be on disk.
 window.limnerSaved = async () => {
@@ -292,33 +336,26 @@ window.limnerSaved = async () => {
     await new Promise((resume) => setTimeout(resume, 100));
   }
 };
+// What is still to be saved when the page is left; the next page of this tab tries again.
+window.addEventListener("pagehide", () => {
+  if (typed.size) fetch("/typed", { method: "POST", keepalive: true, body: JSON.stringify({ captions: [...typed.values()] }) });
+});
+window.limnerSelection = () => chosen;
 watch("value", () => {
   draw();
+  if (drawn < missed) {
+    missed = 0;
+    trigger("end");
+  }
   for (const key of typed.keys()) if (!timers.has(key)) later(key, 0);
   if (toFirst) areas()[0]?.focus();
   toFirst = false;
   show();
   measure();
 });
-// The path of each file in an added folder: Gradio passes only the names.
-document.addEventListener("change", (event) => {
-  if (event.target.closest?.("#folder") && event.target.matches("input")) {
-    window.limnerFolder = [...(event.target.files ?? [])].map((file) => file.webkitRelativePath);
-  }
-}, true);
-// Images may be dropped anywhere while this tab is shown; a click on the empty list chooses some.
-const chooser = () => document.querySelector("#upload input[type='file']");
-for (const kind of /** @type {const} */ (["dragover", "drop"])) {
-  document.addEventListener(kind, (event) => {
-    if (!event.dataTransfer?.types.includes("Files") || event.target.closest?.(".drop") || !element.offsetParent) return;
-    event.preventDefault();
-    if (kind === "dragover" || !chooser()) return;
-    chooser().files = event.dataTransfer.files;
-    chooser().dispatchEvent(new Event("change", { bubbles: true }));
-  });
-}
+// A click on the empty list chooses images; they are dropped anywhere, see uploads.js.
 element.addEventListener("click", (event) => {
-  if (event.target.closest(".no-pictures")) chooser()?.click();
+  if (event.target.closest(".no-pictures")) document.querySelector("#upload input[type='file']")?.click();
 });
 draw();
 show();

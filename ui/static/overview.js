@@ -1,6 +1,6 @@
 // Problems and tags. What the user opened or closed stays so when the value changes. Captions are inserted as text:
 // overview.html contains no values, as Gradio would run a value in a template as a program.
-const ROW = 20, WIDE = 320, HIGH = 170, EDGE = 26;
+const ROW = 20, WIDE = 320;
 const opened = new Map();
 const view = /** @type {View<Overview>} */ (props);
 
@@ -55,6 +55,11 @@ function draw() {
   restore();
 }
 
+async function filter(/** @type {{ kind?: string, tag?: string }} */ detail) {
+  await window.limnerSaved?.(); // what was typed last may change who has the tag
+  document.dispatchEvent(new CustomEvent("limner-filter", { detail }));
+}
+
 function restore() {
   for (const part of element.querySelectorAll("details")) {
     const key = part.className;
@@ -69,10 +74,13 @@ element.addEventListener("click", (event) => {
     const pairs = view.value?.findings?.flatMap((finding) => finding.pairs) ?? [];
     document.dispatchEvent(new CustomEvent("limner-view", { detail: pairs.map(linkTo) }));
   } else if (button?.dataset.mend) trigger("apply", { kind: button.dataset.mend });
-  else if (button?.dataset.kind) trigger("select", { kind: button.dataset.kind });
-  else if (button?.dataset.tag) trigger("select", { tag: button.dataset.tag });
+  else if (button?.dataset.kind) filter({ kind: button.dataset.kind });
+  else if (button?.dataset.tag) {
+    filter({ tag: button.dataset.tag });
+    trigger("select", { tag: button.dataset.tag });
+  }
 });
-// The buckets of a dataset as bars, and the sizes of its images as dots on logarithmic scales.
+// The buckets of a dataset as bars.
 function svg(/** @type {keyof SVGElementTagNameMap} */ tag, /** @type {Attributes} */ attributes, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -93,32 +101,10 @@ function bars(/** @type {Sizes} */ { bars: counts, title }) {
   return chart;
 }
 
-function dots(/** @type {Sizes} */ { sizes, resolution }) {
-  const chart = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": "[[Sizes of the images]]" });
-  const sides = sizes.flatMap(({ width, height }) => [width, height]).concat(resolution);
-  const [low, high] = [Math.min(...sides) / 1.2, Math.max(...sides) * 1.2].map(Math.log2);
-  const place = (/** @type {number} */ side, /** @type {number} */ room) => EDGE + (Math.log2(side) - low) / (high - low) * (room - 2 * EDGE);
-  const x = (/** @type {number} */ width) => place(width, WIDE), y = (/** @type {number} */ height) => HIGH - place(height, HIGH);
-  const [least, most] = [2 ** low, 2 ** high];
-  const area = resolution * resolution, from = Math.max(least, area / most), to = Math.min(most, area / least);
-  chart.append(
-    svg("path", { class: "axis", d: `M${EDGE} ${EDGE}V${HIGH - EDGE}H${WIDE - EDGE}` }),
-    svg("path", { class: "limit", d: `M${x(from)} ${y(area / from)}L${x(to)} ${y(area / to)}` }),
-    svg("text", { x: WIDE - EDGE, y: HIGH - 10, "text-anchor": "end" }, "[[width]]"),
-    svg("text", { x: EDGE - 12, y: EDGE - 10 }, "[[height]]"),
-  );
-  for (const { width, height, count } of sizes) {
-    const dot = svg("circle", { cx: x(width), cy: y(height), r: Math.min(9, 3 + Math.sqrt(count)) });
-    dot.append(svg("title", {}, `${width} x ${height}: ${count}`));
-    chart.append(dot);
-  }
-  return chart;
-}
-
 function drawBuckets(/** @type {HTMLElement} */ part, /** @type {Sizes | null} */ value) {
   part.hidden = !value;
   if (!value) return;
-  part.querySelector(".charts").replaceChildren(bars(value), dots(value));
+  part.querySelector(".charts").replaceChildren(bars(value));
 }
 watch("value", draw);
 draw();

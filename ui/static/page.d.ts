@@ -12,7 +12,13 @@ declare global {
 
   interface Window {
     limnerSaved?: () => Promise<void>; // of captions.js
-    limnerFolder?: string[]; // paths of the files of an added folder
+    limnerSelection?: () => CaptionGrid["selection"]; // of captions.js: what the grid is to show
+    limner: { // of start.js
+      open(project: string, report?: string): void;
+      show(change: { tab?: string; run?: string }): void;
+      arrive(project: string): void;
+      ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
+    };
     limnerForm: { // of form_notes.js
       number(values: unknown[]): unknown[];
       apply(values: [answer: Answered | null, ...unknown[]]): unknown[];
@@ -26,19 +32,24 @@ declare global {
   interface Server {
     save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string }>>;
     measure(of: { project: string }): Promise<Answer<{ left: number; looking?: boolean }>>;
+    remove(images: { project: string; names: string[] }): Promise<Answer<{ report: string; at: number }>>;
     edit_image(edit: Image & { action: string; turns?: number; box?: number[] | null }): Promise<Answer>;
     describe_crop(crop: Image & { box: number[] }): Promise<Answer<{ text: string }>>;
     save_mask(mask: Image & { png?: string; transparency?: boolean }): Promise<Answer>;
   }
 
   // Values of components; that of one which is not filled yet has no fields.
+  type Added = { project: string; report: string; bad: boolean }; // what became of files that were added
   type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
   type Draft = { project: string; name: string; text: string; base?: string };
+  type Typed = { project: string; name: string; value: string };
   type Judged = { badges: string[]; tokens: string; long: string };
   type Card = Judged & { size: number[]; crop: number[] } & Record<
     "name" | "url" | "large" | "mask" | "large_mask" | "caption" | "proposed" | "look" | "ratio" | "cut" | "facts" | "edited", string>;
+  type Chosen = { page: number; order: string; kind: string; tag: string };
   type CaptionGrid = {
     project: string; at: number; page: number; last: number; left: number; items: Card[]; any: boolean; paged: boolean;
+    asked: Chosen; selection: Chosen;
     only: string; proposals: string; orders: Record<"key" | "title" | "selected", string>[];
     pages: { number: number; current: string; label: string }[];
   };
@@ -46,8 +57,7 @@ declare global {
   type Finding = { pairs: [kept: Side, copy: Side][] } & Record<
     "kind" | "title" | "effect" | "remedy" | "files" | "look" | "button" | "show", string>;
   type Sizes = {
-    bars: { label: string; count: number }[]; sizes: { width: number; height: number; count: number }[];
-    resolution: number; title: string;
+    bars: { label: string; count: number }[]; title: string;
   };
   type Overview = {
     findings: Finding[]; heading: string; serious: string; sizes: Sizes | null; tags: { tag: string; count: number }[];
@@ -101,7 +111,8 @@ declare global {
     "limner-shown": CustomEvent<HTMLAnchorElement>; // the link whose image the viewer shows
     "limner-view": CustomEvent<HTMLAnchorElement[]>;
     "limner-show-again": CustomEvent;
-    "limner-remove": CustomEvent<string>; // the name of an image
+    "limner-remove": CustomEvent<string[]>; // the names of images
+    "limner-filter": CustomEvent<{ kind?: string; tag?: string }>;
   }
 }
 

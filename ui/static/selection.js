@@ -37,6 +37,8 @@ element.addEventListener("click", (event) => {
   if (button?.matches(".every, .none")) {
     for (const box of boxes()) box.checked = button.matches(".every");
     show();
+  } else if (button?.dataset.action === "remove") {
+    document.dispatchEvent(new CustomEvent("limner-remove", { detail: picked().map(nameOf) }));
   } else if (button) {
     const [tag, other] = /** @type {const} */ ([".tag", ".new"]).map((field) => bar().querySelector(field).value);
     trigger("apply", { action: button.dataset.action, names: picked().map(nameOf), tag, other });

@@ -2,14 +2,56 @@
   // Gradio would set the browser's language as that of the page, whatever language the page is in.
   document.documentElement.lang = "{language}";
 
-  // Gradio counts the seconds of its own start in each frame, and goes on for as long as the page is open, although
-  // what shows them is gone. Each count reads the clock and then asks for its next frame, which is canceled here.
-  performance.now = () => {
-    if (new Error().stack?.includes("/statustracker-")) {
-      const next = requestAnimationFrame(() => {}) + 1;
-      queueMicrotask(() => cancelAnimationFrame(next));
-    }
-    return Performance.prototype.now.call(performance);
+  // The address says which project a page shows, for as long as it lives, and which tab and run are chosen in it.
+  const tabOf = (/** @type {URL} */ url) => url.searchParams.get("tab") ?? "images";
+  const buttonOf = (/** @type {string} */ tab) => /** @type {HTMLElement | null} */ (document.getElementById(`tab-${tab}-button`));
+  let address = new URL(location.href);
+  const go = (/** @type {Record<string, string>} */ change, replaces = false) => {
+    const url = new URL(location.href);
+    for (const [name, value] of Object.entries(change)) url.searchParams.set(name, value);
+    if (url.href === location.href) return;
+    history[replaces ? "replaceState" : "pushState"](null, "", url);
+    address = url;
   };
-  setTimeout(() => { Reflect.deleteProperty(performance, "now"); }, 1000);
+  window.limner = {
+    open(project, report = "") {
+      if (report) sessionStorage.setItem("limner-report", report);
+      location.assign(`/?project=${encodeURIComponent(project)}`);
+    },
+    show: (change) => go(change),
+    ask(question, text) {
+      const field = box.querySelector("input"), isText = text !== undefined;
+      const /** @type {HTMLElement} */ words = box.querySelector("span");
+      words.textContent = question;
+      field.hidden = !isText;
+      field.value = text ?? "";
+      box.returnValue = "";
+      box.showModal();
+      /** @type {HTMLElement} */ (isText ? field : box.querySelector(".yes")).focus();
+      if (isText) field.select();
+      return new Promise((resolve) => {
+        box.addEventListener("close", () => resolve(box.returnValue ? field.value || "yes" : ""), { once: true });
+      });
+    },
+    arrive(project) {
+      sessionStorage.removeItem("limner-report");
+      go({ project }, true);
+    },
+  };
+  const box = document.createElement("dialog");
+  box.className = "ask";
+  box.innerHTML = `<form method="dialog"><label><span></span> <input></label>
+    <div class="acts"><button class="act" value="">[[Cancel]]</button> <button class="act yes" value="yes">[[OK]]</button></div></form>`;
+  document.body.append(box);
+  document.addEventListener("click", (event) => {
+    const tab = /** @type {Element} */ (event.target).closest?.("#tabs [role=tab]")?.id.match(/^tab-(.+)-button$/)?.[1];
+    if (tab && tab !== tabOf(address)) go({ tab });
+  });
+  window.addEventListener("popstate", () => {
+    const url = new URL(location.href), before = address;
+    address = url;
+    const isOther = ["project", "run"].some((name) => url.searchParams.get(name) !== before.searchParams.get(name));
+    if (isOther) location.reload();
+    else if (tabOf(url) !== tabOf(before)) buttonOf(tabOf(url))?.click();
+  });
 }

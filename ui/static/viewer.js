@@ -56,7 +56,7 @@ function showPair(/** @type {DOMStringMap} */ { file, text, otherFile, otherText
 }
 
 function discard(/** @type {string} */ name) {
-  document.dispatchEvent(new CustomEvent("limner-remove", { detail: name }));
+  document.dispatchEvent(new CustomEvent("limner-remove", { detail: [name] }));
   rows = [rows[row].filter(({ dataset }) => name !== dataset.file && name !== dataset.otherFile)];
   row = 0;
   place = Math.min(place, rows[0].length - 1);

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -20,7 +20,7 @@ from ui.state import hub_downloads, page_memory, projects
 from ui.tabs import base_model, image_grid
 from ui.tabs.image_grid import Selection
 from ui.widgets import run_html
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import CHOICE, Several, listen
 
 SERVER = "server"  # chosen instead of a model
 # Settings that depend on the kind of model, in the order of the page.
@@ -58,25 +58,26 @@ class Writer:
     downloading: gr.Timer
 
     @property
-    def outputs(self) -> list[Any]:
-        """Components that `show` returns values for."""
-        return [self.model, self.server, self.server_model, *self.described, *self.live]
+    def shown(self) -> dict[str, Any]:
+        """The components that `show` returns values for."""
+        return {"model": self.model, **self.described, **self.live}
 
     @property
-    def described(self) -> list[Any]:
-        """Components that `describe` returns values for: they change with the model."""
-        return [self.about, self.download, self.cancel, self.downloading, self.server, self.server_model,
-                *self.options.values()]  # fmt: skip
+    def described(self) -> dict[str, Any]:
+        """The components that `describe` returns values for: they change with the model."""
+        names = ("about", "download", "cancel", "downloading", "server", "server_model")
+        return {**{name: getattr(self, name) for name in names}, "options": Several(self.options)}
 
     @property
-    def live(self) -> list[Any]:
-        """Components that `draw` returns values for."""
-        return [self.writing, self.write, self.stop, self.timer]
+    def live(self) -> dict[str, Any]:
+        """The components that `draw` returns values for."""
+        return {name: getattr(self, name) for name in ("writing", "write", "stop", "timer")}
 
     @property
-    def settings(self) -> list[Any]:
-        """Components whose values `write` takes after the project."""
-        return [self.model, self.existing, self.review, self.server, self.server_model, *self.options.values()]
+    def settings(self) -> Several:
+        """The components whose values `write` gets."""
+        names = ("model", "existing", "review", "server", "server_model")
+        return Several({**{name: getattr(self, name) for name in names}, **self.options})
 
 
 def build() -> Writer:
@@ -146,24 +147,29 @@ def _options() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def connect(writer: Writer, project: gr.Dropdown) -> None:
+def connect(writer: Writer, project: gr.Textbox) -> None:
     """Connect what changes no captions: the description of the model, its download, and the button that stops it."""
-    described = {"inputs": writer.model, "outputs": writer.described, **QUIET}
-    writer.model.input(handled(describe), **described)
-    writer.download.click(handled(download), **described)
-    writer.cancel.click(handled(cancel), **described)
-    writer.downloading.tick(handled(describe), **described)
-    writer.stop.click(handled(stop), project, writer.live, **QUIET)
+    model, described = {"model": writer.model}, writer.described
+    listen(writer.model.input, describe, model, described, kind=CHOICE)
+    listen(writer.download.click, download, model, described)
+    listen(writer.cancel.click, cancel, model, described)
+    listen(writer.downloading.tick, describe, model, described, kind=CHOICE)
+    listen(writer.stop.click, stop, {"project": project}, writer.live)
 
 
-def show(project: str) -> list[Any]:
-    """Return values of `Writer.outputs` for a project."""
-    model, server, server_model = (
-        page_memory.answer(project, key) if project else ""
-        for key in ("caption-model", "caption-server", "caption-server-model")
-    )
-    values = gr.Dropdown(_choices(), value=model or None, allow_custom_value=True), server, server_model
-    return [*values, *describe(model), *draw(project)]
+def show(project: str) -> dict[str, Any]:
+    """Return values of `Writer.shown` for a project."""
+    keys = {"model": "caption-model", "server": "caption-server", "server_model": "caption-server-model"}
+    known = {name: page_memory.answer(project, key) if project else "" for name, key in keys.items()}
+    described = describe(known["model"])
+    is_server = known["model"] == SERVER
+    return {
+        **described,
+        "model": gr.Dropdown(_choices(), value=known["model"] or None, allow_custom_value=True),
+        "server": gr.Textbox(known["server"], visible=is_server),
+        "server_model": gr.Textbox(known["server_model"], visible=is_server),
+        **draw(project),
+    }
 
 
 def _choices() -> list[tuple[str, str]]:
@@ -179,7 +185,7 @@ def _choices() -> list[tuple[str, str]]:
 # The model ------------------------------------------------------------------------------------------------------
 
 
-def describe(model: str | None) -> list[Any]:
+def describe(model: str | None) -> dict[str, Any]:
     """Return values of `Writer.described`: what the model is or lacks, and the options that it understands."""
     model = _name(model)
     current = hub_downloads.find(model)
@@ -199,17 +205,17 @@ def describe(model: str | None) -> list[Any]:
 
 def _described(
     text: str, kind: Kind | None, *, is_server: bool = False, can_download: bool = False, downloading: bool = False
-) -> list[Any]:
+) -> dict[str, Any]:
     options = kind.options if kind else ()
-    return [
-        f"<p class='quiet' role='status'>{escape(text)}</p>" if text else "",
-        gr.Button(visible=can_download),
-        gr.Button(visible=downloading),
-        gr.Timer(active=downloading),
-        gr.Textbox(visible=is_server),
-        gr.Textbox(visible=is_server),
-        *(gr.update(visible=name in options) for name in OPTIONS),
-    ]
+    return {
+        "about": f"<p class='quiet' role='status'>{escape(text)}</p>" if text else "",
+        "download": gr.Button(visible=can_download),
+        "cancel": gr.Button(visible=downloading),
+        "downloading": gr.Timer(active=downloading),
+        "server": gr.Textbox(visible=is_server),
+        "server_model": gr.Textbox(visible=is_server),
+        "options": {name: gr.update(visible=name in options) for name in OPTIONS},
+    }
 
 
 def _kind(model: str) -> Kind | None:
@@ -240,13 +246,13 @@ def _missing(model: str) -> str:
     return _("There is no such folder on this machine.")
 
 
-def download(model: str | None) -> list[Any]:
+def download(model: str | None) -> dict[str, Any]:
     """Start to download the model, and describe it."""
     hub_downloads.start(_name(model))
     return describe(model)
 
 
-def cancel(model: str | None) -> list[Any]:
+def cancel(model: str | None) -> dict[str, Any]:
     """Cancel the download of the model, and describe it."""
     hub_downloads.cancel(_name(model))
     return describe(model)
@@ -259,38 +265,38 @@ def _name(model: str | None) -> str:
 # The job --------------------------------------------------------------------------------------------------------
 
 
-def write(project: str, *values: Any) -> list[Any]:  # noqa: ANN401 - the values of `Writer.settings`
-    """Start a run that writes captions; returns values of `Writer.live`."""
-    return start(project, read_settings(project, *values))
+def write(project: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Start a run that writes captions, from values of `Writer.settings`; returns values of `Writer.live`."""
+    return start(project, read_settings(project, values))
 
 
-def read_settings(project: str, model: str | None, existing: str, review: bool, *values: Any) -> CaptionConfig:  # noqa: ANN401
-    """Return the settings that the components ask for, with the options of the model alone.
+def read_settings(project: str, values: Mapping[str, Any]) -> CaptionConfig:
+    """Return the settings that values of `Writer.settings` ask for, with the options of the model alone.
 
     Raises:
         UserError: no model is chosen, or one of them is not valid.
     """
-    server, server_model, *options = values
-    name = _name(model)
+    name = _name(values["model"])
     if not name:
         raise UserError(
             "No caption model is chosen.", "Type the name of one, such as {suggested}.", suggested=captioning.SUGGESTED
         )
-    settings = {"dataset": project, "model": name, "existing": existing, "result": "review" if review else "save"}
+    result = "review" if values["review"] else "save"
+    settings = {"dataset": project, "model": name, "existing": values["existing"], "result": result}
     if name == SERVER:
-        if not one_line(server or ""):
+        server = one_line(values["server"] or "")
+        if not server:
             raise UserError("The address of the server is missing.", "Write it as http://127.0.0.1:1234/v1.")
-        settings |= {"server": one_line(server), "model": one_line(server_model or "") or "default"}
+        settings |= {"server": server, "model": one_line(values["server_model"] or "") or "default"}
     kind = _kind(name)
-    given = dict(zip(OPTIONS, options, strict=True))
     understood = kind.options if kind else ()
     settings |= {
-        option: given[option] for option in understood if given[option] not in (None, "")
-    }  # empty: the default
+        option: values[option] for option in understood if values[option] not in (None, "")
+    }  # else the default
     return config.check(CaptionConfig, settings)
 
 
-def start(project: str, settings: CaptionConfig, execute: Callable[[runs.Run], None] = runs.start) -> list[Any]:
+def start(project: str, settings: CaptionConfig, execute: Callable[[runs.Run], None] = runs.start) -> dict[str, Any]:
     """Start a run with these settings, and remember its model; returns values of `Writer.live`."""
     projects.folder(project)
     if is_writing(project):
@@ -304,7 +310,7 @@ def start(project: str, settings: CaptionConfig, execute: Callable[[runs.Run], N
     return draw(project)
 
 
-def stop(project: str) -> list[Any]:
+def stop(project: str) -> dict[str, Any]:
     """Ask the model to stop, or end it if it did not react; finished captions are kept."""
     run = captioning.newest(project)
     if run:
@@ -312,12 +318,10 @@ def stop(project: str) -> list[Any]:
     return draw(project)
 
 
-def poll(project: str, trigger: str, selection: Selection) -> list[Any]:
+def poll(project: str, trigger: str, selection: Selection) -> dict[str, Any]:
     """Show the progress of the model; when it has ended, show its captions in the grid."""
     progress = draw(project)
-    if is_writing(project):
-        return [*progress, *(gr.skip() for _ in range(6))]
-    return [*progress, *image_grid.draw(project, trigger, selection)]
+    return progress if is_writing(project) else progress | image_grid.draw(project, trigger, selection)
 
 
 def is_writing(project: str) -> bool:
@@ -326,7 +330,7 @@ def is_writing(project: str) -> bool:
     return view is not None and view.status in runs.ACTIVE
 
 
-def draw(project: str) -> list[Any]:
+def draw(project: str) -> dict[str, Any]:
     """Return values of `Writer.live`: the progress of the model, and the buttons."""
     view = _view(project)
     status, active, label = "", False, _("Stop and keep finished captions")
@@ -334,7 +338,12 @@ def draw(project: str) -> list[Any]:
         status, active = _status(view), view.status in runs.ACTIVE
         if view.is_unresponsive(time.time()):
             label = _("End now")
-    return [status, gr.Button(visible=not active), gr.Button(label, visible=active), gr.Timer(active=active)]
+    return {
+        "writing": status,
+        "write": gr.Button(visible=not active),
+        "stop": gr.Button(label, visible=active),
+        "timer": gr.Timer(active=active),
+    }
 
 
 def _view(project: str) -> runs.View | None:

@@ -16,7 +16,7 @@ from trainer.i18n import _
 from ui.state import page_memory, projects
 from ui.tabs import caption_models, image_grid
 from ui.tabs.caption_models import Writer
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import CHOICE, listen
 
 TEMPLATE = "{trigger}, {class}, {caption}"
 
@@ -36,9 +36,9 @@ class Tools:
     writer: Writer
 
     @property
-    def outputs(self) -> list[Any]:
-        """Components that `show` returns values for."""
-        return [self.noun, self.replacing, self.filling, *self.writer.outputs]
+    def shown(self) -> dict[str, Any]:
+        """The components that `show` returns values for."""
+        return {"noun": self.noun, "replacing": self.replacing, "filling": self.filling, **self.writer.shown}
 
 
 def build() -> Tools:
@@ -89,43 +89,43 @@ def _template() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
     return template, noun, fill
 
 
-def connect(tools: Tools, project: gr.Dropdown, trigger: gr.Textbox) -> None:
+def connect(tools: Tools, project: gr.Textbox, trigger: gr.Textbox) -> None:
     """Connect what changes no captions: the previews, and what belongs to the model."""
-    latest = {"trigger_mode": "always_last", **QUIET}
-    find_and_replace = [project, tools.find, tools.replacement]
+    find = {"project": project, "find": tools.find, "replacement": tools.replacement}
     edited = [tools.find.change, tools.replacement.change]
-    gr.on(edited, handled(preview_replace), find_and_replace, tools.replacing, **latest)
-    template = [project, trigger, tools.template, tools.noun]
-    gr.on([tools.template.change, tools.noun.change], handled(preview_fill), template, tools.filling, **latest)
+    listen(edited, preview_replace, find, {"replacing": tools.replacing}, kind=CHOICE)
+    template = {"project": project, "trigger": trigger, "template": tools.template, "noun": tools.noun}
+    edited = [tools.template.change, tools.noun.change]
+    listen(edited, preview_fill, template, {"filling": tools.filling}, kind=CHOICE)
     caption_models.connect(tools.writer, project)
 
 
-def show(project: str) -> list[Any]:
-    """Return values of `Tools.outputs` for a project."""
+def show(project: str) -> dict[str, Any]:
+    """Return values of `Tools.shown` for a project."""
     noun = page_memory.answer(project, "class") if project else ""
-    return [noun, "", "", *caption_models.show(project)]
+    return {"noun": noun, **caption_models.show(project)}
 
 
 # Edits ----------------------------------------------------------------------------------------------------------
 
 
-def preview_replace(project: str, find: str, replacement: str) -> str:
+def preview_replace(project: str, find: str, replacement: str) -> dict[str, str]:
     """Preview a find and replace."""
     if not find or not project:
-        return ""
+        return {"replacing": ""}
     edits = caption_edits.preview(projects.folder(project), caption_edits.replace_text(find, replacement or ""))
-    return image_grid.changes(edits)
+    return {"replacing": image_grid.changes(edits)}
 
 
-def preview_fill(project: str, trigger: str, template: str, noun: str) -> str:
+def preview_fill(project: str, trigger: str, template: str, noun: str) -> dict[str, str]:
     """Preview a template, or explain why it cannot be used."""
     if not project:
-        return ""
+        return {"filling": ""}
     try:
         change = filled(trigger, template, noun)
     except UserError as error:
-        return f"<p class='quiet' role='status'>{escape(str(error))}</p>"
-    return image_grid.changes(caption_edits.preview(projects.folder(project), change))
+        return {"filling": f"<p class='quiet' role='status'>{escape(str(error))}</p>"}
+    return {"filling": image_grid.changes(caption_edits.preview(projects.folder(project), change))}
 
 
 def replaced(find: str, replacement: str) -> caption_edits.Change:

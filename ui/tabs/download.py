@@ -1,6 +1,8 @@
 """Download tab: the runs with their files and the programs that load them, other files, and tools for files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import PurePath
 from typing import Any
@@ -16,20 +18,29 @@ from ui.state import adapter_choices, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
 from ui.tabs import file_tools
 from ui.widgets import run_html
-from ui.widgets.handlers import EACH, QUIET, handled
+from ui.widgets.handlers import CHOICE, Several, listen
 from ui.widgets.templates import read
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Runs to list: those that match a query, of a project or of all."""
+
+    query: str | None
+    project: str | None
+    is_everywhere: bool
+
+
+@dataclass(frozen=True)
 class Tab:
-    """The components that `show` returns values for, and the list of runs, whose `apply` asks to train like one."""
+    """The components that `show` takes and fills, and the list of runs, whose `apply` asks to train like one."""
 
-    outputs: list[Any]
+    takes: Mapping[str, Any]
+    shown: Mapping[str, Any]
     listing: gr.HTML
-    everywhere: gr.Checkbox
 
 
-def build(project: gr.Dropdown, watch: RunWatcher) -> Tab:
+def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
         search = gr.Textbox(
@@ -50,46 +61,44 @@ def build(project: gr.Dropdown, watch: RunWatcher) -> Tab:
             min_width=200,
         )
     listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
-    tools = file_tools.build(watch, listing, lambda: table(watch))
-    filtered = [search, project, everywhere]
+    fields = {"query": search, "project": project, "is_everywhere": everywhere}
+    filtered = {"chosen": Several(fields, lambda values: Filter(**values))}
+    tools = file_tools.build(watch, listing, filtered, listed)
     gr.HTML(read("use.html"))
-    outputs = [listing, undo]
+    listed_in = {"listing": listing, "undo": undo}
 
-    def listed(*chosen: Any) -> list[Any]:  # noqa: ANN401 - values of `filtered`
-        return _listed(watch, *chosen)
-
-    def remove(event: gr.EventData, *chosen: object) -> list[Any]:
+    def remove(event: gr.EventData, chosen: Filter) -> dict[str, Any]:
         if event.file:
             adapter_choices.discard(str(event.file))
         else:
             run_actions.delete(str(event.run))
-        return listed(*chosen)
+        return listed(watch, chosen)
 
-    def rename(event: gr.EventData, *chosen: object) -> list[Any]:
+    def rename(event: gr.EventData, chosen: Filter) -> dict[str, Any]:
         archive.rename(runs.find(str(event.run)), str(event.name))
-        return listed(*chosen)
+        return listed(watch, chosen)
 
-    def restore(*chosen: object) -> list[Any]:
+    def restore(chosen: Filter) -> dict[str, Any]:
         archive.restore_last()
-        return listed(*chosen)
+        return listed(watch, chosen)
 
-    listing.delete(handled(remove), filtered, outputs, **EACH)
-    listing.select(handled(rename), filtered, outputs, **EACH)
-    undo.click(handled(restore), filtered, outputs, **QUIET)
-    changes = [search.change, project.change, everywhere.input]
-    gr.on(changes, handled(listed), filtered, outputs, trigger_mode="always_last", **QUIET)
-    return Tab([listing, undo, search, tools.adapters], listing, everywhere)
-
-
-def show(watch: RunWatcher, project: str | None, is_everywhere: bool) -> list[Any]:
-    """Return values of `Tab.outputs`: the files of a project or of all as they are on disk."""
-    files = gr.Dropdown(adapter_choices.choices(watch)[:-1])
-    return [*_listed(watch, "", project, is_everywhere), "", files]
+    listen(listing.delete, remove, filtered, listed_in)
+    listen(listing.select, rename, filtered, listed_in)
+    listen(undo.click, restore, filtered, listed_in)
+    listen([search.change, everywhere.input], partial(listed, watch), filtered, listed_in, kind=CHOICE)
+    return Tab(filtered, {**listed_in, "adapters": tools.adapters}, listing)
 
 
-def _listed(watch: RunWatcher, query: str | None, project: str | None, is_everywhere: bool) -> list[Any]:
-    drawn = table(watch, query, "" if is_everywhere else project or "")
-    return [drawn, gr.Button(visible=bool(archive.deleted()))]
+def show(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
+    """Return values of `Tab.shown`: the files of a project or of all as they are on disk."""
+    files = gr.update(choices=adapter_choices.choices(watch)[:-1])
+    return {**listed(watch, chosen), "adapters": files}
+
+
+def listed(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
+    """Return the list of runs, and the button that brings back a deleted one."""
+    drawn = table(watch, chosen.query, "" if chosen.is_everywhere else chosen.project or "")
+    return {"listing": drawn, "undo": gr.Button(visible=bool(archive.deleted()))}
 
 
 def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:

@@ -8,8 +8,8 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trainer.errors import UserError
 from trainer.i18n import _, file_size
 from ui.state import adapter_choices, pending_uploads
 from ui.state.run_watcher import RunWatcher
-from ui.widgets.handlers import QUIET, handled, sentence
+from ui.widgets.handlers import CHOICE, Several, listen, sentence
 
 TIMEOUT = 6 * 3600.0  # seconds: extraction from large models on a slow machine takes hours
 TOOLS = [
@@ -58,11 +58,6 @@ class Request:
     base: str = ""
     name: str = ""
 
-    @classmethod
-    def from_form(cls, values: Sequence[Any]) -> "Request":
-        """Read the values of the tool and of `_components`, in their order."""
-        return cls(**dict(zip([field.name for field in fields(cls)], values, strict=True)))
-
 
 @dataclass(frozen=True)
 class Tab:
@@ -71,8 +66,10 @@ class Tab:
     adapters: gr.Dropdown
 
 
-def build(watch: RunWatcher, listing: gr.HTML, table: Callable[[], str]) -> Tab:
-    """Draw this part; `table` redraws `listing` when there is a new file."""
+def build(
+    watch: RunWatcher, listing: gr.HTML, filtered: Mapping[str, Any], listed: Callable[..., Mapping[str, Any]]
+) -> Tab:
+    """Draw this part; `listed` redraws `listing` when there is a new file, from what `filtered` is read as."""
     with gr.Accordion(_("Inspect an adapter file"), open=False, elem_id="look"):
         dropped = gr.File(
             label=_("Any .safetensors file. A copy stays here, so that you can try it out and use it with the tools."),
@@ -87,40 +84,34 @@ def build(watch: RunWatcher, listing: gr.HTML, table: Callable[[], str]) -> Tab:
         make = gr.Button(_("Create file"), variant="primary", elem_id="tool-make")
         result = gr.HTML(elem_id="tool-result")
 
-    def refreshed() -> list[Any]:
-        return [table(), gr.Dropdown(adapter_choices.choices(watch)[:-1])]
+    def refreshed(chosen: object) -> dict[str, Any]:
+        files = gr.update(choices=adapter_choices.choices(watch)[:-1])
+        return {"listing": listed(watch, chosen)["listing"], "adapters": files}
 
-    def look(path: str | None) -> list[Any]:
-        return [*take(path), *refreshed()]
+    def look(*, path: str | None, chosen: object) -> dict[str, Any]:
+        return {"path": None, "description": take(path), **refreshed(chosen)}
 
-    def work(*values: object) -> Iterator[list[Any]]:
-        request = Request.from_form(values)
-        yield [WORKING, gr.skip(), gr.skip()]
+    def work(*, request: Request, chosen: object) -> Iterator[dict[str, Any]]:
+        yield {"result": WORKING}
         try:
             html = run(request)
         except UserError as error:
             html = f"<p role='alert'>{escape(sentence(error))}</p>"
-        yield [html, *refreshed()]
+        yield {"result": html, **refreshed(chosen)}
 
-    adapters, options = components["adapters"], {name: components[name] for name in components if name != "name"}
-    dropped.upload(
-        handled(look),
-        dropped,
-        [dropped, description, listing, adapters],
-        api_visibility="private",
-        show_progress="minimal",
-    )
-    show_options = handled(lambda name: [gr.update(visible=option in USES[name]) for option in options])
-    tool.change(show_options, tool, list(options.values()), **QUIET)
-    make.click(
-        handled(work),
-        [tool, *components.values()],
-        [result, listing, adapters],
-        concurrency_id="tools",
-        concurrency_limit=1,
-        **QUIET,
-    )
-    return Tab(adapters)
+    refreshing = {"listing": listing, "adapters": components["adapters"]}
+    looking = {"path": dropped, "description": description, **refreshing}
+    listen(dropped.upload, look, {"path": dropped, **filtered}, looking, show_progress="minimal")
+    options = Several({name: component for name, component in components.items() if name != "name"})
+
+    def show_options(*, tool: str) -> dict[str, Any]:
+        return {"options": {option: gr.update(visible=option in USES[tool]) for option in options.components}}
+
+    listen(tool.change, show_options, {"tool": tool}, {"options": options}, kind=CHOICE)
+    request = Several({"tool": tool, **components}, lambda values: Request(**values))
+    working = {"result": result, **refreshing}
+    listen(make.click, work, {"request": request, **filtered}, working, concurrency_id="tools")
+    return Tab(components["adapters"])
 
 
 def _components() -> dict[str, Any]:
@@ -179,17 +170,17 @@ def _components() -> dict[str, Any]:
     return drawn
 
 
-def take(path: str | None) -> list[Any]:
-    """Keep a dropped file if it is valid; returns an empty drop zone and a description of the file."""
+def take(path: str | None) -> str:
+    """Keep a dropped file if it is valid; returns a description of it."""
     if not path:
-        return [None, ""]
+        return ""
     try:
         description = adapter_choices.describe(Path(path))
         if "role='alert'" not in description:
             adapter_choices.keep(Path(path))
     finally:
         pending_uploads.discard([Path(path)])
-    return [None, description]
+    return description
 
 
 # Commands -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Nothing here waits until images are measured; `Project.left` says how many still
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +29,7 @@ PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
 BAND = 0.02  # share of a side that must be cropped for the crop to be drawn
 TAGS = 150
-BARS, DOTS = 12, 500  # buckets and sizes that are drawn
+BARS = 12  # buckets that are drawn
 PAIRS = 200  # of images that are nearly the same
 ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Problems first")}
 
@@ -42,6 +42,17 @@ class Selection:
     order: str = "name"
     kind: str = ""
     tag: str = ""
+
+    @classmethod
+    def read(cls, value: object) -> "Selection":
+        """Read what the browser sends; what is missing or makes no sense is as it is at first."""
+        sent = value if isinstance(value, Mapping) else {}
+        page, order = sent.get("page"), str(sent.get("order", ""))
+        if not isinstance(page, int) or page < 1:
+            page = 1
+        if order not in ORDERS:
+            order = "name"
+        return cls(page, order, str(sent.get("kind", "")), str(sent.get("tag", "")))
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
     return {
         "project": project.name,
         "at": project.read_at,
+        "selection": asdict(replace(selection, page=page)),
         "page": page,
         "last": last,
         "left": project.left,
@@ -139,7 +151,6 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
 
 
 def _proposals(project: Project) -> str:
-    """Tell how many captions are proposed; "" if none is."""
     number = sum(1 for example in project.examples if example.name in project.proposed)
     return ngettext("{n} proposed caption", "{n} proposed captions", number) if number else ""
 
@@ -242,9 +253,6 @@ def filter_label(selection: Selection, number: int) -> str:
     return ""
 
 
-# Above the grid -------------------------------------------------------------------------------------------------
-
-
 def overview(project: Project) -> dict[str, Any]:
     """Return what overview.js draws above the grid: findings and tags, all of it plain text."""
     readable = {example.name for example in project.examples}
@@ -264,15 +272,13 @@ def overview(project: Project) -> dict[str, Any]:
 
 
 def _sizes(project: Project) -> dict[str, Any] | None:
-    """Return how many images each bucket has, the most common first, and how many there are of each size."""
+    """Return how many images each bucket has, the most common first."""
     if not project.examples or not project.resolution:
         return None
     counts = Counter(checks.assigned_buckets(project.examples, project.resolution)).most_common(BARS)
-    sizes = Counter((example.width, example.height) for example in project.examples).most_common(DOTS)
     bars = [{"label": f"{width} x {height}", "count": count} for (width, height), count in counts]
-    dots = [{"width": width, "height": height, "count": count} for (width, height), count in sizes]
     title = _("Buckets at a resolution of {resolution}", resolution=project.resolution)
-    return {"bars": bars, "sizes": dots, "resolution": project.resolution, "title": title}
+    return {"bars": bars, "title": title}
 
 
 def _pairs(project: Project) -> list[list[dict[str, str]]]:
@@ -340,18 +346,22 @@ def summary(project: Project) -> str:
     return " &middot; ".join(parts)
 
 
-def draw(name: str, trigger: str, selection: Selection = Selection()) -> list[Any]:
-    """Return values of `images.Parts.view`: selection, grid, overview, summary, restore button, undo button."""
-    folder, grid, above, text = shared(("grid", name, trigger, selection), lambda: _draw(name, trigger, selection))
-    has_removed = folder is not None and any((folder / storage.BIN).glob("*"))
-    return [
-        replace(selection, page=grid["page"]),
-        grid,
-        above,
-        text,
-        gr.Button(visible=has_removed),
-        undo_button(folder),
-    ]
+def draw(
+    project: str, trigger: str, selection: Selection = Selection(), *, asked: Selection | None = None
+) -> dict[str, Any]:
+    """Return values of `images.Parts.view`.
+
+    The browser draws the grid if it still shows the selection that it `asked` for, and goes on with this one.
+    """
+    key = "grid", project, trigger, selection
+    folder, grid, above, text = shared(key, lambda: _draw(project, trigger, selection))
+    return {
+        "grid": {**grid, "asked": asdict(asked or selection)},
+        "overview": above,
+        "summary": text,
+        "restore": gr.Button(visible=bool(folder and any((folder / storage.BIN).glob("*")))),
+        "undo": undo_button(folder),
+    }
 
 
 def _draw(name: str, trigger: str, selection: Selection) -> tuple[Path | None, dict[str, Any], dict[str, Any], str]:

@@ -56,8 +56,27 @@ def _box(argument: dict[str, Any]) -> Box:
     return left, top, right, bottom
 
 
+def remove(project: str, names: Sequence[str]) -> str:
+    """Move images with their captions to the bin; return what was done. What is no longer there counts as removed.
+
+    Raises:
+        UserError: there is no such project, or none of the images.
+    """
+    folder = projects.folder(project)
+    existing = {path.name for path in dataset.image_files(folder)}
+    left = [name for name in names if name in existing]
+    if not left:
+        raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")
+    dataset.remove(*(folder / name for name in left))
+    if len(left) == 1:
+        return _("Removed {name}.", name=left[0])
+    return ngettext(
+        "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(left)
+    )
+
+
 def change_selected(project: str, names: Sequence[str], action: str, tag: str = "", other: str = "") -> str:
-    """Rotate or remove the selected images, or add or replace a tag in their captions; return what was done.
+    """Rotate the selected images, or add or replace a tag in their captions; return what was done.
 
     Raises:
         UserError: no image is selected, or there is no tag to add or replace.
@@ -72,11 +91,6 @@ def change_selected(project: str, names: Sequence[str], action: str, tag: str = 
             title = ngettext("rotate {n} image", "rotate {n} images", len(names))
             undo.edit_images(folder, image_edits.rotations(folder, names, 1), title)
             return ngettext("Rotated {n} image.", "Rotated {n} images.", len(names))
-        case "remove":
-            dataset.remove(*(folder / name for name in names))
-            return ngettext(
-                "Removed {n} file; you can bring it back.", "Removed {n} files; you can bring them back.", len(names)
-            )
     tag, other = one_line(tag), one_line(other)
     if not tag:
         raise UserError("There is no tag yet.", "Type one.")

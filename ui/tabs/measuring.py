@@ -17,7 +17,7 @@ from trainer.runs import Run, control
 from ui.state import adapter_choices, audit, page_memory
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import run_html
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import CHOICE, START, listen
 
 REFRESHED_EVERY = 1.0  # seconds, while a job is active
 ABOUT = _(
@@ -30,7 +30,7 @@ NO_RUN = _("Choose an adapter that was trained here.")
 
 @dataclass(frozen=True)
 class Panel:
-    """The components. `outputs` are those that `draw` returns values for."""
+    """The components. `drawn` are those that `draw` returns values for."""
 
     features: gr.Dropdown
     images: gr.Number
@@ -40,9 +40,9 @@ class Panel:
     timer: gr.Timer
 
     @property
-    def outputs(self) -> list[Any]:
+    def drawn(self) -> dict[str, Any]:
         """Components that change with the state of the job."""
-        return [self.result, self.start, self.stop, self.timer]
+        return {"result": self.result, "start": self.start, "stop": self.stop, "timer": self.timer}
 
 
 def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
@@ -77,23 +77,21 @@ def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
 
 
 def _connect(panel: Panel, adapter: gr.Dropdown, sampler: SamplerClient) -> None:
-    def begin(key: str | None, features: str | None, images: float | None) -> list[Any]:
+    def begin(key: str | None, features: str | None, images: float | None) -> dict[str, Any]:
         settings = {"features": paths.unquoted(one_line(features or "")), "images": images}
         return start(key, config.check(MeasureConfig, settings), sampler)
 
-    inputs = [adapter, panel.features, panel.images]
-    panel.start.click(
-        handled(begin), inputs, panel.outputs, trigger_mode="once", concurrency_limit=1, **QUIET
-    )  # fmt: skip
-    panel.stop.click(handled(stop), adapter, panel.outputs, **QUIET)
-    panel.timer.tick(handled(draw), adapter, panel.outputs, **QUIET)
-    adapter.change(handled(show), adapter, [panel.features, *panel.outputs], **QUIET)
+    key, drawn = {"key": adapter}, panel.drawn
+    listen(panel.start.click, begin, {**key, "features": panel.features, "images": panel.images}, drawn, kind=START)
+    listen(panel.stop.click, stop, key, drawn)
+    listen(panel.timer.tick, draw, key, drawn, kind=CHOICE)
+    listen(adapter.change, show, key, {"features": panel.features, **drawn}, kind=CHOICE)
 
 
 def start(
     key: str | None, settings: MeasureConfig, sampler: SamplerClient, execute: Callable[[Run], None] = runs.start
-) -> list[Any]:
-    """Start the job of an adapter's run, or let it go on; returns values of `Panel.outputs`.
+) -> dict[str, Any]:
+    """Start the job of an adapter's run, or let it go on; returns values of `Panel.drawn`.
 
     The sampler process ends first, so that the job has the device to itself.
 
@@ -113,25 +111,25 @@ def start(
     return draw(key)
 
 
-def stop(key: str | None) -> list[Any]:
-    """Ask the job to stop, or end it if it did not react; returns values of `Panel.outputs`."""
+def stop(key: str | None) -> dict[str, Any]:
+    """Ask the job to stop, or end it if it did not react; returns values of `Panel.drawn`."""
     run = adapter_choices.run_of(key or "")
     if run and measuring.newest(run):
         control.stop(measuring.folder_of(run))
     return draw(key)
 
 
-def show(key: str | None) -> list[Any]:
-    """Return the feature models to choose from, and values of `Panel.outputs` for an adapter."""
+def show(key: str | None) -> dict[str, Any]:
+    """Return the feature models to choose from, and values of `Panel.drawn` for an adapter."""
     choices = kinds.choices()
     last = page_memory.feature_model()
     if last not in [folder for _label, folder in choices]:
         choices.append((last, last))
-    return [gr.Dropdown(choices, value=last), *draw(key)]
+    return {"features": gr.Dropdown(choices, value=last), **draw(key)}
 
 
-def draw(key: str | None) -> list[Any]:
-    """Return values of `Panel.outputs` for an adapter: the progress of its run's job, and the table."""
+def draw(key: str | None) -> dict[str, Any]:
+    """Return values of `Panel.drawn` for an adapter: the progress of its run's job, and the table."""
     run = adapter_choices.run_of(key or "")
     view = measuring.newest(run) if run else None
     active = view is not None and view.status in runs.ACTIVE
@@ -141,12 +139,12 @@ def draw(key: str | None) -> list[Any]:
         parts = [f"<p class='quiet'>{escape(NO_RUN)}</p>"]
     elif table := measuring.read_table(run):
         parts.append(html.render(table))
-    return [
-        "".join(parts),
-        gr.Button(visible=not active, interactive=run is not None),
-        gr.Button(label, visible=active),
-        gr.Timer(active=active),
-    ]
+    return {
+        "result": "".join(parts),
+        "start": gr.Button(visible=not active, interactive=run is not None),
+        "stop": gr.Button(label, visible=active),
+        "timer": gr.Timer(active=active),
+    }
 
 
 def _status(view: runs.View) -> str:

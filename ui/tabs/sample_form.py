@@ -1,6 +1,6 @@
 """Form of the Try out tab: its components, and the values that its handlers get, both by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,11 @@ import gradio as gr
 from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.tabs import comparison
-from ui.widgets.handlers import QUIET, Handler, handled
+from ui.widgets.handlers import CHOICE, Several, listen
 
 DEFAULTS = ("", 20, 3.0, 1)  # prompt, steps, guidance and clip skip before an adapter is chosen
 OTHERS = 3  # adapters beside the first
 NO_ADAPTER = (_("None"), "")
-# The values that Gradio passes, in this order; a dropdown and a number for each of the other adapters follow.
 FIELDS = (
     "adapter",
     "prompt",
@@ -60,14 +59,13 @@ class SampleForm:
     others: tuple[tuple[str, float], ...] = ()
 
     @classmethod
-    def from_form(cls, values: Sequence[Any]) -> "SampleForm":
-        """Read the values of `Components.inputs`."""
-        named = dict(zip(FIELDS, values, strict=False))
+    def read(cls, values: Mapping[str, Any]) -> "SampleForm":
+        """Read the values of `Components.form`."""
+        named = {name: values[name] for name in FIELDS}
         for name in ("adapter", "prompt", "size", "negative", "base", "vae", "table_chosen", "table_strengths"):
             named[name] = named[name] or ""
-        rest = values[len(FIELDS) :]
-        others = tuple((key or "", strength or 0.0) for key, strength in zip(rest[::2], rest[1::2], strict=True))
-        return cls(**named, others=others)
+        pairs = zip(values["others"].values(), values["strengths"].values(), strict=True)
+        return cls(**named, others=tuple((key or "", strength or 0.0) for key, strength in pairs))
 
 
 @dataclass(frozen=True)
@@ -97,16 +95,20 @@ class Components:
     cancel: gr.Button
     restore: gr.UploadButton
 
+    def named(self, *names: str) -> dict[str, Any]:
+        """Return the components with these names, and the other adapters and their strengths as groups."""
+        adapters, strengths = zip(*self.others, strict=True)
+        groups = {"others": _numbered(adapters), "strengths": _numbered(strengths)}
+        return {name: groups.get(name) or getattr(self, name) for name in names}
+
     @property
-    def inputs(self) -> list[Any]:
-        """Components that `SampleForm.from_form` takes the values of."""
-        return [*(getattr(self, name) for name in FIELDS), *(part for other in self.others for part in other)]
+    def form(self) -> Several:
+        """The components that a `SampleForm` is read from."""
+        return Several(self.named(*FIELDS, "others", "strengths"), SampleForm.read)
 
 
-def with_form(handler: Handler) -> Handler:
-    """Wrap a handler of the form: it gets a `SampleForm`, then the values of the components after those of the form."""
-    size = len(FIELDS) + 2 * OTHERS
-    return handled(lambda *values: handler(SampleForm.from_form(values[:size]), *values[size:]))
+def _numbered(components: Sequence[Any]) -> Several:
+    return Several({str(number): component for number, component in enumerate(components)})
 
 
 def build() -> Components:
@@ -167,7 +169,8 @@ def _table(view: gr.Radio) -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
             elem_id="table-strengths",
             interactive=True,
         )
-    view.change(lambda chosen_view: gr.Column(visible=chosen_view == "grid"), view, axes, **QUIET)
+    listen(view.change, lambda *, view: {"axes": gr.Column(visible=view == "grid")}, {"view": view}, {"axes": axes},
+           kind=CHOICE)  # fmt: skip
     return rows, chosen, strengths
 
 

@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, measuring, sample_form, sample_images
 from ui.tabs.comparison import Cell
-from ui.tabs.sample_form import NO_ADAPTER, OTHERS, SampleForm, with_form
+from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
 from ui.tabs.sample_images import Sheet
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, UNQUEUED, handled
+from ui.widgets.handlers import CHOICE, DIRECT, Handler, Untyped, listen
 from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
@@ -35,15 +36,22 @@ MINIATURE = _(
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
+# What suits an adapter goes into the fields that are as they were when it was chosen, if it still is the chosen one.
+OFFERED = """(offered, adapter, ...now) => offered?.adapter !== adapter ? now
+  : now.map((value, place) => (value === offered.before[place] ? offered.after[place] : value))"""
+FILLED = ("prompt", "steps", "guidance", "clip_skip")
+
+
 @dataclass(frozen=True)
 class Tab:
-    """Inputs and outputs of `offer`; the first input is the adapter."""
+    """The components that `offer` takes and fills; see `offer_on`."""
 
-    inputs: list[Any]
-    offered: list[Any]
+    form: sample_form.Components
+    takes: Mapping[str, Any]
+    offered: Mapping[str, Any]
 
 
-def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
+def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_id="try-columns", elem_classes="columns"):
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
@@ -54,43 +62,51 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> Tab:
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
             measuring.build(form.adapter, sampler)
             recent = gr.HTML(elem_id="made")
-
-    def stream(*values: object) -> Iterator[tuple[Any, ...]]:
-        filled = SampleForm.from_form(values)
-        for html, files, seed in generate(sampler, watch, filled):
-            # Only a seed that was drawn here is sent: the user may have typed another one meanwhile.
-            yield html, files, seed if filled.new_seed else gr.skip()
-
-    generating = gr.on(
+    generating = listen(
         [form.generate.click, form.strength.change, form.view.input],
-        handled(stream),
-        form.inputs,
-        [result, form.files, form.seed],
-        trigger_mode="always_last",
+        partial(_generate, sampler, watch),
+        {"form": form.form},
+        {"result": result, "files": form.files, "seed": form.seed},
+        kind=CHOICE,
         concurrency_id="sampler",
-        concurrency_limit=1,
-        **QUIET,
     )
-    generating.then(handled(sample_images.recent), None, recent, **QUIET)
-    form.cancel.click(sampler.cancel, None, None, **UNQUEUED)
-    hold.click(handled(lambda: toggle_training(watch, sampler)), None, [note, hold], **QUIET)
-    others = [adapter for adapter, _unused in form.others]
-    inputs = [*form.inputs, form.defaults]
-    suited = [form.steps, form.guidance, form.clip_skip]
-    offered = [form.adapter, form.prompt, form.defaults, *suited, note, hold, recent, *others]
-    for chosen in (form.adapter.input, form.base.blur):
-        chosen(with_form(lambda filled, defaults: offer(watch, filled, defaults)), inputs, offered, **QUIET)
+    listen(generating.then, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
+    listen(form.cancel.click, sampler.cancel, kind=DIRECT)
+    notes = {"note": note, "hold": hold}
+    listen(hold.click, partial(toggle_training, watch, sampler), {}, notes)
+    offered = {"offered": gr.JSON(visible=False), "defaults": form.defaults, "recent": recent, **notes}
+    offered |= form.named("adapter", "others")
+    tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
+    offer_on([form.adapter.input, form.base.blur], partial(offer, watch), tab)
+    restored = form.named(*RESTORED, "others", "strengths")
+    takes = {"file": form.restore}
+    listen(form.restore.upload, lambda *, file: _restored(settings_from(file, watch)), takes, restored)
+    return tab
 
-    def restore(file: str | None) -> list[Any]:
-        restored = settings_from(file, watch)
-        values = [getattr(restored, name) for name in RESTORED]
-        return [*values, *(value for other in restored.others for value in other)]
 
-    fields = [getattr(form, name) for name in RESTORED]
-    form.restore.upload(
-        handled(restore), form.restore, [*fields, *(part for other in form.others for part in other)], **QUIET
-    )
-    return Tab(inputs, offered)
+def offer_on(event: Untyped, handler: Handler, tab: Tab, **others: Untyped) -> Untyped:
+    """Let an event offer what suits the chosen adapter; `others` are components that a handler takes besides."""
+    offering = listen(event, handler, {**tab.takes, **others}, tab.offered, kind=CHOICE)
+    fields = tab.form.named(*FILLED)
+    takes = {"offered": tab.offered["offered"], "adapter": tab.form.adapter, **fields}
+    return listen(offering.success, None, takes, fields, js=OFFERED)
+
+
+def _generate(sampler: SamplerClient, watch: RunWatcher, *, form: SampleForm) -> Iterator[dict[str, Any]]:
+    for html, files, seed in generate(sampler, watch, form):
+        # Only a seed that was drawn here is sent: the user may have typed another one meanwhile.
+        drawn = {"result": html, "files": files}
+        yield drawn | {"seed": seed} if form.new_seed else drawn
+
+
+def _restored(form: SampleForm) -> dict[str, Any]:
+    others = [dict(enumerate_named(values)) for values in zip(*form.others, strict=True)]
+    return {**{name: getattr(form, name) for name in RESTORED}, "others": others[0], "strengths": others[1]}
+
+
+def enumerate_named(values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Number values as `sample_form` names the components of the other adapters."""
+    return ((str(number), value) for number, value in enumerate(values))
 
 
 RESTORED = (
@@ -112,45 +128,64 @@ RESTORED = (
 # Choices --------------------------------------------------------------------------------------------------------
 
 
-def offer(watch: RunWatcher, form: SampleForm, defaults: tuple[str, float, float, float]) -> list[Any]:
+def offer(
+    watch: RunWatcher,
+    *,
+    project: str,
+    form: SampleForm,
+    defaults: tuple[str, float, float, float],
+    chosen: str | None = None,
+) -> dict[str, Any]:
     """Return values of `Tab.offered`: the adapters, and a prompt, steps, guidance and clip skip that suit the choice.
 
-    A field is left alone if the user changed it since `defaults` were offered, or if it would not change: something
-    may have been typed in it meanwhile.
+    The adapter is the `chosen` one, else that of the form, else the newest of the project. A field is left alone if
+    the user changed it since `defaults` were offered.
     """
     choices = adapter_choices.choices(watch)
     keys = [key for _, key in choices]
-    adapter = form.adapter if form.adapter in keys else ""
-    adapter = adapter or keys[0]
+    is_first = tuple(defaults) == DEFAULTS  # nothing was offered yet, so that nobody chose to have no adapter
+    wanted = [chosen, form.adapter]
+    if is_first and not form.adapter:
+        wanted = [chosen]
+    adapter = next((key for key in wanted if key in keys), None)
+    if adapter is None:
+        adapter = _newest(watch, project, keys)
     config = usual_settings(adapter, form.base)
     preview = config.preview
     prompt = next((prompt_lines.parse(line).prompt for line in preview.prompts), config.trigger)
     suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
-    values = (form.prompt.strip(), form.steps, form.guidance, form.clip_skip)
-    sent = [_update(*change) for change in zip(values, defaults, suitable, strict=True)]
-    others = []
-    for key, _strength in form.others:
-        others.append(gr.Dropdown([*choices[:-1], NO_ADAPTER], value=key if key in keys else ""))
-    return [
-        gr.Dropdown(choices, value=adapter),
-        sent[0],
-        suitable,
-        *sent[1:],
-        *_notes(watch, small=config.model.base == MICRO),
-        sample_images.recent(),
-        *others,
-    ]
+    before = [getattr(form, name) for name in FILLED]
+    after = [_suited(*change) for change in zip(before, defaults, suitable, strict=True)]
+    other = {} if adapter == form.adapter else {"value": adapter}
+    others = {}
+    for number, (key, _strength) in enumerate_named(form.others):
+        gone = {} if key in keys else {"value": ""}
+        others[number] = gr.update(choices=[*choices[:-1], NO_ADAPTER], **gone)
+    return {
+        "adapter": gr.update(choices=choices, **other),
+        "offered": {"adapter": adapter, "before": before, "after": after},
+        "defaults": suitable,
+        **_notes(watch, small=config.model.base == MICRO),
+        "recent": sample_images.recent(),
+        "others": others,
+    }
 
 
-def _update(value: object, before: object, suitable: object) -> object:
-    """Return the value to send to a field, or `gr.skip()`."""
-    is_own = bool(value) and value != before
-    if is_own or not suitable or suitable == value:
-        return gr.skip()
+def _newest(watch: RunWatcher, project: str, keys: Sequence[str]) -> str:
+    """Return the newest adapter of a project, else of any."""
+    own = {run.id for run in watch.runs_of(project)}
+    return next((key for key in keys if key.partition("@")[0] in own), keys[0])
+
+
+def _suited(value: object, before: object, suitable: object) -> object:
+    """Return what a field is to hold: what suits the adapter, unless the user changed it."""
+    typed = value.strip() if isinstance(value, str) else value
+    if not suitable or (typed and typed != before):
+        return value
     return suitable
 
 
-def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
+def _notes(watch: RunWatcher, *, small: bool) -> dict[str, Any]:
     """Return the notes above the image, and the button that pauses or continues an active training."""
     notes, active = [], watch.active()
     label = _("Pause training for now")
@@ -162,10 +197,10 @@ def _notes(watch: RunWatcher, *, small: bool) -> list[Any]:
         label = _("Continue training")
     elif shares:
         notes.append(_("A training run is active: generating images is slower, and so is the training."))
-    return ["".join(f"<p>{note}</p>" for note in notes), gr.Button(label, visible=shares)]
+    return {"note": "".join(f"<p>{note}</p>" for note in notes), "hold": gr.Button(label, visible=shares)}
 
 
-def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> list[Any]:
+def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> dict[str, Any]:
     """Pause the run that trains, or let it continue."""
     active = watch.active()
     if active and active.status == "running":

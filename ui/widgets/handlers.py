@@ -20,6 +20,7 @@ from trainer.i18n import _
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
+Untyped = Any  # of Gradio
 # How many requests of a listener may be under way. By default Gradio drops one while another like it is: the second of
 # two clicks would be lost.
 Kind = Mapping[str, Any]
@@ -42,14 +43,14 @@ class Several:
 
 
 def listen(
-    on: Any,  # noqa: ANN401 - of gradio, which is untyped
+    on: Untyped,
     handler: Handler | None,
     takes: Mapping[str, Any] | None = None,
     fills: Mapping[str, Any] | None = None,
     *,
     kind: Kind = ACT,
-    **options: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+    **options: object,
+) -> Untyped:
     """Call a handler on an event of a component, such as `button.click`, or on each of several.
 
     It gets the values of `takes` as keyword arguments, and the event if it has an argument `event`. It returns the new
@@ -57,7 +58,7 @@ def listen(
     JavaScript in `js` gets the values in their order instead, and returns as many as `fills` has components.
     """
     taken, filled = dict(takes or {}), dict(fills or {})
-    function = _by_name(handler, taken, filled) if handler else None
+    function = handler and _by_name(handler, taken, filled)
     inputs, outputs = (_components(named) for named in (taken, filled))
     settings = {"api_visibility": "private", "show_progress": "hidden", **kind, **options}
     if isinstance(on, Sequence):
@@ -68,7 +69,10 @@ def listen(
 def _components(named: Mapping[str, Any]) -> list[Any]:
     listed: list[Any] = []
     for value in named.values():
-        listed += value.components.values() if isinstance(value, Several) else [value]
+        if isinstance(value, Several):
+            listed += _components(value.components)
+        else:
+            listed.append(value)
     return listed
 
 
@@ -77,13 +81,15 @@ def _by_name(handler: Handler, takes: Mapping[str, Any], fills: Mapping[str, Any
 
     def call(*values: object, **event: object) -> object:
         with _toasting():
-            changed = _results(fills, handler(**_arguments(takes, values), **event))
-        return changed if fills else None
+            changed = _results(fills, handler(**_arguments(takes, iter(values)), **event))
+        if not fills:
+            return None
+        return changed or gr.skip()
 
     def stream(*values: object, **event: object) -> Iterator[object]:
         with _toasting():
-            for returned in handler(**_arguments(takes, values), **event):
-                yield _results(fills, returned)
+            for returned in handler(**_arguments(takes, iter(values)), **event):
+                yield _results(fills, returned) or gr.skip()
 
     def call_with_event(event: gr.EventData, *values: object) -> object:
         return call(*values, event=event)
@@ -97,13 +103,13 @@ def _by_name(handler: Handler, takes: Mapping[str, Any], fills: Mapping[str, Any
     return call_with_event if has_event else call
 
 
-def _arguments(takes: Mapping[str, Any], values: Sequence[Any]) -> dict[str, Any]:
-    rest, named = iter(values), {}
+def _arguments(takes: Mapping[str, Any], values: Iterator[object]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
     for name, component in takes.items():
         if isinstance(component, Several):
-            named[name] = component.read({key: next(rest) for key in component.components})
+            named[name] = component.read(_arguments(component.components, values))
         else:
-            named[name] = next(rest)
+            named[name] = next(values)
     return named
 
 
@@ -112,10 +118,10 @@ def _results(fills: Mapping[str, Any], returned: Mapping[str, Any] | None) -> di
     for name, value in (returned or {}).items():
         target = fills[name]
         if isinstance(target, Several):
-            changed |= {target.components[key]: part for key, part in value.items()}
+            changed |= _results(target.components, value)
         else:
             changed[target] = value
-    return changed or dict(gr.skip())
+    return changed
 
 
 # Until all listeners go through `listen`: those that are still connected by themselves.

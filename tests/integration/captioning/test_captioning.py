@@ -82,7 +82,7 @@ def test_captions_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> N
     made = captioning.create(CaptionConfig(dataset="rin", model=str(tagger)))
     with FileLock(cards.known()[0].lock):
         runs.start(made)
-        wait_until(lambda: "Another run has the device" in caption_models.draw("rin")[0])
+        wait_until(lambda: "Another run has the device" in caption_models.draw("rin")["writing"])
         runs.request(made, "stop")
         wait_until(lambda: runs.look(made).status == "stopped")
         with fake_caption_server.serving() as server:
@@ -90,7 +90,7 @@ def test_captions_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> N
             runs.start(other)
             wait_until(lambda: runs.look(other).status == "finished")
     assert all(captions(half))
-    assert "Another run" not in caption_models.draw("rin")[0]
+    assert "Another run" not in caption_models.draw("rin")["writing"]
 
 
 def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:

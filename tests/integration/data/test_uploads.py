@@ -7,14 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
-from ui.tabs import images
-from ui.tabs.image_grid import Selection
 
 TOGETHER, EACH = 4, 15
 
@@ -120,11 +117,3 @@ def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path)
     report = sandbox.add(folder, [(name, tmp_path / source) for name, source in sources.items()])
     assert report.added == ["good.png"]
     assert report.refused == [("gone.png", "did not arrive"), ("a file without a name", "did not arrive")]
-
-
-@pytest.mark.parametrize("paths", ["[[[" * 9000, '[""]'])
-def test_forged_paths_of_a_folder_cost_no_file(home: Path, tmp_path: Path, paths: str) -> None:
-    dataset.create("rin")
-    (tmp_path / "good.png").write_bytes(png(1))
-    images.add("rin", "", Selection(), [str(tmp_path / "good.png")], paths, progress=lambda *_, **__: None)
-    assert len(dataset.image_files(dataset.find_folder("rin"))) == 1

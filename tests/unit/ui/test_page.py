@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Never, get_args
 
 import gradio as gr
@@ -38,7 +37,6 @@ def test_dropped_pictures_have_a_project_of_their_own(home: Path) -> None:
     assert projects.for_upload("rin") == "rin"
     assert projects.for_upload(None) == "my-pictures"
     assert projects.for_upload("example-character") == "my-pictures-2"
-    assert page._project_for(RunWatcher(), None, None) == gr.skip()  # nothing was dropped
     assert dataset.names() == ["my-pictures", "my-pictures-2"]
 
 
@@ -78,7 +76,7 @@ def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
         for function in blocks.fns.values()
         for number, event in function.targets
     }
-    assert [limits["project", "input"], limits["captions", "select"], limits[None, "load"]] == [32] * 3
+    assert [limits["captions", "select"], limits[None, "load"]] == [32] * 2
 
 
 def test_plain_lora_is_offered_last(character: Path) -> None:
@@ -202,6 +200,13 @@ def test_a_user_error_is_told_and_other_errors_get_an_id(caplog: pytest.LogCaptu
     assert "/secret" not in answer["error"]
 
 
+def drawn(project: str, **selection: object) -> dict[str, Any]:
+    """Return the grid for what a browser sends."""
+    chosen = Selection.read({key: value for key, value in selection.items() if value is not None})
+    grid: dict[str, Any] = image_grid.draw(project, "miraxo", chosen)["grid"]
+    return grid
+
+
 def cards(project: str, trigger: str = "", **selection: object) -> dict[str, Any]:
     return image_grid.cards(image_grid.read(project, trigger), Selection(**selection))
 
@@ -225,8 +230,8 @@ def test_a_large_project_is_paged(character: Path, monkeypatch: pytest.MonkeyPat
     assert [item["name"] for item in value["items"]] == ["11.png", "12.png", "13.png", "14.png"]
     assert [page["label"] for page in value["pages"]] == ["1 to 5", "6 to 10", "11 to 14"]
     assert cards("rin", page=99)["page"] == 3
-    selection, grid, *_ = images.change_selection("rin", "", Selection(), SimpleNamespace(page=2))
-    assert (selection.page, grid["items"][0]["name"]) == (2, "06.png")
+    beyond = drawn("rin", page=99)
+    assert (beyond["asked"]["page"], beyond["selection"]["page"]) == (99, 3)
 
 
 def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
@@ -234,16 +239,13 @@ def test_the_grid_in_other_orders_and_narrowed(character: Path) -> None:
     dataset.write_caption(character / "07.png", "miraxo, a very rare tag")
     os.utime(character / "03.png", (2e9, 2e9))
     for order, first in (("problems", "05.png"), ("added", "03.png"), ("name", "01.png")):
-        selection, grid, *_ = images.change_selection("rin", "miraxo", Selection(), SimpleNamespace(order=order))
-        assert (selection.order, grid["items"][0]["name"]) == (order, first)
-    tagged = SimpleNamespace(tag="a very rare tag")
-    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, tagged)
-    assert (find, [item["name"] for item in grid["items"]]) == ("a very rare tag", ["07.png"])
-    problem = SimpleNamespace(kind="no caption")
-    find, selection, grid, *_ = images.filter_images("rin", "miraxo", selection, problem)
-    assert (find, [item["name"] for item in grid["items"]]) == (gr.skip(), ["05.png"])  # it may have been edited since
+        grid = drawn("rin", order=order)
+        assert (grid["selection"]["order"], grid["items"][0]["name"]) == (order, first)
+    assert [item["name"] for item in drawn("rin", tag="a very rare tag")["items"]] == ["07.png"]
+    grid = drawn("rin", kind="no caption")
+    assert [item["name"] for item in grid["items"]] == ["05.png"]
     assert grid["only"] == "Only 1 image with this problem: no caption"
-    assert len(images.change_selection("rin", "", selection, SimpleNamespace(all=True))[1]["items"]) == 14
+    assert len(drawn("rin", order="none", page="x", kind=None)["items"]) == 14, "nonsense is as if nothing was chosen"
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
@@ -261,17 +263,18 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
 
 
 def test_changes_of_captions_and_removed_images_are_undone(character: Path) -> None:
-    status = images.add_trigger("rin", "newword", Selection())[0]
-    assert "14 captions" in status
+    assert "14 captions" in images.add_trigger("rin", "newword", Selection())["report"]
     assert page_memory.answer("rin", "trigger") == "newword"
-    assert "Undone: put &#x27;newword&#x27; in front" in images.undo_captions("rin", "", Selection())[0]
-    images.remove("rin", "", Selection(), SimpleNamespace(name="02.png"))
+    assert "Undone: put &#x27;newword&#x27; in front" in images.undo_captions("rin", "", Selection())["report"]
+    answer = images.remove({"project": "rin", "names": ["02.png", "gone.png"]})
+    assert (answer["ok"], answer["report"]) == (True, "Removed 02.png.")
+    assert drawn("rin")["at"] > answer["at"], "what is read from now on is newer"
     assert not (character / "02.png").exists()
     images.restore_removed("rin", "", Selection())
     assert read_caption(character / "02.png")
     assert (character / "02.png").exists()
-    with pytest.raises(UserError):
-        images.remove("rin", "", Selection(), SimpleNamespace(name="../../x.png"))
+    for project, name in (("rin", "../../x.png"), ("../rin", "02.png"), ("other", "02.png")):
+        assert not images.remove({"project": project, "names": [name]})["ok"]
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:

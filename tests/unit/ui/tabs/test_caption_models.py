@@ -21,15 +21,17 @@ VALUES = {
 
 
 def chosen(model: str, *, review: bool = False, server: str = "", server_model: str = "") -> CaptionConfig:
-    return caption_models.read_settings("rin", model, "keep", review, server, server_model, *VALUES.values())
+    about = {"model": model, "existing": "keep", "review": review, "server": server, "server_model": server_model}
+    return caption_models.read_settings("rin", about | VALUES)
 
 
 def visible_for(model: str) -> tuple[str, list[str]]:
     """Return what is said about a model, and which of the other components are shown for it."""
-    text, download, cancel, _timer, server, server_model, *options = caption_models.describe(model)
-    named: dict[str, Any] = {"download": download.visible, "cancel": cancel.visible, "server": server.visible}
-    assert server_model.visible == server.visible
-    named |= {name: update["visible"] for name, update in zip(caption_models.OPTIONS, options, strict=True)}
+    described = caption_models.describe(model)
+    named: dict[str, Any] = {name: described[name].visible for name in ("download", "cancel", "server")}
+    assert described["server_model"].visible == described["server"].visible
+    named |= {name: update["visible"] for name, update in described["options"].items()}
+    text: str = described["about"]
     return text, [name for name, visible in named.items() if visible]
 
 
@@ -42,24 +44,24 @@ def test_captions_are_started_told_and_refused(character: Path) -> None:
     (character / "03.txt").unlink()
     caption_models.start("rin", chosen(" some/model "), started.append)
     (run,) = started
-    assert caption_models.show("rin")[0].value == "some/model"
+    assert caption_models.show("rin")["model"].value == "some/model"
     assert not caption_models.is_writing("rin")
-    assert "interrupted" in caption_models.draw("rin")[0]
+    assert "interrupted" in caption_models.draw("rin")["writing"]
     (run.folder / "ask" / "start").touch()
     assert caption_models.is_writing("rin")
     with pytest.raises(UserError, match="already being written"):
         caption_models.start("rin", chosen("some/model"), started.append)
     run.report(events.Phase(name="Writing captions", done=1, total=4))
-    status, write, stop, timer = caption_models.stop("rin")
-    assert "Writing captions (1 of 4)" in status
-    assert "aria-valuenow='25'" in status
-    assert (write.visible, stop.visible, timer.active) == (False, True, True)
+    live = caption_models.stop("rin")
+    assert "Writing captions (1 of 4)" in live["writing"]
+    assert "aria-valuenow='25'" in live["writing"]
+    assert (live["write"].visible, live["stop"].visible, live["timer"].active) == (False, True, True)
     assert (run.folder / "ask" / "stop").exists()
-    assert len(caption_models.poll("rin", "", Selection())) == 10
+    assert "grid" not in caption_models.poll("rin", "", Selection())
     (run.folder / "ask" / "start").unlink()
     run.report(events.Failed(message="No <model>.", remedy="Get one.", traceback=""))
-    assert "<b>No &lt;model&gt;.</b> Get one." in caption_models.draw("rin")[0]
-    assert caption_models.poll("rin", "", Selection())[5]["items"]
+    assert "<b>No &lt;model&gt;.</b> Get one." in caption_models.draw("rin")["writing"]
+    assert caption_models.poll("rin", "", Selection())["grid"]["items"]
 
 
 def test_each_model_shows_the_options_that_it_understands(
@@ -95,8 +97,9 @@ def test_only_the_options_of_the_model_are_used(character: Path, tmp_path: Path)
     settings = chosen(str(make_tagger(tmp_path / "tagger")), review=True)
     assert (settings.threshold, settings.blacklist, settings.result) == (0.5, "text", "review")
     assert (settings.prompt, settings.tokens, settings.categories) == (captioning.PROMPT, 0, ("general", "character"))
-    empty = [None] * (2 + len(caption_models.OPTIONS))
-    tagger = caption_models.read_settings("rin", str(tmp_path / "tagger"), "keep", False, *empty)
+    empty = dict.fromkeys(("server", "server_model", *caption_models.OPTIONS))
+    about = {"model": str(tmp_path / "tagger"), "existing": "keep", "review": False}
+    tagger = caption_models.read_settings("rin", empty | about)
     assert (tagger.blacklist, tagger.threshold) == ("", 0.35), "a field that was left empty has its default"
     settings = chosen("server", server="http://127.0.0.1:1/v1")
     assert (settings.server, settings.model, settings.prompt) == ("http://127.0.0.1:1/v1", "default", "What?")
@@ -105,4 +108,5 @@ def test_only_the_options_of_the_model_are_used(character: Path, tmp_path: Path)
     (character / "03.txt").unlink()
     caption_models.start("rin", chosen("server", server="http://127.0.0.1:1/v1", server_model="vlm"), lambda _run: None)
     assert page_memory.answer("rin", "caption-model") == "server"
-    assert caption_models.show("rin")[1:3] == ["http://127.0.0.1:1/v1", "vlm"]
+    fields = caption_models.show("rin")
+    assert [fields[name].value for name in ("server", "server_model")] == ["http://127.0.0.1:1/v1", "vlm"]

@@ -48,7 +48,7 @@ def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> 
     made.report(events.Finished(step=1, export=""))
     job.save_table(made, TABLE)
     assert measuring.read_table(measurable) == TABLE
-    html, _begin, stop, timer = panel.draw(measurable.id)
+    html, _begin, stop, timer = panel.draw(measurable.id).values()
     assert (stop.visible, timer.active) == (False, False)
     some = ["Base model", "step 2", "<b>0.70</b>", "(0.60 to 0.80)", "clearly worse: Likeness", "&lt;CLIP&gt;"]
     for words in (*some, "Adherence is missing: There is only one prompt."):
@@ -64,7 +64,7 @@ def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> 
 
 def test_an_adapter_from_elsewhere_has_no_checkpoints(home: Path) -> None:
     for key in ("", "kept:other", None):
-        html, begin, stop, timer = panel.draw(key)
+        html, begin, stop, timer = panel.draw(key).values()
         assert "trained here" in html
         assert (begin.interactive, stop.visible, timer.active) == (False, False, False)
     with pytest.raises(UserError, match="no checkpoints to compare"):
@@ -77,9 +77,9 @@ def test_the_feature_model_is_remembered_or_refused(measurable: Run, tmp_path: P
         start(measurable.id, started, features="/nowhere/nothing")
     paths.models().mkdir()
     listed, elsewhere = make_dinov2(paths.models() / "dino"), make_dinov2(tmp_path / "other")
-    assert panel.show(measurable.id)[0].value == ""
+    assert panel.show(measurable.id)["features"].value == ""
     start(measurable.id, started, features=str(elsewhere))
-    chosen = panel.show(measurable.id)[0]
+    chosen = panel.show(measurable.id)["features"]
     assert chosen.value == page_memory.feature_model() == str(elsewhere)
     assert [folder for _label, folder in chosen.choices] == ["", str(listed), str(elsewhere)]
 

@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,22 +36,34 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapter_choices.find(key)
     assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
-    assert try_out.offer(RunWatcher(), sample_form("", prompt=""), DEFAULTS)[1] == "miraxo"
+    assert offer("", defaults=DEFAULTS, prompt="")["offered"]["after"][0] == "miraxo"
 
 
-def offer(prompt: str, steps: float, guidance: float, defaults: tuple[str, float, float, float]) -> list[Any]:
-    return try_out.offer(RunWatcher(), sample_form("", prompt=prompt, steps=steps, guidance=guidance), defaults)
+def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS, **values: object) -> dict[str, Any]:
+    """What is offered on the page of the project `rin`."""
+    return try_out.offer(RunWatcher(), project="rin", form=sample_form(adapter, **values), defaults=defaults)
 
 
 def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     preview = finished.config().preview
-    first = offer("", 30, 7.5, ("of another adapter", 30, 7.5, 1))
-    assert first[1:5] == ["miraxo", ("miraxo", preview.steps, preview.guidance, 1), preview.steps, preview.guidance]
-    # Opened again, nothing is sent to fields that need nothing: one may be typed in at this moment.
-    again = offer("miraxo", preview.steps, preview.guidance, first[2])
-    assert [again[index] for index in (1, 3, 4)] == [gr.skip()] * 3
-    changed = offer("my own", 8, 2.5, first[2])
-    assert [changed[index] for index in (1, 3, 4)] == [gr.skip()] * 3
+    suitable = ("miraxo", preview.steps, preview.guidance, 1)
+    before = ("of another adapter", 30.0, 7.5, 1)
+    first = offer(finished.id, defaults=before, prompt="", steps=30.0, guidance=7.5, clip_skip=1)
+    assert first["defaults"] == suitable
+    assert first["offered"] == {"adapter": finished.id, "before": ["", 30.0, 7.5, 1], "after": list(suitable)}
+    changed = offer(finished.id, defaults=suitable, prompt="my own", steps=8, guidance=2.5, clip_skip=1)
+    assert changed["offered"]["after"] == ["my own", 8, 2.5, 1]
+
+
+def test_the_first_adapter_is_the_newest_of_the_project(finished: Run, tmp_path: Path) -> None:
+    newer = runs.create(finished.config().model_copy(update={"dataset": "other", "name": "newer"}))
+    shutil.copy(finished.export, newer.folder / "newer.safetensors")
+    newer.report(events.Finished(step=5, export="newer.safetensors"))
+    first = offer("")
+    assert first["offered"]["adapter"] == first["adapter"]["value"] == finished.id
+    assert offer("", defaults=first["defaults"])["offered"]["adapter"] == "", "to have none is a choice, too"
+    assert "value" not in offer(finished.id)["adapter"], "what is chosen may have changed meanwhile"
+    assert offer("gone")["adapter"]["value"] == finished.id
 
 
 def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Path) -> None:
@@ -68,7 +79,7 @@ def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Pat
     both |= {("kept:none", ""): 1, ("kept:broken", ""): 1, ("kept:plain", anime): 2, ("kept:plain", "micro"): 1}
     for (adapter, base), clip_skip in both.items():
         assert try_out.usual_settings(adapter, base).model.clip_skip == clip_skip, (adapter, base)
-    assert try_out.offer(RunWatcher(), sample_form(finished.id), DEFAULTS)[5] == 2
+    assert offer(finished.id, clip_skip=1)["offered"]["after"][3] == 2
     form = sample_form(finished.id, clip_skip=2.0)
     cell = comparison.cells("one", finished.id, 1.7, RunWatcher())[0]
     request = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
@@ -77,10 +88,11 @@ def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Pat
 
 def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Path) -> None:
     distilled = str(write(tmp_path / "sdxl_lightning_4step.safetensors", SDXL))
-    form = sample_form(finished.id, base=f'"{distilled}"', steps=20.0, guidance=3.0)
     preview = finished.config().preview
-    offered = try_out.offer(RunWatcher(), form, ("miraxo", preview.steps, preview.guidance, 1))
-    assert offered[3:5] == [4, 1.0]
+    values = {"base": f'"{distilled}"', "steps": preview.steps, "guidance": preview.guidance}
+    form = sample_form(finished.id, **values)
+    offered = offer(finished.id, defaults=("miraxo", preview.steps, preview.guidance, 1), **values)
+    assert offered["offered"]["after"][1:3] == [4, 1.0]
     assert try_out.base_of(form.adapter, form.base).base == distilled
     named = try_out.base_of(form.adapter, form.base, "'vae.safetensors' ")
     assert (named.base, named.vae) == (distilled, "vae.safetensors")
@@ -201,15 +213,15 @@ def test_a_hostile_picture_with_settings_takes_no_memory(finished: Run, tmp_path
 
 
 def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not try_out._notes(RunWatcher(), small=True)[1].visible
+    assert not try_out._notes(RunWatcher(), small=True)["hold"].visible
     monkeypatch.setattr(runs.view, "is_locked", lambda _: True)
     finished.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert try_out._notes(RunWatcher(), small=True)[1].value == "Pause training for now"
+    assert try_out._notes(RunWatcher(), small=True)["hold"].value == "Pause training for now"
     sampler = SamplerClient([sys.executable, "-c", "input()"])
     sampler.warm()
     process = sampler._process
     assert process
-    assert try_out.toggle_training(RunWatcher(), sampler)[1].value == "Continue training"
+    assert try_out.toggle_training(RunWatcher(), sampler)["hold"].value == "Continue training"
     assert runs.look(finished).paused
     assert process.poll() is None
     try_out.toggle_training(RunWatcher(), sampler)

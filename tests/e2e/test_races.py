@@ -1,0 +1,315 @@
+"""Acts on the page while a request is held back: what was seen when something was clicked is what is changed.
+
+The pairs come from a table of acts. Each act says what it changes of the project that the page shows when it is done;
+whatever request is late, and whatever else is done meanwhile, the disk must then hold exactly that, and the page show
+what is on the disk.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Browser, Page, Server, copy_project
+from tests.e2e.slow_network import Hold, SlowNetwork, Way
+from tests.e2e.test_images import choose, fill, png
+from trainer import storage
+
+NAMES = ("01.png", "02.png", "03.png", "04.png")
+HERE, OTHER = "here", "there"
+SETTLED = 0.4  # seconds in which nothing may change any more
+
+
+@dataclass
+class Project:
+    """What is on the disk of a project."""
+
+    captions: dict[str, str]
+    trigger: str = ""
+    title: str = ""
+    removed: list[list[str]] = field(default_factory=list)  # what was removed at once, the latest at the end
+
+
+State = dict[str, Project]
+
+
+def state(home: Path) -> State:
+    """Read what is on the disk; of removed images only what can be seen in the folders is compared."""
+    file = home / "outputs" / ".page.json"
+    answers = json.loads(file.read_text()).get("answers", {}) if file.exists() else {}
+    projects = {}
+    for folder in sorted((home / "datasets").glob("[!.]*")):
+        captions = {}
+        for image in sorted(folder.glob("*.png")):
+            text = image.with_suffix(".txt")
+            captions[image.name] = text.read_text().strip() if text.exists() else ""
+        known = answers.get(folder.name, {})
+        projects[folder.name] = Project(captions, known.get("trigger", ""), known.get("title", ""))
+    return projects
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that a person does on the page, and what it changes of the project that is shown."""
+
+    do: Callable[[Page], None]
+    change: Callable[[State, str], str]  # returns the project that the page shows then
+
+
+def stay(_state: State, project: str) -> str:
+    return project
+
+
+def on(change: Callable[[Project], None]) -> Callable[[State, str], str]:
+    def apply(state: State, project: str) -> str:
+        change(state[project])
+        return project
+
+    return apply
+
+
+def visible(project: Project) -> list[str]:
+    return sorted(project.captions)
+
+
+def remove(*places: int) -> Callable[[Project], None]:
+    def change(project: Project) -> None:
+        names = [visible(project)[place] for place in places]
+        project.removed.append([f"{name}\n{project.captions.pop(name)}" for name in names])
+
+    return change
+
+
+def restore(project: Project) -> None:
+    if project.removed:
+        project.captions |= dict(entry.split("\n") for entry in project.removed.pop())
+
+
+def click_remove(page: Page) -> None:
+    page.locator(".card .remove").first.click()
+
+
+def remove_two(page: Page) -> None:
+    for place in (0, 1):
+        page.locator(".card .pick").nth(place).check()
+    page.locator("#selection").get_by_role("button", name="Remove").click()
+
+
+def type_caption(page: Page) -> None:
+    page.locator(".card textarea").last.fill("typed late")
+
+
+def type_trigger(page: Page) -> None:
+    fill(page, "trigger", "zorblax")
+
+
+def type_other_trigger(page: Page) -> None:
+    fill(page, "trigger", "other")
+
+
+def prefix(page: Page) -> None:
+    page.get_by_role("button", name="Add to the front of every caption").click()
+
+
+def upload(page: Page) -> None:
+    page.locator("#upload input[type=file]").set_input_files(
+        [{"name": "new.png", "mimeType": "image/png", "buffer": png(5)}]
+    )
+
+
+def click_restore(page: Page) -> None:
+    page.get_by_role("button", name="Restore what was removed").click()
+
+
+def caption_changed(project: Project) -> None:
+    project.captions[visible(project)[-1]] = "typed late"
+
+
+def trigger_changed(word: str) -> Callable[[Project], None]:
+    def change(project: Project) -> None:
+        project.trigger = word
+
+    return change
+
+
+def prefixed(project: Project) -> None:
+    for name, text in project.captions.items():
+        if not text.startswith(project.trigger):
+            project.captions[name] = f"{project.trigger}, {text}".rstrip(", ")
+
+
+def uploaded(project: Project) -> None:
+    project.captions["new.png"] = ""
+
+
+def choose_other(page: Page) -> None:
+    page.locator("#project input").click()
+    page.get_by_role("option", name=OTHER, exact=True).click()
+
+
+def order(page: Page) -> None:
+    page.get_by_label("Order of the images").select_option("added")
+
+
+def show_tab(name: str) -> Callable[[Page], None]:
+    return lambda page: page.get_by_role("tab", name=name).click()
+
+
+def rename(page: Page) -> None:
+    page.get_by_role("button", name="Manage").click()
+    page.get_by_label("Name of this project").fill("A new name")
+    page.get_by_role("button", name="Rename").click()
+
+
+def renamed(project: Project) -> None:
+    project.title = "A new name"
+
+
+def create(page: Page) -> None:
+    page.get_by_role("button", name="New project").click()
+    page.get_by_label("Name of the new project").fill("made")
+    page.get_by_role("button", name="Create", exact=True).click()
+
+
+def created(state: State, _project: str) -> str:
+    state["made"] = Project({}, title="made")
+    return "made"
+
+
+def back(page: Page) -> None:
+    page.evaluate("history.back()")
+
+
+# Those that change something, of which each request is held back, and what is done meanwhile.
+CHANGES = {
+    "remove": Act(click_remove, on(remove(0))),
+    "remove two": Act(remove_two, on(remove(0, 1))),
+    "restore": Act(click_restore, on(restore)),
+    "type a caption": Act(type_caption, on(caption_changed)),
+    "type the trigger": Act(type_trigger, on(trigger_changed("zorblax"))),
+    "add the trigger to all": Act(prefix, on(prefixed)),
+    "upload": Act(upload, on(uploaded)),
+    "rename": Act(rename, on(renamed)),
+}
+MEANWHILE = {
+    "choose another project": Act(choose_other, lambda _state, _project: OTHER),
+    "create a project": Act(create, created),
+    "remove": CHANGES["remove"],
+    "type a caption": CHANGES["type a caption"],
+    "type another trigger": Act(type_other_trigger, on(trigger_changed("other"))),
+    "choose an order": Act(order, stay),
+    "show the Train tab": Act(show_tab("Train"), stay),
+    "reload": Act(lambda page: page.reload(), stay),
+    "go back": Act(back, lambda _state, _project: OTHER),
+    "close the page": Act(lambda page: page.close(run_before_unload=True), lambda _state, _project: ""),
+}
+# A change of all captions comes after those that were typed before it, and is not made of those typed after it.
+APART = {("add the trigger to all", "type another trigger"), ("restore", "remove")}
+PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
+IN_CI = {
+    ("choose another project", "there"),
+    ("choose another project", "back"),
+    ("remove", "back"),
+    ("reload", "there"),
+}
+
+
+@pytest.fixture(scope="module")
+def network(shared: Server) -> Iterator[SlowNetwork]:
+    network = SlowNetwork(shared.port)
+    yield network
+    network.close()
+
+
+def begin(home: Path) -> State:
+    """Two projects in which something was removed before; returns what is on the disk."""
+    shutil.rmtree(home / "datasets")
+    (home / "outputs" / ".page.json").unlink(missing_ok=True)
+    for name in (HERE, OTHER):
+        folder = copy_project("example-character", home / "datasets" / name, "0[6-9].*", "1*")
+        binned = folder / storage.BIN / "20260101-000000-000000"
+        binned.mkdir(parents=True)
+        for file in folder.glob("05.*"):
+            file.rename(binned / file.name)
+    file = home / "outputs" / ".page.json"
+    file.write_text(json.dumps({"answers": {name: {"trigger": "miraxo"} for name in (HERE, OTHER)}}))
+    now = state(home)
+    caption = (home / "datasets" / HERE / storage.BIN / "20260101-000000-000000" / "05.txt").read_text().strip()
+    for project in now.values():
+        project.removed.append([f"05.png\n{caption}"])
+    return now
+
+
+def shown(page: Page) -> dict[str, str]:
+    script = "[...document.querySelectorAll('#captions textarea')].map((area) => [area.dataset.name, area.value])"
+    return dict(page.evaluate(script))
+
+
+def without_bin(state: State) -> State:
+    return {name: Project(project.captions, project.trigger, project.title) for name, project in state.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The request with this number is held back after the first act, while the other is done."""
+
+    first: str
+    meanwhile: str
+    number: int
+    way: Way
+
+
+def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case) -> bool:
+    """Do both acts, and compare what is on the disk and on the page; returns whether there was such a request."""
+    expected = begin(server.home)
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.on("dialog", lambda dialog: dialog.accept())  # whether to leave the page
+    page.goto(f"{network.url}/?project={OTHER}")
+    page.locator(f".captions[data-project='{OTHER}'] .card").first.wait_for()
+    choose(page, HERE)
+    project = HERE
+    with network.holding(case.number, case.way) as hold:
+        for act in (CHANGES[case.first], MEANWHILE[case.meanwhile]):
+            act.do(page)
+            project = act.change(expected, project)
+        time.sleep(0.5)  # a request that is late by less would be none
+    wanted = without_bin(expected)
+    until(lambda: without_bin(state(server.home)), wanted, hold)
+    time.sleep(SETTLED)
+    until(lambda: without_bin(state(server.home)), wanted, hold)
+    if not page.is_closed():
+        page.wait_for_function("name => new URL(location.href).searchParams.get('project') === name", arg=project)
+        until(lambda: shown(page), expected[project].captions, hold)
+        until(page.locator("#trigger :is(input, textarea)").first.input_value, expected[project].trigger, hold)
+    context.close()
+    return bool(hold.held)
+
+
+def until(read: Callable[[], object], wanted: object, hold: Hold) -> None:
+    """Wait until something is as it should be; says what it is instead, and which request was held back."""
+    end = time.monotonic() + 15
+    while (actual := read()) != wanted:
+        assert time.monotonic() < end, (actual, wanted, hold)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("first", "meanwhile", "way"),
+    [
+        pytest.param(*pair, way, marks=() if (pair[1], way) in IN_CI else pytest.mark.nightly)
+        for pair, way in product(PAIRS, ("there", "back"))
+    ],
+)
+def test_what_was_seen_is_what_is_changed(
+    shared: Server, network: SlowNetwork, browser: Browser, first: str, meanwhile: str, way: Way
+) -> None:
+    number = 1
+    while hold_one(shared, network, browser, Case(first, meanwhile, number, way)):  # until there are no more requests
+        number += 1

@@ -1,0 +1,57 @@
+"""What was typed and is sent as the page is left: stored under its project, whatever else is in the request."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from trainer.data.captions import read_caption
+from ui.server import typed_route
+from ui.state import page_memory
+
+
+def send(data: object) -> int:
+    app = FastAPI()
+    app.include_router(typed_route.router)
+    content = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return TestClient(app).post("/typed", content=content).status_code
+
+
+def test_fields_and_captions_are_stored_under_their_project(character: Path) -> None:
+    caption = read_caption(character / "01.png")
+    fields = [
+        {"project": "rin", "name": name, "value": value} for name, value in (("trigger", "a\nb"), ("class", "fox"))
+    ]
+    captions = [
+        {"project": "rin", "name": "01.png", "text": "red", "base": caption},
+        {"project": "rin", "name": "02.png", "text": "red", "base": "what it was long ago"},
+    ]
+    before = read_caption(character / "02.png")
+    assert send({"fields": fields, "captions": captions}) == 200
+    assert (page_memory.answer("rin", "trigger"), page_memory.answer("rin", "class")) == ("a b", "fox")
+    assert read_caption(character / "01.png") == "red"
+    assert read_caption(character / "02.png") == before, "another page changed it; the browser asks which one to keep"
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"[[[", b"[" * 9000, [], 7, {"fields": 3}, {"captions": {"a": 1}.__len__()}])
+def test_what_makes_no_sense_is_refused(home: Path, data: object) -> None:
+    assert send(data) == 400
+    assert not (home / "outputs" / ".page.json").exists()
+
+
+NOT_TYPED: list[object] = [
+    *(None, [], {}, {"project": "rin"}),
+    {"project": "rin", "name": "settings", "value": "{}"},
+    {"project": "other", "name": "trigger", "value": "x"},
+    {"project": "../rin", "name": "trigger", "value": "x"},
+    {"project": "rin", "name": "name", "value": "../../x"},
+]
+
+
+@pytest.mark.parametrize("field", NOT_TYPED)
+def test_only_typed_fields_of_projects_are_stored(character: Path, home: Path, field: object) -> None:
+    kept = {"project": "rin", "name": "trigger", "value": "kept"}
+    assert send({"fields": [field, kept]}) == 200
+    assert json.loads((home / "outputs" / ".page.json").read_text())["answers"] == {"rin": {"trigger": "kept"}}

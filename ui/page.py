@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -16,14 +16,14 @@ from trainer.i18n import LANGUAGE, _
 from ui import api, head
 from ui.server import media, typed_route, upload_route
 from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
-from ui.state.answers import Answers, with_answers, with_answers_and_event
+from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.state.shared_reads import shared
 from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
-from ui.widgets.handlers import QUIET, VIEW, Several, Untyped, handled, listen
+from ui.widgets.handlers import DIRECT_CHOICE, VIEW, Several, Untyped, listen
 from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
@@ -152,25 +152,24 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
                 sampler.warm()
             return try_out.offer(watch, chosen=run, **asked)
 
-        ready = with_answers(partial(_warm_and_plan, watch))
+        ready, answers = partial(_warm_and_plan, watch), {"answers": train.form}
         # The notes at the fields are those of the form as it is filled when the page opens, which may be under way.
-        about_images = train.planned[:-1]
-        train_tab.select(ready, train.form, about_images, **QUIET)
+        about_images = {name: part for name, part in train.planned.items() if name != "notes"}
+        listen(train_tab.select, ready, answers, about_images, kind=DIRECT_CHOICE)
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
         # When all images have been measured, the plan changes.
-        images.grid.end(with_answers(_plan), train.form, about_images, **QUIET)
+        listen(images.grid.end, _plan, answers, about_images, kind=DIRECT_CHOICE)
         listen(download_tab.select, partial(download.show, watch), files_tab.takes, files_tab.shown, kind=VIEW)
-        questions = [train.whole.preset, train.whole.base]
-        use_run = with_answers_and_event(settings.use_run)
-        filling = settings.fill_on(files_tab.listing.apply, use_run, train.whole, outputs=questions)
+        questions = {"preset": train.whole.preset, "base": train.whole.base}
+        filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
         offering = try_out.offer_on(train.view.buttons["try-it"].click, warm_and_offer, trying, run=train.view.picker)
         for shows, tab in ((filling.then, "train"), (offering.then, "try"), (images.forward.click, "train")):
             listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
         _share_trigger(images, train)
         head.connect(top)
-        top.pill.select(handled(lambda: run_view.draw(watch, watch.default())), None, train.view.outputs, **QUIET)
-        _connect_loading(page, watch, top, {"tabs": tabs, "images": images.shown, "train": _listed(train.outputs),
-                                            "view": _listed(train.view.outputs)})  # fmt: skip
+        listen(top.pill.select, lambda: run_view.draw(watch, watch.default()), fills=train.view.outputs)
+        parts = {"images": images.shown, "train": Several(train.outputs), "view": Several(train.view.outputs)}
+        _connect_loading(page, watch, top, {"tabs": tabs, **parts})
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it, or for the next one
@@ -179,15 +178,17 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
     return page
 
 
-def _warm_and_plan(watch: RunWatcher, answers: Answers) -> list[Any] | dict[str, Any]:
+def _warm_and_plan(watch: RunWatcher, answers: Answers) -> dict[str, Any]:
     if not watch.active():
         warm_worker.prepare()
     return _plan(answers)
 
 
-def _plan(answers: Answers) -> list[Any] | dict[str, Any]:
-    """Return the plan without the notes, or `gr.skip()` for a page that has not got its project yet."""
-    return plan.plan(answers)[:-1] if answers.project else dict(gr.skip())
+def _plan(answers: Answers) -> dict[str, Any]:
+    """Return the plan without the notes, or nothing for a page that has not got its project yet."""
+    if not answers.project:
+        return {}
+    return {name: value for name, value in plan.plan(answers).items() if name != "notes"}
 
 
 def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:
@@ -204,10 +205,6 @@ def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: 
     loading = listen(page.load, partial(_load, watch), {"address": address}, filled, kind=VIEW, js=ADDRESS)
     arrived = "(project) => { window.limner.arrive(project); return []; }"
     listen(loading.success, None, {"project": top.project}, js=arrived)
-
-
-def _listed(components: Sequence[Any]) -> Several:
-    return Several({str(number): component for number, component in enumerate(components)})
 
 
 def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,12 +230,10 @@ def _show(watch: RunWatcher, project: str) -> dict[str, Any]:
     """Return values that show a project on all tabs. Pages that ask for it at once get the same ones."""
 
     def show() -> dict[str, Any]:
-        listed = {
+        return {
+            "images": datasets.show(project),
             "train": training.show(project, opened=True),
-            "view": run_view.draw(watch, watch.default(project), project=project),
-        }
-        return {"images": datasets.show(project)} | {
-            name: {str(number): value for number, value in enumerate(values)} for name, values in listed.items()
+            "view": run_view.draw(watch, watch.default(project), project),
         }
 
     values = shared(("project on all tabs", project), show)

@@ -1,10 +1,8 @@
 """Answers in the form of the Train tab, and the run that they ask for. The API starts its runs here too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import gradio as gr
 
 from trainer import config as configs
 from trainer import paths, runs
@@ -15,10 +13,8 @@ from trainer.data.captions import one_line
 from trainer.errors import UserError
 from ui.state import base_model_choices, projects
 from ui.widgets import settings_form
-from ui.widgets.handlers import Handler, handled
 
 ENTRIES = settings_form.entries()
-QUESTIONS = 6  # components before the widgets of the settings: project, preset, name, trigger, base, filled
 
 
 @dataclass(frozen=True)
@@ -37,17 +33,16 @@ class Answers:
     request: int = 0
 
     @classmethod
-    def from_form(cls, values: Sequence[Any]) -> "Answers":
-        """Read the values of the components in `train.Tab.form`, in their order."""
-        project, preset, name, trigger, base, filled = values[:QUESTIONS]
-        filled = settings_form.Filled(**filled)
+    def from_form(cls, values: Mapping[str, Any]) -> "Answers":
+        """Read the values of `train.Tab.form` by name; those of settings by the ids of their widgets."""
+        filled = settings_form.Filled(**values["filled"])
         return cls(
-            project=project or "",
-            preset=preset,
-            name=(name or "").strip(),
-            trigger=one_line(trigger or ""),
-            base=paths.unquoted(base or "") or MICRO,
-            own=settings_form.changed(ENTRIES, filled, values[QUESTIONS:]),
+            project=values["project"] or "",
+            preset=values["preset"],
+            name=(values["name"] or "").strip(),
+            trigger=one_line(values["trigger"] or ""),
+            base=paths.unquoted(values["base"] or "") or MICRO,
+            own=settings_form.changed(ENTRIES, filled, [values[entry.id] for entry in ENTRIES]),
             request=filled.request,
         )
 
@@ -73,21 +68,6 @@ class Answers:
     def notes(self) -> dict[str, Any]:
         """Return which fields are changed and which conflict, as `settings_form.notes`."""
         return settings_form.notes(ENTRIES, self.own, self.data())
-
-
-def with_answers(handler: Handler) -> Handler:
-    """Wrap a handler of the form: it gets an `Answers`, then the values of the components after those of the form."""
-    size = QUESTIONS + len(ENTRIES)
-    return handled(lambda *values: handler(Answers.from_form(values[:size]), *values[size:]))
-
-
-def with_answers_and_event(handler: Handler) -> Handler:
-    """Wrap a handler of the form that also gets the event that JavaScript triggered."""
-
-    def call(event: gr.EventData, *values: object) -> object:
-        return handler(Answers.from_form(values), event)
-
-    return handled(call)
 
 
 def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:

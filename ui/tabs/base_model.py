@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypedDict
 
 import gradio as gr
 
@@ -11,14 +11,14 @@ from trainer.base_models import MICRO
 from trainer.i18n import _
 from ui.state import base_model_choices, hub_downloads, page_memory
 from ui.state.base_model_choices import Description
-from ui.widgets.handlers import QUIET, handled
+from ui.widgets.handlers import ACT, DIRECT_CHOICE, START, TICK, listen
 
 REFRESHED_EVERY = 1.0  # seconds, while something is downloaded
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The components; `described` are those that `describe` returns values for.
+    """The components; `described` are those that change with the base, but for the button that starts a run.
 
     `downloaded` is the base whose download has just ended.
     """
@@ -32,9 +32,19 @@ class BaseModel:
     folders: gr.Textbox
 
     @property
-    def described(self) -> list[Any]:
-        """Components that change with the base model; the start button comes last and is added by the tab."""
-        return [self.text, self.download, self.cancel, self.timer]
+    def described(self) -> dict[str, Any]:
+        """Components by their names in `Described`."""
+        return {"text": self.text, "download": self.download, "cancel": self.cancel, "timer": self.timer}
+
+
+class Described(TypedDict):
+    """Values that change with the base model."""
+
+    text: str
+    download: gr.Button
+    cancel: gr.Button
+    timer: gr.Timer
+    start: gr.Button
 
 
 def build() -> BaseModel:
@@ -66,17 +76,23 @@ def build() -> BaseModel:
 
 def connect(model: BaseModel, vae: gr.Textbox, start: gr.Button) -> None:
     """Connect the buttons, and describe another base, and a VAE given with it, as soon as it is chosen or typed."""
-    named, outputs = [model.field, vae], [*model.described, start]
-    model.field.input(handled(describe), named, outputs, **QUIET)
-    vae.change(handled(describe), named, outputs, trigger_mode="always_last", **QUIET)
-    model.download.click(handled(download), named, outputs, **QUIET)
-    model.cancel.click(handled(cancel), named, outputs, **QUIET)
-    model.timer.tick(handled(follow), named, [*outputs, model.downloaded], **QUIET)
-    model.folders.blur(handled(set_folders), [model.folders, model.field], model.field, **QUIET)
+    named = {"base": model.field, "vae": vae}
+    described = {**model.described, "start": start}
+    listen([model.field.input, vae.change], describe, named, described, kind=DIRECT_CHOICE)
+    listen(model.download.click, download, named, described, kind=START)
+    listen(model.cancel.click, cancel, named, described, kind=ACT)
+    listen(model.timer.tick, follow, named, {**described, "downloaded": model.downloaded}, kind=TICK)
+    listen(
+        model.folders.blur,
+        set_folders,
+        {"text": model.folders, "base": model.field},
+        {"base": model.field},
+        kind=ACT,
+    )
 
 
-def describe(base: str | None, vae: str | None = "") -> list[Any]:
-    """Return values of `BaseModel.described` and of the start button."""
+def describe(base: str | None, vae: str | None = "") -> Described:
+    """Describe a base model; a start is possible only with one that can be used."""
     base = paths.unquoted(base or "") or MICRO
     current = hub_downloads.find(base)
     if current and current.running:
@@ -87,17 +103,17 @@ def describe(base: str | None, vae: str | None = "") -> list[Any]:
     return _shown(description)
 
 
-def _shown(description: Description, *, downloading: bool = False) -> list[Any]:
+def _shown(description: Description, *, downloading: bool = False) -> Described:
     is_wrong = not description.is_usable and not description.can_download and not downloading
     kind = "bad" if is_wrong else "quiet"
     role = " role='alert'" if is_wrong else ""
-    return [
-        f"<p class='{kind}'{role}>{escape(description.text)}</p>",
-        gr.Button(visible=description.can_download and not downloading),
-        gr.Button(visible=downloading),
-        gr.Timer(active=downloading),
-        gr.Button(interactive=description.is_usable),
-    ]
+    return Described(
+        text=f"<p class='{kind}'{role}>{escape(description.text)}</p>",
+        download=gr.Button(visible=description.can_download and not downloading),
+        cancel=gr.Button(visible=downloading),
+        timer=gr.Timer(active=downloading),
+        start=gr.Button(interactive=description.is_usable),
+    )
 
 
 def progress(current: hub_downloads.Download) -> str:
@@ -112,29 +128,29 @@ def progress(current: hub_downloads.Download) -> str:
     )
 
 
-def download(base: str | None, vae: str | None = "") -> list[Any]:
+def download(base: str | None, vae: str | None = "") -> Described:
     """Start to download the base model, and describe it."""
     hub_downloads.start(paths.unquoted(base or ""))
     return describe(base, vae)
 
 
-def follow(base: str | None, vae: str | None = "") -> list[Any]:
+def follow(base: str | None, vae: str | None = "") -> dict[str, Any]:
     """Describe a base model that is being downloaded, and say which one is ready: the form then fits its family."""
     current = hub_downloads.find(paths.unquoted(base or ""))
     is_ready = current is not None and not current.running and not current.error
-    return [*describe(base, vae), base if is_ready else ""]
+    return {**describe(base, vae), "downloaded": base if is_ready else ""}
 
 
-def cancel(base: str | None, vae: str | None = "") -> list[Any]:
+def cancel(base: str | None, vae: str | None = "") -> Described:
     """Cancel the download of the base model, and describe it."""
     hub_downloads.cancel(paths.unquoted(base or ""))
     return describe(base, vae)
 
 
-def set_folders(text: str, base: str | None) -> gr.Dropdown:
+def set_folders(text: str, base: str | None) -> dict[str, gr.Dropdown]:
     """Remember the folders of other programs; returns the field with their models."""
     base_model_choices.set_folders(text or "")
-    return choices(base or MICRO)
+    return {"base": choices(base or MICRO)}
 
 
 def choices(base: str) -> gr.Dropdown:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import gradio as gr
 import psutil
@@ -24,25 +24,39 @@ EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "t
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
-def plan(answers: Answers) -> list[Any]:
-    """Return values of `train.Tab.planned`: summary, cautions, efforts with their durations, notes at the fields."""
+class Plan(TypedDict):
+    """Values of `train.Tab.planned`: the efforts have their durations, the notes stand at the fields."""
+
+    summary: str
+    cautions: str
+    effort: gr.Radio | dict[str, Any]
+    notes: dict[str, Any]
+
+
+def plan(answers: Answers) -> Plan:
+    """Return what a start would do, or why there is nothing to train."""
     notes = answers.notes()
     if not answers.project:
-        return [_("Create a project and add images first."), "", gr.skip(), notes]
+        return _no_plan(_("Create a project and add images first."), notes)
     examples = page_memory.examples(answers.project)
     if not examples:
-        return [_("There are no images in this project yet. Add some in the Images tab."), "", gr.skip(), notes]
+        return _no_plan(_("There are no images in this project yet. Add some in the Images tab."), notes)
     try:
         config = settings_form.build(ENTRIES, answers.data())
         taught = dataset.read_subjects(config.taught) if config.subjects else examples
         images = len(taught) - adjustments.held_out_count(config, len(taught))
     except UserError as error:
-        return [escape(str(error)), "", gr.skip(), notes]
+        return _no_plan(escape(str(error)), notes)
     similar = runs.find_similar(config)
     size, *costs = _summary(config, taught, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
     cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
-    return [summary, cautions, _efforts(config, answers, images, similar), notes]
+    effort = _efforts(config, answers, images, similar)
+    return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes)
+
+
+def _no_plan(reason: str, notes: dict[str, Any]) -> Plan:
+    return Plan(summary=reason, cautions="", effort=dict(gr.skip()), notes=notes)
 
 
 def _summary(config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -15,7 +16,7 @@ from ui.state import run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
-from ui.widgets.handlers import EACH, QUIET, UNQUEUED, handled
+from ui.widgets.handlers import ACT, CHOICE, START, TICK, listen
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
@@ -79,69 +80,62 @@ class RunView:
             log = gr.Textbox(
                 lines=12, max_lines=12, show_label=False, interactive=False, elem_id="log-text", buttons=["copy"]
             )
-        self.outputs = [
-            pill,
-            self.picker,
-            self.compared,
-            self.drawn,
-            self.shown,
-            self.timer,
-            self.queue,
-            status,
-            chart,
-            previews,
-            notes,
-            log,
-            *self.buttons.values(),
-        ]
+        self.outputs: dict[str, Any] = {
+            "pill": pill,
+            "picker": self.picker,
+            "compared": self.compared,
+            "drawn": self.drawn,
+            "shown": self.shown,
+            "timer": self.timer,
+            "queue": self.queue,
+            "status": status,
+            "chart": chart,
+            "previews": previews,
+            "notes": notes,
+            "log": log,
+            **self.buttons,
+        }
 
 
 def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Connect the buttons, and the timer that refreshes the view."""
-    for button, command in (("stop", "stop"), ("save-now", "checkpoint"), ("preview-now", "preview")):
-        view.buttons[button].click(
-            handled(lambda run, command=command: run_actions.ask(run, command)), view.picker, None, **QUIET
-        )
+    run = {"run_id": view.picker}
+    commands: dict[str, runs.Command] = {"stop": "stop", "save-now": "checkpoint", "preview-now": "preview"}
+    for button, command in commands.items():
+        listen(view.buttons[button].click, partial(run_actions.ask, command=command), run, kind=ACT)
 
-    def pause(run_id: str | None) -> list[Any]:
+    def pause(run_id: str | None) -> dict[str, Any]:
         return draw(watch, run_actions.toggle_pause(run_id, sampler).id)
 
-    view.buttons["pause"].click(handled(pause), view.picker, view.outputs, **QUIET)
+    listen(view.buttons["pause"].click, pause, run, view.outputs, kind=ACT)
     for button, action in STARTS.items():
-        view.buttons[button].click(
-            handled(lambda run, action=action: draw(watch, action(run, sampler).id)),
-            view.picker,
-            view.outputs,
-            trigger_mode="once",
-            concurrency_limit=1,
-            **QUIET,
-        )
 
-    def arrange(event: gr.EventData, *chosen: Any) -> list[Any]:  # noqa: ANN401 - values of `picked`
+        def begin(run_id: str | None, action: Callable[[str | None, SamplerClient], Run] = action) -> dict[str, Any]:
+            return draw(watch, action(run_id, sampler).id)
+
+        listen(view.buttons[button].click, begin, run, view.outputs, kind=START)
+
+    def arrange(event: gr.EventData, run_id: str, compared: list[str], project: str) -> dict[str, Any]:
         run_actions.arrange(str(event.run), str(event.act), int(event.place))
-        return draw(watch, *chosen)
+        return draw(watch, run_id, compared, project)
 
-    picked = [view.picker, view.compared, project]
-    view.queue.select(handled(arrange), picked, view.outputs, **EACH)
-    gr.on(
-        [view.picker.input, view.compared.input],
-        handled(lambda run, compared, project: draw(watch, run, compared, project)),
-        picked,
-        view.outputs,
-        **QUIET,
-    )
+    picked = {**run, "compared": view.compared, "project": project}
+    listen(view.queue.select, arrange, picked, view.outputs, kind=ACT)
+    listen([view.picker.input, view.compared.input], partial(draw, watch), picked, view.outputs, kind=CHOICE)
 
-    def refresh(
-        run_id: str, compared: list[str], project: str, drawn: tuple[Any, ...], shown: str
-    ) -> list[Any] | dict[str, Any]:
-        return tick(watch, run_id, drawn if shown == checksum(drawn) else (), compared, project)
+    def refresh(drawn: tuple[Any, ...], shown: str, run_id: str, compared: list[str], project: str) -> dict[str, Any]:
+        known = drawn if shown == checksum(drawn) else ()
+        return tick(watch, run_id, known, compared, project)
 
-    view.timer.tick(handled(refresh), [*picked, view.drawn, view.shown], view.outputs, **UNQUEUED)
+    known = {"drawn": view.drawn, "shown": view.shown}
+    listen(view.timer.tick, refresh, {**picked, **known}, view.outputs, kind=TICK)
 
 
-def draw(watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = "") -> list[Any]:
+def draw(
+    watch: RunWatcher, run_id: str | None, compared: Sequence[str] = (), project: str | None = ""
+) -> dict[str, Any]:
     """Return values of `RunView.outputs` for a run, whatever was drawn before; its loss beside that of other runs."""
-    return list(tick(watch, run_id, (), compared, project, choose=True))
+    return tick(watch, run_id, (), compared, project, choose=True)
 
 
 def tick(
@@ -152,8 +146,8 @@ def tick(
     project: str | None = "",
     *,
     choose: bool = False,
-) -> list[Any] | dict[str, Any]:
-    """Return values of `RunView.outputs`, or `gr.skip()` if what was `drawn` last is still the current state.
+) -> dict[str, Any]:
+    """Return values of `RunView.outputs`, in their order; none if what was `drawn` last is still the current state.
 
     Unless told to `choose` the run in the list of runs, it does so only if another one is to be shown: the answer may
     arrive after the user has chosen or started a run.
@@ -172,7 +166,7 @@ def tick(
     state = (known, stamp(view), (stamp(active), len(training)), waiting, *map(stamp, others))
     picker = others_picker = gr.skip()
     if tuple(drawn) == state:
-        return dict(picker)
+        return {}
     chosen = view.run.id if view else None
     if not drawn or before != known or chosen != run_id:
         choices = [(label(run), run.id) for run in listed]
@@ -184,16 +178,16 @@ def tick(
         )
     timer = gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY)
     listed_queue = gr.skip() if drawn and drawn[QUEUE] == waiting else queue_list.render(line)
-    return [
-        run_html.pill(active, len(training) - 1),
-        picker,
-        others_picker,
-        state,
-        checksum(state),
-        timer,
-        listed_queue,
-        *_parts(view, others),
-    ]
+    return {
+        "pill": run_html.pill(active, len(training) - 1),
+        "picker": picker,
+        "compared": others_picker,
+        "drawn": state,
+        "shown": checksum(state),
+        "timer": timer,
+        "queue": listed_queue,
+        **_parts(view, others),
+    }
 
 
 def checksum(state: tuple[Any, ...]) -> str:
@@ -201,20 +195,21 @@ def checksum(state: tuple[Any, ...]) -> str:
     return f"{crc32(repr(state).encode()):08x}"
 
 
-def _parts(view: runs.View | None, others: Sequence[runs.View]) -> list[Any]:
+def _parts(view: runs.View | None, others: Sequence[runs.View]) -> dict[str, Any]:
     if view is None:
-        return [EMPTY, {}, "", "", "", *(gr.Button(visible=False) for _ in BUTTONS)]
-    return [
-        run_html.status(view),
-        loss_chart.chart([(label(one.run), one) for one in (view, *others)]),
-        run_html.previews(view),
-        run_html.warnings(view.state),
-        log_tail(view.run),
-        *_buttons(view),
-    ]
+        nothing = {"status": EMPTY, "chart": {}, "previews": "", "notes": "", "log": ""}
+        return nothing | {name: gr.Button(visible=False) for name, *_ in BUTTONS}
+    return {
+        "status": run_html.status(view),
+        "chart": loss_chart.chart([(label(shown.run), shown) for shown in (view, *others)]),
+        "previews": run_html.previews(view),
+        "notes": run_html.warnings(view.state),
+        "log": log_tail(view.run),
+        **_buttons(view),
+    }
 
 
-def _buttons(view: runs.View) -> list[gr.Button]:
+def _buttons(view: runs.View) -> dict[str, gr.Button]:
     """Return the buttons with their labels, in the order of `BUTTONS`; they depend on the state alone."""
     status, change = view.status, view.state.change
     active, running = status in runs.ACTIVE, status == "running"
@@ -226,16 +221,17 @@ def _buttons(view: runs.View) -> list[gr.Button]:
         again = _("Train again with {settings}", settings=fix)
     if view.is_unresponsive(time.time()):
         stop = _("End now")
-    return [
-        gr.Button(pause, visible=running),
-        gr.Button(stop, visible=active),
-        gr.Button(visible=status in ("stopped", "interrupted", "failed")),
-        gr.Button(again, visible=status == "failed"),
-        gr.Button(visible=status == "finished"),
-        gr.Button(_("Train {steps} more steps", steps=run_actions.extra_steps(view)), visible=status == "finished"),
-        gr.Button(visible=running),
-        gr.Button(visible=running),
-    ]
+    more = _("Train {steps} more steps", steps=run_actions.extra_steps(view))
+    return {
+        "pause": gr.Button(pause, visible=running),
+        "stop": gr.Button(stop, visible=active),
+        "resume": gr.Button(visible=status in ("stopped", "interrupted", "failed")),
+        "again": gr.Button(again, visible=status == "failed"),
+        "try-it": gr.Button(visible=status == "finished"),
+        "more": gr.Button(more, visible=status == "finished"),
+        "save-now": gr.Button(visible=running),
+        "preview-now": gr.Button(visible=running),
+    }
 
 
 def _title(path: str) -> str:

@@ -6,7 +6,7 @@ only if no later one was asked for meanwhile, and a field edited meanwhile keeps
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -22,10 +22,10 @@ from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import page_memory, pending_uploads, run_settings, saved_settings
-from ui.state.answers import ENTRIES, Answers, with_answers, with_answers_and_event
+from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form
-from ui.widgets.handlers import UNQUEUED, Handler
+from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, listen
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
@@ -62,13 +62,13 @@ class TextView:
 
 @dataclass(frozen=True)
 class Settings:
-    """The widgets of all settings in the order of `ENTRIES`, and what belongs to them.
+    """The widgets of all settings by their ids, in the order of `ENTRIES`, and what belongs to them.
 
     `filled` is what the form was filled from; `answer` what it will be filled from as soon as the browser has agreed.
     `shown` is what the server fills it from for a project, in a request of its own: each field costs the browser time.
     """
 
-    widgets: list[Any]
+    widgets: dict[str, Any]
     filled: gr.JSON
     answer: gr.JSON
     shown: gr.State
@@ -85,11 +85,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the tab: the inputs of `Answers.from_form`, the outputs of the plan, the settings, two questions."""
+    """The form of the tab: its components read as `Answers`, those of the plan, the settings, two questions."""
 
     settings: Settings
-    inputs: list[Any]
-    planned: list[Any]
+    answers: Several
+    planned: dict[str, Any]
     preset: gr.Radio
     base: gr.Dropdown
 
@@ -159,54 +159,50 @@ def fill_on(
     event: Any,  # noqa: ANN401 - of gradio, which is untyped
     handler: Handler,
     form: Form,
-    inputs: Sequence[Any] = (),
-    outputs: Sequence[Any] = (),
+    takes: Mapping[str, Any] | None = None,
+    fills: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401
-    """Fill the form on an event from the answer of a handler, whose last value is what it is filled from."""
+    """Fill the form on an event from the `answer` of a handler, which gets the answers and the values of `takes`."""
     settings = form.settings
-    shown = [settings.filled, *settings.widgets]
-    asked = event(handler, [*form.inputs, *inputs], [*outputs, settings.answer], js=NUMBERED, **UNQUEUED)
-    applied = asked.success(None, [settings.answer, *shown], shown, js=APPLIED, **UNQUEUED)
-    return applied.then(with_answers(plan.plan), form.inputs, form.planned, **UNQUEUED)
+    whole = {"filled": settings.filled, "widgets": Several(settings.widgets)}
+    taken, filled = {"answers": form.answers, **(takes or {})}, {**(fills or {}), "answer": settings.answer}
+    asked = listen(event, handler, taken, filled, kind=DIRECT, js=NUMBERED)
+    applied = listen(asked.success, None, {"answer": settings.answer, **whole}, whole, kind=DIRECT, js=APPLIED)
+    return listen(applied.then, plan.plan, {"answers": form.answers}, form.planned, kind=DIRECT)
 
 
 def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
     settings = form.settings
-    settings.shown.change(
-        lambda shown: [shown["filled"], *shown["filled"]["values"]] if shown else gr.skip(),  # a page that opens
-        settings.shown,
-        [settings.filled, *settings.widgets],
-        **UNQUEUED,
-    ).then(with_answers(plan.plan), form.inputs, form.planned, **UNQUEUED)
+    answers = {"answers": form.answers}
+    filled = {"filled": settings.filled, "widgets": Several(settings.widgets)}
+    opened = listen(settings.shown.change, show_filled, {"shown": settings.shown}, filled, kind=DIRECT)
+    listen(opened.then, plan.plan, answers, form.planned, kind=DIRECT)
     for event in refilled_on:
-        fill_on(event, with_answers(refill), form)
-    fill_on(settings.notes.apply, with_answers_and_event(fix_conflict), form)
-    fill_on(settings.notes.undo, with_answers_and_event(reset), form)
-    fill_on(settings.reset_all.click, with_answers(reset_all_settings), form)
-    loaded = [
-        fill_on(settings.use.click, with_answers(load_settings), form, [settings.saved], [form.preset, form.base]),
-        fill_on(
-            settings.recipe.upload,
-            with_answers(use_recipe),
-            form,
-            [settings.recipe],
-            [settings.recipe_report, form.base],
-        ),
-        fill_on(settings.text.use.click, with_answers(use_text), form, [settings.text.text], [form.base]),
+        fill_on(event, refill, form)
+    fill_on(settings.notes.apply, fix_conflict, form)
+    fill_on(settings.notes.undo, reset, form)
+    fill_on(settings.reset_all.click, reset_all_settings, form)
+    base, questions = {"base": form.base}, {"preset": form.preset, "base": form.base}
+    recipe = {"upload": settings.recipe}, {"report": settings.recipe_report, **base}
+    saved = {"saved": settings.saved, "name": settings.name}
+    listen(settings.save.click, save_settings, {**answers, "name": settings.name}, saved, kind=ACT)
+    _connect_text(settings.text, answers)
+    return [
+        fill_on(settings.use.click, load_settings, form, {"name": settings.saved}, questions),
+        fill_on(settings.recipe.upload, use_recipe, form, *recipe),
+        fill_on(settings.text.use.click, use_text, form, {"text": settings.text.text}, base),
     ]
-    settings.save.click(
-        with_answers(save_settings), [*form.inputs, settings.name], [settings.saved, settings.name], **UNQUEUED
-    )
-    view = settings.text
-    with_text, report = [*form.inputs, view.text], [view.report, view.use, view.export]
-    view.whole.expand(with_answers(as_text), form.inputs, [view.text, *report], **UNQUEUED)
-    view.text.change(with_answers(check_text), with_text, report, trigger_mode="always_last", **UNQUEUED)
-    exported = [view.export_report, view.exported]
-    view.export.click(with_answers(export_kohya), with_text, exported, **UNQUEUED).success(
-        None, view.exported, None, js=SAVED, **UNQUEUED
-    )
-    return loaded
+
+
+def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
+    """Connect the settings as a text, which are written when they are opened and checked while they are edited."""
+    with_text, report = {**answers, "text": view.text}, {"report": view.report, "use": view.use, "export": view.export}
+    listen(view.whole.expand, as_text, answers, {"text": view.text, **report}, kind=DIRECT_CHOICE)
+    listen(view.text.change, check_text, with_text, report, kind=DIRECT_CHOICE)
+    exported = {"report": view.export_report, "exported": view.exported}
+    asked = listen(view.export.click, export_kohya, with_text, exported, kind=DIRECT)
+    listen(asked.success, None, {"file": view.exported}, kind=DIRECT, js=SAVED)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -225,16 +221,24 @@ def remember(answers: Answers) -> dict[str, Any]:
     return answers.notes()
 
 
-def save_settings(answers: Answers, name: str | None) -> list[Any]:
+def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the form as `to_show` has it; nothing for a page that opens."""
+    if not shown:
+        return {}
+    ids = [entry.id for entry in ENTRIES]
+    return {"filled": shown["filled"], "widgets": dict(zip(ids, shown["filled"]["values"], strict=True))}
+
+
+def save_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     """Save the settings of the form under a name."""
     name = (name or "").strip()
     if not name:
         raise UserError("These settings have no name yet.", "Type one beside Save.")
     saved_settings.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
-    return [gr.Dropdown(saved_settings.names(), value=name), ""]
+    return {"saved": gr.Dropdown(saved_settings.names(), value=name), "name": ""}
 
 
-def load_settings(answers: Answers, name: str | None) -> list[Any]:
+def load_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     """Return preset, base, and the form as they were saved under a name."""
     if not name:
         raise UserError("No saved settings are chosen.", "Choose some from the list.")
@@ -243,10 +247,11 @@ def load_settings(answers: Answers, name: str | None) -> list[Any]:
     if not is_preset(preset):
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
     own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
-    return [preset, base, _with_settings(replace(answers, preset=preset, base=base), own)]
+    filled = _with_settings(replace(answers, preset=preset, base=base), own)
+    return {"preset": preset, "base": base, **filled}
 
 
-def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
+def use_run(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """Return preset, base, and the form as they were in a run, to train like it again or with a change.
 
     Raises:
@@ -254,10 +259,10 @@ def use_run(answers: Answers, event: gr.EventData) -> list[Any]:
     """
     config, own = run_settings.own(runs.find(str(event.run)))
     again = replace(answers, preset=config.preset, base=config.model.base)
-    return [config.preset, config.model.base, _with_settings(again, own)]
+    return {"preset": config.preset, "base": config.model.base, **_with_settings(again, own)}
 
 
-def use_recipe(answers: Answers, upload: str | None) -> list[Any]:
+def use_recipe(answers: Answers, upload: str | None) -> dict[str, Any]:
     """Return what became of a recipe of another trainer, its base model, and the form; the upload is deleted.
 
     Raises:
@@ -275,12 +280,12 @@ def use_recipe(answers: Answers, upload: str | None) -> list[Any]:
     said = ngettext("{n} setting of {source}.", "{n} settings of {source}.", len(recipe.mapped), source=recipe.source)
     notes = "".join(f"<li>{escape(note)}</li>" for note in recipe.notes)
     report = f"<details class='notes' open><summary>{escape(said)}</summary><ul>{notes}</ul></details>"
-    return [report, base, _with_settings(again, own)]
+    return {"report": report, "base": base, **_with_settings(again, own)}
 
 
 def refill(answers: Answers) -> dict[str, Any]:
     """Return the form for another preset or base: what the user changed stays, the rest follows."""
-    return asdict(fill(answers))
+    return {"answer": asdict(fill(answers))}
 
 
 def fill(answers: Answers) -> Filled:
@@ -322,17 +327,17 @@ def _with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
 # The settings as a text -----------------------------------------------------------------------------------------
 
 
-def as_text(answers: Answers) -> list[Any]:
+def as_text(answers: Answers) -> dict[str, Any]:
     """Return the settings as TOML, all of them or, if some conflict, those that were changed; then `check_text`."""
     try:
         complete = settings_form.build(ENTRIES, answers.data()).model_dump(mode="json")
     except UserError:
         complete = configs.complete(answers.data())
     text = tomlkit.dumps({key: value for key, value in complete.items() if key not in comparison.ABOUT_THE_RUN})
-    return [text, *check_text(answers, text)]
+    return {"text": text, **check_text(answers, text)}
 
 
-def check_text(answers: Answers, text: str | None) -> list[Any]:
+def check_text(answers: Answers, text: str | None) -> dict[str, Any]:
     """Return a report of what is wrong with a text of settings, and its buttons, which are off until nothing is."""
     try:
         data = _parse(answers, text or "")
@@ -342,10 +347,10 @@ def check_text(answers: Answers, text: str | None) -> list[Any]:
         problems = [error.message for error in configs.find_errors(data).values()]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     report = f"<ul class='problems' role='alert'>{listed}</ul>" if problems else ""
-    return [report, *(gr.Button(interactive=not problems) for _button in range(2))]
+    return {"report": report, **{button: gr.Button(interactive=not problems) for button in ("use", "export")}}
 
 
-def use_text(answers: Answers, text: str | None) -> list[Any]:
+def use_text(answers: Answers, text: str | None) -> dict[str, Any]:
     """Return the base, and the form with the settings of a text.
 
     Raises:
@@ -355,10 +360,10 @@ def use_text(answers: Answers, text: str | None) -> list[Any]:
     configs.build(data)
     base = paths.unquoted(str(data["model"]["base"]))
     own = settings_form.own_of(ENTRIES, data)
-    return [base, _with_settings(replace(answers, base=base), own)]
+    return {"base": base, **_with_settings(replace(answers, base=base), own)}
 
 
-def export_kohya(answers: Answers, text: str | None) -> list[Any]:
+def export_kohya(answers: Answers, text: str | None) -> dict[str, Any]:
     """Return what a file for kohya's scripts cannot say of a text of settings, and that file, for the browser to save.
 
     Raises:
@@ -373,7 +378,7 @@ def export_kohya(answers: Answers, text: str | None) -> list[Any]:
         title = escape(_("What the file cannot say"))
         notes = "".join(f"<li>{escape(note)}</li>" for note in exported.notes)
         report = f"<details class='notes' open><summary>{title}</summary><ul>{notes}</ul></details>"
-    return [report, {"name": f"{name}-kohya.toml", "text": exported.text}]
+    return {"report": report, "exported": {"name": f"{name}-kohya.toml", "text": exported.text}}
 
 
 def _parse(answers: Answers, text: str) -> dict[str, Any]:

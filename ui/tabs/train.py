@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,22 +12,21 @@ from trainer.base_models import MICRO
 from trainer.i18n import _
 from trainer.runs import Run, short_address
 from ui.state import page_memory, run_actions, saved_settings
-from ui.state.answers import ENTRIES, Answers, checked_config, create_run, with_answers
+from ui.state.answers import ENTRIES, Answers, checked_config, create_run
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import base_model, run_view
 from ui.tabs import settings as tab_settings
 from ui.tabs.base_model import BaseModel
 from ui.tabs.images import TYPED_FIRST
-from ui.tabs.plan import EFFORTS, plan
+from ui.tabs.plan import EFFORTS, Plan, plan
 from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form
-from ui.widgets.handlers import QUIET, UNQUEUED, handled
+from ui.widgets.handlers import DIRECT, DIRECT_CHOICE, START, Several, listen
 from ui.widgets.templates import read
 
-_PATHS = [entry.path for entry in ENTRIES]
-EXPOSURES, STEPS, VAE = map(_PATHS.index, [("training", "exposures"), ("training", "steps"), ("model", "vae")])
+EXPOSURES, STEPS, VAE = "form-training-exposures", "form-training-steps", "form-model-vae"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
@@ -41,13 +41,13 @@ UNREADABLE = _("The settings that were remembered for this project cannot be rea
 class Tab:
     """The components that other parts of the page read or fill.
 
-    `form` are the inputs of `Answers.from_form`; `show` returns values for `outputs`, `plan` those for `planned`.
+    `form` is read as `Answers`; `show` returns values for `outputs`, `plan` those for `planned`.
     """
 
     trigger: gr.Textbox
-    form: list[Any]
-    planned: list[Any]
-    outputs: list[Any]
+    form: Several
+    planned: dict[str, Any]
+    outputs: dict[str, Any]
     view: RunView
     whole: Form
 
@@ -90,20 +90,19 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             min_width=240,
         )
         start = gr.Button(_("Start training"), variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
-    base = model.field
-    widgets, filled = settings.widgets, settings.filled
-    form = [project, preset, name, trigger, base, filled, *widgets]
-    planned = [summary, cautions, effort, settings.notes]
-    described = [*model.described, start]
-    outputs = [preset, name, trigger, base, model.folders, *described, settings.saved, settings.shown, *planned]
+    base, widgets = model.field, settings.widgets
+    questions = {"preset": preset, "name": name, "trigger": trigger, "base": base}
+    form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
+    planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes}
+    described = {**model.described, "start": start}
+    kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
     whole = Form(settings, form, planned, preset, base)
-    tab = Tab(trigger, form, planned, outputs, view, whole)
+    tab = Tab(trigger, form, planned, {**questions, **kept, **planned}, view, whole)
     base_model.connect(model, widgets[VAE], start)
-    _connect_form(tab, effort)
+    _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]
-    loaded = tab_settings.connect(whole, refilled)
-    for filling in loaded:
-        filling.then(handled(base_model.describe), [base, widgets[VAE]], described, **UNQUEUED)
+    for filling in tab_settings.connect(whole, refilled):
+        listen(filling.then, base_model.describe, {"base": base, "vae": widgets[VAE]}, described, kind=DIRECT)
     _connect_start(tab, Start(start, place, no_trigger, without), sampler, watch)
     run_view.connect(view, project, sampler, watch)
     return tab
@@ -131,63 +130,63 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]
     return preset, name, trigger, model, effort
 
 
-def _connect_form(tab: Tab, effort: gr.Radio) -> None:
+def _connect_form(tab: Tab) -> None:
     """Remember and plan what is edited. The browser reports edits of all settings as one event of their notes.
 
     If each setting had a listener, the browser would compare all of them with every component when the page opens.
     """
-    project, preset, name, _trigger, base, _filled, *widgets = tab.form
-    see = with_answers(edited)
-    tab.whole.settings.notes.input(see, tab.form, tab.planned, trigger_mode="always_last", **UNQUEUED)
-    effort.input(handled(exposures), [effort, preset, base], [widgets[EXPOSURES], widgets[STEPS]], **UNQUEUED).then(
-        see, tab.form, tab.planned, **UNQUEUED
-    )
-    for key, widget, event in (("preset", preset, preset.input), ("name", name, name.blur)):
-        keep = handled(lambda project, value, key=key: remember(project, key, value))
-        event(keep, [project, widget], None, **UNQUEUED)
-    keep_all = with_answers(tab_settings.remember)
-    gr.on([base.input, preset.input], keep_all, tab.form, tab.planned[-1], trigger_mode="always_last", **UNQUEUED)
+    parts, planned, answers = tab.form.components, tab.planned, {"answers": tab.form}
+    listen(planned["notes"].input, edited, answers, planned, kind=DIRECT_CHOICE)
+    asked = {"effort": planned["effort"], "preset": parts["preset"], "base": parts["base"]}
+    length = {"exposures": parts[EXPOSURES], "steps": parts[STEPS]}
+    chosen = listen(planned["effort"].input, exposures, asked, length, kind=DIRECT_CHOICE)
+    listen(chosen.then, edited, answers, planned, kind=DIRECT)
+    for key, event in (("preset", parts["preset"].input), ("name", parts["name"].blur)):
+        keep = partial(remember, key=key)
+        listen(event, keep, {"project": parts["project"], "value": parts[key]}, kind=DIRECT_CHOICE)
+
+    def keep_all(answers: Answers) -> dict[str, Any]:
+        return {"notes": tab_settings.remember(answers)}
+
+    events = [parts["base"].input, parts["preset"].input]
+    listen(events, keep_all, answers, {"notes": planned["notes"]}, kind=DIRECT_CHOICE)
 
 
 def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Start a run on a click; without a trigger word, ask once whether that is intended."""
     latest: dict[str, tuple[float, str]] = {}  # the latest request, its time, and the run that it started
 
-    def begin(answers: Answers, place: str) -> list[Any]:
+    def begin(answers: Answers, place: str) -> dict[str, Any]:
         key = repr((answers, place))
         before, run_id = latest.get(key, (-DOUBLE_CLICK, ""))
         if time.monotonic() - before < DOUBLE_CLICK:  # a double click, or a request that was sent twice
-            return [gr.skip(), *run_view.draw(watch, run_id)]
+            return {"view": run_view.draw(watch, run_id)}
         if asks_for_trigger(answers):
             checked_config(answers.project, answers.data())
-            return [gr.Column(visible=True), *(gr.skip() for _ in tab.view.outputs)]
+            return {"question": gr.Column(visible=True)}
         run = run_actions.start(create(answers, run_actions.cluster() if place == CLUSTER else ""), sampler)
         latest.clear()
         latest[key] = time.monotonic(), run.id
-        return [gr.Column(visible=False), *run_view.draw(watch, run.id)]
+        return {"question": gr.Column(visible=False), "view": run_view.draw(watch, run.id)}
 
-    def begin_without(answers: Answers, place: str) -> list[Any]:
+    def begin_without(answers: Answers, place: str) -> dict[str, Any]:
         page_memory.remember(answers.project, "without-trigger", "yes")
         return begin(answers, place)
 
+    takes = {"answers": tab.form, "place": parts.place}
+    question = {"question": parts.no_trigger}
+    fills = {**question, "view": Several(tab.view.outputs)}
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
-        button.click(
-            with_answers(handler),
-            [*tab.form, parts.place],
-            [parts.no_trigger, *tab.view.outputs],
-            js=TYPED_FIRST,
-            trigger_mode="once",
-            concurrency_limit=1,
-            **QUIET,
-        ).success(None, None, None, js=read("show_run.js"))
-    tab.trigger.input(lambda: gr.Column(visible=False), None, parts.no_trigger, **QUIET)
+        started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
+        listen(started.success, None, kind=DIRECT, js=read("show_run.js"))
+    listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=DIRECT_CHOICE)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def show(project: str, *, opened: bool = False) -> list[Any]:
-    """Return values of `Tab.outputs` for a project: its answers, the settings as they were left, and the plan.
+def show(project: str, *, opened: bool = False) -> dict[str, Any]:
+    """Return values of `Tab.outputs`, in their order: answers and settings as they were left, and the plan.
 
     With `opened`, the page was just opened, so that its settings are still as they were drawn.
     """
@@ -201,36 +200,43 @@ def show(project: str, *, opened: bool = False) -> list[Any]:
     if not tab_settings.is_preset(preset):
         preset = "character"
     answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data or {}))
-    description = base_model.describe(answers.base, answers.own.get(ENTRIES[VAE].id))
-    about_base = [base_model.choices(answers.base), base_model.folders_text(), *description]
-    saved = gr.Dropdown(saved_settings.names(), value=None)
+    description = base_model.describe(answers.base, answers.own.get(VAE))
     filled = tab_settings.fill(answers)
-    shown = gr.skip() if opened and filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled)
-    summary, cautions, *others = plan(answers)
+    planned = plan(answers)
     if data is None:
-        cautions = f"<p role='alert'>{UNREADABLE}</p>{cautions}"
-    return [preset, name, trigger, *about_base, saved, shown, summary, cautions, *others]
+        planned["cautions"] = f"<p role='alert'>{UNREADABLE}</p>{planned['cautions']}"
+    return {
+        "preset": preset,
+        "name": name,
+        "trigger": trigger,
+        "base": base_model.choices(answers.base),
+        "folders": base_model.folders_text(),
+        **description,
+        "saved": gr.Dropdown(saved_settings.names(), value=None),
+        "shown": gr.skip() if opened and filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
+        **planned,
+    }
 
 
-def edited(answers: Answers) -> list[Any]:
+def edited(answers: Answers) -> Plan:
     """Remember the settings that the user edited, and return the plan."""
     tab_settings.remember(answers)
     return plan(answers)
 
 
-def remember(project: str | None, key: str, value: str) -> None:
+def remember(project: str | None, *, key: str, value: str) -> None:
     """Remember an answer for the next visit, unless it is a name that a run cannot have."""
     if project and (key != "name" or paths.is_name(value)):
         page_memory.remember(project, key, value)
 
 
-def exposures(effort: str, preset: str, base: str | None) -> list[Any]:
+def exposures(effort: str, preset: str, base: str | None) -> dict[str, int]:
     """Return exposures and steps for an effort: how often each image is seen, and no fixed number of steps."""
     standard = settings_form.standard(preset, (base or "").strip()).training.exposures
     if effort not in EFFORTS:
-        return [standard, 0]
+        return {"exposures": standard, "steps": 0}
     _, factor = EFFORTS[effort]
-    return [round(standard * factor), 0]
+    return {"exposures": round(standard * factor), "steps": 0}
 
 
 def asks_for_trigger(answers: Answers) -> bool:

@@ -31,6 +31,7 @@ START: Kind = {"trigger_mode": "once", "concurrency_limit": 1}  # a second click
 VIEW: Kind = {"trigger_mode": "multiple", "concurrency_limit": 32}
 # Outside the queue: each message about a queued request costs the browser a change of every field that it fills.
 DIRECT: Kind = {"trigger_mode": "multiple", "queue": False}
+TICK: Kind = {"trigger_mode": "once", "queue": False}  # of a timer: the next one comes anyway
 DIRECT_CHOICE: Kind = {"trigger_mode": "always_last", "queue": False}
 
 

@@ -23,7 +23,7 @@ from trainer.config import TrainConfig, comparison, renames
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.schema import SettingError, kind_titles
-from ui.widgets.handlers import QUIET
+from ui.widgets.handlers import DIRECT_CHOICE, listen
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines", "wholes"]
 BASE = ("model", "base")  # chosen above the form
@@ -340,8 +340,8 @@ def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) 
     return {entry.id: _widget(entry, _value(entry, config))}
 
 
-def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> list[Any]:
-    """Draw the form; returns the components in the order of the entries, including those drawn `apart`."""
+def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw the form; returns the components by id in the order of the entries, including those drawn `apart`."""
     inside = [entry for entry in listed if entry.id not in apart]
     components: list[Any] = []
     initial = iter(values(inside, config))
@@ -351,7 +351,7 @@ def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, An
             for option, same in groupby(members, key=lambda entry: entry.option):
                 components += _row(list(same), initial, option, components)
     drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
-    return [drawn[entry.id] for entry in listed]
+    return {entry.id: drawn[entry.id] for entry in listed}
 
 
 def _heading(group: str) -> str:
@@ -370,7 +370,13 @@ def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any
     radio = next(component for component in reversed(above) if isinstance(component, gr.Radio))
     with gr.Column(visible=radio.value == option) as column:
         drawn = [_widget(entry, next(initial)) for entry in same]
-    radio.change(lambda kind: gr.Column(visible=kind == option), radio, column, **QUIET)
+    listen(
+        radio.change,
+        lambda *, kind: {"column": gr.Column(visible=kind == option)},
+        {"kind": radio},
+        {"column": column},
+        kind=DIRECT_CHOICE,
+    )
     return drawn
 
 

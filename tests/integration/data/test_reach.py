@@ -32,7 +32,7 @@ def test_what_micro_cannot_draw_is_said_before_the_start(home: Path) -> None:
         assert images.measure({"project": "rin"})["ok"]
     titles = [row["title"] for row in image_grid.overview(image_grid.read("rin"))["findings"]]
     assert "Micro cannot draw images like these." in titles
-    assert "Micro cannot draw images like these." in training.plan(answers())[1]
+    assert "Micro cannot draw images like these." in training.plan(answers())["cautions"]
     assert len(reach.known(folder)) == 5
 
 

@@ -87,13 +87,13 @@ def test_a_base_without_one_is_usable_with_one(home: Path) -> None:
     assert detect.look(home / "whole.safetensors").has_vae
     for path in (home / "file.safetensors", base):
         assert not detect.look(path).has_vae
-        text, *_unused, start = base_model.describe(str(path))
-        assert f"The base model &#x27;{path.name}&#x27; has no VAE." in text
-        assert not start.interactive
-        text, *_unused, start = base_model.describe(str(path), f'"{vae_file}"')
-        assert "· VAE: vae.safetensors" in text
-        assert start.interactive
-    text, *_unused, start = base_model.describe(str(base), str(home / "gone.safetensors"))
-    assert "The VAE &#x27;gone.safetensors&#x27; does not exist." in text
-    assert not start.interactive
-    assert "VAE: vae.safetensors" in base_model.describe("micro", str(vae_file))[0]
+        described = base_model.describe(str(path))
+        assert f"The base model &#x27;{path.name}&#x27; has no VAE." in described["text"]
+        assert not described["start"].interactive
+        described = base_model.describe(str(path), f'"{vae_file}"')
+        assert "· VAE: vae.safetensors" in described["text"]
+        assert described["start"].interactive
+    described = base_model.describe(str(base), str(home / "gone.safetensors"))
+    assert "The VAE &#x27;gone.safetensors&#x27; does not exist." in described["text"]
+    assert not described["start"].interactive
+    assert "VAE: vae.safetensors" in base_model.describe("micro", str(vae_file))["text"]

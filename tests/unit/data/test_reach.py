@@ -19,7 +19,7 @@ BEYOND, WITHIN = 2 * reach.LIMIT, reach.LIMIT / 2
 
 
 def plan(project: str = "rin", **changes: object) -> str:
-    return str(train.plan(answers(project=project, **changes))[1])
+    return str(train.plan(answers(project=project, **changes))["cautions"])
 
 
 def settings(**data: object) -> TrainConfig:

@@ -1,6 +1,6 @@
 """Values of the page's forms, as their handlers get them, and a sampler that only records what it is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ FORM = FILLED.values
 
 def form_values(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
-) -> list[Any]:
-    """The components' values, in the order of `Answers.from_form`; `changes` by the ids of the widgets."""
-    values = [changes.get(entry.id, value) for entry, value in zip(ENTRIES, FORM, strict=True)]
-    return [project, preset, name, trigger, "micro", asdict(FILLED), *values]
+) -> dict[str, Any]:
+    """The components' values, as `Answers.from_form` gets them; `changes` by the ids of the widgets."""
+    about = {"project": project, "preset": preset, "name": name, "trigger": trigger, "base": "micro"}
+    return {**about, "filled": asdict(FILLED), **by_id(FORM), **changes}
+
+
+def by_id(values: Sequence[Any]) -> dict[str, Any]:
+    """Values of the widgets in their order, by their ids."""
+    return dict(zip([entry.id for entry in ENTRIES], values, strict=True))
 
 
 def answers(**changes: object) -> Answers:

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from filelock import FileLock
 
 from tests.conftest import STYLE
-from tests.unit.ui.answers import answers
+from tests.unit.ui.answers import answers, by_id, form_values
 from trainer import config, paths
 from trainer.data import dataset
 from trainer.data.captions import read_caption
@@ -87,7 +87,7 @@ def test_plain_lora_is_offered_last(character: Path) -> None:
     run = train.create(answers(preset="plain"))
     assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
     assert run_settings.described(run) == ""
-    assert train.show("rin")[0] == "plain"
+    assert train.show("rin")["preset"] == "plain"
 
 
 def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
@@ -148,10 +148,11 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
         assert run_settings.described(train.create(answers(**{"form-training-steps": steps}))) == text
     run = train.create(answers(preset="style", **own))
     assert run_settings.described(run) == "Optimizer lion, Exposures 99"
-    preset, base, filled = settings.use_run(answers(), gr.EventData(None, {"run": run.id}))
-    assert (preset, base) == ("style", "micro")
+    used = settings.use_run(answers(), gr.EventData(None, {"run": run.id}))
+    filled = used["answer"]
+    assert (used["preset"], used["base"]) == ("style", "micro")
     assert filled["own"] == own
-    again = Answers.from_form(["rin", preset, "rin", "miraxo", base, filled, *filled["values"]])
+    again = Answers.from_form(form_values(preset="style") | {"filled": filled, **by_id(filled["values"])})
     assert train.create(again).config() == run.config()
     drawn = download.table(RunWatcher(), "", "rin")
     assert f"class='again' data-run='{run.id}'" in drawn
@@ -163,15 +164,15 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
     projects.create("other")
     watch = RunWatcher()
     assert (watch.runs_of("rin"), watch.runs_of("other"), watch.default("other")) == ([finished], [], "")
-    assert run_view.draw(watch, "", project="other")[1].choices == []
+    assert run_view.draw(watch, "", project="other")["picker"].choices == []
     training = [train.create(answers()) for _number in range(2)]
     with ExitStack() as locks:
         for run in training:
             run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
             locks.enter_context(FileLock(run.lock))
         drawn = run_view.draw(RunWatcher(), "", project="other")
-    assert {run for _label, run in drawn[1].choices} == {run.id for run in training}
-    assert "1 more run<" in drawn[0]
+    assert {run for _label, run in drawn["picker"].choices} == {run.id for run in training}
+    assert "1 more run<" in drawn["pill"]
 
 
 def test_a_user_error_is_told_and_other_errors_get_an_id(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,10 +20,10 @@ from ui.tabs import base_model, train
 
 def described(base: str) -> tuple[str, bool, bool]:
     """The text, whether Start is on, and whether it can be downloaded."""
-    text, download, cancel, timer, start = base_model.describe(base)
-    assert not cancel.visible
-    assert not timer.active
-    return text, start.interactive, download.visible
+    values = base_model.describe(base)
+    assert not values["cancel"].visible
+    assert not values["timer"].active
+    return values["text"], values["start"].interactive, values["download"].visible
 
 
 def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
@@ -42,10 +42,10 @@ def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: 
     anime = str(write(tmp_path / "anything-v3.safetensors", SD15))
     assert "predicts noise · anime model by its name: clip skip 2" in described(anime)[0]
     own = {"form-model-clip-skip": 2}
-    planned = train.plan(replace(answers(), base=distilled, own=own))[1]
+    planned = train.plan(replace(answers(), base=distilled, own=own))["cautions"]
     assert "This model is distilled to generate in few steps (Lightning)" in planned
     assert "Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is Stable Diffusion XL." in planned
-    planned = train.plan(replace(answers(), base=anime, own={}))[1]
+    planned = train.plan(replace(answers(), base=anime, own={}))["cautions"]
     assert "distilled" not in planned
     assert "Clip skip" not in planned
 
@@ -113,7 +113,7 @@ def test_models_of_other_programs_are_listed(home: Path, tmp_path: Path, bases: 
     deep = folder / "a" / "b"
     deep.mkdir(parents=True)
     shutil.copy(folder / "fox.safetensors", deep / "hidden.safetensors")
-    field = base_model.set_folders(f'"{root}"\n', "micro")
+    field = base_model.set_folders(f'"{root}"\n', "micro")["base"]
     assert isinstance(field, gr.Dropdown)
     assert page_memory.model_folders() == [str(root)]
     assert "fox, Stable Diffusion XL" in listed()

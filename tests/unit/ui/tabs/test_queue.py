@@ -33,22 +33,21 @@ def listed(html: str) -> list[str]:
 
 def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
     watch = RunWatcher()
-    place = 6  # of the queue in the outputs
     drawn = run_view.draw(watch, "")
-    assert listed(drawn[place]) == list(NAMES)
-    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])[7]
+    assert listed(drawn["queue"]) == list(NAMES)
+    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])["status"]
     run_actions.arrange(NAMES[2], "move", 1)
     run_actions.arrange(NAMES[0], "hold", 0)
-    later = run_view.tick(watch, "", drawn[3])
-    assert listed(later[place]) == [NAMES[2], NAMES[0], NAMES[1]]
-    assert later[place].count("On hold") == later[place].count(">Release<") == 1
-    assert "on hold" in run_view.draw(watch, NAMES[0])[7]
-    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])[7]
+    later = run_view.tick(watch, "", drawn["drawn"])
+    assert listed(later["queue"]) == [NAMES[2], NAMES[0], NAMES[1]]
+    assert later["queue"].count("On hold") == later["queue"].count(">Release<") == 1
+    assert "on hold" in run_view.draw(watch, NAMES[0])["status"]
+    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])["status"]
     waiting[1].report(events.Warned(message="x"))
-    unchanged = run_view.tick(watch, NAMES[1], later[3])
-    assert unchanged[place] == gr.skip(), "what is being dragged stays"
+    unchanged = run_view.tick(watch, NAMES[1], later["drawn"])
+    assert unchanged["queue"] == gr.skip(), "what is being dragged stays"
     run_actions.arrange(NAMES[0], "release", 0)
-    assert "On hold" not in run_view.draw(watch, "")[place]
+    assert "On hold" not in run_view.draw(watch, "")["queue"]
     waiting[1].report(events.Finished(step=1, export=""))
     (waiting[1].folder / "ask" / "start").unlink()
     with pytest.raises(UserError, match="does not wait"):
@@ -60,7 +59,7 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], ho
     assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
-    status = run_view.draw(RunWatcher(), NAMES[0])[7]
+    status = run_view.draw(RunWatcher(), NAMES[0])["status"]
     assert "waiting for a node of ray://there:10001" in status
     assert "GPU" not in status
     for act in (lambda: queue.move(waiting[0], 1), lambda: queue.hold(waiting[0])):

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from tests.unit.ui.answers import FORM, answers, form_values
+from tests.unit.ui.answers import FORM, answers, by_id, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
 from trainer import config, runs
 from trainer.data import dataset
@@ -27,8 +27,9 @@ from ui.widgets import settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
-    summary, _cautions, effort, notes = train.plan(answers())
-    assert (notes["changed"], notes["conflicts"]) == ({}, {})
+    planned = train.plan(answers())
+    summary, effort = planned["summary"], planned["effort"]
+    assert (planned["notes"]["changed"], planned["notes"]["conflicts"]) == ({}, {})
     assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. <span class='costs'>An")
     assert "GB of disk space is free." in summary
     assert effort.value == "balanced"
@@ -50,9 +51,10 @@ def test_the_plan_says_what_an_effort_takes(character: Path) -> None:
     for step in (1, 2, 3):
         time = begun + timedelta(seconds=step)
         run.report(events.Step(step=step, time=time, **STEP | {"loss": 1.0, "memory": 3 * 2**30}))
-    seen, fixed = train.exposures("quick", "character", "micro")
-    assert fixed == 0
-    summary, _cautions, effort, _notes = train.plan(answers(**{"form-training-exposures": seen}))
+    length = train.exposures("quick", "character", "micro")
+    assert length["steps"] == 0
+    planned = train.plan(answers(**{"form-training-exposures": length["exposures"]}))
+    summary, effort = planned["summary"], planned["effort"]
     assert "about 65 s here" in summary
     assert re.search(r"A similar run took 3\.0 GB of memory; \d+ GB are free\.", summary)
     assert effort.value == "quick"
@@ -61,33 +63,37 @@ def test_the_plan_says_what_an_effort_takes(character: Path) -> None:
 
 def test_the_plan_says_what_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
     form = form_values()
-    form[4:6] = [str(tiny_sd), form[5] | {"request": 7}]
-    filled = settings.refill(Answers.from_form(form))
+    form |= {"base": str(tiny_sd), "filled": form["filled"] | {"request": 7}}
+    filled = settings.refill(Answers.from_form(form))["answer"]
     assert filled["request"] == 7, "an answer has the number of its request"
+    form |= {"filled": filled, **by_id(filled["values"])}
     for trains in (True, False):
-        entries = zip(train.ENTRIES, filled["values"], strict=True)
-        values = [trains if entry.path == train.TEXT_ENCODER else value for entry, value in entries]
-        summary = train.plan(Answers.from_form([*form[:5], filled, *values]))[0]
+        summary = train.plan(Answers.from_form(form | {"form-training-text-encoder": trains}))["summary"]
         assert ("about 0.2 GB more memory" in summary) == ("text encoder" in summary) == trains
-    assert "text encoder" not in train.plan(answers())[0], "micro is small"
+    assert "text encoder" not in plan(), "micro is small"
 
 
 def plan(**changes: object) -> str:
-    return str(train.plan(answers(**changes))[0])
+    return train.plan(answers(**changes))["summary"]
 
 
-def form_of(outputs: list[Any]) -> list[Any]:
-    """The widgets' values among those of `train.show`."""
-    return outputs[11]["filled"]["values"]
+def shown() -> list[Any]:
+    """The widgets' values for a project that is shown."""
+    return train.show("rin")["shown"]["filled"]["values"]
+
+
+def values_of(form: dict[str, Any]) -> list[Any]:
+    return [form[entry.id] for entry in train.ENTRIES]
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
-    assert train.show("rin", opened=True)[11] == gr.skip(), "a page that opens has these settings"
+    assert train.show("rin", opened=True)["shown"] == gr.skip(), "a page that opens has these settings"
     left = form_values(**{"form-adapter-rank-lora": 5})
     settings.remember(Answers.from_form(left))
-    assert form_of(train.show("rin")) == form_of(train.show("rin", opened=True)) == left[6:]
+    opened = train.show("rin", opened=True)["shown"]["filled"]["values"]
+    assert shown() == opened == values_of(left)
     page_memory.remember("rin", "settings", '{"adapter": {"kind": "gone"}}')
-    assert form_of(train.show("rin")) == FORM
+    assert shown() == FORM
 
 
 @pytest.mark.parametrize("settings", ["[" * 100_000, "[]"])
@@ -95,9 +101,10 @@ def test_remembered_settings_that_cannot_be_read_are_standard(character: Path, s
     page_memory.remember("rin", "settings", settings)
     page_memory.remember("rin", "trigger", "miraxo")
     outputs = train.show("rin")
-    assert form_of(outputs) == FORM
-    assert outputs[2] == "miraxo"
-    assert outputs[13].startswith("<p role='alert'>The settings that were remembered for this project cannot be read.")
+    assert shown() == FORM
+    assert outputs["trigger"] == "miraxo"
+    words = "<p role='alert'>The settings that were remembered for this project cannot be read."
+    assert outputs["cautions"].startswith(words)
 
 
 CONFLICT = {"form-optimizer-kind": "schedule-free", "form-training-exposures": 99}
@@ -107,22 +114,23 @@ def test_settings_that_conflict_are_said_at_their_field(character: Path) -> None
     left = form_values(**CONFLICT)
     settings.remember(Answers.from_form(left))
     outputs = train.show("rin")
-    assert form_of(outputs) == left[6:]
+    assert shown() == values_of(left)
     words = "a schedule-free optimizer needs the constant schedule"
-    assert outputs[-1] == train.plan(Answers.from_form(left))[-1]
-    assert outputs[-1]["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to constant"}}
+    notes = outputs["notes"]
+    assert notes == train.plan(Answers.from_form(left))["notes"]
+    assert notes["conflicts"] == {"form-schedule-kind": {"reason": words, "fix": "Set to constant"}}
     defaults = {"form-optimizer-kind": "Default: adamw", "form-training-exposures": "Default: 340"}
-    assert outputs[-1]["changed"] == defaults
-    assert words in outputs[-4]
+    assert notes["changed"] == defaults
+    assert words in outputs["summary"]
     settings.save_settings(Answers.from_form(left), "mine")
-    assert settings.load_settings(answers(), "mine")[2]["values"] == left[6:]
+    assert settings.load_settings(answers(), "mine")["answer"]["values"] == values_of(left)
     # Prodigy and a rate for the text encoder that somebody typed; that of a preset gives way.
     left = form_values(**{"form-optimizer-kind": "prodigy", "form-training-text-encoder-lr-factor": 0.5})
     settings.remember(Answers.from_form(left))
-    assert form_of(train.show("rin")) == left[6:]
-    assert set(train.show("rin")[-1]["conflicts"]) == {"form-training-text-encoder-lr-factor"}
+    assert shown() == values_of(left)
+    assert set(train.show("rin")["notes"]["conflicts"]) == {"form-training-text-encoder-lr-factor"}
     settings.remember(answers(**{"form-optimizer-kind": "prodigy"}))
-    assert train.show("rin")[-1]["conflicts"] == {}
+    assert train.show("rin")["notes"]["conflicts"] == {}
 
 
 def event(field: str) -> gr.EventData:
@@ -131,25 +139,22 @@ def event(field: str) -> gr.EventData:
 
 def test_a_conflict_is_resolved_and_a_field_is_reset(character: Path) -> None:
     left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
-    fixed = settings.fix_conflict(left, event("form-schedule-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], fixed["values"], strict=True))
+    values = by_id(settings.fix_conflict(left, event("form-schedule-kind"))["answer"]["values"])
     assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
     assert values["form-training-exposures"] == 99
-    assert train.show("rin")[-1]["conflicts"] == {}  # it is remembered, too
+    assert train.show("rin")["notes"]["conflicts"] == {}  # it is remembered, too
     with pytest.raises(UserError, match="already resolved"):
         settings.fix_conflict(answers(), event("form-schedule-kind"))
 
     twice = answers(**{"form-training-further-resolutions": "64 64"})
-    fixed = settings.fix_conflict(twice, event("form-training-further-resolutions"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], fixed["values"], strict=True))
+    values = by_id(settings.fix_conflict(twice, event("form-training-further-resolutions"))["answer"]["values"])
     assert values["form-training-further-resolutions"] == "64"
 
-    reset = settings.reset(left, event("form-optimizer-kind"))
-    values = dict(zip([entry.id for entry in train.ENTRIES], reset["values"], strict=True))
+    values = by_id(settings.reset(left, event("form-optimizer-kind"))["answer"]["values"])
     assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
-    assert list(train.show("rin")[-1]["changed"]) == ["form-schedule-kind", "form-training-exposures"]
-    assert settings.reset_all_settings(left)["values"] == FORM
-    assert train.show("rin")[-1]["changed"] == {}
+    assert list(train.show("rin")["notes"]["changed"]) == ["form-schedule-kind", "form-training-exposures"]
+    assert settings.reset_all_settings(left)["answer"]["values"] == FORM
+    assert train.show("rin")["notes"]["changed"] == {}
 
 
 @pytest.mark.parametrize(
@@ -179,12 +184,14 @@ def test_every_conflict_has_a_value_that_resolves_it(data: dict[str, Any]) -> No
 
 def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
     left = form_values(**{"form-training-steps": 7})
-    kept, name = settings.save_settings(Answers.from_form(left), "mine")
-    assert (kept.value, kept.choices, name) == ("mine", [("mine", "mine")], "")
-    preset, base, filled = settings.load_settings(answers(), "mine")
-    values = filled["values"]
-    assert [preset, base, *values] == ["character", "micro", *left[6:]]
-    assert Answers.from_form(["rin", preset, "x", "", base, filled, *values]).own == {"form-training-steps": 7}
+    kept = settings.save_settings(Answers.from_form(left), "mine")
+    assert (kept["saved"].value, kept["saved"].choices, kept["name"]) == ("mine", [("mine", "mine")], "")
+    loaded = settings.load_settings(answers(), "mine")
+    filled = loaded.pop("answer")
+    assert loaded == {"preset": "character", "base": "micro"}
+    assert filled["values"] == values_of(left)
+    again = Answers.from_form(form_values() | {"filled": filled, **by_id(filled["values"])})
+    assert again.own == {"form-training-steps": 7}
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
             settings.load_settings(answers(), wrong)
@@ -228,11 +235,11 @@ def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     watch = RunWatcher()
     run = train.create(answers())
     drawn = run_view.draw(watch, run.id)
-    seen = drawn[3]
-    assert run_view.tick(watch, run.id, seen) == gr.skip()
+    seen = drawn["drawn"]
+    assert run_view.tick(watch, run.id, seen) == {}
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert run_view.tick(watch, run.id, seen) != gr.skip()
-    assert run_view.draw(RunWatcher(), None)[3][0] == [run.id]
+    assert run_view.tick(watch, run.id, seen)
+    assert run_view.draw(RunWatcher(), None)["drawn"][0] == [run.id]
     for act in (lambda: run_actions.ask(run.id, "stop"), lambda: run_actions.toggle_pause(run.id, SamplerClient())):
         with pytest.raises(UserError, match="not active"):
             act()
@@ -242,8 +249,8 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run = train.create(answers())
 
     def visible() -> set[str]:
-        buttons = run_view.draw(RunWatcher(), run.id)[-len(run_view.BUTTONS) :]
-        return {name for (name, *_), button in zip(run_view.BUTTONS, buttons, strict=True) if button.visible}
+        drawn = run_view.draw(RunWatcher(), run.id)
+        return {name for name, *_ in run_view.BUTTONS if drawn[name].visible}
 
     begun = events.Started(step=0, steps=40, pid=1, device="CPU")
     run.report(begun)
@@ -252,11 +259,11 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     assert visible() == {"resume"}
     run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
     assert visible() == {"resume", "again"}
-    assert run_view.draw(RunWatcher(), run.id)[-5].value == "Train again with learning rate 0.0001"
+    assert run_view.draw(RunWatcher(), run.id)["again"].value == "Train again with learning rate 0.0001"
     run.report(begun)
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert visible() == {"more", "try-it"}
-    assert run_view.draw(RunWatcher(), run.id)[-3].value == "Train 20 more steps"
+    assert run_view.draw(RunWatcher(), run.id)["more"].value == "Train 20 more steps"
 
 
 def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,21 +289,22 @@ def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypa
 
 def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
     left = answers(**{"form-training-exposures": 99})
-    text, report, use, export = settings.as_text(left)
-    assert (report, use.interactive, export.interactive) == ("", True, True)
+    written = settings.as_text(left)
+    text = written["text"]
+    assert (written["report"], written["use"].interactive, written["export"].interactive) == ("", True, True)
     assert "exposures = 99" in text
-    assert settings.use_text(left, text)[1]["values"] == settings.fill(left).values
-    changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))[1]
+    assert settings.use_text(left, text)["answer"]["values"] == settings.fill(left).values
+    changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))["answer"]
     assert changed["values"] == settings.fill(answers(**{"form-training-exposures": 98})).values
     for wrong, words in (
         ("[training]\nstep = 3", "training.step is not a setting"),
         ("[training]\nsteps = -3", "steps"),
         ("training", "The text is not a TOML file"),
     ):
-        report, use, export = settings.check_text(left, wrong)
-        assert words in report
-        assert not use.interactive
-        assert not export.interactive
+        checked = settings.check_text(left, wrong)
+        assert words in checked["report"]
+        assert not checked["use"].interactive
+        assert not checked["export"].interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
 
@@ -304,9 +312,9 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
 def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:
     file = tmp_path / "kohya.toml"
     file.write_text('network_dim = 12\nnetwork_alpha = 6\nunet_lr = 2e-4\nmax_train_steps = 77\nmade_up = "<b>"\n')
-    report, base, filled = settings.use_recipe(answers(), str(file))
-    assert base == "micro"
-    values = dict(zip([entry.id for entry in train.ENTRIES], filled["values"], strict=True))
+    used = settings.use_recipe(answers(), str(file))
+    report, values = used["report"], by_id(used["answer"]["values"])
+    assert used["base"] == "micro"
     assert (values["form-adapter-rank-lora"], values["form-adapter-alpha-lora"]) == (12, 6.0)
     assert (values["form-training-steps"], values["form-optimizer-learning-rate-adamw"]) == (77, 2e-4)
     assert "made_up" in report

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { component, fire, openPage, settle, type } from "./page.js";
+import { component, fire, openPage, settle, slowly, type } from "./page.js";
 
 const FORM = `<div id="train-form"><input id="find-setting"><p class="found"></p>
   <div class="section"><h2>Optimizer</h2><button class="fold" data-group="optimizer" aria-expanded="true"></button>
@@ -10,34 +10,39 @@ const FORM = `<div id="train-form"><input id="find-setting"><p class="found"></p
     <button class="reset-group" data-text="Reset {n}" hidden></button>
     <div id="form-size">Resolution <input role="listbox"></div></div></div>`;
 const WORDS = { reset: "Reset", none: "No setting matches." };
-const notes = (changed = {}, conflicts = {}) => ({ changed, conflicts, words: WORDS });
+const notes = (changed = {}, conflicts = {}) => ({ project: "mira", changed, conflicts, words: WORDS });
 
 function open(t, value = notes(), window = openPage(t, FORM)) {
+  const stored = [], answers = [], answer = slowly(answers);
+  window.fetch = (url, { body, signal, keepalive }) => {
+    stored.push([url, keepalive, JSON.parse(body)]);
+    return Promise.race([answer(), new Promise((_, fail) => signal.addEventListener("abort", fail))]);
+  };
   const shown = component(window, "form_notes", { value });
   const { document } = window;
-  return { ...shown, window, form: window.limnerForm, find: (selector) => document.querySelector(selector),
+  return { ...shown, window, stored, answers, form: window.limnerForm, find: (selector) => document.querySelector(selector),
     all: (selector) => [...document.querySelectorAll(selector)] };
 }
 const QUESTIONS = ["mira", "character", "micro", 1, 2];
 
-test("of several requests to fill the form, only the last one fills it", (t) => {
+test("of several requests to fill the form, only the last one fills it", async (t) => {
   const { form } = open(t);
-  const first = form.number([...QUESTIONS, { values: [1, 2] }, 1, 2]);
-  const second = form.number([...QUESTIONS, { values: [1, 2] }, 1, 2]);
+  const first = await form.number([...QUESTIONS, { values: [1, 2] }, 1, 2]);
+  const second = await form.number([...QUESTIONS, { values: [1, 2] }, 1, 2]);
   assert.notEqual(first[5].request, second[5].request);
   const answer = (request, values) => ({ request: request[5].request, values });
   assert.deepEqual(form.apply([answer(second, [5, 6]), "before", 1, 2]), [answer(second, [5, 6]), 5, 6]);
   assert.deepEqual(form.apply([answer(first, [3, 4]), "newer", 5, 6]), ["newer", 5, 6]);
 });
 
-test("a request passes on everything but its number as it was", (t) => {
+test("a request passes on everything but its number as it was", async (t) => {
   const { form } = open(t);
-  assert.deepEqual(form.number([...QUESTIONS, { values: [1] }, 1]), [...QUESTIONS, { values: [1], request: 1 }, 1]);
+  assert.deepEqual(await form.number([...QUESTIONS, { values: [1] }, 1]), [...QUESTIONS, { values: [1], request: 1 }, 1]);
 });
 
-test("a field that was edited after the request keeps what was typed", (t) => {
+test("a field that was edited after the request keeps what was typed", async (t) => {
   const { form } = open(t);
-  const request = form.number([...QUESTIONS, {}, 1, ["a"], 3])[5].request;
+  const { request } = (await form.number([...QUESTIONS, {}, 1, ["a"], 3]))[5];
   assert.deepEqual(form.apply([{ request, values: [7, ["b"], 9] }, "before", 1, ["a", "c"], 3]).slice(1), [7, ["a", "c"], 9]);
 });
 
@@ -111,8 +116,8 @@ test("the search works before the server has said which fields are changed", (t)
   assert.equal(find("#form-rate").classList.contains("unmatched"), true);
 });
 
-test("an edit is reported once, when typing pauses or the field is left", (t) => {
-  const { find, sent } = open(t);
+test("an edit is reported and stored once, when typing pauses or the field is left", (t) => {
+  const { find, sent, stored } = open(t);
   const field = find("#form-rate input");
   type(field, "1");
   t.mock.timers.tick(249);
@@ -122,6 +127,36 @@ test("an edit is reported once, when typing pauses or the field is left", (t) =>
   fire(field, "focusout");
   t.mock.timers.tick(1000);
   assert.deepEqual(sent, [["input"]]);
+  assert.deepEqual(stored, [["/field", true, { project: "mira", fields: { "form-rate": "12" } }]]);
+});
+
+test("what is not stored yet goes with the next request, when the page is left too, and after a failure", async (t) => {
+  const { answers, find, stored, window } = open(t);
+  const fields = () => stored.map(([, , body]) => body.fields);
+  fire(Object.assign(find("#form-beta input"), { checked: true }), "input");
+  t.mock.timers.tick(0);
+  type(find("#form-rate input"), "1");
+  fire(window, "pagehide");
+  assert.deepEqual(fields(), [{ "form-beta": true }, { "form-beta": true, "form-rate": "1" }]);
+  answers[1].fail();
+  await settle();
+  t.mock.timers.tick(3000);
+  assert.deepEqual(fields()[2], fields()[1]);
+  answers[2].answer({ status: 204 });
+  await settle();
+  window.limnerForm.store({ preset: "style" });
+  assert.deepEqual(fields()[3], { preset: "style" });
+});
+
+test("the form is filled after what was edited before is stored", async (t) => {
+  const { answers, find, form } = open(t);
+  type(find("#form-rate input"), "1");
+  let isSent = false;
+  const asked = form.number([...QUESTIONS, {}, 1]).then(() => { isSent = true; });
+  await settle();
+  assert.equal(isSent, false);
+  answers[0].answer({ status: 204 });
+  await asked;
 });
 
 test("a dropdown is reported when it is left, as typing in it only searches its list", (t) => {

@@ -68,6 +68,27 @@ def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit:
     page.locator("#plan").get_by_text("14 images").wait_for()
 
 
+def settings_of(server: Server) -> dict[str, dict[str, object]]:
+    return dict(json.loads(kept(server).get("settings", "{}")))
+
+
+def test_two_pages_of_a_project_keep_each_others_settings(server: Server, visit: Visit) -> None:
+    first, second = visit(server), visit(server)
+    advanced(first, training_steps=70)
+    advanced(second, training_exposures=91)
+    wait(lambda: settings_of(server).get("training") == {"steps": 70, "exposures": 91})
+
+
+def test_what_is_typed_last_is_stored_when_the_page_is_left(server: Server, visit: Visit) -> None:
+    page = visit(server)
+    advanced(page)
+    page.locator("#form-training-steps input").first.fill("71")
+    page.locator("#name :is(input, textarea)").fill("fox")
+    page.goto("about:blank")
+    wait(lambda: settings_of(server).get("training") == {"steps": 71})
+    assert kept(server)["name"] == "fox"
+
+
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:
     project = copy_project("example-character", server.home / "datasets" / "plain")
     for caption in project.glob("*.txt"):

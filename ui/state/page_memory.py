@@ -6,7 +6,7 @@ It is not essential: without the file, the answers are guessed from the dataset.
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer import foreign_text, paths, storage
@@ -95,10 +95,15 @@ def settings(project: str) -> dict[str, Any] | None:
 
 def remember(project: str, key: str, value: str) -> None:
     """Remember an answer."""
+    remember_computed(project, lambda: {key: value})
+
+
+def remember_computed(project: str, compute: Callable[[], Mapping[str, str]]) -> None:
+    """Remember answers that depend on the remembered ones, which nobody changes meanwhile."""
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
         known = data["answers"]
-        return data | {"answers": known | {project: known.get(project, {}) | {key: value}}}
+        return data | {"answers": known | {project: {**known.get(project, {}), **compute()}}}
 
     _save(change)
 

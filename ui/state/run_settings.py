@@ -1,15 +1,21 @@
-"""Settings of runs: what differs from their presets, to be said in a few words and to be used again."""
+"""Settings of runs: what differs from their presets, to be said in a few words and to be used again.
 
+Those in the form are stored field by field, so that two pages of a project keep what is edited in either.
+"""
+
+import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trainer import config as configs
+from trainer import paths
 from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
-from ui.state import page_memory
+from ui.state import page_memory, projects
 from ui.state.answers import ENTRIES
 from ui.widgets import settings_form
 
@@ -33,6 +39,51 @@ def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
     left_out = {entry.id for entry in ENTRIES if ".".join(entry.path) in resolved}
     found = settings_form.differences(ENTRIES, config)
     return config, {field: value for field, value in found.items() if field not in left_out}
+
+
+def store(project: str, fields: Mapping[str, object]) -> None:
+    """Store edited fields of a project: preset, name and base, and settings by their ids, as a browser reads them.
+
+    Raises:
+        UserError: there is no such project or field, or the value is of another kind.
+    """
+    projects.folder(project)
+    entries = {entry.id: entry for entry in ENTRIES}
+    questions, edited = {}, {}
+    for field, value in fields.items():
+        if field in entries:
+            edited[field] = settings_form.parsed(entries[field], value)
+        else:
+            questions[field] = _question(field, value)
+    if not paths.is_name(questions.get("name", "x")):
+        del questions["name"]  # the plan says so; the last one that a run can have is kept
+    merge(project, edited, questions)
+
+
+def _question(field: str, value: object) -> str:
+    presets = get_args(configs.Preset)
+    if field not in ("preset", "name", "base") or not isinstance(value, str) or len(value) > settings_form.LONGEST:
+        raise UserError("{field!r} cannot be stored.", "Reload the page.", field=field)
+    if field == "preset" and value not in presets:
+        raise UserError("{field!r} cannot be stored.", "Reload the page.", field=field)
+    return paths.unquoted(value)
+
+
+def merge(project: str, edited: Mapping[str, object], questions: Mapping[str, str] | None = None) -> None:
+    """Change some of a project's stored settings; one that has its usual value again is not stored any longer."""
+
+    def merged() -> dict[str, str]:
+        preset, base = (page_memory.answer(project, key) for key in ("preset", "base"))
+        chosen = {"preset": preset, "base": base} | dict(questions or {})
+        if chosen["preset"] not in get_args(configs.Preset):
+            chosen["preset"] = "character"
+        usual = settings_form.standard(chosen["preset"], chosen["base"])
+        own = settings_form.own_of(ENTRIES, page_memory.settings(project) or {}) | dict(edited)
+        settings = settings_form.partial(ENTRIES, own, usual)
+        return {**(questions or {}), "settings": json.dumps(settings)}
+
+    if project:
+        page_memory.remember_computed(project, merged)
 
 
 def described(run: Run) -> str:

@@ -80,10 +80,14 @@ function find(/** @type {string} */ query) {
 // Requests to fill the form are numbered in the sixth value, what it was filled from; only the latest one fills it.
 let latest = { number: 0, sent: /** @type {unknown[]} */ ([]) };
 window.limnerForm = {
-  number(values) {
+  async number(values) {
     latest = { number: latest.number + 1, sent: values.slice(6) };
-    return [...values.slice(0, 5), { .../** @type {object} */ (values[5]), request: latest.number }, ...values.slice(6)];
+    const numbered = [...values.slice(0, 5), { .../** @type {object} */ (values[5]), request: latest.number }, ...values.slice(6)];
+    report();
+    await storing; // the answer may change what is stored
+    return numbered;
   },
+  store,
   apply([answer, filled, ...current]) {
     if (answer?.request !== latest.number) return [filled, ...current];
     const isEdited = (/** @type {unknown} */ value, /** @type {number} */ place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
@@ -98,21 +102,58 @@ window.limnerForm = {
   },
 };
 
-// An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.
-const PAUSE = 250;  // milliseconds
-let edited = /** @type {number | undefined} */ (undefined);
-function report(/** @type {number} */ delay) {
-  clearTimeout(edited);
-  edited = setTimeout(() => { edited = undefined; trigger("input"); }, delay);
+// Edited fields are stored one by one, in the project that they were edited in: another page may store others. Each request
+// has all that is not stored yet, in place of the one before.
+let unstored = /** @type {Record<string, string | boolean>} */ ({});
+let request = new AbortController(), storing = Promise.resolve();
+function store(/** @type {Record<string, string | boolean>} */ fields) {
+  unstored = { ...unstored, ...fields };
+  storing = send(view.value?.project, unstored);
+  return storing;
 }
-const isDropdown = (/** @type {HTMLElement} */ field) => field.getAttribute("role") === "listbox";
+
+async function send(/** @type {string | undefined} */ project, /** @type {Record<string, string | boolean>} */ fields) {
+  request.abort();
+  const { signal } = request = new AbortController();
+  if (!project) return;
+  const body = JSON.stringify({ project, fields }), headers = { "content-type": "application/json" };
+  const answer = await fetch("/field", { method: "POST", keepalive: true, signal, headers, body }).catch(() => null);
+  if (signal.aborted) return;
+  if (answer && answer.status < 500) unstored = {};
+  else setTimeout(() => { if (!signal.aborted) store({}); }, RETRIED);
+}
+
+// An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.
+const PAUSE = 250, RETRIED = 3000;  // milliseconds
+const edited = /** @type {Set<HTMLElement>} */ (new Set());
+let timer = /** @type {number | undefined} */ (undefined);
+function valueOf(/** @type {HTMLElement} */ field) {
+  const input = field.querySelector("input, textarea");
+  if (input.type === "radio") return field.querySelector("input:checked").closest("label")?.textContent?.trim() ?? "";
+  return input.type === "checkbox" ? input.checked : input.value;
+}
+function report() {
+  clearTimeout(timer);
+  if (!edited.size) return;
+  store(Object.fromEntries([...edited].map((field) => [field.id, valueOf(field)])));
+  edited.clear();
+  trigger("input");
+}
+function later(/** @type {HTMLElement | null} */ field, /** @type {number} */ delay) {
+  if (field) edited.add(field);
+  clearTimeout(timer);
+  timer = setTimeout(report, delay);
+}
+const fieldOf = (/** @type {HTMLElement} */ target) => target.closest("[id^='form-'], #name");
+const isDropdown = (/** @type {HTMLElement} */ target) => target.getAttribute("role") === "listbox";
 form.addEventListener("input", ({ target }) => {
   if (target.matches("#find-setting")) find(target.value);
-  else if (target.closest("[id^='form-']") && !isDropdown(target)) report(target.matches("[type=checkbox], [type=radio]") ? 0 : PAUSE);
+  else if (fieldOf(target) && !isDropdown(target)) later(fieldOf(target), target.matches("[type=checkbox], [type=radio]") ? 0 : PAUSE);
 });
 form.addEventListener("focusout", ({ target }) => {
-  if (edited !== undefined || (target.closest("[id^='form-']") && isDropdown(target))) report(0);
+  if (edited.size || isDropdown(target)) later(isDropdown(target) ? fieldOf(target) : null, 0);
 });
+addEventListener("pagehide", report);
 form.addEventListener("click", (event) => {
   const head = event.target.closest(".fold"), section = event.target.closest(".section");
   if (head) {

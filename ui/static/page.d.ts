@@ -20,7 +20,8 @@ declare global {
       ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
     };
     limnerForm: { // of form_notes.js
-      number(values: unknown[]): unknown[];
+      number(values: unknown[]): Promise<unknown[]>;
+      store(fields: Record<string, string | boolean>): Promise<void>;
       apply(values: [answer: Answered | null, ...unknown[]]): unknown[];
       save(file: { name: string; text: string }): void;
     };
@@ -66,7 +67,7 @@ declare global {
   type Curve = { label: string; steps: number; points: Point[]; held_out: [step: number, loss: number][]; held_label: string };
   type Chart = { label: string; runs: Curve[] };
   type FormNotes = {
-    changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
+    project: string; changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
     words: { reset: string; none: string };
   };
   type Answered = { request: number; values: unknown[] }; // what the form is filled from
@@ -118,12 +119,12 @@ declare global {
 
 type Field =
   | "input" | ".pick" | "#captions .pick" | ".smoothing" | ".log" | ".rate" | ".brush" | ".tag" | ".new"
-  | "[type=checkbox], [type=radio]" | "#upload input[type='file']" | "#folder" | "#find-setting";
+  | "[type=checkbox], [type=radio]" | "input, textarea" | "input:checked" | "#upload input[type='file']" | "#folder" | "#find-setting";
 type Button =
   | "button" | "button[data-act]" | "button:not(:disabled)" | "button.bin, button.rename, button.again" | ".remove"
   | ".discard" | ".show" | ".mend" | ".pairs" | ".step" | ".fold" | ".reset-group" | ".apply" | ".page";
 type Box =
-  | "#captions" | "#status" | "#train-form" | "#tab-train-button" | "[id^='form-']" | ".section" | ".found"
+  | "#captions" | "#status" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
   | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
   | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
   | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"

@@ -24,7 +24,7 @@ from trainer.i18n import _, ngettext
 from ui.state import page_memory, pending_uploads, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
-from ui.widgets import settings_form
+from ui.widgets import settings_form, settings_widgets
 from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, listen
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
@@ -119,7 +119,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         recipe_report = gr.HTML(elem_id="recipe-report")
         text_view = _build_text()
         with gr.Column(elem_id="settings"):
-            widgets = settings_form.widgets(ENTRIES, standard, apart)
+            widgets = settings_widgets.widgets(ENTRIES, standard, apart)
     return Settings(
         widgets=widgets,
         filled=filled,
@@ -201,8 +201,8 @@ def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
     listen(view.whole.expand, as_text, answers, {"text": view.text, **report}, kind=DIRECT_CHOICE)
     listen(view.text.change, check_text, with_text, report, kind=DIRECT_CHOICE)
     exported = {"report": view.export_report, "exported": view.exported}
-    asked = listen(view.export.click, export_kohya, with_text, exported, kind=DIRECT)
-    listen(asked.success, None, {"file": view.exported}, kind=DIRECT, js=SAVED)
+    written = listen(view.export.click, export_kohya, with_text, exported, kind=DIRECT)
+    listen(written.success, None, {"file": view.exported}, kind=DIRECT, js=SAVED)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -213,12 +213,11 @@ def is_preset(name: str) -> bool:
     return name in [key for _, key in PRESETS]
 
 
-def remember(answers: Answers) -> dict[str, Any]:
-    """Remember what the user changed in the form, for the next visit of the project; returns the fields' notes."""
+def remember(answers: Answers) -> None:
+    """Remember the whole form for the next visit of the project."""
     if answers.project:
-        page_memory.remember(answers.project, "base", answers.base)
-        page_memory.remember(answers.project, "settings", json.dumps(answers.settings()))
-    return answers.notes()
+        about = {"preset": answers.preset, "base": answers.base, "settings": json.dumps(answers.settings())}
+        page_memory.remember_computed(answers.project, lambda: about)
 
 
 def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
@@ -305,12 +304,13 @@ def fix_conflict(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     error = settings_form.conflicts(ENTRIES, answers.data()).get(field)
     if error is None or error.fix is None:
         raise UserError("This conflict is already resolved.", "")
-    return _with_settings(answers, answers.own | {field: settings_form.typed(error.fix)})
+    return _with_fields(answers, answers.own | {field: settings_form.typed(error.fix)}, [field])
 
 
 def reset(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """Return the form with some fields as the preset and the base model have them."""
-    return _with_settings(answers, {field: value for field, value in answers.own.items() if field not in event.fields})
+    own = {field: value for field, value in answers.own.items() if field not in event.fields}
+    return _with_fields(answers, own, event.fields)
 
 
 def reset_all_settings(answers: Answers) -> dict[str, Any]:
@@ -322,6 +322,14 @@ def _with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
     answers = replace(answers, own=own)
     remember(answers)
     return refill(answers)
+
+
+def _with_fields(answers: Answers, own: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Return the form with some fields changed, and store these alone: another page may have stored others."""
+    filled = fill(replace(answers, own=own))
+    values = zip((entry.id for entry in ENTRIES), filled.values, strict=True)
+    run_settings.merge(answers.project, {field: value for field, value in values if field in fields})
+    return {"answer": asdict(filled)}
 
 
 # The settings as a text -----------------------------------------------------------------------------------------

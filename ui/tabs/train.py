@@ -2,16 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from trainer import paths
 from trainer.base_models import MICRO
 from trainer.i18n import _
 from trainer.runs import Run, short_address
-from ui.state import page_memory, run_actions, saved_settings
+from ui.state import page_memory, run_actions, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -19,15 +17,16 @@ from ui.tabs import base_model, run_view
 from ui.tabs import settings as tab_settings
 from ui.tabs.base_model import BaseModel
 from ui.tabs.images import TYPED_FIRST
-from ui.tabs.plan import EFFORTS, Plan, plan
+from ui.tabs.plan import EFFORTS, plan
 from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
-from ui.widgets import settings_form
+from ui.widgets import settings_form, settings_widgets
 from ui.widgets.handlers import DIRECT, DIRECT_CHOICE, START, Several, listen
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS, VAE = "form-training-exposures", "form-training-steps", "form-model-vae"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
+STORED = "(value) => { window.limnerForm.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 NO_TRIGGER = _(
@@ -69,7 +68,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
         with gr.Row(elem_id="train-columns", elem_classes="columns"):
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 preset, name, trigger, model, effort = _questions()
-                text_encoder = settings_form.widget(ENTRIES, TEXT_ENCODER, standard)
+                text_encoder = settings_widgets.widget(ENTRIES, TEXT_ENCODER, standard)
                 cautions = gr.HTML(elem_id="cautions", elem_classes="quiet")
             with gr.Column(scale=3, min_width=320, elem_id="train-live", elem_classes="canvas"):
                 settings = tab_settings.build(standard, text_encoder)
@@ -131,25 +130,19 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]
 
 
 def _connect_form(tab: Tab) -> None:
-    """Remember and plan what is edited. The browser reports edits of all settings as one event of their notes.
+    """Store and plan what is edited. The browser reports edits of all settings as one event of their notes.
 
     If each setting had a listener, the browser would compare all of them with every component when the page opens.
+    Edits are stored by `form_notes.js`, as are a chosen preset and base.
     """
     parts, planned, answers = tab.form.components, tab.planned, {"answers": tab.form}
-    listen(planned["notes"].input, edited, answers, planned, kind=DIRECT_CHOICE)
-    asked = {"effort": planned["effort"], "preset": parts["preset"], "base": parts["base"]}
+    listen(planned["notes"].input, plan, answers, planned, kind=DIRECT_CHOICE)
+    inputs = {"effort": planned["effort"], **{name: parts[name] for name in ("project", "preset", "base")}}
     length = {"exposures": parts[EXPOSURES], "steps": parts[STEPS]}
-    chosen = listen(planned["effort"].input, exposures, asked, length, kind=DIRECT_CHOICE)
-    listen(chosen.then, edited, answers, planned, kind=DIRECT)
-    for key, event in (("preset", parts["preset"].input), ("name", parts["name"].blur)):
-        keep = partial(remember, key=key)
-        listen(event, keep, {"project": parts["project"], "value": parts[key]}, kind=DIRECT_CHOICE)
-
-    def keep_all(answers: Answers) -> dict[str, Any]:
-        return {"notes": tab_settings.remember(answers)}
-
-    events = [parts["base"].input, parts["preset"].input]
-    listen(events, keep_all, answers, {"notes": planned["notes"]}, kind=DIRECT_CHOICE)
+    chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=DIRECT_CHOICE)
+    listen(chosen.then, plan, answers, planned, kind=DIRECT)
+    for name in ("preset", "base"):
+        listen(parts[name].input, None, {name: parts[name]}, kind=DIRECT, js=STORED.replace("FIELD", name))
 
 
 def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWatcher) -> None:
@@ -218,16 +211,11 @@ def show(project: str, *, opened: bool = False) -> dict[str, Any]:
     }
 
 
-def edited(answers: Answers) -> Plan:
-    """Remember the settings that the user edited, and return the plan."""
-    tab_settings.remember(answers)
-    return plan(answers)
-
-
-def remember(project: str | None, *, key: str, value: str) -> None:
-    """Remember an answer for the next visit, unless it is a name that a run cannot have."""
-    if project and (key != "name" or paths.is_name(value)):
-        page_memory.remember(project, key, value)
+def choose_effort(project: str | None, effort: str, preset: str, base: str | None) -> dict[str, int]:
+    """Return exposures and steps for an effort, and store them."""
+    length = exposures(effort, preset, base)
+    run_settings.merge(project or "", {EXPOSURES: length["exposures"], STEPS: length["steps"]})
+    return length
 
 
 def exposures(effort: str, preset: str, base: str | None) -> dict[str, int]:
@@ -255,5 +243,4 @@ def create(answers: Answers, cluster: str = "") -> Run:
     run = create_run(answers.project, answers.data(), cluster)
     for key, value in (("preset", answers.preset), ("name", answers.data()["name"]), ("trigger", answers.trigger)):
         page_memory.remember(answers.project, key, value)
-    tab_settings.remember(answers)
     return run

@@ -7,13 +7,12 @@ setting. The schema is in English, for files and programs; its titles, help text
 
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from html import escape
-from itertools import groupby
+from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin
 
-import gradio as gr
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -23,10 +22,10 @@ from trainer.config import TrainConfig, comparison, renames
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.schema import SettingError, kind_titles
-from ui.widgets.handlers import DIRECT_CHOICE, listen
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines", "wholes"]
 BASE = ("model", "base")  # chosen above the form
+LONGEST = 20_000  # characters of a text
 KIND_TITLES = kind_titles(TrainConfig)
 
 
@@ -176,7 +175,7 @@ def changed(listed: Sequence[Entry], filled: Filled, current: Sequence[Any]) -> 
 def differences(listed: Sequence[Entry], config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a config that differ from those of its preset and base, by the id of their widget."""
     usual = standard(config.preset, config.model.base)
-    kinds = {entry.path[0]: _value(entry, config) for entry in listed if entry.path[-1] == "kind"}
+    kinds = {entry.path[0]: value_of(entry, config) for entry in listed if entry.path[-1] == "kind"}
     return {
         entry.id: value
         for entry, value, before in zip(listed, values(listed, config), values(listed, usual), strict=True)
@@ -223,10 +222,11 @@ def as_settings(preset: str, base: str) -> dict[str, Any]:
 
 def values(listed: Sequence[Entry], config: TrainConfig) -> list[Any]:
     """Return the widgets' values for a config."""
-    return [_value(entry, config) for entry in listed]
+    return [value_of(entry, config) for entry in listed]
 
 
-def _value(entry: Entry, config: TrainConfig) -> object:
+def value_of(entry: Entry, config: TrainConfig) -> object:
+    """Return a widget's value for a config; one of a kind that the config does not have shows its default."""
     *sections, last = entry.path
     section: Any = config
     for name in sections:
@@ -276,6 +276,36 @@ def _plain(entry: Entry, value: object) -> object:
             return str(value or "").strip()
         case _:
             return value
+
+
+def titled(entry: Entry) -> list[tuple[str, str]]:
+    """Return the choices of a setting with their titles."""
+    if entry.path[-1] == "kind":
+        return [(_(KIND_TITLES[choice]), choice) for choice in entry.choices]
+    return [(_(choice), choice) for choice in entry.choices]
+
+
+def parsed(entry: Entry, value: object) -> object:
+    """Return a value as the widget has it, from what a browser reads there: choices by title, numbers as text.
+
+    Raises:
+        UserError: it is of another kind; its bounds are checked with the other settings.
+    """
+    text, is_text = str(value), isinstance(value, str) and len(value) <= LONGEST
+    match entry.kind:
+        case "flag" if isinstance(value, bool):
+            return value
+        case "choice" if is_text and text in dict(titled(entry)):
+            return dict(titled(entry))[text]
+        case "whole" | "number" if is_text and not text:
+            return None
+        case "whole" | "number" if is_text:
+            with suppress(ValueError):
+                if isfinite(number := float(text)):
+                    return number
+        case "text" | "lines" | "wholes" if is_text:
+            return text
+    raise UserError("{title}: this value cannot be stored.", "Type another one.", title=entry.title)
 
 
 def build(listed: Sequence[Entry], data: dict[str, Any]) -> TrainConfig:
@@ -329,70 +359,3 @@ def notes(listed: Sequence[Entry], own: dict[str, Any], data: dict[str, Any]) ->
         "conflicts": errors,
         "words": {"reset": _("Reset"), "none": _("No setting matches.")},
     }
-
-
-# Widgets --------------------------------------------------------------------------------------------------------
-
-
-def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
-    """Draw the widget of one setting outside the form; returns it by its id, for `widgets`."""
-    entry = next(entry for entry in listed if entry.path == path)
-    return {entry.id: _widget(entry, _value(entry, config))}
-
-
-def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw the form; returns the components by id in the order of the entries, including those drawn `apart`."""
-    inside = [entry for entry in listed if entry.id not in apart]
-    components: list[Any] = []
-    initial = iter(values(inside, config))
-    for group, members in groupby(inside, key=lambda entry: entry.group):
-        with gr.Column(elem_classes="section"):
-            gr.HTML(_heading(group))
-            for option, same in groupby(members, key=lambda entry: entry.option):
-                components += _row(list(same), initial, option, components)
-    drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
-    return {entry.id: drawn[entry.id] for entry in listed}
-
-
-def _heading(group: str) -> str:
-    """Render the heading of a group: it folds the group, and resets the settings in it that are changed."""
-    reset = escape(_("Reset {n} changed", n="{n}"))
-    return (
-        f"<h2><button type='button' class='fold' aria-expanded='true' data-group='{escape(group)}'>{escape(group)}"
-        f"</button> <button type='button' class='act reset-group' data-text='{reset}' hidden></button></h2>"
-    )
-
-
-def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any]) -> list[Any]:
-    """Draw widgets of one option; those of a union's section are visible while its kind is chosen."""
-    if not option:
-        return [_widget(entry, next(initial)) for entry in same]
-    radio = next(component for component in reversed(above) if isinstance(component, gr.Radio))
-    with gr.Column(visible=radio.value == option) as column:
-        drawn = [_widget(entry, next(initial)) for entry in same]
-    listen(
-        radio.change,
-        lambda *, kind: {"column": gr.Column(visible=kind == option)},
-        {"kind": radio},
-        {"column": column},
-        kind=DIRECT_CHOICE,
-    )
-    return drawn
-
-
-def _widget(entry: Entry, value: object) -> gr.Component:
-    common = {"label": entry.title, "info": entry.help or None, "elem_id": entry.id, "interactive": True}
-    match entry.kind:
-        case "flag":
-            return gr.Checkbox(value, **common)
-        case "choice" if entry.path[-1] == "kind":
-            choices = [(_(KIND_TITLES[choice]), choice) for choice in entry.choices]
-            return gr.Radio(choices, value=value, **common)
-        case "choice":
-            return gr.Dropdown([(_(choice), choice) for choice in entry.choices], value=value, **common)
-        case "whole" | "number":
-            return gr.Number(value, **common)  # the schema checks its bounds and names the setting
-        case "lines":
-            return gr.Textbox(value, lines=3, max_lines=8, **common)
-        case _:
-            return gr.Textbox(value, max_lines=1, **common)

@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.runs import events
 from ui import launch
 from ui.server import accounts
-from ui.state import page_memory, run_actions, saved_settings, warm_worker
+from ui.state import page_memory, run_actions, run_settings, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -133,12 +133,35 @@ def test_settings_that_conflict_are_said_at_their_field(character: Path) -> None
     assert train.show("rin")["notes"]["conflicts"] == {}
 
 
+def test_two_pages_store_what_is_edited_in_either(character: Path) -> None:
+    """Reset and resolved conflicts, too, change only their field."""
+
+    def own() -> dict[str, Any]:
+        return settings_form.own_of(train.ENTRIES, page_memory.settings("rin") or {})
+
+    rank, steps = {"form-adapter-rank-lora": 5.0}, {"form-training-steps": 7.0}
+    run_settings.store("rin", {"form-adapter-rank-lora": "5"})
+    run_settings.store("rin", {"form-training-steps": "7"})
+    assert own() == rank | steps | {"form-adapter-kind": "lora"}
+    settings.reset(answers(), event("form-training-steps"))
+    assert own() == rank | {"form-adapter-kind": "lora"}
+    settings.fix_conflict(answers(**CONFLICT), event("form-schedule-kind"))
+    train.choose_effort("rin", "quick", "character", "micro")
+    assert own()["form-training-exposures"] == 136
+    assert own() | rank == own(), "the rank of the other page stays"
+    run_settings.store("rin", {"preset": "style", "base": ' "micro" ', "name": "fox", "form-adapter-rank-lora": "16"})
+    run_settings.store("rin", {"name": "a/b"})
+    assert "form-adapter-rank-lora" not in own(), "its usual value"
+    assert [page_memory.answer("rin", key) for key in ("preset", "base", "name")] == ["style", "micro", "fox"]
+
+
 def event(field: str) -> gr.EventData:
     return gr.EventData(None, {"field": field, "fields": [field]})
 
 
 def test_a_conflict_is_resolved_and_a_field_is_reset(character: Path) -> None:
     left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
+    settings.remember(left)
     values = by_id(settings.fix_conflict(left, event("form-schedule-kind"))["answer"]["values"])
     assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
     assert values["form-training-exposures"] == 99
@@ -152,7 +175,8 @@ def test_a_conflict_is_resolved_and_a_field_is_reset(character: Path) -> None:
 
     values = by_id(settings.reset(left, event("form-optimizer-kind"))["answer"]["values"])
     assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
-    assert list(train.show("rin")["notes"]["changed"]) == ["form-schedule-kind", "form-training-exposures"]
+    changed = ["form-schedule-kind", "form-training-exposures", "form-training-further-resolutions"]
+    assert sorted(train.show("rin")["notes"]["changed"]) == changed
     assert settings.reset_all_settings(left)["answer"]["values"] == FORM
     assert train.show("rin")["notes"]["changed"] == {}
 

@@ -1,0 +1,76 @@
+"""Widgets of the form that `settings_form` describes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+import gradio as gr
+
+from trainer.config import TrainConfig
+from trainer.i18n import _
+from ui.widgets.handlers import DIRECT_CHOICE, listen
+from ui.widgets.settings_form import Entry, titled, value_of, values
+
+
+def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
+    """Draw the widget of one setting outside the form; returns it by its id, for `widgets`."""
+    entry = next(entry for entry in listed if entry.path == path)
+    return {entry.id: _widget(entry, value_of(entry, config))}
+
+
+def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw the form; returns the components by id in the order of the entries, including those drawn `apart`."""
+    inside = [entry for entry in listed if entry.id not in apart]
+    components: list[Any] = []
+    initial = iter(values(inside, config))
+    for group, members in groupby(inside, key=lambda entry: entry.group):
+        with gr.Column(elem_classes="section"):
+            gr.HTML(_heading(group))
+            for option, same in groupby(members, key=lambda entry: entry.option):
+                components += _row(list(same), initial, option, components)
+    drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
+    return {entry.id: drawn[entry.id] for entry in listed}
+
+
+def _heading(group: str) -> str:
+    """Render the heading of a group: it folds the group, and resets the settings in it that are changed."""
+    reset = escape(_("Reset {n} changed", n="{n}"))
+    return (
+        f"<h2><button type='button' class='fold' aria-expanded='true' data-group='{escape(group)}'>{escape(group)}"
+        f"</button> <button type='button' class='act reset-group' data-text='{reset}' hidden></button></h2>"
+    )
+
+
+def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any]) -> list[Any]:
+    """Draw widgets of one option; those of a union's section are visible while its kind is chosen."""
+    if not option:
+        return [_widget(entry, next(initial)) for entry in same]
+    radio = next(component for component in reversed(above) if isinstance(component, gr.Radio))
+    with gr.Column(visible=radio.value == option) as column:
+        drawn = [_widget(entry, next(initial)) for entry in same]
+    listen(
+        radio.change,
+        lambda *, kind: {"column": gr.Column(visible=kind == option)},
+        {"kind": radio},
+        {"column": column},
+        kind=DIRECT_CHOICE,
+    )
+    return drawn
+
+
+def _widget(entry: Entry, value: object) -> gr.Component:
+    common = {"label": entry.title, "info": entry.help or None, "elem_id": entry.id, "interactive": True}
+    match entry.kind:
+        case "flag":
+            return gr.Checkbox(value, **common)
+        case "choice" if entry.path[-1] == "kind":
+            return gr.Radio(titled(entry), value=value, **common)
+        case "choice":
+            return gr.Dropdown(titled(entry), value=value, **common)
+        case "whole" | "number":
+            return gr.Number(value, **common)  # the schema checks its bounds and names the setting
+        case "lines":
+            return gr.Textbox(value, lines=3, max_lines=8, **common)
+        case _:
+            return gr.Textbox(value, max_lines=1, **common)

@@ -162,7 +162,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         listen(download_tab.select, partial(download.show, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
-        offering = try_out.offer_on(train.view.buttons["try-it"].click, warm_and_offer, trying, run=train.view.picker)
+        offering = try_out.offer_on(train.view.panel.end, warm_and_offer, trying, run=train.view.picker)
         for shows, tab in ((filling.then, "train"), (offering.then, "try"), (images.forward.click, "train")):
             listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
         _share_trigger(images, train)
@@ -220,22 +220,24 @@ def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
         tab = "images"
         if watch.active() and not wanted:
             tab = "train"
-    values = _show(watch, project)
+    values = _show(watch, project, str(address.get("run", "")))
     if report := str(address.get("report", "")):
         values["images"] |= {"report": datasets.status(report)}
     return {"project": project, "chooser": head.choices(project), "tabs": gr.Tabs(selected=tab), **values}
 
 
-def _show(watch: RunWatcher, project: str) -> dict[str, Any]:
-    """Return values that show a project on all tabs. Pages that ask for it at once get the same ones."""
+def _show(watch: RunWatcher, project: str, run: str) -> dict[str, Any]:
+    """Return values that show a project on all tabs, and a run. Pages that ask for it at once get the same ones."""
+    if not watch.find(run):
+        run = watch.default(project)
 
     def show() -> dict[str, Any]:
         return {
             "images": datasets.show(project),
             "train": training.show(project, opened=True),
-            "view": run_view.draw(watch, watch.default(project), project),
+            "view": run_view.draw(watch, run, project),
         }
 
-    values = shared(("project on all tabs", project), show)
+    values = shared(("project on all tabs", project, run), show)
     # Gradio changes updates.
     return {part: {name: copy.copy(value) for name, value in named.items()} for part, named in values.items()}

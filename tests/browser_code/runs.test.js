@@ -50,6 +50,29 @@ test("the button that was pressed keeps the focus when the queue is drawn again"
   assert.equal(window.document.activeElement.tagName, "INPUT", "the focus is not taken from elsewhere");
 });
 
+test("a view of another run, or an older one, is not drawn, and a button acts on the run that it was drawn for", (t) => {
+  const window = openPage(t), button = (run) => `<button data-act="stop" data-event="edit" data-run="${run}"></button>`;
+  const { part, sent, update } = component(window, "run_view");
+  const answer = (revision, run, asked = run) => update({ revision, asked, run, stamp: `${revision}`, runs: [run],
+    parts: { status: `${run} ${revision}`, "run-buttons": button(run) } });
+  const shown = () => part("#status").textContent;
+  answer(1, "a", "");
+  assert.deepEqual([shown(), window.limnerRun.seen()], ["a 1", { stamp: "1", runs: ["a"] }]);
+  answer(3, "a");
+  answer(2, "a");
+  assert.equal(shown(), "a 3");
+  part("[data-act=stop]").click();
+  part("[data-act=stop]").click();
+  window.limnerRun.choose("b");
+  answer(4, "a");
+  assert.equal(shown(), "a 3");
+  answer(5, "b");
+  assert.equal(shown(), "b 5");
+  answer(6, "c", "");
+  assert.equal(shown(), "c 6", "a run that was started is shown whatever was chosen before");
+  assert.deepEqual(sent, [["edit", { run: "a", act: "stop" }]]);
+});
+
 test("runs and files are renamed and deleted only if that is confirmed", async (t) => {
   const window = openPage(t), questions = [];
   const { part, sent } = component(window, "runs", { html: `<button class="rename" data-run="r" data-name="old">

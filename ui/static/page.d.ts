@@ -19,6 +19,7 @@ declare global {
       arrive(project: string): void;
       ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
     };
+    limnerRun: { choose(run: string): void; seen(): { stamp?: string; runs?: string[] } }; // of run_view.js
     limnerForm: { // of form_notes.js
       number(values: unknown[]): Promise<unknown[]>;
       store(fields: Record<string, string | boolean>): Promise<void>;
@@ -66,6 +67,9 @@ declare global {
   type Point = [step: number, loss: number, rate: number];
   type Curve = { label: string; steps: number; points: Point[]; held_out: [step: number, loss: number][]; held_label: string };
   type Chart = { label: string; runs: Curve[] };
+  type RunView = {
+    revision: number; asked: string; run: string; stamp: string; runs: string[]; parts: Record<string, string>; chart: Chart;
+  };
   type FormNotes = {
     project: string; changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
     words: { reset: string; none: string };
@@ -80,7 +84,7 @@ declare global {
     progress: HTMLProgressElement; table: HTMLTableElement; img: HTMLImageElement; "figure img": HTMLImageElement;
   };
   // Attributes that scripts read only where the page sets them.
-  interface DOMStringMap { name: string; project: string; run: string; group: string; text: string; size: string; kind: string }
+  interface DOMStringMap { name: string; project: string; run: string; group: string; act: string; event: string; text: string; size: string; kind: string }
   type Find = ParentNode["querySelector"];
   type Attributes = Record<string, string | number | boolean>;
 
@@ -124,7 +128,7 @@ type Button =
   | "button" | "button[data-act]" | "button:not(:disabled)" | "button.bin, button.rename, button.again" | ".remove"
   | ".discard" | ".show" | ".mend" | ".pairs" | ".step" | ".fold" | ".reset-group" | ".apply" | ".page";
 type Box =
-  | "#captions" | "#status" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
+  | "#captions" | "#status" | "#run-buttons" | "#log-text" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
   | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
   | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
   | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"

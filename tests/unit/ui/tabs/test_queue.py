@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from tests.unit.runs.test_run import held, named
@@ -31,23 +30,25 @@ def listed(html: str) -> list[str]:
     return re.findall(r"data-run='([^']+)'", html)
 
 
+def part(watch: RunWatcher, name: str, run: str = "") -> str:
+    return str(run_view.draw(watch, run)["panel"]["parts"][name])
+
+
 def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
     watch = RunWatcher()
-    drawn = run_view.draw(watch, "")
-    assert listed(drawn["queue"]) == list(NAMES)
-    assert "number 1 in the queue" in run_view.draw(watch, NAMES[0])["status"]
+    assert listed(part(watch, "queue")) == list(NAMES)
+    assert "number 1 in the queue" in part(watch, "status", NAMES[0])
     run_actions.arrange(NAMES[2], "move", 1)
     run_actions.arrange(NAMES[0], "hold", 0)
-    later = run_view.tick(watch, "", drawn["drawn"])
-    assert listed(later["queue"]) == [NAMES[2], NAMES[0], NAMES[1]]
-    assert later["queue"].count("On hold") == later["queue"].count(">Release<") == 1
-    assert "on hold" in run_view.draw(watch, NAMES[0])["status"]
-    assert "number 2 in the queue" in run_view.draw(watch, NAMES[1])["status"]
+    later = part(watch, "queue")
+    assert listed(later) == [NAMES[2], NAMES[0], NAMES[1]]
+    assert later.count("On hold") == later.count(">Release<") == 1
+    assert "on hold" in part(watch, "status", NAMES[0])
+    assert "number 2 in the queue" in part(watch, "status", NAMES[1])
     waiting[1].report(events.Warned(message="x"))
-    unchanged = run_view.tick(watch, NAMES[1], later["drawn"])
-    assert unchanged["queue"] == gr.skip(), "what is being dragged stays"
+    assert part(watch, "queue", NAMES[1]) == later, "what is being dragged stays"
     run_actions.arrange(NAMES[0], "release", 0)
-    assert "On hold" not in run_view.draw(watch, "")["queue"]
+    assert "On hold" not in part(watch, "queue")
     waiting[1].report(events.Finished(step=1, export=""))
     (waiting[1].folder / "ask" / "start").unlink()
     with pytest.raises(UserError, match="does not wait"):
@@ -59,7 +60,7 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], ho
     assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
-    status = run_view.draw(RunWatcher(), NAMES[0])["status"]
+    status = part(RunWatcher(), "status", NAMES[0])
     assert "waiting for a node of ray://there:10001" in status
     assert "GPU" not in status
     for act in (lambda: queue.move(waiting[0], 1), lambda: queue.hold(waiting[0])):

@@ -258,12 +258,15 @@ def test_a_start_goes_to_the_cluster_of_this_page(character: Path, monkeypatch: 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:
     watch = RunWatcher()
     run = train.create(answers())
-    drawn = run_view.draw(watch, run.id)
-    seen = drawn["drawn"]
+    panel = run_view.draw(watch, run.id)["panel"]
+    seen = {"stamp": panel["stamp"], "runs": panel["runs"]}
     assert run_view.tick(watch, run.id, seen) == {}
     run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
-    assert run_view.tick(watch, run.id, seen)
-    assert run_view.draw(RunWatcher(), None)["drawn"][0] == [run.id]
+    later = run_view.tick(watch, run.id, seen)
+    assert later["picker"] == gr.skip(), "the choice is left alone"
+    assert later["panel"]["revision"] > panel["revision"]
+    assert (panel["asked"], later["panel"]["asked"]) == ("", run.id), "the browser drops what is about another run"
+    assert run_view.draw(RunWatcher(), None)["panel"]["runs"] == [run.id]
     for act in (lambda: run_actions.ask(run.id, "stop"), lambda: run_actions.toggle_pause(run.id, SamplerClient())):
         with pytest.raises(UserError, match="not active"):
             act()
@@ -273,8 +276,10 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     run = train.create(answers())
 
     def visible() -> set[str]:
-        drawn = run_view.draw(RunWatcher(), run.id)
-        return {name for name, *_ in run_view.BUTTONS if drawn[name].visible}
+        return {name for name, *_ in run_view.buttons(RunWatcher().view(run))}
+
+    def text(name: str) -> str:
+        return next(text for act, text, *_ in run_view.buttons(RunWatcher().view(run)) if act == name)
 
     begun = events.Started(step=0, steps=40, pid=1, device="CPU")
     run.report(begun)
@@ -283,11 +288,11 @@ def test_buttons_are_a_function_of_the_state(character: Path) -> None:
     assert visible() == {"resume"}
     run.report(events.Failed(message="Bad.", remedy="Less.", traceback="", change={"optimizer.learning_rate": 1e-4}))
     assert visible() == {"resume", "again"}
-    assert run_view.draw(RunWatcher(), run.id)["again"].value == "Train again with learning rate 0.0001"
+    assert text("again") == "Train again with learning rate 0.0001"
     run.report(begun)
     run.report(events.Finished(step=40, export="rin.safetensors"))
     assert visible() == {"more", "try-it"}
-    assert run_view.draw(RunWatcher(), run.id)["more"].value == "Train 20 more steps"
+    assert text("more") == "Train 20 more steps"
 
 
 def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:

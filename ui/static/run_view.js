@@ -1,0 +1,31 @@
+// The view of a run is one value. One that is about another run than the chosen one, or older than what is drawn, came late and
+// is dropped. Buttons act on the run that they were drawn for.
+const root = element, part = /** @type {Find} */ (root.querySelector.bind(root));
+const view = /** @type {View<RunView>} */ (props);
+const PRESSED = 3000; // milliseconds in which a second click is the same one
+let drawn = /** @type {RunView | null} */ (null), wanted = "";
+window.limnerRun = {
+  choose(run) { wanted = run; },
+  seen: () => (drawn ? { stamp: drawn.stamp, runs: drawn.runs } : {}),
+};
+
+function show() {
+  const value = view.value?.revision ? view.value : null;
+  if (!value || value.revision <= (drawn?.revision ?? 0) || (value.asked && wanted && value.asked !== wanted)) return;
+  for (const [id, html] of Object.entries(value.parts)) {
+    if (html !== drawn?.parts[id]) part(/** @type {"#status"} */ (`#${id}`)).innerHTML = html;
+  }
+  if (value.parts["log-text"] !== drawn?.parts["log-text"]) part("#log-text").scrollTop = part("#log-text").scrollHeight;
+  drawn = value;
+  wanted = value.run;
+}
+
+part("#run-buttons").addEventListener("click", ({ target }) => {
+  const button = target.closest("button[data-act]");
+  if (!button) return;
+  button.disabled = true;
+  setTimeout(() => { button.disabled = false; }, PRESSED);
+  trigger(/** @type {"edit"} */ (button.dataset.event), { run: button.dataset.run, act: button.dataset.act });
+});
+watch("value", show);
+show();

@@ -180,7 +180,8 @@ function openFields(t, answers) {
     <div id="trigger"><input></div><div id="class"><input></div>`);
   const requests = [];
   window.fetch = (url, { body, keepalive }) => {
-    requests.push([url, keepalive, ...JSON.parse(body).fields.map(({ project, name, value }) => `${project} ${name} ${value}`)]);
+    const { fields } = JSON.parse(body);
+    requests.push([url, keepalive, ...fields.map(({ project, name, value, number }) => `${number} ${project} ${name} ${value}`)]);
     return answers.shift();
   };
   const typeIn = (id, text) => fire(Object.assign(window.document.querySelector(`#${id} input`), { value: text }), "input");
@@ -188,7 +189,7 @@ function openFields(t, answers) {
 }
 
 test("what is typed is sent under its project when typing pauses, and again until it is stored", async (t) => {
-  const { requests, typeIn, window } = openFields(t, [Promise.reject(new Error("offline")), Promise.resolve({ ok: true })]);
+  const { requests, typeIn, window } = openFields(t, [Promise.reject(new Error("offline")), Promise.resolve({ status: 200 })]);
   component(window, "fields");
   typeIn("trigger", "mir");
   typeIn("trigger", "miraxo");
@@ -197,19 +198,19 @@ test("what is typed is sent under its project when typing pauses, and again unti
   await settle();
   t.mock.timers.tick(3000);
   await settle();
-  const expected = ["/typed", true, "mira trigger miraxo", "mira class fox"];
+  const expected = ["/typed", true, "2 mira trigger miraxo", "3 mira class fox"];
   assert.deepEqual(requests, [expected, expected]);
   t.mock.timers.tick(10_000);
   assert.equal(window.sessionStorage.getItem("limner-typed-fields"), "[]");
 });
 
 test("what was typed last is sent as the page is left, and by the next page if that failed", async (t) => {
-  const { requests, typeIn, window } = openFields(t, [Promise.resolve({ ok: false }), Promise.resolve({ ok: true })]);
+  const { requests, typeIn, window } = openFields(t, [Promise.resolve({ status: 500 }), Promise.resolve({ status: 200 })]);
   component(window, "fields");
   typeIn("trigger", "miraxo");
   fire(window, "pagehide");
   await settle();
   component(window, "fields");
   await settle();
-  assert.deepEqual(requests.map(([, , field]) => field), ["mira trigger miraxo", "mira trigger miraxo"]);
+  assert.deepEqual(requests.map(([, , field]) => field), ["1 mira trigger miraxo", "1 mira trigger miraxo"]);
 });

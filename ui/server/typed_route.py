@@ -1,50 +1,65 @@
-"""Route that receives what was typed into fields without a button, when typing pauses and when a page is left.
+"""Route that stores what people enter, field by field: captions, answers and settings of a project.
 
-Gradio's requests end with their page. This one goes on, as it is sent with `keepalive`, and it names the project.
+Gradio's requests end with their page. This one goes on, as it is sent with `keepalive`, and names what it is about.
 """
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from trainer import foreign_text, paths
-from trainer.data import dataset
-from trainer.data.captions import one_line
+from trainer import foreign_text
 from trainer.errors import UserError
-from ui.state import page_memory, projects
+from ui.state import projects, run_settings
+from ui.widgets.handlers import sentence
 
 router = APIRouter()
 TYPED = "/typed"
-FIELDS = ("trigger", "name", "class")  # answers of a project that are typed
-LONGEST = 1000  # characters
+REMEMBERED = 10_000  # fields of pages whose latest number is known
+_LATEST: dict[tuple[str, str, str], int] = {}  # of a page, a project and a field
+_LOCK = threading.Lock()
 
 
 @router.post(TYPED)
 async def receive(request: Request) -> Response:
-    """Store captions and answers, each under its project and its name; what cannot be stored is left out."""
+    """Store captions and fields, each under its project and its name; says what is wrong with those that it refuses."""
     try:
         sent = foreign_text.parse_json((await request.body()).decode())
         captions, fields = list(sent.get("captions", [])), list(sent.get("fields", []))
     except (foreign_text.ForeignTextError, UnicodeDecodeError, AttributeError, TypeError):
         return PlainTextResponse("", 400)
-    await asyncio.to_thread(_store, captions, fields)
-    return JSONResponse({})
+    return JSONResponse({"refused": await asyncio.to_thread(_store, captions, fields)})
 
 
-def _store(captions: list[Any], fields: list[Any]) -> None:
+def _store(captions: list[Any], fields: list[Any]) -> list[str]:
     for draft in filter(_is_mapping, captions):
         with suppress(UserError):  # it stays in the browser, which says so, as does a conflict
             image = projects.find_image(str(draft.get("project")), str(draft.get("name")))
             projects.save_caption(image, str(draft.get("text", "")), draft.get("base"))
-    known = dataset.names()
+    refused = []
     for field in filter(_is_mapping, fields):
-        project, name, value = (str(field.get(key, "")) for key in ("project", "name", "value"))
-        value = one_line(value[:LONGEST])
-        if project in known and name in FIELDS and (name != "name" or paths.is_name(value)):
-            page_memory.remember(project, name, value)
+        try:
+            _store_field(field)
+        except UserError as error:
+            refused.append(sentence(error))
+    return refused
+
+
+def _store_field(field: dict[str, Any]) -> None:
+    """Store a field, unless the page that sends it has sent a later value: requests may arrive in another order."""
+    page, project, name = (str(field.get(key, "")) for key in ("page", "project", "name"))
+    number, key = field.get("number"), (page, project, name)
+    with _LOCK:
+        if isinstance(number, int):
+            if number < _LATEST.get(key, number):
+                return
+            _LATEST[key] = number
+            for old in list(_LATEST)[:-REMEMBERED]:
+                del _LATEST[old]
+        run_settings.store(project, {name: field.get("value")})
 
 
 def _is_mapping(value: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from trainer import config as configs
 from trainer import paths
 from trainer.config import TrainConfig, comparison
+from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
@@ -20,6 +21,7 @@ from ui.state.answers import ENTRIES
 from ui.widgets import settings_form
 
 SAID = 6  # differences in the list of runs
+QUESTIONS = ("preset", "name", "base", "trigger", "class")  # answers that a page stores
 
 
 def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
@@ -42,7 +44,7 @@ def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
 
 
 def store(project: str, fields: Mapping[str, object]) -> None:
-    """Store edited fields of a project: preset, name and base, and settings by their ids, as a browser reads them.
+    """Store edited fields of a project: answers by their names, and settings by their ids, as a browser reads them.
 
     Raises:
         UserError: there is no such project or field, or the value is of another kind.
@@ -61,12 +63,11 @@ def store(project: str, fields: Mapping[str, object]) -> None:
 
 
 def _question(field: str, value: object) -> str:
-    presets = get_args(configs.Preset)
-    if field not in ("preset", "name", "base") or not isinstance(value, str) or len(value) > settings_form.LONGEST:
+    is_text = isinstance(value, str) and len(value) <= settings_form.LONGEST
+    is_preset = field != "preset" or value in get_args(configs.Preset)
+    if field not in QUESTIONS or not is_text or not is_preset:
         raise UserError("{field!r} cannot be stored.", "Reload the page.", field=field)
-    if field == "preset" and value not in presets:
-        raise UserError("{field!r} cannot be stored.", "Reload the page.", field=field)
-    return paths.unquoted(value)
+    return one_line(paths.unquoted(str(value)))
 
 
 def merge(project: str, edited: Mapping[str, object], questions: Mapping[str, str] | None = None) -> None:

@@ -1,9 +1,11 @@
-// What is typed into fields without a button is sent under its project and its name when typing pauses, and when the page
-// is left. Until the server says that it has it, it is kept here, also for the next page of this tab.
+// What people enter into fields is stored one by one, under its project and its name: when typing pauses, and when the page
+// is left. Until the server says that it has a value, it is kept here, also for the next page of this tab. Each has a number,
+// as requests may arrive in another order.
 const STORE = "limner-typed-fields", PAUSE = 300, AGAIN = 3000; // milliseconds
-const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class", name: "name" });
+const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
-let timer = /** @type {number | undefined} */ (undefined);
+const page = Math.random().toString(36).slice(2);
+let timer = /** @type {number | undefined} */ (undefined), number = 0;
 
 function keep() {
   sessionStorage.setItem(STORE, JSON.stringify([...drafts]));
@@ -14,12 +16,22 @@ function later(/** @type {number} */ delay) {
   timer = setTimeout(send, delay);
 }
 
+function draft(/** @type {Record<string, string | boolean>} */ fields) {
+  const project = /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"))?.dataset.project;
+  if (!project) return;
+  for (const [name, value] of Object.entries(fields)) {
+    drafts.set(`${project}/${name}`, { project, name, value, page, number: number += 1 });
+  }
+  keep();
+}
+
 async function send() {
+  clearTimeout(timer);
   const sent = [...drafts];
   if (!sent.length) return;
-  const request = { method: "POST", keepalive: true, body: JSON.stringify({ fields: sent.map(([, field]) => field) }) };
-  const answer = await fetch("/typed", request).catch(() => null);
-  if (!answer?.ok) {
+  const body = JSON.stringify({ fields: sent.map(([, field]) => field) });
+  const answer = await fetch("/typed", { method: "POST", keepalive: true, body }).catch(() => null);
+  if (!answer || answer.status >= 500) {
     later(AGAIN);
     return;
   }
@@ -27,12 +39,16 @@ async function send() {
   keep();
 }
 
+window.limnerFields = {
+  store(fields) {
+    draft(fields);
+    return send();
+  },
+};
 document.addEventListener("input", ({ target }) => {
   const name = NAMES[target.closest?.(Object.keys(NAMES).map((id) => `#${id}`).join())?.id ?? ""];
-  const project = /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"))?.dataset.project;
-  if (!name || !project || !target.matches("input")) return;
-  drafts.set(`${project}/${name}`, { project, name, value: target.value });
-  keep();
+  if (!name || !target.matches("input, textarea")) return;
+  draft({ [name]: target.value });
   later(PAUSE);
 });
 window.addEventListener("pagehide", send);

@@ -83,11 +83,9 @@ window.limnerForm = {
   async number(values) {
     latest = { number: latest.number + 1, sent: values.slice(6) };
     const numbered = [...values.slice(0, 5), { .../** @type {object} */ (values[5]), request: latest.number }, ...values.slice(6)];
-    report();
-    await storing; // the answer may change what is stored
+    await report(); // the answer may change what is stored
     return numbered;
   },
-  store,
   apply([answer, filled, ...current]) {
     if (answer?.request !== latest.number) return [filled, ...current];
     const isEdited = (/** @type {unknown} */ value, /** @type {number} */ place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
@@ -102,29 +100,8 @@ window.limnerForm = {
   },
 };
 
-// Edited fields are stored one by one, in the project that they were edited in: another page may store others. Each request
-// has all that is not stored yet, in place of the one before.
-let unstored = /** @type {Record<string, string | boolean>} */ ({});
-let request = new AbortController(), storing = Promise.resolve();
-function store(/** @type {Record<string, string | boolean>} */ fields) {
-  unstored = { ...unstored, ...fields };
-  storing = send(view.value?.project, unstored);
-  return storing;
-}
-
-async function send(/** @type {string | undefined} */ project, /** @type {Record<string, string | boolean>} */ fields) {
-  request.abort();
-  const { signal } = request = new AbortController();
-  if (!project) return;
-  const body = JSON.stringify({ project, fields }), headers = { "content-type": "application/json" };
-  const answer = await fetch("/field", { method: "POST", keepalive: true, signal, headers, body }).catch(() => null);
-  if (signal.aborted) return;
-  if (answer && answer.status < 500) unstored = {};
-  else setTimeout(() => { if (!signal.aborted) store({}); }, RETRIED);
-}
-
 // An edit is reported when typing pauses or the field is left. A dropdown shows its choice only by losing the focus.
-const PAUSE = 250, RETRIED = 3000;  // milliseconds
+const PAUSE = 250;  // milliseconds
 const edited = /** @type {Set<HTMLElement>} */ (new Set());
 let timer = /** @type {number | undefined} */ (undefined);
 function valueOf(/** @type {HTMLElement} */ field) {
@@ -132,12 +109,12 @@ function valueOf(/** @type {HTMLElement} */ field) {
   if (input.type === "radio") return field.querySelector("input:checked").closest("label")?.textContent?.trim() ?? "";
   return input.type === "checkbox" ? input.checked : input.value;
 }
-function report() {
+async function report() {
   clearTimeout(timer);
-  if (!edited.size) return;
-  store(Object.fromEntries([...edited].map((field) => [field.id, valueOf(field)])));
+  const fields = Object.fromEntries([...edited].map((field) => [field.id, valueOf(field)])), isEdited = edited.size > 0;
   edited.clear();
-  trigger("input");
+  if (isEdited) trigger("input");
+  await window.limnerFields.store(fields);
 }
 function later(/** @type {HTMLElement | null} */ field, /** @type {number} */ delay) {
   if (field) edited.add(field);

@@ -13,6 +13,7 @@ declare global {
   interface Window {
     limnerSaved?: () => Promise<void>; // of captions.js
     limnerSelection?: () => CaptionGrid["selection"]; // of captions.js: what the grid is to show
+    limnerFields: { store(fields: Record<string, string | boolean>): Promise<void> }; // of fields.js
     limner: { // of start.js
       open(project: string, report?: string): void;
       show(change: { tab?: string; run?: string }): void;
@@ -22,7 +23,6 @@ declare global {
     limnerRun: { choose(run: string): void; seen(): { stamp?: string; runs?: string[] } }; // of run_view.js
     limnerForm: { // of form_notes.js
       number(values: unknown[]): Promise<unknown[]>;
-      store(fields: Record<string, string | boolean>): Promise<void>;
       apply(values: [answer: Answered | null, ...unknown[]]): unknown[];
       save(file: { name: string; text: string }): void;
     };
@@ -44,7 +44,7 @@ declare global {
   type Added = { project: string; report: string; bad: boolean }; // what became of files that were added
   type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
   type Draft = { project: string; name: string; text: string; base?: string };
-  type Typed = { project: string; name: string; value: string };
+  type Typed = { project: string; name: string; value: string | boolean; page: string; number: number };
   type Judged = { badges: string[]; tokens: string; long: string };
   type Card = Judged & { size: number[]; crop: number[] } & Record<
     "name" | "url" | "large" | "mask" | "large_mask" | "caption" | "proposed" | "look" | "ratio" | "cut" | "facts" | "edited", string>;

@@ -26,7 +26,7 @@ from ui.widgets.templates import read
 
 EXPOSURES, STEPS, VAE = "form-training-exposures", "form-training-steps", "form-model-vae"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
-STORED = "(value) => { window.limnerForm.store({ FIELD: value }); }"
+STORED = "(value) => { window.limnerFields.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
 NO_TRIGGER = _(

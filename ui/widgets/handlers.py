@@ -125,13 +125,6 @@ def _results(fills: Mapping[str, Any], returned: Mapping[str, Any] | None) -> di
     return changed
 
 
-# Until all listeners go through `listen`: those that are still connected by themselves.
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
-TOGETHER = {**QUIET, "concurrency_limit": 32}
-EACH = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
-UNQUEUED = {**QUIET, "queue": False}
-
-
 def sentence(error: Exception) -> str:
     """Return the sentence for an error; an unexpected one is logged under an id that the sentence names."""
     explained = error if isinstance(error, UserError) else explain_disk(error)

@@ -41,17 +41,38 @@ def test_what_makes_no_sense_is_refused(home: Path, data: object) -> None:
     assert not (home / "outputs" / ".page.json").exists()
 
 
+KEPT = {"project": "rin", "name": "form-training-steps", "value": "7"}
 NOT_TYPED: list[object] = [
     *(None, [], {}, {"project": "rin"}),
-    {"project": "rin", "name": "settings", "value": "{}"},
-    {"project": "other", "name": "trigger", "value": "x"},
-    {"project": "../rin", "name": "trigger", "value": "x"},
-    {"project": "rin", "name": "name", "value": "../../x"},
-]
+    *({"project": project, "name": "trigger", "value": "x"} for project in ("other", "../rin", "", None)),
+    *(
+        {"project": "rin", "name": name, "value": value}
+        for name, value in (
+            ("settings", "{}"), ("form-gone", "1"), ("preset", "odd"), ("name", ["x"]), ("base", "x" * 20_001),
+            ("name", "../../x"), ("form-training-steps", "nan"), ("form-training-steps", 7),
+            ("form-training-text-encoder", "yes"), ("form-optimizer-kind", "odd"), ("form-optimizer-kind", {}),
+        )
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("field", NOT_TYPED)
-def test_only_typed_fields_of_projects_are_stored(character: Path, home: Path, field: object) -> None:
-    kept = {"project": "rin", "name": "trigger", "value": "kept"}
-    assert send({"fields": [field, kept]}) == 200
-    assert json.loads((home / "outputs" / ".page.json").read_text())["answers"] == {"rin": {"trigger": "kept"}}
+def test_only_fields_of_projects_are_stored(character: Path, home: Path, field: object) -> None:
+    assert send({"fields": [field, KEPT]}) == 200
+    known = json.loads((home / "outputs" / ".page.json").read_text())["answers"]
+    assert {project: set(answers) for project, answers in known.items()} == {"rin": {"settings"}}
+    assert page_memory.settings("rin") == {"training": {"steps": 7}}, "what is good is stored beside what is refused"
+
+
+def test_a_value_that_arrives_late_replaces_no_later_one(character: Path) -> None:
+    def type_in(value: str, number: int, page: str = "a") -> None:
+        field = {"project": "rin", "name": "trigger", "value": value, "page": page, "number": number}
+        assert send({"fields": [field]}) == 200
+
+    type_in("third", 3)
+    type_in("second", 2)
+    assert page_memory.answer("rin", "trigger") == "third"
+    type_in("again", 3)
+    assert page_memory.answer("rin", "trigger") == "again", "what was sent twice is no older"
+    type_in("of another page", 1, "b")
+    assert page_memory.answer("rin", "trigger") == "of another page"

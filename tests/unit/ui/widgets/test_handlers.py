@@ -1,11 +1,13 @@
 """`listen`: values by name, errors as messages. The functions are called as Gradio does it."""
 
+import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from tests.conftest import CHECKOUT
 from tests.unit.ui.test_page import in_loop
 from trainer.errors import UserError
 from ui.widgets.handlers import Several, listen
@@ -85,3 +87,31 @@ def test_errors_become_messages(error: Exception, message: str) -> None:
         function()
     assert message in str(raised.value)
     assert "secret" not in str(raised.value)
+
+
+LISTENERS = set(
+    ["click", "input", "change", "select", "blur", "submit", "upload", "tick", "then", "success", "expand", "on"]
+)
+CUSTOM = {"apply", "edit", "end", "delete", "undo", "load"}  # events of `gr.HTML` and of the page, and common names
+OPTIONS = {"fn", "inputs", "outputs", "js", "queue", "trigger_mode"}
+
+
+def connects(node: ast.AST) -> bool:
+    """Find calls that connect a handler by themselves."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    is_connecting = any(isinstance(part, ast.Lambda) for part in node.args)
+    is_connecting |= bool(OPTIONS & {word.arg for word in node.keywords})
+    return node.func.attr in LISTENERS or (node.func.attr in CUSTOM and is_connecting)
+
+
+def test_every_listener_goes_through_listen() -> None:
+    program = [path for path in (CHECKOUT / "ui").rglob("*.py") if path.name != "handlers.py"]
+    others = {
+        f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+        for path in program
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if connects(node)
+    }
+    assert others == set()
+    assert "trigger_mode" not in "".join(path.read_text(encoding="utf-8") for path in program)

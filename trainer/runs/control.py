@@ -1,5 +1,6 @@
 """Control runs: start, pause and stop them, and kill a worker that does not respond."""
 
+import json
 import os
 import signal
 import socket
@@ -13,8 +14,8 @@ import psutil
 
 from trainer import processes, storage
 from trainer.errors import UserError
-from trainer.runs.run import ACTIVE, PAUSE, Command, Run
-from trainer.runs.view import is_locked, look
+from trainer.runs.run import ACTIVE, PAUSE, PROCESS, Command, Run
+from trainer.runs.view import is_locked, look, starter
 
 Executor = Callable[[Run], None]
 
@@ -24,7 +25,15 @@ def spawn(run: Run) -> None:
     with run.worker_log.open("ab") as log:
         command = [sys.executable, "-m", "trainer", "work", str(run.folder.resolve())]
         process = processes.start(command, stdout=log, stderr=log, outlives=True)
+    note_process(run, process.pid)
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not become a zombie
+
+
+def note_process(run: Run, pid: int) -> None:
+    """Note the process that was started for a run, which is starting for as long as this lives: see `view.starter`."""
+    with suppress(psutil.NoSuchProcess):
+        note = {"pid": pid, "created": psutil.Process(pid).create_time()}
+        storage.write(run.folder / "ask" / PROCESS, json.dumps(note))
 
 
 def start(run: Run, executor: Executor = spawn) -> None:
@@ -70,13 +79,13 @@ def stop(run: Run) -> None:
 def kill(run: Run) -> None:
     """Kill a worker that does not respond, and its child processes; the run can be resumed afterwards.
 
-    The process id in the log is trusted only while the lock of the worker is held.
+    The process id in the log is trusted only while the lock of the worker is held; one that starts is noted.
     """
-    pid = look(run).state.pid
-    if not pid or not is_locked(run.lock):
-        return
+    pid = look(run).state.pid if is_locked(run.lock) else None
     with suppress(psutil.NoSuchProcess):
-        worker = psutil.Process(pid)
+        worker = psutil.Process(pid) if pid else starter(run)
+        if worker is None:
+            return
         for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()

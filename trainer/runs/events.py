@@ -156,8 +156,9 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 class State:
     """State of a run, folded from its events.
 
-    `end` is the last terminal event's kind, "" while there is none; `pace` is (step, Unix time) of the last 60 steps,
-    `seconds` the time that all steps took.
+    `end` is the last terminal event's kind, "" while there is none; `seconds` is the time that all steps took. `worked`
+    is the time of this attempt: steps by the worker's own clock, which stands still while a computer sleeps, and what
+    lies between them by the clock on the wall. `pace` is (step, worked) of the last 60 steps.
     """
 
     started: bool = False
@@ -175,6 +176,7 @@ class State:
     pace: tuple[tuple[int, float], ...] = ()
     memory: int = 0
     seconds: float = 0.0
+    worked: float = 0.0
     previews: tuple[Preview, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -235,7 +237,10 @@ def fold(state: State, events: Iterable[Event]) -> State:
     # Copies, which _fold_one may change.
     state = replace(state, losses=dict(state.losses), learning_rates=dict(state.learning_rates))
     for event in events:
-        state = replace(_fold_one(state, event), updated=event.time)
+        worked = state.worked
+        if not isinstance(event, Step) and state.updated:
+            worked += max(0.0, (event.time - state.updated).total_seconds())  # a clock may be set back
+        state = replace(_fold_one(replace(state, worked=worked), event), updated=event.time)
     return state
 
 
@@ -250,6 +255,7 @@ def _fold_one(state: State, event: Event) -> State:
         case Step():
             state.losses[event.step] = event.loss
             state.learning_rates[event.step] = event.learning_rate
+            worked = state.worked + event.seconds
             return replace(
                 state,
                 step=event.step,
@@ -257,7 +263,8 @@ def _fold_one(state: State, event: Event) -> State:
                 learning_rate=event.learning_rate,
                 memory=event.memory,
                 seconds=state.seconds + event.seconds,
-                pace=(*state.pace[-59:], (event.step, event.time.timestamp())),
+                worked=worked,
+                pace=(*state.pace[-59:], (event.step, worked)),
             )
         case HeldOut():
             return replace(state, held_out={**state.held_out, event.step: event.loss})

@@ -9,7 +9,7 @@
     cluster         address of the cluster that the run is for; missing if it is for this machine
     ask/            empty files: stop, checkpoint, preview, cooldown (anyone writes, the worker removes), and pause,
                     which holds the worker after its current step for as long as it is there; start and hold while
-                    it waits for its cards (see `queue`)
+                    it waits for its cards (see `queue`); process names the one that was started for it
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
@@ -42,6 +42,7 @@ COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
 PAUSE = "pause"
 HOLD = "hold"
+PROCESS = "process"
 CLUSTER = "cluster"
 PAUSE_POLL = 0.2  # seconds between checks of whether a paused run may go on
 ACTIVE: tuple[Status, ...] = ("waiting", "running")

@@ -1,20 +1,22 @@
 """Snapshots of runs: status, progress and pace, derived from the log and the lock."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
+from trainer import foreign_text
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import events
-from trainer.runs.run import ACTIVE, PAUSE, Run, Status, all_runs
+from trainer.runs.run import ACTIVE, PAUSE, PROCESS, Run, Status, all_runs
 
 MAX_COMPARED = 20  # newest runs that are searched for a similar one
-START_GRACE = 30.0  # seconds in which a worker that was just started must take its lock
+START_GRACE = 30.0  # seconds in which a process that nobody has noted must take its lock
+MEASURED_TO = 5.0  # seconds; the start time of a process follows the clock if that is set
 SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
 INITIAL_SILENCE = 600.0  # the same before two steps are done
 STOP_TIMEOUT = 10.0  # seconds after which a run that did not respond to a stop request may be killed
@@ -46,7 +48,11 @@ class View:
     @property
     def seconds_per_step(self) -> float | None:
         """Seconds per recent step, previews included; None if unknown."""
-        return _seconds_per_step(self.state.pace)
+        pace = self.state.pace
+        if len(pace) < 2:
+            return None
+        (first, start), (last, end) = pace[0], pace[-1]
+        return (end - start) / max(1, last - first)
 
     @property
     def seconds_left(self) -> float | None:
@@ -64,8 +70,7 @@ class View:
         """
         pace, updated = self.seconds_per_step, self.state.updated
         is_waiting = self.status not in ACTIVE or self.paused or (self.run.folder / "ask" / "start").exists()
-        clock_was_set_back = pace is None and len(self.state.pace) > 1
-        if is_waiting or not updated or clock_was_set_back:
+        if is_waiting or not updated:
             return 0.0
         limit = INITIAL_SILENCE if pace is None else max(SILENCE, 10 * pace)
         silence = now - updated.timestamp()
@@ -82,17 +87,6 @@ class View:
         except FileNotFoundError:
             return self.is_silent(now)
         return self.status in ACTIVE and now - requested > STOP_TIMEOUT
-
-
-def _seconds_per_step(times: Sequence[tuple[int, float]]) -> float | None:
-    """Return the seconds per step between the first and the last (step, Unix time).
-
-    None if there are fewer than two, or the clock was set back between them.
-    """
-    if len(times) < 2 or times[-1][1] < times[0][1]:
-        return None
-    (first, start), (last, end) = times[0], times[-1]
-    return (end - start) / max(1, last - first)
 
 
 def is_locked(path: Path) -> bool:
@@ -124,11 +118,28 @@ def _status(run: Run, state: events.State, locked: bool) -> Status:
     start_request = run.folder / "ask" / "start"  # there from the start until the worker has the device
     if locked:
         return "running" if state.started and not state.end and not start_request.exists() else "waiting"
-    if start_request.exists():
-        age = abs(time.time() - start_request.stat().st_mtime)  # a clock that was set back must not prolong it
-        if age < START_GRACE:
-            return "waiting"
+    if start_request.exists() and (starter(run) or _is_fresh(run, start_request)):
+        return "waiting"
     return ENDS.get(state.end, "interrupted")
+
+
+def _is_fresh(run: Run, start_request: Path) -> bool:
+    """Return True for a start whose process is not noted yet, or was not, as a person starts it in a terminal."""
+    if (run.folder / "ask" / PROCESS).exists():
+        return False
+    age = abs(time.time() - start_request.stat().st_mtime)  # a clock that was set back must not prolong it
+    return age < START_GRACE
+
+
+def starter(run: Run) -> psutil.Process | None:
+    """Return the process that was started for a run, if it lives: until it has the lock, the run is starting."""
+    try:
+        note = foreign_text.read_json(run.folder / "ask" / PROCESS)
+        process = psutil.Process(int(note["pid"]))
+        is_same = abs(process.create_time() - float(note["created"])) < MEASURED_TO
+        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, psutil.Error):
+        return None
 
 
 def find_similar(config: TrainConfig) -> View | None:

@@ -67,6 +67,7 @@ def _is_told(process: subprocess.Popen[str], run: Run) -> bool:
     try:
         with _pipe(process) as pipe:
             pipe.write(f"{run.folder.resolve()}\n")
+        control.note_process(run, process.pid)
         return True
     except OSError:
         return False

@@ -108,7 +108,9 @@ def _facts(view: View) -> list[str]:
         facts.append(escape(_("waiting for a node of {cluster}", cluster=runs.short_address(view.run.cluster))))
     elif view.status == "waiting" and not state.phase:
         position = queue.position(view.run)
-        facts.append(_("number {place} in the queue", place=position) if position else _("starting"))
+        facts.append(
+            _("number {place} in the queue", place=position) if position else _("Starting, this can take a minute")
+        )
     if view.status == "running":
         facts += _device_facts(view)
     return facts

@@ -17,12 +17,14 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import config, runs
+from trainer import config, processes, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, archive, cards, control, events, queue
+from trainer.runs.run import PROCESS
 from ui import launch
 from ui.state import projects
+from ui.widgets import run_html
 
 
 def make(name: str = "rin") -> Run:
@@ -31,6 +33,30 @@ def make(name: str = "rin") -> Run:
 
 def started(run: Run, step: int = 0) -> None:
     run.report(events.Started(step=step, steps=9, pid=1, device="CPU"))
+
+
+def test_a_run_is_starting_while_its_process_lives(home: Path) -> None:
+    """However long that takes: on a slow machine a worker needs minutes until it has its lock."""
+    run = make()
+
+    def begin(run: Run) -> None:
+        control.note_process(run, slow.pid)
+
+    with processes.start([sys.executable, "-c", "input()"], stdin=processes.PIPE) as slow:
+        runs.start(run, executor=begin)
+        long_ago = time.time() - 86_400
+        os.utime(run.folder / "ask" / "start", (long_ago, long_ago))
+        assert status(run) == "waiting"
+        assert "Starting, this can take a minute" in run_html.status(runs.look(run))
+        note = json.loads((run.folder / "ask" / PROCESS).read_text())
+        (run.folder / "ask" / PROCESS).write_text(json.dumps(note | {"created": note["created"] - 60}))
+        assert status(run) == "interrupted", "another process has its number now"
+        (run.folder / "ask" / PROCESS).write_text("[]")
+        assert status(run) == "interrupted"
+        begin(run)
+        control.kill(run)
+    assert slow.returncode != 0
+    assert status(run) == "interrupted"
 
 
 @contextmanager
@@ -49,9 +75,9 @@ def held(path: Path) -> Iterator[None]:
             process.kill()
 
 
-def steps(*times: datetime) -> list[events.Step]:
-    """Return steps from the first one on that ended at these times."""
-    facts = {"loss": 1, "learning_rate": 1, "grad_norm": 1, "seconds": 0.1, "memory": 1}
+def steps(*times: datetime, seconds: float = 2) -> list[events.Step]:
+    """Return steps from the first one on that ended at these times and took these seconds each."""
+    facts = {"loss": 1, "learning_rate": 1, "grad_norm": 1, "seconds": seconds, "memory": 1}
     return [events.Step(step=step, time=time, **facts) for step, time in enumerate(times, 1)]
 
 
@@ -235,7 +261,7 @@ def test_a_worker_is_silent_after_the_time_of_ten_steps(home: Path) -> None:
     with held(run.lock):
         started(run)
         times = [datetime.now(UTC) + timedelta(seconds=20 * step) for step in range(1, 5)]
-        for step in steps(*times):
+        for step in steps(*times, seconds=20):
             run.report(step)
         view, last = runs.look(run), times[-1].timestamp()
         assert not view.is_silent(last + 190)
@@ -288,16 +314,21 @@ def test_nobody_is_ended_for_a_run_that_no_worker_holds(home: Path) -> None:
             assert other.wait(60) != 0
 
 
-def test_a_clock_that_is_set_back_gives_no_time_below_nothing(home: Path) -> None:
-    run = make()
+def test_the_time_left_does_not_follow_the_clock_on_the_wall(home: Path) -> None:
+    """Neither a laptop's sleep nor a clock that is set back changes it; a preview between two steps counts."""
+    run, now = make(), datetime.now(UTC)
     with held(run.lock):
         started(run)
-        for step in steps(*(datetime.now(UTC) + timedelta(hours=hours) for hours in (0, 1, -24, -23))):
+        for step in steps(*(now + timedelta(hours=hours) for hours in (0, 13, -24, -23))):
             run.report(step)
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
-        assert (view.seconds_per_step, view.seconds_left) == (None, None)
-        assert not view.is_silent(time.time())
+        assert (view.seconds_per_step, view.seconds_left) == (2, 10)
+        assert not view.is_silent((now - timedelta(hours=23)).timestamp())
+        later = now - timedelta(hours=23) + timedelta(seconds=20)
+        run.report(events.Preview(step=4, time=later, file="000004_0.png", prompt="x", seed=1))
+        run.report(events.Step(**steps(later)[0].model_dump() | {"step": 5}))
+        assert runs.look(run).seconds_per_step == (3 * 2 + 20 + 2) / 4
 
 
 def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +444,7 @@ def test_the_time_of_a_step_is_known_from_a_similar_run(home: Path) -> None:
         run.report(step)
     assert taken() == pytest.approx(2)
     state = runs.look(run).state
-    assert runs.View(run, "running", state).seconds_left == pytest.approx(180), "with what lies between steps"
+    assert runs.View(run, "running", state).seconds_left == pytest.approx(180)
     assert runs.View(run, "stopped", state).seconds_left is None
     other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
     assert runs.find_similar(other) is None

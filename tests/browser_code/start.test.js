@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { compileFunction } from "node:vm";
 import { expression, fire, openPage, settle } from "./page.js";
 
 const TABS = `<div id="tabs"><button role="tab" id="tab-images-button"></button><button role="tab" id="tab-train-button"></button></div>`;
 
 function start(t, address = "?project=mira") {
-  const window = openPage(t, TABS), opened = [], pressed = [];
+  const window = openPage(t, TABS), opened = [], pressed = [], frames = new Map();
+  let last = 0; // frames are numbered as browsers do it
+  window.requestAnimationFrame = (draw) => frames.set(last += 1, draw) && last;
+  window.cancelAnimationFrame = (frame) => frames.delete(frame);
   window.happyDOM.setURL(`http://127.0.0.1:7860/${address}`);
   Object.assign(window.location, { assign: (url) => opened.push(url), reload: () => opened.push("reload") });
   expression(window, "start.js")();
@@ -15,7 +19,16 @@ function start(t, address = "?project=mira") {
     window.happyDOM.setURL(`http://127.0.0.1:7860/${url}`);
     fire(window, "popstate");
   };
-  return { window, opened, pressed, back, query: () => window.location.search };
+  const read = "draw(performance.now()); requestAnimationFrame(draw);";
+  /** Count as a script with this name would; the times that are drawn, at once and in the next frame. */
+  const count = async (filename) => {
+    const times = [];
+    compileFunction(read, ["draw"], { filename, contextExtensions: [window] })((time) => times.push(time));
+    await settle();
+    for (const draw of frames.values()) draw();
+    return times;
+  };
+  return { window, opened, pressed, back, count, query: () => window.location.search };
 }
 
 test("the page says which language it is in", (t) => {
@@ -66,4 +79,23 @@ test("a question is answered by a button, and what was typed comes back", async 
   close("");
   assert.equal(await nothing, "");
   await settle();
+});
+
+test("Gradio's count of seconds, which nothing shows, asks for no more frames", async (t) => {
+  const times = await start(t).count("/assets/statustracker-a1b2.js");
+  assert.deepEqual(times.map((time) => typeof time), ["number"]);
+  t.mock.timers.tick(1000);
+});
+
+test("whatever else reads the clock keeps its frames", async (t) => {
+  const times = await start(t).count("/assets/chart.js");
+  assert.equal(times.length, 2);
+  t.mock.timers.tick(1000);
+});
+
+test("after a second, the clock is the browser's again", (t) => {
+  const { window } = start(t);
+  assert.equal(Object.hasOwn(window.performance, "now"), true);
+  t.mock.timers.tick(1000);
+  assert.equal(Object.hasOwn(window.performance, "now"), false);
 });

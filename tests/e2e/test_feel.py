@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import CHECKOUT, Dialog, Page, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, make_home, serving, wait
 from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, tab
 
 AXE = CHECKOUT / "tests" / "browser_code" / "node_modules" / "axe-core" / "axe.min.js"
@@ -161,13 +161,10 @@ def test_runs_are_found_renamed_and_brought_back(shared: Server, visit: Visit) -
     teach(page)
     tab(page, "Download")
     page.locator(".run-row").first.wait_for()
-    messages: list[str] = []
-
-    def answer(dialog: Dialog) -> None:
-        dialog.accept("best-one" if dialog.type == "prompt" else "")
-
-    page.on("dialog", answer)
+    box = page.locator("dialog.ask")
     page.get_by_role("button", name="Rename").first.click()
+    box.get_by_label("New name of this run:").fill("best-one")
+    box.get_by_role("button", name="OK").click()
     page.locator(".run-row h2").get_by_text("best-one").wait_for()
     page.get_by_label("Find a run").fill("nothing like it")
     page.get_by_text("No run matches").wait_for()
@@ -175,17 +172,17 @@ def test_runs_are_found_renamed_and_brought_back(shared: Server, visit: Visit) -
     page.locator(".run-row").first.wait_for()
     page.get_by_label("Find a run").fill("")
     count, there = page.locator(".run-row").count(), sorted((shared.home / "outputs").glob("*/config.toml"))
-    page.remove_listener("dialog", answer)
-    page.once("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
     page.get_by_role("button", name="Delete").first.click()
+    question = box.inner_text()
+    box.get_by_role("button", name="Cancel").click()
     page.get_by_label("Find a run").fill("best")  # whoever asks the server after that sees what was asked before
     page.locator(".run-row h2").get_by_text("best-one").wait_for()
     page.get_by_label("Find a run").fill("")
     wait(lambda: page.locator(".run-row").count() == count)
-    assert re.fullmatch(r"Move the run best-one, .* with all its files to the bin\?", messages[0])
+    assert re.match(r"Move the run best-one, .* with all its files to the bin\?", question)
     assert sorted((shared.home / "outputs").glob("*/config.toml")) == there
-    page.on("dialog", answer)
     page.get_by_role("button", name="Delete").first.click()
+    box.get_by_role("button", name="OK").click()
     wait(lambda: page.locator(".run-row").count() == count - 1)
     page.get_by_role("button", name="Restore the last deleted run").click()
     wait(lambda: page.locator(".run-row").count() == count)

@@ -165,8 +165,8 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     # Diffusers adds layers where Try out changes micro's weights, which rounds otherwise.
     assert same_pixels(full, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", file), most=1)
     assert same_pixels(zero, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", None))
-    page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
+    page.locator("dialog.ask").get_by_role("button", name="OK").click()
     page.get_by_text("No adapters yet").wait_for()
     assert list((server.home / "outputs" / ".bin").iterdir())
 

@@ -397,4 +397,5 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
     for problem in group_by_kind(problems):
         kind = KINDS[problem.kind]
         names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
-        run.report(events.Warned(message=f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"))
+        message = f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"
+        run.report(events.Warned(message=message, about_images=True))

@@ -97,10 +97,11 @@ class Checkpoint(_Event):
 
 
 class Warned(_Event):
-    """A warning for the user that does not stop the run."""
+    """A warning for the user that does not stop the run; one about the images was on the page before the start."""
 
     kind: Literal["warned"] = "warned"
     message: str
+    about_images: bool = False
 
 
 class Verified(_Event):
@@ -270,6 +271,8 @@ def _fold_one(state: State, event: Event) -> State:
             return replace(state, held_out={**state.held_out, event.step: event.loss})
         case Preview() | Checkpoint() | Verified():
             return _after_file(state, event)
+        case Warned(about_images=True):
+            return state
         case Warned():
             return replace(state, warnings=tuple(dict.fromkeys((*state.warnings, event.message))))
         case Finished() | Stopped() | Failed():

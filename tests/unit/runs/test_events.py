@@ -29,6 +29,7 @@ SOME = st.lists(
         st.just(events.Failed(message="m", remedy="r", traceback="t")),
         st.just(events.Phase(name="p", done=1, total=2)),
         st.just(events.Warned(message="w")),
+        st.just(events.Warned(message="i", about_images=True)),
     ),
     max_size=40,
 )

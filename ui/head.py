@@ -9,10 +9,13 @@ import gradio as gr
 from trainer import nvidia
 from trainer.i18n import _
 from ui.state import projects
-from ui.widgets.handlers import START, listen
+from ui.widgets.handlers import DIRECT, START, listen
 from ui.widgets.templates import read
 
 OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
+
+# One of two rows opens, and the other closes.
+OPEN_ROW = "() => ['new', 'manage'].map((row) => ({ __type__: 'update', visible: row === 'WHICH' }))"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Head:
     rename: gr.Button
     delete: gr.Button
     restore: gr.Button
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The components that `show` returns values for."""
+        return {name: getattr(self, name) for name in ("project", "chooser", "title", "restore")}
 
 
 def build(log_out: str) -> Head:
@@ -86,9 +94,8 @@ def connect(head: Head) -> None:
     renamed = {"chooser": head.chooser, "manage_row": head.manage_row}
     listen([head.rename.click, head.title.submit], _rename, renaming, renamed)
     rows = {"new_row": head.new_row, "manage_row": head.manage_row}
-    listen(head.new.click, _open_new, {}, rows)
-    manageable = rows | {"title": head.title, "restore": head.restore}
-    listen(head.manage.click, _manageable, {"name": head.project}, manageable)
+    listen(head.new.click, None, {}, rows, kind=DIRECT, js=OPEN_ROW.replace("WHICH", "new"))
+    listen(head.manage.click, None, {}, rows, kind=DIRECT, js=OPEN_ROW.replace("WHICH", "manage"))
 
 
 def _opened(name: str) -> dict[str, Any]:
@@ -115,16 +122,12 @@ def _rename(name: str, title: str | None) -> dict[str, Any]:
     return {"chooser": choices(name), "manage_row": gr.Row(visible=False)}
 
 
-def _open_new() -> dict[str, Any]:
-    return {"new_row": gr.Row(visible=True), "manage_row": gr.Row(visible=False)}
-
-
-def _manageable(name: str | None) -> dict[str, Any]:
-    """Show the fields that rename and delete the current project, and bring back a deleted one."""
+def show(name: str) -> dict[str, Any]:
+    """Return values of `Head.shown` for a project."""
     return {
-        "new_row": gr.Row(visible=False),
-        "manage_row": gr.Row(visible=True),
-        "title": gr.Textbox(projects.title(name) if name else "", visible=bool(name)),
+        "project": name,
+        "chooser": choices(name),
+        "title": gr.Textbox(name and projects.title(name), visible=bool(name)),
         "restore": gr.Button(visible=bool(projects.deleted())),
     }
 

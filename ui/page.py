@@ -201,7 +201,7 @@ def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:
 def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: Mapping[str, Any]) -> None:
     """Fill the page when it opens, from its address: the project, the tab, and what another page had to report."""
     address = gr.JSON(visible=False)
-    filled = {"project": top.project, "chooser": top.chooser, **parts}
+    filled = {**top.shown, **parts}
     loading = listen(page.load, partial(_load, watch), {"address": address}, filled, kind=VIEW, js=ADDRESS)
     arrived = "(project) => { window.limner.arrive(project); return []; }"
     listen(loading.success, None, {"project": top.project}, js=arrived)
@@ -223,7 +223,7 @@ def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
     values = _show(watch, project, str(address.get("run", "")))
     if report := str(address.get("report", "")):
         values["images"] |= {"report": datasets.status(report)}
-    return {"project": project, "chooser": head.choices(project), "tabs": gr.Tabs(selected=tab), **values}
+    return {**head.show(project), "tabs": gr.Tabs(selected=tab), **values}
 
 
 def _show(watch: RunWatcher, project: str, run: str) -> dict[str, Any]:

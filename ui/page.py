@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.state_holder import SessionState, StateHolder
 
 from trainer import paths
 from trainer.data import dataset
@@ -71,6 +72,15 @@ LINKS_IN_THE_DARK = {
 }
 
 
+class _Sessions(StateHolder):  # type: ignore[misc] # of gradio, which is untyped
+    """Sessions of pages without a copy of the settings of all components, which Gradio makes for links of its own."""
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        session = super().__getitem__(session_id)
+        session.config_values.clear()  # 0.9 MB of each page that is open or was open lately
+        return session
+
+
 def make_app(*, log_out: bool = False) -> FastAPI:
     """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
     sampler, watch = SamplerClient(), RunWatcher()
@@ -88,9 +98,10 @@ def make_app(*, log_out: bool = False) -> FastAPI:
     app.include_router(media.router)
     app.include_router(upload_route.router)  # before Gradio's own
     app.include_router(typed_route.router)
+    blocks = build(sampler, watch, log_out=log_out)
     gr.mount_gradio_app(
         app,
-        build(sampler, watch, log_out=log_out),
+        blocks,
         path="/",
         allowed_paths=[],
         blocked_paths=[str(paths.datasets()), str(paths.outputs())],
@@ -108,6 +119,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         js=read("start.js").replace("{language}", LANGUAGE),
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
+    blocks.state_holder.__class__ = _Sessions
     return app
 
 

@@ -100,7 +100,7 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
     width, height = expected.size
     assert expected.first is None or near(decoded.getpixel((0, 0)), expected.first)
     assert expected.last is None or near(decoded.getpixel((width - 1, height - 1)), expected.last)
-    small = images.thumbnail(example.path.parent, example.path).read_bytes()
+    small = images.thumbnail(example.path.parent, example.path)
     assert b"SECRET CAMERA" not in small
     assert b"Exif" not in small
     endings = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}

@@ -6,7 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -239,16 +239,21 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def thumbnail(folder: Path, path: Path) -> Path:
-    """Return a small WebP of an image or a mask, made on first use and kept in the cache of the dataset `folder`."""
+def thumbnail(folder: Path, path: Path) -> bytes:
+    """Return a small WebP of an image or a mask, made on first use.
+
+    It is kept in the cache of the dataset `folder`, or made each time where that cannot be written to.
+    """
     stat = path.stat()
     name = path.relative_to(folder)
     key = hashlib.sha256(f"{name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:24]
     target = folder / paths.CACHE / "thumbnails" / f"{key}.webp"
-    if not target.is_file():
-        image, _ = downscale(path.read_bytes(), THUMBNAIL)
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=80, method=THUMBNAIL_EFFORT)
+    if target.is_file():
+        return target.read_bytes()
+    image, _ = downscale(path.read_bytes(), THUMBNAIL)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80, method=THUMBNAIL_EFFORT)
+    with suppress(OSError):  # the disk is full, for example
         target.parent.mkdir(parents=True, exist_ok=True)
         storage.write_unsynced(target, [buffer.getvalue()])  # made again if it is lost
-    return target
+    return buffer.getvalue()

@@ -148,7 +148,7 @@ def _image(run: Run, preview: events.Preview) -> str:
     """Render the thumbnail of a preview; "" if its file is damaged."""
     title = escape(_("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt))
     try:
-        data = images.thumbnail(run.folder / "previews", run.folder / preview.file).read_bytes()
+        data = images.thumbnail(run.folder / "previews", run.folder / preview.file)
     except (UserError, OSError):
         return ""
     return f"<img alt='{title}' src='data:image/webp;base64,{base64.b64encode(data).decode()}'>"

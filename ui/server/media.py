@@ -32,7 +32,7 @@ FRESH = {"Cache-Control": "private, no-store"}
 
 
 @router.get("/media/dataset/{name}/{image}")
-def thumbnail(name: str, image: str) -> FileResponse:
+def thumbnail(name: str, image: str) -> Response:
     """Serve a thumbnail of an image in a dataset."""
     path = _or_404(lambda: projects.find_image(name, image))
     return _thumbnail(path.parent, path)
@@ -48,7 +48,7 @@ def image(name: str, image: str) -> FileResponse:
 
 
 @router.get("/media/mask/{name}/{image}")
-def mask(name: str, image: str) -> FileResponse:
+def mask(name: str, image: str) -> Response:
     """Serve a thumbnail of the mask of an image in a dataset."""
     path = _or_404(lambda: projects.find_image(name, image))
     return _thumbnail(path.parent, dataset.mask_file(path))
@@ -63,9 +63,9 @@ def large_mask(name: str, image: str) -> FileResponse:
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
 
-def _thumbnail(folder: Path, image: Path) -> FileResponse:
+def _thumbnail(folder: Path, image: Path) -> Response:
     try:
-        return FileResponse(images.thumbnail(folder, image), media_type="image/webp", headers=PRIVATE)
+        return Response(images.thumbnail(folder, image), media_type="image/webp", headers=PRIVATE)
     except (UserError, OSError):
         raise HTTPException(404) from None
 
@@ -79,27 +79,27 @@ def preview(run_id: str, preview: str) -> FileResponse:
 
 
 @router.get("/media/run/{run_id}/{preview}/small")
-def small_preview(run_id: str, preview: str) -> FileResponse:
+def small_preview(run_id: str, preview: str) -> Response:
     """Serve a thumbnail of a preview image."""
     run = _or_404(lambda: runs.find(run_id))
     return _thumbnail(run.folder / "previews", _checked(run.folder / "previews", preview, PREVIEW))
 
 
 @router.get("/media/run/{run_id}/{preview}/nearest")
-def nearest_to_preview(run_id: str, preview: str) -> FileResponse:
+def nearest_to_preview(run_id: str, preview: str) -> Response:
     """Serve the image that is most similar to a preview, among those that the run is trained on."""
     run = _or_404(lambda: runs.find(run_id))
     return _nearest(_checked(run.folder / "previews", preview, PREVIEW), run)
 
 
 @router.get("/media/picture/{image}/nearest/{run_id}")
-def nearest_to_sample_image(image: str, run_id: str) -> FileResponse:
+def nearest_to_sample_image(image: str, run_id: str) -> Response:
     """Serve the image that is most similar to a sample image, among those that a run is trained on."""
     run = _or_404(lambda: runs.find(run_id))
     return _nearest(_checked(page_folders.sample_images(), image, SAMPLE_IMAGE), run)
 
 
-def _nearest(image: Path, run: runs.Run) -> FileResponse:
+def _nearest(image: Path, run: runs.Run) -> Response:
     folder = _or_404(lambda: dataset.find_folder(run.config().dataset))
     found = _or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
     if found is None:

@@ -17,7 +17,7 @@ from tests.integration.training.test_faults import message, whole
 from tests.workers import Workers
 from trainer import config, fault_injection, runs, storage
 from trainer.adapter_files import reader
-from trainer.data import caption_edits, captions, dataset, image_stats, images, undo, uploads
+from trainer.data import caption_edits, captions, dataset, image_stats, undo, uploads
 from trainer.errors import explain_disk
 from trainer.runs import Run, archive, backup
 from ui.state import page_memory, saved_settings
@@ -99,16 +99,11 @@ def _edit(home: Path) -> None:
     caption_edits.apply(folder, edits[:3], "add a tag")
 
 
-def _thumbnail(home: Path) -> None:
-    images.thumbnail(home / "datasets" / "rin", home / "datasets" / "rin" / "01.png")
-
-
 ACTIONS: dict[str, Callable[[Path], object]] = {
     "upload": _upload,
     "edit captions": _edit,
     "write a caption": lambda home: dataset.write_caption(home / "datasets" / "rin" / "01.png", "other"),
     "measure": lambda home: image_stats.measure_missing(home / "datasets" / "rin"),
-    "thumbnail": _thumbnail,
     "create a run": lambda home: runs.create(config.build({"name": "rin", "dataset": "rin"})),
     "back up": lambda home: backup.write_project("rin", home / "rin.zip"),
     "remember": lambda home: page_memory.remember("rin", "trigger", "other"),

@@ -124,12 +124,19 @@ def test_a_thumbnail_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "a.png").write_bytes(png(size=(1000, 500)))
     real_sync, synced = os.fsync, list[int]()
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append(number), real_sync(number)))
-    path = images.thumbnail(folder, folder / "a.png")
+    data = images.thumbnail(folder, folder / "a.png")
     assert len(synced) == 1  # the file, so that it is whole; not its folder, as it can be made again
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(data)) as image:
         assert image.size == (320, 160)
-    stamp = path.stat().st_mtime_ns
-    assert images.thumbnail(folder, folder / "a.png").stat().st_mtime_ns == stamp
+    assert images.thumbnail(folder, folder / "a.png") == data
+    assert len(synced) == 1
+
+
+def test_a_thumbnail_is_shown_though_it_cannot_be_kept(folder: Path) -> None:
+    (folder / "a.png").write_bytes(png(size=(1000, 500)))
+    (folder / ".cache").write_bytes(b"in the way, as a full disk would be")
+    with Image.open(io.BytesIO(images.thumbnail(folder, folder / "a.png"))) as image:
+        assert image.size == (320, 160)
 
 
 def test_an_image_is_found_by_its_name_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

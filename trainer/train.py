@@ -373,8 +373,7 @@ def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[
         run.report(events.Warned(message=message))
     if note := adapter_start.note(config.adapter):
         run.report(events.Warned(message=note))
-    side = native_side(family)
-    if config.training.resolution < side:
+    if config.training.resolution < (side := native_side(family)):
         message = _(
             "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
             side=side,

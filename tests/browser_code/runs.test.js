@@ -51,7 +51,7 @@ test("the button that was pressed keeps the focus when the queue is drawn again"
 });
 
 test("a view of another run, or an older one, is not drawn, and a button acts on the run that it was drawn for", (t) => {
-  const window = openPage(t), button = (run) => `<button data-act="stop" data-event="edit" data-run="${run}"></button>`;
+  const window = openPage(t, '<div id="run-bar"></div>'), button = (run) => `<button data-act="stop" data-event="edit" data-run="${run}"></button>`;
   const { part, sent, update } = component(window, "run_view");
   const answer = (revision, run, asked = run) => update({ revision, asked, run, stamp: `${revision}`, runs: [run],
     parts: { status: `${run} ${revision}`, "run-buttons": button(run) } });

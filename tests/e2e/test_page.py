@@ -210,8 +210,8 @@ def test_bad_files_are_named_and_the_good_ones_kept(server: Server, visit: Visit
     page = visit(server)
     new_project(page, "odd")
     tab(page, "Train")
-    page.get_by_role("button", name="Start training").click()
-    page.locator(".toast-body").filter(has_text="There are no images in this dataset. Add at least 5").wait_for()
+    page.locator("#plan").get_by_text("There are no images in this project yet.").wait_for()
+    wait(page.get_by_role("button", name="Start training").is_disabled)
     tab(page, "Images")
     good = (CHARACTER / "01.png").read_bytes()
     upload(page, [

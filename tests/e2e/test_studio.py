@@ -66,6 +66,28 @@ def test_all_tabs_are_in_sight_on_a_phone(shared: Server, visit: Visit) -> None:
         assert is_in_sight(page, page.get_by_role("tab", name=name)), name
 
 
+def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(server: Server, visit: Visit) -> None:
+    page = visit(server, **PHONE)
+    advanced(page, training_steps=2000, preview_every=0)
+    requests: list[Route] = []
+    page.route("**/gradio_api/queue/join*", lambda route: requests.append(route))
+    begin = page.locator("#start")
+    begin.click()
+    begin.get_by_text("Starting ...").wait_for()
+    assert begin.evaluate("button => button.inert"), "a second tap starts nothing"
+    requests.pop().fallback()
+    page.unroute("**/gradio_api/queue/join*")
+    bar = page.locator("#run-bar")
+    bar.get_by_text("Training").wait_for(timeout=60_000)
+    wait(lambda: not begin.is_visible())
+    bar.get_by_role("button", name="Stop").click()
+    page.locator("#status [data-status=stopped]").wait_for(timeout=60_000)
+    begin.get_by_text("Start training").wait_for()
+    assert not bar.is_visible()
+    assert len([folder for folder in (server.home / "outputs").glob("20*") if folder.is_dir()]) == 1
+    assert requests == []
+
+
 def test_a_setting_is_found_changed_and_reset_with_its_group(shared: Server, visit: Visit) -> None:
     page = visit(shared, **SMALL_WINDOW)
     advanced(page)

@@ -81,9 +81,10 @@ def kill(run: Run) -> None:
 
     The process id in the log is trusted only while the lock of the worker is held; one that starts is noted.
     """
-    pid = look(run).state.pid if is_locked(run.lock) else None
+    worker, pid = starter(run), look(run).state.pid
     with suppress(psutil.NoSuchProcess):
-        worker = psutil.Process(pid) if pid else starter(run)
+        if pid and is_locked(run.lock):
+            worker = psutil.Process(pid)
         if worker is None:
             return
         for process in (worker, *worker.children(recursive=True)):

@@ -137,9 +137,11 @@ def starter(run: Run) -> psutil.Process | None:
         note = foreign_text.read_json(run.folder / "ask" / PROCESS)
         process = psutil.Process(int(note["pid"]))
         is_same = abs(process.create_time() - float(note["created"])) < MEASURED_TO
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+        if is_same and process.status() != psutil.STATUS_ZOMBIE:
+            return process
     except (OSError, ValueError, TypeError, KeyError, OverflowError, psutil.Error):
-        return None
+        pass
+    return None
 
 
 def find_similar(config: TrainConfig) -> View | None:

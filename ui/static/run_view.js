@@ -3,6 +3,7 @@
 const root = element, part = /** @type {Find} */ (root.querySelector.bind(root));
 const view = /** @type {View<RunView>} */ (props);
 const PRESSED = 3000; // milliseconds in which a second click is the same one
+const inside = new WeakMap(); // the HTML in each part
 let drawn = /** @type {RunView | null} */ (null), wanted = "";
 window.limnerRun = {
   choose(run) { wanted = run; },
@@ -13,15 +14,17 @@ function show() {
   const value = view.value?.revision ? view.value : null;
   if (!value || value.revision <= (drawn?.revision ?? 0) || (value.asked && wanted && value.asked !== wanted)) return;
   for (const [id, html] of Object.entries(value.parts)) {
-    if (html !== drawn?.parts[id]) part(/** @type {"#status"} */ (`#${id}`)).innerHTML = html;
+    const area = document.querySelector(/** @type {"#status"} */ (`#${id}`));
+    if (area && inside.get(area) !== html) area.innerHTML = html;
+    if (area) inside.set(area, html);
   }
   if (value.parts["log-text"] !== drawn?.parts["log-text"]) part("#log-text").scrollTop = part("#log-text").scrollHeight;
   drawn = value;
   wanted = value.run;
 }
 
-part("#run-buttons").addEventListener("click", ({ target }) => {
-  const button = target.closest("button[data-act]");
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest("button[data-event]");
   if (!button) return;
   button.disabled = true;
   setTimeout(() => { button.disabled = false; }, PRESSED);

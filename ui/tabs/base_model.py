@@ -18,7 +18,7 @@ REFRESHED_EVERY = 1.0  # seconds, while something is downloaded
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The components; `described` are those that change with the base, but for the button that starts a run.
+    """The components; `described` are those that change with the base.
 
     `downloaded` is the base whose download has just ended.
     """
@@ -44,7 +44,6 @@ class Described(TypedDict):
     download: gr.Button
     cancel: gr.Button
     timer: gr.Timer
-    start: gr.Button
 
 
 def build() -> BaseModel:
@@ -74,10 +73,10 @@ def build() -> BaseModel:
     return BaseModel(field, text, download, cancel, gr.Timer(REFRESHED_EVERY, active=False), gr.State(""), folders)
 
 
-def connect(model: BaseModel, vae: gr.Textbox, start: gr.Button) -> None:
+def connect(model: BaseModel, vae: gr.Textbox) -> None:
     """Connect the buttons, and describe another base, and a VAE given with it, as soon as it is chosen or typed."""
     named = {"base": model.field, "vae": vae}
-    described = {**model.described, "start": start}
+    described = model.described
     listen([model.field.input, vae.change], describe, named, described, kind=DIRECT_CHOICE)
     listen(model.download.click, download, named, described, kind=START)
     listen(model.cancel.click, cancel, named, described, kind=ACT)
@@ -92,18 +91,10 @@ def connect(model: BaseModel, vae: gr.Textbox, start: gr.Button) -> None:
 
 
 def describe(base: str | None, vae: str | None = "") -> Described:
-    """Describe a base model; a start is possible only with one that can be used."""
-    base = paths.unquoted(base or "") or MICRO
-    current = hub_downloads.find(base)
-    if current and current.running:
-        return _shown(Description(progress(current), is_usable=False), downloading=True)
-    description = base_model_choices.describe(base, paths.unquoted(vae or ""))
-    if current and current.error and not description.is_usable:
-        description = Description(current.error, is_usable=False, can_download=True)
-    return _shown(description)
-
-
-def _shown(description: Description, *, downloading: bool = False) -> Described:
+    """Describe a base model, and offer what can be done about it."""
+    description = look(base, vae)
+    current = hub_downloads.find(paths.unquoted(base or ""))
+    downloading = current is not None and current.running
     is_wrong = not description.is_usable and not description.can_download and not downloading
     kind = "bad" if is_wrong else "quiet"
     role = " role='alert'" if is_wrong else ""
@@ -112,8 +103,19 @@ def _shown(description: Description, *, downloading: bool = False) -> Described:
         download=gr.Button(visible=description.can_download and not downloading),
         cancel=gr.Button(visible=downloading),
         timer=gr.Timer(active=downloading),
-        start=gr.Button(interactive=description.is_usable),
     )
+
+
+def look(base: str | None, vae: str | None = "") -> Description:
+    """Return what is known of a base model; a start is possible only with one that can be used."""
+    base = paths.unquoted(base or "") or MICRO
+    current = hub_downloads.find(base)
+    if current and current.running:
+        return Description(progress(current), is_usable=False)
+    description = base_model_choices.describe(base, paths.unquoted(vae or ""))
+    if current and current.error and not description.is_usable:
+        return Description(current.error, is_usable=False, can_download=True)
+    return description
 
 
 def progress(current: hub_downloads.Download) -> str:

@@ -18,19 +18,25 @@ from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
 from ui.state import base_model_choices, page_memory
 from ui.state.answers import ENTRIES, Answers
+from ui.tabs import base_model
 from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
+VAE = "form-model-vae"
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
 class Plan(TypedDict):
-    """Values of `train.Tab.planned`: the efforts have their durations, the notes stand at the fields."""
+    """Values of `train.Tab.planned`: the efforts have their durations, the notes stand at the fields.
+
+    The summary says why if the button that starts a run is off.
+    """
 
     summary: str
     cautions: str
     effort: gr.Radio | dict[str, Any]
     notes: dict[str, Any]
+    start: gr.Button
 
 
 def plan(answers: Answers) -> Plan:
@@ -41,22 +47,26 @@ def plan(answers: Answers) -> Plan:
     examples = page_memory.examples(answers.project)
     if not examples:
         return _no_plan(_("There are no images in this project yet. Add some in the Images tab."), notes)
+    base = base_model.look(answers.base, answers.own.get(VAE))
+    if not base.is_usable:
+        return _no_plan(escape(base.text), notes)
     try:
         config = settings_form.build(ENTRIES, answers.data())
         taught = dataset.read_subjects(config.taught) if config.subjects else examples
         images = len(taught) - adjustments.held_out_count(config, len(taught))
     except UserError as error:
-        return _no_plan(escape(str(error)), notes)
+        return _no_plan(escape(str(error)), notes, is_on=True)  # a click says it aloud
     similar = runs.find_similar(config)
     size, *costs = _summary(config, taught, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
     cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
     effort = _efforts(config, answers, images, similar)
-    return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes)
+    return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes, start=gr.Button(interactive=True))
 
 
-def _no_plan(reason: str, notes: dict[str, Any]) -> Plan:
-    return Plan(summary=reason, cautions="", effort=dict(gr.skip()), notes=notes)
+def _no_plan(reason: str, notes: dict[str, Any], *, is_on: bool = False) -> Plan:
+    start = gr.Button(interactive=is_on)
+    return Plan(summary=reason, cautions="", effort=dict(gr.skip()), notes=notes, start=start)
 
 
 def _summary(config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None) -> list[str]:

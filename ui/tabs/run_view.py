@@ -172,9 +172,10 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
 def _parts(view: runs.View | None) -> dict[str, str]:
     """Return the HTML of the parts of the view, by their ids."""
     if view is None:
-        return {"status": EMPTY, "run-buttons": "", "previews": "", "notes": "", "log-text": ""}
+        return {"status": EMPTY, "run-bar": "", "run-buttons": "", "previews": "", "notes": "", "log-text": ""}
     return {
         "status": run_html.status(view),
+        "run-bar": run_html.bar(view),
         "run-buttons": "".join(_button(view.run, *button) for button in buttons(view)),
         "previews": run_html.previews(view),
         "notes": run_html.warnings(view.state),

@@ -1,5 +1,6 @@
 """Train tab: what to teach, on which base model, for how long, and the start. The run view beside it is `run_view`."""
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +18,21 @@ from ui.tabs import base_model, run_view
 from ui.tabs import settings as tab_settings
 from ui.tabs.base_model import BaseModel
 from ui.tabs.images import TYPED_FIRST
-from ui.tabs.plan import EFFORTS, plan
+from ui.tabs.plan import EFFORTS, VAE, plan
 from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.handlers import DIRECT, DIRECT_CHOICE, START, Several, listen
 from ui.widgets.templates import read
 
-EXPOSURES, STEPS, VAE = "form-training-exposures", "form-training-steps", "form-model-vae"
+EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
+# Not by `interactive`: a plan that arrives meanwhile would turn the button on.
+TITLED = "() => {{ document.querySelector('#start').inert = {busy}; return {title}; }}"
 STORED = "(value) => { window.limnerFields.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
+START_TITLE = _("Start training")
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
@@ -77,6 +81,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
             without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
     with gr.Row(elem_id="start-bar", elem_classes="side"):
+        gr.HTML("<div id='run-bar'></div>", elem_id="run-in-bar")  # on a phone, in place of the rest
         summary = gr.HTML(elem_id="plan", elem_classes="plan")
         place = gr.Radio(
             [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)],
@@ -88,16 +93,16 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
             scale=0,
             min_width=240,
         )
-        start = gr.Button(_("Start training"), variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
+        start = gr.Button(START_TITLE, variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
     base, widgets = model.field, settings.widgets
     questions = {"preset": preset, "name": name, "trigger": trigger, "base": base}
     form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
-    planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes}
-    described = {**model.described, "start": start}
+    planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
+    described = model.described
     kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
     whole = Form(settings, form, planned, preset, base)
     tab = Tab(trigger, form, planned, {**questions, **kept, **planned}, view, whole)
-    base_model.connect(model, widgets[VAE], start)
+    base_model.connect(model, widgets[VAE])
     _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]
     for filling in tab_settings.connect(whole, refilled):
@@ -169,8 +174,13 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
     takes = {"answers": tab.form, "place": parts.place}
     question = {"question": parts.no_trigger}
     fills = {**question, "view": Several(tab.view.outputs)}
+    start = {"start": parts.button}
+    busy = TITLED.format(busy="true", title=json.dumps(_("Starting ...")))
+    ready = TITLED.format(busy="false", title=json.dumps(START_TITLE))
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
+        listen(button.click, None, fills=start, kind=DIRECT, js=busy)
         started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
+        listen(started.then, None, fills=start, kind=DIRECT, js=ready)
         listen(started.success, None, kind=DIRECT, js=read("show_run.js"))
     listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=DIRECT_CHOICE)
 

@@ -56,6 +56,19 @@ def pill(view: View | None, more: int = 0) -> str:
     return f"<button type='button' class='pill {view.status}' role='status' title='{title}'>{escape(text)}</button>"
 
 
+def bar(view: View) -> str:
+    """Render an active run for the bar with Start: state, progress, time left, Stop; "" if it is not active."""
+    if view.status not in runs.ACTIVE:
+        return ""
+    facts = [status_label(view), f"{progress(view):.0%}", time_left(view)]
+    text, stop = escape(" · ".join(filter(None, facts))), escape(_("Stop"))
+    act = f"data-act='stop' data-event='edit' data-run='{escape(view.run.id)}'"
+    return (
+        f"<span role='status'>{text}</span><div class='bar'><i style='width:{progress(view):.1%}'></i></div>"
+        f"<button type='button' class='act stop' {act}>{stop}</button>"
+    )
+
+
 def phase(current: events.Phase) -> str:
     """Describe the current phase and its progress, outside training steps."""
     if current.total > 1:

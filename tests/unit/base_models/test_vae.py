@@ -87,13 +87,13 @@ def test_a_base_without_one_is_usable_with_one(home: Path) -> None:
     assert detect.look(home / "whole.safetensors").has_vae
     for path in (home / "file.safetensors", base):
         assert not detect.look(path).has_vae
-        described = base_model.describe(str(path))
-        assert f"The base model &#x27;{path.name}&#x27; has no VAE." in described["text"]
-        assert not described["start"].interactive
-        described = base_model.describe(str(path), f'"{vae_file}"')
-        assert "· VAE: vae.safetensors" in described["text"]
-        assert described["start"].interactive
-    described = base_model.describe(str(base), str(home / "gone.safetensors"))
-    assert "The VAE &#x27;gone.safetensors&#x27; does not exist." in described["text"]
-    assert not described["start"].interactive
+        described = base_model.look(str(path))
+        assert f"The base model '{path.name}' has no VAE." in described.text
+        assert not described.is_usable
+        described = base_model.look(str(path), f'"{vae_file}"')
+        assert "· VAE: vae.safetensors" in described.text
+        assert described.is_usable
+    described = base_model.look(str(base), str(home / "gone.safetensors"))
+    assert "The VAE 'gone.safetensors' does not exist." in described.text
+    assert not described.is_usable
     assert "VAE: vae.safetensors" in base_model.describe("micro", str(vae_file))["text"]

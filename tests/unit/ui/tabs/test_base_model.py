@@ -23,7 +23,7 @@ def described(base: str) -> tuple[str, bool, bool]:
     values = base_model.describe(base)
     assert not values["cancel"].visible
     assert not values["timer"].active
-    return values["text"], values["start"].interactive, values["download"].visible
+    return values["text"], base_model.look(base).is_usable, values["download"].visible
 
 
 def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert "first" in plan(project="")
     dataset.create("empty")
     assert "no images" in plan(project="empty")
+    gone = replace(answers(), base="gone.safetensors")
+    assert "does not exist" in train.plan(gone)["summary"]
+    off = [planned["start"].interactive for planned in map(train.plan, (gone, answers(project="empty"), answers()))]
+    assert off == [False, False, True]
     shutil.copytree(character, character.with_name("kim"))
     summary = plan(**{"form-subjects": "kim --trigger kmx2 --repeats 3", "form-training-steps": 140})
     assert "By subject: miraxo 20 times, kmx2 60 times." in summary

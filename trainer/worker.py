@@ -14,6 +14,7 @@ from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
+from trainer.runs.run import PROCESS
 from trainer.training import malloc
 
 RETRIED = "retried"  # a file in the requests of a run: the step at which its device failed
@@ -59,7 +60,8 @@ def work(run: Run, *, may_retry: bool = True) -> int:
     finally:
         storage.remove(run.folder / "ask" / "start")  # still there if it ended before it had its cards
         if not again:
-            storage.remove(run.folder / "ask" / RETRIED)
+            for note in (RETRIED, PROCESS):
+                storage.remove(run.folder / "ask" / note)
         lock.release()
         if again:
             (run.folder / "ask" / "start").touch()

@@ -64,7 +64,8 @@ def build(log_out: str) -> Head:
             label=_("Name of the new project"), max_lines=1, elem_id="new-name", interactive=True, scale=4
         )
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)
-    project, opened = gr.Textbox(visible=False), gr.JSON(visible=False)
+    project = gr.Textbox(visible=False, elem_id="page-project")
+    opened = gr.JSON(visible=False)
     return Head(project, opened, chooser, pill, new, manage, new_row, new_name, create, *_manage())
 
 

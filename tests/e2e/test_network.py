@@ -65,8 +65,10 @@ class Page:
         return next(int(item["id"]) for item in self.config["components"] if item["props"].get("elem_id") == name)
 
     def called_by(self, name: str, event: str) -> dict[str, Any]:
+        """The function of the server that an event of a component calls."""
         wanted = [self.number(name), event]
-        return next(item for item in self.functions if wanted in [list(target) for target in item["targets"]])
+        called = (item for item in self.functions if wanted in [list(target) for target in item["targets"]])
+        return next(item for item in called if item["backend_fn"])
 
     def given(self, name: str) -> dict[str, Any]:
         """The function that takes what this component holds; the last one, which those before it prepare."""
@@ -378,13 +380,13 @@ def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
 def test_a_start_sent_twice_is_one_run_without_secrets(shared: Server, page: Page) -> None:
     start = page.called_by("start", "click")
     values = page.values(
-        start, project="example-character", name="rin", train_trigger="miraxo", preset="character",
+        start, page_project="example-character", name="rin", train_trigger="miraxo", preset="character",
         form_training_steps=3, form_training_batch_size=1, form_preservation_share=0.0, form_preview_every=0,
         form_preview_steps=1, form_preview_prompts="miraxo",
     )  # fmt: skip
     data = page.without_states(start, values)
     for number in range(3):
-        page.call(page.opened(), [], f"twice{number}")
+        page.call(page.opened(), [{}], f"twice{number}")
     with ThreadPoolExecutor(3) as browser:
         output = list(browser.map(lambda number: page.call(start, data, f"twice{number}"), range(3)))
     assert len(runs_of(shared)) == 1, output[0][-2000:]

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from trainer import storage
 
 NAMES = ("01.png", "02.png", "03.png", "04.png")
 HERE, OTHER = "here", "there"
+PERSON = 0.2  # seconds between two clicks of somebody who is quick; by then a request has left
 SETTLED = 0.4  # seconds in which nothing may change any more
 
 
@@ -32,6 +33,8 @@ class Project:
     captions: dict[str, str]
     trigger: str = ""
     title: str = ""
+    preset: str = ""
+    settings: str = "{}"
     removed: list[list[str]] = field(default_factory=list)  # what was removed at once, the latest at the end
 
 
@@ -49,7 +52,8 @@ def state(home: Path) -> State:
             text = image.with_suffix(".txt")
             captions[image.name] = text.read_text().strip() if text.exists() else ""
         known = answers.get(folder.name, {})
-        projects[folder.name] = Project(captions, known.get("trigger", ""), known.get("title", ""))
+        answers_of = {name: known[name] for name in ("trigger", "title", "preset", "settings") if name in known}
+        projects[folder.name] = Project(captions, **answers_of)
     return projects
 
 
@@ -170,6 +174,25 @@ def renamed(project: Project) -> None:
     project.title = "A new name"
 
 
+def edit_setting(page: Page) -> None:
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#advanced").get_by_text("Advanced").click()
+    fill(page, "form-training-steps", "7")
+
+
+def setting_edited(project: Project) -> None:
+    project.settings = json.dumps({"training": {"steps": 7}})
+
+
+def choose_preset(page: Page) -> None:
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#preset").get_by_text("Style").click()
+
+
+def preset_chosen(project: Project) -> None:
+    project.preset = "style"
+
+
 def create(page: Page) -> None:
     page.get_by_role("button", name="New project").click()
     page.get_by_label("Name of the new project").fill("made")
@@ -195,6 +218,8 @@ CHANGES = {
     "add the trigger to all": Act(prefix, on(prefixed)),
     "upload": Act(upload, on(uploaded)),
     "rename": Act(rename, on(renamed)),
+    "edit a setting": Act(edit_setting, on(setting_edited)),
+    "choose a preset": Act(choose_preset, on(preset_chosen)),
 }
 MEANWHILE = {
     "choose another project": Act(choose_other, lambda _state, _project: OTHER),
@@ -210,6 +235,11 @@ MEANWHILE = {
 }
 # A change of all captions comes after those that were typed before it, and is not made of those typed after it.
 APART = {("add the trigger to all", "type another trigger"), ("restore", "remove")}
+APART |= set(  # on different tabs
+    product(
+        ("edit a setting", "choose a preset"), ("remove", "type a caption", "type another trigger", "choose an order")
+    )
+)
 PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
 IN_CI = ("choose another project", "reload")
 
@@ -246,7 +276,7 @@ def shown(page: Page) -> dict[str, str]:
 
 
 def without_bin(state: State) -> State:
-    return {name: Project(project.captions, project.trigger, project.title) for name, project in state.items()}
+    return {name: replace(project, removed=[]) for name, project in state.items()}
 
 
 @dataclass(frozen=True)
@@ -274,6 +304,7 @@ def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case)
         for act in (CHANGES[case.first], MEANWHILE[case.meanwhile]):
             act.do(page)
             project = act.change(expected, project)
+            time.sleep(PERSON)
         time.sleep(0.5)  # a request that is late by less would be none
     wanted = without_bin(expected)
     until(lambda: without_bin(state(server.home)), wanted, hold)

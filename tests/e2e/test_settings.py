@@ -11,6 +11,7 @@ import pytest
 from tests import fake_hub
 from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, copy_project, make_home, serving, wait
 from tests.e2e.test_feel import keep
+from tests.e2e.test_images import choose
 from tests.e2e.test_page import advanced, finished, tab
 from tests.fake_hub import FakeHub
 
@@ -94,8 +95,7 @@ def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) 
     for caption in project.glob("*.txt"):
         caption.write_text(caption.read_text().replace("miraxo, ", ""))
     page = visit(server)
-    page.locator("#project input").click()
-    page.get_by_role("option", name="plain", exact=True).click()
+    choose(page, "plain")
     advanced(page, training_steps=2, preview_every=0)
     assert page.locator("#train-trigger :is(input, textarea)").input_value() == ""
     page.get_by_role("button", name="Start training").click()

@@ -100,18 +100,18 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_236, lines(".py", *PROGRAM)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_685, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_688, lines(".py", "tests")),
-    ("lines of JavaScript (1,372)", 1_522, lines(".js", "ui")),
+    ("lines of trainer and ui (27,000)", 40_427, lines(".py", *PROGRAM)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_876, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_890, lines(".py", "tests")),
+    ("lines of JavaScript (1,372)", 1_601, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 8, modules),
-    ("positional results of more than three values in ui (0)", 13, counted(positional, "ui")),
-    ("`fmt: skip` in the program (0)", 74, matches(r"# fmt: skip", *ALL)),
-    ("`fmt: skip` in tests (0)", 146, matches(r"# fmt: skip", "tests")),
-    ("`noqa` in the program (25)", 54, matches(r"# noqa", *ALL)),
+    ("positional results of more than three values in ui (0)", 6, counted(positional, "ui")),
+    ("`fmt: skip` in the program (0)", 73, matches(r"# fmt: skip", *ALL)),
+    ("`fmt: skip` in tests (0)", 147, matches(r"# fmt: skip", "tests")),
+    ("`noqa` in the program (25)", 53, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 126, counted(asking, *ALL)),
-    ("conditional expressions (12 per 1,000 lines)", 739, counted(conditional, *PROGRAM)),
-    ("variables whose names say nothing, in the program (0)", 43, counted(vague, *ALL)),
+    ("conditional expressions (12 per 1,000 lines)", 736, counted(conditional, *PROGRAM)),
+    ("variables whose names say nothing, in the program (0)", 41, counted(vague, *ALL)),
     ("variables whose names say nothing, in tests (20)", 5, counted(vague, "tests")),
 ]
 LONGEST: list[tuple[str, int, Figure]] = [

@@ -100,9 +100,9 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_427, lines(".py", *PROGRAM)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_876, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_890, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 40_430, lines(".py", *PROGRAM)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_879, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_894, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_601, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 8, modules),
     ("positional results of more than three values in ui (0)", 6, counted(positional, "ui")),

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from trainer import paths, runs
+from trainer import foreign_text, paths, runs
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, View, queue
@@ -18,6 +18,7 @@ class RunWatcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._views: dict[Path, View] = {}
+        self._ended: dict[Path, int] = {}  # size of the log of a run that was seen to be over
         self._datasets: dict[Path, str] = {}
 
     def view(self, run: Run) -> View:
@@ -43,7 +44,7 @@ class RunWatcher:
 
     def active(self) -> View | None:
         """Return the newest run that trains now, else the first in the queue, else None."""
-        return next(iter(_active(self.views())), None)
+        return next(iter(self._active(runs.all_runs())), None)
 
     def default(self, project: str = "") -> str:
         """Return the id of the run to show first: the active one, else the newest of a project or of all, else ""."""
@@ -58,29 +59,42 @@ class RunWatcher:
 
     def runs_and_active(self, project: str) -> tuple[list[Run], list[View]]:
         """Return `runs_of`, and all runs that train now or else the first in the queue, from one look at all runs."""
-        views = self.views()
-        active = _active(views)
-        shown = [view.run for view in active]
-        listed = [view.run for view in views]
+        listed = runs.all_runs()
+        active = self._active(listed)
+        training = [view.run for view in active]
         if project:
-            listed = [run for run in listed if self._dataset(run) == project or run in shown]
+            listed = [run for run in listed if self._dataset(run) == project or run in training]
         return listed, active
 
+    def _active(self, listed: Sequence[Run]) -> list[View]:
+        """Return the runs that train now, the newest first, else the first in the queue.
+
+        The logs of runs that are over are not read: there may be thousands of them.
+        """
+        views = [view for view in map(self.view, filter(self._may_be_active, listed)) if view.status in runs.ACTIVE]
+        return [view for view in views if view.status == "running"] or views[-1:]
+
+    def _may_be_active(self, run: Run) -> bool:
+        size = _size(run.log)
+        if _is_started(run):
+            return True
+        if self._ended.get(run.folder) == size:
+            return False
+        is_locked = runs.is_locked(run.lock)
+        if not is_locked:
+            self._ended[run.folder] = size
+        return is_locked
+
     def _dataset(self, run: Run) -> str:
-        """Return the dataset of a run, "" if its settings cannot be read; it never changes."""
+        """Return the dataset of a run, "" if its settings cannot be read; it never changes, and need not be checked."""
         with self._lock:
             if run.folder not in self._datasets:
                 try:
-                    self._datasets[run.folder] = run.config().dataset
-                except (UserError, OSError):
+                    settings = foreign_text.parse_toml(run.config_file.read_text(encoding="utf-8"))
+                except (OSError, UnicodeDecodeError, foreign_text.ForeignTextError):
                     return ""
+                self._datasets[run.folder] = str(settings.get("dataset", ""))
             return self._datasets[run.folder]
-
-
-def _active(views: Sequence[View]) -> list[View]:
-    """Return the runs that train now, the newest first, else the first in the queue."""
-    training = [view for view in views if view.status == "running"]
-    return training or [view for view in views if view.status in runs.ACTIVE][-1:]
 
 
 def stamp(view: View | None) -> tuple[Hashable, ...]:

@@ -175,6 +175,17 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
     assert "1 more run<" in drawn["pill"]
 
 
+def test_logs_of_runs_that_are_over_are_not_read(character: Path, finished: Run) -> None:
+    """There may be thousands of them after a start of the server."""
+    finished.log.unlink()
+    finished.log.mkdir()  # who reads it fails
+    watch = RunWatcher()
+    assert (watch.default("rin"), watch.active(), watch.default("other")) == (finished.id, None, "")
+    assert watch.runs_and_active("rin") == ([finished], [])
+    with pytest.raises(OSError, match="directory"):
+        watch.views()
+
+
 def test_a_user_error_is_told_and_other_errors_get_an_id(caplog: pytest.LogCaptureFixture) -> None:
     def refused() -> Never:
         raise UserError("No <pictures>.", "Add some.")

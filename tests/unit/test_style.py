@@ -100,9 +100,9 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_430, lines(".py", *PROGRAM)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_879, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_894, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 40_444, lines(".py", *PROGRAM)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_893, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_905, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_601, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 8, modules),
     ("positional results of more than three values in ui (0)", 6, counted(positional, "ui")),
@@ -111,7 +111,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
     ("`noqa` in the program (25)", 53, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 126, counted(asking, *ALL)),
     ("conditional expressions (12 per 1,000 lines)", 736, counted(conditional, *PROGRAM)),
-    ("variables whose names say nothing, in the program (0)", 41, counted(vague, *ALL)),
+    ("variables whose names say nothing, in the program (0)", 40, counted(vague, *ALL)),
     ("variables whose names say nothing, in tests (20)", 5, counted(vague, "tests")),
 ]
 LONGEST: list[tuple[str, int, Figure]] = [

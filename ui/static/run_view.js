@@ -19,8 +19,8 @@ function show() {
     if (area) inside.set(area, html);
   }
   if (value.parts["log-text"] !== drawn?.parts["log-text"]) part("#log-text").scrollTop = part("#log-text").scrollHeight;
-  drawn = value;
-  wanted = value.run;
+  if (value.run !== wanted && new URL(location.href).searchParams.has("run")) window.limner?.show({ run: value.run });
+  [drawn, wanted] = [value, value.run];
 }
 
 document.addEventListener("click", ({ target }) => {

@@ -66,18 +66,15 @@ def build(log_out: str) -> Head:
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)
     project = gr.Textbox(visible=False, elem_id="page-project")
     opened = gr.JSON(visible=False)
-    return Head(project, opened, chooser, pill, new, manage, new_row, new_name, create, *_manage())
-
-
-def _manage() -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button, gr.Button]:
-    with gr.Row(visible=False, elem_id="manage-row", elem_classes="bottom side") as row:
+    with gr.Row(visible=False, elem_id="manage-row", elem_classes="bottom side") as manage_row:
         title = gr.Textbox(
             label=_("Name of this project"), max_lines=1, elem_id="project-title", interactive=True, scale=4
         )
         rename = gr.Button(_("Rename"), elem_id="rename-project", scale=0, min_width=90)
         delete = gr.Button(_("Delete"), variant="stop", elem_id="delete-project", scale=0, min_width=90)
         restore = gr.Button(_("Restore the last deleted project"), elem_id="restore-project", scale=0, min_width=120)
-    return row, title, rename, delete, restore
+    above = project, opened, chooser, pill, new, manage
+    return Head(*above, new_row, new_name, create, manage_row, title, rename, delete, restore)
 
 
 def connect(head: Head) -> None:

@@ -354,19 +354,18 @@ def draw(
     The browser draws the grid if it still shows the selection that it `asked` for, and goes on with this one.
     """
     key = "grid", project, trigger, selection
-    folder, grid, above, text = shared(key, lambda: _draw(project, trigger, selection))
+    folder, drawn = shared(key, lambda: _draw(project, trigger, selection))
     return {
-        "grid": {**grid, "asked": asdict(asked or selection)},
-        "overview": above,
-        "summary": text,
+        **drawn,
+        "grid": {**drawn["grid"], "asked": asdict(asked or selection)},
         "restore": gr.Button(visible=bool(folder and any((folder / storage.BIN).glob("*")))),
         "undo": undo_button(folder),
     }
 
 
-def _draw(name: str, trigger: str, selection: Selection) -> tuple[Path | None, dict[str, Any], dict[str, Any], str]:
+def _draw(name: str, trigger: str, selection: Selection) -> tuple[Path | None, dict[str, Any]]:
     project, above, text = shared(("project", name, trigger), lambda: _look(name, trigger))
-    return project.folder, cards(project, selection), above, text
+    return project.folder, {"grid": cards(project, selection), "overview": above, "summary": text}
 
 
 def _look(name: str, trigger: str) -> tuple[Project, dict[str, Any], str]:

@@ -71,7 +71,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     with gr.Column(elem_id="train-form"):
         with gr.Row(elem_id="train-columns", elem_classes="columns"):
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
-                preset, name, trigger, model, effort = _questions()
+                questions, model, effort = _questions()
                 text_encoder = settings_widgets.widget(ENTRIES, TEXT_ENCODER, standard)
                 cautions = gr.HTML(elem_id="cautions", elem_classes="quiet")
             with gr.Column(scale=3, min_width=320, elem_id="train-live", elem_classes="canvas"):
@@ -95,13 +95,13 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
         )
         start = gr.Button(START_TITLE, variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
     base, widgets = model.field, settings.widgets
-    questions = {"preset": preset, "name": name, "trigger": trigger, "base": base}
     form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
     planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
     described = model.described
     kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
+    preset = questions["preset"]
     whole = Form(settings, form, planned, preset, base)
-    tab = Tab(trigger, form, planned, {**questions, **kept, **planned}, view, whole)
+    tab = Tab(questions["trigger"], form, planned, {**questions, **kept, **planned}, view, whole)
     base_model.connect(model, widgets[VAE])
     _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]
@@ -112,7 +112,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     return tab
 
 
-def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]:
+def _questions() -> tuple[dict[str, Any], BaseModel, gr.Radio]:
     preset = gr.Radio(
         tab_settings.PRESETS,
         value="character",
@@ -131,7 +131,7 @@ def _questions() -> tuple[gr.Radio, gr.Textbox, gr.Textbox, BaseModel, gr.Radio]
     effort = gr.Radio(
         efforts, value="balanced", label=_("How long should it train?"), elem_id="effort", interactive=True
     )
-    return preset, name, trigger, model, effort
+    return {"preset": preset, "name": name, "trigger": trigger, "base": model.field}, model, effort
 
 
 def _connect_form(tab: Tab) -> None:

@@ -87,7 +87,7 @@ def test_what_is_typed_last_is_stored_when_the_page_is_left(server: Server, visi
     page.locator("#name :is(input, textarea)").fill("fox")
     page.goto("about:blank")
     wait(lambda: settings_of(server).get("training") == {"steps": 71})
-    assert kept(server)["name"] == "fox"
+    wait(lambda: kept(server).get("name") == "fox")
 
 
 def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:

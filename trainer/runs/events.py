@@ -240,7 +240,8 @@ def fold(state: State, events: Iterable[Event]) -> State:
     for event in events:
         worked = state.worked
         if not isinstance(event, Step) and state.updated:
-            worked += max(0.0, (event.time - state.updated).total_seconds())  # a clock may be set back
+            # A clock may be set back.
+            worked += max(0.0, event.time.timestamp() - state.updated.timestamp())
         state = replace(_fold_one(replace(state, worked=worked), event), updated=event.time)
     return state
 

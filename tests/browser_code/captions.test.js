@@ -137,7 +137,7 @@ test("cards disappear at once, and what was read before does not bring them back
 });
 
 test("a card that could not be removed comes back with a sentence, and with what was typed", async (t) => {
-  const { area, names, of, removals, sent } = open(t);
+  const { area, calls, names, of, removals, sent } = open(t);
   type(area("a.png"), "a red cat");
   of("a.png").querySelector(".remove").click();
   await settle();
@@ -145,6 +145,8 @@ test("a card that could not be removed comes back with a sentence, and with what
   await settle();
   assert.deepEqual([names(), area("a.png").value], ["a.png b.png", "a red cat"]);
   assert.deepEqual(sent, [["delete", { report: "The disk is full.", bad: true }]]);
+  t.mock.timers.tick(600);
+  assert.equal(calls[0].argument.text, "a red cat");
 });
 
 test("the text of a removed image is not saved", async (t) => {

@@ -130,6 +130,7 @@ function openUploads(t, project = "mira") {
 test("dropped images go to the project of the page, in parts that the server takes", async (t) => {
   const { drop, requests, sent, state } = openUploads(t);
   drop(...Array.from({ length: 501 }, (_, number) => `${number}.png`));
+  await settle();
   assert.deepEqual([requests[0].method, requests[0].url, requests[0].body.length], ["POST", "/images?project=mira", 500]);
   requests[0].upload.onprogress({ loaded: 1, total: 2 });
   assert.deepEqual(state(), [false, "49 %"]);
@@ -141,37 +142,51 @@ test("dropped images go to the project of the page, in parts that the server tak
   assert.deepEqual(state(), [false, "[[Taking in the images…]]"]);
   requests[1].answer({ project: "mira", report: "1 was refused.", bad: true });
   await settle();
-  assert.deepEqual([state()[0], sent], [true, [["end", { report: "Added 500 images. 1 was refused.", bad: true }]]]);
+  assert.deepEqual([requests[2].body, sent], [["more.png"], []], "what was dropped meanwhile comes next");
+  requests[2].answer({ project: "mira", report: "Added 1 image.", bad: false });
+  await settle();
+  const report = "Added 500 images. 1 was refused. Added 1 image.";
+  assert.deepEqual([state()[0], sent], [true, [["end", { report, bad: true }]]]);
 });
 
 test("images that go to a new project open it, with the report", async (t) => {
   const { drop, opened, requests, sent } = openUploads(t, "example-character");
   drop("a.png");
+  drop("b.png");
+  await settle();
   requests[0].answer({ project: "my-pictures", report: "Added 1 image.", bad: false });
   await settle();
-  assert.deepEqual([opened, sent], [[["my-pictures", "Added 1 image."]], []]);
+  assert.equal(requests[1].url, "/images?project=my-pictures", "to the same one");
+  requests[1].answer({ project: "my-pictures", report: "1 already there, skipped.", bad: false });
+  await settle();
+  assert.deepEqual([opened, sent], [[["my-pictures", "Added 1 image. 1 already there, skipped."]], []]);
 });
 
 test("an upload that is canceled or refused is over, and the page says why", async (t) => {
   const { drop, part, requests, sent, state } = openUploads(t);
   drop("a.png");
+  drop("after it.png");
+  await settle();
   part(".cancel-upload").click();
   await settle();
-  assert.deepEqual([state()[0], sent], [true, []]);
+  assert.deepEqual([requests.length, state()[0], sent], [1, true, []]);
   drop("b.png");
+  await settle();
   requests[1].answer("This request is too large.");
   await settle();
   drop("c.png");
+  await settle();
   requests[2].onerror();
   await settle();
   assert.deepEqual(sent.map(([, { report, bad }]) => [report, bad]),
     [["This request is too large.", true], ["[[the server is not responding.]]", true]]);
 });
 
-test("the page is not left unasked while images are on their way", (t) => {
+test("the page is not left unasked while images are on their way", async (t) => {
   const { drop, window } = openUploads(t);
   assert.equal(fire(window, "beforeunload").defaultPrevented, false);
   drop("a.png");
+  await settle();
   assert.equal(fire(window, "beforeunload").defaultPrevented, true);
 });
 

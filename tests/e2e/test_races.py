@@ -310,6 +310,8 @@ def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case)
     until(lambda: without_bin(state(server.home)), wanted, hold)
     time.sleep(SETTLED)
     until(lambda: without_bin(state(server.home)), wanted, hold)
+    if case.first == "upload" and not page.is_closed():
+        page.reload()  # the images may have been taken in after this page was drawn
     if not page.is_closed():
         page.wait_for_function("name => new URL(location.href).searchParams.get('project') === name", arg=project)
         until(lambda: shown(page), expected[project].captions, hold)

@@ -80,7 +80,7 @@ class RunWatcher:
             return True
         if self._ended.get(run.folder) == size:
             return False
-        is_locked = runs.is_locked(run.lock)
+        is_locked = runs.view.is_locked(run.lock)
         if not is_locked:
             self._ended[run.folder] = size
         return is_locked

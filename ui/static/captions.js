@@ -266,25 +266,17 @@ function remove(/** @type {string[]} */ names) {
   removing = removing.then(async () => {
     const answer = await server.remove(image).catch(() => null);
     for (const name of names) {
-      if (answer?.ok) forget(image.project + "/" + name);
+      const key = `${image.project}/${name}`;
       removed.set(name, answer?.ok ? answer.at : 0);
+      if (!answer?.ok) continue;
+      clearTimeout(timers.get(key));
+      for (const known of [timers, typed, conflicts]) known.delete(key);
     }
     if (answer?.ok) trigger("delete", { report: answer.report, bad: false });
     else trigger("delete", { report: answer?.error ?? "[[the server is not responding.]]", bad: true });
-    redraw();
+    draw();
+    show();
   });
-}
-
-function forget(/** @type {string} */ key) {
-  clearTimeout(timers.get(key));
-  timers.delete(key);
-  typed.delete(key);
-  conflicts.delete(key);
-}
-
-function redraw() {
-  draw();
-  show();
 }
 
 document.addEventListener("limner-remove", ({ detail }) => remove(detail));

@@ -1,6 +1,5 @@
-// What people enter into fields is stored one by one, under its project and its name: when typing pauses, and when the page
-// is left. Until the server says that it has a value, it is kept here, also for the next page of this tab. Each has a number,
-// as requests may arrive in another order.
+// What people enter is stored field by field when typing pauses and when the page is left, under project, name and number,
+// as requests may arrive in another order. Until the server has it, it is kept, also for the next page of this tab.
 const STORE = "limner-typed-fields", PAUSE = 300, AGAIN = 3000; // milliseconds
 const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
@@ -39,12 +38,7 @@ async function send() {
   keep();
 }
 
-window.limnerFields = {
-  store(fields) {
-    draft(fields);
-    return send();
-  },
-};
+window.limnerFields = { store: (fields) => (draft(fields), send()) };
 document.addEventListener("input", ({ target }) => {
   const name = NAMES[target.closest?.(Object.keys(NAMES).map((id) => `#${id}`).join())?.id ?? ""];
   if (!name || !target.matches("input, textarea")) return;

@@ -1,8 +1,10 @@
 // Adds images: those that are chosen, those of a folder, and those that are dropped anywhere while this tab is shown. They
-// go to the project that the page shows, in parts that the server takes, and are taken in there whatever the page does.
+// go to the project that the page shows, one part after the other, and are taken in there whatever the page does.
 const AT_ONCE = 500; // files in one request
 let running = /** @type {XMLHttpRequest | null} */ (null);
-const grid = () => /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"));
+let adding = Promise.resolve(), waiting = 0, round = 0; // a round ends when all is added or canceled
+let target = "", reports = "", bad = false;
+const own = () => /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"))?.dataset.project ?? "";
 const shown = () => /** @type {Find} */ (element.querySelector.bind(element));
 
 function tell(/** @type {number} */ share) {
@@ -31,38 +33,49 @@ function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @t
   }));
 }
 
-async function add(/** @type {File[]} */ files) {
-  if (running || !files.length) return;
-  const own = grid()?.dataset.project ?? "";
-  let project = own, reports = "", bad = false;
+async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
   shown()(".running-upload").hidden = false;
-  for (let first = 0; first < files.length; first += AT_ONCE) {
+  for (let first = 0; first < files.length && of === round; first += AT_ONCE) {
     const part = files.slice(first, first + AT_ONCE);
-    const answer = await send(project, part, (share) => tell((first + share * part.length) / files.length));
+    const answer = await send(target || own(), part, (share) => tell((first + share * part.length) / files.length));
     if (!answer) break;
-    project = answer.project;
+    target = answer.project || target;
     reports += (reports && " ") + answer.report;
     bad ||= answer.bad;
-    if (answer.bad && !answer.project) break;
+    if (!answer.project) break;
   }
   running = null;
+  waiting -= 1;
+  if (waiting) return;
   shown()(".running-upload").hidden = true;
-  if (project && project !== own) window.limner.open(project, reports);
-  else if (reports) trigger("end", { report: reports, bad });
+  const added = { report: reports, bad };
+  [reports, bad] = ["", false];
+  if (target && target !== own()) window.limner.open(target, added.report);
+  else if (added.report) trigger("end", added);
+}
+
+function take(/** @type {File[]} */ files) {
+  if (!files.length) return;
+  waiting += 1;
+  const of = round;
+  adding = adding.then(() => add(files, of));
 }
 
 element.addEventListener("change", ({ target }) => {
-  add([...(target.matches("input") && target.files || [])]);
+  take([...(target.matches("input") && target.files || [])]);
   if (target.matches("input")) target.value = ""; // the same file can be chosen again
 });
-shown()(".cancel-upload").addEventListener("click", () => running?.abort());
+shown()(".cancel-upload").addEventListener("click", () => {
+  round += 1;
+  running?.abort();
+});
 for (const kind of /** @type {const} */ (["dragover", "drop"])) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files") || !element.offsetParent) return;
     event.preventDefault();
-    if (kind === "drop") add([...event.dataTransfer.files]);
+    if (kind === "drop") take([...event.dataTransfer.files]);
   });
 }
 window.addEventListener("beforeunload", (event) => {
-  if (running) event.preventDefault();
+  if (waiting) event.preventDefault();
 });

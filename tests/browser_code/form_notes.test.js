@@ -10,7 +10,7 @@ const FORM = `<div id="train-form"><input id="find-setting"><p class="found"></p
     <button class="reset-group" data-text="Reset {n}" hidden></button>
     <div id="form-size">Resolution <input role="listbox"></div></div></div>`;
 const WORDS = { reset: "Reset", none: "No setting matches." };
-const notes = (changed = {}, conflicts = {}) => ({ project: "mira", changed, conflicts, words: WORDS });
+const notes = (changed = {}, conflicts = {}) => ({ changed, conflicts, words: WORDS });
 
 function open(t, value = notes(), window = openPage(t, FORM)) {
   const stored = [];

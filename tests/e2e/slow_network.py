@@ -14,7 +14,7 @@ HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 @dataclass
 class Hold:
-    """Which request is held back: the one with this number, counted from now on."""
+    """A request to hold back: the one with this number, counted from now on."""
 
     number: int
     way: Way

@@ -28,7 +28,7 @@ SETTLED = 0.4  # seconds in which nothing may change any more
 
 @dataclass
 class Project:
-    """What is on the disk of a project."""
+    """A project as it is on the disk."""
 
     captions: dict[str, str]
     trigger: str = ""

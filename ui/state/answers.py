@@ -67,7 +67,7 @@ class Answers:
 
     def notes(self) -> dict[str, Any]:
         """Return which fields are changed and which conflict, as `settings_form.notes`."""
-        return {"project": self.project, **settings_form.notes(ENTRIES, self.own, self.data())}
+        return settings_form.notes(ENTRIES, self.own, self.data())
 
 
 def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:

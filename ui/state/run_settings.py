@@ -47,7 +47,7 @@ def store(project: str, fields: Mapping[str, object]) -> None:
     """Store edited fields of a project: answers by their names, and settings by their ids, as a browser reads them.
 
     Raises:
-        UserError: there is no such project or field, or the value is of another kind.
+        UserError: the project or field does not exist, or the value is of another kind.
     """
     projects.folder(project)
     entries = {entry.id: entry for entry in ENTRIES}

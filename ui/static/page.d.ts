@@ -71,7 +71,7 @@ declare global {
     revision: number; asked: string; run: string; stamp: string; runs: string[]; parts: Record<string, string>; chart: Chart;
   };
   type FormNotes = {
-    project: string; changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
+    changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
     words: { reset: string; none: string };
   };
   type Answered = { request: number; values: unknown[] }; // what the form is filled from

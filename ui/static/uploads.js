@@ -5,11 +5,11 @@ let running = /** @type {XMLHttpRequest | null} */ (null);
 let adding = Promise.resolve(), waiting = 0, round = 0; // a round ends when all is added or canceled
 let target = "", reports = "", bad = false;
 const own = () => /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"))?.dataset.project ?? "";
-const shown = () => /** @type {Find} */ (element.querySelector.bind(element));
+const part = /** @type {Find} */ (element.querySelector.bind(element));
 
 function tell(/** @type {number} */ share) {
-  shown()("progress").value = share;
-  shown()(".share").textContent = share < 1 ? `${Math.floor(100 * share)} %` : "[[Taking in the images…]]";
+  part("progress").value = share;
+  part(".share").textContent = share < 1 ? `${Math.floor(100 * share)} %` : "[[Taking in the images…]]";
 }
 
 // Resolves to what the server says, or to nothing if the upload was canceled.
@@ -34,10 +34,10 @@ function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @t
 }
 
 async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
-  shown()(".running-upload").hidden = false;
+  part(".running-upload").hidden = false;
   for (let first = 0; first < files.length && of === round; first += AT_ONCE) {
-    const part = files.slice(first, first + AT_ONCE);
-    const answer = await send(target || own(), part, (share) => tell((first + share * part.length) / files.length));
+    const some = files.slice(first, first + AT_ONCE);
+    const answer = await send(target || own(), some, (share) => tell((first + share * some.length) / files.length));
     if (!answer) break;
     target = answer.project || target;
     reports += (reports && " ") + answer.report;
@@ -47,7 +47,7 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
   running = null;
   waiting -= 1;
   if (waiting) return;
-  shown()(".running-upload").hidden = true;
+  part(".running-upload").hidden = true;
   const added = { report: reports, bad };
   [reports, bad] = ["", false];
   if (target && target !== own()) window.limner.open(target, added.report);
@@ -65,7 +65,7 @@ element.addEventListener("change", ({ target }) => {
   take([...(target.matches("input") && target.files || [])]);
   if (target.matches("input")) target.value = ""; // the same file can be chosen again
 });
-shown()(".cancel-upload").addEventListener("click", () => {
+part(".cancel-upload").addEventListener("click", () => {
   round += 1;
   running?.abort();
 });

@@ -25,7 +25,7 @@ from ui.state import page_memory, pending_uploads, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
-from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, listen
+from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, Untyped, listen
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
@@ -156,12 +156,12 @@ def _build_text() -> TextView:
 
 
 def fill_on(
-    event: Any,  # noqa: ANN401 - of gradio, which is untyped
+    event: Untyped,
     handler: Handler,
     form: Form,
     takes: Mapping[str, Any] | None = None,
     fills: Mapping[str, Any] | None = None,
-) -> Any:  # noqa: ANN401
+) -> Untyped:
     """Fill the form on an event from the `answer` of a handler, which gets the answers and the values of `takes`."""
     settings = form.settings
     whole = {"filled": settings.filled, "widgets": Several(settings.widgets)}

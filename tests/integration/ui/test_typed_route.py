@@ -1,4 +1,4 @@
-"""What was typed and is sent as the page is left: stored under its project, whatever else is in the request."""
+"""Fields and captions that are sent as the page is left are stored under their project, whatever else is sent."""
 
 import json
 from pathlib import Path

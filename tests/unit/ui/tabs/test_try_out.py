@@ -40,7 +40,7 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
 
 
 def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS, **values: object) -> dict[str, Any]:
-    """What is offered on the page of the project `rin`."""
+    """Return the offer on the page of the project `rin`."""
     return try_out.offer(RunWatcher(), project="rin", form=sample_form(adapter, **values), defaults=defaults)
 
 

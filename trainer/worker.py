@@ -29,7 +29,9 @@ def work(run: Run, *, may_retry: bool = True) -> int:
         follow(Run(run.folder, is_main=False))
         return 0
     lock = queue.lock_run(run)
-    storage.remove_leftovers(run.folder, *(folder for folder in run.folder.iterdir() if folder.is_dir()))
+    # Other processes write into `ask`.
+    own = [folder for folder in run.folder.iterdir() if folder.is_dir() and folder.name != "ask"]
+    storage.remove_leftovers(run.folder, *own)
     signal.signal(signal.SIGTERM, lambda *_: runs.request(run, "stop"))
     if run.listener:
         control.stop_on_interrupt(run)

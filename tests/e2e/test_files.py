@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import CHECKOUT
-from tests.e2e.conftest import Page, Server, Visit
+from tests.e2e.conftest import Page, Server, Visit, wait
 from tests.e2e.test_page import PHONE, cards, new_project, picture, tab, upload
 from tests.unit.adapter_files.test_compatibility import good, metadata
 from trainer.adapter_files import reader, safetensors_reader, writer
@@ -111,4 +111,4 @@ def test_a_backup_is_uploaded_as_a_new_project(server: Server, visit: Visit, tmp
         page.get_by_role("link", name="Backup", exact=True).click()
     with zipfile.ZipFile(download.value.path()) as archive:
         assert f"{run.name}/config.toml" in archive.namelist()
-    assert not [path for path in (run.parent / ".tmp").rglob("*.zip")]
+    wait(lambda: not list((run.parent / ".tmp").rglob("*.zip")))  # deleted once the last byte is sent

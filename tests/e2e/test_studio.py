@@ -17,7 +17,7 @@ from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
 from tests.unit.runs.test_run import named
 from tests.unit.sharing.conftest import make_run
-from trainer.runs import Run, cards, queue
+from trainer.runs import Run, cards, events, queue
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
 
@@ -336,3 +336,17 @@ def test_a_late_answer_does_not_hide_the_started_run(shared: Server, visit: Visi
     page.get_by_role("button", name="Stop and save").click()
     page.locator(f"#status [data-run='{run.name}'][data-status=stopped]").wait_for()
     assert [(other.folder / "ask" / "stop").exists() for other in waiting] == [False] * 3
+
+
+def test_a_button_that_changes_while_it_is_pressed_still_acts(shared: Server, visit: Visit, waiting: list[Run]) -> None:
+    page, run = visit(shared), waiting[0]
+    tab(page, "Train")
+    page.locator(f"#status [data-run='{run.id}'][data-status=waiting]").wait_for()
+    page.get_by_role("button", name="Stop and save").hover()
+    page.mouse.down()
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    (run.folder / "ask" / "start").unlink()  # it has its device
+    page.wait_for_timeout(2500)  # the view is asked for every second
+    page.mouse.up()
+    wait((run.folder / "ask" / "stop").exists)
+    page.locator(f"#status [data-run='{run.id}'][data-status=running]").wait_for()

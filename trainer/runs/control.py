@@ -30,8 +30,11 @@ def spawn(run: Run) -> None:
 
 
 def note_process(run: Run, pid: int) -> None:
-    """Note the process that was started for a run, which is starting for as long as this lives: see `view.starter`."""
-    with suppress(psutil.NoSuchProcess):
+    """Note the process that is started for a run, which is starting for as long as this lives: see `view.starter`.
+
+    Without the note, as on a full disk, a run counts as starting for `view.START_GRACE`.
+    """
+    with suppress(psutil.NoSuchProcess, OSError):
         note = {"pid": pid, "created": psutil.Process(pid).create_time()}
         storage.write(run.folder / "ask" / PROCESS, json.dumps(note))
 

@@ -1,5 +1,6 @@
 """Snapshots of runs: status, progress and pace, derived from the log and the lock."""
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ MEASURED_TO = 5.0  # seconds; the start time of a process follows the clock if t
 SILENCE = 60.0  # seconds that any worker may be silent between steps, for checkpoints and previews
 INITIAL_SILENCE = 600.0  # the same before two steps are done
 STOP_TIMEOUT = 10.0  # seconds after which a run that did not respond to a stop request may be killed
+_PROBING = threading.Lock()
 STATUS_LABELS: dict[Status, str] = {
     "waiting": _("Waiting"),
     "running": _("Training"),
@@ -90,15 +92,16 @@ class View:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a living process holds this lock."""
+    """Return True if a living process holds this lock."""
     if not path.exists():
         return False
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
+    with _PROBING:  # or another thread takes this one's attempt for the lock of a worker
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
     return False
 
 

@@ -64,10 +64,10 @@ def _hand_over(run: Run) -> None:
 
 def _is_told(process: subprocess.Popen[str], run: Run) -> bool:
     """Tell a worker that waits of its run; False if it has ended, as when a system is short of memory."""
+    control.note_process(run, process.pid)
     try:
         with _pipe(process) as pipe:
             pipe.write(f"{run.folder.resolve()}\n")
-        control.note_process(run, process.pid)
         return True
     except OSError:
         return False

@@ -5,6 +5,7 @@ const view = /** @type {View<RunView>} */ (props);
 const PRESSED = 3000; // milliseconds in which a second click is the same one
 const inside = new WeakMap(); // the HTML in each part
 let drawn = /** @type {RunView | null} */ (null), wanted = "";
+let isPressed = false; // a button, which would get no click if it were replaced now
 window.limnerRun = {
   choose(run) { wanted = run; },
   seen: () => (drawn ? { stamp: drawn.stamp, runs: drawn.runs } : {}),
@@ -12,7 +13,7 @@ window.limnerRun = {
 
 function show() {
   const value = view.value?.revision ? view.value : null;
-  if (!value || value.revision <= (drawn?.revision ?? 0) || (value.asked && wanted && value.asked !== wanted)) return;
+  if (isPressed || !value || value.revision <= (drawn?.revision ?? 0) || (value.asked && wanted && value.asked !== wanted)) return;
   for (const [id, html] of Object.entries(value.parts)) {
     const area = document.querySelector(/** @type {"#status"} */ (`#${id}`));
     if (area && inside.get(area) !== html) area.innerHTML = html;
@@ -23,6 +24,10 @@ function show() {
   [drawn, wanted] = [value, value.run];
 }
 
+document.addEventListener("pointerdown", ({ target }) => { isPressed = Boolean(target.closest("button[data-event]")); });
+for (const end of /** @type {const} */ (["pointerup", "pointercancel"])) {
+  document.addEventListener(end, () => { setTimeout(() => { isPressed = false; show(); }); });
+}
 document.addEventListener("click", ({ target }) => {
   const button = target.closest("button[data-event]");
   if (!button) return;

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -220,6 +221,21 @@ def test_a_run_has_the_worker_that_waits(character: Path) -> None:
     wait_until(lambda: runs.look(run).status == "finished")
     assert runs.look(run).state.pid == process.pid
     wait_until(lambda: process.poll() == 0)
+
+
+@pytest.mark.slow
+def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path) -> None:
+    """A second worker would wait for the lock, and begin again once the run was stopped."""
+    run = make(steps=2, batch_size=1)
+    (run.folder / "ask" / "process").mkdir(parents=True)
+    part = run.folder / "ask" / ".stop.1.part"  # of a request that another process is writing
+    part.touch()
+    warm_worker.prepare()
+    warm_worker._hand_over(run)
+    wait_until(lambda: runs.look(run).status == "finished")
+    assert part.exists()
+    assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
+    assert "already running" not in run.worker_log.read_text()
 
 
 @pytest.mark.slow

@@ -148,6 +148,13 @@ def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
     lock.release()
 
 
+def test_looking_at_a_lock_from_many_threads_takes_it_for_free(home: Path) -> None:
+    run = make()
+    run.lock.touch()
+    with ThreadPoolExecutor(8) as threads:
+        assert not any(threads.map(lambda _: runs.is_locked(run.lock), range(2000)))
+
+
 def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
     first, second, third = map(named, ("0001", "0002", "0003"))
     assert queue.waiting() == [first, second, third]
